@@ -1,0 +1,75 @@
+"""Fail a test when a model's normalisation makes its behaviour inconsistent.
+
+The public names are loaded when they are used: this package is imported by every pytest session
+of everybody who has it installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_bnconsistency import strategies
+    from pytest_bnconsistency.assertions import (
+        assert_batch_invariance,
+        assert_frozen_stability,
+        assert_healthy_statistics,
+        assert_inference_purity,
+        assert_train_eval_agreement,
+        check_consistency,
+        preserve_state,
+        recalibrate,
+    )
+    from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure
+    from pytest_bnconsistency.results import CheckResult, Finding, Report, Verdict
+    from pytest_bnconsistency.suite import ConsistencySuite
+
+_HOMES = {
+    "assertions": (
+        "assert_batch_invariance",
+        "assert_frozen_stability",
+        "assert_healthy_statistics",
+        "assert_inference_purity",
+        "assert_train_eval_agreement",
+        "check_consistency",
+        "preserve_state",
+        "recalibrate",
+    ),
+    "errors": ("BNConsistencyError", "ConsistencyFailure"),
+    "results": ("CheckResult", "Finding", "Report", "Verdict"),
+    "suite": ("ConsistencySuite",),
+}
+
+__version__ = "0.1.0"
+__all__ = [
+    "BNConsistencyError",
+    "CheckResult",
+    "ConsistencyFailure",
+    "ConsistencySuite",
+    "Finding",
+    "Report",
+    "Verdict",
+    "assert_batch_invariance",
+    "assert_frozen_stability",
+    "assert_healthy_statistics",
+    "assert_inference_purity",
+    "assert_train_eval_agreement",
+    "check_consistency",
+    "preserve_state",
+    "recalibrate",
+    "strategies",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "strategies":
+        return importlib.import_module("pytest_bnconsistency.strategies")
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"pytest_bnconsistency.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

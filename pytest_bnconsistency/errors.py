@@ -1,0 +1,41 @@
+"""Misuse, and the one exception that means a property does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_bnconsistency.results import CheckResult
+
+
+class BNConsistencyError(Exception):
+    """The check could not run: the message says what was wrong, expected, and to write instead."""
+
+
+class MissingDependencyError(BNConsistencyError):
+    """A library that the subject needs is not installed."""
+
+
+class UnsupportedSubjectError(BNConsistencyError):
+    """The object under test is nothing that can be checked."""
+
+
+class DataError(BNConsistencyError):
+    """`x` or `y` cannot be used with this model."""
+
+
+class OptionError(BNConsistencyError):
+    """An option or a check has an unknown name or a value that is out of range."""
+
+
+class ConsistencyFailure(AssertionError):  # noqa: N818 - a public name
+    """One or more properties do not hold.
+
+    `results` holds every `CheckResult` that failed, each with all its findings. The message is
+    the whole report of the failure, a verdict with numbers in its first line.
+    """
+
+    def __init__(self, message: str, results: Sequence[CheckResult]) -> None:
+        super().__init__(message)
+        self.results = tuple(results)

@@ -1,0 +1,1 @@
+"""Results to text. Knows results only."""

@@ -1,0 +1,135 @@
+"""What a check found, as plain data that survives JSON and a process boundary."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Verdict(str, enum.Enum):
+    """The answer of one check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    VACUOUS = "vacuous"
+    NOT_APPLICABLE = "not applicable"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for people: worst first; `more` counts the rows that were left out."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    more: int = 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One violation with its evidence.
+
+    `rule` is the id (`BN201`), `slug` its name, `layer` the path of the layer or the places
+    between which it happens. `cause_tested` is True only if undoing the cause made the symptom
+    go away; otherwise `cause` says that none is established and lists what was tried. `bound`
+    says what the symptom was measured against. `evidence` holds the numbers.
+    """
+
+    rule: str
+    slug: str
+    layer: str
+    message: str
+    cause: str
+    cause_tested: bool
+    remedy: str
+    tested: str = ""
+    bound: str = ""
+    table: Table | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        return f"{self.rule} {self.slug}: {self.message}"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The verdict of one check, its findings and what it rests on.
+
+    `summary` is one sentence: for a pass what held and what could have been seen, for a vacuous
+    or inapplicable check the reason. `hint` says what to do about it. `notes` are facts that
+    decide nothing but that a person should know.
+    """
+
+    check: str
+    verdict: Verdict
+    findings: tuple[Finding, ...] = ()
+    summary: str = ""
+    hint: str = ""
+    notes: tuple[str, ...] = ()
+    table: Table | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        if self.findings:
+            return self.findings[0].headline
+        return f"{self.check} {self.verdict}: {self.summary}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers: what `json.dumps` takes."""
+        plain: dict[str, Any] = json.loads(json.dumps(_plain(self)))
+        return plain
+
+
+@dataclass(frozen=True)
+class Report:
+    """The results of several checks on one subject, in the order in which they ran."""
+
+    subject: str
+    results: tuple[CheckResult, ...]
+
+    def __iter__(self) -> Iterator[CheckResult]:
+        return iter(self.results)
+
+    def __getitem__(self, check: str) -> CheckResult:
+        for result in self.results:
+            if result.check == check:
+                return result
+        raise KeyError(check)
+
+    @property
+    def ok(self) -> bool:
+        """True if no check failed; what was vacuous or not applicable is not a failure."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[CheckResult, ...]:
+        return tuple(r for r in self.results if r.verdict is Verdict.FAILED)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"subject": self.subject, "results": [r.to_dict() for r in self.results]}
+
+
+def _plain(value: Any) -> Any:
+    """`value` without dataclasses, tuples, enums and numpy scalars."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and value != value:
+        return "nan"
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return "inf" if value > 0 else "-inf"
+    return value
