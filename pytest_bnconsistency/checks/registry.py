@@ -7,11 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pytest_bnconsistency import data
-from pytest_bnconsistency.errors import OptionError
+from pytest_bnconsistency.errors import DataError, OptionError
 from pytest_bnconsistency.results import CheckResult
 from pytest_bnconsistency.settings import Settings, did_you_mean
 from pytest_bnconsistency.subjects import Subject, subject_of
+
+SIZES = (32, 96, 224)
+"""Sizes tried for axes that may be of any."""
 
 
 @dataclass
@@ -44,6 +49,35 @@ class Case:
         given = None if x is None else data.read(x, y, subject.inputs(), settings.max_rows)
         return cls(subject, given, settings, asked, train_step)
 
+    def rows(self, count: int) -> data.Nest:
+        """`count` rows of the given data, spread over it and made up to that number, or generated.
+
+        Raises:
+            DataError: nothing was given, and the model does not tell its inputs or takes none
+                of the sizes that were tried.
+        """
+        if self.data is not None:
+            return _spread(self.data, count).x
+        specs = self.subject.inputs()
+        if specs is None:
+            raise DataError(
+                f"model {self.subject.name!r} does not tell the shape of its inputs, so no rows "
+                "can be generated; give some rows as x"
+            )
+        reasons = []
+        for size in SIZES:
+            x = data.generate(specs, count, self.settings.seed, size)
+            try:
+                self.subject.forward(data.map_nest(lambda leaf: leaf[:1], x), False)
+            except Exception as error:
+                reasons.append(f"{size}: {str(error).strip().splitlines()[0]}")
+            else:
+                return x
+        raise DataError(
+            f"generated rows do not run through model {self.subject.name!r} ({reasons[0]}); give "
+            "some rows as x"
+        )
+
 
 @dataclass(frozen=True)
 class Check:
@@ -56,6 +90,25 @@ class Check:
         module = importlib.import_module(f"pytest_bnconsistency.checks.{self.name}")
         result: CheckResult = module.check(case)
         return result
+
+
+def _spread(given: data.Data, count: int) -> data.Data:
+    """`count` of the given rows; where there are fewer, the rest are mixtures of them."""
+    if given.rows >= count:
+        return given.take(np.linspace(0, given.rows - 1, count).round().astype(int))
+    filled = given.take(np.arange(count) % given.rows)
+
+    def mix(leaf: data.Array) -> data.Array:
+        other = np.flip(leaf, axis=tuple(range(1, leaf.ndim)))
+        for row in range(given.rows, count):
+            share = 1 / (1 + row // given.rows)
+            if np.issubdtype(leaf.dtype, np.floating):
+                leaf[row] = share * leaf[row] + (1 - share) * other[(row * 3 + 1) % count]
+            else:
+                leaf[row] = other[row]
+        return leaf
+
+    return data.Data(data.map_nest(mix, filled.x), filled.y, filled.sample_weight, filled.notes)
 
 
 CHECKS = {

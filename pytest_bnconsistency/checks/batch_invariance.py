@@ -1,0 +1,480 @@
+"""A row's result in inference does not depend on its companions, its position or their number.
+
+At a fixed batch shape the answer is exact: a kept row must give the same bits whatever stands
+beside it. Between batch sizes kernels differ, and the answer is measured against the noise floor
+of the subject.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pytest_bnconsistency.checks.registry import Case
+from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
+from pytest_bnconsistency.diagnosis import localise, rules
+from pytest_bnconsistency.diagnosis.localise import Exchange
+from pytest_bnconsistency.probes import noise
+from pytest_bnconsistency.probes.fingerprints import Fingerprints
+from pytest_bnconsistency.probes.state import Variables, preserve_state, reachable_variables
+from pytest_bnconsistency.probes.taps import Observation, Pass
+from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+
+NAME = "batch_invariance"
+SIZES = (1, 2, 3, 5)
+LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+@dataclass
+class Entry:
+    """A way that users run the model. `observed` is the pass behind it, where there is one."""
+
+    name: str
+    run: Callable[[Nest], Observation]
+    observed: Pass | None = None
+    training: bool | None = False
+    exchanged: list[tuple[Exchange, list[int], float]] = field(default_factory=list)
+    sizes: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+    random: bool = False
+    margin: float = 0.0
+
+    @property
+    def fails(self) -> bool:
+        return bool(self.exchanged or self.sizes or self.shapes)
+
+
+def check(case: Case) -> CheckResult:
+    x = case.rows(case.settings.rows)
+    with preserve_state(case.subject):
+        return _decide(case, x)
+
+
+def _decide(case: Case, x: Nest) -> CheckResult:
+    entries = _entries(case, x)
+    exchanges, notes = exchange_rows(x, case.settings.seed), []
+    perturbed: Pass | None = None
+    floors: list[noise.Floor] = []
+    for entry in entries:
+        base = entry.run(x)
+        if not _same(base, entry.run(x)):
+            entry.random = True
+            notes.append(f"{entry.name} gives other bits for the same batch: not judged")
+            continue
+        for exchange in exchanges:
+            _compare_exchange(entry, base, exchange, notes)
+        if entry.exchanged:
+            continue
+        if perturbed is None:
+            perturbed = _perturbed(case, x)
+            floors = noise.floors(perturbed, x)
+        _compare_sizes(entry, base, x, floors)
+    judged = [entry for entry in entries if not entry.random]
+    evidence = {
+        "rows": rows_of(x),
+        "entry_points": {entry.name: _word(entry) for entry in entries},
+        "exchanges": [exchange.name for exchange in exchanges],
+        "sizes": list(SIZES),
+        "outputs": [
+            {"floor": f.floor, "bound": f.bound, "scale": f.scale} for f in floors
+        ],
+        "margin": max((entry.margin for entry in judged), default=0.0),
+    }
+    findings = tuple(_findings(case, x, entries))
+    if findings:
+        return CheckResult(NAME, Verdict.FAILED, findings, notes=tuple(notes), evidence=evidence)
+    if not judged:
+        return CheckResult(
+            NAME,
+            Verdict.VACUOUS,
+            summary="inference is random: the same batch gives other bits in a second run",
+            hint="remove the randomness from inference; inference_purity says where it is",
+            notes=tuple(notes),
+            evidence=evidence,
+        )
+    seen = _resolution(case, x, perturbed)
+    evidence["resolution"] = {place: share for place, share in seen.items() if share is not None}
+    if all(share is None for share in seen.values()):
+        return CheckResult(
+            NAME,
+            Verdict.VACUOUS,
+            summary="not even a row moved by 0.1 of its batch's mean would have been seen",
+            hint="give rows that differ from one another as x",
+            notes=tuple(notes),
+            evidence=evidence,
+        )
+    floats = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
+    summary = (
+        f"each of {rows_of(x)} rows keeps its bits in {len(exchanges)} other batches through "
+        f"{_listed([entry.name for entry in judged])}; batch sizes {_listed(SIZES)} stay within "
+        f"{evidence['margin']:.2f} of the noise bound; a leak of the batch mean into a row would "
+        f"have been seen from {floats}"
+    )
+    return CheckResult(
+        NAME, Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence
+    )
+
+
+def exchange_rows(x: Nest, seed: int) -> list[Exchange]:
+    """Batches in which every row serves as a kept row beside every other row that changes.
+
+    Row i is kept in the batches of the i-th of the ways to choose half of k batches: no choice
+    holds another one, so that for any two rows some batch keeps the first and changes the second.
+    """
+    rows, rng = rows_of(x), np.random.default_rng(seed)
+    count = next(k for k in itertools.count(2) if _ways(k) >= rows)
+    choices = list(itertools.combinations(range(count), count // 2))[:rows]
+    kinds = itertools.cycle((_redrawn, _hundredfold, _constant, _duplicated))
+    exchanges = []
+    for number in range(count):
+        kept = np.array([row for row, choice in enumerate(choices) if number in choice])
+        changed = np.setdiff1d(np.arange(rows), kept)
+        names, other = [], map_nest(np.copy, x)
+        for row in changed:
+            kind = next(kinds)
+            names.append(kind.__name__.strip("_"))
+            for leaf, original in zip(flatten(other), flatten(x), strict=True):
+                leaf[row] = kind(original, row, rng)
+        if len(kept) and len(changed):
+            name = f"{len(changed)} companions {', '.join(dict.fromkeys(names))}"
+            exchanges.append(Exchange(name, other, kept, kept, rows))
+    order = np.roll(np.arange(rows), 1)[::-1]
+    now = np.argsort(order)
+    permuted = map_nest(lambda leaf: leaf[order], x)
+    exchanges.append(Exchange("the batch permuted", permuted, np.arange(rows), now, rows))
+    if any(np.issubdtype(leaf.dtype, np.floating) for leaf in flatten(x)):
+        poisoned, row = map_nest(np.copy, x), rows // 2
+        for leaf in flatten(poisoned):
+            if np.issubdtype(leaf.dtype, np.floating):
+                leaf[row].flat[0] = np.nan
+        kept = np.delete(np.arange(rows), row)
+        exchanges.append(Exchange("one companion with a NaN", poisoned, kept, kept, rows))
+    return exchanges
+
+
+def _ways(k: int) -> int:
+    import math
+
+    return math.comb(k, k // 2)
+
+
+def _redrawn(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    if np.issubdtype(leaf.dtype, np.floating):
+        drawn = rng.standard_normal(leaf.shape[1:]) * (leaf.std() or 1.0) + leaf.mean()
+        return drawn.astype(leaf.dtype)
+    drawn = rng.integers(int(leaf.min()), int(leaf.max()) + 1, leaf.shape[1:])
+    return drawn.astype(leaf.dtype)
+
+
+def _hundredfold(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    if np.issubdtype(leaf.dtype, np.floating):
+        changed: Array = leaf[row] * leaf.dtype.type(100)
+        return changed
+    return _redrawn(leaf, row, rng)
+
+
+def _constant(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    return np.full_like(leaf[row], leaf.max())
+
+
+def _duplicated(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    copied: Array = leaf[(row + 1) % len(leaf)]
+    return copied
+
+
+def _entries(case: Case, x: Nest) -> list[Entry]:
+    subject = case.subject
+    inference = Pass(subject, x, training=False, instrument=Fingerprints())
+    default = Pass(subject, x, training=None, instrument=Fingerprints())
+    predict_writes = reachable_variables(subject)
+
+    def predict(rows: Nest) -> Observation:
+        before = Variables(predict_writes)
+        try:
+            outputs = subject.predict(rows, rows_of(rows))
+        finally:
+            before.restore()
+        return Observation([np.asarray(leaf) for leaf in flatten(outputs)], [], (), {})
+
+    entries = [Entry("predict", predict), Entry("model(x, training=False)", inference.run, inference)]
+    if default.same_computation(inference):
+        # The same operations in the same order: what holds for one holds for the other.
+        entries[1].name = "model(x) and model(x, training=False)"
+    else:
+        entries.append(Entry("model(x)", default.run, default, None))
+    return entries
+
+
+def _same(a: Observation, b: Observation) -> bool:
+    everything = Exchange("", None, np.arange(1), np.arange(1), 1)
+    outputs = all(
+        mine.shape == its.shape
+        and not localise.row_bits_differ(mine[None], its[None], everything).any()
+        for mine, its in zip(a.outputs, b.outputs, strict=True)
+    )
+    return outputs and all(
+        (mine is None and its is None)
+        or (
+            mine is not None
+            and its is not None
+            and all(np.array_equal(p, q) for p, q in zip(mine, its, strict=True))
+        )
+        for mine, its in zip(a.records, b.records, strict=True)
+    )
+
+
+def _compare_exchange(
+    entry: Entry, base: Observation, exchange: Exchange, notes: list[str]
+) -> None:
+    try:
+        other = entry.run(exchange.x)
+    except Exception as error:
+        # A model may refuse some rows, NaN above all; that is no dependence.
+        first = str(error).strip().splitlines()[0][:80]
+        notes.append(f"{entry.name} refuses a batch with {exchange.name}: {first}")
+        return
+    moved = 0.0
+    for mine, its in zip(base.outputs, other.outputs, strict=True):
+        if mine.ndim and len(mine) == len(its) == exchange.rows:
+            different = localise.row_bits_differ(mine, its, exchange)
+            if different.any():
+                change = np.abs(
+                    its[exchange.now][different].astype(float)
+                    - mine[exchange.kept][different].astype(float)
+                )
+                moved = max(moved, float(np.nan_to_num(change, nan=np.inf).max()), 1e-300)
+    places = localise.differing_calls(base, other, exchange)
+    if entry.observed is not None and places:
+        places = sorted(set(places) & entry.observed.reaching_outputs())
+    if moved or places:
+        entry.exchanged.append((exchange, places, moved))
+
+
+def _compare_sizes(
+    entry: Entry, base: Observation, x: Nest, floors: list[noise.Floor]
+) -> None:
+    rows = rows_of(x)
+    for size in SIZES:
+        if size >= rows:
+            continue
+        parts = []
+        for start in range(0, rows, size):
+            chunk = map_nest(lambda leaf: leaf[start : start + size], x)  # noqa: B023
+            try:
+                parts.append(entry.run(chunk).outputs)
+            except Exception as error:
+                first = str(error).strip().splitlines()[0][:120]
+                entry.shapes.append(f"a batch of {rows_of(chunk)} raises: {first}")
+                return
+            for output, whole in zip(parts[-1], base.outputs, strict=True):
+                wanted = (rows_of(chunk), *whole.shape[1:])
+                if whole.ndim and len(whole) == rows and output.shape != wanted:
+                    entry.shapes.append(
+                        f"a batch of {rows_of(chunk)} gives shape {output.shape}; the batch of "
+                        f"{rows} gives {whole.shape}"
+                    )
+                    return
+        for index, whole in enumerate(base.outputs):
+            if not (whole.ndim and len(whole) == rows):
+                continue
+            joined = np.concatenate([part[index] for part in parts])
+            change = np.abs(joined.astype(float) - whole.astype(float))
+            worst = float(np.nan_to_num(change, nan=np.inf).max(initial=0.0))
+            bound = floors[index].bound if index < len(floors) else 0.0
+            entry.margin = max(entry.margin, worst / bound if bound else float(worst > 0) * 1e9)
+            if worst > bound:
+                row = int(change.reshape(rows, -1).max(axis=1).argmax())
+                entry.sizes.append(
+                    f"row {row} moves by {worst:.3g} in batches of {size}; noise explains "
+                    f"{bound:.3g}"
+                )
+
+
+def _perturbed(case: Case, x: Nest) -> Pass:
+    counted = Pass(case.subject, x, training=False)
+    case.shared["places"] = counted.calls
+    instrument = noise.Perturbation(len(counted.calls) // 2)
+    return Pass(case.subject, x, training=False, instrument=instrument)
+
+
+def _resolution(case: Case, x: Nest, perturbed: Pass | None) -> Mapping[str, float | None]:
+    """The smallest leak that the exact oracle flags, at the input and inside."""
+    if perturbed is None:
+        return {}
+    rows = map_nest(lambda leaf: leaf[:2], x)
+    exchange = next(e for e in exchange_rows(rows, case.settings.seed) if 0 in e.kept)
+    places = {0: "the input"}
+    if perturbed.calls:
+        places[1] = perturbed.calls[len(perturbed.calls) // 2].label
+    floating = any(np.issubdtype(leaf.dtype, np.floating) for leaf in flatten(x))
+    seen: dict[str, float | None] = {}
+    for place, name in places.items():
+        if place == 0 and not floating:
+            continue
+        seen[name] = None
+        for share in LEAKS:
+            leak = np.zeros(2, np.float32)
+            leak[place] = share
+            base, other = (perturbed.run(b, leak=leak) for b in (rows, exchange.x))
+            hidden = localise.differing_calls(base, other, exchange)
+            if hidden or localise.outputs_differ(base.outputs, other.outputs, exchange):
+                seen[name] = share
+                break
+    return seen
+
+
+def _findings(case: Case, x: Nest, entries: list[Entry]) -> list[Finding]:
+    findings = []
+    mixing = [entry for entry in entries if entry.exchanged]
+    holding = [entry.name for entry in entries if not entry.fails and not entry.random]
+    if mixing:
+        findings.append(_mixing(case, x, mixing, holding))
+    losing = [entry for entry in entries if entry.shapes]
+    if losing:
+        findings.append(_losing(losing, holding))
+    sized = [entry for entry in entries if entry.sizes]
+    if sized:
+        findings.append(_sized(sized, holding))
+    return findings
+
+
+def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Finding:
+    # The entry whose layers can be seen; with several, the one that says least to the model.
+    entry = next((e for e in reversed(mixing) if e.observed is not None), mixing[-1])
+    exchange, _, _ = max(entry.exchanged, key=lambda item: np.nan_to_num(item[2], posinf=0.0))
+    moved = max(move for e in mixing for _, _, move in e.exchanged)
+    only_moved = all(item[0].name == "the batch permuted" for item in entry.exchanged)
+    evidence = {
+        "fails": [e.name for e in mixing],
+        "holds": holding,
+        "exchanges": {e.name: [item[0].name for item in e.exchanged] for e in mixing},
+        "largest_change": moved,
+    }
+    through = f"through {_listed([e.name for e in mixing])}"
+    where = f", not through {_listed(holding)}" if holding else ""
+    how = (
+        f"a row moves by {moved:.3g}"
+        if moved and np.isfinite(moved)
+        else "a row becomes NaN"
+        if moved
+        else "a row's hidden values move, though saturation hides it in the outputs,"
+    )
+    what = "its position changes" if only_moved else "only its companions change"
+    message = f"{how} when {what} ({exchange.rows} rows), {through}{where}"
+    if entry.observed is None:
+        return Finding(
+            rules.ROWS_MIX.id,
+            rules.ROWS_MIX.slug,
+            "not located: only predict mixes the rows",
+            message,
+            "not established; tried: the same rows through model(x) and model(x, training=False), "
+            "where they are independent",
+            False,
+            "look at the model's own predict, predict_step and make_predict_function",
+            bound="none: bitwise, at one batch shape",
+            evidence=evidence,
+        )
+    origin = localise.first_origin(
+        case.subject, x, exchange, entry.training, entry.observed.reaching_outputs()
+    )
+    evidence["layer"] = origin.label
+    takes = [c.layer for c in origin.calls if case.subject.takes_training(c.layer)]
+    forced = {id(layer): False for layer in takes}
+    bound = "none: bitwise, at one batch shape; the same batch twice gives the same bits"
+    if takes and localise.independent_with(case.subject, x, exchange, entry.training, forced):
+        by = _told_by(origin, case)
+        same = sum(
+            any(v is m for v in case.subject.own_variables(layer) for m in _moved(entry, x))
+            for layer in {id(layer): layer for layer in takes}.values()
+        )
+        others = f" and {same - 1} more layers" if same > 1 else ""
+        return Finding(
+            rules.TRAINING_MODE.id,
+            rules.TRAINING_MODE.slug,
+            origin.label,
+            message,
+            f"{origin.label}{others} normalise by the batch: they run in training mode{by}",
+            True,
+            "call the model with training=False; take training=True out of the call (pass "
+            "training=None on); where the batch size of production is fixed or rows must not "
+            "meet at all, use GroupNormalization",
+            "forced into inference mode, every kept row has the same bits in every layer and "
+            "output",
+            bound,
+            evidence=evidence,
+        )
+    rule = rules.POSITION_MATTERS if only_moved else rules.ROWS_MIX
+    how_known = (
+        "its input row is the same to the bit and its output row is not"
+        if origin.replayed
+        else "what comes before is the same to the bit"
+    )
+    return Finding(
+        rule.id,
+        rule.slug,
+        origin.label,
+        message,
+        f"not established; the rows mix here: {how_known}",
+        False,
+        "compute over the feature axes, not over axis 0; give statistics of the batch to "
+        "training mode only",
+        "inference mode forced on every layer that takes one: the rows still mix",
+        bound,
+        evidence=evidence,
+    )
+
+
+def _moved(entry: Entry, x: Nest) -> tuple[object, ...]:
+    return entry.run(x).moved
+
+
+def _told_by(origin: localise.Origin, case: Case) -> str:
+    """Who put the first layer into training mode, as far as its calls show."""
+    call = origin.call
+    if call is None:
+        return ""
+    chain = [*call.parents, call.layer]
+    for outer in origin.calls:
+        if outer.kwargs.get("training") is True and any(outer.layer is layer for layer in chain):
+            return f", because {outer.label} is called with training=True"
+    return ""
+
+
+def _losing(losing: list[Entry], holding: list[str]) -> Finding:
+    return Finding(
+        rules.BATCH_AXIS_LOST.id,
+        rules.BATCH_AXIS_LOST.slug,
+        "the model's output",
+        f"{losing[0].shapes[0]}, through {_listed([e.name for e in losing])}",
+        "not established; tried: batches of " + _listed(SIZES),
+        False,
+        "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)",
+        evidence={"fails": [e.name for e in losing], "holds": holding},
+    )
+
+
+def _sized(sized: list[Entry], holding: list[str]) -> Finding:
+    return Finding(
+        rules.SIZE_MATTERS.id,
+        rules.SIZE_MATTERS.slug,
+        "not located",
+        f"{sized[0].sizes[0]}, through {_listed([e.name for e in sized])}",
+        "not established; tried: other companions at one batch size, where the rows are the same "
+        "to the bit",
+        False,
+        "look for code that reads the batch size",
+        bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
+        evidence={"fails": {e.name: e.sizes for e in sized}, "holds": holding},
+    )
+
+
+def _word(entry: Entry) -> str:
+    return "not judged" if entry.random else "fails" if entry.fails else "holds"
+
+
+def _listed(items: object) -> str:
+    words = [str(item) for item in items]  # type: ignore[attr-defined]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]

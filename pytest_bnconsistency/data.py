@@ -1,0 +1,289 @@
+"""Arrays, nests, `tf.data`, `PyDataset`, generators: one bounded, validated set of rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_bnconsistency.errors import DataError
+
+Array = npt.NDArray[Any]
+Nest = Any
+"""An array, or a dict, list or tuple of nests."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One input of a model: `shape` without the batch axis, None where any size fits.
+
+    `vocabulary` is the number of valid ids of an integer input.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    name: str = "x"
+    vocabulary: int = 2
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows for a model: arrays of shape `(rows, ...)` in the nest that the model takes."""
+
+    x: Nest
+    y: Nest | None = None
+    sample_weight: Array | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def rows(self) -> int:
+        return rows_of(self.x)
+
+    def take(self, rows: Sequence[int] | slice | Array) -> Data:
+        """The rows `rows`, in that order; a copy, never a view of the user's arrays."""
+        index = np.arange(self.rows)[rows] if isinstance(rows, slice) else np.asarray(rows, int)
+        weight = self.sample_weight
+        return Data(
+            map_nest(lambda leaf: leaf[index], self.x),
+            None if self.y is None else map_nest(lambda leaf: leaf[index], self.y),
+            None if weight is None else weight[index],
+            self.notes,
+        )
+
+    def batches(self, size: int) -> Iterator[Data]:
+        for start in range(0, self.rows, size):
+            yield self.take(slice(start, start + size))
+
+
+def flatten(nest: Nest) -> list[Any]:
+    """The leaves of `nest`, dictionaries in the order of their sorted keys."""
+    if isinstance(nest, Mapping):
+        return [leaf for key in sorted(nest) for leaf in flatten(nest[key])]
+    if isinstance(nest, (list, tuple)):
+        return [leaf for item in nest for leaf in flatten(item)]
+    return [nest]
+
+
+def map_nest(function: Callable[[Any], Any], nest: Nest) -> Nest:
+    """`nest` with `function` applied to each leaf."""
+    if isinstance(nest, Mapping):
+        return {key: map_nest(function, item) for key, item in nest.items()}
+    if isinstance(nest, tuple) and hasattr(nest, "_fields"):
+        return type(nest)(*(map_nest(function, item) for item in nest))
+    if isinstance(nest, (list, tuple)):
+        return type(nest)(map_nest(function, item) for item in nest)
+    return function(nest)
+
+
+def rows_of(nest: Nest) -> int:
+    return len(flatten(nest)[0])
+
+
+def read(x: Any, y: Any, specs: Nest | None, max_rows: int) -> Data:
+    """The first `max_rows` rows of what the user gave, checked against the model's inputs.
+
+    Args:
+        x: arrays or tensors of shape `(rows, ...)` in a nest, a `tf.data.Dataset` of batches, a
+            `PyDataset`, or an iterable of batches `x`, `(x, y)` or `(x, y, sample_weight)`.
+        y: targets of shape `(rows, ...)`, or None.
+        specs: a nest of `Spec`, or None where the model does not tell its inputs.
+        max_rows: how many rows are read at most.
+
+    Raises:
+        DataError: no rows, shapes that don't fit, NaN or Inf, or targets of another length.
+    """
+    notes: tuple[str, ...] = ()
+    weight = None
+    if _is_stream(x):
+        if y is not None:
+            raise DataError(
+                "x is a data set and y was given as well; expected the targets inside the data "
+                "set, as (x, y) batches: leave y out"
+            )
+        x, y, weight = _drain(x, max_rows)
+    x = _arrays(x, "x")
+    total = _check_rows(x, "x")
+    _check_inputs(x, specs)
+    if y is not None:
+        y = _arrays(y, "y")
+        if _check_rows(y, "y") != total:
+            raise DataError(
+                f"y has {_check_rows(y, 'y')} rows and x has {total}; expected one target a row"
+            )
+    given = Data(x, y, weight)
+    if total > max_rows:
+        notes = (f"read the first {max_rows} of {total} rows (option max_rows)",)
+        given = given.take(slice(0, max_rows))
+    _check_finite(given)
+    return Data(_as_model_sees(given.x, specs), given.y, given.sample_weight, notes)
+
+
+def generate(specs: Nest, rows: int, seed: int, size: int) -> Nest:
+    """Random rows that fit `specs`; axes of any size get `size`.
+
+    Floats are standard normal, integers are uniform over the vocabulary.
+    """
+    rng = np.random.default_rng(seed)
+
+    def leaf(spec: Spec) -> Array:
+        shape = (rows, *(size if axis is None else axis for axis in spec.shape))
+        if spec.dtype.startswith(("int", "uint")):
+            drawn: Array = rng.integers(0, spec.vocabulary, shape)
+        elif spec.dtype == "bool":
+            drawn = rng.integers(0, 2, shape)
+        elif spec.dtype == "string":
+            raise DataError(
+                f"input {spec.name!r} takes strings, which are not generated; give rows as x"
+            )
+        else:
+            drawn = rng.standard_normal(shape, np.float32)
+        return drawn.astype(_numpy_dtype(spec.dtype))
+
+    return map_nest(leaf, specs)
+
+
+def _is_stream(x: Any) -> bool:
+    if isinstance(x, (str, bytes, Mapping, list, tuple)) or hasattr(x, "__array__"):
+        return False
+    return isinstance(x, (Iterable, Iterator)) or (
+        hasattr(x, "__getitem__") and hasattr(x, "__len__")
+    )
+
+
+def _drain(stream: Any, max_rows: int) -> tuple[Nest, Nest | None, Array | None]:
+    parts: list[tuple[Any, ...]] = []
+    rows = 0
+    for batch in _batches(stream):
+        parts.append(batch if isinstance(batch, tuple) else (batch,))
+        if not 1 <= len(parts[-1]) <= 3:
+            raise DataError(
+                f"a batch of the data set has {len(parts[-1])} parts; expected x, (x, y) or "
+                "(x, y, sample_weight)"
+            )
+        rows += rows_of(_arrays(parts[-1][0], "x"))
+        if rows >= max_rows:
+            break
+    if not parts:
+        raise DataError("the data set has no batches; expected at least one row")
+    joined = [_join([part[i] for part in parts], "xyw"[i]) for i in range(len(parts[0]))]
+    padded = (*joined, None, None)
+    return padded[0], padded[1], padded[2]
+
+
+def _batches(stream: Any) -> Iterator[Any]:
+    if hasattr(stream, "__getitem__") and hasattr(stream, "__len__"):
+        return (stream[i] for i in range(len(stream)))
+    return iter(itertools.islice(stream, None))
+
+
+def _join(parts: list[Any], name: str) -> Nest:
+    nests = [_arrays(part, name) for part in parts]
+    flat = [np.concatenate(leaves) for leaves in zip(*map(flatten, nests), strict=True)]
+    leaves = iter(flat)
+    ordered = dict(zip(map(id, flatten(nests[0])), leaves, strict=True))
+    return map_nest(lambda leaf: ordered[id(leaf)], nests[0])
+
+
+def _arrays(nest: Any, name: str) -> Nest:
+    if isinstance(nest, (list, tuple)) and nest and not _holds_arrays(nest):
+        nest = np.asarray(nest)
+    if isinstance(nest, (list, tuple, Mapping)) and not nest:
+        raise DataError(f"{name} is empty; expected at least one row")
+
+    def leaf(value: Any) -> Array:
+        try:
+            array = np.asarray(value)
+        except Exception as error:
+            raise DataError(
+                f"{name} holds {type(value).__name__}, which is no array ({error}); expected "
+                "arrays of shape (rows, ...)"
+            ) from error
+        if array.dtype == object or array.ndim == 0:
+            kind = type(value).__name__ if array.dtype == object else f"a single {array.dtype}"
+            raise DataError(f"{name} holds {kind}; expected arrays of shape (rows, ...)")
+        return array
+
+    return map_nest(leaf, nest)
+
+
+def _holds_arrays(nest: Any) -> bool:
+    return any(hasattr(leaf, "__array__") and np.ndim(leaf) > 0 for leaf in flatten(nest))
+
+
+def _check_rows(nest: Nest, name: str) -> int:
+    sizes = {len(leaf) for leaf in flatten(nest)}
+    if len(sizes) > 1:
+        raise DataError(f"the parts of {name} have {sorted(sizes)} rows; expected the same")
+    if sizes == {0}:
+        raise DataError(f"{name} has no rows; expected at least one")
+    return sizes.pop()
+
+
+def _check_inputs(x: Nest, specs: Nest | None) -> None:
+    if specs is None:
+        return
+    wanted, given = flatten(specs), flatten(x)
+    if isinstance(specs, Mapping) and isinstance(x, Mapping) and set(specs) - set(x):
+        missing = ", ".join(sorted(set(specs) - set(x)))
+        raise DataError(f"x lacks the inputs {missing}; expected {', '.join(sorted(specs))}")
+    if len(wanted) != len(given):
+        names = ", ".join(spec.name for spec in wanted)
+        raise DataError(
+            f"x has {len(given)} arrays; the model takes {len(wanted)} inputs: {names}"
+        )
+    for spec, array in zip(wanted, given, strict=True):
+        shape = array.shape[1:]
+        fits = len(shape) == len(spec.shape) and all(
+            want is None or want == have for want, have in zip(spec.shape, shape, strict=True)
+        )
+        if not fits and not _keras_adjusts(shape, spec.shape):
+            expected = ", ".join("any" if axis is None else str(axis) for axis in spec.shape)
+            raise DataError(
+                f"x has shape {array.shape} for input {spec.name!r}; expected (rows, {expected})"
+                if spec.shape
+                else f"x has shape {array.shape} for input {spec.name!r}; expected (rows,)"
+            )
+
+
+def _keras_adjusts(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Keras adds or drops a last axis of one."""
+    longer, shorter = sorted((shape, wanted), key=len, reverse=True)
+    return len(longer) == len(shorter) + 1 and longer[-1] == 1
+
+
+def _check_finite(given: Data) -> None:
+    for name, nest in (("x", given.x), ("y", given.y)):
+        for leaf in flatten(nest) if nest is not None else []:
+            if not np.issubdtype(leaf.dtype, np.floating):
+                continue
+            bad = ~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)
+            if bad.any():
+                raise DataError(
+                    f"{name} has NaN or Inf in {int(bad.sum())} of {len(bad)} rows (the first is "
+                    f"row {int(bad.argmax())}); expected finite numbers: drop those rows, the "
+                    "checks make their own NaN companions"
+                )
+
+
+def _as_model_sees(x: Nest, specs: Nest | None) -> Nest:
+    """`x` with doubles in the precision of the model's inputs, as `predict` casts them."""
+    dtypes = iter([spec.dtype for spec in flatten(specs)] if specs is not None else [])
+
+    def leaf(array: Array) -> Array:
+        wanted = next(dtypes, "float32")
+        if array.dtype == np.float64:
+            wanted = wanted if wanted.startswith(("float", "bfloat")) else "float32"
+            return array.astype(_numpy_dtype(wanted))
+        return array
+
+    flat = [leaf(array) for array in flatten(x)]
+    by_id = dict(zip(map(id, flatten(x)), flat, strict=True))
+    return map_nest(lambda array: by_id[id(array)], x)
+
+
+def _numpy_dtype(name: str) -> Any:
+    return np.dtype("float32" if name == "bfloat16" else name)

@@ -1,0 +1,31 @@
+"""The catalogue of rules. Each has a page, `docs/rules/<id>.md`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rule:
+    id: str
+    slug: str
+
+
+ROWS_MIX = Rule("BN101", "rows-mix")
+TRAINING_MODE = Rule("BN102", "training-mode-in-inference")
+BATCH_AXIS_LOST = Rule("BN103", "batch-axis-lost")
+SIZE_MATTERS = Rule("BN104", "batch-size-matters")
+POSITION_MATTERS = Rule("BN105", "position-matters")
+
+STALE = Rule("BN201", "stale-moving-statistics")
+LAGGING = Rule("BN202", "lagging-moving-statistics")
+NEVER_UPDATED = Rule("BN203", "never-updated-statistics")
+DISAGREES = Rule("BN204", "training-and-evaluation-disagree")
+
+FROZEN_MOVES = Rule("BN301", "frozen-state-moves")
+FROZEN_BY_BATCH = Rule("BN302", "frozen-layer-uses-the-batch")
+INFERENCE_OVERRIDDEN = Rule("BN303", "inference-call-overridden")
+RECOMPILE_MISSING = Rule("BN304", "recompile-missing")
+CHILD_TRAINABLE = Rule("BN305", "trainable-under-frozen-parent")
+
+ALL = tuple(value for value in globals().values() if isinstance(value, Rule))

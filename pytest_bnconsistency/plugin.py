@@ -1,0 +1,175 @@
+"""The door: options, marker, fixture and hooks. Every pytest session loads it, so it is light."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_bnconsistency import settings, zero_code
+from pytest_bnconsistency.door import Door, door
+from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
+
+if TYPE_CHECKING:
+    from pytest_bnconsistency.assertions import BnCheck
+
+MARKER = "bnconsistency"
+LAYERS = pytest.StashKey[tuple[Mapping[str, Any], Mapping[str, Any]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup(MARKER, "bnconsistency: what a model's normalisation must not do")
+    for name, option in settings.FIELDS.items():
+        text = option.metadata["help"]
+        if option.default is not None:
+            text += f" (default: {option.default})"
+        group.addoption(_flag(name), dest=f"bn_{name}", metavar="VALUE", help=text)
+        parser.addini(f"bn_{name}", text, default=None)
+    for name, metavar, many, text in zero_code.OPTIONS:
+        action = "append" if many else "store"
+        group.addoption(_flag(name), dest=f"bn_{name}", action=action, metavar=metavar, help=text)
+        parser.addini(f"bn_{name}", text, type="linelist" if many else None, default=None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        f"{MARKER}(option=value, ...): options of the checks in this test, without their prefix: "
+        f"{', '.join(settings.FIELDS)}",
+    )
+    try:
+        config.stash[LAYERS] = (
+            _layer(_flag, lambda name: config.getoption(f"bn_{name}")),
+            _layer("bn_{}".format, lambda name: config.getini(f"bn_{name}")),
+        )
+        zero_code.register(config)
+    except OptionError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    def record(result: Any) -> None:
+        item.user_properties.append((MARKER, result.to_dict()))
+
+    marks = tuple(mark.kwargs for mark in item.iter_markers(MARKER))
+    around = Door(
+        options=(*marks, *item.config.stash[LAYERS]),
+        record=record,
+        skip=pytest.skip,
+        verbose=item.config.get_verbosity() >= 2,
+        reproduce=_reproduce(item),
+    )
+    token = door.set(around)
+    try:
+        return (yield)
+    finally:
+        door.reset(token)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers(MARKER):
+        if mark.args:
+            raise OptionError(
+                f"@pytest.mark.{MARKER} was given {mark.args[0]!r} without a name; expected "
+                f"options by name: @pytest.mark.{MARKER}(rows=16)"
+            )
+        settings.resolve(mark.kwargs)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.excinfo is None:
+        return report
+    error = call.excinfo.value
+    if report.failed and isinstance(error, (BNConsistencyError, ConsistencyFailure)):
+        report.longrepr = _text(item, call.excinfo)
+        report.bn_misuse = isinstance(error, BNConsistencyError)
+    elif report.skipped and isinstance(report.longrepr, tuple) and _is_ours(call.excinfo):
+        users = _users_part(call.excinfo)
+        where = (str(users[-1].path), users[-1].lineno + 1) if users else (str(item.path), 1)
+        report.longrepr = (*where, report.longrepr[2])
+    return report
+
+
+def pytest_report_teststatus(
+    report: pytest.CollectReport | pytest.TestReport,
+) -> tuple[str, str, str] | None:
+    # Misuse in a test's body is not a property that fails to hold.
+    if report.failed and getattr(report, "bn_misuse", False):
+        return "error", "E", "ERROR"
+    return None
+
+
+@pytest.fixture(scope="session")
+def bn_check() -> type[BnCheck]:
+    """The checks as methods: `bn_check.batch_invariance(model)`, ..., `bn_check.all(model)`."""
+    from pytest_bnconsistency.assertions import BnCheck
+
+    return BnCheck
+
+
+def _flag(name: str) -> str:
+    return f"--bn-{name.replace('_', '-')}"
+
+
+def _layer(spell: Callable[[str], str], read: Callable[[str], Any]) -> dict[str, Any]:
+    """The options that one source gives, parsed; `spell` is how that source writes a name."""
+    given = {name: read(name) for name in settings.FIELDS}
+    layer = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        try:
+            layer[name] = settings.parse(name, value)
+        except OptionError as error:
+            raise OptionError(f"{spell(name)}: {error}") from None
+    return layer
+
+
+def _reproduce(item: pytest.Item) -> str:
+    command_line, _ = item.config.stash[LAYERS]
+    words = [word for name, value in command_line.items() for word in (_flag(name), str(value))]
+    words += zero_code.arguments(item)
+    return " ".join([f'pytest "{item.nodeid}"', *map(shlex.quote, words)])
+
+
+def _text(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    """The error's own text below the user's line, without our frames and the name of its class."""
+    users = _users_part(excinfo)
+    if not users:
+        shown: Any = excinfo.getrepr(style="value", chain=False)
+        shown.reprcrash.path, shown.reprcrash.lineno = str(item.path), 1
+    else:
+        excinfo.traceback = users
+        shown = item.repr_failure(excinfo)
+    if hasattr(shown, "chain"):
+        shown.chain = shown.chain[-1:]
+    if hasattr(shown, "reprcrash"):
+        name = f"{excinfo.type.__module__}.{excinfo.type.__qualname__}: "
+        for entry in shown.reprtraceback.reprentries:
+            entry.lines = [line.replace(name, "", 1) for line in entry.lines]
+        shown.reprcrash.message = str(excinfo.value)
+    return shown
+
+
+def _is_ours(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+    return any(_owner(entry) == __package__ for entry in excinfo.traceback)
+
+
+def _users_part(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    """The traceback down to the line that called us; empty if pytest did."""
+    owners = [_owner(entry) for entry in excinfo.traceback]
+    end = owners.index(__package__) if __package__ in owners else len(owners)
+    called_by_pytest = end == 0 or owners[end - 1] in ("_pytest", "pluggy")
+    return [] if called_by_pytest else excinfo.traceback[:end]
+
+
+def _owner(entry: Any) -> str:
+    return str(entry.frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -1,0 +1,1 @@
+"""How a subject is observed. A probe never judges."""

@@ -1,0 +1,114 @@
+"""The noise floor of a subject, and leaks injected on purpose.
+
+Float noise is what the same computation gives by another order of operations. How much of it
+reaches the outputs depends on the network, so it is measured on the network: every layer's
+output is multiplied by 1 +- eps/2 with random signs, eps of that output's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data import Array, Nest, map_nest
+from pytest_bnconsistency.probes.fingerprints import Fingerprints
+from pytest_bnconsistency.probes.taps import Pass, Replay
+from pytest_bnconsistency.subjects import Call
+
+EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+DRAWS = 3
+MULTIPLE = 4.0
+"""The bound is this many floors: batch-size noise was measured at up to 0.64 of one floor."""
+
+
+class Perturbation(Fingerprints):
+    """Multiplies outputs by 1 +- noise * eps/2, and leaks c times the batch mean into row 0.
+
+    `leak` holds c for the model's inputs and for the layer of index `inside`.
+    """
+
+    def __init__(self, inside: int) -> None:
+        super().__init__()
+        self.controls = {"noise": np.float32(0), "seed": np.int32(0), "leak": np.zeros(2, "f")}
+        self._inside = inside
+        self._index = 0
+        self._controls: Mapping[str, Any] = {}
+
+    def begin(self, x: Nest, controls: Mapping[str, Any]) -> Nest:
+        self._index, self._controls = 0, controls
+        super().begin(x, controls)
+        return map_nest(lambda leaf: self._leak(leaf, 0), x)
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        index, self._index = self._index, self._index + 1
+
+        def leaf(tensor: Any) -> Any:
+            if not isinstance(tensor, tf.Tensor) or not tensor.dtype.is_floating:
+                return tensor
+            changed = self._shake(tensor, index)
+            if index == self._inside:
+                changed = self._leak(changed, 1)
+            mask = getattr(tensor, "_keras_mask", None)
+            if mask is not None:
+                changed._keras_mask = mask
+            return changed
+
+        return super().tap(call, map_nest(leaf, outputs), replay)
+
+    def _shake(self, tensor: Any, index: int) -> Any:
+        half = EPSILON.get(tensor.dtype.name, 2.0**-23) / 2
+        seed = tf.stack([self._controls["seed"], index])
+        coin = tf.random.stateless_uniform(tf.shape(tensor), seed, 0, 2, tf.int32)
+        sign = tf.cast(2 * coin - 1, tensor.dtype)
+        size = tf.cast(self._controls["noise"] * half, tensor.dtype)
+        return tensor + tensor * (sign * size)
+
+    def _leak(self, tensor: Any, place: int) -> Any:
+        if not tensor.dtype.is_floating or tensor.shape.rank in (None, 0):
+            return tensor
+        share = tf.cast(self._controls["leak"][place], tensor.dtype)
+        mean = tf.reduce_mean(tensor, axis=0, keepdims=True)
+        first = tf.equal(tf.range(tf.shape(tensor)[0]), 0)
+        first = tf.reshape(first, [-1] + [1] * (tensor.shape.rank - 1))
+        return tensor + tf.where(first, share * mean, tf.zeros_like(mean))
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Noise of one output tensor, in its own units. `scale` is its largest magnitude."""
+
+    floor: float
+    scale: float
+
+    @property
+    def bound(self) -> float:
+        return MULTIPLE * self.floor
+
+
+def floors(perturbed: Pass, x: Nest) -> list[Floor]:
+    """The largest change of each output over a few draws of the noise."""
+    still = perturbed.run(x).outputs
+    shaken = [perturbed.run(x, noise=1.0, seed=draw).outputs for draw in range(DRAWS)]
+    return [
+        _floor(output, [draw[index] for draw in shaken]) for index, output in enumerate(still)
+    ]
+
+
+def _floor(still: Array, shaken: list[Array]) -> Floor:
+    if not _is_float(still):
+        return Floor(0.0, 0.0)
+    exact = still.astype(np.float64)
+    scale = float(np.abs(exact).max(initial=0.0))
+    largest = max(float(np.abs(a.astype(np.float64) - exact).max(initial=0.0)) for a in shaken)
+    # An output that rounds to itself still has half a unit in its last place.
+    unit = EPSILON.get(str(still.dtype), 2.0**-23) * scale
+    return Floor(max(largest, unit), scale)
+
+
+def _is_float(array: Array) -> bool:
+    return str(array.dtype) in EPSILON
+

@@ -1,0 +1,254 @@
+"""Record and intervene, layer by layer, in one traced forward pass.
+
+A `Pass` is traced once for a mode and then runs on any number of rows. Layers are discovered by
+watching the pass, so that a layer held in a closure counts as well. What an `Instrument` records
+of a layer's output becomes an output of the trace; what it returns instead of the output is what
+the model goes on with.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from pytest_bnconsistency.data import Array, Nest, flatten, map_nest
+from pytest_bnconsistency.probes.state import Variables, reachable_variables
+from pytest_bnconsistency.subjects import Call, Proceed, Subject
+
+Replay = Callable[[bool], Any]
+"""Run the layer again on the identical input, in training mode or not."""
+
+
+class Instrument:
+    """What a pass does at each layer; this one does nothing.
+
+    `controls` are example values of the scalars and vectors that each run may set anew; while
+    the pass is traced, `begin` hands out the tensors that stand for them.
+    """
+
+    controls: Mapping[str, Any] = {}
+
+    def begin(self, x: Nest, controls: Mapping[str, Any]) -> Nest:
+        """The inputs that the model is to get instead of the tensors `x`."""
+        return x
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        """The outputs to go on with, and the tensors to record."""
+        return outputs, None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one run of a pass gave.
+
+    `outputs` are the model's outputs, flat, rows first. `records` are the instrument's arrays,
+    one list for each of the pass's `calls`. `after` holds the values of the variables that the
+    run changed, by identity of the variable in `moved`; the variables themselves are as before.
+    """
+
+    outputs: list[Array]
+    records: list[list[Array] | None]
+    moved: tuple[Any, ...]
+    after: Mapping[int, Array]
+
+
+class Pass:
+    """One forward pass of `subject`, traced for a mode and any number of rows.
+
+    Args:
+        x: example rows; only their structure, dtypes and inner shapes count.
+        training: what the model is told; None leaves the argument out.
+        instrument: what is done at each layer.
+        modes: layers, by identity, that are told another mode than the model tells them.
+
+    `calls` are the calls of layers in execution order, those that return what they were given
+    (or what an inner layer returned) left out. `random_layers` are the layers whose own code
+    draws random numbers.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        x: Nest,
+        *,
+        training: bool | None,
+        instrument: Instrument | None = None,
+        modes: Mapping[int, bool] | None = None,
+    ) -> None:
+        self.subject = subject
+        self.training = training
+        self.calls: list[Call] = []
+        self.random_layers: list[Any] = []
+        self._instrument = instrument or Instrument()
+        self._modes = dict(modes or {})
+        self._concrete: Any = None
+        self._record_sizes: list[int | None] = []
+        self._tapped: list[list[Any]] = []
+        self._trace(x)
+
+    def run(self, x: Nest, **controls: Any) -> Observation:
+        """Run on arrays `x` of shape `(rows, ...)`; every variable is as before afterwards."""
+        chosen = {**self._instrument.controls, **controls}
+        tensors = {
+            name: tf.cast(value, tf.convert_to_tensor(self._instrument.controls[name]).dtype)
+            for name, value in chosen.items()
+        }
+        function = self._body if self._concrete is None else self._concrete
+        before = Variables(self._writes)
+        try:
+            outputs, flat = function(map_nest(tf.convert_to_tensor, x), tensors)
+            moved = before.moved()
+            after = {id(variable): variable.numpy() for variable in moved}
+        finally:
+            before.restore()
+        values = iter([tensor.numpy() for tensor in flat])
+        records = [
+            None if size is None else [next(values) for _ in range(size)]
+            for size in self._record_sizes
+        ]
+        return Observation([leaf.numpy() for leaf in outputs], records, tuple(moved), after)
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that the pass reads or writes, known to the model or not."""
+        return self._writes if self._concrete is None else list(self._concrete.graph.variables)
+
+    def same_computation(self, other: Pass) -> bool:
+        """Whether two passes do the same, operation by operation."""
+        if self._concrete is None or other._concrete is None:
+            return False
+        mine, its = (p._concrete.graph.as_graph_def() for p in (self, other))
+        return bool(mine == its)
+
+    def reaching_outputs(self) -> set[int]:
+        """The indices of the calls whose outputs have a part in the model's outputs."""
+        if self._concrete is None:
+            return set(range(len(self.calls)))
+        seen = {id(tensor.op) for tensor in self._concrete.graph.outputs[: self._output_count]}
+        stack = [tensor.op for tensor in self._concrete.graph.outputs[: self._output_count]]
+        while stack:
+            for tensor in stack.pop().inputs:
+                if id(tensor.op) not in seen:
+                    seen.add(id(tensor.op))
+                    stack.append(tensor.op)
+        return {
+            index
+            for index, tensors in enumerate(self._tapped)
+            if any(id(tensor.op) in seen for tensor in tensors)
+        }
+
+    def _trace(self, x: Nest) -> None:
+        signature = map_nest(
+            lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), tf.as_dtype(leaf.dtype)), x
+        )
+        examples = {
+            name: tf.convert_to_tensor(value) for name, value in self._instrument.controls.items()
+        }
+        controls = {name: tf.TensorSpec(t.shape, t.dtype) for name, t in examples.items()}
+        try:
+            function = tf.function(self._body, autograph=False)
+            self._concrete = function.get_concrete_function(signature, controls)
+        except Exception:
+            # Code that needs concrete numbers of rows cannot be traced for any; it runs as
+            # Python each time, and says itself what is wrong if it can't run either.
+            self._writes = reachable_variables(self.subject)
+            self._concrete = None
+            before = Variables(self._writes)
+            try:
+                self._body(map_nest(tf.convert_to_tensor, x), examples)
+            finally:
+                before.restore()
+        else:
+            self._writes = _written_variables(self._concrete)
+
+    def _body(self, x: Nest, controls: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+        graph = _graph()
+        calls: list[Call] = []
+        records: list[list[Any] | None] = []
+        tapped: list[list[Any]] = []
+        random_layers: list[Any] = []
+        claimed = 0
+        known = {id(leaf): leaf for leaf in flatten(x)}
+
+        def hook(call: Call, proceed: Proceed) -> Any:
+            nonlocal claimed
+            args, kwargs = self._told(call, self._modes.get(id(call.layer)))
+            if _graph() is not graph:
+                # The body of a loop or of a nested function: its tensors can't leave it.
+                return proceed(args, kwargs)
+            first, unclaimed = _operations(graph), claimed
+            outputs = proceed(args, kwargs)
+            own = _random_operations(graph, first) - (claimed - unclaimed)
+            claimed += own
+            if own and not any(call.layer is layer for layer in random_layers):
+                random_layers.append(call.layer)
+            fresh = [tensor for tensor in _tensors(outputs) if id(tensor) not in known]
+            if not fresh:
+                return outputs
+
+            def replay(training: bool) -> Any:
+                return proceed(*self._told(call, training))
+
+            outputs, record = self._instrument.tap(call, outputs, replay)
+            tensors = _tensors(outputs)
+            known.update((id(tensor), tensor) for tensor in [*fresh, *tensors])
+            calls.append(call)
+            records.append(record)
+            tapped.append(tensors)
+            return outputs
+
+        with self.subject.watch(hook):
+            outputs = self.subject.forward(self._instrument.begin(x, controls), self.training)
+        flat = [tf.convert_to_tensor(leaf) for leaf in flatten(outputs) if leaf is not None]
+        self.calls, self.random_layers, self._tapped = calls, random_layers, tapped
+        self._record_sizes = [None if record is None else len(record) for record in records]
+        self._output_count = len(flat)
+        return flat, [tensor for record in records if record is not None for tensor in record]
+
+    def _told(
+        self, call: Call, training: bool | None
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments of `call` with its mode set, where the layer can be told one."""
+        if training is None or not self.subject.takes_training(call.layer):
+            return call.args, call.kwargs
+        position = list(inspect.signature(call.layer.call).parameters).index("training")
+        if position < len(call.args):
+            args = (*call.args[:position], training, *call.args[position + 1 :])
+            return args, call.kwargs
+        return call.args, {**call.kwargs, "training": training}
+
+
+def _graph() -> Any:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+def _operations(graph: Any) -> int:
+    return 0 if graph is None else len(graph.get_operations())
+
+
+def _random_operations(graph: Any, first: int) -> int:
+    if graph is None:
+        return 0
+    return sum("Random" in operation.type for operation in graph.get_operations()[first:])
+
+
+def _tensors(outputs: Any) -> list[Any]:
+    return [leaf for leaf in flatten(outputs) if isinstance(leaf, tf.Tensor)]
+
+
+def _written_variables(concrete: Any) -> list[Any]:
+    """The variables that a traced function writes to; all that it holds, where it calls others."""
+    graph = concrete.graph
+    if any("Call" in op.type or op.type in ("While", "If", "Case") for op in graph.get_operations()):
+        return list(graph.variables)
+    handles = {
+        id(operation.inputs[0])
+        for operation in graph.get_operations()
+        if operation.type.startswith(("Assign", "Resource")) and operation.inputs
+    }
+    written = {id(outer) for outer, inner in graph.captures if id(inner) in handles}
+    return [variable for variable in graph.variables if id(variable.handle) in written]

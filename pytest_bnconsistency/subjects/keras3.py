@@ -1,0 +1,59 @@
+"""Keras 3 models on the TensorFlow backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from pytest_bnconsistency.data import Nest, flatten
+from pytest_bnconsistency.errors import UnsupportedSubjectError
+from pytest_bnconsistency.subjects.keras_models import KerasModelSubject, unwrapped
+
+
+class Keras3Subject(KerasModelSubject):
+    """A functional, sequential or subclassed `keras.Model`."""
+
+    layer_class = keras.layers.Layer
+    operation_class = keras.Operation
+
+    def __init__(self, model: Any) -> None:
+        backend = keras.backend.backend()
+        if backend != "tensorflow":
+            raise UnsupportedSubjectError(
+                f"Keras runs on the {backend!r} backend; expected 'tensorflow': set "
+                "KERAS_BACKEND=tensorflow before Keras is imported"
+            )
+        super().__init__(model)
+
+    @classmethod
+    def accepts(cls, model: Any) -> bool:
+        return isinstance(model, keras.Model)
+
+    def inference_calls(self) -> Iterable[Any]:
+        for layer in self.layers():
+            for operation in getattr(layer, "operations", ()):
+                for node in operation._inbound_nodes:
+                    if node.arguments.kwargs.get("training") is False:
+                        yield operation
+
+    def stochastic(self, layer: Any) -> bool:
+        return any(
+            isinstance(value, keras.random.SeedGenerator)
+            for attribute in vars(layer).values()
+            for value in (attribute if isinstance(attribute, (list, tuple)) else [attribute])
+        )
+
+    @property
+    def compiled(self) -> bool:
+        return bool(self.model.compiled)
+
+    def _input_structure(self) -> Nest | None:
+        structure = getattr(self.model, "_inputs_struct", None)
+        if structure is None and getattr(self.model, "inputs", None):
+            structure = self.model.inputs
+        return unwrapped(structure)
+
+    def _symbolic(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        return any(isinstance(leaf, keras.KerasTensor) for leaf in flatten([args, kwargs]))

@@ -1,0 +1,221 @@
+"""What Keras 3 and tf_keras models have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data import Data, Nest, Spec, map_nest
+from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
+from pytest_bnconsistency.subjects.base import Call, Hook
+
+_patching = threading.RLock()
+
+
+class KerasModelSubject:
+    """A model of either Keras generation. Subclasses name the classes whose calls are watched."""
+
+    layer_class: type
+    operation_class: type | None = None
+    """The class of graph operations that are no layers, where there is one apart."""
+
+    def __init__(self, model: Any) -> None:
+        if not getattr(model, "built", True) and not model.inputs:
+            raise UnsupportedSubjectError(
+                f"model {model.name!r} is not built, so it has no weights yet; expected a built "
+                "model: call it once on a batch, or give it an input shape"
+            )
+        self.model = model
+        self.name: str = model.name
+
+    @classmethod
+    def accepts(cls, model: Any) -> bool:
+        raise NotImplementedError
+
+    def inputs(self) -> Nest | None:
+        structure = self._input_structure()
+        if structure is None:
+            return None
+        vocabularies = [
+            layer.input_dim
+            for layer in self.layers()
+            if isinstance(getattr(layer, "input_dim", None), int) and hasattr(layer, "output_dim")
+        ]
+        vocabulary = min(vocabularies, default=2)
+
+        def spec(tensor: Any) -> Spec:
+            dtype = getattr(tensor.dtype, "name", tensor.dtype)
+            name = getattr(tensor, "name", "x").split(":")[0]
+            return Spec(tuple(tensor.shape)[1:], str(dtype), name, vocabulary)
+
+        return map_nest(spec, structure)
+
+    def forward(self, x: Nest, training: bool | None) -> Nest:
+        return self.model(x) if training is None else self.model(x, training=training)
+
+    def predict(self, x: Nest, batch_size: int) -> Nest:
+        return self.model.predict(x, batch_size=batch_size, verbose=0)
+
+    def layers(self) -> list[Any]:
+        """The layers that the model tracks, itself first."""
+        return list(self.model._flatten_layers())
+
+    @contextlib.contextmanager
+    def watch(self, hook: Hook) -> Iterator[None]:
+        """Stand in for `__call__` of the layer class: layers held in closures go there, too."""
+        thread = threading.get_ident()
+        parents: list[Any] = []
+        calls: Counter[int] = Counter()
+
+        def watched(original: Any, is_layer: bool) -> Any:
+            def __call__(layer: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+                if (
+                    threading.get_ident() != thread
+                    or layer is self.model
+                    or isinstance(layer, self.layer_class) != is_layer
+                    or self._symbolic(args, kwargs)
+                ):
+                    return original(layer, *args, **kwargs)
+                calls[id(layer)] += 1
+                path = "/".join([parent.name for parent in parents] + [layer.name])
+                number = calls[id(layer)]
+                call = Call(layer, path, number, is_layer, tuple(parents), args, kwargs)
+                parents.append(layer)
+                try:
+                    return hook(call, lambda args, kwargs: original(layer, *args, **kwargs))
+                finally:
+                    parents.pop()
+
+            return __call__
+
+        classes = [(self.layer_class, True)]
+        if self.operation_class is not None:
+            classes.append((self.operation_class, False))
+        with _patching, contextlib.ExitStack() as restore:
+            for owner, is_layer in classes:
+                original = owner.__dict__["__call__"]
+                restore.callback(setattr, owner, "__call__", original)
+                setattr(owner, "__call__", watched(original, is_layer))  # noqa: B010
+            yield
+
+    def takes_training(self, layer: Any) -> bool:
+        return "training" in inspect.signature(layer.call).parameters
+
+    def own_variables(self, layer: Any) -> list[Any]:
+        found: dict[int, Any] = {}
+
+        def visit(value: Any, depth: int) -> None:
+            if isinstance(value, tf.Variable) or hasattr(value, "assign"):
+                variable = as_variable(value)
+                if variable is not None:
+                    found.setdefault(id(variable), variable)
+            elif depth and isinstance(value, (list, tuple, set)):
+                for item in list(value):
+                    visit(item, depth - 1)
+            elif depth and isinstance(value, Mapping):
+                for item in list(value.values()):
+                    visit(item, depth - 1)
+
+        for value in list(vars(layer).values()):
+            visit(value, 2)
+        return list(found.values())
+
+    def trainable(self, layer: Any) -> bool:
+        return bool(getattr(layer, "trainable", True))
+
+    def inference_calls(self) -> Iterable[Any]:
+        raise NotImplementedError
+
+    def stochastic(self, layer: Any) -> bool:
+        raise NotImplementedError
+
+    def roots(self) -> list[Any]:
+        return [self.model]
+
+    @property
+    def compiled(self) -> bool:
+        raise NotImplementedError
+
+    def updates(self) -> int | None:
+        optimizer = getattr(self.model, "optimizer", None)
+        iterations = getattr(optimizer, "iterations", None)
+        return None if iterations is None else int(iterations.numpy())
+
+    def evaluate(self, data: Data, batch_size: int) -> dict[str, float]:
+        scores = self._with_targets(
+            lambda: self.model.evaluate(
+                data.x,
+                data.y,
+                sample_weight=data.sample_weight,
+                batch_size=batch_size,
+                verbose=0,
+                return_dict=True,
+            )
+        )
+        return {name: float(value) for name, value in scores.items() if np.ndim(value) == 0}
+
+    def loss(self, data: Data, outputs: Nest) -> float | None:
+        try:
+            tensors = map_nest(tf.convert_to_tensor, outputs)
+            targets = None if data.y is None else map_nest(tf.convert_to_tensor, data.y)
+            return float(self.model.compute_loss(None, targets, tensors, data.sample_weight))
+        except Exception:
+            # A model may compute its loss in its own way: then only `evaluate` knows it.
+            return None
+
+    def fit(self, data: Data, batch_size: int) -> None:
+        self._with_targets(
+            lambda: self.model.fit(
+                data.x,
+                data.y,
+                sample_weight=data.sample_weight,
+                batch_size=batch_size,
+                epochs=1,
+                shuffle=False,
+                verbose=0,
+            )
+        )
+
+    def rebuild_training(self) -> None:
+        self.model.make_train_function(force=True)
+
+    def _with_targets(self, run: Any) -> Any:
+        try:
+            return run()
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise DataError(
+                f"the model's own loss or step does not take these x and y: {first}; expected "
+                "targets as fit takes them"
+            ) from error
+
+    def _input_structure(self) -> Nest | None:
+        raise NotImplementedError
+
+    def _symbolic(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether this is a call that builds a graph of Keras tensors, and runs nothing."""
+        raise NotImplementedError
+
+
+def as_variable(value: Any) -> Any | None:
+    """The `tf.Variable` that `value` is or wraps, if it is initialised."""
+    if isinstance(value, tf.Variable):
+        return value
+    inner = getattr(value, "_value", None)
+    return inner if isinstance(inner, tf.Variable) else None
+
+
+def unwrapped(structure: Any) -> Any:
+    """A list of one as Keras takes it: its only item."""
+    if isinstance(structure, (list, tuple)) and len(structure) == 1:
+        return structure[0]
+    return structure
+
+

@@ -1,0 +1,47 @@
+"""tf_keras models (Keras 2), with layers of V2 and V1 behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tf_keras
+from tf_keras.src.engine import keras_tensor
+
+from pytest_bnconsistency.data import Nest, flatten
+from pytest_bnconsistency.subjects.keras_models import KerasModelSubject, unwrapped
+
+
+class TfKerasSubject(KerasModelSubject):
+    """A functional, sequential or subclassed `tf_keras.Model`.
+
+    Operations of a functional graph are layers here (`TFOpLambda`).
+    """
+
+    layer_class = tf_keras.layers.Layer
+
+    @classmethod
+    def accepts(cls, model: Any) -> bool:
+        return isinstance(model, tf_keras.Model)
+
+    def inference_calls(self) -> Iterable[Any]:
+        for layer in self.layers():
+            for node in layer._inbound_nodes:
+                if node.call_kwargs.get("training") is False:
+                    yield layer
+
+    def stochastic(self, layer: Any) -> bool:
+        return isinstance(layer, tf_keras.__internal__.layers.BaseRandomLayer)
+
+    @property
+    def compiled(self) -> bool:
+        return bool(self.model._is_compiled)
+
+    def _input_structure(self) -> Nest | None:
+        structure = getattr(self.model, "_nested_inputs", None)
+        if structure is None and getattr(self.model, "inputs", None):
+            structure = self.model.inputs
+        return unwrapped(structure)
+
+    def _symbolic(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        return any(isinstance(leaf, keras_tensor.KerasTensor) for leaf in flatten([args, kwargs]))

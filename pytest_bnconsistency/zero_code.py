@@ -1,0 +1,311 @@
+"""`pytest --bn-model package.module:factory`: tests for a model that has no test file."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import operator
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_bnconsistency.errors import BNConsistencyError, DataError, OptionError
+from pytest_bnconsistency.settings import did_you_mean
+
+if TYPE_CHECKING:
+    from pytest_bnconsistency.checks import Case, Check
+
+OPTIONS = (
+    (
+        "model",
+        "MODULE:FACTORY",
+        True,
+        "check the model that a function returns, or that is an attribute of a module: "
+        "'package.module:build'",
+    ),
+    (
+        "data",
+        "MODULE:FUNCTION|FILE.npz",
+        False,
+        "data for the models: a function that returns x, (x, y), (x, y, sample_weight) or a "
+        "tf.data.Dataset; or a file with the arrays x and y",
+    ),
+    ("check", "NAMES", True, "names of the checks of the models, separated by commas"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """`package.module:attribute`: its file is known, but nothing is imported yet."""
+
+    option: str
+    spec: str
+    path: Path
+
+    @classmethod
+    def find(cls, option: str, spec: str, folders: Iterable[Path]) -> Target:
+        """The target `spec`; `folders` are put on `sys.path` where it takes them to find it."""
+        module, colon, attribute = spec.partition(":")
+        names = [*module.split("."), *attribute.split(".")]
+        if not colon or not all(name.isidentifier() for name in names):
+            example = "package.module:build" if option == "--bn-model" else "package.module:load"
+            raise OptionError(f"{option} is {spec!r}; expected a module and a name: {example!r}")
+        path = _file_of(module)
+        for folder in map(str, folders):
+            if path is None:
+                sys.path.insert(0, folder)
+                path = _file_of(module)
+                if path is None:
+                    sys.path.remove(folder)
+        if path is None:
+            raise OptionError(
+                f"{option} is {spec!r}, and there is no Python file of a module {module!r}; "
+                "expected one that can be imported from the root or the current folder"
+            )
+        return cls(option, spec, path)
+
+    @property
+    def attribute(self) -> str:
+        return self.spec.partition(":")[2]
+
+    def load(self) -> Any:
+        """What the target names, called if it is a function or a class."""
+        name = self.spec.partition(":")[0]
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:
+            raise self._raised(f"importing {name}", error) from error
+        try:
+            found = operator.attrgetter(self.attribute)(module)
+        except AttributeError:
+            public = tuple(name for name in vars(module) if not name.startswith("_"))
+            hint = did_you_mean(self.attribute, public) if public else ""
+            raise OptionError(
+                f"{self.option} is {self.spec!r}, and {name} has no {self.attribute!r}{hint}"
+            ) from None
+        if not callable(found):
+            wanted = "a function or a model" if self.option == "--bn-model" else "a function"
+            raise OptionError(
+                f"{self.option} is {self.spec!r}, which is {type(found).__name__}; "
+                f"expected {wanted}"
+            )
+        # A model can be called, too, but not to get a model.
+        if not isinstance(found, (type, functools.partial)) and not inspect.isroutine(found):
+            return found
+        try:
+            return found()
+        except BNConsistencyError:
+            raise
+        except Exception as error:
+            raise self._raised(self.spec, error) from error
+
+    def _raised(self, what: str, error: Exception) -> BNConsistencyError:
+        """One sentence with the last line of the user's own file that took part."""
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == self.path]
+        where = f" ({self.path.name}:{lines[-1]})" if lines else ""
+        reason = str(error).strip().partition("\n")[0]
+        return BNConsistencyError(
+            f"{self.option}: {what} raised {type(error).__name__}: {reason}{where}"
+        )
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file `.npz` with `x` and `y`, or `x_<name>` for each of several inputs."""
+
+    path: Path
+
+    def load(self) -> Any:
+        import numpy as np
+
+        try:
+            # A pickle can run code.
+            with np.load(self.path, allow_pickle=False) as archive:
+                arrays = dict(archive)
+        except Exception as error:
+            raise DataError(f"--bn-data: {self.path.name} is no readable npz ({error})") from error
+        x, y = (_nest(arrays, name) for name in "xy")
+        if x is None:
+            raise DataError(
+                f"--bn-data: {self.path.name} has no array 'x' but {', '.join(arrays) or 'none'}; "
+                "expected x and y, or x_<input> for each input"
+            )
+        return x if y is None else (x, y)
+
+
+def register(config: pytest.Config) -> None:
+    """Add the models of the command line, or else of the ini file, to the run."""
+    on_command_line = bool(config.getoption("bn_model"))
+    specs = config.getoption("bn_model") or config.getini("bn_model")
+    if not specs:
+        return
+    folders = (config.invocation_params.dir, config.rootpath)
+    models = [Target.find("--bn-model", spec, folders) for spec in dict.fromkeys(specs)]
+    listed = config.getoption("bn_check") or config.getini("bn_check") or []
+    names = [name.strip() for entry in listed for name in entry.split(",")]
+    data = _data(config, folders)
+    config.pluginmanager.register(ZeroCode(models, data, _checks(names), bool(names)))
+
+    files = [str(model.path) for model in models]
+    if on_command_line and not config.option.file_or_dir:
+        config.args[:] = files
+    elif on_command_line or not config.option.file_or_dir:
+        # Somebody who names a node in a model's file wants that node only.
+        named = {os.path.abspath(arg.partition("::")[0]) for arg in config.args}
+        config.args.extend(file for file in files if file not in named)
+
+
+def arguments(item: pytest.Item) -> list[str]:
+    """The command line that `item` needs besides its node id."""
+    if not isinstance(item, CheckItem):
+        return []
+    words = ["--bn-model", item.model.target.spec]
+    if given := item.config.getoption("bn_data"):
+        words += ["--bn-data", given]
+    return [*words, "--bn-check", item.check.name] if item.model.asked else words
+
+
+class ZeroCode:
+    """The hooks; they stand only where a model was named."""
+
+    def __init__(
+        self,
+        models: list[Target],
+        data: Target | Archive | None,
+        checks: list[Check],
+        asked: bool,
+    ) -> None:
+        self.models, self.data, self.checks, self.asked = models, data, checks, asked
+
+    def pytest_collect_file(
+        self, file_path: Path, parent: pytest.Collector
+    ) -> pytest.Collector | None:
+        if any(model.path == file_path for model in self.models):
+            return ModelFile.from_parent(parent, path=file_path, run=self)
+        return None
+
+    def pytest_pycollect_makemodule(
+        self, module_path: Path, parent: pytest.Collector
+    ) -> pytest.Collector | None:
+        """pytest takes every file that is named for a test module; most models' are none."""
+        patterns = parent.config.getini("python_files")
+        if any(model.path == module_path for model in self.models) and not any(
+            module_path.match(pattern) for pattern in patterns
+        ):
+            return NoModule.from_parent(parent, path=module_path)
+        return None
+
+
+class NoModule(pytest.Module):
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
+        return []
+
+
+class ModelFile(pytest.File):
+    def __init__(self, *, run: ZeroCode, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.run = run
+
+    def collect(self) -> Iterator[ModelNode]:
+        for target in self.run.models:
+            if target.path == self.path:
+                yield ModelNode.from_parent(
+                    self, name=target.attribute, target=target, run=self.run
+                )
+
+
+class ModelNode(pytest.Collector):
+    """One model: built when its first check runs, forgotten after its last."""
+
+    case: Case | None = None
+
+    def __init__(self, *, target: Target, run: ZeroCode, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.target, self.run, self.asked = target, run, run.asked
+
+    def collect(self) -> Iterator[CheckItem]:
+        for check in self.run.checks:
+            yield CheckItem.from_parent(self, name=check.name, model=self, check=check)
+
+    def setup(self) -> None:
+        from pytest_bnconsistency import assertions
+
+        given = None if self.run.data is None else self.run.data.load()
+        x = assertions.one_batch(given)
+        self.case = assertions.case(self.target.load(), x, None, {}, asked=self.asked)
+
+    def teardown(self) -> None:
+        self.case = None
+
+
+class CheckItem(pytest.Item):
+    def __init__(self, *, model: ModelNode, check: Check, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model, self.check = model, check
+
+    def runtest(self) -> None:
+        from pytest_bnconsistency import assertions
+
+        if self.model.case is None:
+            raise RuntimeError("a check runs after its model's setup")
+        assertions.judge(self.check, self.model.case)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, 0, f"{self.model.target.spec} {self.check.name}"
+
+
+def _checks(names: list[str]) -> list[Check]:
+    from pytest_bnconsistency import checks
+
+    return checks.named(names or None)
+
+
+def _data(config: pytest.Config, folders: Iterable[Path]) -> Target | Archive | None:
+    given, base = config.getoption("bn_data"), config.invocation_params.dir
+    if not given:
+        given, base = config.getini("bn_data"), config.rootpath
+    if not given:
+        return None
+    if not given.endswith(".npz"):
+        return Target.find("--bn-data", given, folders)
+    path = base / given
+    if not path.is_file():
+        raise OptionError(f"--bn-data is {given!r}, and there is no such file in {base}")
+    return Archive(path)
+
+
+def _file_of(module: str) -> Path | None:
+    """The source of `module`, found without running it or the packages that it lies in."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:
+        return None
+    name = top
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        spec = importlib.machinery.PathFinder.find_spec(name, spec.submodule_search_locations)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return Path(os.path.abspath(spec.origin))
+
+
+def _nest(arrays: Mapping[str, Any], name: str) -> Any:
+    if name in arrays:
+        return arrays[name]
+    prefix = f"{name}_"
+    return {
+        key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
+    } or None
