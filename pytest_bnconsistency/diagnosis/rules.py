@@ -27,5 +27,6 @@ FROZEN_BY_BATCH = Rule("BN302", "frozen-layer-uses-the-batch")
 INFERENCE_OVERRIDDEN = Rule("BN303", "inference-call-overridden")
 RECOMPILE_MISSING = Rule("BN304", "recompile-missing")
 CHILD_TRAINABLE = Rule("BN305", "trainable-under-frozen-parent")
+NOT_FROZEN = Rule("BN306", "expected-frozen-but-trainable")
 
 ALL = tuple(value for value in globals().values() if isinstance(value, Rule))

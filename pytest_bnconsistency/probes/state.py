@@ -115,6 +115,8 @@ class _Attributes:
         variable = as_variable(value)
         if variable is not None:
             self.variables.append(variable)
+            if variable is not value:
+                self._enter_object(value)  # a Keras variable has a flag of its own
             return []
         value = getattr(value, "__wrapped__", value) if isinstance(value, Mapping) else value
         if isinstance(value, dict):

@@ -172,13 +172,14 @@ class Pass:
         tapped: list[list[Any]] = []
         random_layers: list[Any] = []
         claimed = 0
+        replaying = False
         known = {id(leaf): leaf for leaf in flatten(x)}
 
         def hook(call: Call, proceed: Proceed) -> Any:
             nonlocal claimed
             args, kwargs = self._told(call, self._modes.get(id(call.layer)))
-            if _graph() is not graph:
-                # The body of a loop or of a nested function: its tensors can't leave it.
+            if replaying or _graph() is not graph:
+                # The tensors of a loop's body or of a nested function can't leave it.
                 return proceed(args, kwargs)
             first, unclaimed = _operations(graph), claimed
             outputs = proceed(args, kwargs)
@@ -191,7 +192,12 @@ class Pass:
                 return outputs
 
             def replay(training: bool) -> Any:
-                return proceed(*self._told(call, training))
+                nonlocal replaying
+                replaying = True
+                try:
+                    return proceed(*self._told(call, training))
+                finally:
+                    replaying = False
 
             outputs, record = self._instrument.tap(call, outputs, replay)
             tensors = _tensors(outputs)

@@ -89,5 +89,8 @@ class Subject(Protocol):
     def fit(self, data: Data, batch_size: int) -> None:
         """One epoch of the user's own training, in the order of the rows."""
 
+    def freeze(self, layer: Any) -> None:
+        """Set the layer's flag to not trainable, as a user would."""
+
     def rebuild_training(self) -> None:
         """Forget the compiled training function, as compiling again would."""

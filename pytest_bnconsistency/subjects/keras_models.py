@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -61,7 +62,9 @@ class KerasModelSubject:
         return self.model(x) if training is None else self.model(x, training=training)
 
     def predict(self, x: Nest, batch_size: int) -> Nest:
-        return self.model.predict(x, batch_size=batch_size, verbose=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self.model.predict(x, batch_size=batch_size, verbose=0)
 
     def layers(self) -> list[Any]:
         """The layers that the model tracks, itself first."""
@@ -159,7 +162,8 @@ class KerasModelSubject:
                 return_dict=True,
             )
         )
-        return {name: float(value) for name, value in scores.items() if np.ndim(value) == 0}
+        numbers = {k: float(v) for k, v in scores.items() if np.ndim(v) == 0}
+        return dict(sorted(numbers.items(), key=lambda item: item[0] != "loss"))
 
     def loss(self, data: Data, outputs: Nest) -> float | None:
         try:
@@ -183,12 +187,18 @@ class KerasModelSubject:
             )
         )
 
+    def freeze(self, layer: Any) -> None:
+        layer.trainable = False
+
     def rebuild_training(self) -> None:
         self.model.make_train_function(force=True)
 
     def _with_targets(self, run: Any) -> Any:
         try:
-            return run()
+            with warnings.catch_warnings():
+                # What the model's own step warns of, its user has seen in its own runs.
+                warnings.simplefilter("ignore")
+                return run()
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             first = str(error).strip().splitlines()[0]
             raise DataError(

@@ -37,6 +37,11 @@ class TfKerasSubject(KerasModelSubject):
     def compiled(self) -> bool:
         return bool(self.model._is_compiled)
 
+    def rebuild_training(self) -> None:
+        # `compile` also notes down which flags its training function runs under.
+        self.model._compiled_trainable_state = self.model._get_trainable_state()
+        super().rebuild_training()
+
     def _input_structure(self) -> Nest | None:
         structure = getattr(self.model, "_nested_inputs", None)
         if structure is None and getattr(self.model, "inputs", None):
