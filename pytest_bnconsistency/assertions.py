@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pytest_bnconsistency import checks, settings
+from pytest_bnconsistency.door import door
 from pytest_bnconsistency.errors import ConsistencyFailure
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Report, Verdict
-
-
-@dataclass(frozen=True)
-class Door:
-    """What stands around an assertion: nothing in a script, a test item under pytest.
-
-    `options` are the layers of settings below the call's own, the strongest first. `skip` is
-    called with the reason of a result that is skipped; it raises where skipping is known.
-    """
-
-    options: tuple[Mapping[str, Any], ...] = ()
-    record: Callable[[CheckResult], None] = lambda result: None
-    skip: Callable[[str], None] = lambda reason: None
-    verbose: bool = False
-    reproduce: str = ""
-
-
-door: contextvars.ContextVar[Door] = contextvars.ContextVar("door", default=Door())  # noqa: B039
 
 
 def assert_batch_invariance(model: Any, x: Any = None, **options: Any) -> CheckResult:
@@ -46,12 +27,12 @@ def assert_batch_invariance(model: Any, x: Any = None, **options: Any) -> CheckR
         ConsistencyFailure: a row depends on its batch, or the check could not have seen it.
         BNConsistencyError: the model, `x` or an option cannot be used.
     """
-    return _assert("batch_invariance", model, x, None, options)
+    return _assert("batch_invariance", model, x, None, options).results[0]
 
 
 def assert_inference_purity(model: Any, x: Any = None, **options: Any) -> CheckResult:
     """Inference changes no state, repeats itself, and means the same through every entry point."""
-    return _assert("inference_purity", model, x, None, options)
+    return _assert("inference_purity", model, x, None, options).results[0]
 
 
 def assert_train_eval_agreement(model: Any, x: Any, y: Any = None, **options: Any) -> CheckResult:
@@ -69,7 +50,7 @@ def assert_train_eval_agreement(model: Any, x: Any, y: Any = None, **options: An
             explain, or the check could not have seen it (a model that was never trained).
         BNConsistencyError: the model, the data or an option cannot be used.
     """
-    return _assert("train_eval_agreement", model, x, y, options)
+    return _assert("train_eval_agreement", model, x, y, options).results[0]
 
 
 def assert_frozen_stability(
@@ -99,12 +80,43 @@ def assert_frozen_stability(
     """
     given = {"frozen": frozen, "steps": steps}
     options.update({name: value for name, value in given.items() if value is not None})
-    return _assert("frozen_stability", model, x, y, options, train_step=train_step)
+    return _assert("frozen_stability", model, x, y, options, train_step=train_step).results[0]
 
 
 def assert_healthy_statistics(model: Any, x: Any = None, **options: Any) -> CheckResult:
     """The stored statistics are usable."""
-    return _assert("statistics_health", model, x, None, options)
+    return _assert("statistics_health", model, x, None, options).results[0]
+
+
+def assert_consistency(
+    model: Any,
+    x: Any = None,
+    y: Any = None,
+    *,
+    checks: Sequence[str] | None = None,
+    train_step: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Report:
+    """Several checks on one model: `check_consistency` that raises, with all failures at once.
+
+    A check that could not have seen a violation fails only if `checks` names it.
+
+    Raises:
+        ConsistencyFailure: one or more checks failed.
+        BNConsistencyError: the model, the data, an option or a check's name cannot be used.
+    """
+    return _assert(checks, model, x, y, options, train_step=train_step)
+
+
+class BnCheck:
+    """The assertions as methods, for the fixture `bn_check`."""
+
+    batch_invariance = staticmethod(assert_batch_invariance)
+    inference_purity = staticmethod(assert_inference_purity)
+    train_eval_agreement = staticmethod(assert_train_eval_agreement)
+    frozen_stability = staticmethod(assert_frozen_stability)
+    healthy_statistics = staticmethod(assert_healthy_statistics)
+    all = staticmethod(assert_consistency)
 
 
 def check_consistency(
@@ -148,7 +160,7 @@ def recalibrate(model: Any, data: Any, **options: Any) -> list[str]:
     """
     from pytest_bnconsistency.checks.train_eval_agreement import recalibrate as write
 
-    return write(_case(model, data, None, options))
+    return write(case(model, data, None, options))
 
 
 @contextlib.contextmanager
@@ -172,53 +184,11 @@ def run(
 ) -> Report:
     """The results of the checks `names` (all by default), judged by nobody yet."""
     chosen = checks.named(names)
-    case = _case(model, x, y, options, asked=names is not None, train_step=train_step)
-    return Report(case.subject.name, tuple(check.run(case) for check in chosen))
+    given = case(model, x, y, options, asked=names is not None, train_step=train_step)
+    return Report(given.subject.name, tuple(check.run(given) for check in chosen))
 
 
-def enforce(result: CheckResult, chosen: settings.Settings, *, asked: bool) -> CheckResult:
-    """Let `result` fail, skip, warn or pass, as its verdict and the settings say.
-
-    `asked` says that the check was asked for by name.
-
-    Raises:
-        ConsistencyFailure: the verdict fails.
-    """
-    around = door.get()
-    around.record(result)
-    fails = result.verdict is Verdict.FAILED
-    if result.verdict is Verdict.VACUOUS:
-        outcome = chosen.vacuous or ("fail" if asked else "skip")
-        fails = outcome == "fail"
-        if outcome == "warn":
-            warnings.warn(result.headline, UserWarning, stacklevel=4)
-            return result
-    if fails:
-        message = text.render(result, verbose=around.verbose, reproduce=around.reproduce)
-        raise ConsistencyFailure(message, [result])
-    if result.verdict is not Verdict.PASSED:
-        around.skip(result.summary if not result.hint else f"{result.summary}; {result.hint}")
-    return result
-
-
-def _assert(
-    name: str,
-    model: Any,
-    x: Any,
-    y: Any,
-    options: Mapping[str, Any],
-    *,
-    train_step: Callable[..., Any] | None = None,
-) -> CheckResult:
-    report = run(model, x, y, [name], options, train_step=train_step)
-    return enforce(report.results[0], _settings(options), asked=True)
-
-
-def _settings(options: Mapping[str, Any]) -> settings.Settings:
-    return settings.resolve(options, *door.get().options)
-
-
-def _case(
+def case(
     model: Any,
     x: Any,
     y: Any,
@@ -227,7 +197,65 @@ def _case(
     asked: bool = True,
     train_step: Callable[..., Any] | None = None,
 ) -> checks.Case:
+    """The case of `model` under the options of the call, and of the door that stands around."""
     chosen = _settings(options)
     return checks.Case.of(model, x, y, chosen, asked=asked, train_step=train_step)
 
 
+def one_batch(given: Any) -> Any:
+    """`(x, y)` or `(x, y, sample_weight)`, as a data function returns them, as a single `x`."""
+    return iter([given]) if isinstance(given, tuple) else given
+
+
+def judge(check: checks.Check, case: checks.Case) -> CheckResult:
+    """Run one check on a case that others share, and let its verdict count."""
+    result = check.run(case)
+    enforce([result], case.settings, asked=case.asked)
+    return result
+
+
+def enforce(results: Sequence[CheckResult], chosen: settings.Settings, *, asked: bool) -> None:
+    """Let `results` fail, skip, warn or pass, as their verdicts and the settings say.
+
+    `asked` says that the checks were asked for by name. They are skipped only together.
+
+    Raises:
+        ConsistencyFailure: at least one verdict fails.
+    """
+    around = door.get()
+    outcomes = [_outcome(result.verdict, chosen, asked) for result in results]
+    for result, outcome in zip(results, outcomes, strict=True):
+        around.record(result)
+        if outcome == "warn":
+            warnings.warn(result.headline, UserWarning, stacklevel=4)
+    failed = [r for r, outcome in zip(results, outcomes, strict=True) if outcome == "fail"]
+    if failed:
+        texts = [text.render(r, verbose=around.verbose, reproduce="") for r in failed[:-1]]
+        texts.append(text.render(failed[-1], verbose=around.verbose, reproduce=around.reproduce))
+        raise ConsistencyFailure("\n\n".join(texts), failed)
+    if set(outcomes) == {"skip"}:
+        around.skip("; ".join(part for r in results for part in (r.summary, r.hint) if part))
+
+
+def _outcome(verdict: Verdict, chosen: settings.Settings, asked: bool) -> str:
+    if verdict is Verdict.VACUOUS:
+        return chosen.vacuous or ("fail" if asked else "skip")
+    return {Verdict.PASSED: "pass", Verdict.FAILED: "fail"}.get(verdict, "skip")
+
+
+def _assert(
+    names: Sequence[str] | None,
+    model: Any,
+    x: Any,
+    y: Any,
+    options: Mapping[str, Any],
+    *,
+    train_step: Callable[..., Any] | None = None,
+) -> Report:
+    report = run(model, x, y, names, options, train_step=train_step)
+    enforce(report.results, _settings(options), asked=names is not None)
+    return report
+
+
+def _settings(options: Mapping[str, Any]) -> settings.Settings:
+    return settings.resolve(options, *door.get().options)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import types
 from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pytest
 
@@ -15,6 +17,9 @@ from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, 
 if TYPE_CHECKING:
     from pytest_bnconsistency.assertions import BnCheck
 
+ExceptionInfo: TypeAlias = pytest.ExceptionInfo[BaseException]
+
+HERE = Path(__file__).parent
 MARKER = "bnconsistency"
 LAYERS = pytest.StashKey[tuple[Mapping[str, Any], Mapping[str, Any]]]()
 
@@ -29,8 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser.addini(f"bn_{name}", text, default=None)
     for name, metavar, many, text in zero_code.OPTIONS:
         action = "append" if many else "store"
+        kind: Literal["linelist", "string"] = "linelist" if many else "string"
         group.addoption(_flag(name), dest=f"bn_{name}", action=action, metavar=metavar, help=text)
-        parser.addini(f"bn_{name}", text, type="linelist" if many else None, default=None)
+        parser.addini(f"bn_{name}", text, type=kind, default=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -90,11 +96,12 @@ def pytest_runtest_makereport(
     error = call.excinfo.value
     if report.failed and isinstance(error, (BNConsistencyError, ConsistencyFailure)):
         report.longrepr = _text(item, call.excinfo)
-        report.bn_misuse = isinstance(error, BNConsistencyError)
-    elif report.skipped and isinstance(report.longrepr, tuple) and _is_ours(call.excinfo):
+        report.bn_misuse = isinstance(error, BNConsistencyError)  # type: ignore[attr-defined]
+    elif isinstance(report.longrepr, tuple) and Path(report.longrepr[0]).parent == HERE:
         users = _users_part(call.excinfo)
-        where = (str(users[-1].path), users[-1].lineno + 1) if users else (str(item.path), 1)
-        report.longrepr = (*where, report.longrepr[2])
+        where = users.traceback[-1] if users else None
+        place = (str(where.path), where.lineno + 1) if where else (str(item.path), 1)
+        report.longrepr = (*place, report.longrepr[2])
     return report
 
 
@@ -140,15 +147,14 @@ def _reproduce(item: pytest.Item) -> str:
     return " ".join([f'pytest "{item.nodeid}"', *map(shlex.quote, words)])
 
 
-def _text(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+def _text(item: pytest.Item, excinfo: ExceptionInfo) -> Any:
     """The error's own text below the user's line, without our frames and the name of its class."""
     users = _users_part(excinfo)
-    if not users:
-        shown: Any = excinfo.getrepr(style="value", chain=False)
-        shown.reprcrash.path, shown.reprcrash.lineno = str(item.path), 1
+    if users is not None:
+        shown: Any = item.repr_failure(users)
     else:
-        excinfo.traceback = users
-        shown = item.repr_failure(excinfo)
+        shown = excinfo.getrepr(style="value")
+        shown.reprcrash.path, shown.reprcrash.lineno = str(item.path), 1
     if hasattr(shown, "chain"):
         shown.chain = shown.chain[-1:]
     if hasattr(shown, "reprcrash"):
@@ -159,17 +165,20 @@ def _text(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> An
     return shown
 
 
-def _is_ours(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
-    return any(_owner(entry) == __package__ for entry in excinfo.traceback)
+def _users_part(excinfo: ExceptionInfo) -> ExceptionInfo | None:
+    """The same error, raised by the user's line that called us; None if pytest called us."""
+    calls: list[types.TracebackType] = []
+    entry: types.TracebackType | None = excinfo.tb
+    while entry is not None and _package(entry) != __package__:
+        calls.append(entry)
+        entry = entry.tb_next
+    if calls and _package(calls[-1]) in ("_pytest", "pluggy"):
+        return None
+    cut = None
+    for entry in reversed(calls):
+        cut = types.TracebackType(cut, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return cut and pytest.ExceptionInfo.from_exc_info((excinfo.type, excinfo.value, cut))
 
 
-def _users_part(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
-    """The traceback down to the line that called us; empty if pytest did."""
-    owners = [_owner(entry) for entry in excinfo.traceback]
-    end = owners.index(__package__) if __package__ in owners else len(owners)
-    called_by_pytest = end == 0 or owners[end - 1] in ("_pytest", "pluggy")
-    return [] if called_by_pytest else excinfo.traceback[:end]
-
-
-def _owner(entry: Any) -> str:
-    return str(entry.frame.f_globals.get("__name__", "")).partition(".")[0]
+def _package(entry: types.TracebackType) -> str:
+    return str(entry.tb_frame.f_globals.get("__name__", "")).partition(".")[0]

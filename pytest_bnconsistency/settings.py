@@ -86,7 +86,7 @@ def resolve(*layers: Mapping[str, Any]) -> Settings:
 
 
 def parse(name: str, value: Any) -> Any:
-    """`value` (from a call, or a string from the command line or the ini file) as `name` needs it."""
+    """`value`, from a call or a string from the command line or the ini, as `name` needs it."""
     if name not in FIELDS:
         raise OptionError(f"unknown option {name!r}{did_you_mean(name, FIELDS)}")
     kind, meta = str(FIELDS[name].type), FIELDS[name].metadata

@@ -29,6 +29,7 @@ class ConsistencySuite:
     """Names of the checks; all of them by default."""
     options: ClassVar[Mapping[str, Any]] = {}
     """Fields of `Settings`, as strong as a call's own."""
+    _shared: ClassVar[Case | None] = None
 
     def model(self) -> Any:
         """The model under test."""
@@ -55,13 +56,15 @@ class ConsistencySuite:
         from pytest_bnconsistency import assertions
 
         cls = type(self)
-        if "_shared" not in vars(cls):
+        if cls._shared is None:
             x = assertions.one_batch(self.data())
             asked = cls.checks is not None
-            case = assertions.case(self.model(), x, None, cls.options, asked=asked)
-            cls._shared = case  # type: ignore[attr-defined]
-        shared: Case = vars(cls)["_shared"]
-        return shared
+            cls._shared = assertions.case(self.model(), x, None, cls.options, asked=asked)
+        return cls._shared
+
+    @classmethod
+    def teardown_class(cls) -> None:
+        cls._shared = None
 
 
 def _test(check: Check) -> Callable[[ConsistencySuite], None]:

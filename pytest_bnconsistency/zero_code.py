@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import importlib
 import importlib.machinery
@@ -156,13 +157,11 @@ def register(config: pytest.Config) -> None:
     data = _data(config, folders)
     config.pluginmanager.register(ZeroCode(models, data, _checks(names), bool(names)))
 
-    files = [str(model.path) for model in models]
+    files = dict.fromkeys(model.path for model in models)
     if on_command_line and not config.option.file_or_dir:
-        config.args[:] = files
+        config.args[:] = map(str, files)
     elif on_command_line or not config.option.file_or_dir:
-        # Somebody who names a node in a model's file wants that node only.
-        named = {os.path.abspath(arg.partition("::")[0]) for arg in config.args}
-        config.args.extend(file for file in files if file not in named)
+        config.args += [str(file) for file in files if not _is_covered(file, config)]
 
 
 def arguments(item: pytest.Item) -> list[str]:
@@ -268,6 +267,26 @@ def _checks(names: list[str]) -> list[Check]:
     from pytest_bnconsistency import checks
 
     return checks.named(names or None)
+
+
+def _is_covered(file: Path, config: pytest.Config) -> bool:
+    """Whether a path of the run leads to `file`; pytest loses tests if it is told twice.
+
+    Somebody who names a node in a model's file wants that node only.
+    """
+    closed = [*config.getini("norecursedirs"), "site-packages"]
+    for arg in config.args:
+        given = Path(os.path.abspath(config.invocation_params.dir / arg.partition("::")[0]))
+        if not file.is_relative_to(given):
+            continue
+        for name in file.relative_to(given).parts[:-1]:
+            if any(fnmatch.fnmatch(name, pattern) for pattern in closed):
+                raise OptionError(
+                    f"--bn-model lies in {file}, and from {arg!r} pytest does not enter {name!r}; "
+                    "expected --bn-model without paths, in a run of its own"
+                )
+        return True
+    return False
 
 
 def _data(config: pytest.Config, folders: Iterable[Path]) -> Target | Archive | None:

@@ -1,0 +1,68 @@
+"""The conftest of inner runs: a fake model tells each fake check its verdict."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pytest_bnconsistency.checks import registry
+from pytest_bnconsistency.errors import UnsupportedSubjectError
+from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+
+
+class FakeModel:
+    def __init__(self, **verdicts):
+        self.verdicts = verdicts
+
+    def __call__(self, x):
+        raise NotImplementedError
+
+
+class FakeSubject:
+    name = "fake"
+
+    def __init__(self, model):
+        if not isinstance(model, FakeModel):
+            raise UnsupportedSubjectError(f"{model!r} is no model; expected a FakeModel")
+        self.model = model
+
+    def inputs(self):
+        return None
+
+
+class FakeCheck:
+    property = "what the fake model says"
+
+    def __init__(self, name):
+        self.name = name
+
+    def run(self, case):
+        verdict = Verdict(case.subject.model.verdicts.get(self.name, "passed"))
+        finding = Finding(
+            "BN101", "fake-leak", "dense", f"{self.name} is off by 7", "fake", True, "none"
+        )
+        evidence = dataclasses.asdict(case.settings) | {"number": np.float32(0.5)}
+        if case.data is not None:
+            evidence["x"], evidence["y"] = case.data.x, case.data.y
+            evidence["sample_weight"] = case.data.sample_weight
+        return CheckResult(
+            self.name,
+            verdict,
+            findings=(finding,) if verdict is Verdict.FAILED else (),
+            summary=f"nothing to see in {self.name}",
+            hint="look elsewhere" if verdict is Verdict.VACUOUS else "",
+            evidence=evidence,
+        )
+
+
+def pytest_configure(config):
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    names = ("batch_invariance", "train_eval_agreement", "frozen_stability")
+    patch.setattr(registry, "subject_of", FakeSubject)
+    patch.setattr(registry, "CHECKS", {name: FakeCheck(name) for name in names})
+
+
+@pytest.fixture(scope="session")
+def fake():
+    return FakeModel

@@ -1,0 +1,101 @@
+import pytest
+
+CHECKS = 3
+
+
+def test_a_class_becomes_a_set_of_tests(project):
+    project.makepyfile(
+        """
+        from conftest import FakeModel
+        from pytest_bnconsistency import ConsistencySuite
+
+        built = []
+
+        class TestModel(ConsistencySuite):
+            options = {"rows": 5}
+
+            def model(self):
+                built.append(1)
+                return FakeModel(train_eval_agreement="vacuous")
+
+            def data(self):
+                return [[1.0], [2.0]], [0.0, 1.0]
+
+            def test_own(self):
+                assert self.model() is not None
+
+        class TestNamed(TestModel):
+            checks = ["train_eval_agreement"]
+
+        def test_built_once_for_a_class():
+            assert len(built) == 1 + 1 + 1 + 1
+        """
+    )
+    result = project.runpytest("-v", "-ra")
+    result.assert_outcomes(passed=2 + 1 + 1 + 1, skipped=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*::TestModel::test_own *",
+            "*::TestModel::test_batch_invariance *PASSED*",
+            "*::TestModel::test_train_eval_agreement *SKIPPED*",
+            "*::TestNamed::test_train_eval_agreement *FAILED*",
+            "SKIPPED *test_a_class_becomes_a_set_of_tests.py:1: nothing to see*; look elsewhere",
+            "FAILED *::TestNamed::test_train_eval_agreement - train_eval_agreement vacuous: *",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*::TestNamed::test_batch_invariance*")
+    result.stdout.no_fnmatch_line("*ConsistencySuite::*")
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "outcome"),
+    [
+        ("pass", "*NotImplementedError: TestModel needs a method model(self)", "failed"),
+        ("model = lambda self: 3", "3 is no model; expected a FakeModel", "errors"),
+        ("model = lambda self: FakeModel(); options = {'row': 3}", "*did you mean*", "errors"),
+    ],
+)
+def test_misuse(project, body, message, outcome):
+    project.makepyfile(
+        f"""
+        from conftest import FakeModel
+        from pytest_bnconsistency import ConsistencySuite
+
+        class TestModel(ConsistencySuite):
+            {body}
+        """
+    )
+    result = project.runpytest("-ra")
+    result.assert_outcomes(**{outcome: CHECKS})
+    result.stdout.fnmatch_lines([message])
+
+
+def test_an_unknown_check_is_told_when_the_class_is_made(project):
+    project.makepyfile(
+        """
+        from pytest_bnconsistency import ConsistencySuite
+
+        class TestModel(ConsistencySuite):
+            checks = ["batch_invariant"]
+        """
+    )
+    result = project.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*unknown check 'batch_invariant'; did you mean*"])
+
+
+def test_options_of_the_class_and_of_the_command_line(project):
+    project.makepyfile(
+        """
+        from conftest import FakeModel
+        from pytest_bnconsistency import ConsistencySuite
+
+        class TestModel(ConsistencySuite):
+            checks = ["batch_invariance"]
+
+            def model(self):
+                return FakeModel(batch_invariance="vacuous")
+        """
+    )
+    project.runpytest().assert_outcomes(failed=1)
+    project.runpytest("--bn-vacuous=skip").assert_outcomes(skipped=1)
