@@ -7,20 +7,23 @@ of the subject.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks.registry import Case
+from pytest_bnconsistency.checks.registry import Case, counted, listed
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise, rules
 from pytest_bnconsistency.diagnosis.localise import Exchange
 from pytest_bnconsistency.probes import noise
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.state import Variables, preserve_state, reachable_variables
-from pytest_bnconsistency.probes.taps import Observation, Pass
+from pytest_bnconsistency.probes.taps import Observation, Pass, neutralised
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 
 NAME = "batch_invariance"
@@ -34,6 +37,7 @@ class Entry:
 
     name: str
     run: Callable[[Nest], Observation]
+    repeats: Callable[[Nest], bool]
     observed: Pass | None = None
     training: bool | None = False
     exchanged: list[tuple[Exchange, list[int], float]] = field(default_factory=list)
@@ -60,10 +64,12 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     floors: list[noise.Floor] = []
     for entry in entries:
         base = entry.run(x)
-        if not _same(base, entry.run(x)):
+        if not entry.repeats(x):
             entry.random = True
-            notes.append(f"{entry.name} gives other bits for the same batch: not judged")
+            notes.append(f"not judged, because the same batch gives other bits: {entry.name}")
             continue
+        if entry.observed is not None and entry.observed.modes:
+            notes.append(f"layers that draw random numbers run in inference mode: {entry.name}")
         for exchange in exchanges:
             _compare_exchange(entry, base, exchange, notes)
         if entry.exchanged:
@@ -78,9 +84,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         "entry_points": {entry.name: _word(entry) for entry in entries},
         "exchanges": [exchange.name for exchange in exchanges],
         "sizes": list(SIZES),
-        "outputs": [
-            {"floor": f.floor, "bound": f.bound, "scale": f.scale} for f in floors
-        ],
+        "outputs": [{"floor": f.floor, "bound": f.bound, "scale": f.scale} for f in floors],
         "margin": max((entry.margin for entry in judged), default=0.0),
     }
     findings = tuple(_findings(case, x, entries))
@@ -109,7 +113,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     floats = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
     summary = (
         f"each of {rows_of(x)} rows keeps its bits in {len(exchanges)} other batches through "
-        f"{_listed([entry.name for entry in judged])}; batch sizes {_listed(SIZES)} stay within "
+        f"{listed([entry.name for entry in judged])}; batch sizes {listed(SIZES)} stay within "
         f"{evidence['margin']:.2f} of the noise bound; a leak of the batch mean into a row would "
         f"have been seen from {floats}"
     )
@@ -156,8 +160,6 @@ def exchange_rows(x: Nest, seed: int) -> list[Exchange]:
 
 
 def _ways(k: int) -> int:
-    import math
-
     return math.comb(k, k // 2)
 
 
@@ -187,25 +189,50 @@ def _duplicated(leaf: Array, row: int, rng: np.random.Generator) -> Array:
 
 def _entries(case: Case, x: Nest) -> list[Entry]:
     subject = case.subject
-    inference = Pass(subject, x, training=False, instrument=Fingerprints())
-    default = Pass(subject, x, training=None, instrument=Fingerprints())
-    predict_writes = reachable_variables(subject)
+    inference, default = (
+        neutralised(subject, x, training=training, instrument=Fingerprints)
+        for training in (False, None)
+    )
+    held = reachable_variables(subject)
 
     def predict(rows: Nest) -> Observation:
-        before = Variables(predict_writes)
-        try:
-            outputs = subject.predict(rows, rows_of(rows))
-        finally:
-            before.restore()
+        outputs = subject.predict(rows, rows_of(rows))
         return Observation([np.asarray(leaf) for leaf in flatten(outputs)], [], (), {})
 
-    entries = [Entry("predict", predict), Entry("model(x, training=False)", inference.run, inference)]
+    def predict_restored(rows: Nest) -> Observation:
+        with _restored(held):
+            return predict(rows)
+
+    def predict_repeats(rows: Nest) -> bool:
+        with _restored(held):
+            return _same(predict(rows), predict(rows))
+
+    def repeats(observed: Pass) -> Callable[[Nest], bool]:
+        def twice(rows: Nest) -> bool:
+            with _restored(observed.written):
+                return _same(observed.run(rows, keep=True), observed.run(rows, keep=True))
+
+        return twice
+
+    entries = [
+        Entry("predict", predict_restored, predict_repeats),
+        Entry("model(x, training=False)", inference.run, repeats(inference), inference),
+    ]
     if default.same_computation(inference):
         # The same operations in the same order: what holds for one holds for the other.
-        entries[1].name = "model(x) and model(x, training=False)"
+        entries[1].name = "model(x), model(x, training=False)"
     else:
-        entries.append(Entry("model(x)", default.run, default, None))
+        entries.append(Entry("model(x)", default.run, repeats(default), default, None))
     return entries
+
+
+@contextlib.contextmanager
+def _restored(variables: list[Any]) -> Iterator[None]:
+    before = Variables(variables)
+    try:
+        yield
+    finally:
+        before.restore()
 
 
 def _same(a: Observation, b: Observation) -> bool:
@@ -253,9 +280,7 @@ def _compare_exchange(
         entry.exchanged.append((exchange, places, moved))
 
 
-def _compare_sizes(
-    entry: Entry, base: Observation, x: Nest, floors: list[noise.Floor]
-) -> None:
+def _compare_sizes(entry: Entry, base: Observation, x: Nest, floors: list[noise.Floor]) -> None:
     rows = rows_of(x)
     for size in SIZES:
         if size >= rows:
@@ -345,7 +370,8 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
     # The entry whose layers can be seen; with several, the one that says least to the model.
     entry = next((e for e in reversed(mixing) if e.observed is not None), mixing[-1])
     exchange, _, _ = max(entry.exchanged, key=lambda item: np.nan_to_num(item[2], posinf=0.0))
-    moved = max(move for e in mixing for _, _, move in e.exchanged)
+    moves = [move for e in mixing for _, _, move in e.exchanged]
+    moved = max([m for m in moves if m and np.isfinite(m)], default=max(moves))
     only_moved = all(item[0].name == "the batch permuted" for item in entry.exchanged)
     evidence = {
         "fails": [e.name for e in mixing],
@@ -353,8 +379,8 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
         "exchanges": {e.name: [item[0].name for item in e.exchanged] for e in mixing},
         "largest_change": moved,
     }
-    through = f"through {_listed([e.name for e in mixing])}"
-    where = f", not through {_listed(holding)}" if holding else ""
+    through = f"through {listed([e.name for e in mixing])}"
+    where = f", not through {listed(holding)}" if holding else ""
     how = (
         f"a row moves by {moved:.3g}"
         if moved and np.isfinite(moved)
@@ -386,17 +412,21 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
     bound = "none: bitwise, at one batch shape; the same batch twice gives the same bits"
     if takes and localise.independent_with(case.subject, x, exchange, entry.training, forced):
         by = _told_by(origin, case)
-        same = sum(
-            any(v is m for v in case.subject.own_variables(layer) for m in _moved(entry, x))
+        moving = {id(v) for v in entry.observed.run(x).moved}
+        more = sum(
+            any(id(v) in moving for v in case.subject.own_variables(layer))
             for layer in {id(layer): layer for layer in takes}.values()
+            if origin.call is None or layer is not origin.call.layer
         )
-        others = f" and {same - 1} more layers" if same > 1 else ""
+        who = f"{origin.label} normalises by the batch: it runs"
+        if more:
+            who = f"{origin.label} and {counted(more, 'more layer')} normalise by the batch: they run"
         return Finding(
             rules.TRAINING_MODE.id,
             rules.TRAINING_MODE.slug,
             origin.label,
             message,
-            f"{origin.label}{others} normalise by the batch: they run in training mode{by}",
+            f"{who} in training mode{by}",
             True,
             "call the model with training=False; take training=True out of the call (pass "
             "training=None on); where the batch size of production is fixed or rows must not "
@@ -427,10 +457,6 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
     )
 
 
-def _moved(entry: Entry, x: Nest) -> tuple[object, ...]:
-    return entry.run(x).moved
-
-
 def _told_by(origin: localise.Origin, case: Case) -> str:
     """Who put the first layer into training mode, as far as its calls show."""
     call = origin.call
@@ -448,8 +474,8 @@ def _losing(losing: list[Entry], holding: list[str]) -> Finding:
         rules.BATCH_AXIS_LOST.id,
         rules.BATCH_AXIS_LOST.slug,
         "the model's output",
-        f"{losing[0].shapes[0]}, through {_listed([e.name for e in losing])}",
-        "not established; tried: batches of " + _listed(SIZES),
+        f"{losing[0].shapes[0]}, through {listed([e.name for e in losing])}",
+        "not established; tried: batches of " + listed(SIZES),
         False,
         "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)",
         evidence={"fails": [e.name for e in losing], "holds": holding},
@@ -461,7 +487,7 @@ def _sized(sized: list[Entry], holding: list[str]) -> Finding:
         rules.SIZE_MATTERS.id,
         rules.SIZE_MATTERS.slug,
         "not located",
-        f"{sized[0].sizes[0]}, through {_listed([e.name for e in sized])}",
+        f"{sized[0].sizes[0]}, through {listed([e.name for e in sized])}",
         "not established; tried: other companions at one batch size, where the rows are the same "
         "to the bit",
         False,
@@ -473,8 +499,3 @@ def _sized(sized: list[Entry], holding: list[str]) -> Finding:
 
 def _word(entry: Entry) -> str:
     return "not judged" if entry.random else "fails" if entry.fails else "holds"
-
-
-def _listed(items: object) -> str:
-    words = [str(item) for item in items]  # type: ignore[attr-defined]
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.checks.registry import Case
+from pytest_bnconsistency.checks.registry import Case, counted
 from pytest_bnconsistency.data import Array, Data, map_nest
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.rules import Rule
@@ -143,9 +143,14 @@ def _decide(case: Case, x: Any, state: Variables) -> CheckResult:
             NAME, Verdict.FAILED, tuple(findings), notes=notes, table=table, evidence=evidence
         )
     normalisers = sum(bool(tracked_candidates(subject, f.call.layer)) for f in frozen)
-    how = f"{steps['steps']} real steps ({steps['shapes']})" if steps["steps"] else "one forward pass"
+    how = (
+        f"{steps['steps']} real steps ({steps['shapes']})"
+        if steps["steps"]
+        else "one forward pass"
+    )
     summary = (
-        f"{evidence['variables']} variables of {len(frozen)} frozen layers ({normalisers} of them "
+        f"{evidence['variables']} variables of {counted(len(frozen), 'frozen layer')} "
+        f"({normalisers} of them "
         f"with statistics) keep their bits in {how} on rows moved by {SHIFT:g} standard "
         "deviations, and training mode gives what inference gives"
     )
@@ -296,7 +301,11 @@ def _findings(
         )
     for rule, mark, cause in (
         (rules.CHILD_TRAINABLE, " on ", "but the layer's own flag is True"),
-        (rules.NOT_FROZEN, "pattern", "says the user, but nothing froze the layer: its flag is True"),
+        (
+            rules.NOT_FROZEN,
+            "pattern",
+            "says the user, but nothing froze the layer: its flag is True",
+        ),
     ):
         free = [f for f in left if f.own_flag and mark in f.by]
         if free:
@@ -379,9 +388,7 @@ def _forward_with(
     return alike and not any(id(v) in ours for v in seen.moved)
 
 
-def _retrained(
-    case: Case, layers: Sequence[Frozen], freeze: Sequence[Frozen]
-) -> set[int]:
+def _retrained(case: Case, layers: Sequence[Frozen], freeze: Sequence[Frozen]) -> set[int]:
     """The variables that still move with the training function built anew."""
     flags = [(f.call.layer, case.subject.trainable(f.call.layer)) for f in freeze]
     try:
@@ -415,7 +422,7 @@ def _message(
     moving: Sequence[Frozen],
 ) -> str:
     count = sum(f in moving for f in explained)
-    layers = "1 frozen layer" if len(explained) == 1 else f"{len(explained)} frozen layers"
+    layers = counted(len(explained), "frozen layer")
     parts = [f"training moves the state of {count} of {layers}"] if count else []
     distance = _distance(apart, first)
     if distance and _differs(apart.get(id(first.call.layer))):

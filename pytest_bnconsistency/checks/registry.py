@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,8 +115,10 @@ CHECKS = {
     check.name: check
     for check in (
         Check("batch_invariance", "a row's result does not depend on its batch"),
+        Check("inference_purity", "inference changes nothing and means one thing"),
         Check("train_eval_agreement", "evaluation says what training said"),
         Check("frozen_stability", "what is declared frozen stays frozen"),
+        Check("statistics_health", "the stored statistics are usable"),
     )
 }
 
@@ -133,3 +135,14 @@ def named(names: Sequence[str] | None) -> list[Check]:
         if name not in CHECKS:
             raise OptionError(f"unknown check {name!r}{did_you_mean(name, tuple(CHECKS))}")
     return [CHECKS[name] for name in names] if names is not None else list(CHECKS.values())
+
+
+def listed(items: Iterable[object]) -> str:
+    """Words as in a sentence: `a, b and c`."""
+    words = [str(item) for item in items]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks.registry import Case
+from pytest_bnconsistency.checks.registry import Case, counted
 from pytest_bnconsistency.data import Array, Data, flatten
 from pytest_bnconsistency.diagnosis import attribution, rules
 from pytest_bnconsistency.errors import BNConsistencyError, DataError
@@ -28,6 +28,8 @@ NAME = "train_eval_agreement"
 FEW_ROWS = 16
 """Below this, halves of the data say nothing: each row is left out in turn instead."""
 JITTERS = 3
+DEVIATIONS = 3
+"""A gap beyond this many times what sampling and jitter do is not theirs."""
 CERTAIN_SHARE, MEASURED_SHARE = 0.05, 0.8
 """Shares of the initial values that count as stale: by arithmetic, or measured without it."""
 SETTLED_SHARE = 0.01
@@ -137,7 +139,7 @@ def _decide(case: Case, data: Data) -> CheckResult:
         [_gap(under(v, score=False).outputs, population.outputs, decides).outputs for v in draws]
         for draws in alternatives
     ]
-    bound = 2 * math.hypot(*(max(draws, default=0.0) for draws in noise))
+    bound = DEVIATIONS * math.hypot(*(max(draws, default=0.0) for draws in noise))
     evidence: dict[str, Any] = {
         "rows": data.rows,
         "batch_size": settings.batch_size,
@@ -184,7 +186,7 @@ def _decide(case: Case, data: Data) -> CheckResult:
         )
     summary = (
         f"{numbers} on {data.rows} rows, under moving against population statistics of "
-        f"{evidence['normalisers']} normalisers; {_limits(case, population)} would have failed"
+        f"{counted(evidence['normalisers'], 'normaliser')}; {_limits(case, population)} would have failed"
     )
     return CheckResult(
         NAME, Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence
@@ -216,9 +218,7 @@ def _stuck(case: Case, training: Pass, x: Any) -> list[Tracked]:
     }
     if not told:
         return []
-    forced = Pass(
-        subject, x, training=True, instrument=statistics.Moments(subject), modes=told
-    )
+    forced = Pass(subject, x, training=True, instrument=statistics.Moments(subject), modes=told)
     return statistics.find(forced, x)
 
 
@@ -333,11 +333,11 @@ def _harm(case: Case, data: Data, stored: Side, population: Side, gap: Gap) -> s
     if stored.loss is not None and population.loss is not None:
         if not stored.loss > population.loss:
             return ""
-        limit = _loss_limit(case, data, population)
-        if not stored.loss <= limit:
+        if not stored.loss <= _loss_limit(case, data, population):
             return f"loss {stored.loss:.3g} against {population.loss:.3g}"
-        if decisions and _scores_worse(stored, population):
-            return f"{gap.decisions:.1%} of the decisions change"
+        lost = _right(population, data) - _right(stored, data)
+        if lost > settings.decisions_tolerance:
+            return f"{lost:.1%} fewer decisions are right"
         return ""
     if decisions:
         return f"{gap.decisions:.1%} of the decisions change"
@@ -346,12 +346,16 @@ def _harm(case: Case, data: Data, stored: Side, population: Side, gap: Gap) -> s
     return ""
 
 
-def _scores_worse(stored: Side, population: Side) -> bool:
-    """Whether something that was compiled besides the loss is worse, or nothing was."""
-    others = [name for name in stored.scores if name != "loss"]
-    return not others or any(
-        stored.scores[name] < population.scores[name] for name in others
-    )
+def _right(side: Side, data: Data) -> float:
+    """The share of right decisions, over all outputs that decide; 0 where none does."""
+    shares = []
+    for output, target, decides in zip(
+        side.outputs, flatten(data.y), _decides(side.outputs, data), strict=False
+    ):
+        if decides and _are_classes(target, output):
+            classes = target.argmax(-1) if target.shape == output.shape else target.reshape(-1)
+            shares.append(float(np.mean(_decision(output).reshape(-1) == classes.reshape(-1))))
+    return float(np.mean(shares)) if shares else 0.0
 
 
 def _loss_limit(case: Case, data: Data, population: Side) -> float:
@@ -425,7 +429,9 @@ def _finding(
     table = attribution.table(case.subject, data, tracked, moving, reference, updates)
     momentum = max(t.momentum for t in tracked)
     certain = None if updates is None else max(t.momentum ** (updates * t.calls) for t in tracked)
-    message = f"evaluate disagrees with train: {_numbers(stored, population, gap)} ({data.rows} rows)"
+    message = (
+        f"evaluate disagrees with train: {_numbers(stored, population, gap)} ({data.rows} rows)"
+    )
     stale = certain >= CERTAIN_SHARE if certain is not None else share >= 0.5
     evidence = {
         "momentum": momentum,
@@ -466,10 +472,17 @@ def _finding(
         else:
             remedy = "train for more updates, or with a smaller momentum; or "
     else:
-        rule, remedy = rules.LAGGING, "end with a phase of small learning rate; or a smaller momentum; or "
+        rule, remedy = (
+            rules.LAGGING,
+            "end with a phase of small learning rate; or a smaller momentum; or ",
+        )
         cause = (
             f"the moving statistics (momentum {momentum:.3g}) lag behind weights that still move"
-            + (f": after {updates} updates {certain:.1%} of the initial values are left" if updates else "")
+            + (
+                f": after {updates} updates {certain:.1%} of the initial values are left"
+                if updates
+                else ""
+            )
         )
     return Finding(
         rule.id,
@@ -485,17 +498,13 @@ def _finding(
     )
 
 
-def _stale_cause(
-    momentum: float, updates: int | None, certain: float | None, share: float
-) -> str:
+def _stale_cause(momentum: float, updates: int | None, certain: float | None, share: float) -> str:
     if updates is None or certain is None:
         return (
             f"{share:.0%} of the initial values are still in the statistics (measured; how many "
             f"updates there were is not known; momentum {momentum:.3g})"
         )
-    return (
-        f"momentum {momentum:.3g} after {updates} updates leaves {certain:.1%} of the initial values"
-    )
+    return f"momentum {momentum:.3g} after {updates} updates leaves {certain:.1%} of the initial values"
 
 
 def _training_outputs(case: Case, data: Data) -> list[Array]:
@@ -504,14 +513,18 @@ def _training_outputs(case: Case, data: Data) -> list[Array]:
     order = np.random.default_rng(case.settings.seed).permutation(data.rows)
     shuffled = data.take(order)
     back = np.argsort(order)
-    return [o[back] for o in _outputs(training, shuffled, min(case.settings.batch_size, data.rows))]
+    return [
+        o[back] for o in _outputs(training, shuffled, min(case.settings.batch_size, data.rows))
+    ]
 
 
 def _with_bound(finding: Finding, gap: Gap, bound: float, means: str, biased: bool) -> Finding:
     text = f"sampling error ({means}) {bound:.2g}; the outputs are {gap.outputs:.2g} apart"
     text += " (standard deviations)"
     if biased:
-        text += "; so few rows decide nothing by themselves, the initial values in the statistics do"
+        text += (
+            "; so few rows decide nothing by themselves, the initial values in the statistics do"
+        )
     return dataclasses.replace(finding, bound=text)
 
 
@@ -545,10 +558,8 @@ def _limits(case: Case, population: Side) -> str:
 
 
 def _count(tracked: Sequence[Tracked]) -> str:
-    layers = len({id(t.layer) for t in tracked})
-    return "1 normaliser" if layers == 1 else f"{layers} normalisers"
+    return counted(len({id(t.layer) for t in tracked}), "normaliser")
 
 
 def _unseen(verdict: Verdict, summary: str, hint: str) -> CheckResult:
     return CheckResult(NAME, verdict, summary=summary, hint=hint)
-

@@ -63,9 +63,7 @@ def table(
     tried = sorted(layers, key=lambda key: -_distance(*shift[key]))[:LAYERS]
 
     def outputs(chosen: Any) -> list[Array]:
-        values = [
-            reference[i] if chosen(t) else moving[i] for i, t in enumerate(tracked)
-        ]
+        values = [reference[i] if chosen(t) else moving[i] for i, t in enumerate(tracked)]
         statistics.write(tracked, values)
         return inference.run(x).outputs
 
@@ -120,7 +118,9 @@ def _shift(
 
 
 def _distance(mean: float, ratio: float) -> float:
-    return float(np.nan_to_num(mean) + abs(np.log(np.clip(np.nan_to_num(ratio, nan=1), 1e-6, 1e6))))
+    return float(
+        np.nan_to_num(mean) + abs(np.log(np.clip(np.nan_to_num(ratio, nan=1), 1e-6, 1e6)))
+    )
 
 
 def _apart(a: list[Array], b: list[Array]) -> float:

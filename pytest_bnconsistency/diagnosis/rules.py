@@ -11,6 +11,10 @@ class Rule:
     slug: str
 
 
+STATE_MOVES = Rule("BN001", "inference-changes-state")
+NOT_REPEATABLE = Rule("BN002", "inference-not-repeatable")
+ENTRIES_DISAGREE = Rule("BN003", "entry-points-disagree")
+
 ROWS_MIX = Rule("BN101", "rows-mix")
 TRAINING_MODE = Rule("BN102", "training-mode-in-inference")
 BATCH_AXIS_LOST = Rule("BN103", "batch-axis-lost")
@@ -28,5 +32,10 @@ INFERENCE_OVERRIDDEN = Rule("BN303", "inference-call-overridden")
 RECOMPILE_MISSING = Rule("BN304", "recompile-missing")
 CHILD_TRAINABLE = Rule("BN305", "trainable-under-frozen-parent")
 NOT_FROZEN = Rule("BN306", "expected-frozen-but-trainable")
+
+NOT_FINITE = Rule("BN401", "statistics-not-finite")
+NEGATIVE_VARIANCE = Rule("BN402", "negative-variance")
+MOMENTUM = Rule("BN403", "degenerate-momentum")
+NARROW = Rule("BN404", "half-precision-statistics")
 
 ALL = tuple(value for value in globals().values() if isinstance(value, Rule))

@@ -93,9 +93,7 @@ def floors(perturbed: Pass, x: Nest) -> list[Floor]:
     """The largest change of each output over a few draws of the noise."""
     still = perturbed.run(x).outputs
     shaken = [perturbed.run(x, noise=1.0, seed=draw).outputs for draw in range(DRAWS)]
-    return [
-        _floor(output, [draw[index] for draw in shaken]) for index, output in enumerate(still)
-    ]
+    return [_floor(output, [draw[index] for draw in shaken]) for index, output in enumerate(still)]
 
 
 def _floor(still: Array, shaken: list[Array]) -> Floor:
@@ -111,4 +109,3 @@ def _floor(still: Array, shaken: list[Array]) -> Floor:
 
 def _is_float(array: Array) -> bool:
     return str(array.dtype) in EPSILON
-

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Data
 from pytest_bnconsistency.probes.state import Variables
-from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
+from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay, neutralised
 from pytest_bnconsistency.subjects import Call, Subject
 
 Role = Literal["mean", "variance", "other"]
@@ -102,19 +102,7 @@ def _trains(layer: Any, variable: Any) -> bool:
 
 def training_pass(subject: Subject, x: Any) -> Pass:
     """A pass in training mode with every stochastic layer neutralised: no dropout, no noise."""
-    modes: dict[int, bool] = {}
-    while True:
-        traced = Pass(subject, x, training=True, instrument=Moments(subject), modes=modes)
-        drawing = [
-            layer
-            for layer in [*traced.random_layers, *(c.layer for c in traced.calls)]
-            if id(layer) not in modes
-            and (subject.stochastic(layer) or any(layer is r for r in traced.random_layers))
-            and subject.takes_training(layer)
-        ]
-        if not drawing:
-            return traced
-        modes.update((id(layer), False) for layer in drawing)
+    return neutralised(subject, x, training=True, instrument=lambda: Moments(subject))
 
 
 def find(training: Pass, x: Any) -> list[Tracked]:
@@ -139,9 +127,7 @@ def find(training: Pass, x: Any) -> list[Tracked]:
         retention = _declared(calls[0].layer, len(calls), kept)
         index = next(i for i, call in enumerate(training.calls) if call is calls[-1])
         role = _role(low / (1 - retention), records[index], len(calls) == 1)
-        found.append(
-            Tracked(variable, calls[0].layer, calls[0].path, role, retention, len(calls))
-        )
+        found.append(Tracked(variable, calls[0].layer, calls[0].path, role, retention, len(calls)))
     return [_with_partner(tracked, found) for tracked in found]
 
 

@@ -67,7 +67,7 @@ class Pass:
 
     `calls` are the calls of layers in execution order, those that return what they were given
     (or what an inner layer returned) left out. `random_layers` are the layers whose own code
-    draws random numbers.
+    draws random numbers. `written` are the variables that a run may change.
     """
 
     def __init__(
@@ -84,27 +84,31 @@ class Pass:
         self.calls: list[Call] = []
         self.random_layers: list[Any] = []
         self._instrument = instrument or Instrument()
-        self._modes = dict(modes or {})
+        self.modes = dict(modes or {})
         self._concrete: Any = None
         self._record_sizes: list[int | None] = []
         self._tapped: list[list[Any]] = []
         self._trace(x)
 
-    def run(self, x: Nest, **controls: Any) -> Observation:
-        """Run on arrays `x` of shape `(rows, ...)`; every variable is as before afterwards."""
+    def run(self, x: Nest, *, keep: bool = False, **controls: Any) -> Observation:
+        """Run on arrays `x` of shape `(rows, ...)`; every variable is as before afterwards.
+
+        With `keep`, what the run changed stays changed: whoever says so restores it.
+        """
         chosen = {**self._instrument.controls, **controls}
         tensors = {
             name: tf.cast(value, tf.convert_to_tensor(self._instrument.controls[name]).dtype)
             for name, value in chosen.items()
         }
         function = self._body if self._concrete is None else self._concrete
-        before = Variables(self._writes)
+        before = Variables(self.written)
         try:
             outputs, flat = function(map_nest(tf.convert_to_tensor, x), tensors)
             moved = before.moved()
             after = {id(variable): variable.numpy() for variable in moved}
         finally:
-            before.restore()
+            if not keep:
+                before.restore()
         values = iter([tensor.numpy() for tensor in flat])
         records = [
             None if size is None else [next(values) for _ in range(size)]
@@ -115,7 +119,7 @@ class Pass:
     @property
     def variables(self) -> list[Any]:
         """The variables that the pass reads or writes, known to the model or not."""
-        return self._writes if self._concrete is None else list(self._concrete.graph.variables)
+        return self.written if self._concrete is None else list(self._concrete.graph.variables)
 
     def same_computation(self, other: Pass) -> bool:
         """Whether two passes do the same, operation by operation."""
@@ -155,15 +159,15 @@ class Pass:
         except Exception:
             # Code that needs concrete numbers of rows cannot be traced for any; it runs as
             # Python each time, and says itself what is wrong if it can't run either.
-            self._writes = reachable_variables(self.subject)
+            self.written = reachable_variables(self.subject)
             self._concrete = None
-            before = Variables(self._writes)
+            before = Variables(self.written)
             try:
                 self._body(map_nest(tf.convert_to_tensor, x), examples)
             finally:
                 before.restore()
         else:
-            self._writes = _written_variables(self._concrete)
+            self.written = _written_variables(self._concrete)
 
     def _body(self, x: Nest, controls: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
         graph = _graph()
@@ -177,7 +181,7 @@ class Pass:
 
         def hook(call: Call, proceed: Proceed) -> Any:
             nonlocal claimed
-            args, kwargs = self._told(call, self._modes.get(id(call.layer)))
+            args, kwargs = self._told(call, self.modes.get(id(call.layer)))
             if replaying or _graph() is not graph:
                 # The tensors of a loop's body or of a nested function can't leave it.
                 return proceed(args, kwargs)
@@ -228,6 +232,23 @@ class Pass:
         return call.args, {**call.kwargs, "training": training}
 
 
+def neutralised(
+    subject: Subject, x: Nest, *, training: bool | None, instrument: Callable[[], Instrument]
+) -> Pass:
+    """A pass in which layers that draw random numbers run in inference mode: no dropout."""
+    modes: dict[int, bool] = {}
+    while True:
+        traced = Pass(subject, x, training=training, instrument=instrument(), modes=modes)
+        drawing = {
+            id(layer): False
+            for layer in traced.random_layers
+            if id(layer) not in modes and subject.takes_training(layer)
+        }
+        if not drawing:
+            return traced
+        modes.update(drawing)
+
+
 def _graph() -> Any:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
@@ -249,7 +270,9 @@ def _tensors(outputs: Any) -> list[Any]:
 def _written_variables(concrete: Any) -> list[Any]:
     """The variables that a traced function writes to; all that it holds, where it calls others."""
     graph = concrete.graph
-    if any("Call" in op.type or op.type in ("While", "If", "Case") for op in graph.get_operations()):
+    if any(
+        "Call" in op.type or op.type in ("While", "If", "Case") for op in graph.get_operations()
+    ):
         return list(graph.variables)
     handles = {
         id(operation.inputs[0])

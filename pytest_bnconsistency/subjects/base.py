@@ -52,6 +52,12 @@ class Subject(Protocol):
     def predict(self, x: Nest, batch_size: int) -> Nest:
         """The outputs for arrays `x` as users get them in production."""
 
+    def predict_on_batch(self, x: Nest) -> Nest:
+        """The same for one batch."""
+
+    def layers(self) -> list[Any]:
+        """The layers that can be told without a run, the model first."""
+
     def watch(self, hook: Hook) -> contextlib.AbstractContextManager[None]:
         """Within it, every layer's call in this thread goes through `hook`."""
 

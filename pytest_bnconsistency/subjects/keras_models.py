@@ -66,6 +66,9 @@ class KerasModelSubject:
             warnings.simplefilter("ignore")
             return self.model.predict(x, batch_size=batch_size, verbose=0)
 
+    def predict_on_batch(self, x: Nest) -> Nest:
+        return self.model.predict_on_batch(x)
+
     def layers(self) -> list[Any]:
         """The layers that the model tracks, itself first."""
         return list(self.model._flatten_layers())
@@ -227,5 +230,3 @@ def unwrapped(structure: Any) -> Any:
     if isinstance(structure, (list, tuple)) and len(structure) == 1:
         return structure[0]
     return structure
-
-

@@ -39,7 +39,7 @@ class TfKerasSubject(KerasModelSubject):
 
     def rebuild_training(self) -> None:
         # `compile` also notes down which flags its training function runs under.
-        self.model._compiled_trainable_state = self.model._get_trainable_state()
+        vars(self.model)["_compiled_trainable_state"] = self.model._get_trainable_state()
         super().rebuild_training()
 
     def _input_structure(self) -> Nest | None:
