@@ -141,7 +141,7 @@ def generate(specs: Nest, rows: int, seed: int, size: int) -> Nest:
             )
         else:
             drawn = rng.standard_normal(shape, np.float32)
-        return drawn.astype(_numpy_dtype(spec.dtype))
+        return drawn.astype(numpy_dtype(spec.dtype))
 
     return map_nest(leaf, specs)
 
@@ -277,7 +277,7 @@ def _as_model_sees(x: Nest, specs: Nest | None) -> Nest:
         wanted = next(dtypes, "float32")
         if array.dtype == np.float64:
             wanted = wanted if wanted.startswith(("float", "bfloat")) else "float32"
-            return array.astype(_numpy_dtype(wanted))
+            return array.astype(numpy_dtype(wanted))
         return array
 
     flat = [leaf(array) for array in flatten(x)]
@@ -285,5 +285,5 @@ def _as_model_sees(x: Nest, specs: Nest | None) -> Nest:
     return map_nest(lambda array: by_id[id(array)], x)
 
 
-def _numpy_dtype(name: str) -> Any:
+def numpy_dtype(name: str) -> Any:
     return np.dtype("float32" if name == "bfloat16" else name)

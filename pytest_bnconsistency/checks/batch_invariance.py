@@ -165,10 +165,10 @@ def _ways(k: int) -> int:
 
 def _redrawn(leaf: Array, row: int, rng: np.random.Generator) -> Array:
     if np.issubdtype(leaf.dtype, np.floating):
-        drawn = rng.standard_normal(leaf.shape[1:]) * (leaf.std() or 1.0) + leaf.mean()
-        return drawn.astype(leaf.dtype)
+        normal = rng.standard_normal(leaf.shape[1:]) * (leaf.std() or 1.0) + leaf.mean()
+        return np.asarray(normal, leaf.dtype)
     drawn = rng.integers(int(leaf.min()), int(leaf.max()) + 1, leaf.shape[1:])
-    return drawn.astype(leaf.dtype)
+    return np.asarray(drawn, leaf.dtype)
 
 
 def _hundredfold(leaf: Array, row: int, rng: np.random.Generator) -> Array:
@@ -420,7 +420,8 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
         )
         who = f"{origin.label} normalises by the batch: it runs"
         if more:
-            who = f"{origin.label} and {counted(more, 'more layer')} normalise by the batch: they run"
+            others = counted(more, "more layer")
+            who = f"{origin.label} and {others} normalise by the batch: they run"
         return Finding(
             rules.TRAINING_MODE.id,
             rules.TRAINING_MODE.slug,

@@ -350,7 +350,7 @@ def _findings(
     explain(
         rules.FROZEN_BY_BATCH,
         [f for f in by_batch if f not in moving and f not in overridden],
-        "the layer keeps its statistics but normalises by the batch in training mode, frozen or not",
+        "frozen or not, the layer normalises by the batch in training mode; its statistics stay",
         "on the identical input, inference mode gives another output",
         "use a BatchNormalization of V2 behaviour (tf.keras 2.2 or later, keras 3), or call the "
         "frozen part with training=False",

@@ -132,7 +132,8 @@ def _state(case: Case, x: Nest, seen: list[Seen], owners: dict[int, str]) -> lis
             if tested
             else "not established",
             tested,
-            "take training=True out of calls and defaults (training=None); call model(x, training=False)",
+            "take training=True out of calls and defaults (training=None); "
+            "call model(x, training=False)",
             "with every layer told training=False, all of their state stays"
             if tested
             else "every layer told training=False",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency import data
+from pytest_bnconsistency.data import Array, Data, Nest, generate, map_nest, read
 from pytest_bnconsistency.errors import DataError, OptionError
 from pytest_bnconsistency.results import CheckResult
 from pytest_bnconsistency.settings import Settings, did_you_mean
@@ -28,7 +28,7 @@ class Case:
     """
 
     subject: Subject
-    data: data.Data | None
+    data: Data | None
     settings: Settings
     asked: bool = True
     train_step: Callable[..., Any] | None = None
@@ -46,10 +46,10 @@ class Case:
         train_step: Callable[..., Any] | None = None,
     ) -> Case:
         subject = subject_of(model)
-        given = None if x is None else data.read(x, y, subject.inputs(), settings.max_rows)
+        given = None if x is None else read(x, y, subject.inputs(), settings.max_rows)
         return cls(subject, given, settings, asked, train_step)
 
-    def rows(self, count: int) -> data.Nest:
+    def rows(self, count: int) -> Nest:
         """`count` rows of the given data, spread over it and made up to that number, or generated.
 
         Raises:
@@ -66,9 +66,9 @@ class Case:
             )
         reasons = []
         for size in SIZES:
-            x = data.generate(specs, count, self.settings.seed, size)
+            x = generate(specs, count, self.settings.seed, size)
             try:
-                self.subject.forward(data.map_nest(lambda leaf: leaf[:1], x), False)
+                self.subject.forward(map_nest(lambda leaf: leaf[:1], x), False)
             except Exception as error:
                 reasons.append(f"{size}: {str(error).strip().splitlines()[0]}")
             else:
@@ -92,13 +92,13 @@ class Check:
         return result
 
 
-def _spread(given: data.Data, count: int) -> data.Data:
+def _spread(given: Data, count: int) -> Data:
     """`count` of the given rows; where there are fewer, the rest are mixtures of them."""
     if given.rows >= count:
         return given.take(np.linspace(0, given.rows - 1, count).round().astype(int))
     filled = given.take(np.arange(count) % given.rows)
 
-    def mix(leaf: data.Array) -> data.Array:
+    def mix(leaf: Array) -> Array:
         other = np.flip(leaf, axis=tuple(range(1, leaf.ndim)))
         for row in range(given.rows, count):
             share = 1 / (1 + row // given.rows)
@@ -108,7 +108,7 @@ def _spread(given: data.Data, count: int) -> data.Data:
                 leaf[row] = other[row]
         return leaf
 
-    return data.Data(data.map_nest(mix, filled.x), filled.y, filled.sample_weight, filled.notes)
+    return Data(map_nest(mix, filled.x), filled.y, filled.sample_weight, filled.notes)
 
 
 CHECKS = {

@@ -186,7 +186,8 @@ def _decide(case: Case, data: Data) -> CheckResult:
         )
     summary = (
         f"{numbers} on {data.rows} rows, under moving against population statistics of "
-        f"{counted(evidence['normalisers'], 'normaliser')}; {_limits(case, population)} would have failed"
+        f"{counted(evidence['normalisers'], 'normaliser')}; {_limits(case, population)} would have "
+        "failed"
     )
     return CheckResult(
         NAME, Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence
@@ -372,7 +373,7 @@ def _loss_limit(case: Case, data: Data, population: Side) -> float:
 
 
 def _biased(tracked: Sequence[Tracked], updates: int | None, measured: float) -> bool:
-    """Whether the initial values are still in the statistics, beyond what chance could put there."""
+    """Whether the initial values are still in the statistics, beyond what chance puts there."""
     if updates is None:
         return measured >= MEASURED_SHARE
     certain = max(t.momentum ** (updates * t.calls) for t in tracked)
@@ -466,8 +467,8 @@ def _finding(
             largest = SETTLED_SHARE ** (1 / updates)
             needed = math.ceil(math.log(SETTLED_SHARE) / math.log(momentum))
             remedy = (
-                f"train for {needed} updates or more; or momentum <= {math.floor(largest * 100) / 100:.2f} "
-                f"for {updates} updates; or "
+                f"train for {needed} updates or more; or momentum <= "
+                f"{math.floor(largest * 100) / 100:.2f} for {updates} updates; or "
             )
         else:
             remedy = "train for more updates, or with a smaller momentum; or "
@@ -504,7 +505,8 @@ def _stale_cause(momentum: float, updates: int | None, certain: float | None, sh
             f"{share:.0%} of the initial values are still in the statistics (measured; how many "
             f"updates there were is not known; momentum {momentum:.3g})"
         )
-    return f"momentum {momentum:.3g} after {updates} updates leaves {certain:.1%} of the initial values"
+    left = f"leaves {certain:.1%} of the initial values"
+    return f"momentum {momentum:.3g} after {updates} updates {left}"
 
 
 def _training_outputs(case: Case, data: Data) -> list[Array]:
