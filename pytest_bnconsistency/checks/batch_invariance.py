@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks.registry import Case, counted, listed
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.passes import measured_noise, observed
+from pytest_bnconsistency.checks.words import counted, listed
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise, rules
 from pytest_bnconsistency.diagnosis.localise import Exchange
 from pytest_bnconsistency.probes import noise
-from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.state import Variables, preserve_state, reachable_variables
-from pytest_bnconsistency.probes.taps import Observation, Pass, neutralised
+from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 
 NAME = "batch_invariance"
-SIZES = (1, 2, 3, 5)
+SIZES = (1, 5, 2, 3)
 LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
@@ -37,7 +38,7 @@ class Entry:
 
     name: str
     run: Callable[[Nest], Observation]
-    repeats: Callable[[Nest], bool]
+    twice: Callable[[Nest], Observation | None]
     observed: Pass | None = None
     training: bool | None = False
     exchanged: list[tuple[Exchange, list[int], float]] = field(default_factory=list)
@@ -52,7 +53,7 @@ class Entry:
 
 
 def check(case: Case) -> CheckResult:
-    x = case.rows(case.settings.rows)
+    x = case.sample()
     with preserve_state(case.subject):
         return _decide(case, x)
 
@@ -60,11 +61,10 @@ def check(case: Case) -> CheckResult:
 def _decide(case: Case, x: Nest) -> CheckResult:
     entries = _entries(case, x)
     exchanges, notes = exchange_rows(x, case.settings.seed), []
-    perturbed: Pass | None = None
     floors: list[noise.Floor] = []
     for entry in entries:
-        base = entry.run(x)
-        if not entry.repeats(x):
+        base = entry.twice(x)
+        if base is None:
             entry.random = True
             notes.append(f"not judged, because the same batch gives other bits: {entry.name}")
             continue
@@ -74,16 +74,14 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             _compare_exchange(entry, base, exchange, notes)
         if entry.exchanged:
             continue
-        if perturbed is None:
-            perturbed = _perturbed(case, x)
-            floors = noise.floors(perturbed, x)
+        floors, _ = measured_noise(case, x)
         _compare_sizes(entry, base, x, floors)
     judged = [entry for entry in entries if not entry.random]
     evidence = {
         "rows": rows_of(x),
         "entry_points": {entry.name: _word(entry) for entry in entries},
         "exchanges": [exchange.name for exchange in exchanges],
-        "sizes": list(SIZES),
+        "sizes": sorted(SIZES),
         "outputs": [{"floor": f.floor, "bound": f.bound, "scale": f.scale} for f in floors],
         "margin": max((entry.margin for entry in judged), default=0.0),
     }
@@ -99,7 +97,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             notes=tuple(notes),
             evidence=evidence,
         )
-    seen = _resolution(case, x, perturbed)
+    seen = _resolution(case, x)
     evidence["resolution"] = {place: share for place, share in seen.items() if share is not None}
     if all(share is None for share in seen.values()):
         return CheckResult(
@@ -110,12 +108,13 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             notes=tuple(notes),
             evidence=evidence,
         )
-    floats = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
+    leaks = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
+    through = listed([entry.name for entry in judged])
     summary = (
         f"each of {rows_of(x)} rows keeps its bits in {len(exchanges)} other batches through "
-        f"{listed([entry.name for entry in judged])}; batch sizes {listed(SIZES)} stay within "
-        f"{evidence['margin']:.2f} of the noise bound; a leak of the batch mean into a row would "
-        f"have been seen from {floats}"
+        f"{through}; batch sizes {listed(sorted(SIZES))} stay within {evidence['margin']:.2f} of "
+        "the noise bound; a leak of the batch mean into a row would have been seen from "
+        f"{leaks}"
     )
     return CheckResult(
         NAME, Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence
@@ -189,10 +188,7 @@ def _duplicated(leaf: Array, row: int, rng: np.random.Generator) -> Array:
 
 def _entries(case: Case, x: Nest) -> list[Entry]:
     subject = case.subject
-    inference, default = (
-        neutralised(subject, x, training=training, instrument=Fingerprints)
-        for training in (False, None)
-    )
+    inference, default = observed(case, x, False), observed(case, x, None)
     held = reachable_variables(subject)
 
     def predict(rows: Nest) -> Observation:
@@ -203,27 +199,26 @@ def _entries(case: Case, x: Nest) -> list[Entry]:
         with _restored(held):
             return predict(rows)
 
-    def predict_repeats(rows: Nest) -> bool:
-        with _restored(held):
-            return _same(predict(rows), predict(rows))
-
-    def repeats(observed: Pass) -> Callable[[Nest], bool]:
-        def twice(rows: Nest) -> bool:
-            with _restored(observed.written):
-                return _same(observed.run(rows, keep=True), observed.run(rows, keep=True))
-
-        return twice
+    def pass_twice(seen: Pass) -> Callable[[Nest], Observation | None]:
+        return lambda rows: _twice(lambda: seen.run(rows, keep=True), seen.written)
 
     entries = [
-        Entry("predict", predict_restored, predict_repeats),
-        Entry("model(x, training=False)", inference.run, repeats(inference), inference),
+        Entry("predict", predict_restored, lambda rows: _twice(lambda: predict(rows), held)),
+        Entry("model(x, training=False)", inference.run, pass_twice(inference), inference),
     ]
     if default.same_computation(inference):
         # The same operations in the same order: what holds for one holds for the other.
         entries[1].name = "model(x), model(x, training=False)"
     else:
-        entries.append(Entry("model(x)", default.run, repeats(default), default, None))
+        entries.append(Entry("model(x)", default.run, pass_twice(default), default, None))
     return entries
+
+
+def _twice(run: Callable[[], Observation], held: list[Any]) -> Observation | None:
+    """What the first of two runs gave, or None if the second gave other bits."""
+    with _restored(held):
+        first, second = run(), run()
+    return first if _same(first, second) else None
 
 
 @contextlib.contextmanager
@@ -281,54 +276,46 @@ def _compare_exchange(
 
 
 def _compare_sizes(entry: Entry, base: Observation, x: Nest, floors: list[noise.Floor]) -> None:
-    rows = rows_of(x)
-    for size in SIZES:
-        if size >= rows:
-            continue
-        parts = []
-        for start in range(0, rows, size):
-            chunk = map_nest(lambda leaf: leaf[start : start + size], x)  # noqa: B023
-            try:
-                parts.append(entry.run(chunk).outputs)
-            except Exception as error:
-                first = str(error).strip().splitlines()[0][:120]
-                entry.shapes.append(f"a batch of {rows_of(chunk)} raises: {first}")
-                return
-            for output, whole in zip(parts[-1], base.outputs, strict=True):
-                wanted = (rows_of(chunk), *whole.shape[1:])
-                if whole.ndim and len(whole) == rows and output.shape != wanted:
-                    entry.shapes.append(
-                        f"a batch of {rows_of(chunk)} gives shape {output.shape}; the batch of "
-                        f"{rows} gives {whole.shape}"
-                    )
-                    return
-        for index, whole in enumerate(base.outputs):
-            if not (whole.ndim and len(whole) == rows):
+    for start, stop in _chunks(rows_of(x)):
+        chunk = map_nest(lambda leaf: leaf[start:stop], x)  # noqa: B023
+        size = stop - start
+        try:
+            outputs = entry.run(chunk).outputs
+        except Exception as error:
+            first = str(error).strip().splitlines()[0][:120]
+            entry.shapes.append(f"a batch of {size} raises: {first}")
+            return
+        for index, (output, whole) in enumerate(zip(outputs, base.outputs, strict=True)):
+            if not (whole.ndim and len(whole) == rows_of(x)):
                 continue
-            joined = np.concatenate([part[index] for part in parts])
-            change = np.abs(joined.astype(float) - whole.astype(float))
+            if output.shape != (size, *whole.shape[1:]):
+                entry.shapes.append(
+                    f"a batch of {size} gives shape {output.shape}; the batch of {rows_of(x)} "
+                    f"gives {whole.shape}"
+                )
+                return
+            change = np.abs(output.astype(float) - whole[start:stop].astype(float))
             worst = float(np.nan_to_num(change, nan=np.inf).max(initial=0.0))
             bound = floors[index].bound if index < len(floors) else 0.0
             entry.margin = max(entry.margin, worst / bound if bound else float(worst > 0) * 1e9)
             if worst > bound:
-                row = int(change.reshape(rows, -1).max(axis=1).argmax())
+                row = start + int(change.reshape(size, -1).max(axis=1).argmax())
                 entry.sizes.append(
-                    f"row {row} moves by {worst:.3g} in batches of {size}; noise explains "
+                    f"row {row} moves by {worst:.3g} in a batch of {size}; noise explains "
                     f"{bound:.3g}"
                 )
 
 
-def _perturbed(case: Case, x: Nest) -> Pass:
-    counted = Pass(case.subject, x, training=False)
-    case.shared["places"] = counted.calls
-    instrument = noise.Perturbation(len(counted.calls) // 2)
-    return Pass(case.subject, x, training=False, instrument=instrument)
+def _chunks(rows: int) -> list[tuple[int, int]]:
+    """Batches of 1, 2, 3 and 5 rows that together take in every row at least once."""
+    starts = list(itertools.accumulate(itertools.islice(itertools.cycle(SIZES), rows), initial=0))
+    chunks = [(a, min(b, rows)) for a, b in itertools.pairwise(starts) if a < rows]
+    return chunks + [(a, a + 1) for a in range(1, min(3, rows))]
 
 
-def _resolution(case: Case, x: Nest, perturbed: Pass | None) -> Mapping[str, float | None]:
+def _resolution(case: Case, x: Nest) -> Mapping[str, float | None]:
     """The smallest leak that the exact oracle flags, at the input and inside."""
-    if perturbed is None:
-        return {}
+    _, perturbed = measured_noise(case, x)
     rows = map_nest(lambda leaf: leaf[:2], x)
     exchange = next(e for e in exchange_rows(rows, case.settings.seed) if 0 in e.kept)
     places = {0: "the input"}
@@ -476,7 +463,7 @@ def _losing(losing: list[Entry], holding: list[str]) -> Finding:
         rules.BATCH_AXIS_LOST.slug,
         "the model's output",
         f"{losing[0].shapes[0]}, through {listed([e.name for e in losing])}",
-        "not established; tried: batches of " + listed(SIZES),
+        "not established; tried: batches of " + listed(sorted(SIZES)),
         False,
         "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)",
         evidence={"fails": [e.name for e in losing], "holds": holding},

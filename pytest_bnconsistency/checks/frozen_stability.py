@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.checks.registry import Case, counted
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.words import counted
 from pytest_bnconsistency.data import Array, Data, map_nest
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.rules import Rule

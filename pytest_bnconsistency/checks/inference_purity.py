@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.checks.registry import Case, counted, listed
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.passes import measured_noise, observed
+from pytest_bnconsistency.checks.words import counted, listed
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.probes import noise
@@ -36,15 +38,14 @@ class Seen:
 
 
 def check(case: Case) -> CheckResult:
-    x = case.rows(case.settings.rows)
+    x = case.sample()
     with preserve_state(case.subject):
         return _decide(case, x)
 
 
 def _decide(case: Case, x: Nest) -> CheckResult:
     subject = case.subject
-    default = Pass(subject, x, training=None)
-    inference = Pass(subject, x, training=False)
+    default, inference = observed(case, x, None), observed(case, x, False)
     owners = {
         id(variable): call.path
         for call in reversed([*default.calls, *inference.calls])
@@ -59,16 +60,17 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         "predict": lambda: subject.predict(x, rows),
         "predict_on_batch": lambda: subject.predict_on_batch(x),
         "model(x)": lambda: subject.forward(tensors, None),
-        "model(x, training=False)": lambda: subject.forward(tensors, False),
+        "model(x, training=False)": lambda: (
+            subject.forward(tensors, False)
+            if inference.modes
+            else inference.run(x, keep=True).outputs
+        ),
     }
     data = case.data
     if data is not None and data.y is not None and subject.compiled:
         entries["evaluate"] = lambda: list(subject.evaluate(data.take(slice(0, 32)), 32).values())
     seen = [_run_twice(name, run, held) for name, run in entries.items()]
-    perturbed = Pass(
-        subject, x, training=False, instrument=noise.Perturbation(len(inference.calls) // 2)
-    )
-    floors = noise.floors(perturbed, x)
+    floors, _ = measured_noise(case, x)
     comparable = [s for s in seen if s.name != "evaluate" and s.repeats and not s.moved]
     findings = [
         *_state(case, x, seen, owners),
@@ -172,7 +174,7 @@ def _repeatability(seen: list[Seen], default: Pass) -> list[Finding]:
 def _agreement(seen: list[Seen], floors: list[noise.Floor]) -> list[Finding]:
     if len(seen) < 2:
         return []
-    reference = next((s for s in seen if s.name == "model(x, training=False)"), seen[0])
+    reference = next((s for s in seen if s.name.endswith("training=False)")), seen[0])
     apart: dict[str, str] = {}
     for other in seen:
         for index, (mine, its) in enumerate(zip(reference.outputs, other.outputs, strict=False)):

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks.registry import Case, counted, listed
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.words import counted, listed
 from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.rules import Rule
@@ -55,8 +56,8 @@ def check(case: Case) -> CheckResult:
         return CheckResult(NAME, Verdict.FAILED, tuple(findings), notes=notes, evidence=evidence)
     vectors = sum(len(n.vectors) for n in normalisers)
     summary = (
-        f"{vectors} statistics of {counted(len(normalisers), 'normaliser')} are finite, no variance is "
-        "negative, momenta and dtypes can accumulate"
+        f"{vectors} statistics of {counted(len(normalisers), 'normaliser')} are finite, no "
+        "variance is negative, momenta and dtypes can accumulate"
     )
     return CheckResult(NAME, Verdict.PASSED, summary=summary, notes=notes, evidence=evidence)
 

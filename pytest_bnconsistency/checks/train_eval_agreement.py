@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks.registry import Case, counted
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.words import counted
 from pytest_bnconsistency.data import Array, Data, flatten
 from pytest_bnconsistency.diagnosis import attribution, rules
 from pytest_bnconsistency.errors import BNConsistencyError, DataError
@@ -184,10 +185,10 @@ def _decide(case: Case, data: Data) -> CheckResult:
             f"the outputs differ beyond sampling ({gap.outputs:.2g} against {bound:.2g} standard "
             "deviations), by less than is worth a person's time, or to the better"
         )
+    normalisers = counted(evidence["normalisers"], "normaliser")
     summary = (
         f"{numbers} on {data.rows} rows, under moving against population statistics of "
-        f"{counted(evidence['normalisers'], 'normaliser')}; {_limits(case, population)} would have "
-        "failed"
+        f"{normalisers}; {_limits(case, population)} would have failed"
     )
     return CheckResult(
         NAME, Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence

@@ -49,6 +49,8 @@ class Perturbation(Fingerprints):
         def leaf(tensor: Any) -> Any:
             if not isinstance(tensor, tf.Tensor) or not tensor.dtype.is_floating:
                 return tensor
+            if tensor.shape.rank is None:
+                return tensor
             changed = self._shake(tensor, index)
             if index == self._inside:
                 changed = self._leak(changed, 1)
@@ -61,11 +63,23 @@ class Perturbation(Fingerprints):
 
     def _shake(self, tensor: Any, index: int) -> Any:
         half = EPSILON.get(tensor.dtype.name, 2.0**-23) / 2
-        seed = tf.stack([self._controls["seed"], index])
-        coin = tf.random.stateless_uniform(tf.shape(tensor), seed, 0, 2, tf.int32)
-        sign = tf.cast(2 * coin - 1, tensor.dtype)
         size = tf.cast(self._controls["noise"] * half, tensor.dtype)
-        return tensor + tensor * (sign * size)
+        return tensor + tensor * (self._signs(tensor, index) * size)
+
+    def _signs(self, tensor: Any, index: int) -> Any:
+        """Random signs in the tensor's shape: products of one random sign for each axis.
+
+        One draw for each element would cost more than the network itself.
+        """
+        signs = tf.ones([1] * tensor.shape.rank, tensor.dtype)
+        for axis in range(tensor.shape.rank):
+            seed = tf.stack([self._controls["seed"] * 8 + axis, index])
+            shape = [1] * tensor.shape.rank
+            shape[axis] = -1
+            length = tf.shape(tensor)[axis]
+            coin = tf.random.stateless_uniform([length], seed, 0, 2, tf.int32)
+            signs *= tf.reshape(tf.cast(2 * coin - 1, tensor.dtype), shape)
+        return signs
 
     def _leak(self, tensor: Any, place: int) -> Any:
         if not tensor.dtype.is_floating or tensor.shape.rank in (None, 0):

@@ -236,17 +236,19 @@ def neutralised(
     subject: Subject, x: Nest, *, training: bool | None, instrument: Callable[[], Instrument]
 ) -> Pass:
     """A pass in which layers that draw random numbers run in inference mode: no dropout."""
-    modes: dict[int, bool] = {}
+    drawing: list[Any] = []
     while True:
+        modes = {id(layer): False for layer in drawing}
         traced = Pass(subject, x, training=training, instrument=instrument(), modes=modes)
-        drawing = {
-            id(layer): False
+        found = [
+            layer
             for layer in traced.random_layers
             if id(layer) not in modes and subject.takes_training(layer)
-        }
-        if not drawing:
+        ]
+        if not found:
+            traced.random_layers += drawing
             return traced
-        modes.update(drawing)
+        drawing += found
 
 
 def _graph() -> Any:

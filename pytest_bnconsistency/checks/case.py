@@ -1,0 +1,105 @@
+"""What a check decides about: a subject with its data and settings.
+
+Nothing here imports TensorFlow by itself: tests are collected without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.data import Array, Data, Nest, generate, map_nest, read
+from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.settings import Settings
+from pytest_bnconsistency.subjects import Subject, subject_of
+
+SIZES = (32, 96, 224)
+"""Sizes tried for axes that may be of any."""
+
+
+@dataclass
+class Case:
+    """A subject with its data and settings; traces that checks share are kept on it.
+
+    `data` is None where the user gave none. `asked` says that the check was asked for by name:
+    then what it needs must be there, otherwise it is not applicable.
+    """
+
+    subject: Subject
+    data: Data | None
+    settings: Settings
+    asked: bool = True
+    train_step: Callable[..., Any] | None = None
+    shared: dict[Any, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        x: Any,
+        y: Any,
+        settings: Settings,
+        *,
+        asked: bool = True,
+        train_step: Callable[..., Any] | None = None,
+    ) -> Case:
+        subject = subject_of(model)
+        given = None if x is None else read(x, y, subject.inputs(), settings.max_rows)
+        return cls(subject, given, settings, asked, train_step)
+
+    def sample(self) -> Nest:
+        """The rows that the checks of inference run on."""
+        if "sample" not in self.shared:
+            self.shared["sample"] = self.rows(self.settings.rows)
+        return self.shared["sample"]
+
+    def rows(self, count: int) -> Nest:
+        """`count` rows of the given data, spread over it and made up to that number, or generated.
+
+        Raises:
+            DataError: nothing was given, and the model does not tell its inputs or takes none
+                of the sizes that were tried.
+        """
+        if self.data is not None:
+            return _spread(self.data, count).x
+        specs = self.subject.inputs()
+        if specs is None:
+            raise DataError(
+                f"model {self.subject.name!r} does not tell the shape of its inputs, so no rows "
+                "can be generated; give some rows as x"
+            )
+        reasons = []
+        for size in SIZES:
+            x = generate(specs, count, self.settings.seed, size)
+            try:
+                self.subject.forward(map_nest(lambda leaf: leaf[:1], x), False)
+            except Exception as error:
+                reasons.append(f"{size}: {str(error).strip().splitlines()[0]}")
+            else:
+                return x
+        raise DataError(
+            f"generated rows do not run through model {self.subject.name!r} ({reasons[0]}); give "
+            "some rows as x"
+        )
+
+
+def _spread(given: Data, count: int) -> Data:
+    """`count` of the given rows; where there are fewer, the rest are mixtures of them."""
+    if given.rows >= count:
+        return given.take(np.linspace(0, given.rows - 1, count).round().astype(int))
+    filled = given.take(np.arange(count) % given.rows)
+
+    def mix(leaf: Array) -> Array:
+        other = np.flip(leaf, axis=tuple(range(1, leaf.ndim)))
+        for row in range(given.rows, count):
+            share = 1 / (1 + row // given.rows)
+            if np.issubdtype(leaf.dtype, np.floating):
+                leaf[row] = share * leaf[row] + (1 - share) * other[(row * 3 + 1) % count]
+            else:
+                leaf[row] = other[row]
+        return leaf
+
+    return Data(map_nest(mix, filled.x), filled.y, filled.sample_weight, filled.notes)
