@@ -62,6 +62,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     entries = _entries(case, x)
     exchanges, notes = exchange_rows(x, case.settings.seed), []
     floors: list[noise.Floor] = []
+    finite = True
     for entry in entries:
         base = entry.twice(x)
         if base is None:
@@ -70,6 +71,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             continue
         if entry.observed is not None and entry.observed.modes:
             notes.append(f"layers that draw random numbers run in inference mode: {entry.name}")
+        finite &= all(_finite(output) for output in base.outputs)
         for exchange in exchanges:
             _compare_exchange(entry, base, exchange, notes)
         if entry.exchanged:
@@ -97,6 +99,15 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             notes=tuple(notes),
             evidence=evidence,
         )
+    if not finite:
+        return CheckResult(
+            NAME,
+            Verdict.VACUOUS,
+            summary="the outputs are NaN or Inf, whatever the batch",
+            hint="statistics_health says whether stored statistics are at fault",
+            notes=tuple(notes),
+            evidence=evidence,
+        )
     seen = _resolution(case, x)
     evidence["resolution"] = {place: share for place, share in seen.items() if share is not None}
     if all(share is None for share in seen.values()):
@@ -119,6 +130,10 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     return CheckResult(
         NAME, Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence
     )
+
+
+def _finite(output: Array) -> bool:
+    return bool(np.isfinite(output.astype(float)).all())
 
 
 def exchange_rows(x: Nest, seed: int) -> list[Exchange]:

@@ -333,7 +333,7 @@ def _harm(case: Case, data: Data, stored: Side, population: Side, gap: Gap) -> s
     settings = case.settings
     decisions = gap.decisions is not None and gap.decisions > settings.decisions_tolerance
     if stored.loss is not None and population.loss is not None:
-        if not stored.loss > population.loss:
+        if stored.loss <= population.loss:
             return ""
         if not stored.loss <= _loss_limit(case, data, population):
             return f"loss {stored.loss:.3g} against {population.loss:.3g}"
@@ -457,6 +457,23 @@ def _finding(
             "not established: population statistics do not bring back what training says",
             False,
             "look at what else differs between training and evaluation in the layers above",
+            tested,
+            table=table,
+            evidence=evidence,
+        )
+    poisoned = [
+        t for t, value in zip(tracked, moving, strict=True) if not np.isfinite(value).all()
+    ]
+    if poisoned:
+        return Finding(
+            rules.NOT_FINITE.id,
+            rules.NOT_FINITE.slug,
+            poisoned[0].path,
+            message,
+            f"the stored statistics of {_count(poisoned)} hold NaN or Inf: one bad batch stays "
+            "in a moving average for ever",
+            True,
+            "find the batch (NaN in the data, or an overflow), then recalibrate(model, x)",
             tested,
             table=table,
             evidence=evidence,

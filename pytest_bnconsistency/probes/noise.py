@@ -20,20 +20,22 @@ from pytest_bnconsistency.probes.taps import Pass, Replay
 from pytest_bnconsistency.subjects import Call
 
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+POOL = 4096
 DRAWS = 3
 MULTIPLE = 4.0
 """The bound is this many floors: batch-size noise was measured at up to 0.64 of one floor."""
 
 
 class Perturbation(Fingerprints):
-    """Multiplies outputs by 1 +- noise * eps/2, and leaks c times the batch mean into row 0.
+    """Multiplies outputs by 1 + sign * eps/2, and leaks c times the batch mean into row 0.
 
-    `leak` holds c for the model's inputs and for the layer of index `inside`.
+    `signs` is a pool of signs that all layers draw on, zeros for no noise. `leak` holds c for the
+    model's inputs and for the layer of index `inside`.
     """
 
     def __init__(self, inside: int) -> None:
         super().__init__()
-        self.controls = {"noise": np.float32(0), "seed": np.int32(0), "leak": np.zeros(2, "f")}
+        self.controls = {"signs": np.zeros(POOL, "f"), "leak": np.zeros(2, "f")}
         self._inside = inside
         self._index = 0
         self._controls: Mapping[str, Any] = {}
@@ -63,23 +65,19 @@ class Perturbation(Fingerprints):
 
     def _shake(self, tensor: Any, index: int) -> Any:
         half = EPSILON.get(tensor.dtype.name, 2.0**-23) / 2
-        size = tf.cast(self._controls["noise"] * half, tensor.dtype)
-        return tensor + tensor * (self._signs(tensor, index) * size)
+        signs = self._signs(tensor, -1, index)
+        if tensor.shape.rank > 2:
+            # The product of a sign for each channel and one for each place: a draw for each
+            # element would cost more than the network itself.
+            signs *= self._signs(tensor, 1, index)
+        return tensor + tensor * tf.cast(signs * half, tensor.dtype)
 
-    def _signs(self, tensor: Any, index: int) -> Any:
-        """Random signs in the tensor's shape: products of one random sign for each axis.
-
-        One draw for each element would cost more than the network itself.
-        """
-        signs = tf.ones([1] * tensor.shape.rank, tensor.dtype)
-        for axis in range(tensor.shape.rank):
-            seed = tf.stack([self._controls["seed"] * 8 + axis, index])
-            shape = [1] * tensor.shape.rank
-            shape[axis] = -1
-            length = tf.shape(tensor)[axis]
-            coin = tf.random.stateless_uniform([length], seed, 0, 2, tf.int32)
-            signs *= tf.reshape(tf.cast(2 * coin - 1, tensor.dtype), shape)
-        return signs
+    def _signs(self, tensor: Any, axis: int, index: int) -> Any:
+        length = tensor.shape[axis] or tf.shape(tensor)[axis]
+        drawn = tf.gather(self._controls["signs"], (tf.range(length) * 7 + index * 31) % POOL)
+        shape = [1] * tensor.shape.rank
+        shape[axis] = -1
+        return tf.reshape(drawn, shape)
 
     def _leak(self, tensor: Any, place: int) -> Any:
         if not tensor.dtype.is_floating or tensor.shape.rank in (None, 0):
@@ -106,7 +104,9 @@ class Floor:
 def floors(perturbed: Pass, x: Nest) -> list[Floor]:
     """The largest change of each output over a few draws of the noise."""
     still = perturbed.run(x).outputs
-    shaken = [perturbed.run(x, noise=1.0, seed=draw).outputs for draw in range(DRAWS)]
+    rng = np.random.default_rng(0)
+    pools = [rng.choice(np.array([-1, 1], np.float32), POOL) for _ in range(DRAWS)]
+    shaken = [perturbed.run(x, signs=pool).outputs for pool in pools]
     return [_floor(output, [draw[index] for draw in shaken]) for index, output in enumerate(still)]
 
 

@@ -95,6 +95,9 @@ class Subject(Protocol):
     def fit(self, data: Data, batch_size: int) -> None:
         """One epoch of the user's own training, in the order of the rows."""
 
+    def traced_batch_sizes(self) -> list[int]:
+        """The batch sizes that the training function was already traced for."""
+
     def freeze(self, layer: Any) -> None:
         """Set the layer's flag to not trainable, as a user would."""
 

@@ -190,6 +190,16 @@ class KerasModelSubject:
             )
         )
 
+    def traced_batch_sizes(self) -> list[int]:
+        sizes = {
+            int(spec.shape[0])
+            for function in _traced_functions(getattr(self.model, "train_function", None), set())
+            for concrete in getattr(function, "_list_all_concrete_functions", list)()
+            for spec in tf.nest.flatten(concrete.structured_input_signature)
+            if isinstance(spec, tf.TensorSpec) and spec.shape.rank and spec.shape[0]
+        }
+        return sorted(sizes)
+
     def freeze(self, layer: Any) -> None:
         layer.trainable = False
 
@@ -223,6 +233,20 @@ def as_variable(value: Any) -> Any | None:
         return value
     inner = getattr(value, "_value", None)
     return inner if isinstance(inner, tf.Variable) else None
+
+
+def _traced_functions(function: Any, seen: set[int]) -> Iterator[Any]:
+    """The `tf.function`s that a training function is made of, through its closures."""
+    if not callable(function) or isinstance(function, type) or id(function) in seen:
+        return
+    seen.add(id(function))
+    if hasattr(function, "get_concrete_function"):
+        yield function
+        function = getattr(function, "python_function", None)
+    yield from _traced_functions(getattr(function, "__wrapped__", None), seen)
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # an empty cell
+            yield from _traced_functions(cell.cell_contents, seen)
 
 
 def unwrapped(structure: Any) -> Any:
