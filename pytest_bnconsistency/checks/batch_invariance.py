@@ -36,7 +36,7 @@ LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 class Entry:
     """A way that users run the model. `observed` is the pass behind it, where there is one."""
 
-    name: str
+    names: tuple[str, ...]
     run: Callable[[Nest], Observation]
     twice: Callable[[Nest], Observation | None]
     observed: Pass | None = None
@@ -46,6 +46,10 @@ class Entry:
     shapes: list[str] = field(default_factory=list)
     random: bool = False
     margin: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return listed(self.names)
 
     @property
     def fails(self) -> bool:
@@ -79,11 +83,12 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         floors, _ = measured_noise(case, x)
         _compare_sizes(entry, base, x, floors)
     judged = [entry for entry in entries if not entry.random]
+    sizes = sorted({stop - start for start, stop in _chunks(rows_of(x))})
     evidence = {
         "rows": rows_of(x),
-        "entry_points": {entry.name: _word(entry) for entry in entries},
+        "entry_points": {name: _word(entry) for entry in entries for name in entry.names},
         "exchanges": [exchange.name for exchange in exchanges],
-        "sizes": sorted(SIZES),
+        "sizes": sizes,
         "outputs": [{"floor": f.floor, "bound": f.bound, "scale": f.scale} for f in floors],
         "margin": max((entry.margin for entry in judged), default=0.0),
     }
@@ -120,10 +125,10 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             evidence=evidence,
         )
     leaks = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
-    through = listed([entry.name for entry in judged])
+    through = listed(_names(judged))
     summary = (
         f"each of {rows_of(x)} rows keeps its bits in {len(exchanges)} other batches through "
-        f"{through}; batch sizes {listed(sorted(SIZES))} stay within {evidence['margin']:.2f} of "
+        f"{through}; batch sizes {listed(sizes)} stay within {evidence['margin']:.2f} of "
         "the noise bound; a leak of the batch mean into a row would have been seen from "
         f"{leaks}"
     )
@@ -218,14 +223,14 @@ def _entries(case: Case, x: Nest) -> list[Entry]:
         return lambda rows: _twice(lambda: seen.run(rows, keep=True), seen.written)
 
     entries = [
-        Entry("predict", predict_restored, lambda rows: _twice(lambda: predict(rows), held)),
-        Entry("model(x, training=False)", inference.run, pass_twice(inference), inference),
+        Entry(("predict",), predict_restored, lambda rows: _twice(lambda: predict(rows), held)),
+        Entry(("model(x, training=False)",), inference.run, pass_twice(inference), inference),
     ]
     if default.same_computation(inference):
         # The same operations in the same order: what holds for one holds for the other.
-        entries[1].name = "model(x), model(x, training=False)"
+        entries[1].names = ("model(x)", "model(x, training=False)")
     else:
-        entries.append(Entry("model(x)", default.run, pass_twice(default), default, None))
+        entries.append(Entry(("model(x)",), default.run, pass_twice(default), default, None))
     return entries
 
 
@@ -325,7 +330,7 @@ def _chunks(rows: int) -> list[tuple[int, int]]:
     """Batches of 1, 2, 3 and 5 rows that together take in every row at least once."""
     starts = list(itertools.accumulate(itertools.islice(itertools.cycle(SIZES), rows), initial=0))
     chunks = [(a, min(b, rows)) for a, b in itertools.pairwise(starts) if a < rows]
-    return chunks + [(a, a + 1) for a in range(1, min(3, rows))]
+    return chunks + [(0, min(3, rows))] + [(a, a + 1) for a in range(1, min(3, rows))]
 
 
 def _resolution(case: Case, x: Nest) -> Mapping[str, float | None]:
@@ -356,7 +361,7 @@ def _resolution(case: Case, x: Nest) -> Mapping[str, float | None]:
 def _findings(case: Case, x: Nest, entries: list[Entry]) -> list[Finding]:
     findings = []
     mixing = [entry for entry in entries if entry.exchanged]
-    holding = [entry.name for entry in entries if not entry.fails and not entry.random]
+    holding = _names([entry for entry in entries if not entry.fails and not entry.random])
     if mixing:
         findings.append(_mixing(case, x, mixing, holding))
     losing = [entry for entry in entries if entry.shapes]
@@ -376,13 +381,13 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
     moved = max([m for m in moves if m and np.isfinite(m)], default=max(moves))
     only_moved = all(item[0].name == "the batch permuted" for item in entry.exchanged)
     evidence = {
-        "fails": [e.name for e in mixing],
+        "fails": _names(mixing),
         "holds": holding,
         "exchanges": {e.name: [item[0].name for item in e.exchanged] for e in mixing},
         "largest_change": moved,
     }
-    through = f"through {listed([e.name for e in mixing])}"
-    where = f", not through {listed(holding)}" if holding else ""
+    through = f"through {listed(_names(mixing))}"
+    where = f", not through {listed(holding, 'or')}" if holding else ""
     how = (
         f"a row moves by {moved:.3g}"
         if moved and np.isfinite(moved)
@@ -402,7 +407,7 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
             "where they are independent",
             False,
             "look at the model's own predict, predict_step and make_predict_function",
-            bound="none: bitwise, at one batch shape",
+            bound="no tolerance: bitwise, at one batch shape",
             evidence=evidence,
         )
     origin = localise.first_origin(
@@ -411,7 +416,7 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
     evidence["layer"] = origin.label
     takes = [c.layer for c in origin.calls if case.subject.takes_training(c.layer)]
     forced = {id(layer): False for layer in takes}
-    bound = "none: bitwise, at one batch shape; the same batch twice gives the same bits"
+    bound = "no tolerance: bitwise, at one batch shape; the same batch twice gives the same bits"
     if takes and localise.independent_with(case.subject, x, exchange, entry.training, forced):
         by = _told_by(origin, case)
         moving = {id(v) for v in entry.observed.run(x).moved}
@@ -450,11 +455,14 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
         rule.slug,
         origin.label,
         message,
-        f"not established; the rows mix here: {how_known}",
+        f"not established; {'its place counts' if only_moved else 'the rows mix'} here: "
+        f"{how_known}",
         False,
-        "compute over the feature axes, not over axis 0; give statistics of the batch to "
+        "take positions along the time or feature axis, not along axis 0"
+        if only_moved
+        else "compute over the feature axes, not over axis 0; give statistics of the batch to "
         "training mode only",
-        "inference mode forced on every layer that takes one: the rows still mix",
+        "inference mode forced on every layer that takes one: the row still moves",
         bound,
         evidence=evidence,
     )
@@ -477,11 +485,11 @@ def _losing(losing: list[Entry], holding: list[str]) -> Finding:
         rules.BATCH_AXIS_LOST.id,
         rules.BATCH_AXIS_LOST.slug,
         "the model's output",
-        f"{losing[0].shapes[0]}, through {listed([e.name for e in losing])}",
+        f"{losing[0].shapes[0]}, through {listed(_names(losing))}",
         "not established; tried: batches of " + listed(sorted(SIZES)),
         False,
         "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)",
-        evidence={"fails": [e.name for e in losing], "holds": holding},
+        evidence={"fails": _names(losing), "holds": holding},
     )
 
 
@@ -490,7 +498,7 @@ def _sized(sized: list[Entry], holding: list[str]) -> Finding:
         rules.SIZE_MATTERS.id,
         rules.SIZE_MATTERS.slug,
         "not located",
-        f"{sized[0].sizes[0]}, through {listed([e.name for e in sized])}",
+        f"{sized[0].sizes[0]}, through {listed(_names(sized))}",
         "not established; tried: other companions at one batch size, where the rows are the same "
         "to the bit",
         False,
@@ -498,6 +506,10 @@ def _sized(sized: list[Entry], holding: list[str]) -> Finding:
         bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
         evidence={"fails": {e.name: e.sizes for e in sized}, "holds": holding},
     )
+
+
+def _names(entries: list[Entry]) -> list[str]:
+    return [name for entry in entries for name in entry.names]
 
 
 def _word(entry: Entry) -> str:

@@ -103,8 +103,9 @@ def _decide(case: Case, x: Any, state: Variables) -> CheckResult:
     shifted = map_nest(_shift, x)
     training = Pass(subject, x, training=True, instrument=Modes(subject, frozen_by))
     frozen = _frozen_layers(subject, training, frozen_by)
-    if pattern and not any(f.by.startswith("pattern") for f in frozen):
-        known = ", ".join(sorted({call.path.split("/")[0] for call in training.calls})[:6])
+    paths = [c.path for c in training.calls if c.is_layer and subject.own_variables(c.layer)]
+    if pattern and not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+        known = ", ".join(list(dict.fromkeys(paths))[:4])
         raise DataError(
             f"frozen={pattern!r} matches no layer that has variables; expected a pattern of "
             f"paths such as {known}"
@@ -277,7 +278,7 @@ def _findings(
                 bool(tested),
                 remedy,
                 tested or "freezing by flag, compiling again, inference mode forced",
-                "none: bitwise" if first in moving else "none: one input, two modes",
+                "no tolerance: bitwise" if first in moving else "64 units of float32 on one input",
                 table=table,
                 evidence={
                     "layers": [f.path for f in explained],
@@ -296,7 +297,8 @@ def _findings(
         explain(
             rules.INFERENCE_OVERRIDDEN,
             overridden,
-            f"fit runs them in training mode: {overridden[0].by} is overridden from outside",
+            f"fit runs {_layers(overridden, overridden[0])} in training mode: it overrides "
+            f"{overridden[0].by}",
             "with trainable=False on the same layers, their statistics stay and training mode "
             "gives what inference gives"
             if fixed
@@ -305,12 +307,8 @@ def _findings(
             "base to a layer that calls it with training=False in its own call",
         )
     for rule, mark, cause in (
-        (rules.CHILD_TRAINABLE, " on ", "but the layer's own flag is True"),
-        (
-            rules.NOT_FROZEN,
-            "pattern",
-            "says the user, but nothing froze the layer: its flag is True",
-        ),
+        (rules.CHILD_TRAINABLE, " on ", "stands above, but the layer's own flag is True"),
+        (rules.NOT_FROZEN, "pattern", "says frozen, but the flags of the layers are True"),
     ):
         free = [f for f in left if f.own_flag and mark in f.by]
         if free:
@@ -318,7 +316,7 @@ def _findings(
             explain(
                 rule,
                 free,
-                f"{free[0].by}, {cause}",
+                f"{free[0].by} {cause}",
                 "" if still else "with trainable=False on the layer itself, its state stays",
                 "set trainable = False on the layer itself, after every trainable = True on a "
                 "parent, and compile again",
@@ -431,7 +429,7 @@ def _message(
     parts = [f"training moves the state of {count} of {layers}"] if count else []
     distance = _distance(apart, first)
     if distance and _differs(apart.get(id(first.call.layer))):
-        parts.append(f"training mode is {distance:.3g} from inference mode in {first.path}")
+        parts.append(f"in {first.path}, training mode is {distance:.3g} away from inference mode")
     return "; ".join(parts) or f"{layers} changed"
 
 
@@ -482,5 +480,5 @@ def _notes(
     which = frozen_names[0]
     if len(frozen_names) > 1:
         which = f"{len(frozen_names)} layers, {frozen_names[0]} to {frozen_names[-1]}"
-    notes.append(f"frozen: {which}; trainable: {listed or 'none'}")
+    notes.append(f"declared frozen: {which}; trainable: {listed or 'none'}")
     return tuple(notes)

@@ -115,13 +115,14 @@ def _state(case: Case, x: Nest, seen: list[Seen], owners: dict[int, str]) -> lis
         return []
     layers = list(dict.fromkeys(owners[id(v)] for s in moving for v in s.moved))
     still = [s.name for s in seen if not s.moved]
-    where = f", not {listed(still)}" if still else ""
+    where = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
     ours = {id(v) for s in moving for v in s.moved}
     training = None if any(s.name == "model(x)" for s in moving) else False
     told = [c.layer for c in Pass(case.subject, x, training=training).calls if c.is_layer]
     modes = {id(layer): False for layer in told if case.subject.takes_training(layer)}
     forced = Pass(case.subject, x, training=training, modes=modes)
     tested = not any(id(v) in ours for v in forced.run(x).moved)
+    runs = "the layer runs" if len(layers) == 1 else "these layers run"
     verb = "moves" if len(moving) == 1 else "move"
     return [
         Finding(
@@ -130,7 +131,7 @@ def _state(case: Case, x: Nest, seen: list[Seen], owners: dict[int, str]) -> lis
             layers[0] if len(layers) == 1 else f"{layers[0]} and {len(layers) - 1} more",
             f"{listed([s.name for s in moving])} {verb} the state of "
             f"{counted(len(layers), 'layer')}{where}",
-            "these layers run in training mode though no training was asked for"
+            f"{runs} in training mode though no training was asked for"
             if tested
             else "not established",
             tested,
@@ -139,7 +140,7 @@ def _state(case: Case, x: Nest, seen: list[Seen], owners: dict[int, str]) -> lis
             "with every layer told training=False, all of their state stays"
             if tested
             else "every layer told training=False",
-            "none: bitwise",
+            "no tolerance: bitwise",
             evidence={"moves": [s.name for s in moving], "holds": still, "layers": layers},
         )
     ]
@@ -149,10 +150,12 @@ def _repeatability(seen: list[Seen], default: Pass) -> list[Finding]:
     random = [s.name for s in seen if not s.repeats]
     if not random:
         return []
-    drawing = [
-        next((c.path for c in default.calls if c.layer is layer), layer.name)
-        for layer in default.random_layers
-    ]
+    drawing = list(
+        dict.fromkeys(
+            next((c.path for c in default.calls if c.layer is layer), layer.name)
+            for layer in default.random_layers
+        )
+    )
     return [
         Finding(
             rules.NOT_REPEATABLE.id,
@@ -165,7 +168,7 @@ def _repeatability(seen: list[Seen], default: Pass) -> list[Finding]:
             False,
             "draw random numbers in training mode only; keep augmentation outside the model",
             "the other entry points" if len(random) < len(seen) else "",
-            "none: bitwise",
+            "no tolerance: bitwise",
             evidence={"random": random, "layers": drawing},
         )
     ]
@@ -179,7 +182,7 @@ def _agreement(seen: list[Seen], floors: list[noise.Floor]) -> list[Finding]:
     for other in seen:
         for index, (mine, its) in enumerate(zip(reference.outputs, other.outputs, strict=False)):
             if mine.shape != its.shape:
-                apart[other.name] = f"gives shape {its.shape} for {mine.shape}"
+                apart[other.name] = f"gives shape {its.shape}, {reference.name} gives {mine.shape}"
                 break
             change = np.abs(mine.astype(float) - its.astype(float))
             change[np.isnan(mine.astype(float)) & np.isnan(its.astype(float))] = 0
@@ -187,7 +190,9 @@ def _agreement(seen: list[Seen], floors: list[noise.Floor]) -> list[Finding]:
             # Each side has noise of its own: eager and graph, fused and not.
             bound = 2 * floors[index].bound if index < len(floors) else 0.0
             if worst > bound:
-                apart[other.name] = f"is {worst:.3g} away; noise explains {bound:.3g}"
+                apart[other.name] = (
+                    f"is {worst:.3g} away from {reference.name}; noise explains {bound:.3g}"
+                )
                 break
     if not apart:
         return []
@@ -197,12 +202,13 @@ def _agreement(seen: list[Seen], floors: list[noise.Floor]) -> list[Finding]:
             rules.ENTRIES_DISAGREE.id,
             rules.ENTRIES_DISAGREE.slug,
             "the model's output",
-            f"{name} {how}, from {reference.name}",
+            f"{name} {how}",
             "not established; batch_invariance tells whether an entry point runs in training mode",
             False,
             "call the model with training=False wherever it is used for inference",
             "the same rows through every entry point",
-            f"twice {noise.MULTIPLE:g} noise floors, measured on this model",
+            f"{2 * noise.MULTIPLE:g} noise floors, half of them for each side, measured on this "
+            "model",
             evidence={"apart": apart, "reference": reference.name},
         )
     ]

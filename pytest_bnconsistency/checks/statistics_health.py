@@ -47,7 +47,6 @@ def check(case: Case) -> CheckResult:
             NAME,
             Verdict.NOT_APPLICABLE,
             summary="no layer holds statistics",
-            hint="nothing to do",
         )
     findings = [finding for finding in _certain(normalisers) if finding is not None]
     notes = tuple(_unusual(normalisers))
@@ -75,7 +74,8 @@ def _normalisers(case: Case) -> Iterator[Normaliser]:
             if id(variable) in held:
                 vectors[name.lstrip("_")] = variable
         if vectors:
-            path = getattr(layer, "path", layer.name)
+            # As all checks print it: without the name of the model itself.
+            path = str(getattr(layer, "path", layer.name)).removeprefix(f"{subject.name}/")
             yield Normaliser(layer, path, vectors, subject.trainable(layer))
 
 
@@ -105,7 +105,8 @@ def _certain(normalisers: list[Normaliser]) -> Iterator[Finding | None]:
         ],
         "no average of variances is negative: a momentum outside [0, 1], or weights mixed up when "
         "they were loaded",
-        "momentum 0.9 to 0.99; check the order of the ported weights; recalibrate(model, x)",
+        "check the order of ported weights, and that momentum lies in [0, 1]; then "
+        "recalibrate(model, x)",
     )
     yield _about(
         rules.MOMENTUM,
@@ -197,10 +198,10 @@ def _about(rule: Rule, places: list[tuple[str, str]], cause: str, remedy: str) -
         rule.id,
         rule.slug,
         path,
-        f"{path}: {what}{others}",
-        cause,
+        f"{what} in {path}{others}",
+        f"not established by a test; usually: {cause}",
         False,
         remedy,
-        bound="none: read off the stored values",
+        bound="no tolerance: read off the stored values",
         evidence={"places": [f"{place}: {said}" for place, said in places]},
     )

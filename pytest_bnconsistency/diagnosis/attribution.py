@@ -81,10 +81,10 @@ def table(
                 (closing, opening),
                 (
                     t.path,
-                    f"{closing:.0%}",
-                    f"{opening:.0%}",
-                    f"{mean:.2f}",
-                    f"{ratio:.2f}",
+                    _share(closing),
+                    _share(opening),
+                    "?" if np.isnan(mean) else f"{mean:.2f}",
+                    "?" if np.isnan(ratio) else f"{ratio:.2f}",
                     "?" if updates is None else str(updates * t.calls),
                     left,
                 ),
@@ -93,6 +93,10 @@ def table(
     statistics.write(tracked, moving)
     rows.sort(key=lambda row: (-max(row[0]), row[1]))
     return Table(COLUMNS, tuple(row for _, row in rows), more=len(layers) - len(tried))
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if np.isfinite(value) else "?"
 
 
 def _shift(

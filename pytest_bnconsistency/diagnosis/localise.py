@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.data import Array, Nest
-from pytest_bnconsistency.probes.fingerprints import Fingerprints
+from pytest_bnconsistency.probes.fingerprints import Fingerprints, by_row
 from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.subjects import Call, Subject
 
@@ -107,7 +107,10 @@ def row_bits_differ(mine: Array, its: Array, exchange: Exchange) -> Array:
 
 
 def _any_differs(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:
-    return any(
-        len(a) == len(b) == exchange.rows and (a[exchange.kept] != b[exchange.now]).any()
-        for a, b in zip(mine, its, strict=True)
-    )
+    for a, b in zip(mine, its, strict=True):
+        rows, other = by_row(a, exchange.rows), by_row(b, exchange.rows)
+        if rows is None or other is None or rows.shape != other.shape:
+            continue
+        if (rows[exchange.kept] != other[exchange.now]).any():
+            return True
+    return False

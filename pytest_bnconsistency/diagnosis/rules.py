@@ -25,6 +25,7 @@ STALE = Rule("BN201", "stale-moving-statistics")
 LAGGING = Rule("BN202", "lagging-moving-statistics")
 NEVER_UPDATED = Rule("BN203", "never-updated-statistics")
 DISAGREES = Rule("BN204", "training-and-evaluation-disagree")
+VARIANCE_SHIFT = Rule("BN205", "dropout-variance-shift")
 
 FROZEN_MOVES = Rule("BN301", "frozen-state-moves")
 FROZEN_BY_BATCH = Rule("BN302", "frozen-layer-uses-the-batch")

@@ -6,40 +6,34 @@ all layers are compared at once, and next to nothing has to be kept of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Nest, flatten
+from pytest_bnconsistency.data import Array, flatten
 from pytest_bnconsistency.probes.taps import Instrument, Replay
 from pytest_bnconsistency.subjects import Call
 
-_GOLDEN = 0x4E35_7AB1  # spreads the weights of neighbouring elements over all bits
+LANES = 16
+_GOLDEN = np.int32(0x4E35_7AB1)  # spreads the weights of neighbouring elements over all bits
 
 
 class Fingerprints(Instrument):
-    """Records, for each tensor that a layer returns, a vector of one number a row (int32).
+    """Records, for each tensor that a layer returns, one number for each entry of its first axis.
 
-    A tensor whose first axis is not a multiple of the batch gets a vector of another length.
     With `inputs`, what the layer was given is recorded in front of what it returns.
     """
 
     def __init__(self, *, inputs: bool = False) -> None:
         self._inputs = inputs
-        self._rows: Any = None
-
-    def begin(self, x: Nest, controls: Mapping[str, Any]) -> Nest:
-        self._rows = tf.shape(flatten(x)[0])[0]
-        return x
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        tensors = batch_tensors(outputs)
+        prints = [fingerprint(tensor) for tensor in batch_tensors(outputs)]
         if not self._inputs:
-            return outputs, [fingerprint(tensor, self._rows) for tensor in tensors]
-        given = batch_tensors([call.args, dict(call.kwargs)])
-        prints = [fingerprint(tensor, self._rows) for tensor in [*given, *tensors]]
-        return outputs, [tf.fill([1], len(given)), *prints]
+            return outputs, prints
+        given = [fingerprint(tensor) for tensor in batch_tensors([call.args, dict(call.kwargs)])]
+        return outputs, [tf.constant([len(given)]), *given, *prints]
 
 
 def batch_tensors(nest: Any) -> list[Any]:
@@ -54,10 +48,11 @@ def batch_tensors(nest: Any) -> list[Any]:
     ]
 
 
-def fingerprint(tensor: Any, rows: Any) -> Any:
-    """A vector of `rows` numbers, or of one where the first axis is no multiple of `rows`.
+def fingerprint(tensor: Any) -> Any:
+    """One number for the bits of each entry of the first axis (int32).
 
-    The bits are summed over the second axis, and the sums once more with odd weights.
+    The bits are summed over the second axis where there are many, and the sums once more with
+    odd weights: one pass over the memory, and few operations to trace.
     """
     if tensor.dtype in (tf.bool, tf.int8, tf.uint8, tf.int16, tf.uint16):
         bits = tf.cast(tensor, tf.int32)
@@ -65,10 +60,22 @@ def fingerprint(tensor: Any, rows: Any) -> Any:
         bits = tf.cast(tf.bitcast(tensor, tf.int16), tf.int32)
     else:
         bits = tf.bitcast(tensor, tf.int32)
-    shape = tf.shape(bits)
-    fits = tf.logical_and(shape[0] > 0, tf.equal(shape[0] % rows, 0))
-    # Summing over the second axis first leaves little to multiply: one pass over the memory.
-    summed = shape[1] if bits.shape.rank > 2 else 1
-    lanes = tf.reduce_sum(tf.reshape(bits, [tf.where(fits, rows, 1), summed, -1]), axis=1)
-    weights = tf.bitwise.bitwise_or(tf.range(tf.shape(lanes)[1]) * _GOLDEN, 1)
-    return tf.reduce_sum(lanes * weights, axis=1)
+    inner = bits.shape[1:]
+    if not inner.is_fully_defined():
+        bits = tf.reshape(bits, [tf.shape(bits)[0], -1])
+        weights = tf.bitwise.bitwise_or(tf.range(tf.shape(bits)[1]) * int(_GOLDEN), 1)
+        return tf.reduce_sum(bits * weights, axis=1)
+    if inner.rank == 0:
+        return bits
+    if inner.rank > 1 and inner[1:].num_elements() >= LANES:
+        bits, inner = tf.reduce_sum(bits, axis=1), inner[1:]
+    with np.errstate(over="ignore"):
+        lanes = np.arange(inner.num_elements(), dtype=np.int32) * _GOLDEN | np.int32(1)
+    return tf.reduce_sum(bits * lanes.reshape(inner), axis=range(1, inner.rank + 1))
+
+
+def by_row(prints: Array, rows: int) -> Array | None:
+    """Fingerprints as a matrix of a line a row; None where the first axis is not the batch."""
+    if len(prints) == 0 or len(prints) % rows:
+        return None
+    return prints.reshape(rows, -1)

@@ -42,7 +42,6 @@ class Perturbation(Fingerprints):
 
     def begin(self, x: Nest, controls: Mapping[str, Any]) -> Nest:
         self._index, self._controls = 0, controls
-        super().begin(x, controls)
         return map_nest(lambda leaf: self._leak(leaf, 0), x)
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
@@ -65,19 +64,15 @@ class Perturbation(Fingerprints):
 
     def _shake(self, tensor: Any, index: int) -> Any:
         half = EPSILON.get(tensor.dtype.name, 2.0**-23) / 2
-        signs = self._signs(tensor, -1, index)
-        if tensor.shape.rank > 2:
-            # The product of a sign for each channel and one for each place: a draw for each
-            # element would cost more than the network itself.
-            signs *= self._signs(tensor, 1, index)
+        # A sign for each channel and place along the first inner axis: a draw for each element
+        # would cost more than the network itself.
+        shape = [
+            tensor.shape[axis] or 1 if axis in (1, tensor.shape.rank - 1) and axis else 1
+            for axis in range(tensor.shape.rank)
+        ]
+        chosen = np.random.default_rng(index).integers(0, POOL, shape)
+        signs = tf.gather(self._controls["signs"], chosen.astype(np.int32))
         return tensor + tensor * tf.cast(signs * half, tensor.dtype)
-
-    def _signs(self, tensor: Any, axis: int, index: int) -> Any:
-        length = tensor.shape[axis] or tf.shape(tensor)[axis]
-        drawn = tf.gather(self._controls["signs"], (tf.range(length) * 7 + index * 31) % POOL)
-        shape = [1] * tensor.shape.rank
-        shape[axis] = -1
-        return tf.reshape(drawn, shape)
 
     def _leak(self, tensor: Any, place: int) -> Any:
         if not tensor.dtype.is_floating or tensor.shape.rank in (None, 0):

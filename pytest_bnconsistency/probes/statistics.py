@@ -49,10 +49,13 @@ class Tracked:
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """What one batch of `rows` rows gave for each tracked variable, in their order (float64)."""
+    """What one batch of `rows` rows gave: a value for each tracked variable (float64), and the
+    model's outputs in training mode.
+    """
 
     rows: int
     values: tuple[Array, ...]
+    outputs: list[Array]
 
 
 class Moments(Instrument):
@@ -117,7 +120,7 @@ def find(training: Pass, x: Any) -> list[Tracked]:
         for variable in tracked_candidates(subject, calls[0].layer)
     ]
     variables = [variable for variable, _ in candidates]
-    zero, one = (_run_from(training, x, variables, value) for value in (0.0, 1.0))
+    zero, one = (_run_from(training, x, variables, value)[0] for value in (0.0, 1.0))
     records = training.run(x).records
     found: list[Tracked] = []
     for (variable, calls), low, high in zip(candidates, zero, one, strict=True):
@@ -136,18 +139,12 @@ def batch_statistics(
 ) -> list[BatchStatistics]:
     """Run each batch in training mode and read the statistics that it would have moved towards."""
     variables = [t.variable for t in tracked]
-    return [
-        BatchStatistics(
-            batch.rows,
-            tuple(
-                value / (1 - t.retention)
-                for t, value in zip(
-                    tracked, _run_from(training, batch.x, variables, 0.0), strict=True
-                )
-            ),
-        )
-        for batch in batches
-    ]
+    seen = []
+    for batch in batches:
+        after, outputs = _run_from(training, batch.x, variables, 0.0)
+        values = (v / (1 - t.retention) for t, v in zip(tracked, after, strict=True))
+        seen.append(BatchStatistics(batch.rows, tuple(values), outputs))
+    return seen
 
 
 def population(tracked: Sequence[Tracked], batches: Sequence[BatchStatistics]) -> list[Array]:
@@ -196,16 +193,20 @@ def write(tracked: Sequence[Tracked], values: Sequence[Array]) -> None:
         t.variable.assign(bounded.astype(t.variable.dtype.as_numpy_dtype))
 
 
-def _run_from(training: Pass, x: Any, variables: list[Any], start: float) -> list[Array]:
-    """The values of `variables` after one run that began with all of them at `start`."""
+def _run_from(
+    training: Pass, x: Any, variables: list[Any], start: float
+) -> tuple[list[Array], list[Array]]:
+    """The values of `variables` after a run that began with all at `start`, and its outputs."""
     before = Variables(variables)
     try:
         for variable in variables:
             variable.assign(tf.fill(variable.shape, tf.cast(start, variable.dtype)))
-        after = training.run(x).after
-        return [
-            np.asarray(after.get(id(v), np.full(v.shape, start)), np.float64) for v in variables
+        run = training.run(x)
+        after = [
+            np.asarray(run.after.get(id(v), np.full(v.shape, start)), np.float64)
+            for v in variables
         ]
+        return after, run.outputs
     finally:
         before.restore()
 

@@ -1,0 +1,114 @@
+"""What a model says under some statistics or in some mode, and how far two of these differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pytest_bnconsistency.data import Array, Data, flatten
+
+
+@dataclass(frozen=True)
+class Side:
+    """Outputs, rows in the order of the data, and the scores that `evaluate` gives for them."""
+
+    outputs: list[Array]
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> float | None:
+        return self.scores.get("loss")
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far two sides are apart.
+
+    `outputs` is a root mean square in standard deviations of the reference, `decisions` the share
+    of rows whose class changes, None where no output decides on a class.
+    """
+
+    outputs: float
+    decisions: float | None
+
+
+def gap(side: Side, reference: Side, data: Data) -> Gap:
+    """The distance of a side from the reference; the largest of all outputs."""
+    distances, changed = [0.0], []
+    decides = deciding(reference.outputs, data)
+    for mine, its, decision in zip(side.outputs, reference.outputs, decides, strict=True):
+        if not np.issubdtype(its.dtype, np.floating):
+            continue
+        mine, its = mine.astype(np.float64), its.astype(np.float64)
+        scale = its.std(axis=0).max() or np.abs(its).max() or 1.0
+        distance = float(np.sqrt(np.mean((mine - its) ** 2)) / scale)
+        distances.append(distance if math.isfinite(distance) else math.inf)
+        if decision:
+            changed.append(float(np.mean(_decision(mine) != _decision(its))))
+    return Gap(max(distances), max(changed) if changed else None)
+
+
+def deciding(outputs: list[Array], data: Data) -> list[bool]:
+    """Which outputs are scores of classes: they sum to one, or the targets are classes."""
+    targets = flatten(data.y) if data.y is not None else []
+    found = []
+    for index, output in enumerate(outputs):
+        if output.ndim < 2 or not np.issubdtype(output.dtype, np.floating):
+            found.append(False)
+            continue
+        target = targets[index] if index < len(targets) else None
+        several = output.shape[-1] > 1
+        probabilities = output.min() >= 0 and np.allclose(output.sum(-1), 1, atol=1e-2)
+        binary = not several and output.min() >= 0 and output.max() <= 1
+        classes = several and target is not None and _are_classes(target, output)
+        found.append(bool((several and probabilities) or binary or classes))
+    return found
+
+
+def right(side: Side, data: Data) -> float | None:
+    """The share of right decisions, over all outputs that decide; None where none does."""
+    shares = []
+    for output, target, decides in zip(
+        side.outputs, flatten(data.y), deciding(side.outputs, data), strict=False
+    ):
+        if decides and _are_classes(target, output):
+            classes = target.argmax(-1) if target.shape == output.shape else target
+            shares.append(float(np.mean(_decision(output).ravel() == classes.ravel())))
+    return float(np.mean(shares)) if shares else None
+
+
+def numbers(side: Side, reference: Side, apart: Gap) -> str:
+    """The two sides in a few words: scores where there are any, else decisions and outputs."""
+    shared = [name for name in side.scores if name in reference.scores]
+    if shared:
+        return ", ".join(
+            f"{name} {number(side.scores[name])} against {number(reference.scores[name])}"
+            for name in shared
+        )
+    parts = [f"outputs {apart.outputs:.2g} standard deviations apart"]
+    if apart.decisions is not None:
+        parts.insert(0, f"{apart.decisions:.1%} of the decisions differ")
+    return ", ".join(parts)
+
+
+def number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.1g}"
+
+
+def _are_classes(target: Array, output: Array) -> bool:
+    if target.shape == output.shape:
+        return bool(np.isin(target, (0, 1)).all() and (target.sum(-1) == 1).all())
+    whole: Sequence[bool] = [
+        np.issubdtype(target.dtype, np.integer),
+        target.size == output[..., 0].size,
+        output.shape[-1] > 1 and bool(target.max() < output.shape[-1]),
+    ]
+    return all(whole)
+
+
+def _decision(output: Array) -> Array:
+    decided: Array = output.argmax(-1) if output.shape[-1] > 1 else output[..., 0] > 0.5
+    return decided
