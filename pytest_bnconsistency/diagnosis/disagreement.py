@@ -179,9 +179,7 @@ def _variance_shift(m: Measured) -> Named | None:
 
 
 def _not_of_this_data(m: Measured) -> Named:
-    left = (
-        "" if m.certain_share is None else f" ({m.certain_share:.1%} of the initial values left)"
-    )
+    left = "" if m.certain_share is None else f", {m.certain_share:.1%} of the initial values left"
     return (
         rules.LAGGING,
         f"the moving statistics (momentum {m.slowest.momentum:.3g}{left}) are not those of this "
