@@ -161,6 +161,7 @@ def _text(item: pytest.Item, excinfo: ExceptionInfo) -> Any:
         name = f"{excinfo.type.__module__}.{excinfo.type.__qualname__}: "
         for entry in shown.reprtraceback.reprentries:
             entry.lines = [line.replace(name, "", 1) for line in entry.lines]
+            entry.reprfuncargs = None  # arrays, for the most part
         shown.reprcrash.message = str(excinfo.value)
     return shown
 

@@ -418,7 +418,7 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
     forced = {id(layer): False for layer in takes}
     bound = "no tolerance: bitwise, at one batch shape; the same batch twice gives the same bits"
     if takes and localise.independent_with(case.subject, x, exchange, entry.training, forced):
-        by = _told_by(origin, case)
+        by = _told_by(origin)
         moving = {id(v) for v in entry.observed.run(x).moved}
         more = sum(
             any(id(v) in moving for v in case.subject.own_variables(layer))
@@ -468,16 +468,13 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
     )
 
 
-def _told_by(origin: localise.Origin, case: Case) -> str:
-    """Who put the first layer into training mode, as far as its calls show."""
+def _told_by(origin: localise.Origin) -> str:
+    """Who put the first layer into training mode, as far as the calls around it show."""
     call = origin.call
-    if call is None:
+    if call is None or True not in call.told:
         return ""
-    chain = [*call.parents, call.layer]
-    for outer in origin.calls:
-        if outer.kwargs.get("training") is True and any(outer.layer is layer for layer in chain):
-            return f", because {outer.label} is called with training=True"
-    return ""
+    chain = [*call.parents, call.layer][: call.told.index(True) + 1]
+    return f", because {'/'.join(layer.name for layer in chain)} is called with training=True"
 
 
 def _losing(losing: list[Entry], holding: list[str]) -> Finding:

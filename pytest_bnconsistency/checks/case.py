@@ -16,6 +16,7 @@ from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.settings import Settings
 from pytest_bnconsistency.subjects import Subject, subject_of
 
+FEWEST_ROWS = 2
 SIZES = (32, 96, 224)
 """Sizes tried for axes that may be of any."""
 
@@ -64,7 +65,7 @@ class Case:
                 of the sizes that were tried.
         """
         if self.data is not None:
-            return _spread(self.data, count).x
+            return _spread(self.data, min(count, max(self.data.rows, FEWEST_ROWS))).x
         specs = self.subject.inputs()
         if specs is None:
             raise DataError(

@@ -273,7 +273,7 @@ def _findings(
                 rule.id,
                 rule.slug,
                 _layers(explained, first),
-                _message(explained, first, apart, moving),
+                _message(explained, first, apart, moving, len(frozen)),
                 cause,
                 bool(tested),
                 remedy,
@@ -423,9 +423,10 @@ def _message(
     first: Frozen,
     apart: Mapping[int, tuple[float, float]],
     moving: Sequence[Frozen],
+    total: int,
 ) -> str:
     count = sum(f in moving for f in explained)
-    layers = counted(len(explained), "frozen layer")
+    layers = counted(total, "frozen layer")
     parts = [f"training moves the state of {count} of {layers}"] if count else []
     distance = _distance(apart, first)
     if distance and _differs(apart.get(id(first.call.layer))):
@@ -479,6 +480,8 @@ def _notes(
     frozen_names = [f.path for f in frozen]
     which = frozen_names[0]
     if len(frozen_names) > 1:
-        which = f"{len(frozen_names)} layers, {frozen_names[0]} to {frozen_names[-1]}"
+        which = (
+            f"{len(frozen_names)} layers, from {frozen_names[0]} to {frozen_names[-1]} as they run"
+        )
     notes.append(f"declared frozen: {which}; trainable: {listed or 'none'}")
     return tuple(notes)

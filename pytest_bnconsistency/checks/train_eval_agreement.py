@@ -142,13 +142,11 @@ def _compare(
     )
     apart = gap(m.stored, m.population, data)
     alternatives, means = _alternatives(case, data, training, tracked, seen, reference)
-    noise = [
-        max((gap(under(v), m.population, data).outputs for v in draws), default=0.0)
-        for draws in alternatives
-    ]
-    bound = DEVIATIONS * math.hypot(*noise)
+    noise = [[gap(under(v), m.population, data) for v in draws] for draws in alternatives]
+    bound = DEVIATIONS * math.hypot(*(max([n.outputs for n in g], default=0.0) for g in noise))
+    restless = max((n.decisions or 0.0 for group in noise for n in group), default=0.0)
     few = means.startswith("leaving")
-    harm = _harm(case, data, m.stored, m.population, apart)
+    harm = _harm(case, data, m.stored, m.population, apart, restless)
     certain = few and disagreement.biased(m)
     normalisers = _count(tracked)
     evidence: dict[str, Any] = {
@@ -163,6 +161,7 @@ def _compare(
         "decisions_changed": apart.decisions,
         "bound": bound,
         "bound_by": means,
+        "decisions_restless": restless,
         "initial_share_measured": m.initial_share,
     }
     said = numbers(m.stored, m.population, apart)
@@ -341,8 +340,13 @@ def _alternatives(
     return [halves, jitters], means
 
 
-def _harm(case: Case, data: Data, stored: Side, reference: Side, apart: Gap) -> str:
-    """What of the gap is worth a person's time; empty where nothing is."""
+def _harm(
+    case: Case, data: Data, stored: Side, reference: Side, apart: Gap, restless: float
+) -> str:
+    """What of the gap is worth a person's time; empty where nothing is.
+
+    `restless` is the share of decisions that other statistics, as good as the reference, change.
+    """
     settings = case.settings
     if stored.loss is not None and reference.loss is not None:
         if stored.loss <= reference.loss:
@@ -356,7 +360,7 @@ def _harm(case: Case, data: Data, stored: Side, reference: Side, apart: Gap) -> 
                 return f"{lost:.1%} fewer decisions are right"
         return ""
     if apart.decisions is not None:
-        changed = apart.decisions > settings.decisions_tolerance
+        changed = apart.decisions > max(settings.decisions_tolerance, 2 * restless)
         return f"{apart.decisions:.1%} of the decisions change" if changed else ""
     if apart.outputs > settings.output_tolerance:
         return f"the outputs move by {apart.outputs:.2g} standard deviations"

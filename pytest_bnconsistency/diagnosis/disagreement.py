@@ -140,14 +140,29 @@ def _stale(m: Measured) -> Named | None:
         return None
     needed = math.ceil(math.log(SETTLED_SHARE) / math.log(t.retention))
     largest = math.floor(100 * SETTLED_SHARE ** (1 / (m.updates * t.calls))) / 100
+    harmless, place = _harmless_share(m)
+    more = math.ceil(math.log(harmless) / math.log(t.retention))
+    also = ""
+    if more > needed:
+        also = f" ({more} for {place}, whose variance is far below the initial 1)"
     steps = f"{m.updates} updates" if t.calls == 1 else f"{m.updates} steps of {t.calls} updates"
     return (
         rules.STALE,
         f"momentum {t.momentum:.3g} after {steps} leaves {certain:.1%} of the initial values",
         "",
-        f"train for {needed} updates or more; or momentum <= {largest:.2f} for {m.updates} "
+        f"train for {needed} updates or more{also}; or momentum <= {largest:.2f} for {m.updates} "
         "updates; or recalibrate(model, x)",
     )
+
+
+def _harmless_share(m: Measured) -> tuple[float, str]:
+    """The share of the initial variance 1 that is 5 % of the smallest of all, and its path."""
+    shares = [(1.0, "")]
+    for t, value in zip(m.tracked, m.reference, strict=True):
+        if t.role == "variance":
+            own = float(np.median(value))
+            shares.append((0.05 * own / max(1 - own, 1e-9) if 0 < own < 1 else 1.0, t.path))
+    return min(shares)
 
 
 def _variance_shift(m: Measured) -> Named | None:
@@ -225,10 +240,12 @@ def _finding(
         "gap_to_training": gap(m.stored, m.trained, m.data).outputs,
         "gap_left": gap(m.population, m.trained, m.data).outputs,
     }
+    layers = len({id(t.layer) for t in m.tracked})
+    together = layers > 1 and not _one_explains(table)
     return Finding(
         rule.id,
         rule.slug,
-        table.rows[0][0],
+        f"{table.rows[0][0]}, with {layers - 1} others" if together else table.rows[0][0],
         f"evaluate disagrees with train: {said} ({m.data.rows} rows)",
         cause,
         known,
@@ -238,6 +255,12 @@ def _finding(
         table,
         evidence,
     )
+
+
+def _one_explains(table: Table) -> bool:
+    """Whether the first layer alone closes half of the gap."""
+    closes = table.rows[0][1].rstrip("%")
+    return closes.lstrip("-").isdigit() and int(closes) >= 50
 
 
 def _scores(side: Side) -> str:

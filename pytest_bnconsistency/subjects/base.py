@@ -16,7 +16,8 @@ class Call:
 
     `path` is the names of the layers that were running, from the outside in, without the model
     itself. `number` counts the calls of the same layer in one pass from 1. `parents` are the
-    layers that were running, the outermost first.
+    layers that were running, the outermost first; `told` says what `training` each of them and
+    the layer itself were called with, None where the argument was left out.
     """
 
     layer: Any
@@ -24,6 +25,7 @@ class Call:
     number: int
     is_layer: bool
     parents: tuple[Any, ...]
+    told: tuple[bool | None, ...]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 

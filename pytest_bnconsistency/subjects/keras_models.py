@@ -62,12 +62,12 @@ class KerasModelSubject:
         return self.model(x) if training is None else self.model(x, training=training)
 
     def predict(self, x: Nest, batch_size: int) -> Nest:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             return self.model.predict(x, batch_size=batch_size, verbose=0)
 
     def predict_on_batch(self, x: Nest) -> Nest:
-        return self.model.predict_on_batch(x)
+        with _quiet():
+            return self.model.predict_on_batch(x)
 
     def layers(self) -> list[Any]:
         """The layers that the model tracks, itself first."""
@@ -78,6 +78,7 @@ class KerasModelSubject:
         """Stand in for `__call__` of the layer class: layers held in closures go there, too."""
         thread = threading.get_ident()
         parents: list[Any] = []
+        told: list[bool | None] = []
         calls: Counter[int] = Counter()
 
         def watched(original: Any, is_layer: bool) -> Any:
@@ -92,12 +93,17 @@ class KerasModelSubject:
                 calls[id(layer)] += 1
                 path = "/".join([parent.name for parent in parents] + [layer.name])
                 number = calls[id(layer)]
-                call = Call(layer, path, number, is_layer, tuple(parents), args, kwargs)
+                given = kwargs.get("training")
+                told.append(given if isinstance(given, bool) else None)
+                call = Call(
+                    layer, path, number, is_layer, tuple(parents), tuple(told), args, kwargs
+                )
                 parents.append(layer)
                 try:
                     return hook(call, lambda args, kwargs: original(layer, *args, **kwargs))
                 finally:
                     parents.pop()
+                    told.pop()
 
             return __call__
 
@@ -208,9 +214,7 @@ class KerasModelSubject:
 
     def _with_targets(self, run: Any) -> Any:
         try:
-            with warnings.catch_warnings():
-                # What the model's own step warns of, its user has seen in its own runs.
-                warnings.simplefilter("ignore")
+            with _quiet():
                 return run()
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             first = str(error).strip().splitlines()[0]
@@ -225,6 +229,20 @@ class KerasModelSubject:
     def _symbolic(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether this is a call that builds a graph of Keras tensors, and runs nothing."""
         raise NotImplementedError
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What a model's own step warns of, its user has seen in runs of its own."""
+    logger = tf.get_logger()
+    level = logger.level
+    try:
+        logger.setLevel("ERROR")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def as_variable(value: Any) -> Any | None:
