@@ -79,6 +79,28 @@ def map_nest(function: Callable[[Any], Any], nest: Nest) -> Nest:
     return function(nest)
 
 
+def rebuild(nest: Nest, leaves: Iterable[Any]) -> Nest:
+    """The structure of `nest` with other leaves, in the order of `flatten`."""
+    remaining = iter(leaves)
+
+    def visit(part: Nest) -> Nest:
+        if isinstance(part, Mapping):
+            filled = {key: visit(part[key]) for key in sorted(part)}
+            return {key: filled[key] for key in part}
+        if isinstance(part, tuple) and hasattr(part, "_fields"):
+            return type(part)(*map(visit, part))
+        if isinstance(part, (list, tuple)):
+            return type(part)(map(visit, part))
+        return next(remaining)
+
+    return visit(nest)
+
+
+def is_float(array: Any) -> bool:
+    """Whether an array holds floating numbers, bfloat16 included, which numpy does not know."""
+    return array.dtype.kind == "f" or str(array.dtype) == "bfloat16"
+
+
 def rows_of(nest: Nest) -> int:
     return len(flatten(nest)[0])
 
@@ -182,15 +204,18 @@ def _batches(stream: Any) -> Iterator[Any]:
 
 def _join(parts: list[Any], name: str) -> Nest:
     nests = [_arrays(part, name) for part in parts]
-    flat = [np.concatenate(leaves) for leaves in zip(*map(flatten, nests), strict=True)]
-    leaves = iter(flat)
-    ordered = dict(zip(map(id, flatten(nests[0])), leaves, strict=True))
-    return map_nest(lambda leaf: ordered[id(leaf)], nests[0])
+    flat = (np.concatenate(leaves) for leaves in zip(*map(flatten, nests), strict=True))
+    return rebuild(nests[0], flat)
 
 
 def _arrays(nest: Any, name: str) -> Nest:
     if isinstance(nest, (list, tuple)) and nest and not _holds_arrays(nest):
-        nest = np.asarray(nest)
+        try:
+            nest = np.asarray(nest)
+        except ValueError as error:
+            raise DataError(
+                f"{name} is a list of rows of unlike length; expected arrays of shape (rows, ...)"
+            ) from error
     if isinstance(nest, (list, tuple, Mapping)) and not nest:
         raise DataError(f"{name} is empty; expected at least one row")
 
@@ -258,7 +283,7 @@ def _keras_adjusts(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bo
 def _check_finite(given: Data) -> None:
     for name, nest in (("x", given.x), ("y", given.y)):
         for leaf in flatten(nest) if nest is not None else []:
-            if not np.issubdtype(leaf.dtype, np.floating):
+            if not is_float(leaf):
                 continue
             bad = ~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)
             if bad.any():
@@ -280,9 +305,7 @@ def _as_model_sees(x: Nest, specs: Nest | None) -> Nest:
             return array.astype(numpy_dtype(wanted))
         return array
 
-    flat = [leaf(array) for array in flatten(x)]
-    by_id = dict(zip(map(id, flatten(x)), flat, strict=True))
-    return map_nest(lambda array: by_id[id(array)], x)
+    return rebuild(x, [leaf(array) for array in flatten(x)])
 
 
 def numpy_dtype(name: str) -> Any:

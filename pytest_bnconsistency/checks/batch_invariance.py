@@ -19,11 +19,16 @@ import numpy as np
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.passes import measured_noise, observed
 from pytest_bnconsistency.checks.words import counted, listed
-from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
+from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise, rules
 from pytest_bnconsistency.diagnosis.localise import Exchange
 from pytest_bnconsistency.probes import noise
-from pytest_bnconsistency.probes.state import Variables, preserve_state, reachable_variables
+from pytest_bnconsistency.probes.state import (
+    Variables,
+    preserve_state,
+    reachable_variables,
+    same_bits,
+)
 from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 
@@ -38,13 +43,14 @@ class Entry:
 
     names: tuple[str, ...]
     run: Callable[[Nest], Observation]
-    twice: Callable[[Nest], Observation | None]
+    twice: Callable[[Nest], tuple[Observation, Observation]]
     observed: Pass | None = None
     training: bool | None = False
     exchanged: list[tuple[Exchange, list[int], float]] = field(default_factory=list)
     sizes: list[str] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
     random: bool = False
+    stable: frozenset[int] = frozenset()
     margin: float = 0.0
 
     @property
@@ -68,17 +74,20 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     floors: list[noise.Floor] = []
     finite = True
     for entry in entries:
-        base = entry.twice(x)
-        if base is None:
-            entry.random = True
-            notes.append(f"not judged, because the same batch gives other bits: {entry.name}")
-            continue
-        if entry.observed is not None and entry.observed.modes:
-            notes.append(f"layers that draw random numbers run in inference mode: {entry.name}")
+        base, again = entry.twice(x)
+        entry.random = not _same(base.outputs, again.outputs)
+        entry.stable = _repeating(base, again)
+        if entry.random:
+            notes.append(
+                f"the same batch gives other outputs through {entry.name}: only layers that "
+                "repeat themselves are judged there"
+            )
+        elif entry.observed is not None and entry.observed.still:
+            notes.append(f"layers that draw random numbers are held still in {entry.name}")
         finite &= all(_finite(output) for output in base.outputs)
         for exchange in exchanges:
             _compare_exchange(entry, base, exchange, notes)
-        if entry.exchanged:
+        if entry.exchanged or entry.random:
             continue
         floors, _ = measured_noise(case, x)
         _compare_sizes(entry, base, x, floors)
@@ -168,10 +177,10 @@ def exchange_rows(x: Nest, seed: int) -> list[Exchange]:
     now = np.argsort(order)
     permuted = map_nest(lambda leaf: leaf[order], x)
     exchanges.append(Exchange("the batch permuted", permuted, np.arange(rows), now, rows))
-    if any(np.issubdtype(leaf.dtype, np.floating) for leaf in flatten(x)):
+    if any(is_float(leaf) for leaf in flatten(x)):
         poisoned, row = map_nest(np.copy, x), rows // 2
         for leaf in flatten(poisoned):
-            if np.issubdtype(leaf.dtype, np.floating):
+            if is_float(leaf):
                 leaf[row].flat[0] = np.nan
         kept = np.delete(np.arange(rows), row)
         exchanges.append(Exchange("one companion with a NaN", poisoned, kept, kept, rows))
@@ -183,7 +192,7 @@ def _ways(k: int) -> int:
 
 
 def _redrawn(leaf: Array, row: int, rng: np.random.Generator) -> Array:
-    if np.issubdtype(leaf.dtype, np.floating):
+    if is_float(leaf):
         normal = rng.standard_normal(leaf.shape[1:]) * (leaf.std() or 1.0) + leaf.mean()
         return np.asarray(normal, leaf.dtype)
     drawn = rng.integers(int(leaf.min()), int(leaf.max()) + 1, leaf.shape[1:])
@@ -191,7 +200,7 @@ def _redrawn(leaf: Array, row: int, rng: np.random.Generator) -> Array:
 
 
 def _hundredfold(leaf: Array, row: int, rng: np.random.Generator) -> Array:
-    if np.issubdtype(leaf.dtype, np.floating):
+    if is_float(leaf):
         changed: Array = leaf[row] * leaf.dtype.type(100)
         return changed
     return _redrawn(leaf, row, rng)
@@ -219,7 +228,7 @@ def _entries(case: Case, x: Nest) -> list[Entry]:
         with _restored(held):
             return predict(rows)
 
-    def pass_twice(seen: Pass) -> Callable[[Nest], Observation | None]:
+    def pass_twice(seen: Pass) -> Callable[[Nest], tuple[Observation, Observation]]:
         return lambda rows: _twice(lambda: seen.run(rows, keep=True), seen.written)
 
     entries = [
@@ -234,11 +243,10 @@ def _entries(case: Case, x: Nest) -> list[Entry]:
     return entries
 
 
-def _twice(run: Callable[[], Observation], held: list[Any]) -> Observation | None:
-    """What the first of two runs gave, or None if the second gave other bits."""
+def _twice(run: Callable[[], Observation], held: list[Any]) -> tuple[Observation, Observation]:
+    """Two runs, the second from what the first left behind."""
     with _restored(held):
-        first, second = run(), run()
-    return first if _same(first, second) else None
+        return run(), run()
 
 
 @contextlib.contextmanager
@@ -250,21 +258,16 @@ def _restored(variables: list[Any]) -> Iterator[None]:
         before.restore()
 
 
-def _same(a: Observation, b: Observation) -> bool:
-    everything = Exchange("", None, np.arange(1), np.arange(1), 1)
-    outputs = all(
-        mine.shape == its.shape
-        and not localise.row_bits_differ(mine[None], its[None], everything).any()
-        for mine, its in zip(a.outputs, b.outputs, strict=True)
-    )
-    return outputs and all(
-        (mine is None and its is None)
-        or (
-            mine is not None
-            and its is not None
-            and all(np.array_equal(p, q) for p, q in zip(mine, its, strict=True))
-        )
-        for mine, its in zip(a.records, b.records, strict=True)
+def _same(mine: list[Array], its: list[Array]) -> bool:
+    return len(mine) == len(its) and all(map(same_bits, mine, its))
+
+
+def _repeating(first: Observation, second: Observation) -> frozenset[int]:
+    """The calls whose outputs had the same bits in two runs of one batch."""
+    return frozenset(
+        index
+        for index, (mine, its) in enumerate(zip(first.records, second.records, strict=True))
+        if mine is not None and its is not None and _same(mine, its)
     )
 
 
@@ -279,7 +282,8 @@ def _compare_exchange(
         notes.append(f"{entry.name} refuses a batch with {exchange.name}: {first}")
         return
     moved = 0.0
-    for mine, its in zip(base.outputs, other.outputs, strict=True):
+    outputs = () if entry.random else zip(base.outputs, other.outputs, strict=True)
+    for mine, its in outputs:
         if mine.ndim and len(mine) == len(its) == exchange.rows:
             different = localise.row_bits_differ(mine, its, exchange)
             if different.any():
@@ -290,7 +294,7 @@ def _compare_exchange(
                 moved = max(moved, float(np.nan_to_num(change, nan=np.inf).max()), 1e-300)
     places = localise.differing_calls(base, other, exchange)
     if entry.observed is not None and places:
-        places = sorted(set(places) & entry.observed.reaching_outputs())
+        places = sorted(set(places) & entry.observed.reaching_outputs() & entry.stable)
     if moved or places:
         entry.exchanged.append((exchange, places, moved))
 
@@ -341,7 +345,7 @@ def _resolution(case: Case, x: Nest) -> Mapping[str, float | None]:
     places = {0: "the input"}
     if perturbed.calls:
         places[1] = perturbed.calls[len(perturbed.calls) // 2].label
-    floating = any(np.issubdtype(leaf.dtype, np.floating) for leaf in flatten(x))
+    floating = any(is_float(leaf) for leaf in flatten(x))
     seen: dict[str, float | None] = {}
     for place, name in places.items():
         if place == 0 and not floating:
@@ -410,14 +414,14 @@ def _mixing(case: Case, x: Nest, mixing: list[Entry], holding: list[str]) -> Fin
             bound="no tolerance: bitwise, at one batch shape",
             evidence=evidence,
         )
-    origin = localise.first_origin(
-        case.subject, x, exchange, entry.training, entry.observed.reaching_outputs()
-    )
+    seen = entry.observed
+    among = seen.reaching_outputs() & entry.stable
+    origin = localise.first_origin(seen, x, exchange, among)
     evidence["layer"] = origin.label
     takes = [c.layer for c in origin.calls if case.subject.takes_training(c.layer)]
     forced = {id(layer): False for layer in takes}
     bound = "no tolerance: bitwise, at one batch shape; the same batch twice gives the same bits"
-    if takes and localise.independent_with(case.subject, x, exchange, entry.training, forced):
+    if takes and localise.independent_with(seen, x, exchange, forced):
         by = _told_by(origin)
         moving = {id(v) for v in entry.observed.run(x).moved}
         more = sum(

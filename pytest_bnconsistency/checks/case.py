@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Data, Nest, generate, map_nest, read
+from pytest_bnconsistency.data import Array, Data, Nest, generate, is_float, map_nest, read
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.settings import Settings
 from pytest_bnconsistency.subjects import Subject, subject_of
@@ -72,11 +72,14 @@ class Case:
                 f"model {self.subject.name!r} does not tell the shape of its inputs, so no rows "
                 "can be generated; give some rows as x"
             )
+        from pytest_bnconsistency.probes.state import preserve_state
+
         reasons = []
         for size in SIZES:
             x = generate(specs, count, self.settings.seed, size)
             try:
-                self.subject.forward(map_nest(lambda leaf: leaf[:1], x), False)
+                with preserve_state(self.subject):
+                    self.subject.forward(map_nest(lambda leaf: leaf[:1], x), False)
             except Exception as error:
                 reasons.append(f"{size}: {str(error).strip().splitlines()[0]}")
             else:
@@ -97,7 +100,7 @@ def _spread(given: Data, count: int) -> Data:
         other = np.flip(leaf, axis=tuple(range(1, leaf.ndim)))
         for row in range(given.rows, count):
             share = 1 / (1 + row // given.rows)
-            if np.issubdtype(leaf.dtype, np.floating):
+            if is_float(leaf):
                 leaf[row] = share * leaf[row] + (1 - share) * other[(row * 3 + 1) % count]
             else:
                 leaf[row] = other[row]

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.words import counted
-from pytest_bnconsistency.data import Array, Data, map_nest
+from pytest_bnconsistency.data import Array, Data, is_float, map_nest
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.errors import DataError
@@ -205,7 +205,7 @@ def _frozen_layers(subject: Subject, training: Pass, frozen_by: Any) -> list[Fro
 
 
 def _shift(leaf: Array) -> Array:
-    if not np.issubdtype(leaf.dtype, np.floating):
+    if not is_float(leaf):
         return leaf
     moved: Array = (leaf + leaf.dtype.type(SHIFT * (leaf.std() or 1.0))).astype(leaf.dtype)
     return moved

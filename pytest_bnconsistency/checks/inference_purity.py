@@ -62,7 +62,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         "model(x)": lambda: subject.forward(tensors, None),
         "model(x, training=False)": lambda: (
             subject.forward(tensors, False)
-            if inference.modes
+            if inference.random_layers
             else inference.run(x, keep=True).outputs
         ),
     }

@@ -87,7 +87,7 @@ def _decide(case: Case, data: Data) -> CheckResult:
             "no layer has statistics that move in training mode",
             "there is no normaliser, or all of them are frozen",
         )
-    fresh = [t for t in [*tracked, *stuck] if _at_start(t)]
+    fresh = _fresh([*tracked, *stuck])
     if fresh:
         untouched = [t for t in fresh if not (updates or _weights_moved(case, t.layer))]
         if untouched:
@@ -99,6 +99,12 @@ def _decide(case: Case, data: Data) -> CheckResult:
                 "updates=<number of steps>",
             )
         return _never_updated(case, data, fresh, stuck, updates)
+    if not tracked:
+        return _unseen(
+            Verdict.NOT_APPLICABLE,
+            f"the statistics of {_count(stuck)} do not move in training mode",
+            "training and evaluation normalise alike: by what is stored",
+        )
     return _compare(case, data, training, batches, order, tracked, updates)
 
 
@@ -270,6 +276,12 @@ def _stuck(case: Case, training: Pass, x: Any) -> list[Tracked]:
         return []
     forced = Pass(subject, x, training=True, instrument=statistics.Moments(subject), modes=told)
     return statistics.find(forced, x)
+
+
+def _fresh(tracked: Sequence[Tracked]) -> list[Tracked]:
+    """The statistics of layers that hold nothing but zeros and ones, as layers begin."""
+    moved = {id(t.layer) for t in tracked if not _at_start(t)}
+    return [t for t in tracked if id(t.layer) not in moved]
 
 
 def _at_start(tracked: Tracked) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Data
+from pytest_bnconsistency.data import Array, Data, is_float
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.probes.taps import Pass
@@ -132,6 +132,6 @@ def _apart(a: list[Array], b: list[Array]) -> float:
         sum(
             np.sqrt(np.mean((x.astype(float) - y.astype(float)) ** 2))
             for x, y in zip(a, b, strict=True)
-            if np.issubdtype(y.dtype, np.floating)
+            if is_float(y)
         )
     )

@@ -167,7 +167,7 @@ def _harmless_share(m: Measured) -> tuple[float, str]:
 
 def _variance_shift(m: Measured) -> Named | None:
     """Re-estimate with dropout on: if that is what is stored, dropout is what differs."""
-    if not m.training.modes:
+    if not m.training.still:
         return None
     noisy = Pass(
         m.subject,

@@ -9,7 +9,7 @@ import numpy as np
 from pytest_bnconsistency.data import Array, Nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints, by_row
 from pytest_bnconsistency.probes.taps import Observation, Pass
-from pytest_bnconsistency.subjects import Call, Subject
+from pytest_bnconsistency.subjects import Call
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,22 @@ def differing_calls(base: Observation, other: Observation, exchange: Exchange) -
     ]
 
 
-def first_origin(
-    subject: Subject, x: Nest, exchange: Exchange, training: bool | None, reaching: set[int]
-) -> Origin:
-    """Run both batches with what each layer is given recorded as well."""
-    watched = Pass(subject, x, training=training, instrument=Fingerprints(inputs=True))
+def first_origin(seen: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Origin:
+    """Run both batches as `seen` did, with what each layer is given recorded as well.
+
+    `among` are the indices of the calls that count.
+    """
+    watched = Pass(
+        seen.subject,
+        x,
+        training=seen.training,
+        instrument=Fingerprints(inputs=True),
+        still=seen.still,
+    )
     base, other = watched.run(x), watched.run(exchange.x)
     calls = tuple(watched.calls)
     for index, (mine, its) in enumerate(zip(base.records, other.records, strict=True)):
-        if mine is None or its is None or index not in reaching:
+        if mine is None or its is None or index not in among:
             continue
         given = int(mine[0][0])
         if not _any_differs(mine[1 + given :], its[1 + given :], exchange):
@@ -76,15 +83,16 @@ def first_origin(
     return Origin(None, calls[-1].label if calls else "the input", False, calls)
 
 
-def independent_with(
-    subject: Subject,
-    x: Nest,
-    exchange: Exchange,
-    training: bool | None,
-    modes: dict[int, bool],
-) -> bool:
+def independent_with(seen: Pass, x: Nest, exchange: Exchange, modes: dict[int, bool]) -> bool:
     """Whether the kept rows are the same in every layer and output under other modes."""
-    forced = Pass(subject, x, training=training, instrument=Fingerprints(), modes=modes)
+    forced = Pass(
+        seen.subject,
+        x,
+        training=seen.training,
+        instrument=Fingerprints(),
+        modes=modes,
+        still=seen.still,
+    )
     base, other = forced.run(x), forced.run(exchange.x)
     return not differing_calls(base, other, exchange) and not outputs_differ(
         base.outputs, other.outputs, exchange

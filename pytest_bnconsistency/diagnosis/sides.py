@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Data, flatten
+from pytest_bnconsistency.data import Array, Data, flatten, is_float
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def gap(side: Side, reference: Side, data: Data) -> Gap:
     distances, changed = [0.0], []
     decides = deciding(reference.outputs, data)
     for mine, its, decision in zip(side.outputs, reference.outputs, decides, strict=True):
-        if not np.issubdtype(its.dtype, np.floating):
+        if not is_float(its):
             continue
         mine, its = mine.astype(np.float64), its.astype(np.float64)
         scale = its.std(axis=0).max() or np.abs(its).max() or 1.0
@@ -56,7 +56,7 @@ def deciding(outputs: list[Array], data: Data) -> list[bool]:
     targets = flatten(data.y) if data.y is not None else []
     found = []
     for index, output in enumerate(outputs):
-        if output.ndim < 2 or not np.issubdtype(output.dtype, np.floating):
+        if output.ndim < 2 or not is_float(output):
             found.append(False)
             continue
         target = targets[index] if index < len(targets) else None

@@ -11,6 +11,7 @@ BatchNorm" (PreciseBN); Chan, Golub and LeVeque 1983 for joining means and varia
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -111,8 +112,13 @@ def training_pass(subject: Subject, x: Any) -> Pass:
 def find(training: Pass, x: Any) -> list[Tracked]:
     """The tracked variables of a pass, by behaviour: they forget a share of what they held."""
     subject = training.subject
-    by_layer: dict[int, list[Any]] = {}
-    for call in training.calls:
+    run = training.run(x)
+    recorded = {
+        (id(call.layer), call.number): record
+        for call, record in zip(training.calls, run.records, strict=True)
+    }
+    by_layer: dict[int, list[Call]] = {}
+    for call in [*training.calls, *training.inner_calls]:
         by_layer.setdefault(id(call.layer), []).append(call)
     candidates = [
         (variable, calls)
@@ -121,15 +127,14 @@ def find(training: Pass, x: Any) -> list[Tracked]:
     ]
     variables = [variable for variable, _ in candidates]
     zero, one = (_run_from(training, x, variables, value)[0] for value in (0.0, 1.0))
-    records = training.run(x).records
     found: list[Tracked] = []
     for (variable, calls), low, high in zip(candidates, zero, one, strict=True):
         kept = float(np.median(high - low))
         if not abs(1 - kept) > 1e-6:
             continue  # a counter, or a sum: nothing is forgotten, so it tracks no statistic
         retention = _declared(calls[0].layer, len(calls), kept)
-        index = next(i for i, call in enumerate(training.calls) if call is calls[-1])
-        role = _role(low / (1 - retention), records[index], len(calls) == 1)
+        last = calls[-1]
+        role = _role(low / (1 - retention), recorded.get((id(last.layer), last.number)), calls)
         found.append(Tracked(variable, calls[0].layer, calls[0].path, role, retention, len(calls)))
     return [_with_partner(tracked, found) for tracked in found]
 
@@ -219,38 +224,37 @@ def _declared(layer: Any, calls: int, measured: float) -> float:
     return measured
 
 
-def _role(statistic: Array, record: list[Array] | None, once: bool) -> Role:
-    """Which moment of the layer's input the statistic is, to within N/(N-1) and half precision."""
+def _role(statistic: Array, record: list[Array] | None, calls: list[Call]) -> Role:
+    """Which moment of the layer's input the statistic is, to within N/(N-1) and half precision.
+
+    Where the input was not recorded, or is not alone (masks, several calls), the sign tells.
+    """
     pairs = list(zip(record[::2], record[1::2], strict=True)) if record else []
     for mean, variance in pairs:
         if mean.size != statistic.size:
             continue
         mean, variance = mean.reshape(statistic.shape), variance.reshape(statistic.shape)
         scale = np.sqrt(variance + mean**2) + 1e-12
-        if np.median(np.abs(statistic - mean) / scale) < (0.01 if once else 0.5):
+        if np.median(np.abs(statistic - mean) / scale) < (0.01 if len(calls) == 1 else 0.5):
             return "mean"
         if np.median(np.abs(statistic - variance) / (variance + 1e-12)) < 0.5:
             return "variance"
-    return "other"
+    return "mean" if (statistic < 0).any() else "other"
 
 
 def _with_partner(tracked: Tracked, found: list[Tracked]) -> Tracked:
+    """`tracked` with the mean that belongs to it; beside a mean, what is never negative is one."""
     partner = next(
         (
             t
             for t in found
-            if t.layer is tracked.layer and t.role == "mean" and t.variable is not tracked.variable
+            if t.layer is tracked.layer
+            and t.role == "mean"
+            and t.variable is not tracked.variable
+            and t.variable.shape == tracked.variable.shape
         ),
         None,
     )
-    if tracked.role != "variance" or partner is None:
+    if tracked.role == "mean" or partner is None:
         return tracked
-    return Tracked(
-        tracked.variable,
-        tracked.layer,
-        tracked.path,
-        "variance",
-        tracked.retention,
-        tracked.calls,
-        partner,
-    )
+    return dataclasses.replace(tracked, role="variance", partner=partner)

@@ -9,7 +9,7 @@ the model goes on with.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,10 +64,13 @@ class Pass:
         training: what the model is told; None leaves the argument out.
         instrument: what is done at each layer.
         modes: layers, by identity, that are told another mode than the model tells them.
+        still: layers, by identity, that run as the model tells them, and so hand their mode on,
+            but whose outputs are those of inference mode.
 
     `calls` are the calls of layers in execution order, those that return what they were given
-    (or what an inner layer returned) left out. `random_layers` are the layers whose own code
-    draws random numbers. `written` are the variables that a run may change.
+    (or what an inner layer returned) left out; `inner_calls` those in loops and nested functions,
+    of which nothing can be recorded. `random_layers` are the layers whose own code draws random
+    numbers. `written` are the variables that a run may change.
     """
 
     def __init__(
@@ -78,13 +81,16 @@ class Pass:
         training: bool | None,
         instrument: Instrument | None = None,
         modes: Mapping[int, bool] | None = None,
+        still: Collection[int] = (),
     ) -> None:
         self.subject = subject
         self.training = training
         self.calls: list[Call] = []
+        self.inner_calls: list[Call] = []
         self.random_layers: list[Any] = []
         self._instrument = instrument or Instrument()
-        self.modes = dict(modes or {})
+        self.still = frozenset(still)
+        self._modes = dict(modes or {})
         self._concrete: Any = None
         self._record_sizes: list[int | None] = []
         self._tapped: list[list[Any]] = []
@@ -172,6 +178,7 @@ class Pass:
     def _body(self, x: Nest, controls: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
         graph = _graph()
         calls: list[Call] = []
+        inner: list[Call] = []
         records: list[list[Any] | None] = []
         tapped: list[list[Any]] = []
         random_layers: list[Any] = []
@@ -179,31 +186,38 @@ class Pass:
         replaying = False
         known = {id(leaf): leaf for leaf in flatten(x)}
 
+        def replay(call: Call, proceed: Proceed, training: bool) -> Any:
+            nonlocal replaying
+            replaying = True
+            try:
+                return proceed(*self._told(call, training))
+            finally:
+                replaying = False
+
         def hook(call: Call, proceed: Proceed) -> Any:
             nonlocal claimed
-            args, kwargs = self._told(call, self.modes.get(id(call.layer)))
-            if replaying or _graph() is not graph:
+            args, kwargs = self._told(call, self._modes.get(id(call.layer)))
+            if replaying:
+                return proceed(args, kwargs)
+            if _graph() is not graph:
                 # The tensors of a loop's body or of a nested function can't leave it.
+                inner.append(call)
                 return proceed(args, kwargs)
             first, unclaimed = _operations(graph), claimed
+            quiet = replay(call, proceed, False) if id(call.layer) in self.still else None
             outputs = proceed(args, kwargs)
+            if quiet is not None:
+                outputs = quiet
             own = _random_operations(graph, first) - (claimed - unclaimed)
             claimed += own
-            if own and not any(call.layer is layer for layer in random_layers):
+            if own and id(call.layer) not in self.still | {id(known) for known in random_layers}:
                 random_layers.append(call.layer)
             fresh = [tensor for tensor in _tensors(outputs) if id(tensor) not in known]
             if not fresh:
                 return outputs
-
-            def replay(training: bool) -> Any:
-                nonlocal replaying
-                replaying = True
-                try:
-                    return proceed(*self._told(call, training))
-                finally:
-                    replaying = False
-
-            outputs, record = self._instrument.tap(call, outputs, replay)
+            outputs, record = self._instrument.tap(
+                call, outputs, lambda training: replay(call, proceed, training)
+            )
             tensors = _tensors(outputs)
             known.update((id(tensor), tensor) for tensor in [*fresh, *tensors])
             calls.append(call)
@@ -214,7 +228,8 @@ class Pass:
         with self.subject.watch(hook):
             outputs = self.subject.forward(self._instrument.begin(x, controls), self.training)
         flat = [tf.convert_to_tensor(leaf) for leaf in flatten(outputs) if leaf is not None]
-        self.calls, self.random_layers, self._tapped = calls, random_layers, tapped
+        self.calls, self.inner_calls = calls, inner
+        self.random_layers, self._tapped = random_layers, tapped
         self._record_sizes = [None if record is None else len(record) for record in records]
         self._output_count = len(flat)
         return flat, [tensor for record in records if record is not None for tensor in record]
@@ -235,15 +250,24 @@ class Pass:
 def neutralised(
     subject: Subject, x: Nest, *, training: bool | None, instrument: Callable[[], Instrument]
 ) -> Pass:
-    """A pass in which layers that draw random numbers run in inference mode: no dropout."""
+    """A pass in which layers that draw random numbers give what they give in inference.
+
+    A layer that holds variables, or layers with variables, goes on as it is: its statistics count.
+    """
     drawing: list[Any] = []
     while True:
-        modes = {id(layer): False for layer in drawing}
-        traced = Pass(subject, x, training=training, instrument=instrument(), modes=modes)
+        still = [id(layer) for layer in drawing]
+        traced = Pass(subject, x, training=training, instrument=instrument(), still=still)
+        holding = {
+            id(layer)
+            for call in [*traced.calls, *traced.inner_calls]
+            if call.is_layer and subject.own_variables(call.layer)
+            for layer in (call.layer, *call.parents)
+        }
         found = [
             layer
             for layer in traced.random_layers
-            if id(layer) not in modes and subject.takes_training(layer)
+            if id(layer) not in holding and subject.takes_training(layer)
         ]
         if not found:
             traced.random_layers += drawing

@@ -28,7 +28,7 @@ class KerasModelSubject:
     """The class of graph operations that are no layers, where there is one apart."""
 
     def __init__(self, model: Any) -> None:
-        if not getattr(model, "built", True) and not model.inputs:
+        if not getattr(model, "built", True) and not getattr(model, "inputs", None):
             raise UnsupportedSubjectError(
                 f"model {model.name!r} is not built, so it has no weights yet; expected a built "
                 "model: call it once on a batch, or give it an input shape"
