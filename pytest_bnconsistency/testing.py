@@ -1,0 +1,141 @@
+"""The harness that our tests use, and authors of new checks: expect a verdict, and no trace.
+
+    finding = expect_failure("batch_invariance", faulty, x, rule="BN101", layer="leak")
+    expect_pass("batch_invariance", mended, x)
+
+Every expectation also proves that the check left no trace on the model, the data and the global
+random generators, by a snapshot that shares no code with the checks' own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from tensorflow.python.eager import context
+
+from pytest_bnconsistency.assertions import check_consistency
+from pytest_bnconsistency.data import flatten
+from pytest_bnconsistency.reporting import text
+from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+
+
+def expect_verdict(
+    check: str, verdict: Verdict | str, model: Any, x: Any = None, y: Any = None, **options: Any
+) -> CheckResult:
+    """The result of one check, which must have this verdict and leave no trace.
+
+    Args:
+        check: the check's name.
+        verdict: `"passed"`, `"failed"`, `"vacuous"` or `"not applicable"`.
+        model: as for the assertions, like `x`, `y` and `options` (`train_step` included).
+    """
+    with leaves_no_trace(model, x, y):
+        result = check_consistency(model, x, y, checks=[check], **options)[check]
+    rendered = text.render(result, verbose=True)
+    if result.verdict != Verdict(verdict):
+        raise AssertionError(f"expected {verdict}, and {check} said:\n{rendered}")
+    result.to_dict()  # must not raise: results cross process boundaries
+    return result
+
+
+def expect_pass(
+    check: str, model: Any, x: Any = None, y: Any = None, **options: Any
+) -> CheckResult:
+    """The result of a check that must pass."""
+    return expect_verdict(check, Verdict.PASSED, model, x, y, **options)
+
+
+def expect_failure(
+    check: str,
+    model: Any,
+    x: Any = None,
+    y: Any = None,
+    *,
+    rule: str,
+    layer: str | None = None,
+    cause_tested: bool | None = None,
+    cause_contains: str | None = None,
+    **options: Any,
+) -> Finding:
+    """The finding of `rule` in a check that must fail.
+
+    Args:
+        rule: the finding's id, `"BN101"`.
+        layer: its layer path, whole.
+        cause_tested: whether undoing the cause made the symptom go away.
+        cause_contains: a part of its cause.
+    """
+    result = expect_verdict(check, Verdict.FAILED, model, x, y, **options)
+    matching = [finding for finding in result.findings if finding.rule == rule]
+    wrong = [] if matching else [f"rule {[f.rule for f in result.findings]}, expected {rule}"]
+    for found in matching[:1]:
+        if layer is not None and found.layer != layer:
+            wrong.append(f"layer {found.layer!r}, expected {layer!r}")
+        if cause_tested is not None and found.cause_tested is not cause_tested:
+            wrong.append(f"cause_tested {found.cause_tested}, expected {cause_tested}")
+        if cause_contains is not None and cause_contains not in found.cause:
+            wrong.append(f"cause {found.cause!r}, expected {cause_contains!r} in it")
+    if wrong:
+        rendered = text.render(result, verbose=True)
+        raise AssertionError("\n".join(wrong) + f"\nThe whole result:\n{rendered}")
+    return matching[0]
+
+
+@contextlib.contextmanager
+def leaves_no_trace(model: Any, *nests: Any) -> Iterator[None]:
+    """Within it, neither `model` nor the arrays in `nests` nor a random generator may change."""
+    before = _state(model, nests)
+    try:
+        yield
+    finally:
+        after = _state(model, nests)
+        keys = sorted(before.keys() | after.keys())
+        moved = [key for key in keys if before.get(key) != after.get(key)]
+        if moved:
+            shown = [f"  {k}: {before.get(k)!s:.60} became {after.get(k)!s:.60}" for k in moved]
+            places = "\n".join(shown[:12])
+            raise AssertionError(f"the check left a trace in {len(moved)} places:\n{places}")
+
+
+def _state(model: Any, nests: tuple[Any, ...]) -> dict[str, Any]:
+    """What must be the same before and after, by name: bytes, flags and identities."""
+    operation_seeds = getattr(context.context(), "_rng", None)
+    found: dict[str, Any] = {
+        "python's random": random.getstate(),
+        "numpy's random": str(np.random.get_state()),
+        "tensorflow's random": getattr(context.context(), "_seed", None),
+        "tensorflow's operation seeds": getattr(operation_seeds, "getstate", tuple)(),
+    }
+    layers = list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else []
+    optimizer = getattr(model, "optimizer", None)
+    held = [*getattr(model, "variables", []), *getattr(model, "weights", [])]
+    variables = {"model": list({id(variable): variable for variable in held}.values())}
+    for part in (optimizer, *getattr(model, "metrics", [])):
+        slots = getattr(part, "variables", [])
+        variables[f"{type(part).__name__} {id(part)}"] = slots() if callable(slots) else slots
+    for owner, held in variables.items():
+        found[f"{owner}: number of variables"] = len(held)
+        for index, variable in enumerate(held):
+            value = np.asarray(variable.numpy())
+            name = getattr(variable, "path", None) or getattr(variable, "name", "")
+            found[f"{owner}: {index} {name}"] = value.shape, value.tobytes()
+    for index, layer in enumerate(layers):
+        found[f"layer {index} {layer.name}: trainable"] = layer.trainable
+        found.update((f"layer {index} {layer.name}.{name}", "there") for name in vars(layer))
+    for name in (
+        "train_function",
+        "test_function",
+        "predict_function",
+        "stop_training",
+        "history",
+    ):
+        found[f"model.{name}"] = id(getattr(model, name, None))
+    found["optimizer.built"] = getattr(optimizer, "built", None)
+    for index, leaf in enumerate(flatten(list(nests))):
+        if isinstance(leaf, np.ndarray):
+            found[f"array {index} of the data"] = leaf.shape, leaf.tobytes()
+    return found

@@ -1,0 +1,106 @@
+"""Misuse ends in one sentence that says what to write instead."""
+
+import keras
+import numpy as np
+import pytest
+
+from pytest_bnconsistency import (
+    BNConsistencyError,
+    assert_batch_invariance,
+    assert_frozen_stability,
+    assert_train_eval_agreement,
+    check_consistency,
+    recalibrate,
+)
+
+X = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+
+
+def model_of(k, *, trainable=True, compiled=False):
+    inputs = k.Input((4,))
+    bn = k.layers.BatchNormalization(trainable=trainable)
+    model = k.Model(inputs, k.layers.Dense(1)(bn(inputs)), name="mine")
+    if compiled:
+        model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (None, "is no model that can be checked; expected a keras.Model or a tf_keras.Model"),
+        ("model.keras", "str 'model.keras' is no model"),
+        (object(), "is no model"),
+        (X, "ndarray"),
+        (keras.layers.Dense(1), "Dense"),
+        (keras.Model, "Model is a class; expected a model: write Model(...)"),
+    ],
+    ids=["none", "path", "object", "array", "layer", "class"],
+)
+def test_what_is_no_model_is_refused(model, sentence):
+    with pytest.raises(BNConsistencyError) as caught:
+        assert_batch_invariance(model, X)
+    assert sentence in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+NOT_BUILT = "crashes in Keras 3: AttributeError on model.inputs"
+
+
+def test_a_sequence_of_layers_without_an_input_is_refused(k, request):
+    if k is keras:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=NOT_BUILT))
+    with pytest.raises(BNConsistencyError, match="model 'mine' is not built"):
+        assert_batch_invariance(k.Sequential([k.layers.Dense(1)], name="mine"), X)
+
+
+def test_a_subclass_that_was_never_called_is_refused(k, request):
+    if k is keras:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=NOT_BUILT))
+
+    class Own(k.Model):
+        def __init__(self):
+            super().__init__(name="mine")
+            self.head = k.layers.Dense(1)
+
+        def call(self, x):
+            return self.head(x)
+
+    with pytest.raises(BNConsistencyError, match="model 'mine' is not built"):
+        assert_batch_invariance(Own(), X)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda m: assert_batch_invariance(m, X, row=3), "did you mean 'rows'"),
+        (lambda m: check_consistency(m, X, checks=["batch_invariant"]), "unknown check"),
+        (lambda m: check_consistency(m, X, checks=["zzz"]), "expected one of batch_invariance"),
+        (lambda m: assert_frozen_stability(m, X), "y is missing; give targets as y"),
+        (lambda m: assert_frozen_stability(m, X, X[:, :1], frozen="nope/*"), "matches no layer"),
+        (lambda m: assert_frozen_stability(m, X, X[:, :1], steps=0), "expected 1 or more"),
+        (lambda m: assert_frozen_stability(m, None, train_step=print), "no data; give x and y"),
+        (lambda m: assert_train_eval_agreement(m, None), "needs data and got none"),
+        (lambda m: assert_batch_invariance(m, X[:, :3]), "expected (rows, 4)"),
+        (lambda m: recalibrate(m, X), "no layer of model 'mine' has statistics that move"),
+        (lambda m: recalibrate(m, None), "needs data and got none"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(k, call, sentence):
+    model = model_of(k, trainable=False, compiled=True)
+    with pytest.raises(BNConsistencyError) as caught:
+        call(model)
+    assert sentence in str(caught.value)
+
+
+def test_targets_that_the_loss_does_not_take(k):
+    model = model_of(k, compiled=True)
+    model.fit(X, X[:, :1], verbose=0)
+    with pytest.raises(BNConsistencyError, match="targets as fit takes them"):
+        assert_train_eval_agreement(model, X, {"nobody": X[:, :3], "knows": X[:, :2]})
+
+
+def test_checks_that_need_data_are_not_applicable_without(k):
+    report = check_consistency(model_of(k))
+    assert report["train_eval_agreement"].verdict == "not applicable"
+    assert report["batch_invariance"].verdict == "passed"

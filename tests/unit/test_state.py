@@ -1,0 +1,197 @@
+"""A check leaves no trace, also when something breaks in the middle of it."""
+
+import contextlib
+import itertools
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pytest_bnconsistency import check_consistency, preserve_state
+from pytest_bnconsistency.testing import leaves_no_trace
+
+CHECKS = ["batch_invariance", "train_eval_agreement", "frozen_stability"]
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).standard_normal((24, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def y(x):
+    return (x[:, 0] > 0).astype(np.int32)
+
+
+def build(k, *, optimizer="adam", dropout=0.3):
+    inputs = k.Input((4,))
+    h = k.layers.BatchNormalization(name="bn")(k.layers.Dense(8)(inputs))
+    h = k.layers.Dropout(dropout, seed=3)(h)
+    frozen = k.layers.BatchNormalization(name="frozen", trainable=False)
+    model = k.Model(inputs, k.layers.Dense(2, activation="softmax")(frozen(h)))
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def test_nothing_moves_in_a_trained_model(k, x, y):
+    model = build(k)
+    model.fit(x, y, verbose=0)
+    with leaves_no_trace(model, x, y):
+        check_consistency(model, x, y, checks=CHECKS)
+
+
+def test_an_optimizer_that_was_not_built_stays_so(k, x, y):
+    model = build(k)
+    count = len(model.optimizer.variables) if k is keras else None
+    with leaves_no_trace(model, x, y):
+        check_consistency(model, x, y, checks=CHECKS)
+    if k is keras:
+        assert not model.optimizer.built
+        assert len(model.optimizer.variables) == count
+    assert int(model.optimizer.iterations.numpy()) == 0
+
+
+@pytest.mark.parametrize("fitted", [True, False], ids=["after a fit", "before any fit"])
+def test_the_next_fit_is_what_it_would_have_been(k, x, y, fitted):
+    results = []
+    for checked in (False, True):
+        k.backend.clear_session()
+        k.utils.set_random_seed(7)
+        model = build(k)
+        if fitted:
+            model.fit(x, y, verbose=0, batch_size=8)
+        if checked:
+            check_consistency(model, x, y, checks=CHECKS)
+        history = model.fit(x, y, epochs=2, verbose=0, batch_size=8)
+        drawn = [random.random(), np.random.rand(), float(tf.random.normal([]))]
+        results.append((model.get_weights(), history.history, drawn))
+    (mine, losses, draws), (its, its_losses, its_draws) = results
+    assert losses == its_losses
+    assert draws == its_draws
+    assert all(np.array_equal(a, b) for a, b in zip(mine, its, strict=True))
+
+
+def test_the_random_generators_go_on_as_without_a_check(x, y):
+    drawn = []
+    generator = keras.random.SeedGenerator(5)
+    for checked in (False, True):
+        keras.utils.set_random_seed(11)
+        tf.random.set_global_generator(tf.random.Generator.from_seed(3))
+        model = build(keras)
+        if checked:
+            check_consistency(model, x, y, checks=CHECKS)
+        drawn.append(
+            [
+                random.random(),
+                np.random.rand(),
+                float(tf.random.uniform([])),
+                float(keras.random.uniform([])),
+                float(tf.random.get_global_generator().uniform([])),
+            ]
+        )
+    assert drawn[0] == drawn[1]
+    assert generator is not None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
+def test_a_step_that_breaks_off(k, x, y, error):
+    model = build(k)
+    calls = []
+
+    def step(x, y):
+        model.train_on_batch(x, y)
+        calls.append(1)
+        if len(calls) == 2:
+            raise error("in the middle")
+
+    with leaves_no_trace(model, x, y), pytest.raises(error, match="in the middle"):
+        check_consistency(model, x, y, checks=["frozen_stability"], train_step=step)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_train_step_of_the_model_that_breaks_off(k, x, y, error):
+    class Own(k.Model):
+        def train_step(self, data):
+            super().train_step(data)
+            raise error("in the middle")
+
+    inputs = k.Input((4,))
+    frozen = k.layers.BatchNormalization(name="frozen", trainable=False)
+    model = Own(inputs, k.layers.Dense(2, activation="softmax")(frozen(inputs)))
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
+    with leaves_no_trace(model, x, y), pytest.raises(error):
+        check_consistency(model, x, y, checks=["frozen_stability"])
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_layer_that_breaks_off_in_its_third_call(x, y, check, error):
+    calls = itertools.count(1)  # a list would be restored with the rest
+
+    class Own(keras.layers.Layer):
+        armed = False
+
+        def build(self, shape):
+            self.state = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, x, training=None):
+            if self.armed:
+                number = next(calls)
+                if training:
+                    self.state.assign_add(1.0)
+                if number >= 3:
+                    raise error("in the middle")
+            return x
+
+    own = Own()
+    inputs = keras.Input((4,))
+    h = keras.layers.BatchNormalization(trainable=check != "frozen_stability")(own(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(h))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model(x[:2] + 1, training=True)
+    model.optimizer.iterations.assign(3)
+    own.armed = True
+    call = keras.layers.Layer.__call__
+    with leaves_no_trace(model, x, y), contextlib.suppress(error):
+        check_consistency(model, x, y, checks=[check])
+    assert next(calls) > 3
+    assert keras.layers.Layer.__call__ is call
+
+
+def test_preserve_state_restores_what_a_user_does_inside(k, x, y):
+    model = build(k)
+    with leaves_no_trace(model), preserve_state(model):
+        model.fit(x, y, verbose=0)
+        model.layers[1].trainable = False
+        model.layers[2].momentum = 0.5
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        random.random()
+        np.random.rand()
+    assert model.layers[2].momentum == 0.99
+
+
+def test_preserve_state_lets_errors_through(k, x):
+    model = build(k)
+
+    def broken_off():
+        with preserve_state(model):
+            model(x, training=True)
+            raise KeyboardInterrupt
+
+    with leaves_no_trace(model), pytest.raises(KeyboardInterrupt):
+        broken_off()
+
+
+def test_the_harness_sees_a_trace(k):
+    model = build(k)
+
+    def traced():
+        with leaves_no_trace(model):
+            model.layers[2].moving_mean.assign_add(np.ones(8, np.float32))
+            np.random.rand()
+
+    with pytest.raises(AssertionError, match="the check left a trace in 2 places"):
+        traced()
