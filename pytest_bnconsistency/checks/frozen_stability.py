@@ -272,7 +272,7 @@ def _findings(
             Finding(
                 rule.id,
                 rule.slug,
-                _layers(explained, first),
+                first.path,
                 _message(explained, first, apart, moving, len(frozen)),
                 cause,
                 bool(tested),
@@ -297,7 +297,7 @@ def _findings(
         explain(
             rules.INFERENCE_OVERRIDDEN,
             overridden,
-            f"fit runs {_layers(overridden, overridden[0])} in training mode: it overrides "
+            f"fit runs {_layers(overridden, overridden[0])} in training mode, in spite of "
             f"{overridden[0].by}",
             "with trainable=False on the same layers, their statistics stay and training mode "
             "gives what inference gives"
@@ -307,8 +307,8 @@ def _findings(
             "base to a layer that calls it with training=False in its own call",
         )
     for rule, mark, cause in (
-        (rules.CHILD_TRAINABLE, " on ", "stands above, but the layer's own flag is True"),
-        (rules.NOT_FROZEN, "pattern", "says frozen, but the flags of the layers are True"),
+        (rules.CHILD_TRAINABLE, " on ", ", but the layer's own flag is True"),
+        (rules.NOT_FROZEN, "pattern", " says frozen, but the layer's own flag is True"),
     ):
         free = [f for f in left if f.own_flag and mark in f.by]
         if free:
@@ -316,7 +316,7 @@ def _findings(
             explain(
                 rule,
                 free,
-                f"{free[0].by} {cause}",
+                f"{free[0].by}{cause}",
                 "" if still else "with trainable=False on the layer itself, its state stays",
                 "set trainable = False on the layer itself, after every trainable = True on a "
                 "parent, and compile again",

@@ -87,6 +87,16 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     }
     if findings:
         return CheckResult(NAME, Verdict.FAILED, tuple(findings), evidence=evidence)
+    if not all(
+        np.isfinite(output.astype(float)).all() for s in comparable for output in s.outputs
+    ):
+        return CheckResult(
+            NAME,
+            Verdict.VACUOUS,
+            summary="the outputs are NaN or Inf",
+            hint="statistics_health says whether stored statistics are at fault",
+            evidence=evidence,
+        )
     summary = (
         f"{names} leave all {len(held)} variables of {len(set(owners.values()))} layers as they "
         f"are, give the same bits twice, and agree within the noise bound on {rows} rows"
@@ -128,7 +138,7 @@ def _state(case: Case, x: Nest, seen: list[Seen], owners: dict[int, str]) -> lis
         Finding(
             rules.STATE_MOVES.id,
             rules.STATE_MOVES.slug,
-            layers[0] if len(layers) == 1 else f"{layers[0]} and {len(layers) - 1} more",
+            layers[0],
             f"{listed([s.name for s in moving])} {verb} the state of "
             f"{counted(len(layers), 'layer')}{where}",
             f"{runs} in training mode though no training was asked for"

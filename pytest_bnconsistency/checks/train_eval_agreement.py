@@ -183,7 +183,11 @@ def _compare(
         finding = disagreement.explain(m, limits)
         return CheckResult(NAME, Verdict.FAILED, (finding,), notes=data.notes, evidence=evidence)
     if not few and _unlike_training(case, m, order):
-        finding = disagreement.explain(m, limits)
+        limits = (
+            f"a loss above {number(_loss_limit(case, data, m.trained, UNEXPLAINED))}, and more "
+            f"than {DEVIATIONS} times what the same rows in other batches do to the outputs"
+        )
+        finding = disagreement.unexplained(m, limits)
         return CheckResult(NAME, Verdict.FAILED, (finding,), notes=data.notes, evidence=evidence)
     if harm and few:
         return CheckResult(
@@ -242,7 +246,7 @@ def _unlike_training(case: Case, m: Measured, order: Array) -> bool:
     """
     if m.trained.loss is None or m.stored.loss is None or m.population.loss is None:
         return False
-    limit = _loss_limit(case, m.data, m.trained, tolerances=UNEXPLAINED)
+    limit = _loss_limit(case, m.data, m.trained, UNEXPLAINED)
     if m.stored.loss <= limit or m.population.loss <= limit:
         return False
     now, before = right(m.stored, m.data), right(m.trained, m.data)
@@ -360,6 +364,8 @@ def _harm(
     `restless` is the share of decisions that other statistics, as good as the reference, change.
     """
     settings = case.settings
+    if not math.isfinite(apart.outputs):
+        return "the outputs are NaN or Inf"
     if stored.loss is not None and reference.loss is not None:
         if stored.loss <= reference.loss:
             return ""

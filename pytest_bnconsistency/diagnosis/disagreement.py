@@ -73,10 +73,10 @@ def biased(m: Measured) -> bool:
 
 def explain(m: Measured, bound: str) -> Finding:
     """The finding for a gap that is beyond noise and worth a person's time."""
-    table = attribution.table(m.subject, m.data, m.tracked, m.moving, m.reference, m.updates)
     closed = _closed(m)
     if closed <= 0.5:
-        return _unexplained(m, table, closed, bound)
+        return unexplained(m, bound)
+    table = attribution.table(m.subject, m.data, m.tracked, m.moving, m.reference, m.updates)
     tested = (
         f"with the population statistics of this data, {_scores(m.population)}: {closed:.0%} of "
         "the distance to training is gone"
@@ -180,7 +180,10 @@ def _variance_shift(m: Measured) -> Named | None:
     )
     noisy_side = m.under(values)
     whole = gap(m.stored, m.population, m.data).outputs
-    if not gap(m.stored, noisy_side, m.data).outputs < 0.5 * whole:
+    outputs_fit = gap(m.stored, noisy_side, m.data).outputs < 0.5 * whole
+    if not outputs_fit and not _variances_apart(m, values) < 0.5 * _variances_apart(
+        m, m.reference
+    ):
         return None
     drawing = ", ".join(dict.fromkeys(layer.name for layer in m.training.random_layers))
     return (
@@ -191,6 +194,16 @@ def _variance_shift(m: Measured) -> Named | None:
         "off what training says",
         "put dropout and noise after the last normaliser; or recalibrate(model, x)",
     )
+
+
+def _variances_apart(m: Measured, values: Sequence[Array]) -> float:
+    """The mean distance of the stored variances from others, as logarithms of their ratios."""
+    ratios = [
+        np.abs(np.log(np.maximum(stored, 1e-30) / np.maximum(value, 1e-30)))
+        for t, stored, value in zip(m.tracked, m.moving, values, strict=True)
+        if t.role == "variance"
+    ]
+    return float(np.mean(np.concatenate([r.ravel() for r in ratios]))) if ratios else 0.0
 
 
 def _not_of_this_data(m: Measured) -> Named:
@@ -206,27 +219,23 @@ def _not_of_this_data(m: Measured) -> Named:
     )
 
 
-def _unexplained(m: Measured, table: Table, closed: float, bound: str) -> Finding:
+def unexplained(m: Measured, bound: str) -> Finding:
+    """The finding for a gap to training that population statistics don't close."""
     shared = list(dict.fromkeys(t.path for t in m.tracked if t.calls > 1))
-    hint = (
+    remedy = (
         f"{', '.join(shared)} runs more than once in a step: give each input a normaliser of its "
         "own, or join the inputs in one batch"
         if shared
-        else "look at what else differs between training and evaluation, in the layers above"
+        else "look at what else differs between training and evaluation, in the layers named"
     )
-    return _finding(
-        m,
-        rules.DISAGREES,
-        "not established",
-        f"population statistics of this data: {closed:.0%} of the distance to training goes",
-        hint,
-        table,
-        bound,
+    tried = (
+        f"population statistics of this data: {_closed(m):.0%} of the distance to training goes"
     )
+    return _finding(m, rules.DISAGREES, "not established", tried, remedy, None, bound)
 
 
 def _finding(
-    m: Measured, rule: Rule, cause: str, tested: str, remedy: str, table: Table, bound: str
+    m: Measured, rule: Rule, cause: str, tested: str, remedy: str, table: Table | None, bound: str
 ) -> Finding:
     known = rule is not rules.DISAGREES
     reference = m.population if known else m.trained
@@ -241,11 +250,14 @@ def _finding(
         "gap_left": gap(m.population, m.trained, m.data).outputs,
     }
     layers = len({id(t.layer) for t in m.tracked})
-    together = layers > 1 and not _one_explains(table)
+    shared = [t.path for t in m.tracked if t.calls > 1]
+    layer = table.rows[0][0] if table else (shared or [m.tracked[0].path])[0]
+    if table and layers > 1 and not _one_explains(table):
+        cause += f" (in {layers} normalisers; none alone closes half of the gap)"
     return Finding(
         rule.id,
         rule.slug,
-        f"{table.rows[0][0]}, with {layers - 1} others" if together else table.rows[0][0],
+        layer,
         f"evaluate disagrees with train: {said} ({m.data.rows} rows)",
         cause,
         known,

@@ -51,8 +51,8 @@ def batch_tensors(nest: Any) -> list[Any]:
 def fingerprint(tensor: Any) -> Any:
     """One number for the bits of each entry of the first axis (int32).
 
-    The bits are summed over the second axis where there are many, and the sums once more with
-    odd weights: one pass over the memory, and few operations to trace.
+    Sums of the bits over inner axes are summed once more with odd weights: two passes over the
+    memory, and few operations to trace.
     """
     if tensor.dtype in (tf.bool, tf.int8, tf.uint8, tf.int16, tf.uint16):
         bits = tf.cast(tensor, tf.int32)
@@ -67,11 +67,20 @@ def fingerprint(tensor: Any) -> Any:
         return tf.reduce_sum(bits * weights, axis=1)
     if inner.rank == 0:
         return bits
-    if inner.rank > 1 and inner[1:].num_elements() >= LANES:
-        bits, inner = tf.reduce_sum(bits, axis=1), inner[1:]
+    if inner.rank == 1 or inner.num_elements() < LANES:
+        return _weighted(bits, 0)
+    # Summed over one inner axis and then over the other: what only changes places along an axis
+    # still shows in the other sum, and little is left to multiply.
+    return _weighted(tf.reduce_sum(bits, 1), 1) + _weighted(tf.reduce_sum(bits, 2), 2)
+
+
+def _weighted(bits: Any, seed: int) -> Any:
+    """The sum of the bits of each row, each element with an odd weight of its own."""
+    inner = bits.shape[1:]
     with np.errstate(over="ignore"):
-        lanes = np.arange(inner.num_elements(), dtype=np.int32) * _GOLDEN | np.int32(1)
-    return tf.reduce_sum(bits * lanes.reshape(inner), axis=range(1, inner.rank + 1))
+        places = np.arange(inner.num_elements(), dtype=np.int32) + np.int32(seed)
+        weights = (places * _GOLDEN | np.int32(1)).reshape(inner)
+    return tf.reduce_sum(bits * weights, axis=range(1, inner.rank + 1))
 
 
 def by_row(prints: Array, rows: int) -> Array | None:

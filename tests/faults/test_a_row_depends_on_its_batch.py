@@ -243,7 +243,6 @@ def test_training_mode_baked_around_a_nested_model(k, x):
     expect_pass(CHECK, functional(k, base), x)
 
 
-@pytest.mark.xfail(strict=True, reason="the cause does not name the call that the user wrote")
 def test_the_call_around_a_nested_model_is_named(k, x):
     layers = [k.layers.Dense(4), k.layers.BatchNormalization(name="bn")]
     base = k.Sequential([k.Input((4,)), *layers], name="base")
@@ -310,7 +309,6 @@ def test_a_default_of_training_leaks_from_a_layer_upstream(x):
     expect_pass(CHECK, build(None), x)
 
 
-@pytest.mark.xfail(strict=True, reason="missed: the random layer is told training=False first")
 def test_a_random_layer_upstream_puts_the_normaliser_into_training_mode():
     images = np.random.default_rng(0).random((8, 8, 8, 3), np.float32)
     inputs = keras.Input((8, 8, 3))
@@ -354,9 +352,6 @@ def test_a_home_made_normaliser_that_always_uses_the_batch(k, x):
     assert finding.evidence["fails"] == ["model(x)"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="missed: whoever draws random numbers is told training=False"
-)
 def test_training_mode_baked_around_a_layer_that_draws_by_itself(k, x):
     class Block(k.layers.Layer):
         def __init__(self):

@@ -234,7 +234,6 @@ def test_an_evaluation_that_is_not_a_number(k, data):
     expect_verdict(CHECK, "failed", model, *data)
 
 
-@pytest.mark.xfail(strict=True, reason="missed: the block is told training=False, 0 normalisers")
 def test_a_layer_that_holds_a_normaliser_and_draws_by_itself(k, data):
     class Block(k.layers.Layer):
         def __init__(self):

@@ -154,14 +154,12 @@ def test_integer_inputs(k, recurrent):
     expect_pass(BATCH, build(passing_on(k)), ids)
 
 
-@pytest.mark.xfail(strict=True, reason="a trial run of generated rows stands outside the snapshot")
 def test_generated_integers_leave_no_trace():
     inputs = keras.Input((None,), dtype="int32")
     h = keras.layers.LSTM(4)(keras.layers.Embedding(20, 4, mask_zero=True)(inputs))
     expect_pass(BATCH, keras.Model(inputs, h))
 
 
-@pytest.mark.xfail(strict=True, reason="a trial run of generated rows stands outside the snapshot")
 def test_generated_rows_leave_no_trace():
     inputs = keras.Input((4,))
     bn = keras.layers.BatchNormalization(name="bn")
@@ -205,12 +203,7 @@ def test_rows_in_other_precisions(k, rows, policy, in_precision):
     expect_pass(FROZEN, model, rows, rows[:, :2])
 
 
-IN_BFLOAT16 = pytest.mark.xfail(strict=True, reason="missed: bfloat16 outputs are not compared")
-
-
-@pytest.mark.parametrize(
-    "policy", [pytest.param(p, marks=IN_BFLOAT16 if "bf" in p else ()) for p in PRECISIONS]
-)
+@pytest.mark.parametrize("policy", PRECISIONS)
 def test_stale_statistics_in_other_precisions(k, rows, policy, in_precision):
     in_precision(policy)
     model = dense_and_normaliser(k, passing_on(k))
@@ -258,7 +251,6 @@ def test_code_that_needs_the_number_of_rows(k, rows):
     expect_pass(FROZEN, model, rows, rows[:, :2])
 
 
-@pytest.mark.xfail(strict=True, reason="crashes: generator raised StopIteration")
 def test_stale_statistics_in_code_that_needs_the_number_of_rows(k, rows):
     model = needs_the_number_of_rows(k, rows, 1)
     model.fit(rows * 3, rows[:, :2], verbose=0)

@@ -44,20 +44,12 @@ def test_what_is_no_model_is_refused(model, sentence):
     assert len(str(caught.value)) < 200
 
 
-NOT_BUILT = "crashes in Keras 3: AttributeError on model.inputs"
-
-
-def test_a_sequence_of_layers_without_an_input_is_refused(k, request):
-    if k is keras:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=NOT_BUILT))
+def test_a_sequence_of_layers_without_an_input_is_refused(k):
     with pytest.raises(BNConsistencyError, match="model 'mine' is not built"):
         assert_batch_invariance(k.Sequential([k.layers.Dense(1)], name="mine"), X)
 
 
-def test_a_subclass_that_was_never_called_is_refused(k, request):
-    if k is keras:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=NOT_BUILT))
-
+def test_a_subclass_that_was_never_called_is_refused(k):
     class Own(k.Model):
         def __init__(self):
             super().__init__(name="mine")

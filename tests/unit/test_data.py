@@ -100,13 +100,11 @@ def test_doubles_become_what_the_model_takes():
     assert read(ROWS.astype(float), None, Spec((4,), "float64"), 9).x.dtype == np.float64
 
 
-@pytest.mark.xfail(strict=True, reason="the ValueError of numpy comes through")
 def test_rows_of_unequal_length():
     with pytest.raises(DataError):
         read([[1.0, 2.0], [3.0]], None, SPEC, 9)
 
 
-@pytest.mark.xfail(strict=True, reason="arrays are told apart by identity")
 def test_one_array_given_for_two_inputs():
     specs = [Spec((4,), "float32", "a"), Spec((4,), "float64", "b")]
     doubles = ROWS.astype(float)
