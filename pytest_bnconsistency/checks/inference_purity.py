@@ -97,9 +97,10 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             hint="statistics_health says whether stored statistics are at fault",
             evidence=evidence,
         )
+    held_by = counted(len(set(owners.values())), "layer")
     summary = (
-        f"{names} leave all {len(held)} variables of {len(set(owners.values()))} layers as they "
-        f"are, give the same bits twice, and agree within the noise bound on {rows} rows"
+        f"{names} leave {counted(len(held), 'variable')} of {held_by} as they are, give the same "
+        f"bits twice, and agree within the noise bound on {rows} rows"
     )
     return CheckResult(NAME, Verdict.PASSED, summary=summary, evidence=evidence)
 

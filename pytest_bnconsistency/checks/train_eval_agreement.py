@@ -143,7 +143,7 @@ def _compare(
         with_scores(moving),
         with_scores(reference),
         _in_training(case, data, seen, order),
-        updates,
+        updates or None,  # statistics that moved before the optimizer was made anew
         under,
     )
     apart = gap(m.stored, m.population, data)
@@ -374,15 +374,21 @@ def _harm(
         now, before = right(stored, data), right(reference, data)
         if now is not None and before is not None:
             lost = before - now
-            if lost > settings.decisions_tolerance:
+            if lost > _limit_of_decisions(case, data):
                 return f"{lost:.1%} fewer decisions are right"
         return ""
     if apart.decisions is not None:
-        changed = apart.decisions > max(settings.decisions_tolerance, 2 * restless)
+        changed = apart.decisions > max(_limit_of_decisions(case, data), 2 * restless)
         return f"{apart.decisions:.1%} of the decisions change" if changed else ""
     if apart.outputs > settings.output_tolerance:
         return f"the outputs move by {apart.outputs:.2g} standard deviations"
     return ""
+
+
+def _limit_of_decisions(case: Case, data: Data) -> float:
+    """The tolerated share of decisions and two standard deviations of counting so many rows."""
+    tolerated = case.settings.decisions_tolerance
+    return tolerated + 2 * math.sqrt(tolerated * (1 - min(tolerated, 1.0)) / data.rows)
 
 
 def _loss_limit(case: Case, data: Data, reference: Side, tolerances: int = 1) -> float:
@@ -403,7 +409,7 @@ def _limits(case: Case, data: Data, population: Side) -> str:
     if population.loss is not None:
         return f"a loss above {number(_loss_limit(case, data, population))}"
     if gap(population, population, data).decisions is not None:
-        return f"more than {settings.decisions_tolerance:.0%} changed decisions"
+        return f"more than {_limit_of_decisions(case, data):.1%} changed decisions"
     return f"a gap of more than {settings.output_tolerance:g} standard deviations"
 
 

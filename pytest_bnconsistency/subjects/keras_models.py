@@ -59,7 +59,8 @@ class KerasModelSubject:
         return map_nest(spec, structure)
 
     def forward(self, x: Nest, training: bool | None) -> Nest:
-        return self.model(x) if training is None else self.model(x, training=training)
+        with _quiet():
+            return self.model(x) if training is None else self.model(x, training=training)
 
     def predict(self, x: Nest, batch_size: int) -> Nest:
         with _quiet():
