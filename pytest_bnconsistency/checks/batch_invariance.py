@@ -104,34 +104,26 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     findings = tuple(_findings(case, x, entries))
     if findings:
         return CheckResult(NAME, Verdict.FAILED, findings, notes=tuple(notes), evidence=evidence)
+
+    def unseen(summary: str, hint: str) -> CheckResult:
+        return CheckResult(NAME, Verdict.VACUOUS, (), summary, hint, tuple(notes), None, evidence)
+
     if not judged:
-        return CheckResult(
-            NAME,
-            Verdict.VACUOUS,
-            summary="inference is random: the same batch gives other bits in a second run",
-            hint="remove the randomness from inference; inference_purity says where it is",
-            notes=tuple(notes),
-            evidence=evidence,
+        return unseen(
+            "inference is random: the same batch gives other bits in a second run",
+            "remove the randomness from inference; inference_purity says where it is",
         )
     if not finite:
-        return CheckResult(
-            NAME,
-            Verdict.VACUOUS,
-            summary="the outputs are NaN or Inf, whatever the batch",
-            hint="statistics_health says whether stored statistics are at fault",
-            notes=tuple(notes),
-            evidence=evidence,
+        return unseen(
+            "the outputs are NaN or Inf, whatever the batch",
+            "statistics_health says whether stored statistics are at fault",
         )
     seen = _resolution(case, x)
     evidence["resolution"] = {place: share for place, share in seen.items() if share is not None}
     if all(share is None for share in seen.values()):
-        return CheckResult(
-            NAME,
-            Verdict.VACUOUS,
-            summary="not even a row moved by 0.1 of its batch's mean would have been seen",
-            hint="give rows that differ from one another as x",
-            notes=tuple(notes),
-            evidence=evidence,
+        return unseen(
+            "not even a row moved by 0.1 of its batch's mean would have been seen",
+            "give rows that differ, and a model whose layers are not all zero",
         )
     leaks = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
     through = listed(_names(judged))

@@ -146,6 +146,12 @@ def _compare(
         updates or None,  # statistics that moved before the optimizer was made anew
         under,
     )
+    if not _finite(m.population):
+        return _unseen(
+            Verdict.VACUOUS,
+            "the outputs are NaN or Inf, under the population statistics of the data as well",
+            "look for NaN in the weights",
+        )
     apart = gap(m.stored, m.population, data)
     alternatives, means = _alternatives(case, data, training, tracked, seen, reference)
     noise = [[gap(under(v), m.population, data) for v in draws] for draws in alternatives]
@@ -402,6 +408,10 @@ def _loss_limit(case: Case, data: Data, reference: Side, tolerances: int = 1) ->
     uninformed = _loss(case, data, constant)
     floor = 0.1 * uninformed if uninformed is not None and math.isfinite(uninformed) else 0.0
     return loss + tolerances * case.settings.loss_tolerance * max(abs(loss), floor)
+
+
+def _finite(side: Side) -> bool:
+    return all(bool(np.isfinite(output.astype(float)).all()) for output in side.outputs)
 
 
 def _limits(case: Case, data: Data, population: Side) -> str:

@@ -1,7 +1,8 @@
 """One number for the bits of each row of each layer's output, in one pass.
 
-Two rows with the same fingerprint have the same bits, but for a chance of 2^-32: so all rows of
-all layers are compared at once, and next to nothing has to be kept of them.
+Two rows of other bits have the same fingerprint by a rare coincidence only: so all rows of all
+layers are compared at once, and next to nothing has to be kept of them. Outputs are compared bit
+by bit.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """Misuse ends in one sentence that says what to write instead."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -96,3 +99,26 @@ def test_checks_that_need_data_are_not_applicable_without(k):
     report = check_consistency(model_of(k))
     assert report["train_eval_agreement"].verdict == "not applicable"
     assert report["batch_invariance"].verdict == "passed"
+
+
+WITHOUT_TENSORFLOW = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "tensorflow" else find(name, *rest)
+from pytest_bnconsistency import BNConsistencyError, assert_batch_invariance
+try:
+    assert_batch_invariance(object())
+except BNConsistencyError as error:
+    print(error)
+print("tensorflow" in sys.modules)
+"""
+
+
+def test_a_missing_tensorflow_is_one_sentence():
+    said = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW], capture_output=True, text=True, check=True
+    )
+    sentence, imported = said.stdout.splitlines()
+    assert sentence.startswith("TensorFlow is not installed")
+    assert sentence.endswith('pip install "pytest-bnconsistency[tensorflow]"')
+    assert imported == "False"
