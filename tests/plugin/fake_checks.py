@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pytest_bnconsistency.checks import registry
+from pytest_bnconsistency.checks import case, registry
 from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 
@@ -59,7 +59,7 @@ def pytest_configure(config):
     patch = pytest.MonkeyPatch()
     config.add_cleanup(patch.undo)
     names = ("batch_invariance", "train_eval_agreement", "frozen_stability")
-    patch.setattr(registry, "subject_of", FakeSubject)
+    patch.setattr(case, "subject_of", FakeSubject)
     patch.setattr(registry, "CHECKS", {name: FakeCheck(name) for name in names})
 
 

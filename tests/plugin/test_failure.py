@@ -166,7 +166,7 @@ def test_without_pytest_a_skip_is_a_result(project):
     project.makepyfile(
         script="""
         import conftest, pytest_bnconsistency
-        conftest.registry.subject_of = conftest.FakeSubject
+        conftest.case.subject_of = conftest.FakeSubject
         conftest.registry.CHECKS["batch_invariance"] = conftest.FakeCheck("batch_invariance")
         model = conftest.FakeModel(batch_invariance="not applicable")
         print(pytest_bnconsistency.assert_batch_invariance(model).verdict)
