@@ -129,6 +129,8 @@ def _decide(case: Case, x: Any, state: Variables) -> CheckResult:
     }
     moved, steps = _train(case, frozen)
     moving = [f for f in frozen if any(id(v) in moved | forward_moved for v in f.variables)]
+    for layer in _drawing(training):
+        apart.pop(layer, None)  # dropout tells its modes apart, and that is no fault
     by_batch = [f for f in frozen if _differs(apart.get(id(f.call.layer)))]
     table = _table(frozen, moving, apart)
     evidence: dict[str, Any] = {
@@ -202,6 +204,18 @@ def _frozen_layers(subject: Subject, training: Pass, frozen_by: Any) -> list[Fro
                 call, by, inference_only, tuple(variables), subject.trainable(call.layer)
             )
     return list(found.values())
+
+
+def _drawing(training: Pass) -> set[int]:
+    """The layers that draw random numbers, and those that hold such layers, by identity."""
+    random = {id(layer) for layer in training.random_layers}
+    holders = {
+        id(parent)
+        for call in training.calls
+        if id(call.layer) in random
+        for parent in call.parents
+    }
+    return random | holders
 
 
 def _shift(leaf: Array) -> Array:

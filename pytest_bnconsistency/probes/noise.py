@@ -23,7 +23,7 @@ EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloa
 POOL = 4096
 DRAWS = 3
 MULTIPLE = 4.0
-"""The bound is this many floors: batch-size noise was measured at up to 0.64 of one floor."""
+"""The bound is this many floors: batch-size noise was measured at up to 0.9 of one floor."""
 
 
 class Perturbation(Fingerprints):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import inspect
 import threading
@@ -20,7 +21,7 @@ from pytest_bnconsistency.subjects.base import Call, Hook
 _patching = threading.RLock()
 
 
-class KerasModelSubject:
+class KerasModelSubject(abc.ABC):
     """A model of either Keras generation. Subclasses name the classes whose calls are watched."""
 
     layer_class: type
@@ -37,8 +38,8 @@ class KerasModelSubject:
         self.name: str = model.name
 
     @classmethod
-    def accepts(cls, model: Any) -> bool:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def accepts(cls, model: Any) -> bool: ...
 
     def inputs(self) -> Nest | None:
         structure = self._input_structure()
@@ -143,18 +144,18 @@ class KerasModelSubject:
     def trainable(self, layer: Any) -> bool:
         return bool(getattr(layer, "trainable", True))
 
-    def inference_calls(self) -> Iterable[Any]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def inference_calls(self) -> Iterable[Any]: ...
 
-    def stochastic(self, layer: Any) -> bool:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def stochastic(self, layer: Any) -> bool: ...
 
     def roots(self) -> list[Any]:
         return [self.model]
 
     @property
-    def compiled(self) -> bool:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def compiled(self) -> bool: ...
 
     def updates(self) -> int | None:
         optimizer = getattr(self.model, "optimizer", None)
@@ -224,12 +225,12 @@ class KerasModelSubject:
                 "targets as fit takes them"
             ) from error
 
-    def _input_structure(self) -> Nest | None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _input_structure(self) -> Nest | None: ...
 
+    @abc.abstractmethod
     def _symbolic(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether this is a call that builds a graph of Keras tensors, and runs nothing."""
-        raise NotImplementedError
 
 
 @contextlib.contextmanager

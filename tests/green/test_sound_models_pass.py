@@ -188,3 +188,27 @@ def test_an_architecture_with_random_weights(name):
     model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(base(inputs)))
     model.compile("sgd", "sparse_categorical_crossentropy")
     expect_pass(FROZEN, model, x, np.arange(8) % 2, steps=1)
+
+
+def test_a_frozen_block_with_dropout_inside(k, x):
+    """Dropout of a frozen layer is active in training; that is not its normalisation's fault."""
+
+    class Block(k.layers.Layer):
+        def __init__(self):
+            super().__init__(name="block")
+            self.drop = k.layers.Dropout(0.5)
+            self.bn = k.layers.BatchNormalization()
+
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
+            self.bn.build(shape)
+
+        def call(self, x, training=None):
+            return self.bn(self.drop(x * self.scale, training=training), training=training)
+
+    inputs = k.Input((4,))
+    block = Block()
+    model = k.Model(inputs, k.layers.Dense(2)(block(inputs)))
+    block.trainable = False
+    model.compile("sgd", "mse")
+    expect_pass("frozen_stability", model, x, x[:, :2])
