@@ -165,14 +165,7 @@ def test_a_converged_net_on_digits():
     expect_pass(AGREE, model, x[-200:], y[-200:])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ResNet50",
-        pytest.param("MobileNetV2", marks=pytest.mark.slow),
-        pytest.param("EfficientNetV2B0", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name", ["ResNet50", "MobileNetV2", "EfficientNetV2B0"])
 def test_an_architecture_with_random_weights(name):
     size = 32
     base = getattr(keras.applications, name)(
