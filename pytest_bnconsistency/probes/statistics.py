@@ -120,6 +120,13 @@ def find(training: Pass, x: Any) -> list[Tracked]:
     by_layer: dict[int, list[Call]] = {}
     for call in [*training.calls, *training.inner_calls]:
         by_layer.setdefault(id(call.layer), []).append(call)
+    for call in training.calls:
+        # A wrapper may run the layer inside without calling it.
+        for inside in subject.sublayers(call.layer) if call.is_layer else ():
+            path = f"{call.path}/{inside.name}"
+            by_layer.setdefault(
+                id(inside), [dataclasses.replace(call, layer=inside, path=path, number=0)]
+            )
     candidates = [
         (variable, calls)
         for calls in by_layer.values()

@@ -60,6 +60,9 @@ class Subject(Protocol):
     def layers(self) -> list[Any]:
         """The layers that can be told without a run, the model first."""
 
+    def sublayers(self, layer: Any) -> list[Any]:
+        """The layers that `layer` tracks, however deep."""
+
     def watch(self, hook: Hook) -> contextlib.AbstractContextManager[None]:
         """Within it, every layer's call in this thread goes through `hook`."""
 

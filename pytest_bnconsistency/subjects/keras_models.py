@@ -75,6 +75,9 @@ class KerasModelSubject(abc.ABC):
         """The layers that the model tracks, itself first."""
         return list(self.model._flatten_layers())
 
+    def sublayers(self, layer: Any) -> list[Any]:
+        return list(layer._flatten_layers(include_self=False))
+
     @contextlib.contextmanager
     def watch(self, hook: Hook) -> Iterator[None]:
         """Stand in for `__call__` of the layer class: layers held in closures go there, too."""

@@ -252,11 +252,8 @@ def test_a_layer_that_holds_a_normaliser_and_draws_by_itself(k, data):
     expect_failure(CHECK, model, data[0], updates=5, rule=STALE, layer="block/bn")
 
 
-def test_a_normaliser_of_each_timestep(k, request):
+def test_a_normaliser_of_each_timestep(k):
     """Ten timesteps are ten updates a step, and still too few."""
-    if k is keras:
-        reason = "not applicable: nothing is seen inside the loop of TimeDistributed"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     x = np.random.default_rng(0).normal(3, 2, (64, 5, 4)).astype(np.float32)
     inputs = k.Input((5, 4))
     bn = k.layers.TimeDistributed(k.layers.BatchNormalization(name="bn"), name="each")
