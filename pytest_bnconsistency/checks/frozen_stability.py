@@ -6,8 +6,9 @@ must show, and with two batch shapes, because a retrace can change what is froze
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,9 +140,7 @@ def _decide(case: Case, x: Any, state: Variables) -> CheckResult:
         "shift": SHIFT,
         "variables": sum(len(f.variables) for f in frozen),
     }
-    findings = _findings(
-        case, training, shifted, frozen, moving, by_batch, moved, forward_moved, apart, table
-    )
+    findings = _findings(case, shifted, frozen, moving, by_batch, forward_moved, apart, table)
     notes = _notes(subject, training, frozen, steps)
     if findings:
         return CheckResult(
@@ -259,12 +258,10 @@ def _train(case: Case, frozen: Sequence[Frozen]) -> tuple[set[int], dict[str, An
 
 def _findings(
     case: Case,
-    training: Pass,
     shifted: Any,
     frozen: Sequence[Frozen],
     moving: Sequence[Frozen],
     by_batch: Sequence[Frozen],
-    moved: set[int],
     forward_moved: set[int],
     apart: Mapping[int, tuple[float, float]],
     table: Table,
@@ -307,7 +304,7 @@ def _findings(
 
     overridden = [f for f in frozen if f.inference_only and (f in left or f in by_batch)]
     if overridden:
-        fixed = _forward_with(case, training, shifted, overridden, frozen=True)
+        fixed = _forward_with(case, shifted, overridden, frozen=True)
         explain(
             rules.INFERENCE_OVERRIDDEN,
             overridden,
@@ -347,7 +344,7 @@ def _findings(
         )
     ignoring = [f for f in left if any(id(v) in forward_moved for v in f.variables)]
     if ignoring:
-        fixed = _forward_with(case, training, shifted, ignoring, frozen=False)
+        fixed = _forward_with(case, shifted, ignoring, frozen=False)
         explain(
             rules.FROZEN_MOVES,
             ignoring,
@@ -375,28 +372,18 @@ def _findings(
     return findings
 
 
-def _forward_with(
-    case: Case, training: Pass, shifted: Any, layers: Sequence[Frozen], *, frozen: bool
-) -> bool:
+def _forward_with(case: Case, shifted: Any, layers: Sequence[Frozen], *, frozen: bool) -> bool:
     """Whether the layers' state stays in a forward pass, once frozen by flag or told inference."""
     ours = {id(v) for f in layers for v in f.variables}
-    flags = [(f.call.layer, case.subject.trainable(f.call.layer)) for f in layers]
-    modes = {} if frozen else {id(f.call.layer): False for f in layers}
-    try:
-        if frozen:
-            for layer, _ in flags:
-                case.subject.freeze(layer)
+    with _frozen_by_flag(case, layers if frozen else ()):
         again = Pass(
             case.subject,
             shifted,
             training=True,
             instrument=Modes(case.subject, lambda call: ("", False) if frozen else None),
-            modes=modes,
+            modes={} if frozen else {id(f.call.layer): False for f in layers},
         )
         seen = again.run(shifted)
-    finally:
-        for layer, flag in flags:
-            layer.trainable = flag
     named = {id(f.call.layer) for f in layers}
     alike = not any(
         record and id(call.layer) in named and _differs((float(record[0]), float(record[1])))
@@ -407,14 +394,21 @@ def _forward_with(
 
 def _retrained(case: Case, layers: Sequence[Frozen], freeze: Sequence[Frozen]) -> set[int]:
     """The variables that still move with the training function built anew."""
-    flags = [(f.call.layer, case.subject.trainable(f.call.layer)) for f in freeze]
-    try:
-        for layer, _ in flags:
-            case.subject.freeze(layer)
+    with _frozen_by_flag(case, freeze):
         if case.subject.compiled:
             case.subject.rebuild_training()
         moved, _ = _train(case, layers)
         return moved
+
+
+@contextlib.contextmanager
+def _frozen_by_flag(case: Case, layers: Sequence[Frozen]) -> Iterator[None]:
+    """Within it, the layers' own flags say frozen."""
+    flags = [(f.call.layer, case.subject.trainable(f.call.layer)) for f in layers]
+    try:
+        for layer, _ in flags:
+            case.subject.freeze(layer)
+        yield
     finally:
         for layer, flag in flags:
             layer.trainable = flag
