@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
-from pytest_bnconsistency.data import Nest, flatten
 from pytest_bnconsistency.errors import UnsupportedSubjectError
-from pytest_bnconsistency.subjects.keras_models import KerasModelSubject, unwrapped
+from pytest_bnconsistency.subjects.keras_models import KerasModelSubject
 
 
 class Keras3Subject(KerasModelSubject):
     """A functional, sequential or subclassed `keras.Model`."""
 
     layer_class = keras.layers.Layer
+    symbolic_class = keras.KerasTensor
+    inputs_attribute = "_inputs_struct"
     operation_class = keras.Operation
 
     def __init__(self, model: Any) -> None:
@@ -48,12 +49,3 @@ class Keras3Subject(KerasModelSubject):
     @property
     def compiled(self) -> bool:
         return bool(self.model.compiled)
-
-    def _input_structure(self) -> Nest | None:
-        structure = getattr(self.model, "_inputs_struct", None)
-        if structure is None and getattr(self.model, "inputs", None):
-            structure = self.model.inputs
-        return unwrapped(structure)
-
-    def _symbolic(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        return any(isinstance(leaf, keras.KerasTensor) for leaf in flatten([args, kwargs]))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Data, Nest, Spec, map_nest
+from pytest_bnconsistency.data import Data, Nest, Spec, flatten, map_nest
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.subjects.base import Call, Hook
 
@@ -25,6 +25,10 @@ class KerasModelSubject(abc.ABC):
     """A model of either Keras generation. Subclasses name the classes whose calls are watched."""
 
     layer_class: type
+    symbolic_class: type
+    """The tensors that a graph is built of."""
+    inputs_attribute: str
+    """Where a functional model keeps its inputs in the nest that it was given."""
     operation_class: type | None = None
     """The class of graph operations that are no layers, where there is one apart."""
 
@@ -228,12 +232,17 @@ class KerasModelSubject(abc.ABC):
                 "targets as fit takes them"
             ) from error
 
-    @abc.abstractmethod
-    def _input_structure(self) -> Nest | None: ...
+    def _input_structure(self) -> Nest | None:
+        structure = getattr(self.model, self.inputs_attribute, None)
+        if structure is None and getattr(self.model, "inputs", None):
+            structure = self.model.inputs
+        if isinstance(structure, (list, tuple)) and len(structure) == 1:
+            return structure[0]  # as Keras takes a list of one
+        return structure
 
-    @abc.abstractmethod
     def _symbolic(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether this is a call that builds a graph of Keras tensors, and runs nothing."""
+        return any(isinstance(leaf, self.symbolic_class) for leaf in flatten([args, kwargs]))
 
 
 @contextlib.contextmanager
@@ -270,10 +279,3 @@ def _traced_functions(function: Any, seen: set[int]) -> Iterator[Any]:
     for cell in getattr(function, "__closure__", None) or ():
         with contextlib.suppress(ValueError):  # an empty cell
             yield from _traced_functions(cell.cell_contents, seen)
-
-
-def unwrapped(structure: Any) -> Any:
-    """A list of one as Keras takes it: its only item."""
-    if isinstance(structure, (list, tuple)) and len(structure) == 1:
-        return structure[0]
-    return structure

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import tf_keras
 from tf_keras.src.engine import keras_tensor
 
-from pytest_bnconsistency.data import Nest, flatten
-from pytest_bnconsistency.subjects.keras_models import KerasModelSubject, unwrapped
+from pytest_bnconsistency.subjects.keras_models import KerasModelSubject
 
 
 class TfKerasSubject(KerasModelSubject):
@@ -19,6 +18,8 @@ class TfKerasSubject(KerasModelSubject):
     """
 
     layer_class = tf_keras.layers.Layer
+    symbolic_class = keras_tensor.KerasTensor
+    inputs_attribute = "_nested_inputs"
 
     @classmethod
     def accepts(cls, model: Any) -> bool:
@@ -41,12 +42,3 @@ class TfKerasSubject(KerasModelSubject):
         # `compile` also notes down which flags its training function runs under.
         vars(self.model)["_compiled_trainable_state"] = self.model._get_trainable_state()
         super().rebuild_training()
-
-    def _input_structure(self) -> Nest | None:
-        structure = getattr(self.model, "_nested_inputs", None)
-        if structure is None and getattr(self.model, "inputs", None):
-            structure = self.model.inputs
-        return unwrapped(structure)
-
-    def _symbolic(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        return any(isinstance(leaf, keras_tensor.KerasTensor) for leaf in flatten([args, kwargs]))
