@@ -37,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         kind: Literal["linelist", "string"] = "linelist" if many else "string"
         group.addoption(_flag(name), dest=f"bn_{name}", action=action, metavar=metavar, help=text)
         parser.addini(f"bn_{name}", text, type=kind, default=None)
+    trust = zero_code.TRUST
+    group.addoption(
+        _flag(trust), dest=f"bn_{trust}", action="store_true", help=zero_code.TRUST_HELP
+    )
+    parser.addini(f"bn_{trust}", zero_code.TRUST_HELP, type="bool", default=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:

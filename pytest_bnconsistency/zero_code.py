@@ -12,13 +12,14 @@ import operator
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_bnconsistency import model_files
 from pytest_bnconsistency.errors import BNConsistencyError, DataError, OptionError
 from pytest_bnconsistency.settings import did_you_mean
 
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 OPTIONS = (
     (
         "model",
-        "MODULE:FACTORY",
+        "MODULE:FACTORY|FILE",
         True,
         "check the model that a function returns, or that is an attribute of a module: "
-        "'package.module:build'",
+        "'package.module:build'; or that a file holds: 'model.keras'",
     ),
     (
         "data",
@@ -42,6 +43,8 @@ OPTIONS = (
     ),
     ("check", "NAMES", True, "names of the checks of the models, separated by commas"),
 )
+TRUST = "trust_files"
+TRUST_HELP = "load models from .h5 files and SavedModels, which can run code (default: no)"
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,40 @@ class Target:
 
 
 @dataclass(frozen=True)
+class SavedFile:
+    """A model in a file, or in the folder of a SavedModel; `path` is what pytest collects."""
+
+    spec: str
+    folder: Path
+
+    @classmethod
+    def find(cls, spec: str, folders: Iterable[Path], trusted: bool) -> SavedFile | None:
+        """The file `spec`, None where it is not named as one."""
+        found = next((f / spec for f in folders if (f / spec).exists()), Path(spec))
+        if not model_files.is_model_file(found):
+            return None
+        if not found.exists():
+            raise OptionError(f"--bn-model is {spec!r}, and there is no such file")
+        if model_files.can_run_code(found) and not trusted:
+            raise OptionError(
+                f"--bn-model is {spec!r}, and loading it can run code that somebody put in; if "
+                "you know where it comes from, give --bn-trust-files; or save it as .keras"
+            )
+        return cls(spec, Path(os.path.abspath(found)))
+
+    @property
+    def path(self) -> Path:
+        return self.folder / model_files.SAVED_MODEL if self.folder.is_dir() else self.folder
+
+    @property
+    def attribute(self) -> str:
+        return self.folder.stem
+
+    def load(self) -> Any:
+        return model_files.load(self.folder)
+
+
+@dataclass(frozen=True)
 class Archive:
     """A file `.npz` with `x` and `y`, or `x_<name>` for each of several inputs."""
 
@@ -151,7 +188,11 @@ def register(config: pytest.Config) -> None:
     if not specs:
         return
     folders = (config.invocation_params.dir, config.rootpath)
-    models = [Target.find("--bn-model", spec, folders) for spec in dict.fromkeys(specs)]
+    trusted = config.getoption(f"bn_{TRUST}") or config.getini(f"bn_{TRUST}")
+    models = [
+        SavedFile.find(spec, folders, trusted) or Target.find("--bn-model", spec, folders)
+        for spec in dict.fromkeys(specs)
+    ]
     listed = config.getoption("bn_check") or config.getini("bn_check") or []
     names = [name.strip() for entry in listed for name in entry.split(",")]
     data = _data(config, folders)
@@ -169,6 +210,10 @@ def arguments(item: pytest.Item) -> list[str]:
     if not isinstance(item, CheckItem):
         return []
     words = ["--bn-model", item.model.target.spec]
+    if isinstance(item.model.target, SavedFile) and model_files.can_run_code(
+        item.model.target.folder
+    ):
+        words.append("--bn-trust-files")
     if given := item.config.getoption("bn_data"):
         words += ["--bn-data", given]
     return [*words, "--bn-check", item.check.name] if item.model.asked else words
@@ -179,7 +224,7 @@ class ZeroCode:
 
     def __init__(
         self,
-        models: list[Target],
+        models: Sequence[Target | SavedFile],
         data: Target | Archive | None,
         checks: list[Check],
         asked: bool,
@@ -228,7 +273,7 @@ class ModelNode(pytest.Collector):
 
     case: Case | None = None
 
-    def __init__(self, *, target: Target, run: ZeroCode, **kwargs: Any) -> None:
+    def __init__(self, *, target: Target | SavedFile, run: ZeroCode, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.target, self.run, self.asked = target, run, run.asked
 
