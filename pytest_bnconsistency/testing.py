@@ -112,11 +112,10 @@ def _state(model: Any, nests: tuple[Any, ...]) -> dict[str, Any]:
     }
     layers = list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else []
     optimizer = getattr(model, "optimizer", None)
-    held = [*getattr(model, "variables", []), *getattr(model, "weights", [])]
+    held = [*_listed(model, "variables"), *_listed(model, "weights")]
     variables = {"model": list({id(variable): variable for variable in held}.values())}
     for part in (optimizer, *getattr(model, "metrics", [])):
-        slots = getattr(part, "variables", [])
-        variables[f"{type(part).__name__} {id(part)}"] = slots() if callable(slots) else slots
+        variables[f"{type(part).__name__} {id(part)}"] = _listed(part, "variables")
     for owner, held in variables.items():
         found[f"{owner}: number of variables"] = len(held)
         for index, variable in enumerate(held):
@@ -139,3 +138,8 @@ def _state(model: Any, nests: tuple[Any, ...]) -> dict[str, Any]:
         if isinstance(leaf, np.ndarray):
             found[f"array {index} of the data"] = leaf.shape, leaf.tobytes()
     return found
+
+
+def _listed(owner: Any, name: str) -> list[Any]:
+    held = getattr(owner, name, [])
+    return list(held() if callable(held) else held)

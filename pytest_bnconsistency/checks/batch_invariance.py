@@ -212,8 +212,10 @@ def _entries(case: Case, x: Nest) -> list[Entry]:
     inference, default = observed(case, x, False), observed(case, x, None)
     held = reachable_variables(subject)
 
+    production = dict(itertools.islice(subject.entries().items(), 1))
+
     def predict(rows: Nest) -> Observation:
-        outputs = subject.predict(rows, rows_of(rows))
+        outputs = next(iter(production.values()))(rows)
         return Observation([np.asarray(leaf) for leaf in flatten(outputs)], [], (), {})
 
     def predict_restored(rows: Nest) -> Observation:
@@ -224,14 +226,18 @@ def _entries(case: Case, x: Nest) -> list[Entry]:
         return lambda rows: _twice(lambda: seen.run(rows, keep=True), seen.written)
 
     entries = [
-        Entry(("predict",), predict_restored, lambda rows: _twice(lambda: predict(rows), held)),
-        Entry(("model(x, training=False)",), inference.run, pass_twice(inference), inference),
+        *(
+            Entry((name,), predict_restored, lambda rows: _twice(lambda: predict(rows), held))
+            for name in production
+        ),
+        Entry((subject.spelled(False),), inference.run, pass_twice(inference), inference),
     ]
-    if default.same_computation(inference):
+    spellings = tuple(dict.fromkeys(map(subject.spelled, (None, False))))
+    if len(spellings) == 1 or default.same_computation(inference):
         # The same operations in the same order: what holds for one holds for the other.
-        entries[1].names = ("model(x)", "model(x, training=False)")
+        entries[-1].names = spellings
     else:
-        entries.append(Entry(("model(x)",), default.run, pass_twice(default), default, None))
+        entries.append(Entry(spellings[:1], default.run, pass_twice(default), default, None))
     return entries
 
 

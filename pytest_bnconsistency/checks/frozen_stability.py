@@ -84,6 +84,8 @@ def check(case: Case) -> CheckResult:
             "frozen_stability runs real training steps of the compiled model, and y is missing; "
             "give targets as y"
         )
+    if case.subject.modeless and case.train_step is None:
+        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=case.subject.modeless)
     rows = case.rows(min(case.settings.batch_size, case.data.rows if case.data else 8))
     with preserve_state(case.subject) as state:
         return _decide(case, rows, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from pytest_bnconsistency.probes.state import (
 )
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.subjects.base import holders
 
 NAME = "inference_purity"
 
@@ -47,25 +49,28 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     subject = case.subject
     default, inference = observed(case, x, None), observed(case, x, False)
     owners = {
-        id(variable): call.path
+        id(variable): path
         for call in reversed([*default.calls, *inference.calls])
         if call.is_layer
-        for variable in subject.own_variables(call.layer)
+        for path, layer in holders(subject, call)
+        for variable in subject.own_variables(layer)
     }
     # Metrics and the states of seed generators may move: no layer holds them as its own.
-    held = [v for v in [*reachable_variables(subject), *default.variables] if id(v) in owners]
+    known = {id(v): v for v in [*reachable_variables(subject), *default.variables]}
+    held = [variable for key, variable in known.items() if key in owners]
     tensors = map_nest(tf.convert_to_tensor, x)
-    rows = rows_of(x)
     entries: dict[str, Callable[[], Nest]] = {
-        "predict": lambda: subject.predict(x, rows),
-        "predict_on_batch": lambda: subject.predict_on_batch(x),
-        "model(x)": lambda: subject.forward(tensors, None),
-        "model(x, training=False)": lambda: (
+        **{name: functools.partial(run, x) for name, run in subject.entries().items()},
+        subject.spelled(None): lambda: subject.forward(tensors, None),
+    }
+    entries.setdefault(
+        subject.spelled(False),
+        lambda: (
             subject.forward(tensors, False)
             if inference.random_layers
             else inference.run(x, keep=True).outputs
         ),
-    }
+    )
     data = case.data
     if data is not None and data.y is not None and subject.compiled:
         entries["evaluate"] = lambda: list(subject.evaluate(data.take(slice(0, 32)), 32).values())
@@ -75,7 +80,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     findings = [
         *_state(case, x, seen, owners),
         *_repeatability(seen, default),
-        *_agreement(comparable, floors),
+        *_agreement(comparable, floors, subject.spelled(False)),
     ]
     names = listed([s.name for s in seen])
     evidence = {
@@ -100,7 +105,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     held_by = counted(len(set(owners.values())), "layer")
     summary = (
         f"{names} leave {counted(len(held), 'variable')} of {held_by} as they are, give the same "
-        f"bits twice, and agree within the noise bound on {rows} rows"
+        f"bits twice, and agree within the noise bound on {rows_of(x)} rows"
     )
     return CheckResult(NAME, Verdict.PASSED, summary=summary, evidence=evidence)
 
@@ -128,7 +133,7 @@ def _state(case: Case, x: Nest, seen: list[Seen], owners: dict[int, str]) -> lis
     still = [s.name for s in seen if not s.moved]
     where = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
     ours = {id(v) for s in moving for v in s.moved}
-    training = None if any(s.name == "model(x)" for s in moving) else False
+    training = None if any(s.name == case.subject.spelled(None) for s in moving) else False
     told = [c.layer for c in Pass(case.subject, x, training=training).calls if c.is_layer]
     modes = {id(layer): False for layer in told if case.subject.takes_training(layer)}
     forced = Pass(case.subject, x, training=training, modes=modes)
@@ -185,10 +190,10 @@ def _repeatability(seen: list[Seen], default: Pass) -> list[Finding]:
     ]
 
 
-def _agreement(seen: list[Seen], floors: list[noise.Floor]) -> list[Finding]:
+def _agreement(seen: list[Seen], floors: list[noise.Floor], inference: str) -> list[Finding]:
     if len(seen) < 2:
         return []
-    reference = next((s for s in seen if s.name.endswith("training=False)")), seen[0])
+    reference = next((s for s in seen if s.name == inference), seen[0])
     apart: dict[str, str] = {}
     for other in seen:
         for index, (mine, its) in enumerate(zip(reference.outputs, other.outputs, strict=False)):

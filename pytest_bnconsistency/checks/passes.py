@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.data import Nest, map_nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
-from pytest_bnconsistency.probes.noise import Floor, Perturbation, floors
+from pytest_bnconsistency.probes.noise import Floor, Perturbation, black_box, floors
 from pytest_bnconsistency.probes.taps import Pass, neutralised
 
 NOISE_ROWS = 4
@@ -24,9 +24,13 @@ def observed(case: Case, x: Nest, training: bool | None) -> Pass:
 def measured_noise(case: Case, x: Nest) -> tuple[list[Floor], Pass]:
     """The noise floor of each output of inference, and the pass that perturbs."""
     if "noise" not in case.shared:
-        middle = len(observed(case, x, False).calls) // 2
+        seen = observed(case, x, False)
+        middle, shake_inputs = len(seen.calls) // 2, black_box(seen)
         perturbed = neutralised(
-            case.subject, x, training=False, instrument=lambda: Perturbation(middle)
+            case.subject,
+            x,
+            training=False,
+            instrument=lambda: Perturbation(middle, inputs=shake_inputs),
         )
         few = map_nest(lambda leaf: leaf[:NOISE_ROWS], x)
         case.shared["noise"] = floors(perturbed, few), perturbed

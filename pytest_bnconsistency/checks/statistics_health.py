@@ -46,7 +46,7 @@ def check(case: Case) -> CheckResult:
         return CheckResult(
             NAME,
             Verdict.NOT_APPLICABLE,
-            summary="no layer holds statistics",
+            summary=case.subject.layerless or "no layer holds statistics",
         )
     findings = [finding for finding in _certain(normalisers) if finding is not None]
     notes = tuple(_unusual(normalisers))
@@ -74,9 +74,7 @@ def _normalisers(case: Case) -> Iterator[Normaliser]:
             if id(variable) in held:
                 vectors[name.lstrip("_")] = variable
         if vectors:
-            # As all checks print it: without the name of the model itself.
-            path = str(getattr(layer, "path", layer.name)).removeprefix(f"{subject.name}/")
-            yield Normaliser(layer, path, vectors, subject.trainable(layer))
+            yield Normaliser(layer, subject.path(layer), vectors, subject.trainable(layer))
 
 
 def _certain(normalisers: list[Normaliser]) -> Iterator[Finding | None]:

@@ -50,6 +50,8 @@ def check(case: Case) -> CheckResult:
             "one row has no batch statistics worth the name",
             "give at least two rows, better a few hundred",
         )
+    if case.subject.modeless:
+        return _unseen(Verdict.NOT_APPLICABLE, case.subject.modeless, "give f(x, training=...)")
     with preserve_state(case.subject):
         return _decide(case, case.data)
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.subjects import Subject
-from pytest_bnconsistency.subjects.keras_models import as_variable
+from pytest_bnconsistency.subjects.held import as_variable
 
 _OPAQUE = (type, types.ModuleType, str, bytes, int, float, complex, bool, np.ndarray, tf.Tensor)
 _FOREIGN = ("numpy", "tensorflow.python", "tensorflow.core", "threading", "weakref", "optree")

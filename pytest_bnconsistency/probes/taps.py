@@ -8,7 +8,6 @@ the model goes on with.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -127,6 +126,16 @@ class Pass:
         """The variables that the pass reads or writes, known to the model or not."""
         return self.written if self._concrete is None else list(self._concrete.graph.variables)
 
+    @property
+    def dtypes(self) -> set[str]:
+        """The floating dtypes in which the pass computes, nested functions included."""
+        if self._concrete is None:
+            return set()
+        graph = self._concrete.graph.as_graph_def()
+        nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+        found = {tf.as_dtype(n.attr["T"].type) for n in nodes if n.attr["T"].type}
+        return {dtype.name for dtype in found if dtype.is_floating}
+
     def same_computation(self, other: Pass) -> bool:
         """Whether two passes do the same, operation by operation."""
         if self._concrete is None or other._concrete is None:
@@ -240,11 +249,7 @@ class Pass:
         """The arguments of `call` with its mode set, where the layer can be told one."""
         if training is None or not self.subject.takes_training(call.layer):
             return call.args, call.kwargs
-        position = list(inspect.signature(call.layer.call).parameters).index("training")
-        if position < len(call.args):
-            args = (*call.args[:position], training, *call.args[position + 1 :])
-            return args, call.kwargs
-        return call.args, {**call.kwargs, "training": training}
+        return self.subject.told(call, training)
 
 
 def neutralised(

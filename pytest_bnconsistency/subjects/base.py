@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,11 +39,41 @@ Hook = Callable[[Call, Proceed], Any]
 """Stands in for a layer's call: returns what the layer shall return, mostly by `proceed`."""
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A subject as a whole, or a part of it, that no layer stands for.
+
+    `holds` gives its `tf.Variable`s, `takes_training` says whether it can be told its mode.
+    """
+
+    name: str
+    holds: Callable[[], list[Any]]
+    takes_training: bool = False
+    trainable: bool = True
+
+
+def holders(subject: Subject, call: Call) -> Iterator[tuple[str, Any]]:
+    """The layers that may hold state in a call, by path: its own and, run by it, those inside."""
+    for inside in subject.sublayers(call.layer):
+        yield f"{call.path}/{inside.name}", inside
+    yield call.path, call.layer
+
+
 class Subject(Protocol):
-    """A model under test. Shapes are as the model takes and gives them, rows first."""
+    """A model under test. Shapes are as the model takes and gives them, rows first.
+
+    `modeless` says why the subject can't be told to train, `layerless` why no layers of it can be
+    seen; both are empty where it can. Checks that need it are not applicable then.
+    """
 
     name: str
     model: Any
+
+    @property
+    def modeless(self) -> str: ...
+
+    @property
+    def layerless(self) -> str: ...
 
     def inputs(self) -> Nest | None:
         """A nest of `Spec`, or None where the model does not tell."""
@@ -51,14 +81,17 @@ class Subject(Protocol):
     def forward(self, x: Nest, training: bool | None) -> Nest:
         """The outputs for tensors `x`; `training=None` leaves the argument out."""
 
-    def predict(self, x: Nest, batch_size: int) -> Nest:
-        """The outputs for arrays `x` as users get them in production."""
+    def spelled(self, training: bool | None) -> str:
+        """How a user writes this `forward`: `model(x, training=False)`."""
 
-    def predict_on_batch(self, x: Nest) -> Nest:
-        """The same for one batch."""
+    def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
+        """Other ways to run inference on arrays, by name; the first is that of production."""
 
     def layers(self) -> list[Any]:
         """The layers that can be told without a run, the model first."""
+
+    def path(self, layer: Any) -> str:
+        """The path of one of `layers`, as far as it can be told without a run."""
 
     def sublayers(self, layer: Any) -> list[Any]:
         """The layers that `layer` tracks, however deep."""
@@ -67,7 +100,10 @@ class Subject(Protocol):
         """Within it, every layer's call in this thread goes through `hook`."""
 
     def takes_training(self, layer: Any) -> bool:
-        """Whether `layer` can be told its mode by an argument `training`."""
+        """Whether `layer` can be told its mode by an argument."""
+
+    def told(self, call: Call, training: bool) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments of `call` with its mode set; the layer must take one."""
 
     def own_variables(self, layer: Any) -> list[Any]:
         """The `tf.Variable`s that `layer` holds itself, those of its sublayers excepted."""
@@ -99,6 +135,9 @@ class Subject(Protocol):
 
     def fit(self, data: Data, batch_size: int) -> None:
         """One epoch of the user's own training, in the order of the rows."""
+
+    def training_function(self) -> Any:
+        """What `fit` compiled, with its traces; None before the first `fit`."""
 
     def traced_batch_sizes(self) -> list[int]:
         """The batch sizes that the training function was already traced for."""

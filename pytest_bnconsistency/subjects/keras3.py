@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from pytest_bnconsistency.errors import UnsupportedSubjectError
+from pytest_bnconsistency.subjects.held import default_mode
 from pytest_bnconsistency.subjects.keras_models import KerasModelSubject
 
 
@@ -35,6 +36,9 @@ class Keras3Subject(KerasModelSubject):
     def inference_calls(self) -> Iterable[Any]:
         for layer in self.layers():
             for operation in getattr(layer, "operations", ()):
+                # Keras notes down a default of the layer's own as if it had been given.
+                if default_mode(operation) is False:
+                    continue
                 for node in operation._inbound_nodes:
                     if node.arguments.kwargs.get("training") is False:
                         yield operation

@@ -5,23 +5,22 @@ from __future__ import annotations
 import abc
 import contextlib
 import inspect
-import threading
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Data, Nest, Spec, flatten, map_nest
+from pytest_bnconsistency.data import Data, Nest, Spec, flatten, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
-from pytest_bnconsistency.subjects.base import Call, Hook
+from pytest_bnconsistency.subjects.adapter import BaseSubject
+from pytest_bnconsistency.subjects.base import Hook
+from pytest_bnconsistency.subjects.held import traced_functions
+from pytest_bnconsistency.subjects.watching import by_names, watching
 
-_patching = threading.RLock()
 
-
-class KerasModelSubject(abc.ABC):
+class KerasModelSubject(BaseSubject):
     """A model of either Keras generation. Subclasses name the classes whose calls are watched."""
 
     layer_class: type
@@ -38,12 +37,15 @@ class KerasModelSubject(abc.ABC):
                 f"model {model.name!r} is not built, so it has no weights yet; expected a built "
                 "model: call it once on a batch, or give it an input shape"
             )
-        self.model = model
-        self.name: str = model.name
+        super().__init__(model)
 
-    @classmethod
-    @abc.abstractmethod
-    def accepts(cls, model: Any) -> bool: ...
+    @property
+    def modeless(self) -> str:
+        return ""
+
+    @property
+    def layerless(self) -> str:
+        return ""
 
     def inputs(self) -> Nest | None:
         structure = self._input_structure()
@@ -64,14 +66,23 @@ class KerasModelSubject(abc.ABC):
         return map_nest(spec, structure)
 
     def forward(self, x: Nest, training: bool | None) -> Nest:
+        return self.call(x, training)
+
+    def call(self, x: Nest, training: bool | None) -> Nest:
         with _quiet():
             return self.model(x) if training is None else self.model(x, training=training)
 
-    def predict(self, x: Nest, batch_size: int) -> Nest:
-        with _quiet():
-            return self.model.predict(x, batch_size=batch_size, verbose=0)
+    def spelled(self, training: bool | None) -> str:
+        return "model(x)" if training is None else f"model(x, training={training})"
 
-    def predict_on_batch(self, x: Nest) -> Nest:
+    def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
+        return {"predict": self._predict, "predict_on_batch": self._predict_on_batch}
+
+    def _predict(self, x: Nest) -> Nest:
+        with _quiet():
+            return self.model.predict(x, batch_size=rows_of(x), verbose=0)
+
+    def _predict_on_batch(self, x: Nest) -> Nest:
         with _quiet():
             return self.model.predict_on_batch(x)
 
@@ -79,77 +90,31 @@ class KerasModelSubject(abc.ABC):
         """The layers that the model tracks, itself first."""
         return list(self.model._flatten_layers())
 
+    def path(self, layer: Any) -> str:
+        # As all checks print it: without the name of the model itself.
+        return str(getattr(layer, "path", layer.name)).removeprefix(f"{self.name}/")
+
     def sublayers(self, layer: Any) -> list[Any]:
         return list(layer._flatten_layers(include_self=False))
 
-    @contextlib.contextmanager
-    def watch(self, hook: Hook) -> Iterator[None]:
-        """Stand in for `__call__` of the layer class: layers held in closures go there, too."""
-        thread = threading.get_ident()
-        parents: list[Any] = []
-        told: list[bool | None] = []
-        calls: Counter[int] = Counter()
+    def watch(self, hook: Hook) -> contextlib.AbstractContextManager[None]:
+        return watching(
+            self.watched_classes(),
+            hook,
+            passes=lambda layer, args, kwargs: (
+                layer is self.model or self.builds_graph(args, kwargs)
+            ),
+            path=by_names,
+        )
 
-        def watched(original: Any, is_layer: bool) -> Any:
-            def __call__(layer: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-                if (
-                    threading.get_ident() != thread
-                    or layer is self.model
-                    or isinstance(layer, self.layer_class) != is_layer
-                    or self._symbolic(args, kwargs)
-                ):
-                    return original(layer, *args, **kwargs)
-                calls[id(layer)] += 1
-                path = "/".join([parent.name for parent in parents] + [layer.name])
-                number = calls[id(layer)]
-                given = kwargs.get("training")
-                told.append(given if isinstance(given, bool) else None)
-                call = Call(
-                    layer, path, number, is_layer, tuple(parents), tuple(told), args, kwargs
-                )
-                parents.append(layer)
-                try:
-                    return hook(call, lambda args, kwargs: original(layer, *args, **kwargs))
-                finally:
-                    parents.pop()
-                    told.pop()
-
-            return __call__
-
-        classes = [(self.layer_class, True)]
-        if self.operation_class is not None:
-            classes.append((self.operation_class, False))
-        with _patching, contextlib.ExitStack() as restore:
-            for owner, is_layer in classes:
-                original = owner.__dict__["__call__"]
-                restore.callback(setattr, owner, "__call__", original)
-                setattr(owner, "__call__", watched(original, is_layer))  # noqa: B010
-            yield
+    @classmethod
+    def watched_classes(cls) -> list[tuple[type, bool]]:
+        """The classes whose calls are watched, and whether their instances are layers."""
+        operations = [(cls.operation_class, False)] if cls.operation_class is not None else []
+        return [(cls.layer_class, True), *operations]
 
     def takes_training(self, layer: Any) -> bool:
         return "training" in inspect.signature(layer.call).parameters
-
-    def own_variables(self, layer: Any) -> list[Any]:
-        found: dict[int, Any] = {}
-
-        def visit(value: Any, depth: int) -> None:
-            if isinstance(value, tf.Variable) or hasattr(value, "assign"):
-                variable = as_variable(value)
-                if variable is not None:
-                    found.setdefault(id(variable), variable)
-            elif depth and isinstance(value, (list, tuple, set)):
-                for item in list(value):
-                    visit(item, depth - 1)
-            elif depth and isinstance(value, Mapping):
-                for item in list(value.values()):
-                    visit(item, depth - 1)
-
-        for value in list(vars(layer).values()):
-            visit(value, 2)
-        return list(found.values())
-
-    def trainable(self, layer: Any) -> bool:
-        return bool(getattr(layer, "trainable", True))
 
     @abc.abstractmethod
     def inference_calls(self) -> Iterable[Any]: ...
@@ -205,10 +170,13 @@ class KerasModelSubject(abc.ABC):
             )
         )
 
+    def training_function(self) -> Any:
+        return getattr(self.model, "train_function", None)
+
     def traced_batch_sizes(self) -> list[int]:
         sizes = {
             int(spec.shape[0])
-            for function in _traced_functions(getattr(self.model, "train_function", None), set())
+            for function in traced_functions(self.training_function())
             for concrete in getattr(function, "_list_all_concrete_functions", list)()
             for spec in tf.nest.flatten(concrete.structured_input_signature)
             if isinstance(spec, tf.TensorSpec) and spec.shape.rank and spec.shape[0]
@@ -240,9 +208,10 @@ class KerasModelSubject(abc.ABC):
             return structure[0]  # as Keras takes a list of one
         return structure
 
-    def _symbolic(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Whether this is a call that builds a graph of Keras tensors, and runs nothing."""
-        return any(isinstance(leaf, self.symbolic_class) for leaf in flatten([args, kwargs]))
+    @classmethod
+    def builds_graph(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call with these arguments builds a graph of Keras tensors only."""
+        return any(isinstance(leaf, cls.symbolic_class) for leaf in flatten([args, kwargs]))
 
 
 @contextlib.contextmanager
@@ -257,25 +226,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def as_variable(value: Any) -> Any | None:
-    """The `tf.Variable` that `value` is or wraps, if it is initialised."""
-    if isinstance(value, tf.Variable):
-        return value
-    inner = getattr(value, "_value", None)
-    return inner if isinstance(inner, tf.Variable) else None
-
-
-def _traced_functions(function: Any, seen: set[int]) -> Iterator[Any]:
-    """The `tf.function`s that a training function is made of, through its closures."""
-    if not callable(function) or isinstance(function, type) or id(function) in seen:
-        return
-    seen.add(id(function))
-    if hasattr(function, "get_concrete_function"):
-        yield function
-        function = getattr(function, "python_function", None)
-    yield from _traced_functions(getattr(function, "__wrapped__", None), seen)
-    for cell in getattr(function, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # an empty cell
-            yield from _traced_functions(cell.cell_contents, seen)

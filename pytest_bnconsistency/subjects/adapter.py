@@ -1,0 +1,155 @@
+"""The answers of a subject that can be run, and little more."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from pytest_bnconsistency.data import Data, Nest
+from pytest_bnconsistency.subjects.base import Call, Hook, Part
+from pytest_bnconsistency.subjects.held import held_variables, mode_argument, with_mode
+
+
+class BaseSubject(abc.ABC):
+    """The answers of a subject that can be run, and nothing more: what an adapter starts from.
+
+    An adapter says what it `accepts` and how to `call` it. Everything else may stay: then the
+    subject is one layer, itself. Say more, and more can be checked: `mode` for training mode,
+    `variables` for what inference must leave alone, `inputs` for generated rows.
+    """
+
+    mode: str | None = None
+    """The name of the argument that says whether it trains, None where there is none."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.name = str(getattr(model, "name", None) or type(model).__name__)
+        self._hook: Hook | None = None
+        self._whole: Part | None = None
+
+    @classmethod
+    @abc.abstractmethod
+    def accepts(cls, model: Any) -> bool:
+        """Whether `model` is of this kind."""
+
+    @abc.abstractmethod
+    def call(self, x: Nest, training: bool | None) -> Nest:
+        """The outputs for tensors `x`, rows first; None leaves the mode to the model."""
+
+    def variables(self) -> list[Any]:
+        """The `tf.Variable`s that a run reads or writes; by default those on the model itself."""
+        return held_variables(self.model)
+
+    def inputs(self) -> Nest | None:
+        return None
+
+    def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
+        return {}
+
+    @property
+    def modeless(self) -> str:
+        return "" if self.mode else f"{self.name} has no argument that tells it to train"
+
+    @property
+    def layerless(self) -> str:
+        return f"{self.name} shows no layers"
+
+    @property
+    def whole(self) -> Part:
+        """The subject as one layer, with the variables that no layer inside holds."""
+        if self._whole is None:
+            flag = bool(getattr(self.model, "trainable", True))
+            self._whole = Part(self.name, self.variables, self.mode is not None, flag)
+        return self._whole
+
+    def forward(self, x: Nest, training: bool | None) -> Nest:
+        if self._hook is None:
+            return self.call(x, training)
+        kwargs = {} if training is None else {"training": training}
+        whole = Call(self.whole, self.name, 1, True, (), (training,), (x,), kwargs)
+        return self._hook(whole, lambda args, kwargs: self.call(args[0], kwargs.get("training")))
+
+    @property
+    def watched(self) -> bool:
+        """Whether layers are being watched: then code should run as Python, not from a trace."""
+        return self._hook is not None
+
+    def spelled(self, training: bool | None) -> str:
+        told = "" if training is None or self.mode is None else f", {self.mode}={training}"
+        return f"model(x{told})"
+
+    def layers(self) -> list[Any]:
+        return [self.whole]
+
+    def path(self, layer: Any) -> str:
+        return str(layer.name)
+
+    def sublayers(self, layer: Any) -> list[Any]:
+        return []
+
+    def watch(self, hook: Hook) -> contextlib.AbstractContextManager[None]:
+        return self._as_one_layer(hook)
+
+    @contextlib.contextmanager
+    def _as_one_layer(self, hook: Hook) -> Iterator[None]:
+        self._hook = hook
+        try:
+            yield
+        finally:
+            self._hook = None
+
+    def takes_training(self, layer: Any) -> bool:
+        if isinstance(layer, Part):
+            return layer.takes_training
+        return mode_argument(layer) is not None
+
+    def told(self, call: Call, training: bool) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        if isinstance(call.layer, Part):
+            return call.args, {**call.kwargs, "training": training}
+        return with_mode(call.layer, call.args, call.kwargs, training)
+
+    def own_variables(self, layer: Any) -> list[Any]:
+        return layer.holds() if isinstance(layer, Part) else held_variables(layer)
+
+    def trainable(self, layer: Any) -> bool:
+        return bool(getattr(layer, "trainable", True))
+
+    def inference_calls(self) -> Iterable[Any]:
+        return ()
+
+    def stochastic(self, layer: Any) -> bool:
+        return False
+
+    def roots(self) -> list[Any]:
+        return [self.model, self.variables()]
+
+    @property
+    def compiled(self) -> bool:
+        return False
+
+    def updates(self) -> int | None:
+        return None
+
+    def evaluate(self, data: Data, batch_size: int) -> dict[str, float]:
+        return {}
+
+    def loss(self, data: Data, outputs: Nest) -> float | None:
+        return None
+
+    def fit(self, data: Data, batch_size: int) -> None:
+        raise NotImplementedError(f"{self.name} can't be trained by fit")
+
+    def training_function(self) -> Any:
+        return None
+
+    def traced_batch_sizes(self) -> list[int]:
+        return []
+
+    def freeze(self, layer: Any) -> None:
+        if hasattr(layer, "trainable"):
+            layer.trainable = False
+
+    def rebuild_training(self) -> None:
+        return None

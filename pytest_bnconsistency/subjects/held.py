@@ -1,0 +1,183 @@
+"""What objects hold and take: their variables, their mode, what a function's code refers to."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+MODES = ("training", "is_training")
+LIBRARIES = ("tensorflow", "keras", "tf_keras", "numpy", "builtins")
+DEPTH = 3
+
+
+def as_variable(value: Any) -> Any | None:
+    """The `tf.Variable` that `value` is or wraps, if it is initialised."""
+    if isinstance(value, tf.Variable):
+        return value
+    inner = getattr(value, "_value", None)
+    return inner if isinstance(inner, tf.Variable) else None
+
+
+def held_variables(owner: Any) -> list[Any]:
+    """The `tf.Variable`s among the attributes of `owner`, in containers and helpers as well.
+
+    A helper is an object of a class of the user's that is neither a layer nor a module.
+    """
+    found: dict[int, Any] = {}
+
+    def visit(value: Any, depth: int) -> None:
+        variable = as_variable(value)
+        if variable is not None:
+            found.setdefault(id(variable), variable)
+        elif depth and isinstance(value, (list, tuple, set)):
+            for item in list(value):
+                visit(item, depth - 1)
+        elif depth and isinstance(value, Mapping):
+            for item in list(value.values()):
+                visit(item, depth - 1)
+        elif depth and isinstance(value, types.FunctionType):
+            for item in _cells(value):
+                visit(item, 0)
+        elif depth and _is_helper(value):
+            for item in list(vars(value).values()):
+                visit(item, depth - 1)
+
+    for value in list(getattr(owner, "__dict__", {}).values()):
+        visit(value, DEPTH - 1)
+    return list(found.values())
+
+
+def _is_helper(value: Any) -> bool:
+    """Whether `value` holds state for somebody else, and has no calls of its own to be watched."""
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, (types.ModuleType, tf.Module))
+        and not callable(value)
+        and not hasattr(value, "apply_gradients")
+        and not _from_library(value)
+    )
+
+
+def _from_library(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] in LIBRARIES
+
+
+def mode_argument(layer: Any) -> str | None:
+    """The name of the argument by which `layer` is told to train, None where it takes none."""
+    return _mode_of(getattr(layer, "call", None) or layer)
+
+
+def default_mode(layer: Any) -> Any:
+    """What `layer` takes `training` for where it is not told; None where it takes none."""
+    function = getattr(layer, "call", None) or layer
+    name = _mode_of(function)
+    return None if name is None else inspect.signature(function).parameters[name].default
+
+
+def given_mode(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool | None:
+    """What a call with these arguments says about training, None where it says nothing."""
+    for name in MODES:
+        if isinstance(kwargs.get(name), bool):
+            return bool(kwargs[name])
+    function = getattr(layer, "call", None) or layer
+    argument = _mode_of(function) if len(args) > 1 else None
+    if argument is None:
+        return None
+    position = list(inspect.signature(function).parameters).index(argument)
+    value = args[position] if position < len(args) else None
+    return value if isinstance(value, bool) else None
+
+
+def with_mode(
+    layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments with the mode set, by position where it was given so."""
+    function = getattr(layer, "call", None) or layer
+    name = _mode_of(function) or MODES[0]
+    position = list(inspect.signature(function).parameters).index(name)
+    if position < len(args):
+        return (*args[:position], training, *args[position + 1 :]), kwargs
+    return args, {**kwargs, name: training}
+
+
+def _mode_of(function: Any) -> str | None:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return None
+    return next((name for name in MODES if name in parameters), None)
+
+
+def reached(function: Any) -> list[Any]:
+    """The objects that a function's code refers to: closures, globals, defaults, a bound self.
+
+    Functions among them are followed; what belongs to a library is not.
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    stack = [function]
+    while stack:
+        value = stack.pop()
+        if value is None or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, types.MethodType):
+            stack += [value.__self__, value.__func__]
+        elif isinstance(value, functools.partial):
+            stack += [value.func, *value.args, *value.keywords.values()]
+        elif hasattr(value, "python_function"):  # a tf.function
+            stack.append(value.python_function)
+        elif isinstance(value, types.FunctionType):
+            if (value.__module__ or "").partition(".")[0] not in LIBRARIES:
+                stack += _referred(value)
+        elif not isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
+            found.append(value)
+    return found
+
+
+def _referred(function: types.FunctionType) -> Iterator[Any]:
+    yield from _cells(function)
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    names = _names(function.__code__)
+    for name in names & function.__globals__.keys():
+        value = function.__globals__[name]
+        if not isinstance(value, types.ModuleType):
+            yield value
+        elif value.__name__.partition(".")[0] not in LIBRARIES:
+            yield from (vars(value)[inner] for inner in names & vars(value).keys())
+
+
+def _cells(function: types.FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # an empty cell
+            yield cell.cell_contents
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def traced_functions(function: Any) -> Iterator[Any]:
+    """The `tf.function`s that a function is made of, through its closures."""
+    yield from _traced(function, set())
+
+
+def _traced(function: Any, seen: set[int]) -> Iterator[Any]:
+    if not callable(function) or isinstance(function, type) or id(function) in seen:
+        return
+    seen.add(id(function))
+    if hasattr(function, "get_concrete_function"):
+        yield function
+        function = getattr(function, "python_function", None)
+    yield from _traced(getattr(function, "__wrapped__", None), seen)
+    if isinstance(function, types.FunctionType):
+        for content in _cells(function):
+            yield from _traced(content, seen)

@@ -1,0 +1,96 @@
+"""Loaded SavedModels, single signatures, `TFSMLayer`."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
+
+BATCH, PURE = "batch_invariance", "inference_purity"
+AGREE, FROZEN, HEALTH = "train_eval_agreement", "frozen_stability", "statistics_health"
+
+
+@pytest.fixture
+def rows():
+    return np.random.default_rng(0).standard_normal((48, 4), np.float32) + 3
+
+
+def model_of(k, **told):
+    inputs = k.Input((4,))
+    bn = k.layers.BatchNormalization(name="bn")
+    return k.Model(inputs, k.layers.Dense(2, name="head")(bn(inputs, **told)))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A SavedModel by `export` of Keras 3; with `training=True` in a call, if `baked`."""
+    folder = tmp_path_factory.mktemp("exported")
+    for name, told in (("sound", {}), ("baked", {"training": True})):
+        model_of(keras, **told).export(str(folder / name), verbose=False)
+    return folder
+
+
+def test_an_exported_model(exported, rows):
+    sound = tf.saved_model.load(str(exported / "sound"))
+    for x in (rows, None):
+        expect_pass(BATCH, sound, x)
+    result = expect_pass(PURE, sound, rows)
+    assert "6 variables of 2 layers" in result.summary
+    baked = tf.saved_model.load(str(exported / "baked"))
+    finding = expect_failure(BATCH, baked, rows, rule="BN101")
+    assert finding.evidence["fails"] == ["serving_default", "serve(x)"]
+    expect_failure(PURE, baked, rows, rule="BN001", layer="saved_model/bn")
+
+
+def test_what_an_export_cannot_offer_is_said(exported, rows):
+    loaded = tf.saved_model.load(str(exported / "sound"))
+    for check in (AGREE, FROZEN):
+        result = expect_verdict(check, "not applicable", loaded, rows)
+        assert "saved without a training mode" in result.summary
+    assert "shows no layers" in expect_verdict(HEALTH, "not applicable", loaded).summary
+
+
+def test_a_single_signature(exported, rows):
+    for name, faulty in (("sound", False), ("baked", True)):
+        loaded = tf.saved_model.load(str(exported / name))  # it keeps the variables alive
+        signature = loaded.signatures["serving_default"]
+        if faulty:
+            expect_failure(BATCH, signature, rows, rule="BN101")
+        else:
+            expect_pass(BATCH, signature, rows)
+
+
+def test_a_layer_made_of_a_saved_model(exported, rows):
+    for name, faulty in (("sound", False), ("baked", True)):
+        layer = keras.layers.TFSMLayer(str(exported / name), name="served")
+        inputs = keras.Input((4,))
+        for subject in (layer, keras.Model(inputs, layer(inputs))):
+            if faulty:
+                expect_failure(BATCH, subject, rows, rule="BN101", layer="served")
+            else:
+                expect_pass(BATCH, subject, rows)
+                expect_pass(PURE, subject, rows)
+
+
+def test_a_saved_model_with_both_modes(tmp_path, rows):
+    model = model_of(tf_keras)
+    for _ in range(3):
+        model(rows, training=True)
+    model.save(str(tmp_path / "both"), save_format="tf")
+    loaded = tf.saved_model.load(str(tmp_path / "both"))
+    expect_pass(BATCH, loaded, rows)
+    expect_failure(AGREE, loaded, rows, updates=3, rule="BN201", layer="saved_model/bn")
+
+
+def test_a_module_that_was_saved(tmp_path, rows):
+    class Net(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 4])])
+        def __call__(self, x):
+            return x - tf.reduce_mean(x, 0)
+
+    tf.saved_model.save(Net(), str(tmp_path / "net"))
+    loaded = tf.saved_model.load(str(tmp_path / "net"))
+    finding = expect_failure(BATCH, loaded, rule="BN101")
+    assert finding.evidence["fails"] == ["serving_default", "model(x)"]
