@@ -283,3 +283,22 @@ def test_frozen_weights_move_by_decay_in_a_callback_like_step(k, x, y):
         cause_tested=False,
         cause_contains="the forward pass leaves the state alone, a training step does not",
     )
+
+
+def test_a_default_of_the_layers_own_declares_nothing(k, x, y):
+    class Own(k.layers.Layer):
+        def build(self, shape):
+            self.mean = self.add_weight(
+                name="mean", shape=(shape[-1],), initializer="zeros", trainable=False
+            )
+            self.built = True
+
+        def call(self, x, training=False):
+            if training:
+                self.mean.assign(0.9 * tf.convert_to_tensor(self.mean) + 0.1)
+            return x - self.mean
+
+    inputs = k.Input((4,))
+    model = k.Model(inputs, k.layers.Dense(3, activation="softmax")(Own(name="own")(inputs)))
+    compiled(model)
+    expect_verdict(CHECK, "not applicable", model, x, y)
