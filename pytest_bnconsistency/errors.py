@@ -25,6 +25,10 @@ class DataError(BNConsistencyError):
     """`x` or `y` cannot be used with this model."""
 
 
+class StepError(BNConsistencyError):
+    """A training step of the user's own raised."""
+
+
 class OptionError(BNConsistencyError):
     """An option or a check has an unknown name or a value that is out of range."""
 

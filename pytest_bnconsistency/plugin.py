@@ -119,6 +119,27 @@ def pytest_report_teststatus(
     return None
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """With -v, the tables that checks which passed rest on."""
+    if terminalreporter.verbosity < 1:
+        return
+    tables = [
+        (report.nodeid, value)
+        for report in terminalreporter.stats.get("passed", ())
+        for name, value in getattr(report, "user_properties", ())
+        if name == MARKER and value["table"]
+    ]
+    if tables:
+        from pytest_bnconsistency.reporting import text
+
+        terminalreporter.section(MARKER)
+        for nodeid, result in tables:
+            verbose = terminalreporter.verbosity >= 2
+            terminalreporter.write_line(f"{nodeid} {result['check']}")
+            for line in text.table_lines(result["table"], verbose=verbose):
+                terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def bn_check() -> type[BnCheck]:
     """The checks as methods: `bn_check.batch_invariance(model)`, ..., `bn_check.all(model)`."""

@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array
+from pytest_bnconsistency.probes.traces import Traces
 from pytest_bnconsistency.subjects import Subject
-from pytest_bnconsistency.subjects.held import as_variable
+from pytest_bnconsistency.subjects.held import as_variable, library_objects, traced_functions
 
 _OPAQUE = (type, types.ModuleType, str, bytes, int, float, complex, bool, np.ndarray, tf.Tensor)
 _FOREIGN = ("numpy", "tensorflow.python", "tensorflow.core", "threading", "weakref", "optree")
@@ -65,20 +66,25 @@ def same_bits(a: Array, b: Array) -> bool:
 
 
 @contextlib.contextmanager
-def preserve_state(subject: Subject) -> Iterator[Variables]:
+def preserve_state(subject: Subject, step: Any = None) -> Iterator[Variables]:
     """All of the subject's state is restored on the way out, also after a KeyboardInterrupt.
 
     That is: variables, optimizer slots, metrics and seed generators; every attribute and
-    container of the objects below the subject's roots (flags, compiled functions, histories);
-    the global random generators of Python, numpy, TensorFlow and Keras.
+    container of the objects below the subject's roots (flags, compiled functions, histories), and
+    of those that `step`, a training step of the user's, refers to; the traces of both; the global
+    random generators of Python, numpy, TensorFlow and Keras.
     """
-    attributes = _Attributes(subject.roots())
+    attributes = _Attributes([*subject.roots(), *([] if step is None else library_objects(step))])
+    traces = Traces(
+        f for owner in (subject.training_function(), step) for f in traced_functions(owner)
+    )
     variables = Variables(attributes.variables)
     generators = _random_generators()
     try:
         yield variables
     finally:
         attributes.restore()
+        traces.restore()
         variables.restore()
         for restore in generators:
             restore()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 from pytest_bnconsistency.results import CheckResult, Finding, Table
 
@@ -43,6 +43,12 @@ def lines(result: CheckResult, *, verbose: bool = False, reproduce: str = "") ->
         yield from _labelled("reproduce", reproduce, fold=False)
     for rule in dict.fromkeys(finding.rule for finding in shown):
         yield from _labelled("rule", f"docs/rules/{rule}.md", fold=False)
+
+
+def table_lines(plain: Mapping[str, Any], *, verbose: bool = False) -> Iterator[str]:
+    """The table of a result that went through `CheckResult.to_dict`."""
+    rows = tuple(tuple(row) for row in plain["rows"])
+    return _table(Table(tuple(plain["columns"]), rows, plain["more"]), verbose)
 
 
 def _finding(finding: Finding, verbose: bool, *, brief: bool) -> Iterator[str]:

@@ -15,7 +15,13 @@ from pytest_bnconsistency.data import Nest, Spec, flatten, map_nest
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.subjects.adapter import BaseSubject
 from pytest_bnconsistency.subjects.base import Hook
-from pytest_bnconsistency.subjects.held import as_variable, held_variables, mode_argument, reached
+from pytest_bnconsistency.subjects.held import (
+    as_variable,
+    held_variables,
+    library_objects,
+    mode_argument,
+    reached,
+)
 from pytest_bnconsistency.subjects.watching import by_names, watching
 
 
@@ -89,7 +95,8 @@ class FunctionSubject(BaseSubject):
         return list(inside(include_self=False)) if inside is not None else []
 
     def roots(self) -> list[Any]:
-        return [self.model, *self._reached(), list(self.variables())]
+        own = [self.model] if _is_object(self.model) else library_objects(self.model)
+        return [*own, self.variables()]
 
     def watch(self, hook: Hook) -> contextlib.AbstractContextManager[None]:
         return self._watching(hook)

@@ -6,9 +6,11 @@ import contextlib
 import functools
 import inspect
 import types
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 MODES = ("training", "is_training")
@@ -131,10 +133,12 @@ def reached(function: Any) -> list[Any]:
             stack += [value.__self__, value.__func__]
         elif isinstance(value, functools.partial):
             stack += [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, weakref.ref):  # a method's tf.function holds its object so
+            stack.append(value())
         elif hasattr(value, "python_function"):  # a tf.function
             stack.append(value.python_function)
         elif isinstance(value, types.FunctionType):
-            if (value.__module__ or "").partition(".")[0] not in LIBRARIES:
+            if not _is_library_code(value):
                 stack += _referred(value)
         elif not isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
             found.append(value)
@@ -165,19 +169,64 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
+def library_objects(function: Any) -> list[Any]:
+    """The variables, layers, modules, optimizers and metrics that a function's code refers to.
+
+    Those in containers and in attributes of the user's own objects are among them.
+    """
+    found: dict[int, Any] = {}
+
+    def visit(value: Any, depth: int) -> None:
+        if as_variable(value) is not None or _is_library_object(value):
+            found.setdefault(id(value), value)
+        elif depth and isinstance(value, (list, tuple, set)):
+            for item in list(value):
+                visit(item, depth - 1)
+        elif depth and isinstance(value, Mapping):
+            for item in list(value.values()):
+                visit(item, depth - 1)
+        elif depth and not isinstance(value, (type, types.ModuleType)):
+            for item in list(getattr(value, "__dict__", {}).values()):
+                visit(item, depth - 1)
+
+    for value in reached(function):
+        visit(value, DEPTH)
+    return list(found.values())
+
+
+def _is_library_object(value: Any) -> bool:
+    """Whether `value` is of a class of TensorFlow's or Keras', or derived from one."""
+    if isinstance(value, (type, tf.Tensor, np.ndarray)) or hasattr(value, "python_function"):
+        return False
+    modules = {base.__module__.partition(".")[0] for base in type(value).__mro__}
+    return not modules.isdisjoint(("tensorflow", "keras", "tf_keras"))
+
+
 def traced_functions(function: Any) -> Iterator[Any]:
-    """The `tf.function`s that a function is made of, through its closures."""
+    """The `tf.function`s that a function is made of or refers to."""
     yield from _traced(function, set())
 
 
-def _traced(function: Any, seen: set[int]) -> Iterator[Any]:
-    if not callable(function) or isinstance(function, type) or id(function) in seen:
+def _traced(value: Any, seen: set[int]) -> Iterator[Any]:
+    if not callable(value) or isinstance(value, type) or id(value) in seen:
         return
-    seen.add(id(function))
-    if hasattr(function, "get_concrete_function"):
-        yield function
-        function = getattr(function, "python_function", None)
-    yield from _traced(getattr(function, "__wrapped__", None), seen)
-    if isinstance(function, types.FunctionType):
-        for content in _cells(function):
-            yield from _traced(content, seen)
+    seen.add(id(value))
+    inner: list[Any] = [getattr(value, "__wrapped__", None)]
+    if hasattr(value, "get_concrete_function"):
+        yield value
+        inner.append(getattr(value, "python_function", None))
+    elif isinstance(value, types.MethodType):
+        owner, kind = value.__self__, type(value.__self__)
+        compiled = [n for n, v in vars(kind).items() if hasattr(v, "get_concrete_function")]
+        inner += [value.__func__, *(getattr(owner, name) for name in compiled)]
+        inner += list(getattr(owner, "__dict__", {}).values())
+    elif isinstance(value, functools.partial):
+        inner += [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, types.FunctionType):
+        inner += _cells(value) if _is_library_code(value) else _referred(value)
+    for part in inner:
+        yield from _traced(part, seen)
+
+
+def _is_library_code(function: types.FunctionType) -> bool:
+    return (function.__module__ or "").partition(".")[0] in LIBRARIES

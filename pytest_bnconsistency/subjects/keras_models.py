@@ -136,6 +136,7 @@ class KerasModelSubject(BaseSubject):
 
     def evaluate(self, data: Data, batch_size: int) -> dict[str, float]:
         scores = self._with_targets(
+            data,
             lambda: self.model.evaluate(
                 data.x,
                 data.y,
@@ -143,7 +144,7 @@ class KerasModelSubject(BaseSubject):
                 batch_size=batch_size,
                 verbose=0,
                 return_dict=True,
-            )
+            ),
         )
         numbers = {k: float(v) for k, v in scores.items() if np.ndim(v) == 0}
         return dict(sorted(numbers.items(), key=lambda item: item[0] != "loss"))
@@ -159,6 +160,7 @@ class KerasModelSubject(BaseSubject):
 
     def fit(self, data: Data, batch_size: int) -> None:
         self._with_targets(
+            data,
             lambda: self.model.fit(
                 data.x,
                 data.y,
@@ -167,7 +169,7 @@ class KerasModelSubject(BaseSubject):
                 epochs=1,
                 shuffle=False,
                 verbose=0,
-            )
+            ),
         )
 
     def training_function(self) -> Any:
@@ -189,7 +191,7 @@ class KerasModelSubject(BaseSubject):
     def rebuild_training(self) -> None:
         self.model.make_train_function(force=True)
 
-    def _with_targets(self, run: Any) -> Any:
+    def _with_targets(self, data: Data, run: Any) -> Any:
         try:
             with _quiet():
                 return run()
@@ -197,8 +199,20 @@ class KerasModelSubject(BaseSubject):
             first = str(error).strip().splitlines()[0]
             raise DataError(
                 f"the model's own loss or step does not take these x and y: {first}; expected "
-                "targets as fit takes them"
+                f"targets as fit takes them{self._about_labels(data)}"
             ) from error
+
+    def _about_labels(self, data: Data) -> str:
+        """Which labels these are, where they are for one kind of classes' loss or the other."""
+        shape = getattr(self.model, "output_shape", None)
+        classes = shape[-1] if isinstance(shape, tuple) and len(shape) > 1 else None
+        if not isinstance(data.y, np.ndarray) or not classes or classes == 1:
+            return ""
+        if data.y.shape[1:] in ((), (1,)):
+            return f" (these are class numbers; a categorical loss takes rows of {classes})"
+        if data.y.shape[1:] == (classes,):
+            return " (these are one-hot rows; a sparse loss takes class numbers)"
+        return ""
 
     def _input_structure(self) -> Nest | None:
         structure = getattr(self.model, self.inputs_attribute, None)

@@ -1,0 +1,223 @@
+"""Real training steps by the user's own path, and what one pass in training mode shows."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data import Array, Data, Nest, is_float, map_nest
+from pytest_bnconsistency.errors import BNConsistencyError, StepError
+from pytest_bnconsistency.probes.state import Variables, preserve_state, reachable_variables
+from pytest_bnconsistency.probes.taps import Instrument, Replay
+from pytest_bnconsistency.probes.traces import Traces
+from pytest_bnconsistency.subjects import Call, Subject
+from pytest_bnconsistency.subjects.held import LIBRARIES, traced_functions
+
+SHIFT = 3.0
+"""Rows are moved by this many standard deviations."""
+TRACED_SIZES = 2
+UNITS = 64
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What some steps did: the variables that moved, by identity, and how many now hold NaN."""
+
+    moved: frozenset[int] = frozenset()
+    sizes: tuple[int, ...] = ()
+    broken: int = 0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Training steps on rows moved by `SHIFT`, with two batch shapes and the first of them again.
+
+    Each run begins with the state that the subject is in, and leaves it so.
+    """
+
+    subject: Subject
+    data: Data | None
+    train_step: Callable[..., Any] | None
+    batch_size: int
+    steps: int
+
+    @property
+    def possible(self) -> bool:
+        if self.data is None:
+            return False
+        return self.train_step is not None or (self.subject.compiled and self.data.y is not None)
+
+    @property
+    def path(self) -> str:
+        return "train_step" if self.train_step is not None else "fit"
+
+    def run(
+        self, variables: Sequence[Any], *, freeze: Sequence[Any] = (), anew: bool = False
+    ) -> Ran:
+        """The variables that move; some layers frozen by flag first, training compiled anew.
+
+        Raises:
+            StepError: the user's own step raised.
+        """
+        if self.data is None or not self.possible:
+            return Ran()
+        sizes = self._sizes(self.data.rows)
+        before = Variables(list(variables))
+        moved: set[int] = set()
+        broken = 0
+        with preserve_state(self.subject, self.train_step):
+            for layer in freeze:
+                self.subject.freeze(layer)
+            if anew:
+                self._compile_anew()
+            try:
+                finite = _finite(self.subject)
+                for rows in sizes:
+                    self._train(self.data, rows)
+                    moved |= {id(v) for v in before.moved()}
+                broken = len(finite - _finite(self.subject))
+            finally:
+                before.restore()
+        return Ran(frozenset(moved), tuple(sizes), broken)
+
+    def _sizes(self, rows: int) -> list[int]:
+        size = min(self.batch_size, rows)
+        sizes = [size, size - 1, size] if size > 1 else [1, 2, 1]
+        # What was traced before a flag changed still runs as it was, for its batch size alone.
+        traced = [rows for rows in self.subject.traced_batch_sizes() if rows not in sizes]
+        return [*traced[:TRACED_SIZES], *sizes]
+
+    def _compile_anew(self) -> None:
+        if self.subject.compiled:
+            self.subject.rebuild_training()
+        Traces(traced_functions(self.train_step)).forget()
+
+    def _train(self, data: Data, rows: int) -> None:
+        batch = data.take(np.arange(rows * self.steps) % data.rows)
+        batch = Data(shifted(batch.x), batch.y, batch.sample_weight)
+        with _as_sentence(self.path):
+            if self.train_step is None:
+                self.subject.fit(batch, rows)
+                return
+            for part in batch.batches(rows):
+                self.train_step(part.x, part.y)
+
+
+@contextlib.contextmanager
+def _as_sentence(path: str) -> Iterator[None]:
+    """What the user's own step raises, with the line of the user's that raised it.
+
+    What it warns of, its user has seen in runs of its own.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except BNConsistencyError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if not _in_library(f.filename)]
+        where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+        raise StepError(
+            f"{path} raised {type(error).__name__}: {_first_line(error)}{where}; expected a "
+            "training step that runs; everything is as it was before"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first line that says something: Keras puts its own before it, in bold."""
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
+    said = [line for line in lines if line and not line.startswith("Exception encountered when")]
+    return said[0][:200] if said else ""
+
+
+def _in_library(filename: str) -> bool:
+    parts = Path(filename).parts
+    return any(part in (*LIBRARIES, "pytest_bnconsistency") for part in parts)
+
+
+def shifted(x: Nest) -> Nest:
+    """The rows moved, so that a moving statistic must show; integers stay."""
+
+    def move(leaf: Array) -> Array:
+        if not is_float(leaf):
+            return leaf
+        moved: Array = (leaf + leaf.dtype.type(SHIFT * (leaf.std() or 1.0))).astype(leaf.dtype)
+        return moved
+
+    return map_nest(move, x)
+
+
+def _finite(subject: Subject) -> set[int]:
+    return {
+        id(v)
+        for v in reachable_variables(subject)
+        if v.dtype.is_floating and bool(tf.reduce_all(tf.math.is_finite(v)))
+    }
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far a layer in training mode is from inference mode, on one input.
+
+    `scale` is the largest output in inference mode; `compared` is False where all of them are
+    NaN or infinite.
+    """
+
+    distance: float = 0.0
+    scale: float = 0.0
+    compared: bool = field(default=True)
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is more than float noise of a single layer can make."""
+        return self.compared and not self.distance <= UNITS * 2.0**-23 * max(self.scale, 1e-30)
+
+
+class Modes(Instrument):
+    """Records, for chosen layers, how far training mode is from inference mode on one input."""
+
+    def __init__(self, subject: Subject, chosen: Callable[[Call], bool]) -> None:
+        self._subject, self._chosen = subject, chosen
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        if (
+            not call.is_layer
+            or not self._chosen(call)
+            or not self._subject.takes_training(call.layer)
+            or not self._subject.own_variables(call.layer)
+            or self._subject.stochastic(call.layer)
+            or not isinstance(outputs, tf.Tensor)
+            or not outputs.dtype.is_floating
+        ):
+            return outputs, None
+        still = tf.cast(replay(False), tf.float32)
+        seen = tf.cast(outputs, tf.float32)
+        same = tf.logical_or(
+            tf.equal(seen, still), tf.logical_and(tf.math.is_nan(seen), tf.math.is_nan(still))
+        )
+        distance = tf.where(same, tf.zeros_like(seen), tf.abs(seen - still))
+        sizes = tf.where(tf.math.is_finite(still), tf.abs(still), tf.zeros_like(still))
+        finite = tf.reduce_any(tf.math.is_finite(still))
+        return outputs, [tf.reduce_max(distance), tf.reduce_max(sizes), finite]
+
+
+def apart_of(calls: Sequence[Call], records: Sequence[list[Array] | None]) -> dict[int, Apart]:
+    """What `Modes` recorded, by identity of the layer; the worst of its calls."""
+    found: dict[int, Apart] = {}
+    for call, record in zip(calls, records, strict=True):
+        if record:
+            now = Apart(float(record[0]), float(record[1]), bool(record[2]))
+            before = found.get(id(call.layer), now)
+            found[id(call.layer)] = max(before, now, key=lambda a: (a.differs, a.distance))
+    return found

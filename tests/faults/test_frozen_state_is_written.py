@@ -1,0 +1,244 @@
+"""An optimizer, a callback, weight decay or the step itself writes to what is frozen."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pytest_bnconsistency.testing import expect_failure, expect_pass
+
+CHECK = "frozen_stability"
+
+
+@pytest.fixture
+def y():
+    return np.array([0, 1, 2, 0, 1, 2, 0, 1])
+
+
+def build(k, optimizer="sgd", trainable=False, between=None):
+    inputs = k.Input((4,))
+    h = k.layers.Dense(4, name="frozen", trainable=trainable)(inputs)
+    if between is not None:
+        h = between(h)
+    model = k.Model(inputs, k.layers.Dense(3, activation="softmax", name="head")(h))
+    model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
+    return model
+
+
+def loop(k, model, optimizer, weights, compiled):
+    """A loop of the user's own; `weights()` are what it trains."""
+    loss_of = k.losses.SparseCategoricalCrossentropy()
+
+    def train_step(x, y):
+        with tf.GradientTape() as tape:
+            loss = loss_of(y, model(x, training=True))
+        pairs = list(zip(tape.gradient(loss, weights()), weights(), strict=True))
+        zeros = [(tf.zeros_like(tf.convert_to_tensor(w)) if g is None else g, w) for g, w in pairs]
+        optimizer.apply_gradients(zeros)
+
+    return tf.function(train_step) if compiled else train_step
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "tf.function"])
+def test_an_optimizer_that_is_given_frozen_weights(k, x, y, compiled):
+    model = build(k)
+    everything = list(model.weights)
+    wrong = loop(k, model, k.optimizers.Adam(), lambda: everything, compiled)
+    finding = expect_failure(
+        CHECK,
+        model,
+        x,
+        y,
+        train_step=wrong,
+        rule="BN301",
+        layer="frozen",
+        cause_tested=True,
+        cause_contains="the optimizer Adam writes these variables",
+    )
+    assert "model.trainable_variables" in finding.remedy
+    right = loop(k, model, k.optimizers.Adam(), lambda: model.trainable_variables, compiled)
+    expect_pass(CHECK, model, x, y, train_step=right)
+
+
+def test_weight_decay_of_weights_that_no_gradient_reaches(k, x, y):
+    class Stop(k.layers.Layer):
+        def call(self, x):
+            return tf.stop_gradient(x)
+
+    model = build(k, trainable=True, between=Stop())
+    decaying = k.optimizers.AdamW(weight_decay=0.1)
+    step = loop(k, model, decaying, lambda: model.trainable_variables, False)
+    expect_failure(
+        CHECK,
+        model,
+        x,
+        y,
+        train_step=step,
+        frozen="frozen",
+        rule="BN306",
+        cause_tested=True,
+        cause_contains="the weight decay (0.1) of the optimizer AdamW does",
+    )
+    plain = loop(k, model, k.optimizers.Adam(), lambda: model.trainable_variables, False)
+    expect_pass(CHECK, model, x, y, train_step=plain, frozen="frozen")
+
+
+def test_weight_decay_of_frozen_weights(k, x, y):
+    model = build(k)
+    frozen, head = model.get_layer("frozen"), model.get_layer("head")
+    stopped = k.layers.Activation(tf.stop_gradient)
+    apart = k.Model(model.inputs[0], head(stopped(frozen(model.inputs[0]))))
+    step = loop(k, apart, k.optimizers.AdamW(), lambda: list(apart.weights), False)
+    finding = expect_failure(
+        CHECK, apart, x, y, train_step=step, rule="BN301", cause_contains="the weight decay"
+    )
+    assert finding.cause_tested
+    assert "exclude_from_weight_decay" in finding.remedy
+
+
+def test_a_callback_that_writes(k, x, y):
+    model = build(k)
+
+    class Shrink(k.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            kernel = self.model.get_layer("frozen").kernel
+            kernel.assign(kernel * 0.99)
+
+    def fitted(*callbacks):
+        return lambda x, y: model.fit(x, y, callbacks=list(callbacks), verbose=0)
+
+    expect_failure(
+        CHECK,
+        model,
+        x,
+        y,
+        train_step=fitted(Shrink()),
+        rule="BN301",
+        cause_tested=True,
+        cause_contains="the callback Shrink writes these variables",
+    )
+    expect_pass(CHECK, model, x, y, train_step=fitted())
+
+
+def test_a_step_that_writes_by_itself(k, x, y):
+    model = build(k)
+    kernel = model.get_layer("frozen").kernel
+
+    def decay(x, y):
+        kernel.assign(kernel * 0.99)
+
+    finding = expect_failure(
+        CHECK,
+        model,
+        x,
+        y,
+        train_step=decay,
+        rule="BN301",
+        layer="frozen",
+        cause_tested=True,
+        cause_contains="the code at test_frozen_state_is_written.py:",
+    )
+    assert "at test_frozen_state_is_written.py:" in finding.remedy
+
+
+def test_a_write_that_cannot_be_seen_is_not_established(k, x, y):
+    model = build(k)
+    kernel = model.get_layer("frozen").kernel
+    held = getattr(kernel, "_value", kernel)
+
+    def hidden(x, y):
+        tf.raw_ops.AssignAddVariableOp(resource=held.handle, value=tf.ones([4, 4]))
+
+    expect_failure(
+        CHECK,
+        model,
+        x,
+        y,
+        train_step=hidden,
+        rule="BN301",
+        cause_tested=False,
+        cause_contains="the forward pass leaves the state alone, a training step does not",
+    )
+
+
+def test_a_step_that_was_traced_before_the_flag_changed(k, x, y):
+    model = build(k, trainable=True)
+    optimizer = k.optimizers.SGD(0.1)
+    step = loop(k, model, optimizer, lambda: model.trainable_variables, True)
+    step(x, y)
+    model.get_layer("frozen").trainable = False
+    expect_failure(
+        CHECK,
+        model,
+        x,
+        y,
+        train_step=step,
+        rule="BN304",
+        layer="frozen",
+        cause_tested=True,
+        cause_contains="train_step still runs what was traced before the layers were frozen",
+    )
+    anew = loop(k, model, optimizer, lambda: model.trainable_variables, True)
+    expect_pass(CHECK, model, x, y, train_step=anew)
+
+
+def test_train_on_batch_after_freezing_without_compiling_again(k, x, y):
+    model = build(k, trainable=True)
+    model.train_on_batch(x, y)
+    model.get_layer("frozen").trainable = False
+    step = model.train_on_batch
+    expect_failure(CHECK, model, x, y, train_step=step, rule="BN304", cause_tested=True)
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    expect_pass(CHECK, model, x, y, train_step=model.train_on_batch)
+
+
+def test_state_in_a_helper_object_counts(k, x, y):
+    class Average:
+        def __init__(self):
+            self.value = tf.Variable(tf.zeros(4), trainable=False)
+
+    def layer(respects):
+        class Own(k.layers.Layer):
+            def __init__(self):
+                super().__init__(name="own", trainable=False)
+                self.average = Average()
+
+            def call(self, x, training=None):
+                if training and (self.trainable or not respects):
+                    self.average.value.assign_add(tf.reduce_mean(x, 0))
+                return x
+
+        return Own()
+
+    for respects in (False, True):
+        model = build(k, trainable=True, between=layer(respects))
+        if respects:
+            expect_pass(CHECK, model, x, y)
+        else:
+            expect_failure(CHECK, model, x, y, rule="BN301", layer="own", cause_tested=True)
+
+
+def test_a_frozen_layer_that_the_forward_pass_does_not_run(k, x, y):
+    class Own(k.Model):
+        def __init__(self, wrong):
+            super().__init__()
+            self.head = k.layers.Dense(3, activation="softmax")
+            self.critic = k.layers.Dense(1, name="critic", trainable=False)
+            self.critic.build((None, 4))
+            self.wrong = wrong
+
+        def call(self, x, training=None):
+            return self.head(x)
+
+        def train_step(self, data):
+            if self.wrong:
+                self.critic.kernel.assign(self.critic.kernel * 0.9)
+            return super().train_step(data)
+
+    for wrong in (True, False):
+        model = Own(wrong)
+        model(x)
+        model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+        if wrong:
+            expect_failure(CHECK, model, x, y, rule="BN301", layer="critic", cause_tested=True)
+        else:
+            expect_pass(CHECK, model, x, y)

@@ -1,0 +1,120 @@
+"""Frozen whole, nothing to train, NaN losses: one clear sentence, and everything restored."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pytest_bnconsistency import BNConsistencyError
+from pytest_bnconsistency.reporting import text
+from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
+
+CHECK = "frozen_stability"
+
+
+@pytest.fixture
+def y():
+    return np.array([0, 1, 2, 0, 1, 2, 0, 1])
+
+
+def build(k, *, frozen=True, rate=0.01, loss="sparse_categorical_crossentropy"):
+    inputs = k.Input((4,))
+    h = k.layers.BatchNormalization(name="bn", trainable=not frozen)(inputs)
+    model = k.Model(inputs, k.layers.Dense(3, activation="softmax", name="head")(h))
+    model.compile(k.optimizers.SGD(rate), loss, metrics=["accuracy"], jit_compile=False)
+    return model
+
+
+def test_a_model_that_is_frozen_whole(k, x, y):
+    model = build(k)
+    model.trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    result = expect_pass(CHECK, model, x, y)
+    assert "6 variables of 2 frozen layers" in result.summary
+
+
+def test_a_model_without_trainable_weights(k, x, y):
+    inputs = k.Input((4,))
+    bn = k.layers.BatchNormalization(name="bn", trainable=False)
+    model = k.Model(inputs, k.layers.Softmax()(bn(inputs)))
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    expect_pass(CHECK, model, x, y)
+
+
+@pytest.mark.parametrize("path", ["fit", "loop"])
+def test_a_loss_that_is_nan(k, x, y, path):
+    model = build(k, loss=lambda y, p: tf.reduce_mean(p) * float("nan"))
+    step = model.train_on_batch if path == "loop" else None
+    result = expect_pass(CHECK, model, x, y, train_step=step)
+    said = [note for note in result.notes if "ended in NaN or Inf" in note]
+    assert len(said) == 1
+    assert "in 2 variables that was finite" not in said[0]
+
+
+def test_weights_that_are_nan(k, x, y):
+    model = build(k)
+    model.get_layer("bn").gamma.assign(np.full(4, np.nan, np.float32))
+    result = expect_verdict(CHECK, "vacuous", model, x, y)
+    assert result.summary.startswith("the outputs of bn are NaN or Inf in both modes")
+
+
+def test_labels_of_the_wrong_kind(k, x, y):
+    one_hot = np.eye(3, dtype=np.float32)[y]
+    for loss, given, kind in (
+        ("categorical_crossentropy", y, "these are class numbers"),
+        ("sparse_categorical_crossentropy", one_hot, "these are one-hot rows"),
+    ):
+        with pytest.raises(BNConsistencyError, match=kind):
+            expect_pass(CHECK, build(k, loss=loss), x, given)
+
+
+def test_labels_in_the_wrong_order_are_no_fault_of_the_normalisers(k, x, y):
+    model, y = build(k), x[:, :3].argmax(axis=1)
+    model.get_layer("head").kernel.assign(np.eye(4, 3, dtype=np.float32) * 20)
+    agreeing = expect_pass(CHECK, model, x, y)
+    assert "look at the labels" not in text.render(agreeing)
+    mixed = expect_pass(CHECK, model, x, (y + 1) % 3)
+    assert "evaluation itself is wrong" in text.render(mixed)
+    assert mixed.evidence["fine_tuning"]["frozen_share"] == 0
+
+
+def test_each_normaliser_and_why(k, x, y):
+    inputs = k.Input((4,))
+    base = k.Sequential(
+        [k.Input((4,)), k.layers.Dense(4), k.layers.BatchNormalization(name="bn")], name="base"
+    )
+    base.trainable = False
+    h = k.layers.BatchNormalization(name="half")(base(inputs), training=False)
+    h = k.layers.BatchNormalization(name="free")(h)
+    model = k.Model(inputs, k.layers.Dense(3, activation="softmax")(h))
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    if k is keras:
+        finding = expect_failure(CHECK, model, x, y, rule="BN303", layer="half")
+        assert finding.evidence["layers"] == ["half"]
+        return
+    result = expect_pass(CHECK, model, x, y)
+    rows = {row["normaliser"]: row for row in result.evidence["normalisers"]}
+    assert {path: row["is"] for path, row in rows.items()} == {
+        "half": "half-frozen",
+        "base/bn": "frozen",
+        "free": "trainable",
+    }
+    assert rows["base/bn"]["because"] == "trainable=False"
+    assert rows["half"]["because"].startswith("training=False in the call of half")
+    assert (rows["half"]["statistics"], rows["half"]["weights"]) == ("stay", "move")
+    assert rows["free"]["statistics"] == "move"
+    assert rows["free"]["training mode uses"] == "the batch"
+
+
+def test_a_classical_gan(k):
+    """The critic is compiled to train, then frozen and put behind the generator."""
+    x = np.random.default_rng(0).standard_normal((8, 4), np.float32)
+    norm = k.layers.BatchNormalization
+    critic = k.Sequential([k.Input((4,)), k.layers.Dense(4), norm(), k.layers.Dense(1)], name="c")
+    critic.compile("adam", "mse", jit_compile=False)
+    generator = k.Sequential([k.Input((4,)), k.layers.Dense(4), norm()], name="g")
+    inputs = k.Input((4,))
+    critic.trainable = False
+    joined = k.Model(inputs, critic(generator(inputs)))
+    joined.compile("adam", "mse", jit_compile=False)
+    expect_pass(CHECK, joined, x, np.ones((8, 1), np.float32))
