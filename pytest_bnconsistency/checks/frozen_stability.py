@@ -242,7 +242,7 @@ def _start(case: Case, training: Pass, m: Measured) -> fine_tuning.Start | None:
 
 
 def _with_text(m: Measured, start: fine_tuning.Start | None) -> Measured:
-    gap = start.sentence if start is not None and m.by_batch else ""
+    gap = start.gap if start is not None and m.by_batch else ""
     ordered = sorted(m.frozen, key=lambda f: (f not in m.moving, -m.distance(f)))
     rows = tuple(
         (
@@ -314,13 +314,17 @@ def _notes(
         notes.append("no training step ran (no targets): only the forward pass was looked at")
     if ran.broken:
         notes.append(
-            f"the steps ended in NaN or Inf, in {counted(ran.broken, 'variable')} that was finite "
-            "before: the loss is not finite on these rows, or the rate is too large"
+            f"the steps leave NaN or Inf in {counted(ran.broken, 'variable')}: the loss is not "
+            "finite on these rows, or the rate is too large"
         )
     if start is not None and start.sentence and not m.gap:  # else a finding says it
         notes.append(f"on {counted(start.rows, 'row')}: {start.sentence}")
     if start is not None and start.wrong_in_both:
         notes.append(start.wrong_in_both)
+    alone = [f for f in m.frozen if not f.own_flag and any(map(subject.trainable, f.call.parents))]
+    if alone:
+        more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
+        notes.append(f"frozen under a parent that is not: {alone[0].path}{more}")
     notes.append(_which(subject, training, m.frozen))
     return tuple(notes)
 

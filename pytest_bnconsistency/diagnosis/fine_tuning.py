@@ -47,22 +47,27 @@ class Start:
         return 1.0 if self.outputs_apart else 0.0
 
     @property
-    def sentence(self) -> str:
-        """`loss 13.6 in training and 0.04 in evaluation, accuracy 0.00 and 0.99 (...)`."""
-        pairs = [
-            (name, number(value), number(other))
-            for name, value in self.training.scores.items()
-            if (other := self.evaluation.scores.get(name)) is not None
-        ]
-        if not pairs:
+    def _said(self) -> list[tuple[str, str, str]]:
+        """Each score in training mode and in evaluation, as they are printed."""
+        theirs = self.evaluation.scores
+        mine = self.training.scores
+        return [(n, number(v), number(theirs[n])) for n, v in mine.items() if n in theirs]
+
+    @property
+    def gap(self) -> str:
+        """`loss 13.6 in training mode and 0.04 in evaluation, ...`; empty where they are alike."""
+        if all(mine == its for _, mine, its in self._said):
             return ""
-        if all(mine == its for _, mine, its in pairs):
-            same = ", ".join(f"{name} {mine}" for name, mine, _ in pairs)
-            return f"{same}, in training mode as in evaluation"
-        said = ", ".join(
-            f"{name} {mine} in training mode and {its} in evaluation" for name, mine, its in pairs
-        )
-        return f"{said}; the frozen layers cause {self.frozen_share:.0%} of the gap"
+        said = [
+            f"{n} {mine} in training mode and {its} in evaluation" for n, mine, its in self._said
+        ]
+        return f"{', '.join(said)}; the frozen layers cause {self.frozen_share:.0%} of the gap"
+
+    @property
+    def sentence(self) -> str:
+        """The gap, or that there is none; empty where nothing can be scored."""
+        same = ", ".join(f"{name} {mine}" for name, mine, _ in self._said)
+        return self.gap or (same and f"{same}, in training mode as in evaluation")
 
     @property
     def wrong_in_both(self) -> str:

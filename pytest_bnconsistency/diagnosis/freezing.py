@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,7 +215,6 @@ def _by_batch(layers: Sequence[Frozen]) -> Cause:
 def _holds_forward(m: Measured, layers: Sequence[Frozen], *, frozen: bool) -> bool:
     """Whether the layers' state stays in a forward pass, once frozen by flag or told inference."""
     ours = frozenset(id(v) for f in layers for v in f.variables)
-    chosen: Callable[[Call], bool] = lambda call: frozen  # noqa: E731
     with preserve_state(m.subject):
         for f in layers if frozen else ():
             m.subject.freeze(f.call.layer)
@@ -223,7 +222,7 @@ def _holds_forward(m: Measured, layers: Sequence[Frozen], *, frozen: bool) -> bo
             m.subject,
             m.x,
             training=True,
-            instrument=Modes(m.subject, chosen),
+            instrument=Modes(m.subject, lambda call: frozen),
             modes={} if frozen else {id(f.call.layer): False for f in layers},
         )
         seen = again.run(m.x)

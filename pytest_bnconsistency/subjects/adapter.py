@@ -22,6 +22,8 @@ class BaseSubject(abc.ABC):
 
     mode: str | None = None
     """The name of the argument that says whether it trains, None where there is none."""
+    mode_required = False
+    """Whether it must be given: then inference is `False`."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -65,6 +67,8 @@ class BaseSubject(abc.ABC):
         return self._whole
 
     def forward(self, x: Nest, training: bool | None) -> Nest:
+        if training is None and self.mode_required:
+            training = False
         if self._hook is None:
             return self.call(x, training)
         kwargs = {} if training is None else {"training": training}
@@ -77,6 +81,8 @@ class BaseSubject(abc.ABC):
         return self._hook is not None
 
     def spelled(self, training: bool | None) -> str:
+        if training is None and self.mode_required:
+            training = False
         told = "" if training is None or self.mode is None else f", {self.mode}={training}"
         return f"model(x{told})"
 

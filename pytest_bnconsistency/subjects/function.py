@@ -17,6 +17,7 @@ from pytest_bnconsistency.subjects.adapter import BaseSubject
 from pytest_bnconsistency.subjects.base import Hook
 from pytest_bnconsistency.subjects.held import (
     as_variable,
+    default_mode,
     held_variables,
     library_objects,
     mode_argument,
@@ -48,6 +49,7 @@ class FunctionSubject(BaseSubject):
                 f"{self.name}() returns"
             )
         self.mode = mode_argument(model)
+        self.mode_required = default_mode(model) is inspect.Parameter.empty
         self._arrays = False
 
     @classmethod

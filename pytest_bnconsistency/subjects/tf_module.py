@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.subjects.adapter import BaseSubject
 from pytest_bnconsistency.subjects.base import Hook
 from pytest_bnconsistency.subjects.function import called, input_specs, watching_libraries
-from pytest_bnconsistency.subjects.held import held_variables, mode_argument
+from pytest_bnconsistency.subjects.held import default_mode, held_variables, mode_argument
 
 
 class ModuleSubject(BaseSubject):
@@ -30,6 +31,7 @@ class ModuleSubject(BaseSubject):
             )
         super().__init__(model)
         self.mode = mode_argument(model)
+        self.mode_required = default_mode(model) is inspect.Parameter.empty
         self._paths = {
             id(module): "/".join(map(str, path))
             for path, module in model._flatten(
@@ -52,7 +54,14 @@ class ModuleSubject(BaseSubject):
         function = self.model.__call__
         if self.watched:
             function = getattr(function, "python_function", function)
-        return called(self.name, function, self.mode, x, training)
+        built = len(self.model.variables)
+        outputs = called(self.name, function, self.mode, x, training)
+        if len(self.model.variables) > built:
+            raise UnsupportedSubjectError(
+                f"module {self.name!r} makes its variables in its first call; expected a built "
+                "module: call it once on a batch"
+            )
+        return outputs
 
     def layers(self) -> list[Any]:
         return [self.whole, *self.model.submodules]

@@ -117,6 +117,30 @@ def test_a_module_without_modules_inside(rows):
     assert "no modules inside" in expect_verdict(HEALTH, "not applicable", flat).summary
 
 
+def test_a_mode_that_must_be_given(rows):
+    norm = Norm(4)
+    result = expect_pass(BATCH, norm, rows)
+    assert list(result.evidence["entry_points"]) == ["model(x, is_training=False)"]
+    expect_pass(PURE, norm, rows)
+    expect_pass(BATCH, lambda x, training: norm(x, training), rows)
+
+
+def test_a_module_that_was_never_called(rows):
+    class Lazy(tf.Module):
+        kernel = None
+
+        def __call__(self, x):
+            if self.kernel is None:
+                self.kernel = tf.Variable(tf.random.normal([4, 2]))
+            return x @ self.kernel
+
+    lazy = Lazy()
+    with pytest.raises(BNConsistencyError, match="call it once on a batch"):
+        assert_batch_invariance(lazy, rows)
+    lazy(rows)
+    expect_pass(BATCH, lazy, rows)
+
+
 def test_functions_with_and_without_a_mode(rows):
     mean = tf.Variable(tf.zeros(4), trainable=False)
 
@@ -227,3 +251,43 @@ def test_rows_are_generated_where_a_signature_tells_them():
     expect_pass(BATCH, tf.function(lambda x: x * 2, input_signature=[spec]))
     with pytest.raises(BNConsistencyError, match="give some rows as x"):
         assert_batch_invariance(lambda x: x)
+
+
+class Respectful(Norm):
+    def __call__(self, x, is_training):
+        return super().__call__(x, is_training and self.trainable)
+
+
+def test_a_frozen_module(rows):
+    net = Net(trainable=False)
+    expect_failure(
+        FROZEN, net, rows, rule="BN301", layer="norms/0", cause_contains="look at trainable"
+    )
+    net.norms = [Respectful(4, trainable=False)]
+    expect_pass(FROZEN, net, rows)
+
+
+def test_a_loop_that_trains_a_module(rows):
+    net = Net()
+    net.norms = [Respectful(4)]
+
+    def train_step(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(net(x, is_training=True) ** 2)
+        net.kernel.assign_sub(0.1 * tape.gradient(loss, net.kernel))
+
+    finding = expect_failure(
+        FROZEN,
+        net,
+        rows,
+        rows[:, :1],
+        frozen="norms/*",
+        train_step=train_step,
+        rule="BN306",
+        layer="norms/0",
+        cause_tested=True,
+    )
+    assert finding.evidence["layers"] == ["norms/0"]
+    net.norms[0].trainable = False
+    result = expect_pass(FROZEN, net, rows, rows[:, :1], frozen="norms/*", train_step=train_step)
+    assert result.evidence["steps"]["path"] == "train_step"
