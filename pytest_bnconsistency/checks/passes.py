@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.data import Nest, map_nest
+from pytest_bnconsistency.data import Nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
-from pytest_bnconsistency.probes.noise import Floor, Perturbation, floors
+from pytest_bnconsistency.probes.noise import Floor, floors
 from pytest_bnconsistency.probes.taps import Pass, neutralised
-
-NOISE_ROWS = 4
-"""The noise of a row does not depend on how many there are."""
 
 
 def observed(case: Case, x: Nest, training: bool | None) -> Pass:
@@ -21,14 +18,9 @@ def observed(case: Case, x: Nest, training: bool | None) -> Pass:
     return traced
 
 
-def measured_noise(case: Case, x: Nest) -> tuple[list[Floor], Pass]:
-    """The noise floor of each output of inference, and the pass that perturbs."""
+def measured_noise(case: Case, x: Nest) -> list[Floor]:
+    """The noise floor of each output of inference."""
     if "noise" not in case.shared:
-        middle = len(observed(case, x, False).calls) // 2
-        perturbed = neutralised(
-            case.subject, x, training=False, instrument=lambda: Perturbation(middle)
-        )
-        few = map_nest(lambda leaf: leaf[:NOISE_ROWS], x)
-        case.shared["noise"] = floors(perturbed, few), perturbed
-    measured: tuple[list[Floor], Pass] = case.shared["noise"]
+        case.shared["noise"] = floors(case.subject, x, observed(case, x, False).still)
+    measured: list[Floor] = case.shared["noise"]
     return measured

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from pytest_bnconsistency.data import Array, Nest
-from pytest_bnconsistency.probes.fingerprints import Fingerprints, by_row
-from pytest_bnconsistency.probes.taps import Observation, Pass
+from pytest_bnconsistency.probes.exchanges import Exchange
+from pytest_bnconsistency.probes.fingerprints import Fingerprints, Operations, Values, by_row
+from pytest_bnconsistency.probes.state import same_bits
+from pytest_bnconsistency.probes.taps import Instrument, Observation, Pass
 from pytest_bnconsistency.subjects import Call
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A second batch of `rows` rows: row `kept[k]` of the first is row `now[k]` of this one."""
-
-    name: str
-    x: Nest
-    kept: Array
-    now: Array
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -60,13 +52,7 @@ def first_origin(seen: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Or
 
     `among` are the indices of the calls that count.
     """
-    watched = Pass(
-        seen.subject,
-        x,
-        training=seen.training,
-        instrument=Fingerprints(inputs=True),
-        still=seen.still,
-    )
+    watched = _like(seen, x, Fingerprints(inputs=True))
     base, other = watched.run(x), watched.run(exchange.x)
     calls = tuple(watched.calls)
     for index, (mine, its) in enumerate(zip(base.records, other.records, strict=True)):
@@ -83,20 +69,84 @@ def first_origin(seen: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Or
     return Origin(None, calls[-1].label if calls else "the input", False, calls)
 
 
-def independent_with(seen: Pass, x: Nest, exchange: Exchange, modes: dict[int, bool]) -> bool:
-    """Whether the kept rows are the same in every layer and output under other modes."""
-    forced = Pass(
-        seen.subject,
-        x,
-        training=seen.training,
-        instrument=Fingerprints(),
-        modes=modes,
-        still=seen.still,
-    )
-    base, other = forced.run(x), forced.run(exchange.x)
+def independent_with(
+    seen: Pass,
+    x: Nest,
+    exchange: Exchange,
+    *,
+    modes: Mapping[int, bool] | None = None,
+    apart: Collection[int] = (),
+    held: Mapping[str, list[Array]] | None = None,
+) -> bool:
+    """Whether kept rows are the same in every layer and output with this intervention.
+
+    `modes` are other modes for layers, by identity; layers `apart` get one row at a time; calls
+    that are `held` return what is given for them.
+    """
+    try:
+        forced = _like(seen, x, Fingerprints(), modes=modes, apart=apart, held=held)
+        base, other = forced.run(x), forced.run(exchange.x)
+    except Exception:
+        # An intervention that the code does not take proves nothing.
+        return False
     return not differing_calls(base, other, exchange) and not outputs_differ(
         base.outputs, other.outputs, exchange
     )
+
+
+def reduced(seen: Pass, x: Nest, exchange: Exchange) -> dict[str, list[Array]]:
+    """Calls whose result has no batch axis and changes with the companions: what they gave."""
+    watched = _like(seen, x, Values())
+    base, other = watched.run(x), watched.run(exchange.x)
+    return {
+        call.label: mine
+        for call, mine, its in zip(watched.calls, base.records, other.records, strict=True)
+        if mine and its and not all(map(same_bits, mine, its))
+    }
+
+
+def _like(
+    seen: Pass,
+    x: Nest,
+    instrument: Instrument,
+    *,
+    modes: Mapping[int, bool] | None = None,
+    apart: Collection[int] = (),
+    held: Mapping[str, list[Array]] | None = None,
+) -> Pass:
+    return Pass(
+        seen.subject,
+        x,
+        training=seen.training,
+        instrument=instrument,
+        modes=modes,
+        still=seen.still,
+        apart=[*seen.apart, *apart],
+        held=held,
+    )
+
+
+def first_operation(seen: Pass, x: Nest, exchange: Exchange, origin: Origin) -> str:
+    """The TensorFlow operation in which the rows meet, or "" where it can't be told.
+
+    It is the first one, in the order of execution, of which a kept row or a result without a
+    batch axis changes with the companions.
+    """
+    operations = Operations()
+    watched = _like(seen, x, operations)
+    base, other = watched.run(x), watched.run(exchange.x)
+    labels = operations.labels
+    for call, names, mine, its in zip(
+        watched.calls, labels, base.records, other.records, strict=False
+    ):
+        if mine is None or its is None:
+            continue
+        for name, a, b in zip(names, mine, its, strict=True):
+            if _any_differs([a], [b], exchange) if len(a) > 1 else (a != b).any():
+                return name
+        if origin.call is not None and call.path == origin.call.path:
+            break
+    return ""
 
 
 def outputs_differ(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:
