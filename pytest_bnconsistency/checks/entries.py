@@ -109,6 +109,7 @@ def _method(run: Callable[[Any, Nest], Nest]) -> Callable[[Case, Nest, str], Ent
 
 TRACED = "tf.function"
 TRACED_DEFAULT = "tf.function, training left out"
+DATASET = "predict(dataset)"
 RAGGED = 5
 
 _ENTRIES: dict[str, Callable[[Case, Nest, str], Entry]] = {
@@ -118,7 +119,7 @@ _ENTRIES: dict[str, Callable[[Case, Nest, str], Entry]] = {
     "model(x)": _eager(None),
     "predict": _method(lambda subject, rows: subject.predict(rows, rows_of(rows))),
     "predict_on_batch": _method(lambda subject, rows: subject.predict_on_batch(rows)),
-    "predict(dataset)": _method(lambda subject, rows: subject.predict_dataset(rows, RAGGED)),
+    DATASET: _method(lambda subject, rows: subject.predict_dataset(rows, RAGGED)),
 }
 
 

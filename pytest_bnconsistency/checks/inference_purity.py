@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import (
+    DATASET,
     PAIR,
     TRACED,
     WHOLE,
@@ -32,7 +33,7 @@ NAME = "inference_purity"
 
 BATCHES = {
     "predict": WHOLE,
-    "predict(dataset)": WHOLE,
+    DATASET: WHOLE,
     "predict_on_batch": PAIR,
     "model(x)": PAIR,
     "model(x, training=False)": PAIR,
@@ -42,7 +43,10 @@ BATCHES = {
 
 @dataclass(frozen=True)
 class Seen:
-    """One entry point, run twice: its outputs, whether they repeat, the variables that moved."""
+    """One entry point, run twice: its outputs, whether they repeat, the variables that moved.
+
+    `evaluate` and the data set, which `predict` runs as it runs arrays, run once.
+    """
 
     name: str
     outputs: list[Array]
@@ -100,7 +104,10 @@ def _decide(case: Case, x: Nest) -> CheckResult:
 
 
 def _seen(case: Case, x: Nest, name: str, owners: dict[int, str]) -> Seen:
-    first, second = entry(case, x, name).twice(BATCHES[name], _rows(x, BATCHES[name]))
+    way, batch = entry(case, x, name), BATCHES[name]
+    first, second = (
+        way.twice(batch, _rows(x, batch)) if name != DATASET else (way.run(batch, x),) * 2
+    )
     moved = tuple(v for v in first.moved if id(v) in owners)
     return Seen(name, first.outputs, same_outputs(first.outputs, second.outputs), moved)
 

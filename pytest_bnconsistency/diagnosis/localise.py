@@ -47,12 +47,16 @@ def differing_calls(base: Observation, other: Observation, exchange: Exchange) -
     ]
 
 
-def first_origin(seen: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Origin:
-    """Run both batches as `seen` did, with what each layer is given recorded as well.
+def with_inputs(seen: Pass, x: Nest) -> Pass:
+    """The same pass with what each layer is given recorded as well."""
+    return _like(seen, x, Fingerprints(inputs=True))
+
+
+def first_origin(watched: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Origin:
+    """Where, in a pass `with_inputs`, a kept row changes first.
 
     `among` are the indices of the calls that count.
     """
-    watched = _like(seen, x, Fingerprints(inputs=True))
     base, other = watched.run(x), watched.run(exchange.x)
     calls = tuple(watched.calls)
     for index, (mine, its) in enumerate(zip(base.records, other.records, strict=True)):

@@ -100,7 +100,8 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
             evidence=evidence,
         )
     seen = entry.observed
-    origin = localise.first_origin(seen, x, exchange, seen.reaching_outputs() & entry.stable)
+    among = seen.reaching_outputs() & entry.stable
+    origin = localise.first_origin(localise.with_inputs(seen, x), x, exchange, among)
     evidence["layer"] = origin.label
     rule, cause, tested, remedy = _cause(subject, seen, x, exchange, origin, only_moved)
     return Finding(
