@@ -7,8 +7,10 @@ of the subject.
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -28,11 +30,13 @@ from pytest_bnconsistency.checks.passes import measured_noise, observed
 from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise, mixing
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
+from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.probes import noise
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges, joint_exchanges
 from pytest_bnconsistency.probes.state import preserve_state, same_bits
-from pytest_bnconsistency.probes.taps import Observation, Pass
+from pytest_bnconsistency.probes.taps import Observation
 from pytest_bnconsistency.results import CheckResult, Verdict
+from pytest_bnconsistency.subjects import Call
 from pytest_bnconsistency.words import listed
 
 NAME = "batch_invariance"
@@ -41,18 +45,50 @@ LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def check(case: Case) -> CheckResult:
+    reason = case.settings.transductive
+    if isinstance(reason, str):
+        summary = f"the model is declared transductive: {reason}"
+        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=summary)
     x = case.sample()
     with preserve_state(case.subject):
-        return _decide(case, x)
+        if not reason:
+            return _decide(case, x)
+        declared = _declared(case, x, reason)
+        result = _decide(case, x, apart=[id(call.layer) for call in declared])
+    if result.verdict is not Verdict.PASSED:
+        return result
+    reasons = "; ".join(f"{call.path}: {why}" for call, why in declared.items())
+    summary = f"rows are meant to meet in {reasons}; apart from that, {result.summary}"
+    return replace(result, verdict=Verdict.NOT_APPLICABLE, summary=summary)
 
 
-def _decide(case: Case, x: Nest) -> CheckResult:
+def _declared(case: Case, x: Nest, reasons: Mapping[str, str]) -> dict[Call, str]:
+    """The layers that are declared transductive, and why."""
+    calls = observed(case, x, False).calls
+    found = {}
+    for pattern, reason in reasons.items():
+        matching = [call for call in calls if fnmatch.fnmatchcase(call.path, pattern)]
+        if not matching:
+            known = ", ".join(list(dict.fromkeys(call.path for call in calls))[:4])
+            raise OptionError(
+                f"transductive={{{pattern!r}: ...}} matches no layer; expected a pattern of paths "
+                f"such as {known}"
+            )
+        found.update(dict.fromkeys(matching, reason))
+    return found
+
+
+def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     joint, notes = joint_exchanges(x, case.settings.seed), list[str]()
-    groups = _entry_points(case, x, joint)
+    groups = _entry_points(case, x, joint, apart)
+
+    def noise_of(output: int) -> float:
+        return measured_noise(case, x, apart)[output].bound
+
     for entry, judged in groups:
-        _compare_exchanges(entry, judged, case, x, joint, notes)
+        _compare_exchanges(entry, judged, case, x, joint, noise_of, notes)
         if not judged.differences and not judged.random:
-            _compare_sizes(entry, judged, case, x)
+            _compare_sizes(entry, judged, x, noise_of)
         if judged.observed is not None and judged.observed.still:
             notes.append(f"layers that draw random numbers are held still in {entry.name}")
     all_judged = [judged for _, judged in groups]
@@ -65,10 +101,10 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         "sizes": sizes,
         "margin": max((judged.margin for judged in known), default=0.0),
     }
-    if "noise" in case.shared:
-        floors = measured_noise(case, x)
+    if evidence["margin"]:
         evidence["outputs"] = [
-            {"floor": f.floor, "bound": f.bound, "cap": f.cap, "scale": f.scale} for f in floors
+            {"floor": f.floor, "bound": f.bound, "cap": f.cap, "scale": f.scale}
+            for f in measured_noise(case, x, apart)
         ]
     findings = tuple(mixing.findings(case.subject, x, all_judged))
     if findings:
@@ -87,7 +123,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             "the outputs are NaN or Inf, whatever the batch",
             "statistics_health says whether stored statistics are at fault",
         )
-    seen = _resolution(case, x)
+    seen = _resolution(case, x, apart)
     evidence["resolution"] = {place: share for place, share in seen.items() if share is not None}
     if all(share is None for share in seen.values()):
         return unseen(
@@ -111,23 +147,31 @@ def _finite(output: Array) -> bool:
     return bool(np.isfinite(output.astype(float)).all())
 
 
-def _entry_points(case: Case, x: Nest, joint: Sequence[Exchange]) -> list[tuple[Entry, Judged]]:
+def _entry_points(
+    case: Case, x: Nest, joint: Sequence[Exchange], apart: Collection[int]
+) -> list[tuple[Entry, Judged]]:
     """The entry points that compute something else, each with the names that it stands for.
 
     What gives the same bits in every layer, or in the outputs of whole, changed and single-row
-    batches, computes the same: what holds for the one holds for the other.
+    batches, computes the same: what holds for the one holds for the other. `predict` cannot run
+    layers `apart`.
     """
-    inference = ways.entry(case, x, ways.TRACED)
+    inference = ways.traced_entry(case, x, False, apart)
     judged = Judged(["model(x, training=False)"], inference.observed)
     groups = [(inference, judged)]
     predict = ways.entry(case, x, "predict")
     witnesses = [(WHOLE, x), (ONE, first_rows(x, 1)), (joint[0].name, joint[0].x)]
-    if _agree(predict, inference, witnesses):
+    if not apart and _agree(predict, inference, witnesses):
         judged.names.insert(0, predict.name)
-    else:
+    elif not apart:
         groups.insert(0, (predict, Judged([predict.name])))
-    default = _default_entry(case, x)
-    if default is inference:
+    if not apart and _same_on_two_rows(case, x):
+        judged.names.insert(-1, "model(x)")
+        return groups
+    default = ways.traced_entry(case, x, None, apart)
+    assert inference.observed is not None
+    assert default.observed is not None
+    if default.observed.same_computation(inference.observed):
         judged.names.insert(-1, "model(x)")
     else:
         groups.append((default, Judged(["model(x)"], default.observed)))
@@ -145,20 +189,13 @@ def _agree(mine: Entry, its: Entry, witnesses: Sequence[tuple[str, Nest]]) -> bo
     return True
 
 
-def _default_entry(case: Case, x: Nest) -> Entry:
-    """What stands for `model(x)`: the pass of inference, if `model(x)` computes the same."""
-    inference = ways.entry(case, x, ways.TRACED)
-    pair = first_rows(x, 2)
+def _same_on_two_rows(case: Case, x: Nest) -> bool:
+    """Whether `model(x)` gives in every layer what `model(x, training=False)` gives."""
     told, left_out = (
-        ways.entry(case, x, name).run(PAIR, pair)
+        ways.entry(case, x, name).run(PAIR, first_rows(x, 2))
         for name in ("model(x, training=False)", "model(x)")
     )
-    if not (told.moved or left_out.moved) and same_records(told, left_out):
-        return inference
-    default = ways.entry(case, x, ways.TRACED_DEFAULT)
-    assert inference.observed is not None
-    assert default.observed is not None
-    return inference if default.observed.same_computation(inference.observed) else default
+    return not (told.moved or left_out.moved) and same_records(told, left_out)
 
 
 def _compare_exchanges(
@@ -167,6 +204,7 @@ def _compare_exchanges(
     case: Case,
     x: Nest,
     joint: Sequence[Exchange],
+    noise_of: Callable[[int], float],
     notes: list[str],
 ) -> None:
     base = entry.run(WHOLE, x)
@@ -185,7 +223,7 @@ def _compare_exchanges(
     ]
     changing = [found for found in singly if isinstance(found, Difference)]
     changing = changing or [found for found in seen if isinstance(found, Difference)]
-    counted = [_counting(found, judged, case, x) for found in changing]
+    counted = [_counting(found, judged, noise_of) for found in changing]
     judged.differences = [found for found in counted if found is not None]
 
 
@@ -200,32 +238,40 @@ def _difference(
         first = str(error).strip().splitlines()[0][:80]
         notes.append(f"{entry.name} refuses a batch with {exchange.name}: {first}")
         return "refused"
-    moved = 0.0
-    for mine, its in zip(base.outputs, other.outputs, strict=True):
+    moved, output = 0.0, 0
+    for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True)):
         if mine.ndim and len(mine) == len(its) == exchange.rows:
-            different = localise.row_bits_differ(mine, its, exchange)
-            if different.any():
-                change = np.abs(
-                    its[exchange.now][different].astype(float)
-                    - mine[exchange.kept][different].astype(float)
-                )
-                moved = max(
-                    moved, float(np.nan_to_num(change, nan=np.inf, posinf=np.inf).max()), 1e-300
-                )
+            worst = _largest_change(mine, its, exchange)
+            if worst > moved:
+                moved, output = worst, index
     places = localise.differing_calls(base, other, exchange)
-    return Difference(exchange, tuple(places), moved) if moved or places else "same"
+    if not (moved or places):
+        return "same"
+    return Difference(exchange, tuple(places), moved, output)
 
 
-def _counting(found: Difference, judged: Judged, case: Case, x: Nest) -> Difference | None:
+def _largest_change(mine: Array, its: Array, exchange: Exchange) -> float:
+    """The largest change of a kept row; more than zero if only its bits changed."""
+    different = localise.row_bits_differ(mine, its, exchange)
+    if not different.any():
+        return 0.0
+    change = np.abs(
+        its[exchange.now][different].astype(float) - mine[exchange.kept][different].astype(float)
+    )
+    return max(float(np.nan_to_num(change, nan=np.inf, posinf=np.inf).max()), 1e-300)
+
+
+def _counting(
+    found: Difference, judged: Judged, noise_of: Callable[[int], float]
+) -> Difference | None:
     """The part of a difference that is a dependence on the batch, if there is any."""
     if judged.observed is None:
         # Its kernels are not those of the pass, and may compute a row's place in another way.
-        noisy = max((floor.bound for floor in measured_noise(case, x)), default=0.0)
-        return None if judged.random or found.moved <= noisy else found
+        return None if judged.random or found.moved <= noise_of(found.output) else found
     among = judged.observed.reaching_outputs() & judged.stable
     places = tuple(place for place in found.places if place in among)
     moved = 0.0 if judged.random else found.moved
-    return Difference(found.exchange, places, moved) if moved or places else None
+    return replace(found, places=places, moved=moved) if moved or places else None
 
 
 def _repeating(first: Observation, second: Observation) -> tuple[bool, frozenset[int]]:
@@ -238,7 +284,9 @@ def _repeating(first: Observation, second: Observation) -> tuple[bool, frozenset
     return not same_outputs(first.outputs, second.outputs), stable
 
 
-def _compare_sizes(entry: Entry, judged: Judged, case: Case, x: Nest) -> None:
+def _compare_sizes(
+    entry: Entry, judged: Judged, x: Nest, noise_of: Callable[[int], float]
+) -> None:
     whole = entry.run(WHOLE, x).outputs
     for start, stop in _chunks(rows_of(x)):
         chunk, size = map_nest(lambda leaf: leaf[start:stop], x), stop - start  # noqa: B023
@@ -265,7 +313,7 @@ def _compare_sizes(entry: Entry, judged: Judged, case: Case, x: Nest) -> None:
             change = np.abs(output.astype(float) - base[start:stop].astype(float))
             change[np.isnan(output.astype(float)) & np.isnan(base[start:stop].astype(float))] = 0
             worst = float(np.nan_to_num(change, nan=np.inf).max(initial=0.0))
-            bound = measured_noise(case, x)[index].bound
+            bound = noise_of(index)
             judged.margin = max(judged.margin, worst / bound if bound else float(worst > 0) * 1e9)
             if worst > bound:
                 row = start + int(change.reshape(size, -1).max(axis=1).argmax())
@@ -282,9 +330,9 @@ def _chunks(rows: int) -> list[tuple[int, int]]:
     return chunks + [(0, min(3, rows))] + [(a, a + 1) for a in range(1, min(3, rows))]
 
 
-def _resolution(case: Case, x: Nest) -> Mapping[str, float | None]:
+def _resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, float | None]:
     """The smallest leak that the exact oracle flags, at the input and inside."""
-    traced = observed(case, x, False)
+    traced = observed(case, x, False, apart)
     rows = first_rows(x, 2)
     exchange = next(e for e in exchanges(rows, case.settings.seed) if 0 in e.kept)
     seen: dict[str, float | None] = {}
@@ -297,9 +345,7 @@ def _resolution(case: Case, x: Nest) -> Mapping[str, float | None]:
     if traced.calls:
         middle = len(traced.calls) // 2
         leak = noise.Leak(2, middle)
-        leaking = Pass(
-            case.subject, x, training=False, instrument=leak, still=traced.still, traced=False
-        )
+        leaking = traced.again(rows, leak, traced=False)
 
         def run(share: float, batch: Nest) -> Observation:
             leak.share = share

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,18 +71,29 @@ def held_variables(case: Case, x: Nest) -> list[Any]:
     return held
 
 
-def _traced(training: bool | None) -> Callable[[Case, Nest, str], Entry]:
-    def make(case: Case, x: Nest, name: str) -> Entry:
-        traced = observed(case, x, training)
-        return Entry(name, lambda rows: traced.run(rows, keep=True), traced.written, traced)
-
-    return make
+def traced_entry(case: Case, x: Nest, training: bool | None, apart: Collection[int] = ()) -> Entry:
+    """The traced pass of a mode as an entry point; layers `apart` get one row at a time."""
+    key = ("entry", training, frozenset(apart))
+    if key not in case.shared:
+        traced = observed(case, x, training, apart)
+        name = "tf.function" if training is False else "tf.function, training left out"
+        case.shared[key] = Entry(
+            name, lambda rows: traced.run(rows, keep=True), traced.written, traced
+        )
+    made: Entry = case.shared[key]
+    return made
 
 
 def _eager(training: bool | None) -> Callable[[Case, Nest, str], Entry]:
     def make(case: Case, x: Nest, name: str) -> Entry:
-        run = Pass(case.subject, x, training=training, instrument=Fingerprints(), traced=False)
-        run.written = held_variables(case, x)
+        run = Pass(
+            case.subject,
+            x,
+            training=training,
+            instrument=Fingerprints(),
+            traced=False,
+            written=held_variables(case, x),
+        )
         return Entry(name, lambda rows: run.run(rows, keep=True), run.written)
 
     return make
@@ -107,14 +118,10 @@ def _method(run: Callable[[Any, Nest], Nest]) -> Callable[[Case, Nest, str], Ent
     return make
 
 
-TRACED = "tf.function"
-TRACED_DEFAULT = "tf.function, training left out"
 DATASET = "predict(dataset)"
 RAGGED = 5
 
 _ENTRIES: dict[str, Callable[[Case, Nest, str], Entry]] = {
-    TRACED: _traced(False),
-    TRACED_DEFAULT: _traced(None),
     "model(x, training=False)": _eager(False),
     "model(x)": _eager(None),
     "predict": _method(lambda subject, rows: subject.predict(rows, rows_of(rows))),

@@ -11,12 +11,12 @@ from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import (
     DATASET,
     PAIR,
-    TRACED,
     WHOLE,
     entry,
     first_rows,
     held_variables,
     same_outputs,
+    traced_entry,
 )
 from pytest_bnconsistency.checks.passes import measured_noise, observed
 from pytest_bnconsistency.data import Array, Nest, rows_of
@@ -193,14 +193,13 @@ def _repeatability(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
 
 
 def _agreement(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
-    traced = entry(case, x, TRACED)
-    name = TRACED
+    traced = reference = traced_entry(case, x, False)
     if traced.observed is None or traced.observed.random_layers:
         # The trace holds layers still that draw random numbers.
-        name = "model(x, training=False)"
-        if all(s.name != name for s in seen):
+        reference = entry(case, x, "model(x, training=False)")
+        if all(s.name != reference.name for s in seen):
             return []
-    reference = entry(case, x, name)
+    name = reference.name
     apart: dict[str, str] = {}
     for other in seen:
         if other.name in ("evaluate", name):

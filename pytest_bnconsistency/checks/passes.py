@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.data import Nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
@@ -9,18 +11,24 @@ from pytest_bnconsistency.probes.noise import Floor, floors
 from pytest_bnconsistency.probes.taps import Pass, neutralised
 
 
-def observed(case: Case, x: Nest, training: bool | None) -> Pass:
-    """A pass with every row's fingerprints; layers that draw random numbers are neutralised."""
-    key = ("observed", training)
+def observed(case: Case, x: Nest, training: bool | None, apart: Collection[int] = ()) -> Pass:
+    """A pass with every row's fingerprints; layers that draw random numbers are neutralised.
+
+    Layers `apart`, by identity, get one row at a time.
+    """
+    key = ("observed", training, frozenset(apart))
     if key not in case.shared:
-        case.shared[key] = neutralised(case.subject, x, training=training, instrument=Fingerprints)
+        case.shared[key] = neutralised(
+            case.subject, x, training=training, instrument=Fingerprints, apart=apart
+        )
     traced: Pass = case.shared[key]
     return traced
 
 
-def measured_noise(case: Case, x: Nest) -> list[Floor]:
+def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> list[Floor]:
     """The noise floor of each output of inference."""
-    if "noise" not in case.shared:
-        case.shared["noise"] = floors(case.subject, x, observed(case, x, False).still)
-    measured: list[Floor] = case.shared["noise"]
+    key = ("noise", frozenset(apart))
+    if key not in case.shared:
+        case.shared[key] = floors(observed(case, x, False, apart), x)
+    measured: list[Floor] = case.shared[key]
     return measured

@@ -11,7 +11,7 @@ from pytest_bnconsistency.data import Array, Nest
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.fingerprints import Fingerprints, Operations, Values, by_row
 from pytest_bnconsistency.probes.state import same_bits
-from pytest_bnconsistency.probes.taps import Instrument, Observation, Pass
+from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.subjects import Call
 
 
@@ -49,7 +49,7 @@ def differing_calls(base: Observation, other: Observation, exchange: Exchange) -
 
 def with_inputs(seen: Pass, x: Nest) -> Pass:
     """The same pass with what each layer is given recorded as well."""
-    return _like(seen, x, Fingerprints(inputs=True))
+    return seen.again(x, Fingerprints(inputs=True))
 
 
 def first_origin(watched: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Origin:
@@ -88,7 +88,7 @@ def independent_with(
     that are `held` return what is given for them.
     """
     try:
-        forced = _like(seen, x, Fingerprints(), modes=modes, apart=apart, held=held)
+        forced = seen.again(x, Fingerprints(), modes=modes, apart=apart, held=held)
         base, other = forced.run(x), forced.run(exchange.x)
     except Exception:
         # An intervention that the code does not take proves nothing.
@@ -100,7 +100,7 @@ def independent_with(
 
 def reduced(seen: Pass, x: Nest, exchange: Exchange) -> dict[str, list[Array]]:
     """Calls whose result has no batch axis and changes with the companions: what they gave."""
-    watched = _like(seen, x, Values())
+    watched = seen.again(x, Values())
     base, other = watched.run(x), watched.run(exchange.x)
     return {
         call.label: mine
@@ -109,48 +109,24 @@ def reduced(seen: Pass, x: Nest, exchange: Exchange) -> dict[str, list[Array]]:
     }
 
 
-def _like(
-    seen: Pass,
-    x: Nest,
-    instrument: Instrument,
-    *,
-    modes: Mapping[int, bool] | None = None,
-    apart: Collection[int] = (),
-    held: Mapping[str, list[Array]] | None = None,
-) -> Pass:
-    return Pass(
-        seen.subject,
-        x,
-        training=seen.training,
-        instrument=instrument,
-        modes=modes,
-        still=seen.still,
-        apart=[*seen.apart, *apart],
-        held=held,
-    )
-
-
-def first_operation(seen: Pass, x: Nest, exchange: Exchange, origin: Origin) -> str:
+def first_operation(seen: Pass, x: Nest, exchange: Exchange) -> str:
     """The TensorFlow operation in which the rows meet, or "" where it can't be told.
 
     It is the first one, in the order of execution, of which a kept row or a result without a
-    batch axis changes with the companions.
+    batch axis changes with the companions; one that only turns the axes, where none follows.
     """
     operations = Operations()
-    watched = _like(seen, x, operations)
+    watched = seen.again(x, operations)
     base, other = watched.run(x), watched.run(exchange.x)
-    labels = operations.labels
-    for call, names, mine, its in zip(
-        watched.calls, labels, base.records, other.records, strict=False
-    ):
-        if mine is None or its is None:
-            continue
-        for name, a, b in zip(names, mine, its, strict=True):
-            if _any_differs([a], [b], exchange) if len(a) > 1 else (a != b).any():
-                return name
-        if origin.call is not None and call.path == origin.call.path:
-            break
-    return ""
+    differing = [
+        name
+        for names, mine, its in zip(operations.labels, base.records, other.records, strict=False)
+        if mine is not None and its is not None
+        for name, a, b in zip(names, mine, its, strict=True)
+        if (_any_differs([a], [b], exchange) if len(a) > 1 else (a != b).any())
+    ]
+    turning = [name for name in differing if not name.startswith("Transpose")]
+    return next(iter(turning or differing), "")
 
 
 def outputs_differ(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:

@@ -21,11 +21,12 @@ from pytest_bnconsistency.words import counted, listed
 
 @dataclass(frozen=True)
 class Difference:
-    """Kept rows that changed in an exchange: in which calls, and by how much in the outputs."""
+    """Kept rows that changed in an exchange: in which calls, by how much, in which output."""
 
     exchange: Exchange
     places: tuple[int, ...]
     moved: float
+    output: int
 
 
 @dataclass
@@ -173,7 +174,7 @@ def _cause(
         if origin.replayed
         else "what comes before is the same to the bit"
     )
-    operation = localise.first_operation(seen, x, exchange, origin)
+    operation = localise.first_operation(seen, x, exchange)
     by = f"; the first operation that differs is {operation}" if operation else ""
     if only_moved:
         return (
@@ -216,7 +217,8 @@ def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: 
     if call is not None and True in call.told:
         chain = [*call.parents, call.layer][: call.told.index(True) + 1]
         return f", because {'/'.join(layer.name for layer in chain)} is called with training=True"
-    defaults = [subject.model, *dict.fromkeys(c.layer for c in origin.calls)]
+    called = [*seen.passing_calls, *seen.calls]
+    defaults = [subject.model, *{id(c.layer): c.layer for c in called}.values()]
     for layer in defaults:
         if subject.training_default(layer) is not True:
             continue

@@ -7,7 +7,6 @@ output is multiplied by 1 +- eps/2 with random signs, eps of that output's dtype
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ import tensorflow as tf
 from pytest_bnconsistency.data import Array, Nest, map_nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
-from pytest_bnconsistency.subjects import Call, Subject
+from pytest_bnconsistency.subjects import Call
 
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 LOWER = {"float64": 2.0**-23, "float32": 2.0**-10, "float16": 2.0**-7, "bfloat16": 2.0**-3}
@@ -108,15 +107,14 @@ class Floor:
         return min(MULTIPLE * self.floor, self.cap)
 
 
-def floors(subject: Subject, x: Nest, still: Collection[int] = ()) -> list[Floor]:
-    """The largest change of each output of inference over a few draws of the noise.
+def floors(seen: Pass, x: Nest) -> list[Floor]:
+    """The largest change of each output of `seen` over a few draws of the noise.
 
     The draws stand side by side in one batch, as copies of the first rows of `x`.
     """
     copies = map_nest(lambda leaf: np.repeat(leaf[:NOISE_ROWS], COPIES, 0), x)
     shaken = Shaken(NOISE_ROWS * COPIES)
-    run = Pass(subject, x, training=False, instrument=shaken, still=still, traced=False)
-    outputs = run.run(copies).outputs
+    outputs = seen.again(copies, shaken, traced=False).run(copies).outputs
     return [_floor(output, shaken) for output in outputs]
 
 

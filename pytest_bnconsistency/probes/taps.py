@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,11 +64,12 @@ class Pass:
         held: what calls return instead, by `Call.label`: arrays, one for each tensor.
         traced: traced once; otherwise each run is the model's Python code, and what the lines
             below tell is known after the first.
+        written: the variables that a run may change, where they are known and it is not traced.
 
     `calls` are the calls of layers in execution order, those that return what they were given
-    (or what an inner layer returned) left out; `inner_calls` those in loops and nested functions,
-    of which nothing can be recorded. `random_layers` are the layers whose own code draws random
-    numbers. `written` are the variables that a run may change.
+    (or what an inner layer returned) left out: these are `passing_calls`; `inner_calls` those in
+    loops and nested functions, of which nothing can be recorded. `random_layers` are the layers
+    whose own code draws random numbers. `written` are the variables that a run may change.
     """
 
     def __init__(
@@ -83,10 +84,12 @@ class Pass:
         apart: Collection[int] = (),
         held: Mapping[str, list[Array]] | None = None,
         traced: bool = True,
+        written: Sequence[Any] | None = None,
     ) -> None:
         self.subject = subject
         self.training = training
         self.calls: list[Call] = []
+        self.passing_calls: list[Call] = []
         self.inner_calls: list[Call] = []
         self.random_layers: list[Any] = []
         self._instrument = instrument or Instrument()
@@ -99,7 +102,7 @@ class Pass:
         if traced:
             self._trace(x)
         else:
-            self.written = reachable_variables(subject)
+            self.written = reachable_variables(subject) if written is None else list(written)
 
     def run(self, x: Nest, *, keep: bool = False) -> Observation:
         """Run on arrays `x` of shape `(rows, ...)`; every variable is as before afterwards.
@@ -121,6 +124,30 @@ class Pass:
             for size in self._record_sizes
         ]
         return Observation([leaf.numpy() for leaf in outputs], records, tuple(moved), after)
+
+    def again(
+        self,
+        x: Nest,
+        instrument: Instrument,
+        *,
+        modes: Mapping[int, bool] | None = None,
+        apart: Collection[int] = (),
+        held: Mapping[str, list[Array]] | None = None,
+        traced: bool = True,
+    ) -> Pass:
+        """The same pass with another instrument, and with more interventions."""
+        return Pass(
+            self.subject,
+            x,
+            training=self.training,
+            instrument=instrument,
+            modes=modes,
+            still=self.still,
+            apart=[*self.apart, *apart],
+            held=held,
+            traced=traced,
+            written=self.written,
+        )
 
     @property
     def variables(self) -> list[Any]:
@@ -174,6 +201,7 @@ class Pass:
     def _body(self, x: Nest) -> tuple[list[Any], list[Any]]:
         graph = _graph()
         calls: list[Call] = []
+        passing: list[Call] = []
         inner: list[Call] = []
         records: list[list[Any] | None] = []
         tapped: list[list[Any]] = []
@@ -218,6 +246,7 @@ class Pass:
                 random_layers.append(call.layer)
             fresh = [tensor for tensor in _tensors(outputs) if not is_known(tensor)]
             if not fresh:
+                passing.append(replace(call, args=(), kwargs={}))
                 return outputs
             outputs, record = self._instrument.tap(
                 call, outputs, lambda training: replay(call, proceed, training)
@@ -233,7 +262,7 @@ class Pass:
         with self.subject.watch(hook):
             outputs = self.subject.forward(x, self.training)
         flat = [tf.convert_to_tensor(leaf) for leaf in flatten(outputs) if leaf is not None]
-        self.calls, self.inner_calls = calls, inner
+        self.calls, self.passing_calls, self.inner_calls = calls, passing, inner
         self.random_layers, self._tapped = random_layers, tapped
         self._record_sizes = [None if record is None else len(record) for record in records]
         self._output_count = len(flat)
@@ -253,7 +282,12 @@ class Pass:
 
 
 def neutralised(
-    subject: Subject, x: Nest, *, training: bool | None, instrument: Callable[[], Instrument]
+    subject: Subject,
+    x: Nest,
+    *,
+    training: bool | None,
+    instrument: Callable[[], Instrument],
+    apart: Collection[int] = (),
 ) -> Pass:
     """A pass in which layers that draw random numbers give what they give in inference.
 
@@ -262,7 +296,9 @@ def neutralised(
     drawing: list[Any] = []
     while True:
         still = [id(layer) for layer in drawing]
-        traced = Pass(subject, x, training=training, instrument=instrument(), still=still)
+        traced = Pass(
+            subject, x, training=training, instrument=instrument(), still=still, apart=apart
+        )
         holding = {
             id(layer)
             for call in [*traced.calls, *traced.inner_calls]
