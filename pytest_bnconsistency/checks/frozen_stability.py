@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.words import counted
 from pytest_bnconsistency.diagnosis import fine_tuning, freezing, normalisers
 from pytest_bnconsistency.diagnosis.freezing import Frozen, Measured
 from pytest_bnconsistency.diagnosis.normalisers import Normaliser
@@ -30,6 +29,7 @@ from pytest_bnconsistency.probes.training import (
 )
 from pytest_bnconsistency.results import CheckResult, Table, Verdict
 from pytest_bnconsistency.subjects import Call, Subject
+from pytest_bnconsistency.words import counted
 
 NAME = "frozen_stability"
 COLUMNS = ("layer", "frozen by", "own flag", "state in training", "output in training")
@@ -314,7 +314,7 @@ def _notes(
         notes.append("no training step ran (no targets): only the forward pass was looked at")
     if ran.broken:
         notes.append(
-            f"the steps leave NaN or Inf in {counted(ran.broken, 'variable')}: the loss is not "
+            f"the steps leave NaN or Inf in {counted(ran.broken, 'weight')}: the loss is not "
             "finite on these rows, or the rate is too large"
         )
     if start is not None and start.sentence and not m.gap:  # else a finding says it

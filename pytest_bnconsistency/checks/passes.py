@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.data import Nest, map_nest
+from pytest_bnconsistency.data import Nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
-from pytest_bnconsistency.probes.noise import Floor, Perturbation, black_box, floors
+from pytest_bnconsistency.probes.noise import Floor, floors
 from pytest_bnconsistency.probes.taps import Pass, neutralised
 
-NOISE_ROWS = 4
-"""The noise of a row does not depend on how many there are."""
 
+def observed(case: Case, x: Nest, training: bool | None, apart: Collection[int] = ()) -> Pass:
+    """A pass with every row's fingerprints; layers that draw random numbers are neutralised.
 
-def observed(case: Case, x: Nest, training: bool | None) -> Pass:
-    """A pass with every row's fingerprints; layers that draw random numbers are neutralised."""
-    key = ("observed", training)
+    Layers `apart`, by identity, get one row at a time.
+    """
+    key = ("observed", training, frozenset(apart))
     if key not in case.shared:
-        case.shared[key] = neutralised(case.subject, x, training=training, instrument=Fingerprints)
+        case.shared[key] = neutralised(
+            case.subject, x, training=training, instrument=Fingerprints, apart=apart
+        )
     traced: Pass = case.shared[key]
     return traced
 
 
-def measured_noise(case: Case, x: Nest) -> tuple[list[Floor], Pass]:
-    """The noise floor of each output of inference, and the pass that perturbs."""
-    if "noise" not in case.shared:
-        seen = observed(case, x, False)
-        middle, shake_inputs = len(seen.calls) // 2, black_box(seen)
-        perturbed = neutralised(
-            case.subject,
-            x,
-            training=False,
-            instrument=lambda: Perturbation(middle, inputs=shake_inputs),
-        )
-        few = map_nest(lambda leaf: leaf[:NOISE_ROWS], x)
-        case.shared["noise"] = floors(perturbed, few), perturbed
-    measured: tuple[list[Floor], Pass] = case.shared["noise"]
+def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> list[Floor]:
+    """The noise floor of each output of inference."""
+    key = ("noise", frozenset(apart))
+    if key not in case.shared:
+        case.shared[key] = floors(observed(case, x, False, apart), x)
+    measured: list[Floor] = case.shared[key]
     return measured

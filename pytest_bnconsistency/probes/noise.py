@@ -7,7 +7,6 @@ output is multiplied by 1 +- eps/2 with random signs, eps of that output's dtype
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,122 +15,154 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, map_nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
-from pytest_bnconsistency.probes.taps import Pass, Replay
+from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
 from pytest_bnconsistency.subjects import Call, Part
 
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-POOL = 4096
-DRAWS = 3
-BLACK_BOX = {"float64": 2.0**-49, "float32": 2.0**-20, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-"""Floors by the coarsest dtype, in units of the output's scale, where nothing can be perturbed."""
+LOWER = {"float64": 2.0**-23, "float32": 2.0**-10, "float16": 2.0**-7, "bfloat16": 2.0**-3}
+"""The eps of the next lower precision: float32, float16, bfloat16, float8 (e4m3)."""
+DRAWS = 2
+COPIES = 1 + DRAWS + 1
+"""Of each row: one as it is, one for each draw, one with the noise of the next lower precision."""
+NOISE_ROWS = 2
 MULTIPLE = 4.0
-"""The bound is this many floors: batch-size noise was measured at up to 0.9 of one floor."""
+"""The bound is this many floors; docs/reference/oracles.md says what it was calibrated on."""
+UNITS = 4.0
+"""A floor without layers to shake, in units of the last place of the largest output."""
 
 
-class Perturbation(Fingerprints):
-    """Multiplies outputs by 1 + sign * eps/2, and leaks c times the batch mean into row 0.
+class Shaken(Instrument):
+    """Multiplies outputs by 1 + sign * eps/2 in copies of rows that stand side by side.
 
-    `signs` is a pool of signs that all layers draw on, zeros for no noise. `leak` holds c for the
-    model's inputs and for the layer of index `inside`. With `inputs`, these are multiplied, too.
+    For runs outside of a graph, on `rows` rows in all.
     """
 
-    def __init__(self, inside: int, *, inputs: bool = False) -> None:
-        super().__init__()
-        self.controls = {"signs": np.zeros(POOL, "f"), "leak": np.zeros(2, "f")}
-        self._inside = inside
-        self._inputs = inputs
-        self._index = 0
-        self._controls: Mapping[str, Any] = {}
-
-    def begin(self, x: Nest, controls: Mapping[str, Any]) -> Nest:
-        self._index, self._controls = 0, controls
-        return map_nest(lambda leaf: self._leak(self._shaken_input(leaf), 0), x)
-
-    def _shaken_input(self, leaf: Any) -> Any:
-        if not (self._inputs and leaf.dtype.is_floating and leaf.shape.rank):
-            return leaf
-        return self._shake(leaf, POOL)
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.places = 0
+        self._rng = np.random.default_rng(0)
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        index, self._index = self._index, self._index + 1
+        if isinstance(call.layer, Part):
+            return outputs, None  # the noise inside is not that of its outputs
+        return map_nest(self._shake, outputs), None
 
-        def leaf(tensor: Any) -> Any:
-            if not isinstance(tensor, tf.Tensor) or not tensor.dtype.is_floating:
-                return tensor
-            if tensor.shape.rank is None:
-                return tensor
-            changed = self._shake(tensor, index)
-            if index == self._inside:
-                changed = self._leak(changed, 1)
-            mask = getattr(tensor, "_keras_mask", None)
-            if mask is not None:
-                changed._keras_mask = mask
-            return changed
-
-        return super().tap(call, map_nest(leaf, outputs), replay)
-
-    def _shake(self, tensor: Any, index: int) -> Any:
-        half = EPSILON.get(tensor.dtype.name, 2.0**-23) / 2
+    def _shake(self, tensor: Any) -> Any:
+        if not _floating(tensor) or tensor.shape[0] == 0 or tensor.shape[0] % self.rows:
+            return tensor
+        self.places += 1
+        eps = EPSILON.get(tensor.dtype.name, 2.0**-23)
+        lower = LOWER.get(tensor.dtype.name, 2.0**-10)
+        copy = np.arange(tensor.shape[0]) // (tensor.shape[0] // self.rows) % COPIES
+        size = np.where(copy == 0, 0.0, np.where(copy == COPIES - 1, lower, eps)) / 2
         # A sign for each channel and place along the first inner axis: a draw for each element
         # would cost more than the network itself.
-        shape = [
-            tensor.shape[axis] or 1 if axis in (1, tensor.shape.rank - 1) and axis else 1
-            for axis in range(tensor.shape.rank)
-        ]
-        chosen = np.random.default_rng(index).integers(0, POOL, shape)
-        signs = tf.gather(self._controls["signs"], chosen.astype(np.int32))
-        return tensor + tensor * tf.cast(signs * half, tensor.dtype)
+        rank = tensor.shape.rank
+        shape = [n if axis in (0, 1, rank - 1) else 1 for axis, n in enumerate(tensor.shape)]
+        signs = self._rng.choice(np.array([-1, 1], np.int8), shape)
+        moved = signs * size.reshape([-1] + [1] * (rank - 1))
+        return _with_mask(tensor + tensor * tf.cast(moved, tensor.dtype), tensor)
 
-    def _leak(self, tensor: Any, place: int) -> Any:
-        if not tensor.dtype.is_floating or tensor.shape.rank in (None, 0):
+
+class Leak(Fingerprints):
+    """Leaks `share` times the batch mean into row 0 at the call of index `place`.
+
+    For runs outside of a graph.
+    """
+
+    def __init__(self, rows: int, place: int) -> None:
+        super().__init__()
+        self.share = 0.0
+        self._rows, self._place = rows, place
+
+    def begin(self) -> None:
+        self._index = 0
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        if self._index == self._place:
+            outputs = map_nest(self._leak, outputs)
+        self._index += 1
+        return super().tap(call, outputs, replay)
+
+    def _leak(self, tensor: Any) -> Any:
+        if not _floating(tensor) or tensor.shape[0] % self._rows:
             return tensor
-        share = tf.cast(self._controls["leak"][place], tensor.dtype)
+        own = tensor.shape[0] // self._rows
         mean = tf.reduce_mean(tensor, axis=0, keepdims=True)
-        first = tf.equal(tf.range(tf.shape(tensor)[0]), 0)
-        first = tf.reshape(first, [-1] + [1] * (tensor.shape.rank - 1))
-        return tensor + tf.where(first, share * mean, tf.zeros_like(mean))
+        moved = tensor[:own] + tf.cast(self.share, tensor.dtype) * mean
+        return _with_mask(tf.concat([moved, tensor[own:]], 0), tensor)
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Noise of one output tensor, in its own units. `scale` is its largest magnitude."""
+    """Noise of one output tensor, in its own units.
+
+    `scale` is its largest magnitude; `cap` is what the next lower precision would do to it.
+    """
 
     floor: float
     scale: float
+    cap: float
 
     @property
     def bound(self) -> float:
-        return MULTIPLE * self.floor
+        return min(MULTIPLE * self.floor, self.cap)
 
 
-def floors(perturbed: Pass, x: Nest) -> list[Floor]:
-    """The largest change of each output over a few draws of the noise."""
-    still = perturbed.run(x).outputs
-    rng = np.random.default_rng(0)
-    pools = [rng.choice(np.array([-1, 1], np.float32), POOL) for _ in range(DRAWS)]
-    shaken = [perturbed.run(x, signs=pool).outputs for pool in pools]
-    dtypes = perturbed.dtypes if black_box(perturbed) else set()
-    least = max((BLACK_BOX[name] for name in dtypes if name in BLACK_BOX), default=0.0)
-    return [
-        _floor(output, [draw[index] for draw in shaken], least)
-        for index, output in enumerate(still)
-    ]
+def floors(seen: Pass, x: Nest) -> list[Floor]:
+    """The largest change of each output of `seen` over a few draws of the noise.
+
+    The draws stand side by side in one batch, as copies of the first rows of `x`.
+    """
+    copies = map_nest(lambda leaf: np.repeat(leaf[:NOISE_ROWS], COPIES, 0), x)
+    shaken = Shaken(NOISE_ROWS * COPIES)
+    outputs = seen.again(copies, shaken, traced=False).run(copies).outputs
+    coarsest = "" if shaken.places else max(seen.dtypes, key=_eps, default="")
+    return [_floor(output, shaken, coarsest) for output in outputs]
 
 
-def black_box(seen: Pass) -> bool:
-    """Whether nothing inside the subject can be seen: it is one layer, itself."""
-    return all(isinstance(call.layer, Part) for call in seen.calls)
+def leak_into(x: Nest, share: float) -> Nest:
+    """`x` with `share` times the batch mean in row 0 of every array of floating numbers."""
+
+    def leak(leaf: Array) -> Array:
+        leaked: Array = leaf.copy()
+        if _is_float(leaf):
+            leaked[0] += (share * leaf.astype(np.float64).mean(0)).astype(leaf.dtype)
+        return leaked
+
+    return map_nest(leak, x)
 
 
-def _floor(still: Array, shaken: list[Array], least: float) -> Floor:
-    if not _is_float(still):
-        return Floor(0.0, 0.0)
-    exact = still.astype(np.float64)
+def _eps(dtype: str) -> float:
+    return EPSILON.get(dtype, 0.0)
+
+
+def _floor(output: Array, shaken: Shaken, coarsest: str) -> Floor:
+    """`coarsest` is the dtype in which a black box computes, if that is not known better."""
+    if not _is_float(output):
+        return Floor(0.0, 0.0, 0.0)
+    exact = output.astype(np.float64)
     scale = float(np.abs(exact).max(initial=0.0))
-    largest = max(float(np.abs(a.astype(np.float64) - exact).max(initial=0.0)) for a in shaken)
+    dtype = max(str(output.dtype), coarsest, key=_eps)
     # An output that rounds to itself still has half a unit in its last place.
-    unit = max(EPSILON.get(str(still.dtype), 2.0**-23), least) * scale
-    return Floor(max(largest, unit), scale)
+    unit, lower = EPSILON[dtype] * scale, LOWER[dtype] * scale
+    if output.ndim == 0 or len(output) != shaken.rows or not shaken.places:
+        return Floor(UNITS * unit, scale, lower)
+    change = np.abs(exact - np.repeat(exact[::COPIES], COPIES, 0))
+    change = np.nan_to_num(change, posinf=0.0).reshape(-1, COPIES, *exact.shape[1:])
+    largest = float(change[:, 1:-1].max(initial=0.0))
+    return Floor(max(largest, unit), scale, max(float(change[:, -1].max(initial=0.0)), lower))
+
+
+def _with_mask(changed: Any, tensor: Any) -> Any:
+    mask = getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        changed._keras_mask = mask
+    return changed
+
+
+def _floating(tensor: Any) -> bool:
+    return isinstance(tensor, tf.Tensor) and tensor.dtype.is_floating and tensor.shape.rank > 0
 
 
 def _is_float(array: Array) -> bool:

@@ -159,10 +159,11 @@ def shifted(x: Nest) -> Nest:
 
 
 def _finite(subject: Subject) -> set[int]:
+    """The weights that train and hold no NaN, by identity."""
     return {
         id(v)
         for v in reachable_variables(subject)
-        if v.dtype.is_floating and bool(tf.reduce_all(tf.math.is_finite(v)))
+        if v.trainable and v.dtype.is_floating and bool(tf.reduce_all(tf.math.is_finite(v)))
     }
 
 

@@ -9,7 +9,12 @@ from typing import Any
 
 from pytest_bnconsistency.data import Data, Nest
 from pytest_bnconsistency.subjects.base import Call, Hook, Part
-from pytest_bnconsistency.subjects.held import held_variables, mode_argument, with_mode
+from pytest_bnconsistency.subjects.held import (
+    default_mode,
+    held_variables,
+    mode_argument,
+    with_mode,
+)
 
 
 class BaseSubject(abc.ABC):
@@ -24,6 +29,7 @@ class BaseSubject(abc.ABC):
     """The name of the argument that says whether it trains, None where there is none."""
     mode_required = False
     """Whether it must be given: then inference is `False`."""
+    predict_function: Any = None
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -110,6 +116,13 @@ class BaseSubject(abc.ABC):
         if isinstance(layer, Part):
             return layer.takes_training
         return mode_argument(layer) is not None
+
+    def training_default(self, layer: Any) -> Any:
+        default = default_mode(self.model if isinstance(layer, Part) else layer)
+        return default if isinstance(default, bool) else None
+
+    def training_phase(self) -> bool:
+        return False
 
     def told(self, call: Call, training: bool) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         if isinstance(call.layer, Part):

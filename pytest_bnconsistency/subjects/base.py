@@ -68,6 +68,8 @@ class Subject(Protocol):
 
     name: str
     model: Any
+    predict_function: Any
+    """What `predict` compiled; None before it ran, and to have it compiled anew."""
 
     @property
     def modeless(self) -> str: ...
@@ -104,6 +106,12 @@ class Subject(Protocol):
 
     def told(self, call: Call, training: bool) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """The arguments of `call` with its mode set; the layer must take one."""
+
+    def training_default(self, layer: Any) -> Any:
+        """The default of the argument `training` of `layer.call`, None where there is none."""
+
+    def training_phase(self) -> bool:
+        """Whether a global switch puts layers that are told nothing into training mode."""
 
     def own_variables(self, layer: Any) -> list[Any]:
         """The `tf.Variable`s that `layer` holds itself, those of its sublayers excepted."""

@@ -15,6 +15,8 @@ import tensorflow as tf
 
 MODES = ("training", "is_training")
 LIBRARIES = ("tensorflow", "keras", "tf_keras", "numpy", "builtins")
+COUNTERS = ("_train_counter", "_test_counter", "_predict_counter")
+"""On every model of tf_keras: they count its steps, and are no state of the layer that it is."""
 DEPTH = 3
 
 
@@ -50,8 +52,9 @@ def held_variables(owner: Any) -> list[Any]:
             for item in list(vars(value).values()):
                 visit(item, depth - 1)
 
-    for value in list(getattr(owner, "__dict__", {}).values()):
-        visit(value, DEPTH - 1)
+    for name, value in list(getattr(owner, "__dict__", {}).items()):
+        if name not in COUNTERS:
+            visit(value, DEPTH - 1)
     return list(found.values())
 
 

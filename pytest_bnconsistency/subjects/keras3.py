@@ -8,7 +8,6 @@ from typing import Any
 import keras
 
 from pytest_bnconsistency.errors import UnsupportedSubjectError
-from pytest_bnconsistency.subjects.held import default_mode
 from pytest_bnconsistency.subjects.keras_models import KerasModelSubject
 
 
@@ -37,7 +36,7 @@ class Keras3Subject(KerasModelSubject):
         for layer in self.layers():
             for operation in getattr(layer, "operations", ()):
                 # Keras notes down a default of the layer's own as if it had been given.
-                if default_mode(operation) is False:
+                if self.training_default(operation) is False:
                     continue
                 for node in operation._inbound_nodes:
                     if node.arguments.kwargs.get("training") is False:

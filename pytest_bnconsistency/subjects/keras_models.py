@@ -19,6 +19,9 @@ from pytest_bnconsistency.subjects.base import Hook
 from pytest_bnconsistency.subjects.held import traced_functions
 from pytest_bnconsistency.subjects.watching import by_names, watching
 
+RAGGED = 5
+"""Rows in a batch of a data set."""
+
 
 class KerasModelSubject(BaseSubject):
     """A model of either Keras generation. Subclasses name the classes whose calls are watched."""
@@ -38,6 +41,15 @@ class KerasModelSubject(BaseSubject):
                 "model: call it once on a batch, or give it an input shape"
             )
         super().__init__(model)
+
+    @property
+    def predict_function(self) -> Any:
+        return self.model.predict_function
+
+    @predict_function.setter
+    def predict_function(self, function: Any) -> None:
+        if function is not None:
+            self.model.predict_function = function
 
     @property
     def modeless(self) -> str:
@@ -69,21 +81,33 @@ class KerasModelSubject(BaseSubject):
         return self.call(x, training)
 
     def call(self, x: Nest, training: bool | None) -> Nest:
-        with _quiet():
+        with quiet():
             return self.model(x) if training is None else self.model(x, training=training)
 
     def spelled(self, training: bool | None) -> str:
         return "model(x)" if training is None else f"model(x, training={training})"
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
-        return {"predict": self._predict, "predict_on_batch": self._predict_on_batch}
+        return {
+            "predict": self._predict,
+            "predict(dataset)": self._predict_dataset,
+            "predict_on_batch": self._predict_on_batch,
+        }
 
     def _predict(self, x: Nest) -> Nest:
-        with _quiet():
+        with quiet():
             return self.model.predict(x, batch_size=rows_of(x), verbose=0)
 
+    def _predict_dataset(self, x: Nest) -> Nest:
+        """`predict` of a `tf.data.Dataset` of batches, the last one smaller."""
+        # A tuple of rows would be taken for (x, y).
+        rows = (x,) if isinstance(x, (tuple, list)) else x
+        rows = tf.data.Dataset.from_tensor_slices(rows).batch(RAGGED)
+        with quiet():
+            return self.model.predict(rows, verbose=0)
+
     def _predict_on_batch(self, x: Nest) -> Nest:
-        with _quiet():
+        with quiet():
             return self.model.predict_on_batch(x)
 
     def layers(self) -> list[Any]:
@@ -193,7 +217,7 @@ class KerasModelSubject(BaseSubject):
 
     def _with_targets(self, data: Data, run: Any) -> Any:
         try:
-            with _quiet():
+            with quiet():
                 return run()
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             first = str(error).strip().splitlines()[0]
@@ -229,7 +253,7 @@ class KerasModelSubject(BaseSubject):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """What a model's own step warns of, its user has seen in runs of its own."""
     logger = tf.get_logger()
     level = logger.level

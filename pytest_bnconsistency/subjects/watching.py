@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,8 +40,10 @@ def watching(
     layer_classes = tuple(owner for owner, is_layer in classes if is_layer)
 
     def watched(owner: type, original: Any, is_layer: bool) -> Any:
+        code = getattr(original, "python_function", original)  # cached traces show no calls
+
+        @functools.wraps(code)
         def __call__(layer: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-            code = getattr(original, "python_function", original)  # cached traces show no calls
             bound = code.__get__(layer, type(layer))
             if (
                 threading.get_ident() != thread

@@ -46,7 +46,7 @@ def test_a_loss_that_is_nan(k, x, y, path):
     model = build(k, loss=lambda y, p: tf.reduce_mean(p) * float("nan"))
     step = model.train_on_batch if path == "loop" else None
     result = expect_pass(CHECK, model, x, y, train_step=step)
-    assert [note for note in result.notes if "the steps leave NaN or Inf in 2 variables" in note]
+    assert [note for note in result.notes if "the steps leave NaN or Inf in 2 weights" in note]
 
 
 def test_weights_that_are_nan(k, x, y):
