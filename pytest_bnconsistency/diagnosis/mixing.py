@@ -21,12 +21,11 @@ from pytest_bnconsistency.words import counted, listed
 
 @dataclass(frozen=True)
 class Difference:
-    """Kept rows that changed in an exchange: in which calls, by how much, in which output."""
+    """Kept rows that changed in an exchange: in which calls, by how much."""
 
     exchange: Exchange
     places: tuple[int, ...]
     moved: float
-    output: int
 
 
 @dataclass
