@@ -294,35 +294,47 @@ def _repeating(first: Observation, second: Observation) -> tuple[bool, frozenset
 
 
 def _compare_sizes(entry: Entry, judged: Judged, x: Nest, noise: Noise) -> None:
-    whole = entry.run(WHOLE, x).outputs
     for start, stop in _chunks(rows_of(x)):
-        chunk, size = map_nest(lambda leaf: leaf[start:stop], x), stop - start  # noqa: B023
-        judged.tried.append(size)
-        try:
-            outputs = entry.run(
-                ONE if (start, stop) == (0, 1) else f"{start}:{stop}", chunk
-            ).outputs
-        except Exception as error:
-            first = str(error).strip().splitlines()[0][:120]
-            judged.shapes.append(f"a batch of {size} raises: {first}")
+        _compare_size(entry, judged, x, noise, start, stop)
+        if judged.shapes:
             return
-        for index, (output, base) in enumerate(zip(outputs, whole, strict=True)):
-            if not (base.ndim and len(base) == rows_of(x)):
-                continue
-            if output.shape != (size, *base.shape[1:]):
-                judged.shapes.append(
-                    f"a batch of {size} gives shape {output.shape}; the batch of {rows_of(x)} "
-                    f"gives {base.shape}"
-                )
-                return
-            moved = noise.compare(index, base[start:stop], output, np.arange(start, stop))
-            if moved is not None:
-                judged.margin = max(judged.margin, moved.margin)
-                if moved.margin > 1:
-                    judged.sizes.append(
-                        f"row {moved.row} moves by {moved.change:.3g} in a batch of {size}; "
-                        f"noise explains {moved.bound:.3g}"
-                    )
+
+
+def _compare_size(
+    entry: Entry, judged: Judged, x: Nest, noise: Noise, start: int, stop: int
+) -> None:
+    whole = entry.run(WHOLE, x).outputs
+    chunk, size = map_nest(lambda leaf: leaf[start:stop], x), stop - start
+    judged.tried.append(size)
+    failing = judged.failing_rows or (start, stop)
+    try:
+        outputs = entry.run(ONE if (start, stop) == (0, 1) else f"{start}:{stop}", chunk).outputs
+    except Exception as error:
+        first = str(error).strip().splitlines()[0][:120]
+        judged.shapes.append(f"a batch of {size} raises: {first}")
+        judged.failing_rows = failing
+        return
+    for index, (output, base) in enumerate(zip(outputs, whole, strict=True)):
+        if not (base.ndim and len(base) == rows_of(x)):
+            continue
+        if output.shape != (size, *base.shape[1:]):
+            judged.shapes.append(
+                f"a batch of {size} gives shape {output.shape}; the batch of {rows_of(x)} "
+                f"gives {base.shape}"
+            )
+            judged.failing_rows = failing
+            return
+        moved = noise.compare(index, base[start:stop], output, np.arange(start, stop))
+        if moved is None:
+            continue
+        judged.margin = max(judged.margin, moved.margin)
+        if moved.margin > 1:
+            judged.failing_rows = failing
+            judged.noise = max(judged.noise, moved.bound)
+            judged.sizes.append(
+                f"row {moved.row} moves by {moved.change:.3g} in a batch of {size}; "
+                f"noise explains {moved.bound:.3g}"
+            )
 
 
 def _padding(
