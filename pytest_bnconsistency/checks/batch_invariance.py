@@ -102,7 +102,7 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     }
     if evidence["margin"]:
         evidence["outputs"] = [
-            {"floor": f.floor, "bound": f.bound, "cap": f.cap, "scale": f.scale}
+            {"floor": f.floor, "bound": f.bound, "lower": f.lower, "scale": f.scale}
             for f in noise.floors
         ]
     findings = tuple(mixing.findings(case.subject, x, all_judged))

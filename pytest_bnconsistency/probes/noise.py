@@ -96,16 +96,18 @@ class Leak(Fingerprints):
 class Floor:
     """Noise of one output tensor, in its own units.
 
-    `scale` is its largest magnitude; `cap` is what the next lower precision would do to it.
+    `scale` is its largest magnitude; `lower` the noise of the next lower precision.
     """
 
     floor: float
     scale: float
-    cap: float
+    lower: float
 
     @property
     def bound(self) -> float:
-        return min(MULTIPLE * self.floor, self.cap)
+        # A draw is larger than what rounding does: a quarter of it is what a network computed in
+        # the lower precision moves by at least.
+        return min(MULTIPLE * self.floor, self.lower / 4)
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,7 @@ def test_two_hundred_repeats(build):
     keras.utils.set_random_seed(0)
     model = build()
     rng = np.random.default_rng(0)
-    if build is recurrent:
-        x = rng.integers(1, 30, (8, 9))
-    else:
-        x = None
+    x = rng.integers(1, 30, (8, 9)) if build is recurrent else None
     failed = [
         (seed, result.headline)
         for seed in range(REPEATS)
