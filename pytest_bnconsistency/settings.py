@@ -46,6 +46,10 @@ class Settings:
             "for layers: {'discriminator/stddev*': 'why'}"
         },
     )
+    padding: float | None = dataclasses.field(
+        default=None,
+        metadata={"help": "the value that pads sequences, where no mask of the model says so"},
+    )
     updates: int | None = dataclasses.field(
         default=None,
         metadata={"help": "training steps so far, where no optimizer counts them", "min": 0},

@@ -28,14 +28,15 @@ from pytest_bnconsistency.checks.entries import (
 )
 from pytest_bnconsistency.checks.passes import measured_noise, observed
 from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
-from pytest_bnconsistency.diagnosis import localise, mixing
+from pytest_bnconsistency.diagnosis import localise, mixing, padding
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
 from pytest_bnconsistency.errors import OptionError
-from pytest_bnconsistency.probes import noise
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges, joint_exchanges
-from pytest_bnconsistency.probes.state import preserve_state, same_bits
-from pytest_bnconsistency.probes.taps import Observation
-from pytest_bnconsistency.results import CheckResult, Verdict
+from pytest_bnconsistency.probes.noise import Leak, Noise, leak_into
+from pytest_bnconsistency.probes.padding import lengthened, masks_added
+from pytest_bnconsistency.probes.state import preserve_state
+from pytest_bnconsistency.probes.taps import Instrument, Observation
+from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.subjects import Call
 from pytest_bnconsistency.words import listed
 
@@ -82,13 +83,11 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     joint, notes = joint_exchanges(x, case.settings.seed), list[str]()
     groups = _entry_points(case, x, joint, apart)
 
-    def noise_of(output: int) -> float:
-        return measured_noise(case, x, apart)[output].bound
-
+    noise = measured_noise(case, x, apart)
     for entry, judged in groups:
-        _compare_exchanges(entry, judged, case, x, joint, noise_of, notes)
+        _compare_exchanges(entry, judged, case, x, joint, noise, notes)
         if not judged.differences and not judged.random:
-            _compare_sizes(entry, judged, x, noise_of)
+            _compare_sizes(entry, judged, x, noise)
         if judged.observed is not None and judged.observed.still:
             notes.append(f"layers that draw random numbers are held still in {entry.name}")
     all_judged = [judged for _, judged in groups]
@@ -103,10 +102,12 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     }
     if evidence["margin"]:
         evidence["outputs"] = [
-            {"floor": f.floor, "bound": f.bound, "cap": f.cap, "scale": f.scale}
-            for f in measured_noise(case, x, apart)
+            {"floor": f.floor, "bound": f.bound, "lower": f.lower, "scale": f.scale}
+            for f in noise.floors
         ]
     findings = tuple(mixing.findings(case.subject, x, all_judged))
+    if not findings and known:
+        findings = tuple(_padding(case, x, apart, noise, notes))
     if findings:
         return CheckResult(NAME, Verdict.FAILED, findings, notes=tuple(notes), evidence=evidence)
 
@@ -208,7 +209,7 @@ def _compare_exchanges(
     case: Case,
     x: Nest,
     joint: Sequence[Exchange],
-    noise_of: Callable[[int], float],
+    noise: Noise,
     notes: list[str],
 ) -> None:
     base = entry.run(WHOLE, x)
@@ -227,7 +228,7 @@ def _compare_exchanges(
     ]
     changing = [found for found in singly if isinstance(found, Difference)]
     changing = changing or [found for found in seen if isinstance(found, Difference)]
-    counted = [_counting(found, judged, noise_of) for found in changing]
+    counted = [_counting(found, entry, judged, x, noise) for found in changing]
     judged.differences = [found for found in counted if found is not None]
 
 
@@ -242,16 +243,16 @@ def _difference(
         first = str(error).strip().splitlines()[0][:80]
         notes.append(f"{entry.name} refuses a batch with {exchange.name}: {first}")
         return "refused"
-    moved, output = 0.0, 0
-    for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True)):
-        if mine.ndim and len(mine) == len(its) == exchange.rows:
-            worst = _largest_change(mine, its, exchange)
-            if worst > moved:
-                moved, output = worst, index
+    moved = max(
+        (
+            _largest_change(mine, its, exchange)
+            for mine, its in zip(base.outputs, other.outputs, strict=True)
+            if mine.ndim and len(mine) == len(its) == exchange.rows
+        ),
+        default=0.0,
+    )
     places = localise.differing_calls(base, other, exchange)
-    if not (moved or places):
-        return "same"
-    return Difference(exchange, tuple(places), moved, output)
+    return Difference(exchange, tuple(places), moved) if moved or places else "same"
 
 
 def _largest_change(mine: Array, its: Array, exchange: Exchange) -> float:
@@ -266,12 +267,20 @@ def _largest_change(mine: Array, its: Array, exchange: Exchange) -> float:
 
 
 def _counting(
-    found: Difference, judged: Judged, noise_of: Callable[[int], float]
+    found: Difference, entry: Entry, judged: Judged, x: Nest, noise: Noise
 ) -> Difference | None:
     """The part of a difference that is a dependence on the batch, if there is any."""
     if judged.observed is None:
         # Its kernels are not those of the pass, and may compute a row's place in another way.
-        return None if judged.random or found.moved <= noise_of(found.output) else found
+        base, other = entry.run(WHOLE, x), entry.run(found.exchange.name, found.exchange.x)
+        kept, now = found.exchange.kept, found.exchange.now
+        moves = [
+            noise.compare(index, mine[kept], its[now], kept)
+            for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
+            if mine.ndim and len(mine) == len(its) == found.exchange.rows
+        ]
+        beyond = any(moved is not None and moved.margin > 1 for moved in moves)
+        return found if beyond and not judged.random else None
     among = judged.observed.reaching_outputs() & judged.stable
     places = tuple(place for place in found.places if place in among)
     moved = 0.0 if judged.random else found.moved
@@ -288,43 +297,81 @@ def _repeating(first: Observation, second: Observation) -> tuple[bool, frozenset
     return not same_outputs(first.outputs, second.outputs), stable
 
 
-def _compare_sizes(
-    entry: Entry, judged: Judged, x: Nest, noise_of: Callable[[int], float]
+def _compare_sizes(entry: Entry, judged: Judged, x: Nest, noise: Noise) -> None:
+    for start, stop in _chunks(rows_of(x)):
+        _compare_size(entry, judged, x, noise, start, stop)
+        if judged.shapes:
+            return
+
+
+def _compare_size(
+    entry: Entry, judged: Judged, x: Nest, noise: Noise, start: int, stop: int
 ) -> None:
     whole = entry.run(WHOLE, x).outputs
-    for start, stop in _chunks(rows_of(x)):
-        chunk, size = map_nest(lambda leaf: leaf[start:stop], x), stop - start  # noqa: B023
-        judged.tried.append(size)
-        try:
-            outputs = entry.run(
-                ONE if (start, stop) == (0, 1) else f"{start}:{stop}", chunk
-            ).outputs
-        except Exception as error:
-            first = str(error).strip().splitlines()[0][:120]
-            judged.shapes.append(f"a batch of {size} raises: {first}")
+    chunk, size = map_nest(lambda leaf: leaf[start:stop], x), stop - start
+    judged.tried.append(size)
+    failing = judged.failing_rows or (start, stop)
+    try:
+        outputs = entry.run(ONE if (start, stop) == (0, 1) else f"{start}:{stop}", chunk).outputs
+    except Exception as error:
+        first = str(error).strip().splitlines()[0][:120]
+        judged.shapes.append(f"a batch of {size} raises: {first}")
+        judged.failing_rows = failing
+        return
+    for index, (output, base) in enumerate(zip(outputs, whole, strict=True)):
+        if not (base.ndim and len(base) == rows_of(x)):
+            continue
+        if output.shape != (size, *base.shape[1:]):
+            judged.shapes.append(
+                f"a batch of {size} gives shape {output.shape}; the batch of {rows_of(x)} "
+                f"gives {base.shape}"
+            )
+            judged.failing_rows = failing
             return
-        for index, (output, base) in enumerate(zip(outputs, whole, strict=True)):
-            if not (base.ndim and len(base) == rows_of(x)):
-                continue
-            if output.shape != (size, *base.shape[1:]):
-                judged.shapes.append(
-                    f"a batch of {size} gives shape {output.shape}; the batch of {rows_of(x)} "
-                    f"gives {base.shape}"
-                )
-                return
-            if same_bits(output, np.ascontiguousarray(base[start:stop])):
-                continue
-            change = np.abs(output.astype(float) - base[start:stop].astype(float))
-            change[np.isnan(output.astype(float)) & np.isnan(base[start:stop].astype(float))] = 0
-            worst = float(np.nan_to_num(change, nan=np.inf).max(initial=0.0))
-            bound = noise_of(index)
-            judged.margin = max(judged.margin, worst / bound if bound else float(worst > 0) * 1e9)
-            if worst > bound:
-                row = start + int(change.reshape(size, -1).max(axis=1).argmax())
-                judged.sizes.append(
-                    f"row {row} moves by {worst:.3g} in a batch of {size}; noise explains "
-                    f"{bound:.3g}"
-                )
+        moved = noise.compare(index, base[start:stop], output, np.arange(start, stop))
+        if moved is None:
+            continue
+        judged.margin = max(judged.margin, moved.margin)
+        if moved.margin > 1:
+            judged.failing_rows = failing
+            judged.noise = max(judged.noise, moved.bound)
+            judged.sizes.append(
+                f"row {moved.row} moves by {moved.change:.3g} in a batch of {size}; "
+                f"noise explains {moved.bound:.3g}"
+            )
+
+
+def _padding(
+    case: Case,
+    x: Nest,
+    apart: Collection[int],
+    noise: Noise,
+    notes: list[str],
+) -> list[Finding]:
+    """Whether rows keep their results when a longer companion has the batch padded further."""
+    declared = case.settings.padding
+    longer = lengthened(x, case.subject.inputs(), declared or 0.0)
+    if longer is None:
+        return []
+    # Traces are for sequences of the length given.
+    seen = observed(case, x, False, apart)
+    try:
+        if declared is None and not masks_added(seen, longer):
+            return []
+        short, long = (
+            seen.again(rows, Instrument(), traced=False).run(rows) for rows in (x, longer)
+        )
+    except Exception as error:
+        first = str(error).strip().splitlines()[0][:80]
+        notes.append(f"sequences of another length are refused: {first}")
+        return []
+    moves = [
+        noise.compare(index, mine, padding.same_steps(its, mine), np.arange(rows_of(x)))
+        for index, (mine, its) in enumerate(zip(short.outputs, long.outputs, strict=True))
+        if mine.ndim and len(mine) == rows_of(x)
+    ]
+    beyond = [moved for moved in moves if moved is not None and moved.margin > 1]
+    return [padding.finding(seen, x, longer, moved) for moved in beyond[:1]]
 
 
 def _chunks(rows: int) -> list[tuple[int, int]]:
@@ -343,12 +390,12 @@ def _resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, flo
     if any(is_float(leaf) for leaf in flatten(x)):
         seen["the input"] = _smallest(
             exchange,
-            lambda share, batch: traced.run(noise.leak_into(batch, share)),
+            lambda share, batch: traced.run(leak_into(batch, share)),
             rows,
         )
     if traced.calls:
         middle = len(traced.calls) // 2
-        leak = noise.Leak(2, middle)
+        leak = Leak(2, middle)
         leaking = traced.again(rows, leak, traced=False)
 
         def run(share: float, batch: Nest) -> Observation:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.data import Nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
-from pytest_bnconsistency.probes.noise import Floor, floors
+from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.taps import Pass, neutralised
 
 
@@ -25,10 +25,10 @@ def observed(case: Case, x: Nest, training: bool | None, apart: Collection[int] 
     return traced
 
 
-def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> list[Floor]:
-    """The noise floor of each output of inference."""
+def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> Noise:
+    """The noise of the outputs of inference."""
     key = ("noise", frozenset(apart))
     if key not in case.shared:
-        case.shared[key] = floors(observed(case, x, False, apart), x)
-    measured: list[Floor] = case.shared[key]
-    return measured
+        case.shared[key] = Noise(observed(case, x, False, apart), x)
+    noise: Noise = case.shared[key]
+    return noise

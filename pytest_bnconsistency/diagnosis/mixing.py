@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pytest_bnconsistency.data import Nest
-from pytest_bnconsistency.diagnosis import localise, rules
+from pytest_bnconsistency.diagnosis import localise, rules, sizes
 from pytest_bnconsistency.diagnosis.localise import Origin
 from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.probes import noise
@@ -21,12 +21,11 @@ from pytest_bnconsistency.words import counted, listed
 
 @dataclass(frozen=True)
 class Difference:
-    """Kept rows that changed in an exchange: in which calls, by how much, in which output."""
+    """Kept rows that changed in an exchange: in which calls, by how much."""
 
     exchange: Exchange
     places: tuple[int, ...]
     moved: float
-    output: int
 
 
 @dataclass
@@ -34,7 +33,8 @@ class Judged:
     """Entry points that compute the same, and what was found of them.
 
     `observed` is the traced pass behind them, where there is one; `stable` the indices of its
-    calls that repeat themselves. `margin` is the largest change between batch sizes, in bounds.
+    calls that repeat themselves. `margin` is the largest change between batch sizes, in bounds;
+    `failing_rows` (from, to) the first batch that failed for its size, `noise` its bound.
     """
 
     names: list[str]
@@ -43,6 +43,8 @@ class Judged:
     sizes: list[str] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
     tried: list[int] = field(default_factory=list)
+    failing_rows: tuple[int, int] | None = None
+    noise: float = 0.0
     random: bool = False
     stable: frozenset[int] = frozenset()
     margin: float = 0.0
@@ -60,10 +62,12 @@ def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Findin
     """One finding for each way in which rows depend on their batch."""
     holding = names_of([entry for entry in judged if not entry.fails and not entry.random])
     found = []
-    for kind, make in (("differences", None), ("shapes", _losing), ("sizes", _sized)):
-        failing = [entry for entry in judged if getattr(entry, kind)]
-        if failing:
-            found.append(make(failing, holding) if make else _mixing(subject, x, failing, holding))
+    if mixing := [entry for entry in judged if entry.differences]:
+        found.append(_mixing(subject, x, mixing, holding))
+    if losing := [entry for entry in judged if entry.shapes]:
+        found.append(_losing(x, losing, holding))
+    if sized := [entry for entry in judged if entry.sizes]:
+        found.append(_sized(x, sized, holding))
     return found
 
 
@@ -233,29 +237,49 @@ def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: 
     return ""
 
 
-def _losing(failing: Sequence[Judged], holding: list[str]) -> Finding:
+def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+    entry = next((e for e in failing if e.observed is not None), failing[0])
+    place = None
+    if entry.observed is not None and entry.failing_rows is not None:
+        place = sizes.loses_axis(entry.observed, x, *entry.failing_rows)
+    tested = place is not None and place.tested
     return Finding(
         rules.BATCH_AXIS_LOST.id,
         rules.BATCH_AXIS_LOST.slug,
-        "the model's output",
-        f"{failing[0].shapes[0]}, through {listed(names_of(failing))}",
-        f"not established; tried: batches of {listed(sorted(set(failing[0].tried)))}",
-        False,
+        "the model's output" if place is None else place.label,
+        f"{entry.shapes[0]}, through {listed(names_of(failing))}",
+        f"{place.label} drops the batch axis of a small batch"
+        if place is not None and tested
+        else f"not established; tried: batches of {listed(sorted(set(entry.tried)))}",
+        tested,
         "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)",
+        "with the axis put back behind that layer, the outputs have their shapes"
+        if tested
+        else "",
         evidence={"fails": names_of(failing), "holds": holding},
     )
 
 
-def _sized(failing: Sequence[Judged], holding: list[str]) -> Finding:
+def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+    entry = next((e for e in failing if e.observed is not None), failing[0])
+    place = None
+    if entry.observed is not None and entry.failing_rows is not None:
+        place = sizes.depends_on_size(entry.observed, x, *entry.failing_rows, entry.noise)
+    tested = place is not None and place.tested
     return Finding(
         rules.SIZE_MATTERS.id,
         rules.SIZE_MATTERS.slug,
-        "not located",
-        f"{failing[0].sizes[0]}, through {listed(names_of(failing))}",
-        "not established; tried: other companions at one batch size, where the rows are the same "
-        "to the bit",
-        False,
-        "look for code that reads the batch size",
+        "not located" if place is None else place.label,
+        f"{entry.sizes[0]}, through {listed(names_of(failing))}",
+        f"{place.label} computes with the number of rows"
+        if place is not None and tested
+        else "not established; tried: other companions at one batch size, where the rows are the "
+        "same to the bit",
+        tested,
+        "look for code that reads the batch size, or that sums over the rows",
+        "given back what it gives among all rows, the outputs are as they are there"
+        if tested
+        else "",
         bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
         evidence={"fails": {listed(e.names): e.sizes for e in failing}, "holds": holding},
     )

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, Nest, map_nest
+from pytest_bnconsistency.data import Array, Nest, map_nest, rows_of
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
+from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
 from pytest_bnconsistency.subjects import Call, Part
 
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 LOWER = {"float64": 2.0**-23, "float32": 2.0**-10, "float16": 2.0**-7, "bfloat16": 2.0**-3}
 """The eps of the next lower precision: float32, float16, bfloat16, float8 (e4m3)."""
-DRAWS = 2
-COPIES = 1 + DRAWS + 1
-"""Of each row: one as it is, one for each draw, one with the noise of the next lower precision."""
+QUICK, THOROUGH = 2, 6
+"""Draws for the first look, on a few rows, and for a row that seems to move by more than that."""
 NOISE_ROWS = 2
 MULTIPLE = 4.0
 """The bound is this many floors; docs/reference/oracles.md says what it was calibrated on."""
@@ -34,11 +34,12 @@ UNITS = 4.0
 class Shaken(Instrument):
     """Multiplies outputs by 1 + sign * eps/2 in copies of rows that stand side by side.
 
-    For runs outside of a graph, on `rows` rows in all.
+    Of `copies` of a row, the first stays as it is, and the last gets the noise of the next lower
+    precision. For runs outside of a graph, on `rows` rows in all.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    def __init__(self, rows: int, copies: int) -> None:
+        self.rows, self.copies = rows, copies
         self.places = 0
         self._rng = np.random.default_rng(0)
 
@@ -53,8 +54,8 @@ class Shaken(Instrument):
         self.places += 1
         eps = EPSILON.get(tensor.dtype.name, 2.0**-23)
         lower = LOWER.get(tensor.dtype.name, 2.0**-10)
-        copy = np.arange(tensor.shape[0]) // (tensor.shape[0] // self.rows) % COPIES
-        size = np.where(copy == 0, 0.0, np.where(copy == COPIES - 1, lower, eps)) / 2
+        copy = np.arange(tensor.shape[0]) // (tensor.shape[0] // self.rows) % self.copies
+        size = np.where(copy == 0, 0.0, np.where(copy == self.copies - 1, lower, eps)) / 2
         # A sign for each channel and place along the first inner axis: a draw for each element
         # would cost more than the network itself.
         rank = tensor.shape.rank
@@ -97,28 +98,91 @@ class Leak(Fingerprints):
 class Floor:
     """Noise of one output tensor, in its own units.
 
-    `scale` is its largest magnitude; `cap` is what the next lower precision would do to it.
+    `scale` is its largest magnitude; `lower` the noise of the next lower precision.
     """
 
     floor: float
     scale: float
-    cap: float
+    lower: float
 
     @property
     def bound(self) -> float:
-        return min(MULTIPLE * self.floor, self.cap)
+        # A draw is larger than what rounding does: a quarter of it is what a network computed in
+        # the lower precision moves by at least.
+        return min(MULTIPLE * self.floor, self.lower / 4)
 
 
-def floors(seen: Pass, x: Nest) -> list[Floor]:
-    """The largest change of each output of `seen` over a few draws of the noise.
+@dataclass(frozen=True)
+class Moved:
+    """The row of an output that moves farthest beyond its noise: by `change`, against `bound`."""
 
-    The draws stand side by side in one batch, as copies of the first rows of `x`.
+    row: int
+    change: float
+    bound: float
+
+    @property
+    def margin(self) -> float:
+        return self.change / self.bound if self.bound else float(self.change > 0) * np.inf
+
+
+class Noise:
+    """What float noise does to the outputs of a pass on rows `x`, measured as far as asked for.
+
+    Rows differ in it: a row on which the network is ill-conditioned has more. So a row that moves
+    by more than the noise of the first rows is measured itself.
     """
-    copies = map_nest(lambda leaf: np.repeat(leaf[:NOISE_ROWS], COPIES, 0), x)
-    shaken = Shaken(NOISE_ROWS * COPIES)
-    outputs = seen.again(copies, shaken, traced=False).run(copies).outputs
-    coarsest = "" if shaken.places else max(seen.dtypes, key=_eps, default="")
-    return [_floor(output, shaken, coarsest) for output in outputs]
+
+    def __init__(self, seen: Pass, x: Nest) -> None:
+        self._seen, self._x = seen, x
+        self._rows: dict[int, list[Floor]] = {}
+        self._first: list[Floor] | None = None
+
+    @property
+    def floors(self) -> list[Floor]:
+        """The noise of the first rows, one for each output."""
+        if self._first is None:
+            self._first = self._measure(map_nest(lambda leaf: leaf[:NOISE_ROWS], self._x), QUICK)
+        return self._first
+
+    def compare(
+        self, output: int, mine: Array, its: Array, rows: Array, *, sides: int = 1
+    ) -> Moved | None:
+        """How far an output moved between two runs; None if its bits are the same.
+
+        `mine` and `its` are the output of rows `rows` of `x`, of shape `(len(rows), ...)`;
+        `sides` says how many of the two have noise of their own.
+        """
+        if same_bits(np.ascontiguousarray(mine), np.ascontiguousarray(its)):
+            return None
+        a, b = mine.astype(float), its.astype(float)
+        apart = np.abs(a - b)
+        apart[(np.isnan(a) & np.isnan(b)) | (a == b)] = 0
+        changes = np.nan_to_num(apart, nan=np.inf, posinf=np.inf).reshape(len(rows), -1)
+        by_row = changes.max(axis=1, initial=0.0)
+        bound = self.floors[output].bound * sides
+        worst = Moved(int(rows[by_row.argmax()]), float(by_row.max()), bound)
+        if worst.margin <= 1:
+            return worst
+        own = [
+            Moved(int(row), float(change), max(bound, sides * self._of_row(row)[output].bound))
+            for row, change in zip(rows, by_row, strict=True)
+            if change > bound
+        ]
+        return max(own, key=lambda moved: moved.margin)
+
+    def _of_row(self, row: int) -> list[Floor]:
+        if row not in self._rows:
+            alone = map_nest(lambda leaf: leaf[row : row + 1], self._x)
+            self._rows[row] = self._measure(alone, THOROUGH)
+        return self._rows[row]
+
+    def _measure(self, rows: Nest, draws: int) -> list[Floor]:
+        """The largest change over a few draws, which stand side by side as copies of the rows."""
+        copies = map_nest(lambda leaf: np.repeat(leaf, draws + 2, 0), rows)
+        shaken = Shaken(rows_of(copies), draws + 2)
+        outputs = self._seen.again(copies, shaken, traced=False).run(copies).outputs
+        coarsest = "" if shaken.places else max(self._seen.dtypes, key=_eps, default="")
+        return [_floor(output, shaken, coarsest) for output in outputs]
 
 
 def leak_into(x: Nest, share: float) -> Nest:
@@ -148,8 +212,9 @@ def _floor(output: Array, shaken: Shaken, coarsest: str) -> Floor:
     unit, lower = EPSILON[dtype] * scale, LOWER[dtype] * scale
     if output.ndim == 0 or len(output) != shaken.rows or not shaken.places:
         return Floor(UNITS * unit, scale, lower)
-    change = np.abs(exact - np.repeat(exact[::COPIES], COPIES, 0))
-    change = np.nan_to_num(change, posinf=0.0).reshape(-1, COPIES, *exact.shape[1:])
+    still = np.repeat(exact[:: shaken.copies], shaken.copies, 0)
+    change = np.nan_to_num(np.abs(exact - still), posinf=0.0)
+    change = change.reshape(-1, shaken.copies, *exact.shape[1:])
     largest = float(change[:, 1:-1].max(initial=0.0))
     return Floor(max(largest, unit), scale, max(float(change[:, -1].max(initial=0.0)), lower))
 

@@ -213,7 +213,27 @@ def test_a_batch_axis_that_is_dropped(k, x):
     ids=["times the size", "over its root", "a batch of one is zero"],
 )
 def test_a_row_that_depends_on_the_batch_size(k, x, function):
-    expect_failure(CHECK, functional(k, layer_of(k, function)), x, rule="BN104")
+    model = functional(k, layer_of(k, function))
+    expect_failure(CHECK, model, x, rule="BN104", layer="leak", cause_tested=True)
+
+
+def test_a_layer_that_drops_the_batch_axis_is_named(k, x):
+    def build(axis):
+        class Own(k.Model):
+            def __init__(self):
+                super().__init__()
+                self.head = k.layers.Dense(1)
+                self.flat = layer_of(k, lambda x: tf.squeeze(x, axis), "flat")
+
+            def call(self, x):
+                return self.flat(self.head(x)) * 2
+
+        model = Own()
+        model(x)
+        return model
+
+    expect_failure(CHECK, build(None), x, rule="BN103", layer="flat", cause_tested=True)
+    expect_pass(CHECK, build(-1), x)
 
 
 def with_bn(k, **call):
