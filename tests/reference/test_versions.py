@@ -178,7 +178,7 @@ ROWS = {
 }
 
 
-QUICK = (inference_call, frozen_before_fit, frozen_normalises_by, no_training_argument)
+QUICK = (inference_call, frozen_normalises_by)
 
 
 def row(text: str) -> str:

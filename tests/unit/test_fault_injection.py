@@ -139,7 +139,7 @@ def weights_after_fit(model, x, y):
 
 
 def test_some_steps_of_each_probe(x, y):
-    walk("frozen_stability", x, y, each=60)
+    walk("frozen_stability", x, y, each=150)
 
 
 @pytest.mark.slow
