@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.passes import measured_noise, observed
 from pytest_bnconsistency.checks.words import counted, listed
@@ -65,7 +66,7 @@ class Entry:
 def check(case: Case) -> CheckResult:
     x = case.sample()
     with preserve_state(case.subject):
-        return _decide(case, x)
+        return examples.of_rows(case, x, lambda: _decide(case, x))
 
 
 def _decide(case: Case, x: Nest) -> CheckResult:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.passes import measured_noise, observed
 from pytest_bnconsistency.checks.words import counted, listed
@@ -40,7 +41,7 @@ class Seen:
 def check(case: Case) -> CheckResult:
     x = case.sample()
     with preserve_state(case.subject):
-        return _decide(case, x)
+        return examples.of_state(case, x, lambda: _decide(case, x))
 
 
 def _decide(case: Case, x: Nest) -> CheckResult:
