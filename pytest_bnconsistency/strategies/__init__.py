@@ -1,4 +1,4 @@
-"""Hypothesis strategies for batches.
+"""Hypothesis strategies for batches, and for what happens to a model in its life.
 
     @given(strategies.batches(model))
     def test_rows_stay_finite(x): ...
@@ -16,13 +16,16 @@ from pytest_bnconsistency.strategies.arrays import (
     from_recipe,
     splits,
 )
+from pytest_bnconsistency.strategies.lifecycle import Lifecycle, lifecycle_machine
 
 __all__ = [
+    "Lifecycle",
     "Pair",
     "batch_pairs",
     "batch_sizes",
     "batches",
     "batches_like",
     "from_recipe",
+    "lifecycle_machine",
     "splits",
 ]
