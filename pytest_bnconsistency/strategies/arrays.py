@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pytest_bnconsistency.data import Nest, Spec, flatten, read, rows_of
 from pytest_bnconsistency.errors import DataError
-from pytest_bnconsistency.recipes import Recipe, Row, Source, checked, specs_like
+from pytest_bnconsistency.expansion import Source, checked, specs_like
+from pytest_bnconsistency.recipes import Recipe, Row
 
 SEEDS, PLACES = 2**16, 2**8
 DECADES = (1.0, 10.0, 100.0, 1000.0)

@@ -7,7 +7,8 @@ import pytest
 
 from pytest_bnconsistency.data import Spec
 from pytest_bnconsistency.errors import DataError
-from pytest_bnconsistency.recipes import Recipe, Source, specs_like
+from pytest_bnconsistency.expansion import Source, specs_like
+from pytest_bnconsistency.recipes import Recipe
 
 SPEC = Spec((3,), "float32")
 
