@@ -39,6 +39,17 @@ class Settings:
     frozen: str | None = dataclasses.field(
         default=None, metadata={"help": "layers declared frozen, as a pattern: 'backbone/*'"}
     )
+    transductive: str | Mapping[str, str] | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "why rows are meant to depend on their batch, for the model; in Python also "
+            "for layers: {'discriminator/stddev*': 'why'}"
+        },
+    )
+    padding: float | None = dataclasses.field(
+        default=None,
+        metadata={"help": "the value that pads sequences, where no mask of the model says so"},
+    )
     updates: int | None = dataclasses.field(
         default=None,
         metadata={"help": "training steps so far, where no optimizer counts them", "min": 0},
@@ -112,9 +123,12 @@ def parse(name: str, value: Any) -> Any:
             expected = ", ".join(meta["choices"])
             raise OptionError(f"option {name!r} is {value!r}; expected one of {expected}")
         return value
+    if "Mapping" in kind and isinstance(value, Mapping):
+        return {pattern: parse(name, reason) for pattern, reason in value.items()}
     if kind.startswith("str"):
-        if not isinstance(value, str):
-            raise OptionError(f"option {name!r} is {value!r}; expected a string")
+        if not isinstance(value, str) or not value.strip():
+            wanted = "a reason, or {pattern: reason}" if "Mapping" in kind else "a string"
+            raise OptionError(f"option {name!r} is {value!r}; expected {wanted}")
         return value
     number = int if kind.startswith("int") else float
     try:

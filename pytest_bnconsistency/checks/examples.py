@@ -8,10 +8,11 @@ once for each size: an example costs one forward pass.
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -21,10 +22,10 @@ import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.oracles import Oracle, Rows, State, Violation, generic_row
-from pytest_bnconsistency.checks.words import counted, listed
 from pytest_bnconsistency.data import Nest, flatten, rows_of
 from pytest_bnconsistency.recipes import Recipe, Row
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.words import counted, listed
 
 BY_DEFAULT = 10
 """Batches that are tried where no rows were given."""
@@ -35,9 +36,14 @@ OTHERS = 3
 """Rows of a batch that are not like the rest."""
 
 
-def of_rows(case: Case, x: Nest, decide: Callable[[], CheckResult]) -> CheckResult:
-    """The result of `decide`, and of examples in which rows must not depend on their batch."""
-    return _judged("batch_invariance", case, x, decide, Rows)
+def of_rows(
+    case: Case, x: Nest, decide: Callable[[], CheckResult], apart: Collection[int] = ()
+) -> CheckResult:
+    """The result of `decide`, and of examples in which rows must not depend on their batch.
+
+    Layers `apart`, by identity, get one row at a time.
+    """
+    return _judged("batch_invariance", case, x, decide, functools.partial(Rows, apart=apart))
 
 
 def of_state(case: Case, x: Nest, decide: Callable[[], CheckResult]) -> CheckResult:

@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.words import counted
 from pytest_bnconsistency.data import Array, Data, is_float, map_nest
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.rules import Rule
@@ -26,6 +25,7 @@ from pytest_bnconsistency.probes.statistics import tracked_candidates
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
 from pytest_bnconsistency.results import CheckResult, Finding, Table, Verdict
 from pytest_bnconsistency.subjects import Call, Subject
+from pytest_bnconsistency.words import counted
 
 NAME = "frozen_stability"
 SHIFT = 3.0

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.entries import (
+    DATASET,
+    PAIR,
+    WHOLE,
+    entry,
+    first_rows,
+    held_variables,
+    same_outputs,
+    traced_entry,
+)
 from pytest_bnconsistency.checks.passes import measured_noise, observed
-from pytest_bnconsistency.checks.words import counted, listed
-from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
+from pytest_bnconsistency.data import Array, Nest, rows_of
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.probes import noise
-from pytest_bnconsistency.probes.state import (
-    Variables,
-    preserve_state,
-    reachable_variables,
-    same_bits,
-)
+from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.words import counted, listed
 
+EVALUATED = 32
 NAME = "inference_purity"
+
+
+BATCHES = {
+    "predict": WHOLE,
+    DATASET: WHOLE,
+    "predict_on_batch": PAIR,
+    "model(x)": PAIR,
+    "model(x, training=False)": PAIR,
+}
+"""What each entry point runs; its code in Python runs on two rows."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One entry point, run twice: its outputs, whether they repeat, the variables that moved."""
+    """One entry point, run twice: its outputs, whether they repeat, the variables that moved.
+
+    `evaluate` and the data set, which `predict` runs as it runs arrays, run once.
+    """
 
     name: str
     outputs: list[Array]
@@ -46,37 +63,21 @@ def check(case: Case) -> CheckResult:
 
 def _decide(case: Case, x: Nest) -> CheckResult:
     subject = case.subject
-    default, inference = observed(case, x, None), observed(case, x, False)
     owners = {
         id(variable): call.path
-        for call in reversed([*default.calls, *inference.calls])
+        for call in reversed(observed(case, x, False).calls)
         if call.is_layer
         for variable in subject.own_variables(call.layer)
     }
     # Metrics and the states of seed generators may move: no layer holds them as its own.
-    held = [v for v in [*reachable_variables(subject), *default.variables] if id(v) in owners]
-    tensors = map_nest(tf.convert_to_tensor, x)
-    rows = rows_of(x)
-    entries: dict[str, Callable[[], Nest]] = {
-        "predict": lambda: subject.predict(x, rows),
-        "predict_on_batch": lambda: subject.predict_on_batch(x),
-        "model(x)": lambda: subject.forward(tensors, None),
-        "model(x, training=False)": lambda: (
-            subject.forward(tensors, False)
-            if inference.random_layers
-            else inference.run(x, keep=True).outputs
-        ),
-    }
-    data = case.data
-    if data is not None and data.y is not None and subject.compiled:
-        entries["evaluate"] = lambda: list(subject.evaluate(data.take(slice(0, 32)), 32).values())
-    seen = [_run_twice(name, run, held) for name, run in entries.items()]
-    floors, _ = measured_noise(case, x)
-    comparable = [s for s in seen if s.name != "evaluate" and s.repeats and not s.moved]
+    held = [v for v in held_variables(case, x) if id(v) in owners]
+    seen = [_seen(case, x, name, owners) for name in BATCHES]
+    if case.data is not None and case.data.y is not None and subject.compiled:
+        seen.append(_evaluated(case, held))
     findings = [
         *_state(case, x, seen, owners),
-        *_repeatability(seen, default),
-        *_agreement(comparable, floors),
+        *_repeatability(case, x, seen),
+        *_agreement(case, x, [s for s in seen if s.repeats and not s.moved]),
     ]
     names = listed([s.name for s in seen])
     evidence = {
@@ -84,13 +85,10 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             s.name: {"repeats": s.repeats, "moved": sorted({owners[id(v)] for v in s.moved})}
             for s in seen
         },
-        "outputs": [{"floor": f.floor, "bound": f.bound, "scale": f.scale} for f in floors],
     }
     if findings:
         return CheckResult(NAME, Verdict.FAILED, tuple(findings), evidence=evidence)
-    if not all(
-        np.isfinite(output.astype(float)).all() for s in comparable for output in s.outputs
-    ):
+    if not all(np.isfinite(output.astype(float)).all() for s in seen for output in s.outputs):
         return CheckResult(
             NAME,
             Verdict.VACUOUS,
@@ -101,24 +99,32 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     held_by = counted(len(set(owners.values())), "layer")
     summary = (
         f"{names} leave {counted(len(held), 'variable')} of {held_by} as they are, give the same "
-        f"bits twice, and agree within the noise bound on {rows} rows"
+        f"bits twice, and agree within the noise bound on {rows_of(x)} rows"
     )
     return CheckResult(NAME, Verdict.PASSED, summary=summary, evidence=evidence)
 
 
-def _run_twice(name: str, run: Callable[[], Nest], held: list[Any]) -> Seen:
+def _seen(case: Case, x: Nest, name: str, owners: dict[int, str]) -> Seen:
+    way, batch = entry(case, x, name), BATCHES[name]
+    first, second = (
+        way.twice(batch, _rows(x, batch)) if name != DATASET else (way.run(batch, x),) * 2
+    )
+    moved = tuple(v for v in first.moved if id(v) in owners)
+    return Seen(name, first.outputs, same_outputs(first.outputs, second.outputs), moved)
+
+
+def _evaluated(case: Case, held: list[Any]) -> Seen:
+    assert case.data is not None
     before = Variables(held)
     try:
-        first, moved = _arrays(run()), tuple(before.moved())
-        second = _arrays(run())
+        scores = case.subject.evaluate(case.data.take(slice(0, EVALUATED)), EVALUATED)
+        return Seen("evaluate", [np.array(list(scores.values()))], True, tuple(before.moved()))
     finally:
         before.restore()
-    repeats = all(same_bits(a, b) for a, b in zip(first, second, strict=True))
-    return Seen(name, first, repeats or name == "evaluate", moved)
 
 
-def _arrays(outputs: Nest) -> list[Array]:
-    return [np.asarray(leaf) for leaf in flatten(outputs) if leaf is not None]
+def _rows(x: Nest, batch: str) -> Nest:
+    return x if batch == WHOLE else first_rows(x, 2)
 
 
 def _state(case: Case, x: Nest, seen: list[Seen], owners: dict[int, str]) -> list[Finding]:
@@ -158,10 +164,11 @@ def _state(case: Case, x: Nest, seen: list[Seen], owners: dict[int, str]) -> lis
     ]
 
 
-def _repeatability(seen: list[Seen], default: Pass) -> list[Finding]:
+def _repeatability(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
     random = [s.name for s in seen if not s.repeats]
     if not random:
         return []
+    default = observed(case, x, None)
     drawing = list(
         dict.fromkeys(
             next((c.path for c in default.calls if c.layer is layer), layer.name)
@@ -186,41 +193,58 @@ def _repeatability(seen: list[Seen], default: Pass) -> list[Finding]:
     ]
 
 
-def _agreement(seen: list[Seen], floors: list[noise.Floor]) -> list[Finding]:
-    if len(seen) < 2:
-        return []
-    reference = next((s for s in seen if s.name.endswith("training=False)")), seen[0])
+def _agreement(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
+    traced = reference = traced_entry(case, x, False)
+    if traced.observed is None or traced.observed.random_layers:
+        # The trace holds layers still that draw random numbers.
+        reference = entry(case, x, "model(x, training=False)")
+        if all(s.name != reference.name for s in seen):
+            return []
+    name = reference.name
     apart: dict[str, str] = {}
     for other in seen:
-        for index, (mine, its) in enumerate(zip(reference.outputs, other.outputs, strict=False)):
-            if mine.shape != its.shape:
-                apart[other.name] = f"gives shape {its.shape}, {reference.name} gives {mine.shape}"
-                break
-            change = np.abs(mine.astype(float) - its.astype(float))
-            change[np.isnan(mine.astype(float)) & np.isnan(its.astype(float))] = 0
-            worst = float(np.nan_to_num(change, nan=np.inf).max(initial=0.0))
-            # Each side has noise of its own: eager and graph, fused and not.
-            bound = 2 * floors[index].bound if index < len(floors) else 0.0
-            if worst > bound:
-                apart[other.name] = (
-                    f"is {worst:.3g} away from {reference.name}; noise explains {bound:.3g}"
-                )
-                break
+        if other.name in ("evaluate", name):
+            continue
+        batch = BATCHES[other.name]
+        expected = reference.run(batch, _rows(x, batch)).outputs
+        how = _unlike(case, x, other.outputs, expected, name)
+        if how:
+            apart[other.name] = how
     if not apart:
         return []
-    name, how = next(iter(apart.items()))
+    other_name, how = next(iter(apart.items()))
     return [
         Finding(
             rules.ENTRIES_DISAGREE.id,
             rules.ENTRIES_DISAGREE.slug,
             "the model's output",
-            f"{name} {how}",
+            f"{other_name} {how}",
             "not established; batch_invariance tells whether an entry point runs in training mode",
             False,
             "call the model with training=False wherever it is used for inference",
             "the same rows through every entry point",
             f"{2 * noise.MULTIPLE:g} noise floors, half of them for each side, measured on this "
             "model",
-            evidence={"apart": apart, "reference": reference.name},
+            evidence={"apart": apart, "reference": name},
         )
     ]
+
+
+def _unlike(
+    case: Case, x: Nest, outputs: list[Array], expected: list[Array], reference: str
+) -> str:
+    """How far outputs are from those expected, if noise does not explain it."""
+    for index, (mine, its) in enumerate(zip(outputs, expected, strict=False)):
+        if mine.shape != its.shape:
+            return f"gives shape {mine.shape}, {reference} gives {its.shape}"
+        if not (mine.ndim and len(mine) <= rows_of(x)):
+            continue
+        # Each side has noise of its own: eager and graph, fused and not.
+        rows = np.arange(len(mine))
+        moved = measured_noise(case, x).compare(index, mine, its, rows, sides=2)
+        if moved is not None and moved.margin > 1:
+            return (
+                f"is {moved.change:.3g} away from {reference} in row {moved.row}; noise explains "
+                f"{moved.bound:.3g}"
+            )
+    return ""

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
+from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.passes import NOISE_ROWS, measured_noise, observed
-from pytest_bnconsistency.checks.words import counted, listed
+from pytest_bnconsistency.checks.entries import same_outputs
+from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, flatten, rebuild, rows_of
-from pytest_bnconsistency.diagnosis import localise, rules
-from pytest_bnconsistency.diagnosis.localise import Exchange
+from pytest_bnconsistency.diagnosis import localise, mixing, rules
+from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
 from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.expansion import Source, specs_like
-from pytest_bnconsistency.probes import noise
-from pytest_bnconsistency.probes.state import same_bits
-from pytest_bnconsistency.probes.taps import Observation, Pass
+from pytest_bnconsistency.probes.exchanges import Exchange
+from pytest_bnconsistency.probes.noise import Noise
+from pytest_bnconsistency.probes.taps import Observation
 from pytest_bnconsistency.recipes import Recipe, Row
 from pytest_bnconsistency.results import CheckResult, Finding
+from pytest_bnconsistency.words import counted, listed
 
 MIXING = (rules.ROWS_MIX, rules.TRAINING_MODE, rules.POSITION_MATTERS)
 SIZED = (rules.SIZE_MATTERS, rules.BATCH_AXIS_LOST)
@@ -27,13 +30,16 @@ SIZED = (rules.SIZE_MATTERS, rules.BATCH_AXIS_LOST)
 
 @dataclass(frozen=True)
 class Violation:
-    """What one batch does: the rules that it can break, through which pass, and in words."""
+    """What one batch does: the rules that it can break, in words, and what explains it.
+
+    `judged` holds the evidence on the rows `x`, from which the batch differs.
+    """
 
     recipe: Recipe
     rules: tuple[Rule, ...]
-    seen: Pass
     message: str
-    layer: str = ""
+    judged: Judged
+    x: Nest
 
 
 class Oracle(Protocol):
@@ -53,28 +59,27 @@ class Oracle(Protocol):
 class Rows:
     """Rows must not depend on their companions, nor on how many there are."""
 
-    def __init__(self, case: Case, x: Nest, result: CheckResult | None) -> None:
+    def __init__(
+        self, case: Case, x: Nest, result: CheckResult | None, apart: Collection[int] = ()
+    ) -> None:
         self.case, self.source, self.base = case, source_of(case, x), rows_of(x)
         self.largest = 2 * self.base + 1
         self.generic = generic_row(self.source)
         self.score = 0.0
-        inference, default = observed(case, x, False), observed(case, x, None)
-        self._passes = {"model(x, training=False)": inference}
-        if default.same_computation(inference):
-            self._passes = {"model(x) and model(x, training=False)": inference}
-        else:
-            self._passes["model(x)"] = default
-        self._x = x
+        self._usual = self.source.expand(Recipe(self.base, {}, self.generic))
+        self._noise: Noise | None = None
         self._references: dict[tuple[str, int, Row], Observation | str] = {}
-        self._floors: list[noise.Floor] | None = None
         broken = {finding.rule for finding in result.findings} if result else set()
         self._mixing = any(rule.id in broken for rule in MIXING)
-        self._among: dict[str, set[int]] = {}
+        self._passes = {"model(x, training=False)": observed(case, x, False, apart)}
+        if apart or not ways.same_on_two_rows(case, x):
+            self._passes["model(x)"] = observed(case, x, None, apart)
+        self._stable: dict[str, frozenset[int]] = {}
         for name, seen in list(self._passes.items()):
             first, second = seen.run(x), seen.run(x)
-            if not all(map(same_bits, first.outputs, second.outputs)):
+            if not same_outputs(first.outputs, second.outputs):
                 del self._passes[name]
-            self._among[name] = seen.reaching_outputs() & _repeating(first, second)
+            self._stable[name] = _repeating(first, second)
         self.random = not self._passes
 
     def violation(self, recipe: Recipe) -> Violation | None:
@@ -88,6 +93,10 @@ class Rows:
                 return found
         return None
 
+    def finding(self, found: Violation) -> Finding:
+        (explained,) = mixing.findings(self.case.subject, found.x, [found.judged])
+        return replace(explained, message=found.message)
+
     def _reference(self, name: str, count: int, rest: Row) -> Observation | str:
         key = name, count, rest
         if key not in self._references:
@@ -95,23 +104,28 @@ class Rows:
         return self._references[key]
 
     def _run(self, name: str, recipe: Recipe) -> Observation | str:
+        """What a pass gives, or why it refuses."""
         x = self.source.expand(recipe)
         try:
             return self._passes[name].run(x)
         except Exception as error:
             return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
+    def _judged(self, name: str) -> Judged:
+        return Judged([name], self._passes[name], stable=self._stable[name])
+
     def _mixed(self, name: str, recipe: Recipe) -> Violation | None:
         alone = self._reference(name, recipe.count, recipe.rest)
         other = self._run(name, recipe)
         if isinstance(alone, str) or isinstance(other, str):
             return None  # a model may refuse some rows; that is no dependence
-        kept = np.array(recipe.kept)
+        judged, kept = self._judged(name), np.array(recipe.kept)
         exchange = Exchange(str(recipe), None, kept, kept, recipe.count)
-        hidden = set(localise.differing_calls(alone, other, exchange)) & self._among[name]
-        moved, row = _largest_move(alone.outputs, other.outputs, recipe)
-        if not hidden and not localise.outputs_differ(alone.outputs, other.outputs, exchange):
+        among = self._passes[name].reaching_outputs() & judged.stable
+        places = sorted(set(localise.differing_calls(alone, other, exchange)) & among)
+        if not places and not localise.outputs_differ(alone.outputs, other.outputs, exchange):
             return None
+        moved, row = _largest_move(alone.outputs, other.outputs, recipe)
         how = (
             f"row {row} moves by {moved:.3g}"
             if moved and np.isfinite(moved)
@@ -120,101 +134,47 @@ class Rows:
             else "a row's hidden values move, though not the outputs,"
         )
         beside = listed([f"row {place} is {other}" for place, other in recipe.rows.items()])
-        message = f"{how} when {beside} instead of {recipe.rest} ({counted(recipe.count, 'row')})"
-        return Violation(recipe, MIXING, self._passes[name], f"{message}, through {name}")
+        among_rows = counted(recipe.count, "row")
+        message = f"{how} when {beside} instead of {recipe.rest} ({among_rows}), through {name}"
+        shown = replace(exchange, x=self.source.expand(recipe))
+        judged.differences = [Difference(shown, tuple(places), moved)]
+        x = self.source.expand(Recipe(recipe.count, {}, recipe.rest))
+        return Violation(recipe, MIXING, message, judged, x)
 
     def _sized(self, name: str, recipe: Recipe) -> Violation | None:
         """What the size alone does, to rows that are all of the rest."""
         base = self._reference(name, self.base, recipe.rest)
         alone = self._reference(name, recipe.count, recipe.rest)
-        through, seen = f", through {name}", self._passes[name]
         if isinstance(base, str):
             return None  # the model refuses such rows, whatever their number
+        judged, through = self._judged(name), f", through {name}"
+        both = min(recipe.count, self.base)
+        judged.failing_rows, judged.tried = (0, both), [recipe.count]
+        x = self._usual if recipe.count < self.base else self.source.expand(recipe)
         if isinstance(alone, str):
-            message = f"a batch of {recipe.count} raises: {alone}{through}"
-            return Violation(recipe, SIZED[1:], seen, message)
+            judged.shapes = [f"a batch of {recipe.count} raises: {alone}"]
+            return Violation(recipe, SIZED[1:], judged.shapes[0] + through, judged, x)
+        if self._noise is None:
+            self._noise = Noise(self._passes[name], self._usual)
         for index, (mine, its) in enumerate(zip(base.outputs, alone.outputs, strict=True)):
             if not (mine.ndim and len(mine) == self.base):
                 continue
             if its.shape != (recipe.count, *mine.shape[1:]):
-                message = (
-                    f"a batch of {recipe.count} gives shape {its.shape}; the batch of "
-                    f"{self.base} gives {mine.shape}{through}"
-                )
-                return Violation(recipe, SIZED[1:], seen, message)
-            both = min(recipe.count, self.base)
-            change = _change(mine[:both], its[:both])
-            worst = float(change.max(initial=0.0))
-            bounds = self._bounds()
-            bound = bounds[index].bound if index < len(bounds) else 0.0
-            self.score = max(self.score, min(worst / bound if bound else float(worst > 0), 1e9))
-            if worst > bound:
-                row = int(change.reshape(both, -1).max(axis=1).argmax())
-                message = (
-                    f"row {row} moves by {worst:.3g} between a batch of {recipe.count} and one of "
-                    f"{self.base}; noise explains {bound:.3g}{through}"
-                )
-                return Violation(recipe, SIZED[:1], seen, message)
+                gives = f"a batch of {recipe.count} gives shape {its.shape}; the batch of "
+                judged.shapes = [f"{gives}{self.base} gives {mine.shape}"]
+                return Violation(recipe, SIZED[1:], judged.shapes[0] + through, judged, x)
+            moved = self._noise.compare(index, mine[:both], its[:both], np.arange(both))
+            if moved is None:
+                continue
+            self.score = max(self.score, min(moved.margin, 1e9))
+            if moved.margin > 1:
+                judged.noise = moved.bound
+                judged.sizes = [
+                    f"row {moved.row} moves by {moved.change:.3g} between a batch of "
+                    f"{recipe.count} and one of {self.base}; noise explains {moved.bound:.3g}"
+                ]
+                return Violation(recipe, SIZED[:1], judged.sizes[0] + through, judged, x)
         return None
-
-    def _bounds(self) -> list[noise.Floor]:
-        """The noise of such rows: it grows with what the rows hold."""
-        if self._floors is None:
-            _, perturbed = measured_noise(self.case, self._x)
-            few = self.source.expand(Recipe(NOISE_ROWS, {}, self.generic))
-            self._floors = noise.floors(perturbed, few)
-        return self._floors
-
-    def finding(self, found: Violation) -> Finding:
-        if found.rules != MIXING:
-            return self._size_finding(found)
-        recipe, seen = found.recipe, found.seen
-        alone = self.source.expand(Recipe(recipe.count, {}, recipe.rest))
-        kept = np.array(recipe.kept)
-        exchange = Exchange(str(recipe), self.source.expand(recipe), kept, kept, recipe.count)
-        name = next(name for name, each in self._passes.items() if each is seen)
-        origin = localise.first_origin(seen, alone, exchange, self._among[name])
-        takes = [c.layer for c in origin.calls if self.case.subject.takes_training(c.layer)]
-        forced = {id(layer): False for layer in takes}
-        by_mode = bool(takes) and localise.independent_with(seen, alone, exchange, forced)
-        rule = rules.TRAINING_MODE if by_mode else rules.ROWS_MIX
-        return Finding(
-            rule.id,
-            rule.slug,
-            origin.label,
-            found.message,
-            f"{origin.label} normalises by the batch: it runs in training mode"
-            if by_mode
-            else "not established; the rows mix here, with these rows: its input row is the same "
-            "to the bit and its output row is not"
-            if origin.replayed
-            else "not established; the rows mix here, with these rows: what comes before is the "
-            "same to the bit",
-            by_mode,
-            "call the model with training=False; take training=True out of the call"
-            if by_mode
-            else "compute over the feature axes, not over axis 0",
-            "forced into inference mode, every kept row has the same bits"
-            if by_mode
-            else "inference mode forced on every layer that takes one: the row still moves",
-            "no tolerance: bitwise, at one batch shape",
-            evidence={"layer": origin.label, "fails": [name]},
-        )
-
-    def _size_finding(self, found: Violation) -> Finding:
-        (rule,) = found.rules
-        return Finding(
-            rule.id,
-            rule.slug,
-            "not located",
-            found.message,
-            f"not established; tried: sizes from 1 to {self.largest}",
-            False,
-            "look for code that reads the batch size",
-            bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model and such rows"
-            if rule is rules.SIZE_MATTERS
-            else "",
-        )
 
 
 class State:
@@ -223,10 +183,9 @@ class State:
     def __init__(self, case: Case, x: Nest, result: CheckResult | None) -> None:
         self.case, self.source, self.largest = case, source_of(case, x), rows_of(x)
         self.score, self.random = 0.0, False
-        self._passes = {
-            name: observed(case, x, training)
-            for name, training in (("model(x, training=False)", False), ("model(x)", None))
-        }
+        self._passes = {"model(x, training=False)": observed(case, x, False)}
+        if not ways.same_on_two_rows(case, x):
+            self._passes["model(x)"] = observed(case, x, None)
         self._owners = {
             id(variable): call.path
             for seen in self._passes.values()
@@ -247,8 +206,9 @@ class State:
             if moved:
                 layers = list(dict.fromkeys(self._owners[id(v)] for v in moved))
                 message = f"{name} moves the state of {counted(len(layers), 'layer')}"
+                judged = Judged(layers, seen)
                 return Violation(
-                    recipe, (rules.STATE_MOVES,), seen, f"{message} for this batch", layers[0]
+                    recipe, (rules.STATE_MOVES,), f"{message} for this batch", judged, x
                 )
         return None
 
@@ -257,7 +217,7 @@ class State:
         return Finding(
             rule.id,
             rule.slug,
-            found.layer,
+            found.judged.names[0],
             found.message,
             "not established; other batches leave the state as it is",
             False,
@@ -282,13 +242,13 @@ def generic_row(source: Source) -> Row:
     return Row("random", 1.0) if source.data is None else Row("data")
 
 
-def _repeating(first: Observation, second: Observation) -> set[int]:
+def _repeating(first: Observation, second: Observation) -> frozenset[int]:
     """The calls of which every record has the same bits in two runs of one batch."""
-    return {
+    return frozenset(
         index
         for index, (mine, its) in enumerate(zip(first.records, second.records, strict=True))
-        if mine is not None and its is not None and all(map(same_bits, mine, its))
-    }
+        if mine is not None and its is not None and same_outputs(mine, its)
+    )
 
 
 def _largest_move(mine: list[Array], its: list[Array], recipe: Recipe) -> tuple[float, int]:

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.data import Nest, map_nest
+from pytest_bnconsistency.data import Nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
-from pytest_bnconsistency.probes.noise import Floor, Perturbation, floors
+from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.taps import Pass, neutralised
 
-NOISE_ROWS = 4
-"""The noise of a row does not depend on how many there are."""
 
+def observed(case: Case, x: Nest, training: bool | None, apart: Collection[int] = ()) -> Pass:
+    """A pass with every row's fingerprints; layers that draw random numbers are neutralised.
 
-def observed(case: Case, x: Nest, training: bool | None) -> Pass:
-    """A pass with every row's fingerprints; layers that draw random numbers are neutralised."""
-    key = ("observed", training)
+    Layers `apart`, by identity, get one row at a time.
+    """
+    key = ("observed", training, frozenset(apart))
     if key not in case.shared:
-        case.shared[key] = neutralised(case.subject, x, training=training, instrument=Fingerprints)
+        case.shared[key] = neutralised(
+            case.subject, x, training=training, instrument=Fingerprints, apart=apart
+        )
     traced: Pass = case.shared[key]
     return traced
 
 
-def measured_noise(case: Case, x: Nest) -> tuple[list[Floor], Pass]:
-    """The noise floor of each output of inference, and the pass that perturbs."""
-    if "noise" not in case.shared:
-        middle = len(observed(case, x, False).calls) // 2
-        perturbed = neutralised(
-            case.subject, x, training=False, instrument=lambda: Perturbation(middle)
-        )
-        few = map_nest(lambda leaf: leaf[:NOISE_ROWS], x)
-        case.shared["noise"] = floors(perturbed, few), perturbed
-    measured: tuple[list[Floor], Pass] = case.shared["noise"]
-    return measured
+def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> Noise:
+    """The noise of the outputs of inference."""
+    key = ("noise", frozenset(apart))
+    if key not in case.shared:
+        case.shared[key] = Noise(observed(case, x, False, apart), x)
+    noise: Noise = case.shared[key]
+    return noise

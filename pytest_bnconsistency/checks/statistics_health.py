@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.words import counted, listed
 from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.probes.statistics import tracked_candidates
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.words import counted, listed
 
 NAME = "statistics_health"
 SMALLEST_MOMENTUM = 0.5

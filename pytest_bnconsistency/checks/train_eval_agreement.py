@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.words import counted
 from pytest_bnconsistency.data import Array, Data
 from pytest_bnconsistency.diagnosis import disagreement, rules
 from pytest_bnconsistency.diagnosis.disagreement import Measured
@@ -25,6 +24,7 @@ from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.probes.statistics import BatchStatistics, Tracked
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.words import counted
 
 NAME = "train_eval_agreement"
 FEW_ROWS = 16

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from pytest_bnconsistency.data import Array, Nest
-from pytest_bnconsistency.probes.fingerprints import Fingerprints, by_row
+from pytest_bnconsistency.probes.exchanges import Exchange
+from pytest_bnconsistency.probes.fingerprints import Fingerprints, Operations, Values, by_row
+from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.subjects import Call
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A second batch of `rows` rows: row `kept[k]` of the first is row `now[k]` of this one."""
-
-    name: str
-    x: Nest
-    kept: Array
-    now: Array
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -55,18 +47,16 @@ def differing_calls(base: Observation, other: Observation, exchange: Exchange) -
     ]
 
 
-def first_origin(seen: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Origin:
-    """Run both batches as `seen` did, with what each layer is given recorded as well.
+def with_inputs(seen: Pass, x: Nest) -> Pass:
+    """The same pass with what each layer is given recorded as well."""
+    return seen.again(x, Fingerprints(inputs=True))
+
+
+def first_origin(watched: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Origin:
+    """Where, in a pass `with_inputs`, a kept row changes first.
 
     `among` are the indices of the calls that count.
     """
-    watched = Pass(
-        seen.subject,
-        x,
-        training=seen.training,
-        instrument=Fingerprints(inputs=True),
-        still=seen.still,
-    )
     base, other = watched.run(x), watched.run(exchange.x)
     calls = tuple(watched.calls)
     for index, (mine, its) in enumerate(zip(base.records, other.records, strict=True)):
@@ -83,20 +73,60 @@ def first_origin(seen: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Or
     return Origin(None, calls[-1].label if calls else "the input", False, calls)
 
 
-def independent_with(seen: Pass, x: Nest, exchange: Exchange, modes: dict[int, bool]) -> bool:
-    """Whether the kept rows are the same in every layer and output under other modes."""
-    forced = Pass(
-        seen.subject,
-        x,
-        training=seen.training,
-        instrument=Fingerprints(),
-        modes=modes,
-        still=seen.still,
-    )
-    base, other = forced.run(x), forced.run(exchange.x)
+def independent_with(
+    seen: Pass,
+    x: Nest,
+    exchange: Exchange,
+    *,
+    modes: Mapping[int, bool] | None = None,
+    apart: Collection[int] = (),
+    held: Mapping[str, list[Array]] | None = None,
+) -> bool:
+    """Whether kept rows are the same in every layer and output with this intervention.
+
+    `modes` are other modes for layers, by identity; layers `apart` get one row at a time; calls
+    that are `held` return what is given for them.
+    """
+    try:
+        forced = seen.again(x, Fingerprints(), modes=modes, apart=apart, held=held)
+        base, other = forced.run(x), forced.run(exchange.x)
+    except Exception:
+        # An intervention that the code does not take proves nothing.
+        return False
     return not differing_calls(base, other, exchange) and not outputs_differ(
         base.outputs, other.outputs, exchange
     )
+
+
+def reduced(seen: Pass, x: Nest, exchange: Exchange) -> dict[str, list[Array]]:
+    """Calls whose result has no batch axis and changes with the companions: what they gave."""
+    watched = seen.again(x, Values())
+    base, other = watched.run(x), watched.run(exchange.x)
+    return {
+        call.label: mine
+        for call, mine, its in zip(watched.calls, base.records, other.records, strict=True)
+        if mine and its and not all(map(same_bits, mine, its))
+    }
+
+
+def first_operation(seen: Pass, x: Nest, exchange: Exchange) -> str:
+    """The TensorFlow operation in which the rows meet, or "" where it can't be told.
+
+    It is the first one, in the order of execution, of which a kept row or a result without a
+    batch axis changes with the companions; one that only turns the axes, where none follows.
+    """
+    operations = Operations()
+    watched = seen.again(x, operations)
+    base, other = watched.run(x), watched.run(exchange.x)
+    differing = [
+        name
+        for names, mine, its in zip(operations.labels, base.records, other.records, strict=False)
+        if mine is not None and its is not None
+        for name, a, b in zip(names, mine, its, strict=True)
+        if (_any_differs([a], [b], exchange) if len(a) > 1 else (a != b).any())
+    ]
+    turning = [name for name in differing if not name.startswith("Transpose")]
+    return next(iter(turning or differing), "")
 
 
 def outputs_differ(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:

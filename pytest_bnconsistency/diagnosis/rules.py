@@ -20,6 +20,7 @@ TRAINING_MODE = Rule("BN102", "training-mode-in-inference")
 BATCH_AXIS_LOST = Rule("BN103", "batch-axis-lost")
 SIZE_MATTERS = Rule("BN104", "batch-size-matters")
 POSITION_MATTERS = Rule("BN105", "position-matters")
+PADDING = Rule("BN106", "padding-matters")
 
 STALE = Rule("BN201", "stale-moving-statistics")
 LAGGING = Rule("BN202", "lagging-moving-statistics")

@@ -1,6 +1,6 @@
-"""One number for the bits of each row of each layer's output, in one pass.
+"""A hash of the bits of each row of each layer's output, in one pass.
 
-Two rows of other bits have the same fingerprint by a rare coincidence only: so all rows of all
+Rows of other bits have the same hash by a coincidence of one in 2^64 only: so all rows of all
 layers are compared at once, and next to nothing has to be kept of them. Outputs are compared bit
 by bit.
 """
@@ -13,15 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, flatten
-from pytest_bnconsistency.probes.taps import Instrument, Replay
+from pytest_bnconsistency.probes.taps import Instrument, Replay, is_batch
 from pytest_bnconsistency.subjects import Call
-
-LANES = 16
-_GOLDEN = np.int32(0x4E35_7AB1)  # spreads the weights of neighbouring elements over all bits
 
 
 class Fingerprints(Instrument):
-    """Records, for each tensor that a layer returns, one number for each entry of its first axis.
+    """Records, for each tensor that a layer returns, a hash for each entry of its first axis.
 
     With `inputs`, what the layer was given is recorded in front of what it returns.
     """
@@ -37,51 +34,68 @@ class Fingerprints(Instrument):
         return outputs, [tf.constant([len(given)]), *given, *prints]
 
 
+class Values(Instrument):
+    """Records the tensors of calls that return nothing with a batch axis."""
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        tensors = flatten(outputs)
+        whole = all(isinstance(t, tf.Tensor) and not is_batch(t) for t in tensors)
+        return outputs, tensors if whole else None
+
+
+class Operations(Instrument):
+    """Records hashes of the result of each operation, layer or not, since the layer before.
+
+    `labels` names the operations of each record. A result without a batch axis is one entry.
+    """
+
+    def __init__(self) -> None:
+        self.labels: list[list[str]] = []
+        self._known = 0
+
+    def begin(self) -> None:
+        self.labels.clear()
+        self._known = 0
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        if tf.executing_eagerly():
+            return outputs, None
+        graph = tf.compat.v1.get_default_graph()
+        made = graph.get_operations()[self._known :]
+        names, prints = [], []
+        for operation in made:
+            for tensor in operation.outputs if operation.inputs else ():
+                if tensor.dtype in (tf.variant, tf.resource) or tensor.shape.rank is None:
+                    continue
+                per_row = is_batch(tensor)
+                names.append(_told(operation))
+                prints.append(fingerprint(tensor if per_row else tensor[None]))
+        self._known = len(graph.get_operations())
+        self.labels.append(names)
+        return outputs, prints
+
+
+def _told(operation: Any) -> str:
+    """An operation's type and name, and the axes that it reduces over."""
+    inputs = list(operation.inputs)
+    axes = (
+        tf.get_static_value(inputs[1]) if len(inputs) == 2 and _is_reduction(operation) else None
+    )
+    over = "" if axes is None else f" over axis {', '.join(map(str, np.ravel(axes)))}"
+    return f"{operation.type}{over} ({operation.name})"
+
+
+def _is_reduction(operation: Any) -> bool:
+    return any(attribute.name == "keep_dims" for attribute in operation.op_def.attr)
+
+
 def batch_tensors(nest: Any) -> list[Any]:
-    """The tensors of `nest` whose first axis can be the batch: those of no fixed size."""
-    return [
-        leaf
-        for leaf in flatten(nest)
-        if isinstance(leaf, tf.Tensor)
-        and leaf.dtype != tf.string
-        and leaf.shape.rank not in (None, 0)
-        and (leaf.shape[0] is None or tf.executing_eagerly())
-    ]
+    return [leaf for leaf in flatten(nest) if is_batch(leaf)]
 
 
 def fingerprint(tensor: Any) -> Any:
-    """One number for the bits of each entry of the first axis (int32).
-
-    Sums of the bits over inner axes are summed once more with odd weights: two passes over the
-    memory, and few operations to trace.
-    """
-    if tensor.dtype in (tf.bool, tf.int8, tf.uint8, tf.int16, tf.uint16):
-        bits = tf.cast(tensor, tf.int32)
-    elif tensor.dtype.size == 2:
-        bits = tf.cast(tf.bitcast(tensor, tf.int16), tf.int32)
-    else:
-        bits = tf.bitcast(tensor, tf.int32)
-    inner = bits.shape[1:]
-    if not inner.is_fully_defined():
-        bits = tf.reshape(bits, [tf.shape(bits)[0], -1])
-        weights = tf.bitwise.bitwise_or(tf.range(tf.shape(bits)[1]) * int(_GOLDEN), 1)
-        return tf.reduce_sum(bits * weights, axis=1)
-    if inner.rank == 0:
-        return bits
-    if inner.rank == 1 or inner.num_elements() < LANES:
-        return _weighted(bits, 0)
-    # Summed over one inner axis and then over the other: what only changes places along an axis
-    # still shows in the other sum, and little is left to multiply.
-    return _weighted(tf.reduce_sum(bits, 1), 1) + _weighted(tf.reduce_sum(bits, 2), 2)
-
-
-def _weighted(bits: Any, seed: int) -> Any:
-    """The sum of the bits of each row, each element with an odd weight of its own."""
-    inner = bits.shape[1:]
-    with np.errstate(over="ignore"):
-        places = np.arange(inner.num_elements(), dtype=np.int32) + np.int32(seed)
-        weights = (places * _GOLDEN | np.int32(1)).reshape(inner)
-    return tf.reduce_sum(bits * weights, axis=range(1, inner.rank + 1))
+    """The 64-bit FarmHash of each entry of the first axis: uint8 of shape `(entries, 8)`."""
+    return tf.raw_ops.Fingerprint(data=tensor, method="farmhash64")
 
 
 def by_row(prints: Array, rows: int) -> Array | None:

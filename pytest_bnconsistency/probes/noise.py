@@ -7,113 +7,219 @@ output is multiplied by 1 +- eps/2 with random signs, eps of that output's dtype
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, Nest, map_nest
+from pytest_bnconsistency.data import Array, Nest, map_nest, rows_of
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
-from pytest_bnconsistency.probes.taps import Pass, Replay
+from pytest_bnconsistency.probes.state import same_bits
+from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
 from pytest_bnconsistency.subjects import Call
 
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-POOL = 4096
-DRAWS = 3
+LOWER = {"float64": 2.0**-23, "float32": 2.0**-10, "float16": 2.0**-7, "bfloat16": 2.0**-3}
+"""The eps of the next lower precision: float32, float16, bfloat16, float8 (e4m3)."""
+QUICK, THOROUGH = 2, 6
+"""Draws for the first look, on a few rows, and for a row that seems to move by more than that."""
+NOISE_ROWS = 2
 MULTIPLE = 4.0
-"""The bound is this many floors: batch-size noise was measured at up to 0.9 of one floor."""
+"""The bound is this many floors; docs/reference/oracles.md says what it was calibrated on."""
+UNITS = 4.0
+"""A floor without layers to shake, in units of the last place of the largest output."""
 
 
-class Perturbation(Fingerprints):
-    """Multiplies outputs by 1 + sign * eps/2, and leaks c times the batch mean into row 0.
+class Shaken(Instrument):
+    """Multiplies outputs by 1 + sign * eps/2 in copies of rows that stand side by side.
 
-    `signs` is a pool of signs that all layers draw on, zeros for no noise. `leak` holds c for the
-    model's inputs and for the layer of index `inside`.
+    Of `copies` of a row, the first stays as it is, and the last gets the noise of the next lower
+    precision. For runs outside of a graph, on `rows` rows in all.
     """
 
-    def __init__(self, inside: int) -> None:
-        super().__init__()
-        self.controls = {"signs": np.zeros(POOL, "f"), "leak": np.zeros(2, "f")}
-        self._inside = inside
-        self._index = 0
-        self._controls: Mapping[str, Any] = {}
-
-    def begin(self, x: Nest, controls: Mapping[str, Any]) -> Nest:
-        self._index, self._controls = 0, controls
-        return map_nest(lambda leaf: self._leak(leaf, 0), x)
+    def __init__(self, rows: int, copies: int) -> None:
+        self.rows, self.copies = rows, copies
+        self.places = 0
+        self._rng = np.random.default_rng(0)
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        index, self._index = self._index, self._index + 1
+        return map_nest(self._shake, outputs), None
 
-        def leaf(tensor: Any) -> Any:
-            if not isinstance(tensor, tf.Tensor) or not tensor.dtype.is_floating:
-                return tensor
-            if tensor.shape.rank is None:
-                return tensor
-            changed = self._shake(tensor, index)
-            if index == self._inside:
-                changed = self._leak(changed, 1)
-            mask = getattr(tensor, "_keras_mask", None)
-            if mask is not None:
-                changed._keras_mask = mask
-            return changed
-
-        return super().tap(call, map_nest(leaf, outputs), replay)
-
-    def _shake(self, tensor: Any, index: int) -> Any:
-        half = EPSILON.get(tensor.dtype.name, 2.0**-23) / 2
+    def _shake(self, tensor: Any) -> Any:
+        if not _floating(tensor) or tensor.shape[0] == 0 or tensor.shape[0] % self.rows:
+            return tensor
+        self.places += 1
+        eps = EPSILON.get(tensor.dtype.name, 2.0**-23)
+        lower = LOWER.get(tensor.dtype.name, 2.0**-10)
+        copy = np.arange(tensor.shape[0]) // (tensor.shape[0] // self.rows) % self.copies
+        size = np.where(copy == 0, 0.0, np.where(copy == self.copies - 1, lower, eps)) / 2
         # A sign for each channel and place along the first inner axis: a draw for each element
         # would cost more than the network itself.
-        shape = [
-            tensor.shape[axis] or 1 if axis in (1, tensor.shape.rank - 1) and axis else 1
-            for axis in range(tensor.shape.rank)
-        ]
-        chosen = np.random.default_rng(index).integers(0, POOL, shape)
-        signs = tf.gather(self._controls["signs"], chosen.astype(np.int32))
-        return tensor + tensor * tf.cast(signs * half, tensor.dtype)
+        rank = tensor.shape.rank
+        shape = [n if axis in (0, 1, rank - 1) else 1 for axis, n in enumerate(tensor.shape)]
+        signs = self._rng.choice(np.array([-1, 1], np.int8), shape)
+        moved = signs * size.reshape([-1] + [1] * (rank - 1))
+        return _with_mask(tensor + tensor * tf.cast(moved, tensor.dtype), tensor)
 
-    def _leak(self, tensor: Any, place: int) -> Any:
-        if not tensor.dtype.is_floating or tensor.shape.rank in (None, 0):
+
+class Leak(Fingerprints):
+    """Leaks `share` times the batch mean into row 0 at the call of index `place`.
+
+    For runs outside of a graph.
+    """
+
+    def __init__(self, rows: int, place: int) -> None:
+        super().__init__()
+        self.share = 0.0
+        self._rows, self._place = rows, place
+
+    def begin(self) -> None:
+        self._index = 0
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        if self._index == self._place:
+            outputs = map_nest(self._leak, outputs)
+        self._index += 1
+        return super().tap(call, outputs, replay)
+
+    def _leak(self, tensor: Any) -> Any:
+        if not _floating(tensor) or tensor.shape[0] % self._rows:
             return tensor
-        share = tf.cast(self._controls["leak"][place], tensor.dtype)
+        own = tensor.shape[0] // self._rows
         mean = tf.reduce_mean(tensor, axis=0, keepdims=True)
-        first = tf.equal(tf.range(tf.shape(tensor)[0]), 0)
-        first = tf.reshape(first, [-1] + [1] * (tensor.shape.rank - 1))
-        return tensor + tf.where(first, share * mean, tf.zeros_like(mean))
+        moved = tensor[:own] + tf.cast(self.share, tensor.dtype) * mean
+        return _with_mask(tf.concat([moved, tensor[own:]], 0), tensor)
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Noise of one output tensor, in its own units. `scale` is its largest magnitude."""
+    """Noise of one output tensor, in its own units.
+
+    `scale` is its largest magnitude; `lower` the noise of the next lower precision.
+    """
 
     floor: float
     scale: float
+    lower: float
 
     @property
     def bound(self) -> float:
-        return MULTIPLE * self.floor
+        # A draw is larger than what rounding does: a quarter of it is what a network computed in
+        # the lower precision moves by at least.
+        return min(MULTIPLE * self.floor, self.lower / 4)
 
 
-def floors(perturbed: Pass, x: Nest) -> list[Floor]:
-    """The largest change of each output over a few draws of the noise."""
-    still = perturbed.run(x).outputs
-    rng = np.random.default_rng(0)
-    pools = [rng.choice(np.array([-1, 1], np.float32), POOL) for _ in range(DRAWS)]
-    shaken = [perturbed.run(x, signs=pool).outputs for pool in pools]
-    return [_floor(output, [draw[index] for draw in shaken]) for index, output in enumerate(still)]
+@dataclass(frozen=True)
+class Moved:
+    """The row of an output that moves farthest beyond its noise: by `change`, against `bound`."""
+
+    row: int
+    change: float
+    bound: float
+
+    @property
+    def margin(self) -> float:
+        return self.change / self.bound if self.bound else float(self.change > 0) * np.inf
 
 
-def _floor(still: Array, shaken: list[Array]) -> Floor:
-    if not _is_float(still):
-        return Floor(0.0, 0.0)
-    exact = still.astype(np.float64)
+class Noise:
+    """What float noise does to the outputs of a pass on rows `x`, measured as far as asked for.
+
+    Rows differ in it: a row on which the network is ill-conditioned has more. So a row that moves
+    by more than the noise of the first rows is measured itself.
+    """
+
+    def __init__(self, seen: Pass, x: Nest) -> None:
+        self._seen, self._x = seen, x
+        self._rows: dict[int, list[Floor]] = {}
+        self._first: list[Floor] | None = None
+
+    @property
+    def floors(self) -> list[Floor]:
+        """The noise of the first rows, one for each output."""
+        if self._first is None:
+            self._first = self._measure(map_nest(lambda leaf: leaf[:NOISE_ROWS], self._x), QUICK)
+        return self._first
+
+    def compare(
+        self, output: int, mine: Array, its: Array, rows: Array, *, sides: int = 1
+    ) -> Moved | None:
+        """How far an output moved between two runs; None if its bits are the same.
+
+        `mine` and `its` are the output of rows `rows` of `x`, of shape `(len(rows), ...)`;
+        `sides` says how many of the two have noise of their own.
+        """
+        if same_bits(np.ascontiguousarray(mine), np.ascontiguousarray(its)):
+            return None
+        a, b = mine.astype(float), its.astype(float)
+        apart = np.abs(a - b)
+        apart[(np.isnan(a) & np.isnan(b)) | (a == b)] = 0
+        changes = np.nan_to_num(apart, nan=np.inf, posinf=np.inf).reshape(len(rows), -1)
+        by_row = changes.max(axis=1, initial=0.0)
+        bound = self.floors[output].bound * sides
+        worst = Moved(int(rows[by_row.argmax()]), float(by_row.max()), bound)
+        if worst.margin <= 1:
+            return worst
+        own = [
+            Moved(int(row), float(change), max(bound, sides * self._of_row(row)[output].bound))
+            for row, change in zip(rows, by_row, strict=True)
+            if change > bound
+        ]
+        return max(own, key=lambda moved: moved.margin)
+
+    def _of_row(self, row: int) -> list[Floor]:
+        if row not in self._rows:
+            alone = map_nest(lambda leaf: leaf[row : row + 1], self._x)
+            self._rows[row] = self._measure(alone, THOROUGH)
+        return self._rows[row]
+
+    def _measure(self, rows: Nest, draws: int) -> list[Floor]:
+        """The largest change over a few draws, which stand side by side as copies of the rows."""
+        copies = map_nest(lambda leaf: np.repeat(leaf, draws + 2, 0), rows)
+        shaken = Shaken(rows_of(copies), draws + 2)
+        outputs = self._seen.again(copies, shaken, traced=False).run(copies).outputs
+        return [_floor(output, shaken) for output in outputs]
+
+
+def leak_into(x: Nest, share: float) -> Nest:
+    """`x` with `share` times the batch mean in row 0 of every array of floating numbers."""
+
+    def leak(leaf: Array) -> Array:
+        leaked: Array = leaf.copy()
+        if _is_float(leaf):
+            leaked[0] += (share * leaf.astype(np.float64).mean(0)).astype(leaf.dtype)
+        return leaked
+
+    return map_nest(leak, x)
+
+
+def _floor(output: Array, shaken: Shaken) -> Floor:
+    if not _is_float(output):
+        return Floor(0.0, 0.0, 0.0)
+    exact = output.astype(np.float64)
     scale = float(np.abs(exact).max(initial=0.0))
-    largest = max(float(np.abs(a.astype(np.float64) - exact).max(initial=0.0)) for a in shaken)
+    dtype = str(output.dtype)
     # An output that rounds to itself still has half a unit in its last place.
-    unit = EPSILON.get(str(still.dtype), 2.0**-23) * scale
-    return Floor(max(largest, unit), scale)
+    unit, lower = EPSILON[dtype] * scale, LOWER[dtype] * scale
+    if output.ndim == 0 or len(output) != shaken.rows or not shaken.places:
+        return Floor(UNITS * unit, scale, lower)
+    still = np.repeat(exact[:: shaken.copies], shaken.copies, 0)
+    change = np.nan_to_num(np.abs(exact - still), posinf=0.0)
+    change = change.reshape(-1, shaken.copies, *exact.shape[1:])
+    largest = float(change[:, 1:-1].max(initial=0.0))
+    return Floor(max(largest, unit), scale, max(float(change[:, -1].max(initial=0.0)), lower))
+
+
+def _with_mask(changed: Any, tensor: Any) -> Any:
+    mask = getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        changed._keras_mask = mask
+    return changed
+
+
+def _floating(tensor: Any) -> bool:
+    return isinstance(tensor, tf.Tensor) and tensor.dtype.is_floating and tensor.shape.rank > 0
 
 
 def _is_float(array: Array) -> bool:

@@ -38,16 +38,27 @@ class Variables:
 
     def moved(self) -> list[Any]:
         """The variables whose bits are not what they were."""
-        return [v for v, value in self._values.values() if not same_bits(v.numpy(), value.numpy())]
+        return [v for v, value in self._values.values() if not _holds(v, value)]
 
     def restore(self) -> None:
         for variable, value in self._values.values():
-            if not same_bits(variable.numpy(), value.numpy()):
+            if not _holds(variable, value):
                 variable.assign(value)
 
     def value(self, variable: Any) -> Array:
         array: Array = self._values[id(variable)][1].numpy()
         return array
+
+
+def _holds(variable: Any, value: Any) -> bool:
+    """Whether `variable` still has the bits of the tensor `value`, read from it before."""
+    now = variable.read_value()
+    try:
+        a, b = np.asarray(memoryview(now)), np.asarray(memoryview(value))
+    except (TypeError, ValueError):  # dtypes that Python's buffers don't know
+        return same_bits(now.numpy(), value.numpy())
+    # A variable is written into a buffer of its own while somebody holds the one before.
+    return a.__array_interface__["data"] == b.__array_interface__["data"] or same_bits(a, b)
 
 
 def same_bits(a: Array, b: Array) -> bool:

@@ -9,13 +9,14 @@ the model goes on with.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, Nest, flatten, map_nest
+from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rebuild
 from pytest_bnconsistency.probes.state import Variables, reachable_variables
 from pytest_bnconsistency.subjects import Call, Proceed, Subject
 
@@ -24,17 +25,10 @@ Replay = Callable[[bool], Any]
 
 
 class Instrument:
-    """What a pass does at each layer; this one does nothing.
+    """What a pass does at each layer; this one does nothing."""
 
-    `controls` are example values of the scalars and vectors that each run may set anew; while
-    the pass is traced, `begin` hands out the tensors that stand for them.
-    """
-
-    controls: Mapping[str, Any] = {}
-
-    def begin(self, x: Nest, controls: Mapping[str, Any]) -> Nest:
-        """The inputs that the model is to get instead of the tensors `x`."""
-        return x
+    def begin(self) -> None:
+        """A run of the model's code starts."""
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         """The outputs to go on with, and the tensors to record."""
@@ -57,7 +51,7 @@ class Observation:
 
 
 class Pass:
-    """One forward pass of `subject`, traced for a mode and any number of rows.
+    """One forward pass of `subject` in a mode, for any number of rows.
 
     Args:
         x: example rows; only their structure, dtypes and inner shapes count.
@@ -66,11 +60,16 @@ class Pass:
         modes: layers, by identity, that are told another mode than the model tells them.
         still: layers, by identity, that run as the model tells them, and so hand their mode on,
             but whose outputs are those of inference mode.
+        apart: layers, by identity, that get one row at a time.
+        held: what calls return instead, by `Call.label`: arrays, one for each tensor.
+        traced: traced once; otherwise each run is the model's Python code, and what the lines
+            below tell is known after the first.
+        written: the variables that a run may change, where they are known and it is not traced.
 
     `calls` are the calls of layers in execution order, those that return what they were given
-    (or what an inner layer returned) left out; `inner_calls` those in loops and nested functions,
-    of which nothing can be recorded. `random_layers` are the layers whose own code draws random
-    numbers. `written` are the variables that a run may change.
+    (or what an inner layer returned) left out: these are `passing_calls`; `inner_calls` those in
+    loops and nested functions, of which nothing can be recorded. `random_layers` are the layers
+    whose own code draws random numbers. `written` are the variables that a run may change.
     """
 
     def __init__(
@@ -82,34 +81,38 @@ class Pass:
         instrument: Instrument | None = None,
         modes: Mapping[int, bool] | None = None,
         still: Collection[int] = (),
+        apart: Collection[int] = (),
+        held: Mapping[str, list[Array]] | None = None,
+        traced: bool = True,
+        written: Sequence[Any] | None = None,
     ) -> None:
         self.subject = subject
         self.training = training
         self.calls: list[Call] = []
+        self.passing_calls: list[Call] = []
         self.inner_calls: list[Call] = []
         self.random_layers: list[Any] = []
         self._instrument = instrument or Instrument()
-        self.still = frozenset(still)
-        self._modes = dict(modes or {})
+        self.still, self.apart = frozenset(still), frozenset(apart)
+        self._modes, self._held = dict(modes or {}), dict(held or {})
         self._concrete: Any = None
         self._record_sizes: list[int | None] = []
         self._tapped: list[list[Any]] = []
-        self._trace(x)
+        self.written: list[Any] = []
+        if traced:
+            self._trace(x)
+        else:
+            self.written = reachable_variables(subject) if written is None else list(written)
 
-    def run(self, x: Nest, *, keep: bool = False, **controls: Any) -> Observation:
+    def run(self, x: Nest, *, keep: bool = False) -> Observation:
         """Run on arrays `x` of shape `(rows, ...)`; every variable is as before afterwards.
 
         With `keep`, what the run changed stays changed: whoever says so restores it.
         """
-        chosen = {**self._instrument.controls, **controls}
-        tensors = {
-            name: tf.cast(value, tf.convert_to_tensor(self._instrument.controls[name]).dtype)
-            for name, value in chosen.items()
-        }
         function = self._body if self._concrete is None else self._concrete
         before = Variables(self.written)
         try:
-            outputs, flat = function(map_nest(tf.convert_to_tensor, x), tensors)
+            outputs, flat = function(map_nest(tf.convert_to_tensor, x))
             moved = before.moved()
             after = {id(variable): variable.numpy() for variable in moved}
         finally:
@@ -121,6 +124,30 @@ class Pass:
             for size in self._record_sizes
         ]
         return Observation([leaf.numpy() for leaf in outputs], records, tuple(moved), after)
+
+    def again(
+        self,
+        x: Nest,
+        instrument: Instrument,
+        *,
+        modes: Mapping[int, bool] | None = None,
+        apart: Collection[int] = (),
+        held: Mapping[str, list[Array]] | None = None,
+        traced: bool = True,
+    ) -> Pass:
+        """The same pass with another instrument, and with more interventions."""
+        return Pass(
+            self.subject,
+            x,
+            training=self.training,
+            instrument=instrument,
+            modes=modes,
+            still=self.still,
+            apart=[*self.apart, *apart],
+            held=held,
+            traced=traced,
+            written=self.written,
+        )
 
     @property
     def variables(self) -> list[Any]:
@@ -155,13 +182,9 @@ class Pass:
         signature = map_nest(
             lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), tf.as_dtype(leaf.dtype)), x
         )
-        examples = {
-            name: tf.convert_to_tensor(value) for name, value in self._instrument.controls.items()
-        }
-        controls = {name: tf.TensorSpec(t.shape, t.dtype) for name, t in examples.items()}
         try:
             function = tf.function(self._body, autograph=False)
-            self._concrete = function.get_concrete_function(signature, controls)
+            self._concrete = function.get_concrete_function(signature)
         except Exception:
             # Code that needs concrete numbers of rows cannot be traced for any; it runs as
             # Python each time, and says itself what is wrong if it can't run either.
@@ -169,22 +192,27 @@ class Pass:
             self._concrete = None
             before = Variables(self.written)
             try:
-                self._body(map_nest(tf.convert_to_tensor, x), examples)
+                self._body(map_nest(tf.convert_to_tensor, x))
             finally:
                 before.restore()
         else:
             self.written = _written_variables(self._concrete)
 
-    def _body(self, x: Nest, controls: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    def _body(self, x: Nest) -> tuple[list[Any], list[Any]]:
         graph = _graph()
         calls: list[Call] = []
+        passing: list[Call] = []
         inner: list[Call] = []
         records: list[list[Any] | None] = []
         tapped: list[list[Any]] = []
         random_layers: list[Any] = []
         claimed = 0
         replaying = False
-        known = {id(leaf): leaf for leaf in flatten(x)}
+        # Weak: a run outside of a graph would hold the outputs of all layers at once.
+        known = {id(leaf): weakref.ref(leaf) for leaf in flatten(x)}
+
+        def is_known(tensor: Any) -> bool:
+            return id(tensor) in known and known[id(tensor)]() is tensor
 
         def replay(call: Call, proceed: Proceed, training: bool) -> Any:
             nonlocal replaying
@@ -208,27 +236,33 @@ class Pass:
             outputs = proceed(args, kwargs)
             if quiet is not None:
                 outputs = quiet
+            if id(call.layer) in self.apart:
+                outputs = _row_by_row(proceed, args, kwargs, outputs)
+            if call.label in self._held:
+                outputs = rebuild(outputs, map(tf.constant, self._held[call.label]))
             own = _random_operations(graph, first) - (claimed - unclaimed)
             claimed += own
-            if own and id(call.layer) not in self.still | {id(known) for known in random_layers}:
+            if own and id(call.layer) not in self.still | {id(layer) for layer in random_layers}:
                 random_layers.append(call.layer)
-            fresh = [tensor for tensor in _tensors(outputs) if id(tensor) not in known]
+            fresh = [tensor for tensor in _tensors(outputs) if not is_known(tensor)]
             if not fresh:
+                passing.append(replace(call, args=(), kwargs={}))
                 return outputs
             outputs, record = self._instrument.tap(
                 call, outputs, lambda training: replay(call, proceed, training)
             )
             tensors = _tensors(outputs)
-            known.update((id(tensor), tensor) for tensor in [*fresh, *tensors])
-            calls.append(call)
+            known.update((id(tensor), weakref.ref(tensor)) for tensor in [*fresh, *tensors])
+            calls.append(call if graph is not None else replace(call, args=(), kwargs={}))
             records.append(record)
-            tapped.append(tensors)
+            tapped.append(tensors if graph is not None else [])
             return outputs
 
+        self._instrument.begin()
         with self.subject.watch(hook):
-            outputs = self.subject.forward(self._instrument.begin(x, controls), self.training)
+            outputs = self.subject.forward(x, self.training)
         flat = [tf.convert_to_tensor(leaf) for leaf in flatten(outputs) if leaf is not None]
-        self.calls, self.inner_calls = calls, inner
+        self.calls, self.passing_calls, self.inner_calls = calls, passing, inner
         self.random_layers, self._tapped = random_layers, tapped
         self._record_sizes = [None if record is None else len(record) for record in records]
         self._output_count = len(flat)
@@ -248,7 +282,12 @@ class Pass:
 
 
 def neutralised(
-    subject: Subject, x: Nest, *, training: bool | None, instrument: Callable[[], Instrument]
+    subject: Subject,
+    x: Nest,
+    *,
+    training: bool | None,
+    instrument: Callable[[], Instrument],
+    apart: Collection[int] = (),
 ) -> Pass:
     """A pass in which layers that draw random numbers give what they give in inference.
 
@@ -257,7 +296,9 @@ def neutralised(
     drawing: list[Any] = []
     while True:
         still = [id(layer) for layer in drawing]
-        traced = Pass(subject, x, training=training, instrument=instrument(), still=still)
+        traced = Pass(
+            subject, x, training=training, instrument=instrument(), still=still, apart=apart
+        )
         holding = {
             id(layer)
             for call in [*traced.calls, *traced.inner_calls]
@@ -273,6 +314,38 @@ def neutralised(
             traced.random_layers += drawing
             return traced
         drawing += found
+
+
+def _row_by_row(
+    proceed: Proceed, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any
+) -> Any:
+    """What a layer gives for each row alone; `outputs` is what it gave for all."""
+    given = flatten([list(args), dict(kwargs)])
+    rows = [is_batch(leaf) for leaf in given]
+    signature = [tf.TensorSpec(leaf.shape[1:], leaf.dtype) for leaf in flatten(outputs)]
+
+    def one(row: list[Any]) -> list[Any]:
+        mine = iter(row)
+        leaves = [next(mine)[None] if own else leaf for leaf, own in zip(given, rows, strict=True)]
+        told_args, told_kwargs = rebuild([list(args), dict(kwargs)], leaves)
+        return [leaf[0] for leaf in flatten(proceed(tuple(told_args), told_kwargs))]
+
+    mapped = tf.map_fn(
+        one,
+        [leaf for leaf, own in zip(given, rows, strict=True) if own],
+        fn_output_signature=signature,
+    )
+    return rebuild(outputs, mapped)
+
+
+def is_batch(leaf: Any) -> bool:
+    """Whether the first axis of a tensor can be the batch: an axis of no fixed size."""
+    return (
+        isinstance(leaf, tf.Tensor)
+        and leaf.dtype not in (tf.variant, tf.resource)
+        and leaf.shape.rank not in (None, 0)
+        and (leaf.shape[0] is None or tf.executing_eagerly())
+    )
 
 
 def _graph() -> Any:

@@ -23,6 +23,7 @@ from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.strategies.arrays import source_for
 from pytest_bnconsistency.subjects import Subject, subject_of
+from pytest_bnconsistency.words import listed
 
 Step = tuple[str, str]
 """A name and the layer that it is about, or an empty string."""
@@ -279,10 +280,6 @@ def _named(subject: Subject) -> tuple[dict[str, Any], list[str]]:
     holding = [layer for layer in layers if any(id(each) in inside[id(layer)] for each in keeping)]
     named = {path(layer): layer for layer in [*keeping, *holding]}
     return named | ({THE_MODEL: subject.model} if named else {}), [path(k) for k in keeping]
-
-
-def listed(words: list[str], last: str = "and") -> str:
-    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _library(model: Any) -> str:

@@ -44,6 +44,8 @@ class Subject(Protocol):
 
     name: str
     model: Any
+    predict_function: Any
+    """What `predict` compiled; None before it ran, and to have it compiled anew."""
 
     def inputs(self) -> Nest | None:
         """A nest of `Spec`, or None where the model does not tell."""
@@ -57,6 +59,9 @@ class Subject(Protocol):
     def predict_on_batch(self, x: Nest) -> Nest:
         """The same for one batch."""
 
+    def predict_dataset(self, x: Nest, batch_size: int) -> Nest:
+        """The same from a `tf.data.Dataset` of batches, the last one smaller."""
+
     def layers(self) -> list[Any]:
         """The layers that can be told without a run, the model first."""
 
@@ -68,6 +73,12 @@ class Subject(Protocol):
 
     def takes_training(self, layer: Any) -> bool:
         """Whether `layer` can be told its mode by an argument `training`."""
+
+    def training_default(self, layer: Any) -> Any:
+        """The default of the argument `training` of `layer.call`, None where there is none."""
+
+    def training_phase(self) -> bool:
+        """Whether a global switch puts layers that are told nothing into training mode."""
 
     def own_variables(self, layer: Any) -> list[Any]:
         """The `tf.Variable`s that `layer` holds itself, those of its sublayers excepted."""

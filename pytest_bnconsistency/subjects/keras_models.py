@@ -41,6 +41,15 @@ class KerasModelSubject(abc.ABC):
         self.model = model
         self.name: str = model.name
 
+    @property
+    def predict_function(self) -> Any:
+        return self.model.predict_function
+
+    @predict_function.setter
+    def predict_function(self, function: Any) -> None:
+        if function is not None:
+            self.model.predict_function = function
+
     @classmethod
     @abc.abstractmethod
     def accepts(cls, model: Any) -> bool: ...
@@ -64,16 +73,23 @@ class KerasModelSubject(abc.ABC):
         return map_nest(spec, structure)
 
     def forward(self, x: Nest, training: bool | None) -> Nest:
-        with _quiet():
+        with quiet():
             return self.model(x) if training is None else self.model(x, training=training)
 
     def predict(self, x: Nest, batch_size: int) -> Nest:
-        with _quiet():
+        with quiet():
             return self.model.predict(x, batch_size=batch_size, verbose=0)
 
     def predict_on_batch(self, x: Nest) -> Nest:
-        with _quiet():
+        with quiet():
             return self.model.predict_on_batch(x)
+
+    def predict_dataset(self, x: Nest, batch_size: int) -> Nest:
+        # A tuple of rows would be taken for (x, y).
+        rows = (x,) if isinstance(x, (tuple, list)) else x
+        rows = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
+        with quiet():
+            return self.model.predict(rows, verbose=0)
 
     def layers(self) -> list[Any]:
         """The layers that the model tracks, itself first."""
@@ -128,6 +144,14 @@ class KerasModelSubject(abc.ABC):
 
     def takes_training(self, layer: Any) -> bool:
         return "training" in inspect.signature(layer.call).parameters
+
+    def training_default(self, layer: Any) -> Any:
+        parameter = inspect.signature(layer.call).parameters.get("training")
+        default = None if parameter is None else parameter.default
+        return default if isinstance(default, bool) else None
+
+    def training_phase(self) -> bool:
+        return False
 
     def own_variables(self, layer: Any) -> list[Any]:
         found: dict[int, Any] = {}
@@ -223,7 +247,7 @@ class KerasModelSubject(abc.ABC):
 
     def _with_targets(self, run: Any) -> Any:
         try:
-            with _quiet():
+            with quiet():
                 return run()
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             first = str(error).strip().splitlines()[0]
@@ -246,7 +270,7 @@ class KerasModelSubject(abc.ABC):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """What a model's own step warns of, its user has seen in runs of its own."""
     logger = tf.get_logger()
     level = logger.level

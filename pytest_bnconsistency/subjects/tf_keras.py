@@ -8,7 +8,7 @@ from typing import Any
 import tf_keras
 from tf_keras.src.engine import keras_tensor
 
-from pytest_bnconsistency.subjects.keras_models import KerasModelSubject
+from pytest_bnconsistency.subjects.keras_models import KerasModelSubject, quiet
 
 
 class TfKerasSubject(KerasModelSubject):
@@ -33,6 +33,10 @@ class TfKerasSubject(KerasModelSubject):
 
     def stochastic(self, layer: Any) -> bool:
         return isinstance(layer, tf_keras.__internal__.layers.BaseRandomLayer)
+
+    def training_phase(self) -> bool:
+        with quiet():  # the switch is deprecated, and obeyed
+            return bool(tf_keras.backend.learning_phase() == 1)
 
     @property
     def compiled(self) -> bool:

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from pytest_bnconsistency.testing import expect_failure, expect_pass
+from pytest_bnconsistency import BNConsistencyError, Verdict, check_consistency
+from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 CHECK = "batch_invariance"
 TRAINING_MODE, ROWS_MIX = "BN102", "BN101"
@@ -70,7 +71,7 @@ MIXING = {
 @pytest.mark.parametrize("form", MIXING)
 def test_a_reduction_over_the_batch(form, x):
     faulty = functional(keras, layer_of(keras, MIXING[form]))
-    expect_failure(CHECK, faulty, x, rule=ROWS_MIX, layer="leak", cause_tested=False)
+    expect_failure(CHECK, faulty, x, rule=ROWS_MIX, layer="leak", cause_tested=True)
 
 
 @pytest.mark.parametrize("form", ["centred", "sorted", "even rows centred"])
@@ -85,7 +86,15 @@ def test_a_reduction_over_features_is_the_remedy(k, x):
 
 def test_a_reduction_between_the_layers_of_a_graph(x):
     model = functional(keras, lambda h: h - keras.ops.mean(h, axis=0, keepdims=True))
-    expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="subtract")
+    expect_failure(
+        CHECK,
+        model,
+        x,
+        rule=ROWS_MIX,
+        layer="subtract",
+        cause_tested=True,
+        cause_contains="mean reduces the batch axis away",
+    )
 
 
 def test_a_reduction_between_the_layers_of_a_tf_keras_graph(x):
@@ -204,7 +213,27 @@ def test_a_batch_axis_that_is_dropped(k, x):
     ids=["times the size", "over its root", "a batch of one is zero"],
 )
 def test_a_row_that_depends_on_the_batch_size(k, x, function):
-    expect_failure(CHECK, functional(k, layer_of(k, function)), x, rule="BN104")
+    model = functional(k, layer_of(k, function))
+    expect_failure(CHECK, model, x, rule="BN104", layer="leak", cause_tested=True)
+
+
+def test_a_layer_that_drops_the_batch_axis_is_named(k, x):
+    def build(axis):
+        class Own(k.Model):
+            def __init__(self):
+                super().__init__()
+                self.head = k.layers.Dense(1)
+                self.flat = layer_of(k, lambda x: tf.squeeze(x, axis), "flat")
+
+            def call(self, x):
+                return self.flat(self.head(x)) * 2
+
+        model = Own()
+        model(x)
+        return model
+
+    expect_failure(CHECK, build(None), x, rule="BN103", layer="flat", cause_tested=True)
+    expect_pass(CHECK, build(-1), x)
 
 
 def with_bn(k, **call):
@@ -364,3 +393,78 @@ def test_training_mode_baked_around_a_layer_that_draws_by_itself(k, x):
 
     model = functional(k, lambda h: Block()(h, training=True))
     expect_failure(CHECK, model, x, rule=TRAINING_MODE, layer="block/bn")
+
+
+def stddev_appended(h):
+    """Karras et al., 2018: the critic sees how much its batch varies."""
+    spread = tf.reduce_mean(tf.math.reduce_std(h, 0))
+    return tf.concat([h, tf.fill([tf.shape(h)[0], 1], spread)], 1)
+
+
+def test_a_model_declared_transductive_is_skipped_with_the_reason(k, x):
+    model = functional(k, layer_of(k, stddev_appended, "stddev"))
+    result = expect_verdict(
+        CHECK, Verdict.NOT_APPLICABLE, model, x, transductive="batch statistics by design"
+    )
+    assert "batch statistics by design" in result.summary
+
+
+def test_a_layer_declared_transductive_is_skipped_and_the_rest_is_not(k, x):
+    def build(*more):
+        bodies = [layer_of(k, stddev_appended, "stddev"), *more]
+        return functional(k, k.Sequential([*bodies, k.layers.Dense(2)], name="critic"))
+
+    declared = {"critic/std*": "the critic compares samples"}
+    sound = expect_verdict(CHECK, Verdict.NOT_APPLICABLE, build(), x, transductive=declared)
+    assert "critic/stddev: the critic compares samples" in sound.summary
+    assert "keeps its bits" in sound.summary
+    leaking = build(layer_of(k, MIXING["centred"]))
+    expect_failure(
+        CHECK,
+        leaking,
+        x,
+        rule=ROWS_MIX,
+        layer="critic/leak",
+        cause_tested=True,
+        transductive=declared,
+    )
+
+
+def test_a_pattern_of_no_layer_says_so(x):
+    model = functional(keras, layer_of(keras, stddev_appended, "stddev"))
+    with pytest.raises(BNConsistencyError, match=r"matches no layer; expected .* stddev"):
+        check_consistency(model, x, checks=[CHECK], transductive={"mbstd": "why"})
+
+
+@pytest.mark.filterwarnings("ignore:.*learning_phase")
+def test_the_global_learning_phase(x):
+    model = with_bn(tf_keras)
+    tf_keras.backend.set_learning_phase(1)
+    try:
+        finding = expect_failure(
+            CHECK, model, x, rule=TRAINING_MODE, layer="bn", cause_contains="learning phase"
+        )
+        assert "model(x)" in finding.evidence["fails"]
+    finally:
+        tf_keras.backend.set_learning_phase(0)
+    expect_pass(CHECK, model, x)
+
+
+def test_a_default_is_named_as_the_cause(x):
+    class Noise(keras.layers.Layer):
+        def call(self, x, training=True):
+            return x
+
+    bn = keras.layers.BatchNormalization(name="bn")
+    model = functional(keras, lambda h: bn(keras.layers.Dense(4)(Noise(name="noise")(h))))
+    cause = "noise's call defaults to training=True"
+    expect_failure(CHECK, model, x, rule=TRAINING_MODE, layer="bn", cause_contains=cause)
+
+
+@pytest.mark.parametrize(
+    ("form", "operation"),
+    [("centred", "Mean over axis 0"), ("cumulated", "Cumsum"), ("sorted", "TopK")],
+)
+def test_the_operation_is_named(form, operation, x):
+    model = functional(keras, layer_of(keras, MIXING[form]))
+    expect_failure(CHECK, model, x, rule=ROWS_MIX, cause_contains=operation)

@@ -1,0 +1,168 @@
+"""The ways in which users run inference, each run once for all checks of a case."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.passes import observed
+from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
+from pytest_bnconsistency.probes.fingerprints import Fingerprints
+from pytest_bnconsistency.probes.state import Variables, reachable_variables, same_bits
+from pytest_bnconsistency.probes.taps import Observation, Pass
+
+WHOLE, PAIR, ONE = "all rows", "the first two rows", "the first row"
+"""Names of the batches that checks share; two rows for code that runs anew each time."""
+
+
+@dataclass
+class Entry:
+    """A way in which users run inference; no batch that has a name runs twice through it.
+
+    `call` runs it on rows and leaves what it changed changed. `observed` is the traced pass
+    behind it, where there is one. `held` are the variables that it may change.
+    """
+
+    name: str
+    call: Callable[[Nest], Observation]
+    held: list[Any]
+    observed: Pass | None = None
+    _seen: dict[str, Observation] = field(default_factory=dict)
+    _pairs: dict[str, tuple[Observation, Observation]] = field(default_factory=dict)
+
+    def run(self, batch: str, x: Nest) -> Observation:
+        """What it gives for the batch of that name; everything is as before afterwards."""
+        if batch not in self._seen:
+            with _restored(self.held):
+                self._seen[batch] = self.call(x)
+        return self._seen[batch]
+
+    def twice(self, batch: str, x: Nest) -> tuple[Observation, Observation]:
+        """Two runs, the second from what the first left behind."""
+        if batch not in self._pairs:
+            first = self.run(batch, x)
+            with _restored(self.held):
+                if first.moved:
+                    first = self.call(x)
+                self._pairs[batch] = first, self.call(x)
+        return self._pairs[batch]
+
+
+def entry(case: Case, x: Nest, name: str) -> Entry:
+    """The entry point of that name; `x` are the rows that its trace fits."""
+    key = ("entry", name)
+    if key not in case.shared:
+        case.shared[key] = _ENTRIES[name](case, x, name)
+    made: Entry = case.shared[key]
+    return made
+
+
+def held_variables(case: Case, x: Nest) -> list[Any]:
+    """The variables that inference may change: those within reach and those of its trace."""
+    if "held" not in case.shared:
+        found = [*reachable_variables(case.subject), *observed(case, x, False).variables]
+        case.shared["held"] = list({id(variable): variable for variable in found}.values())
+    held: list[Any] = case.shared["held"]
+    return held
+
+
+def traced_entry(case: Case, x: Nest, training: bool | None, apart: Collection[int] = ()) -> Entry:
+    """The traced pass of a mode as an entry point; layers `apart` get one row at a time."""
+    key = ("entry", training, frozenset(apart))
+    if key not in case.shared:
+        traced = observed(case, x, training, apart)
+        name = "tf.function" if training is False else "tf.function, training left out"
+        case.shared[key] = Entry(
+            name, lambda rows: traced.run(rows, keep=True), traced.written, traced
+        )
+    made: Entry = case.shared[key]
+    return made
+
+
+def _eager(training: bool | None) -> Callable[[Case, Nest, str], Entry]:
+    def make(case: Case, x: Nest, name: str) -> Entry:
+        run = Pass(
+            case.subject,
+            x,
+            training=training,
+            instrument=Fingerprints(),
+            traced=False,
+            written=held_variables(case, x),
+        )
+        return Entry(name, lambda rows: run.run(rows, keep=True), run.written)
+
+    return make
+
+
+def _method(run: Callable[[Any, Nest], Nest]) -> Callable[[Case, Nest, str], Entry]:
+    def make(case: Case, x: Nest, name: str) -> Entry:
+        held = held_variables(case, x)
+
+        def call(rows: Nest) -> Observation:
+            # Each check leaves the model without the function that it came without; the trace
+            # is the same for the next one.
+            case.subject.predict_function = case.shared.get("predict function")
+            before = Variables(held)
+            outputs = [np.asarray(leaf) for leaf in flatten(run(case.subject, rows))]
+            moved = before.moved()
+            case.shared["predict function"] = case.subject.predict_function
+            return Observation(outputs, [], tuple(moved), {})
+
+        return Entry(name, call, held)
+
+    return make
+
+
+DATASET = "predict(dataset)"
+RAGGED = 5
+
+_ENTRIES: dict[str, Callable[[Case, Nest, str], Entry]] = {
+    "model(x, training=False)": _eager(False),
+    "model(x)": _eager(None),
+    "predict": _method(lambda subject, rows: subject.predict(rows, rows_of(rows))),
+    "predict_on_batch": _method(lambda subject, rows: subject.predict_on_batch(rows)),
+    DATASET: _method(lambda subject, rows: subject.predict_dataset(rows, RAGGED)),
+}
+
+
+def same_on_two_rows(case: Case, x: Nest) -> bool:
+    """Whether `model(x)` gives in every layer what `model(x, training=False)` gives."""
+    told, left_out = (
+        entry(case, x, name).run(PAIR, first_rows(x, 2))
+        for name in ("model(x, training=False)", "model(x)")
+    )
+    return not (told.moved or left_out.moved) and same_records(told, left_out)
+
+
+def same_records(mine: Observation, its: Observation) -> bool:
+    """Whether all outputs and all records of layers have the same bits."""
+    return (
+        same_outputs(mine.outputs, its.outputs)
+        and len(mine.records) == len(its.records)
+        and all(
+            a is b if a is None or b is None else same_outputs(a, b)
+            for a, b in zip(mine.records, its.records, strict=True)
+        )
+    )
+
+
+def same_outputs(mine: list[Array], its: list[Array]) -> bool:
+    return len(mine) == len(its) and all(map(same_bits, mine, its))
+
+
+def first_rows(x: Nest, count: int) -> Nest:
+    return map_nest(lambda leaf: leaf[:count], x)
+
+
+@contextlib.contextmanager
+def _restored(variables: list[Any]) -> Iterator[None]:
+    before = Variables(variables)
+    try:
+        yield
+    finally:
+        before.restore()

@@ -1,0 +1,285 @@
+"""What it means that rows depend on their batch: where, why, and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pytest_bnconsistency.data import Nest
+from pytest_bnconsistency.diagnosis import localise, rules, sizes
+from pytest_bnconsistency.diagnosis.localise import Origin
+from pytest_bnconsistency.diagnosis.rules import Rule
+from pytest_bnconsistency.probes import noise
+from pytest_bnconsistency.probes.exchanges import PERMUTED, Exchange
+from pytest_bnconsistency.probes.taps import Pass
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.subjects import Subject
+from pytest_bnconsistency.words import counted, listed
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Kept rows that changed in an exchange: in which calls, by how much."""
+
+    exchange: Exchange
+    places: tuple[int, ...]
+    moved: float
+
+
+@dataclass
+class Judged:
+    """Entry points that compute the same, and what was found of them.
+
+    `observed` is the traced pass behind them, where there is one; `stable` the indices of its
+    calls that repeat themselves. `margin` is the largest change between batch sizes, in bounds;
+    `failing_rows` (from, to) the first batch that failed for its size, `noise` its bound.
+    """
+
+    names: list[str]
+    observed: Pass | None = None
+    differences: list[Difference] = field(default_factory=list)
+    sizes: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+    tried: list[int] = field(default_factory=list)
+    failing_rows: tuple[int, int] | None = None
+    noise: float = 0.0
+    random: bool = False
+    stable: frozenset[int] = frozenset()
+    margin: float = 0.0
+
+    @property
+    def fails(self) -> bool:
+        return bool(self.differences or self.sizes or self.shapes)
+
+    @property
+    def word(self) -> str:
+        return "not judged" if self.random else "fails" if self.fails else "holds"
+
+
+def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Finding]:
+    """One finding for each way in which rows depend on their batch."""
+    holding = names_of([entry for entry in judged if not entry.fails and not entry.random])
+    found = []
+    if mixing := [entry for entry in judged if entry.differences]:
+        found.append(_mixing(subject, x, mixing, holding))
+    if losing := [entry for entry in judged if entry.shapes]:
+        found.append(_losing(x, losing, holding))
+    if sized := [entry for entry in judged if entry.sizes]:
+        found.append(_sized(x, sized, holding))
+    return found
+
+
+def names_of(judged: Sequence[Judged]) -> list[str]:
+    return [name for entry in judged for name in entry.names]
+
+
+def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+    # The entry whose layers can be seen; with several, the one that says least to the model.
+    entry = next((e for e in reversed(failing) if e.observed is not None), failing[-1])
+    exchange = max(
+        entry.differences, key=lambda found: np.nan_to_num(found.moved, posinf=0.0)
+    ).exchange
+    only_moved = all(found.exchange.name == PERMUTED for found in entry.differences)
+    message, moved = _symptom(failing, holding, exchange, only_moved)
+    evidence = {
+        "fails": names_of(failing),
+        "holds": holding,
+        "exchanges": {
+            listed(e.names): [found.exchange.name for found in e.differences] for e in failing
+        },
+        "largest_change": moved,
+    }
+    if entry.observed is None:
+        return Finding(
+            rules.ROWS_MIX.id,
+            rules.ROWS_MIX.slug,
+            f"not located: only {listed(entry.names)} mixes the rows",
+            message,
+            "not established; tried: the same rows through model(x) and model(x, training=False), "
+            "where they are independent",
+            False,
+            "look at the model's own predict, predict_step and make_predict_function",
+            bound="no tolerance: bitwise, at one batch shape",
+            evidence=evidence,
+        )
+    seen = entry.observed
+    among = seen.reaching_outputs() & entry.stable
+    origin = localise.first_origin(localise.with_inputs(seen, x), x, exchange, among)
+    evidence["layer"] = origin.label
+    rule, cause, tested, remedy = _cause(subject, seen, x, exchange, origin, only_moved)
+    return Finding(
+        rule.id,
+        rule.slug,
+        origin.label,
+        message,
+        cause,
+        not cause.startswith("not established"),
+        remedy,
+        tested,
+        "no tolerance: bitwise, at one batch shape; the same batch twice gives the same bits",
+        evidence=evidence,
+    )
+
+
+def _symptom(
+    failing: Sequence[Judged], holding: list[str], exchange: Exchange, only_moved: bool
+) -> tuple[str, float]:
+    """The verdict in a sentence, and the largest change of an output."""
+    moves = [found.moved for entry in failing for found in entry.differences]
+    moved = max([m for m in moves if m and np.isfinite(m)], default=max(moves))
+    through = f"through {listed(names_of(failing))}"
+    where = f", not through {listed(holding, 'or')}" if holding else ""
+    how = (
+        f"a row moves by {moved:.3g}"
+        if moved and np.isfinite(moved)
+        else "a row becomes NaN"
+        if moved
+        else "a row's hidden values move, though saturation hides it in the outputs,"
+    )
+    what = "its position changes" if only_moved else "only its companions change"
+    return f"{how} when {what} ({exchange.rows} rows), {through}{where}", moved
+
+
+def _cause(
+    subject: Subject,
+    seen: Pass,
+    x: Nest,
+    exchange: Exchange,
+    origin: Origin,
+    only_moved: bool,
+) -> tuple[Rule, str, str, str]:
+    """The rule, the cause, how it was tested, and the remedy."""
+    takes = {id(c.layer): c.layer for c in origin.calls if subject.takes_training(c.layer)}
+    if takes and localise.independent_with(seen, x, exchange, modes=dict.fromkeys(takes, False)):
+        moving = {id(v) for v in seen.run(x).moved}
+        more = sum(
+            any(id(v) in moving for v in subject.own_variables(layer))
+            for layer in takes.values()
+            if origin.call is None or layer is not origin.call.layer
+        )
+        who = f"{origin.label} normalises by the batch: it runs"
+        if more:
+            others = counted(more, "more layer")
+            who = f"{origin.label} and {others} normalise by the batch: they run"
+        return (
+            rules.TRAINING_MODE,
+            f"{who} in training mode{_told_by(subject, seen, x, exchange, origin)}",
+            "forced into inference mode, every kept row has the same bits in every layer and "
+            "output",
+            "call the model with training=False; take training=True out of the call (pass "
+            "training=None on); where the batch size of production is fixed or rows must not "
+            "meet at all, use GroupNormalization",
+        )
+    tried = "inference mode forced on every layer that takes one: the row still moves"
+    how_known = (
+        "its input row is the same to the bit and its output row is not"
+        if origin.replayed
+        else "what comes before is the same to the bit"
+    )
+    operation = localise.first_operation(seen, x, exchange)
+    by = f"; the first operation that differs is {operation}" if operation else ""
+    if only_moved:
+        return (
+            rules.POSITION_MATTERS,
+            f"not established; its place counts here: {how_known}{by}",
+            tried,
+            "take positions along the time or feature axis, not along axis 0",
+        )
+    remedy = (
+        "compute over the feature axes, not over axis 0; give statistics of the batch to "
+        "training mode only; if rows are meant to meet here, declare it: transductive="
+        f"{{{origin.label!r}: 'reason'}}"
+    )
+    layer = origin.call.layer if origin.call is not None and origin.replayed else None
+    if layer is not None and localise.independent_with(seen, x, exchange, apart=[id(layer)]):
+        what = f": {operation} is the first operation that differs" if operation else ""
+        return (
+            rules.ROWS_MIX,
+            f"{origin.label} computes across the rows of its batch{what}",
+            "given one row at a time, it leaves every kept row with the same bits in every "
+            "layer and output",
+            remedy,
+        )
+    held = localise.reduced(seen, x, exchange)
+    if held and localise.independent_with(seen, x, exchange, held=held):
+        return (
+            rules.ROWS_MIX,
+            f"{listed(held)} reduces the batch axis away, and {origin.label} brings the result "
+            "back into the rows",
+            f"with {listed(held)} held at what it gave for the first batch, every kept row has "
+            "the same bits in every layer and output",
+            remedy,
+        )
+    return rules.ROWS_MIX, f"not established; the rows mix here: {how_known}{by}", tried, remedy
+
+
+def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin) -> str:
+    """Who put the first layer into training mode, as far as it can be established."""
+    call = origin.call
+    if call is not None and True in call.told:
+        chain = [*call.parents, call.layer][: call.told.index(True) + 1]
+        return f", because {'/'.join(layer.name for layer in chain)} is called with training=True"
+    called = [*seen.passing_calls, *seen.calls]
+    defaults = [subject.model, *{id(c.layer): c.layer for c in called}.values()]
+    for layer in defaults:
+        if subject.training_default(layer) is not True:
+            continue
+        told = subject.model is layer or localise.independent_with(
+            seen, x, exchange, modes={id(layer): False}
+        )
+        if told:
+            whose = "the model's call" if layer is subject.model else f"{layer.name}'s call"
+            return f", because {whose} defaults to training=True"
+    if subject.training_phase():
+        return ", because the global learning phase is set to training"
+    return ""
+
+
+def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+    entry = next((e for e in failing if e.observed is not None), failing[0])
+    place = None
+    if entry.observed is not None and entry.failing_rows is not None:
+        place = sizes.loses_axis(entry.observed, x, *entry.failing_rows)
+    tested = place is not None and place.tested
+    return Finding(
+        rules.BATCH_AXIS_LOST.id,
+        rules.BATCH_AXIS_LOST.slug,
+        "the model's output" if place is None else place.label,
+        f"{entry.shapes[0]}, through {listed(names_of(failing))}",
+        f"{place.label} drops the batch axis of a small batch"
+        if place is not None and tested
+        else f"not established; tried: batches of {listed(sorted(set(entry.tried)))}",
+        tested,
+        "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)",
+        "with the axis put back behind that layer, the outputs have their shapes"
+        if tested
+        else "",
+        evidence={"fails": names_of(failing), "holds": holding},
+    )
+
+
+def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+    entry = next((e for e in failing if e.observed is not None), failing[0])
+    place = None
+    if entry.observed is not None and entry.failing_rows is not None:
+        place = sizes.depends_on_size(entry.observed, x, *entry.failing_rows, entry.noise)
+    tested = place is not None and place.tested
+    return Finding(
+        rules.SIZE_MATTERS.id,
+        rules.SIZE_MATTERS.slug,
+        "not located" if place is None else place.label,
+        f"{entry.sizes[0]}, through {listed(names_of(failing))}",
+        f"{place.label} computes with the number of rows"
+        if place is not None and tested
+        else "not established; tried: other companions at one batch size, where the rows are the "
+        "same to the bit",
+        tested,
+        "look for code that reads the batch size, or that sums over the rows",
+        "given back what it gives among all rows, the outputs are as they are there"
+        if tested
+        else "",
+        bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
+        evidence={"fails": {listed(e.names): e.sizes for e in failing}, "holds": holding},
+    )

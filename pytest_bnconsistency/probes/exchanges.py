@@ -1,0 +1,141 @@
+"""Batches of one shape in which some rows are kept and the others changed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
+
+PERMUTED = "the batch permuted"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A second batch of `rows` rows: row `kept[k]` of the first is row `now[k]` of this one.
+
+    Exchanges of one batch have names of their own.
+    """
+
+    name: str
+    x: Nest
+    kept: Array
+    now: Array
+    rows: int
+
+
+def exchanges(x: Nest, seed: int) -> list[Exchange]:
+    """Batches in which every row serves as a kept row beside every other row that changes.
+
+    Row i is kept in the batches of the i-th of the ways to choose half of k batches: no choice
+    holds another one, so that for any two rows some batch keeps the first and changes the second.
+    Two batches follow in which rows change places, and in which companions are NaN and Inf.
+    """
+    rows = rows_of(x)
+    places = np.arange(rows)
+    batch = Exchange("the batch", x, places, places, rows)
+    found = [*_designed(x, seed), _permuted(batch, np.roll(places, 1)[::-1])]
+    for value in (np.nan, np.inf) if _has_floats(x) else ():
+        poisoned, row = map_nest(np.copy, x), rows // 2
+        _poison(poisoned, row, value)
+        kept = np.delete(np.arange(rows), row)
+        name = f"one companion with {value}".replace("nan", "a NaN").replace("inf", "an Inf")
+        found.append(Exchange(name, poisoned, kept, kept, rows))
+    return found
+
+
+def joint_exchanges(x: Nest, seed: int) -> list[Exchange]:
+    """The same changes in fewer batches: NaN, Inf and other places along with other companions.
+
+    Rows that keep their bits here keep them in each of `exchanges`.
+    """
+    rng, joint = np.random.default_rng(seed), []
+    for number, exchange in enumerate(_designed(x, seed)):
+        changed = np.setdiff1d(np.arange(exchange.rows), exchange.kept)
+        name = exchange.name
+        if _has_floats(x) and number < 2:
+            _poison(exchange.x, changed[0], (np.nan, np.inf)[number])
+            name += (", one of them with a NaN", ", one of them with an Inf")[number]
+        moved = _permuted(exchange, rng.permutation(exchange.rows))
+        joint.append(
+            Exchange(f"{name}, in other places", moved.x, moved.kept, moved.now, moved.rows)
+        )
+    return joint
+
+
+def _designed(x: Nest, seed: int) -> list[Exchange]:
+    rows, rng = rows_of(x), np.random.default_rng(seed)
+    count = next(k for k in itertools.count(2) if _ways(k) >= rows)
+    choices = list(itertools.combinations(range(count), count // 2))[:rows]
+    kinds = itertools.cycle((_redrawn, _hundredfold, _constant, _duplicated, _shortened))
+    found = []
+    for number in range(count):
+        kept = np.array([row for row, choice in enumerate(choices) if number in choice])
+        changed = np.setdiff1d(np.arange(rows), kept)
+        names, other = [], map_nest(np.copy, x)
+        for row in changed:
+            kind = next(kinds)
+            names.append(kind.__name__.strip("_"))
+            for leaf, original in zip(flatten(other), flatten(x), strict=True):
+                leaf[row] = kind(original, row, rng)
+        if len(kept) and len(changed):
+            kinds_seen = ", ".join(dict.fromkeys(names))
+            name = f"batch {number + 1}: {len(changed)} companions {kinds_seen}"
+            found.append(Exchange(name, other, kept, kept, rows))
+    return found
+
+
+def _permuted(exchange: Exchange, order: Array) -> Exchange:
+    """The same rows in another order: place k takes the row of place `order[k]`."""
+    now = np.argsort(order)[exchange.now]
+    x = map_nest(lambda leaf: leaf[order], exchange.x)
+    return Exchange(PERMUTED, x, exchange.kept, now, exchange.rows)
+
+
+def _has_floats(x: Nest) -> bool:
+    return any(is_float(leaf) for leaf in flatten(x))
+
+
+def _poison(x: Nest, row: int, value: float) -> None:
+    for leaf in flatten(x):
+        if is_float(leaf):
+            leaf[row].flat[0] = value
+
+
+def _ways(k: int) -> int:
+    return math.comb(k, k // 2)
+
+
+def _redrawn(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    if is_float(leaf):
+        normal = rng.standard_normal(leaf.shape[1:]) * (leaf.std() or 1.0) + leaf.mean()
+        return np.asarray(normal, leaf.dtype)
+    drawn = rng.integers(int(leaf.min()), int(leaf.max()) + 1, leaf.shape[1:])
+    return np.asarray(drawn, leaf.dtype)
+
+
+def _hundredfold(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    if is_float(leaf):
+        changed: Array = leaf[row] * leaf.dtype.type(100)
+        return changed
+    return _redrawn(leaf, row, rng)
+
+
+def _constant(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    return np.full_like(leaf[row], leaf.max())
+
+
+def _duplicated(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    copied: Array = leaf[(row + 1) % len(leaf)]
+    return copied
+
+
+def _shortened(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    """A sequence of another length: zeros, which mostly pad, from some step on."""
+    changed: Array = leaf[row].copy()
+    if changed.ndim and len(changed) > 1:
+        changed[rng.integers(1, len(changed)) :] = 0
+    return changed

@@ -1,0 +1,78 @@
+"""The noise floor, measured on real models in every precision."""
+
+import keras
+import numpy as np
+import pytest
+
+from pytest_bnconsistency.assertions import case
+from pytest_bnconsistency.checks.passes import measured_noise
+from pytest_bnconsistency.testing import expect_failure, expect_pass
+
+PRECISIONS = ["float64", "float32", "mixed_float16", "mixed_bfloat16", "bfloat16"]
+LOWER = [
+    ("float64", "float32"),
+    ("float32", "mixed_float16"),
+    ("float32", "mixed_bfloat16"),
+    ("mixed_float16", "mixed_bfloat16"),
+]
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).standard_normal((8, 12, 12, 3), np.float32)
+
+
+def network(policy, leak=0.0):
+    """The same weights in every precision."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    try:
+        inputs = keras.Input((12, 12, 3))
+        h = layers.Conv2D(16, 3, padding="same")(inputs)
+        h = layers.ReLU()(layers.BatchNormalization()(h))
+        if leak:
+            h = layers.Lambda(lambda h: h + leak * keras.ops.mean(h, 0), name="leak")(h)
+        h = layers.GlobalAveragePooling2D()(layers.Conv2D(32, 3, strides=2)(h))
+        return keras.Model(inputs, layers.Dense(5)(h))
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("policy", PRECISIONS)
+def test_every_precision_passes_and_a_leak_in_it_does_not(policy, images):
+    for check in ("batch_invariance", "inference_purity"):
+        expect_pass(check, network(policy), images)
+    leaking = network(policy, leak=0.03)
+    expect_failure("batch_invariance", leaking, images, rule="BN101", layer="leak")
+
+
+@pytest.mark.parametrize(("policy", "lower"), LOWER)
+def test_the_next_lower_precision_is_beyond_the_bound(policy, lower, images):
+    model, other = network(policy), network(lower)
+    noise = measured_noise(case(model, images, None, {}), images)
+    mine, its = (m.predict(images, verbose=0) for m in (model, other))
+    moved = noise.compare(0, mine, its.astype(mine.dtype), np.arange(8))
+    assert moved.margin > 1
+
+
+def test_the_bound_is_capped_by_the_next_lower_precision(images):
+    noise = measured_noise(case(network("float32"), images, None, {}), images)
+    (floor,) = noise.floors
+    assert 0 < floor.floor < floor.bound < floor.lower
+
+
+def test_a_row_that_moves_is_measured_itself(images):
+    """One row a thousand times as large has a thousand times the noise of the others."""
+    images[7] *= 1000
+    model = network("float32")
+    noise = measured_noise(case(model, images, None, {}), images)
+    outputs = model.predict(images, verbose=0)
+    moved = outputs.copy()
+    moved[7] += 2 * noise.floors[0].bound
+    assert noise.compare(0, outputs, moved, np.arange(8)).margin < 1
+    moved = outputs.copy()
+    moved[0] += 2 * noise.floors[0].bound
+    assert noise.compare(0, outputs, moved, np.arange(8)).row == 0
+    assert noise.compare(0, outputs, moved, np.arange(8)).margin > 1
