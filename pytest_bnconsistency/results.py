@@ -37,7 +37,8 @@ class Finding:
     `rule` is the id (`BN201`), `slug` its name, `layer` the path of the layer or the places
     between which it happens. `cause_tested` is True only if undoing the cause made the symptom
     go away; otherwise `cause` says that none is established and lists what was tried. `bound`
-    says what the symptom was measured against. `evidence` holds the numbers.
+    says what the symptom was measured against. `recipe` is the simplest batch that fails, where
+    one was searched for, and `code` rebuilds it. `evidence` holds the numbers.
     """
 
     rule: str
@@ -51,6 +52,8 @@ class Finding:
     bound: str = ""
     table: Table | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = ""
+    code: str = ""
 
     @property
     def headline(self) -> str:

@@ -70,6 +70,21 @@ class Settings:
             "min": 0,
         },
     )
+    examples: int | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "batches that Hypothesis makes, besides the rows (default: 10 where no rows "
+            "are given, else 0)",
+            "min": 0,
+        },
+    )
+    replay: str | None = dataclasses.field(
+        default=None,
+        metadata={"help": "run this one batch, as a failure prints it: '2 rows; row 1 zero'"},
+    )
+    save_batches: str | None = dataclasses.field(
+        default=None, metadata={"help": "folder in which failing batches are saved as .npz"}
+    )
     seed: int = dataclasses.field(default=0, metadata={"help": "seed of all that is drawn"})
     vacuous: Vacuous | None = dataclasses.field(
         default=None,

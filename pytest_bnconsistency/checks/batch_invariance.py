@@ -16,15 +16,14 @@ from typing import Literal
 import numpy as np
 
 from pytest_bnconsistency.checks import entries as ways
+from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import (
     ONE,
-    PAIR,
     WHOLE,
     Entry,
     first_rows,
     same_outputs,
-    same_records,
 )
 from pytest_bnconsistency.checks.passes import measured_noise, observed
 from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
@@ -53,9 +52,10 @@ def check(case: Case) -> CheckResult:
     x = case.sample()
     with preserve_state(case.subject):
         if not reason:
-            return _decide(case, x)
+            return examples.of_rows(case, x, lambda: _decide(case, x))
         declared = _declared(case, x, reason)
-        result = _decide(case, x, apart=[id(call.layer) for call in declared])
+        apart = [id(call.layer) for call in declared]
+        result = examples.of_rows(case, x, lambda: _decide(case, x, apart), apart)
     if result.verdict is not Verdict.PASSED:
         return result
     reasons = "; ".join(f"{call.path}: {why}" for call, why in declared.items())
@@ -171,7 +171,7 @@ def _entry_points(
     left_out = subject.spelled(None)
     if left_out == subject.spelled(False):
         return groups
-    if not apart and _same_on_two_rows(case, x):
+    if not apart and ways.same_on_two_rows(case, x):
         judged.names.insert(-1, left_out)
         return groups
     default = ways.traced_entry(case, x, None, apart)
@@ -193,14 +193,6 @@ def _agree(mine: Entry, its: Entry, witnesses: Sequence[tuple[str, Nest]]) -> bo
         if a.moved or b.moved or not same_outputs(a.outputs, b.outputs):
             return False
     return True
-
-
-def _same_on_two_rows(case: Case, x: Nest) -> bool:
-    """Whether `model(x)` gives in every layer what `model(x, training=False)` gives."""
-    told, left_out = (
-        ways.entry(case, x, name).run(PAIR, first_rows(x, 2)) for name in ways.calls_of(case)
-    )
-    return not (told.moved or left_out.moved) and same_records(told, left_out)
 
 
 def _compare_exchanges(

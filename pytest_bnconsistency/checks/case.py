@@ -17,8 +17,6 @@ from pytest_bnconsistency.settings import Settings
 from pytest_bnconsistency.subjects import Subject, subject_of
 
 FEWEST_ROWS = 2
-SIZES = (32, 96, 224)
-"""Sizes tried for axes that may be of any."""
 
 
 @dataclass
@@ -72,22 +70,12 @@ class Case:
                 f"model {self.subject.name!r} does not tell the shape of its inputs, so no rows "
                 "can be generated; give some rows as x"
             )
-        from pytest_bnconsistency.probes.state import preserve_state
+        from pytest_bnconsistency.probes.sizes import fitting_size
 
-        reasons = []
-        for size in SIZES:
-            x = generate(specs, count, self.settings.seed, size)
-            try:
-                with preserve_state(self.subject):
-                    self.subject.forward(map_nest(lambda leaf: leaf[:1], x), False)
-            except Exception as error:
-                reasons.append(f"{size}: {str(error).strip().splitlines()[0]}")
-            else:
-                return x
-        raise DataError(
-            f"generated rows do not run through model {self.subject.name!r} ({reasons[0]}); give "
-            "some rows as x"
-        )
+        def make(size: int) -> Nest:
+            return generate(specs, count, self.settings.seed, size)
+
+        return make(fitting_size(self.subject, make))
 
 
 def _spread(given: Data, count: int) -> Data:

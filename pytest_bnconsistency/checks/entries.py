@@ -125,6 +125,15 @@ def calls_of(case: Case) -> dict[str, bool | None]:
     return {case.subject.spelled(mode): mode for mode in (False, None)}
 
 
+def same_on_two_rows(case: Case, x: Nest) -> bool:
+    """Whether a call that leaves `training` out gives in every layer what inference gives."""
+    pair = first_rows(x, 2)
+    told, *left_out = (entry(case, x, name).run(PAIR, pair) for name in calls_of(case))
+    return not told.moved and all(
+        not other.moved and same_records(told, other) for other in left_out
+    )
+
+
 def same_records(mine: Observation, its: Observation) -> bool:
     """Whether all outputs and all records of layers have the same bits."""
     return (

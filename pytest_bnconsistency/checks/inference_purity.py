@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import (
     PAIR,
@@ -49,7 +50,7 @@ class Seen:
 def check(case: Case) -> CheckResult:
     x = case.sample()
     with preserve_state(case.subject):
-        return _decide(case, x)
+        return examples.of_state(case, x, lambda: _decide(case, x))
 
 
 def _decide(case: Case, x: Nest) -> CheckResult:

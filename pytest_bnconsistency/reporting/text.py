@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ def lines(result: CheckResult, *, verbose: bool = False, reproduce: str = "") ->
         if position:
             yield ""
         yield from _finding(finding, verbose if position == 0 else False, brief=position > 0)
+        yield from _labelled("replay", _replay(finding, reproduce), fold=False)
     if len(shown) < len(result.findings):
         hidden = len(result.findings) - len(shown)
         yield ""
@@ -60,6 +62,17 @@ def _finding(finding: Finding, verbose: bool, *, brief: bool) -> Iterator[str]:
     yield from _labelled("tested" if finding.cause_tested else "tried", finding.tested)
     yield from _labelled("remedy", finding.remedy)
     yield from _labelled("bound", finding.bound)
+    yield from _labelled("batch", finding.recipe)
+    yield from _labelled("code", finding.code, fold=False)
+
+
+def _replay(finding: Finding, reproduce: str) -> str:
+    """What runs the finding's batch again, and nothing else."""
+    if not finding.recipe or "--bn-replay" in reproduce:
+        return ""
+    if not reproduce:
+        return f"replay={finding.recipe!r}, in the call"
+    return f"{reproduce} --bn-replay {shlex.quote(finding.recipe)}"
 
 
 def _table(table: Table | None, verbose: bool) -> Iterator[str]:

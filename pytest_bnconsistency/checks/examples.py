@@ -1,0 +1,247 @@
+"""Batches that Hypothesis makes: the search for one that fails, shrunk, and its replay.
+
+A batch is a recipe: rows of one kind, the rest, and a few rows among them that are others. Beside
+each batch stands its reference, all of the rest and of the same shape. So the rows of the rest
+must keep their bits, and the references of all sizes must agree within noise. References are run
+once for each size: an example costs one forward pass.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.oracles import Oracle, Rows, State, Violation, generic_row
+from pytest_bnconsistency.data import Nest, flatten, rows_of
+from pytest_bnconsistency.recipes import Recipe, Row
+from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.words import counted, listed
+
+BY_DEFAULT = 10
+"""Batches that are tried where no rows were given."""
+FAILING = 100
+"""Batches that are tried to show a failure by its simplest batch."""
+LARGEST = 100.0
+OTHERS = 3
+"""Rows of a batch that are not like the rest."""
+
+
+def of_rows(
+    case: Case, x: Nest, decide: Callable[[], CheckResult], apart: Collection[int] = ()
+) -> CheckResult:
+    """The result of `decide`, and of examples in which rows must not depend on their batch.
+
+    Layers `apart`, by identity, get one row at a time.
+    """
+    return _judged("batch_invariance", case, x, decide, functools.partial(Rows, apart=apart))
+
+
+def of_state(case: Case, x: Nest, decide: Callable[[], CheckResult]) -> CheckResult:
+    """The result of `decide`, and of examples that must not move any layer's state."""
+    return _judged("inference_purity", case, x, decide, State)
+
+
+def _judged(
+    check: str,
+    case: Case,
+    x: Nest,
+    decide: Callable[[], CheckResult],
+    kind: Callable[[Case, Nest, CheckResult | None], Oracle],
+) -> CheckResult:
+    if case.settings.replay is not None:
+        return _replayed(check, case, kind(case, x, None))
+    result, count = decide(), _wanted(case)
+    if not count:
+        return result
+    oracle = kind(case, x, result)
+    if oracle.random:
+        return result
+    search = Search(check, oracle)
+    # What fails is there to be found, if a pass can see it.
+    shows = any(finding.evidence.get("fails") != ["predict"] for finding in result.findings)
+    found = search.run(max(count, FAILING) if shows else count)
+    told = {**result.evidence, "examples": search.told()}
+    if found is None:
+        summary = result.summary
+        if result.verdict is Verdict.PASSED:
+            tried = sum(search.sizes.values())
+            made = f"{tried} batches of up to {oracle.largest} rows"
+            summary += f"; and so in {made} that Hypothesis made" * bool(tried)
+        return replace(result, summary=summary, evidence=told)
+    shown = _shown(check, case, oracle, found)
+    ids = {rule.id for rule in found.rules}
+    for index, finding in enumerate(result.findings):
+        if finding.rule in ids:
+            same = replace(finding, recipe=shown.recipe, code=shown.code)
+            findings = (*result.findings[:index], same, *result.findings[index + 1 :])
+            return replace(result, findings=findings, evidence=told)
+    return replace(
+        result,
+        verdict=Verdict.FAILED,
+        findings=(*result.findings, shown),
+        summary="",
+        hint="",
+        evidence=told,
+    )
+
+
+def _wanted(case: Case) -> int:
+    """How many batches to try: as the user says, or few where no rows were given."""
+    chosen = case.settings.examples
+    if chosen is None:
+        chosen = BY_DEFAULT if case.data is None else 0
+    if chosen:
+        from hypothesis import currently_in_test_context
+
+        # The test's own examples are the search; one inside each would be quadratic.
+        return 0 if currently_in_test_context() else chosen
+    return 0
+
+
+def _replayed(check: str, case: Case, oracle: Oracle) -> CheckResult:
+    recipe = Recipe.parse(case.settings.replay or "")
+    found = oracle.violation(recipe)
+    if found is None:
+        summary = f"the property holds for the batch {str(recipe)!r}, the only one that was run"
+        return CheckResult(check, Verdict.PASSED, summary=summary)
+    return CheckResult(check, Verdict.FAILED, (_shown(check, case, oracle, found),))
+
+
+def _shown(check: str, case: Case, oracle: Oracle, found: Violation) -> Finding:
+    """The finding with the batch as words and as code; the arrays are saved on request."""
+    words = str(found.recipe)
+    data = ", data=x" if case.data is not None and "data " in words else ""
+    code = f"x = strategies.from_recipe(model, {words!r}{data})"
+    finding = oracle.finding(found)
+    if case.settings.save_batches is not None:
+        name = f"{check}-{finding.rule}-{zlib.crc32(words.encode()):08x}.npz"
+        path = Path(case.settings.save_batches) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        x = oracle.source.expand(found.recipe)
+        leaves = x.items() if isinstance(x, dict) else enumerate(flatten(x))
+        several = isinstance(x, dict) or len(flatten(x)) > 1
+        np.savez(path, **{f"x_{key}" if several else "x": leaf for key, leaf in leaves})
+        code += f", saved in {path}"
+    return replace(finding, recipe=words, code=code)
+
+
+@dataclass
+class Search:
+    """Hypothesis, looking for the simplest batch that an oracle objects to."""
+
+    check: str
+    oracle: Oracle
+    sizes: Counter[int] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "tried": sum(self.sizes.values()),
+            "sizes": dict(sorted(self.sizes.items())),
+            "rows": dict(sorted(self.kinds.items())),
+        }
+
+    def run(self, count: int) -> Violation | None:
+        """The violation of the simplest batch out of `count` and what they shrink to."""
+        import hypothesis
+        from hypothesis import core, errors
+
+        seed: Any = core.global_force_seed
+        # The profile's database and phases count; explaining would only run the model more.
+        phases = [p for p in hypothesis.settings().phases if p is not hypothesis.Phase.explain]
+        if hypothesis.Phase.generate not in phases:
+            return None
+        settings = hypothesis.settings(
+            max_examples=count,
+            deadline=None,
+            phases=phases,
+            verbosity=hypothesis.Verbosity.quiet,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        case = self.oracle.case
+        inputs = [(spec.shape, spec.dtype) for spec in flatten(self.oracle.source.specs)]
+        try:
+            simplest = hypothesis.find(
+                self._recipes(),
+                self._fails,
+                settings=settings,
+                random=Random(case.settings.seed if seed is None else seed),
+                database_key=f"{self.check} {case.subject.name} {inputs}".encode(),
+            )
+        except errors.NoSuchExample:
+            return None
+        found = self.oracle.violation(simplest)
+        return found and self._simplest(found)
+
+    def _fails(self, recipe: Recipe) -> bool:
+        import hypothesis
+
+        self.sizes[recipe.count] += 1
+        kinds = {row.kind for row in recipe.rows.values()}
+        self.kinds.update(kinds)
+        hypothesis.event(f"{counted(recipe.count, 'row')}, others {listed(sorted(kinds)) or '-'}")
+        found = self.oracle.violation(recipe)
+        hypothesis.target(self.oracle.score, label="largest difference over bound")
+        return found is not None
+
+    def _recipes(self) -> Any:
+        from hypothesis import strategies as st
+
+        from pytest_bnconsistency.strategies import arrays
+
+        source = self.oracle.source
+        data = 0 if source.data is None else rows_of(source.data)
+        rest = st.sampled_from([Row(), generic_row(source)])
+
+        @st.composite
+        def recipes(draw: Callable[[Any], Any]) -> Recipe:
+            count = draw(arrays.batch_sizes(self.oracle.largest))
+            kind = draw(rest)
+            others: dict[int, Row] = {}
+            for _ in range(draw(st.integers(0, min(OTHERS, count - 1)))):
+                place = count - 1 - draw(st.integers(0, count - 1))
+                others[place] = draw(arrays.rows(place, LARGEST, nan=True, data=data))
+            return Recipe(count, others, kind)
+
+        return recipes()
+
+    def _simplest(self, found: Violation) -> Violation:
+        """The same with fewer or plainer rows, where that still fails.
+
+        Shrinking cannot leap over sizes that hold, and ends at one of several batches that are as
+        simple as each other: this way it is always the same one.
+        """
+        for recipe in [*self._plain(found.recipe), *_fewer(found.recipe)]:
+            simpler = self.oracle.violation(recipe)
+            if simpler is not None and simpler.rules == found.rules:
+                return simpler
+        return found
+
+    def _plain(self, recipe: Recipe) -> Iterator[Recipe]:
+        """The plainest batches of a row or two, if this one has others among the rest."""
+        amounts = (1.0, -1.0, 10.0, -10.0, LARGEST, -LARGEST)
+        others = [*(Row("constant", amount) for amount in amounts), Row(spike=math.nan)]
+        for rest in (Row(), generic_row(self.oracle.source)) if recipe.rows else ():
+            for other in others:
+                for count, place in ((1, 0), (2, 1), (2, 0)):
+                    yield Recipe(count, {place: other}, rest)
+
+
+def _fewer(recipe: Recipe) -> Iterator[Recipe]:
+    """The same rows among fewer of the rest, the smallest batch first."""
+    others = list(recipe.rows.values())
+    if any(row.kind == "like" for row in others):
+        return
+    for count in range(len(others) + 1, recipe.count):
+        yield Recipe(count, dict(enumerate(others, count - len(others))), recipe.rest)
+        yield Recipe(count, dict(enumerate(others)), recipe.rest)

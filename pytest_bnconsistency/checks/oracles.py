@@ -1,0 +1,276 @@
+"""What must hold for every batch that is made: rows are independent, and state stays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from pytest_bnconsistency.checks import entries as ways
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.entries import same_outputs
+from pytest_bnconsistency.checks.passes import observed
+from pytest_bnconsistency.data import Array, Nest, flatten, rebuild, rows_of
+from pytest_bnconsistency.diagnosis import localise, mixing, rules
+from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
+from pytest_bnconsistency.diagnosis.rules import Rule
+from pytest_bnconsistency.expansion import Source, specs_like
+from pytest_bnconsistency.probes.exchanges import Exchange
+from pytest_bnconsistency.probes.noise import Noise
+from pytest_bnconsistency.probes.taps import Observation
+from pytest_bnconsistency.recipes import Recipe, Row
+from pytest_bnconsistency.results import CheckResult, Finding
+from pytest_bnconsistency.words import counted, listed
+
+MIXING = (rules.ROWS_MIX, rules.TRAINING_MODE, rules.POSITION_MATTERS)
+SIZED = (rules.SIZE_MATTERS, rules.BATCH_AXIS_LOST)
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What one batch does: the rules that it can break, in words, and what explains it.
+
+    `judged` holds the evidence on the rows `x`, from which the batch differs.
+    """
+
+    recipe: Recipe
+    rules: tuple[Rule, ...]
+    message: str
+    judged: Judged
+    x: Nest
+
+
+class Oracle(Protocol):
+    """What must hold for every batch. `largest` is the largest number of rows to try."""
+
+    case: Case
+    source: Source
+    largest: int
+    random: bool
+    score: float
+
+    def violation(self, recipe: Recipe) -> Violation | None: ...
+
+    def finding(self, found: Violation) -> Finding: ...
+
+
+def passes_of(case: Case, x: Nest, apart: Collection[int] = ()) -> dict[str, Pass]:
+    """The traced passes of inference that differ, by the calls that users write."""
+    same = not apart and ways.same_on_two_rows(case, x)
+    calls = list(ways.calls_of(case).items())
+    return {name: observed(case, x, mode, apart) for name, mode in calls[: 1 if same else None]}
+
+
+class Rows:
+    """Rows must not depend on their companions, nor on how many there are."""
+
+    def __init__(
+        self, case: Case, x: Nest, result: CheckResult | None, apart: Collection[int] = ()
+    ) -> None:
+        self.case, self.source, self.base = case, source_of(case, x), rows_of(x)
+        self.largest = 2 * self.base + 1
+        self.generic = generic_row(self.source)
+        self.score = 0.0
+        self._usual = self.source.expand(Recipe(self.base, {}, self.generic))
+        self._noise: Noise | None = None
+        self._references: dict[tuple[str, int, Row], Observation | str] = {}
+        broken = {finding.rule for finding in result.findings} if result else set()
+        self._mixing = any(rule.id in broken for rule in MIXING)
+        self._passes = passes_of(case, x, apart)
+        self._stable: dict[str, frozenset[int]] = {}
+        for name, seen in list(self._passes.items()):
+            first, second = seen.run(x), seen.run(x)
+            if not same_outputs(first.outputs, second.outputs):
+                del self._passes[name]
+            self._stable[name] = _repeating(first, second)
+        self.random = not self._passes
+
+    def violation(self, recipe: Recipe) -> Violation | None:
+        self.score = 0.0
+        for name in self._passes:
+            found = self._mixed(name, recipe) if recipe.rows and recipe.kept else None
+            if found is None and not self._mixing:
+                # Of rows of zeros too much is zero whatever the size.
+                found = self._sized(name, Recipe(recipe.count, {}, self.generic))
+            if found is not None:
+                return found
+        return None
+
+    def finding(self, found: Violation) -> Finding:
+        (explained,) = mixing.findings(self.case.subject, found.x, [found.judged])
+        return replace(explained, message=found.message)
+
+    def _reference(self, name: str, count: int, rest: Row) -> Observation | str:
+        key = name, count, rest
+        if key not in self._references:
+            self._references[key] = self._run(name, Recipe(count, {}, rest))
+        return self._references[key]
+
+    def _run(self, name: str, recipe: Recipe) -> Observation | str:
+        """What a pass gives, or why it refuses."""
+        x = self.source.expand(recipe)
+        try:
+            return self._passes[name].run(x)
+        except Exception as error:
+            return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+    def _judged(self, name: str) -> Judged:
+        return Judged([name], self._passes[name], stable=self._stable[name])
+
+    def _mixed(self, name: str, recipe: Recipe) -> Violation | None:
+        alone = self._reference(name, recipe.count, recipe.rest)
+        other = self._run(name, recipe)
+        if isinstance(alone, str) or isinstance(other, str):
+            return None  # a model may refuse some rows; that is no dependence
+        judged, kept = self._judged(name), np.array(recipe.kept)
+        exchange = Exchange(str(recipe), None, kept, kept, recipe.count)
+        among = self._passes[name].reaching_outputs() & judged.stable
+        places = sorted(set(localise.differing_calls(alone, other, exchange)) & among)
+        if not places and not localise.outputs_differ(alone.outputs, other.outputs, exchange):
+            return None
+        moved, row = _largest_move(alone.outputs, other.outputs, recipe)
+        how = (
+            f"row {row} moves by {moved:.3g}"
+            if moved and np.isfinite(moved)
+            else f"row {row} becomes NaN"
+            if moved
+            else "a row's hidden values move, though not the outputs,"
+        )
+        beside = listed([f"row {place} is {other}" for place, other in recipe.rows.items()])
+        among_rows = counted(recipe.count, "row")
+        message = f"{how} when {beside} instead of {recipe.rest} ({among_rows}), through {name}"
+        shown = replace(exchange, x=self.source.expand(recipe))
+        judged.differences = [Difference(shown, tuple(places), moved)]
+        x = self.source.expand(Recipe(recipe.count, {}, recipe.rest))
+        return Violation(recipe, MIXING, message, judged, x)
+
+    def _sized(self, name: str, recipe: Recipe) -> Violation | None:
+        """What the size alone does, to rows that are all of the rest."""
+        base = self._reference(name, self.base, recipe.rest)
+        alone = self._reference(name, recipe.count, recipe.rest)
+        if isinstance(base, str):
+            return None  # the model refuses such rows, whatever their number
+        judged, through = self._judged(name), f", through {name}"
+        both = min(recipe.count, self.base)
+        judged.failing_rows, judged.tried = (0, both), [recipe.count]
+        x = self._usual if recipe.count < self.base else self.source.expand(recipe)
+        if isinstance(alone, str):
+            judged.shapes = [f"a batch of {recipe.count} raises: {alone}"]
+            return Violation(recipe, SIZED[1:], judged.shapes[0] + through, judged, x)
+        if self._noise is None:
+            self._noise = Noise(self._passes[name], self._usual)
+        for index, (mine, its) in enumerate(zip(base.outputs, alone.outputs, strict=True)):
+            if not (mine.ndim and len(mine) == self.base):
+                continue
+            if its.shape != (recipe.count, *mine.shape[1:]):
+                gives = f"a batch of {recipe.count} gives shape {its.shape}; the batch of "
+                judged.shapes = [f"{gives}{self.base} gives {mine.shape}"]
+                return Violation(recipe, SIZED[1:], judged.shapes[0] + through, judged, x)
+            moved = self._noise.compare(index, mine[:both], its[:both], np.arange(both))
+            if moved is None:
+                continue
+            self.score = max(self.score, min(moved.margin, 1e9))
+            if moved.margin > 1:
+                judged.noise = moved.bound
+                judged.sizes = [
+                    f"row {moved.row} moves by {moved.change:.3g} between a batch of "
+                    f"{recipe.count} and one of {self.base}; noise explains {moved.bound:.3g}"
+                ]
+                return Violation(recipe, SIZED[:1], judged.sizes[0] + through, judged, x)
+        return None
+
+
+class State:
+    """No batch moves the state of a layer in inference."""
+
+    def __init__(self, case: Case, x: Nest, result: CheckResult | None) -> None:
+        self.case, self.source, self.largest = case, source_of(case, x), rows_of(x)
+        self.score, self.random = 0.0, False
+        self._passes = passes_of(case, x)
+        self._owners = {
+            id(variable): call.path
+            for seen in self._passes.values()
+            for call in reversed(seen.calls)
+            if call.is_layer
+            for variable in case.subject.own_variables(call.layer)
+        }
+
+    def violation(self, recipe: Recipe) -> Violation | None:
+        x = self.source.expand(recipe)
+        for name, seen in self._passes.items():
+            if not seen.written:
+                continue
+            try:
+                moved = [v for v in seen.run(x).moved if id(v) in self._owners]
+            except Exception:  # a model may refuse some rows
+                continue
+            if moved:
+                layers = list(dict.fromkeys(self._owners[id(v)] for v in moved))
+                message = f"{name} moves the state of {counted(len(layers), 'layer')}"
+                judged = Judged(layers, seen)
+                return Violation(
+                    recipe, (rules.STATE_MOVES,), f"{message} for this batch", judged, x
+                )
+        return None
+
+    def finding(self, found: Violation) -> Finding:
+        (rule,) = found.rules
+        return Finding(
+            rule.id,
+            rule.slug,
+            found.judged.names[0],
+            found.message,
+            "not established; other batches leave the state as it is",
+            False,
+            "let no value of the input decide whether state is written",
+            bound="no tolerance: bitwise",
+        )
+
+
+def source_of(case: Case, x: Nest) -> Source:
+    """What examples are made with: the given rows, or inputs of the shapes that `x` has."""
+    if case.data is not None:
+        return Source(specs_like(case.data.x), case.data.x)
+    specs = [
+        replace(spec, shape=leaf.shape[1:])
+        for spec, leaf in zip(flatten(case.subject.inputs()), flatten(x), strict=True)
+    ]
+    return Source(rebuild(x, specs))
+
+
+def generic_row(source: Source) -> Row:
+    """A row as users have them."""
+    return Row("random", 1.0) if source.data is None else Row("data")
+
+
+def _repeating(first: Observation, second: Observation) -> frozenset[int]:
+    """The calls of which every record has the same bits in two runs of one batch."""
+    return frozenset(
+        index
+        for index, (mine, its) in enumerate(zip(first.records, second.records, strict=True))
+        if mine is not None and its is not None and same_outputs(mine, its)
+    )
+
+
+def _largest_move(mine: list[Array], its: list[Array], recipe: Recipe) -> tuple[float, int]:
+    """By how much a kept row of the outputs moves, at most, and which one."""
+    largest, row = 0.0, recipe.kept[0]
+    for a, b in zip(mine, its, strict=True):
+        if a.ndim and len(a) == len(b) == recipe.count:
+            change = _change(a[recipe.kept], b[recipe.kept]).reshape(len(recipe.kept), -1)
+            if change.max(initial=0.0) > largest:
+                largest = float(change.max())
+                row = recipe.kept[int(change.max(axis=1).argmax())]
+    return largest, row
+
+
+def _change(mine: Array, its: Array) -> Array:
+    """The distance of two arrays, element by element; NaN beside NaN is none."""
+    with np.errstate(invalid="ignore"):
+        change = np.abs(mine.astype(float) - its.astype(float))
+    change[np.isnan(mine.astype(float)) & np.isnan(its.astype(float))] = 0
+    change[mine.astype(float) == its.astype(float)] = 0
+    known: Array = np.nan_to_num(change, nan=np.inf)
+    return known

@@ -1,0 +1,31 @@
+"""Hypothesis strategies for batches, and for what happens to a model in its life.
+
+    @given(strategies.batches(model))
+    def test_rows_stay_finite(x): ...
+
+A batch is drawn as a small recipe for each row (kind, scale, seed) and then expanded: drawing is
+fast however large the rows are, and shrinking works on rows, kinds, scales and sizes.
+"""
+
+from pytest_bnconsistency.strategies.arrays import (
+    Pair,
+    batch_pairs,
+    batch_sizes,
+    batches,
+    batches_like,
+    from_recipe,
+    splits,
+)
+from pytest_bnconsistency.strategies.lifecycle import Lifecycle, lifecycle_machine
+
+__all__ = [
+    "Lifecycle",
+    "Pair",
+    "batch_pairs",
+    "batch_sizes",
+    "batches",
+    "batches_like",
+    "from_recipe",
+    "lifecycle_machine",
+    "splits",
+]
