@@ -19,7 +19,7 @@ from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.expansion import Source, specs_like
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.noise import Noise
-from pytest_bnconsistency.probes.taps import Observation
+from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.recipes import Recipe, Row
 from pytest_bnconsistency.results import CheckResult, Finding
 from pytest_bnconsistency.words import counted, listed
