@@ -147,7 +147,16 @@ def test_both_faults_are_found_and_shrunk_to_the_fewest_steps():
             layer.trainable = value
             self.compile_model(model)
 
-    fit, freeze, again = found(plain, 100)["BN304"]
+    class Refreezes(plain):
+        def set_trainable(self, model, layer, value):
+            careful(plain, keras).set_trainable(Quiet(), model, layer, value)
+
+    class Quiet:
+        def compile_model(self, model):
+            pass
+
+    assert set(found(plain, 100)) in ({"BN304"}, {"BN306"})  # the first that is met
+    fit, freeze, again = found(Refreezes, 100)["BN304"]
     assert (fit, freeze.split()[0], again) == ("fit", "freeze", "fit")
     steps = found(Compiles, 100)["BN306"]
     assert [step.split()[0] for step in steps] == ["freeze", "freeze", "unfreeze", "fit"]
