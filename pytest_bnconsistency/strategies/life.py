@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +76,27 @@ class Layers:
     def names(self) -> list[str]:
         """What can be frozen; the model, where nothing keeps statistics."""
         return list(self.around) or [THE_MODEL]
+
+    def unfreezable(self, frozen: Collection[str]) -> list[str]:
+        """What is frozen or holds what is, and lies in nothing frozen."""
+        return [
+            name
+            for name, outer in self.around.items()
+            if any(name == other or name in self.around[other] for other in frozen)
+            and not set(frozen).intersection(outer)
+        ]
+
+    def allow(self, script: Iterable[Step]) -> bool:
+        """Whether each step of a script freezes or unfreezes what it may."""
+        frozen = set(self.frozen)
+        for name, layer in script:
+            if name == "freeze" and layer not in frozen:
+                frozen.add(layer)
+            elif name == "unfreeze" and layer in self.unfreezable(frozen):
+                frozen.discard(layer)
+            elif name in ("freeze", "unfreeze"):
+                return False
+        return True
 
     @classmethod
     def of(cls, subject: Subject) -> Layers:

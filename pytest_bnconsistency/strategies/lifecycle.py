@@ -6,10 +6,10 @@ TestLife = strategies.lifecycle_machine(build).TestCase
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from hypothesis import HealthCheck, Phase, control, settings
+from hypothesis import HealthCheck, Phase, control, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
@@ -18,6 +18,16 @@ from pytest_bnconsistency.strategies.life import Layers, Life, Problem, Step, gi
 from pytest_bnconsistency.subjects import subject_of
 
 STEPS = 16
+Script = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A script that failed, and the fewest of its steps that fail in the same way."""
+
+    problem: Problem
+    script: Script
+    fewest: Script
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -27,27 +37,28 @@ class Lifecycle(RuleBasedStateMachine):
     inference moves no state of a layer; a row's result does not depend on its companions.
 
     The steps are written down first and lived at the end, or where a rule of your own asks for
-    `self.model`: lives that were lived before, and there are many while Hypothesis shrinks one,
-    are not lived again. `set_trainable` and `compile_model` are what a project does to freeze and
-    to compile: override them with your own.
+    `self.model`: a life that was lived before is not lived again, and of one that fails the
+    fewest steps that do are found and told. `set_trainable` and `compile_model` are what a project
+    does to freeze and to compile: override them with your own.
     """
 
     factory: Callable[[], Any]
     data: Any = None
     steps: ClassVar[int] = STEPS
     _layers: ClassVar[Layers | None] = None
-    _outcomes: ClassVar[dict[tuple[Step, ...], Problem | None]]
+    _outcomes: ClassVar[dict[Script, Problem | None]]
+    _failures: ClassVar[list[Failure]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._outcomes = {}
-        # Explaining a failure would take many lives more.
+        cls._outcomes, cls._failures = {}, []
+        # Steps are taken out one by one here: that takes a tenth of the lives that shrinking does.
         given = settings()
         cls.TestCase.settings = settings(
             given,
             deadline=None,
             stateful_step_count=cls.steps,
-            phases=[phase for phase in given.phases if phase is not Phase.explain],
+            phases=[p for p in given.phases if p not in (Phase.shrink, Phase.explain)],
             suppress_health_check=list(HealthCheck),
         )
 
@@ -129,41 +140,69 @@ class Lifecycle(RuleBasedStateMachine):
         return [name for name in names if name not in self._frozen] or names
 
     def _unfreezable(self) -> list[str]:
-        """What is frozen or holds what is, and lies in nothing frozen."""
-        around = self._known.around
-        return [
-            name
-            for name in around
-            if any(name == other or name in around[other] for other in self._frozen)
-            and self._frozen.isdisjoint(around[name])
-        ] or self._known.names
+        """What is frozen or holds what is; without any, a step that does nothing."""
+        return self._known.unfreezable(self._frozen) or self._known.names
 
-    # Each name is a rule of its own: what changes most is drawn most. Rules have no preconditions,
-    # because a rule that comes and goes moves the others, and then steps cannot be taken out.
+    # Each name is a rule of its own: what changes most is drawn most.
     _fit_2 = _fit_3 = fit
     _freeze_2 = _freeze_3 = freeze
     _unfreeze_2 = _unfreeze_3 = unfreeze
 
     def teardown(self) -> None:
+        script = tuple(self._script)
         if self._life is None and not _shown():
-            self._remembered()
-        else:
-            self._live()
+            _tell(self._outcome(script))
+            return
+        known = next((k for k in type(self)._failures if k.script == script), None)
+        if known is not None:
+            steps = [f"{name} {layer}".strip() for name, layer in known.fewest]
+            note(f"fewest steps: {', '.join(steps)}")
+            self._script = list(known.fewest)
+        self._live()
 
-    def _remembered(self) -> None:
-        """The outcome of these steps, if it is known; otherwise it will be."""
-        outcomes, script = type(self)._outcomes, tuple(self._script)
+    def _outcome(self, script: Script) -> Problem | None:
+        """What is wrong with these steps, if anything; the fewest that fail are found as well."""
+        failures = type(self)._failures
+        failing = self._lived(script)
+        if failing is None:
+            return None
+        start, problem = failing
+        alike = [k.fewest for k in failures if k.problem.tell is problem.tell]
+        if all(known.script != script for known in failures):
+            fewest = alike[0] if alike else self._fewest(start, problem)
+            failures.append(Failure(problem, script, fewest))
+        return problem
+
+    def _lived(self, script: Script) -> tuple[Script, Problem] | None:
+        """The first steps of a script that fail, and how."""
+        outcomes = type(self)._outcomes
         starts = [script[:length] for length in range(len(script) + 1)]
         for start in starts:
-            _tell(outcomes.get(start))
+            known = outcomes.get(start)
+            if known is not None:
+                return start, known
         if script in outcomes:
-            return
+            return None
         life = Life(self)
         for done, start in enumerate(starts):
             problem = life.do(script[done - 1]) if done else life.begin()
             # What tests the cause would keep the model.
-            outcomes[start] = problem and replace(problem, test=None)
-            _tell(outcomes[start])
+            problem = outcomes[start] = problem and replace(problem, test=None)
+            if problem is not None:
+                return start, problem
+        return None
+
+    def _fewest(self, script: Script, problem: Problem) -> Script:
+        """The steps without those that it fails as well without."""
+        place = len(script) - 1
+        while place >= 0:
+            shorter = script[:place] + script[place + 1 :]
+            failing = self._lived(shorter) if self._known.allow(shorter) else None
+            if failing is not None and failing[1].tell is problem.tell:
+                script = failing[0]
+                place = len(script)
+            place -= 1
+        return script
 
     def _live(self) -> Life:
         """Live the steps that were written down since the last time."""

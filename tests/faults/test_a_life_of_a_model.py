@@ -70,11 +70,11 @@ def found(machine, lives, **options):
     except Exception as error:  # several failures come as a group
         failures = getattr(error, "exceptions", [error])
         return {
-            failure.results[0].findings[0].rule: [
-                line.partition("state.")[2]
-                for line in "\n".join(failure.__notes__).splitlines()
-                if line.startswith("state.") and "teardown" not in line
-            ]
+            failure.results[0].findings[0].rule: "".join(failure.__notes__)
+            .partition("fewest steps: ")[2]
+            .partition("Failing")[0]
+            .strip()
+            .split(", ")
             for failure in failures
         }
     return {}
@@ -129,11 +129,13 @@ def test_a_life_that_was_lived_is_not_lived_again(monkeypatch):
     build = builder(keras)
     machine = strategies.lifecycle_machine(lambda: built.append(1) or build())
     monkeypatch.setattr(strategies.lifecycle, "_shown", lambda: False)
-    for _ in range(3):
+    counts = []
+    for _ in range(2):
         live(machine, "fit", "freeze base/bn", "compile", "fit")
         with pytest.raises(ConsistencyFailure):
             live(machine, "fit", "freeze base/bn", "fit", "predict")
-    assert len(built) == 3  # one is asked for its layers
+        counts.append(len(built))
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.slow
@@ -145,10 +147,19 @@ def test_both_faults_are_found_and_shrunk_to_the_fewest_steps():
             layer.trainable = value
             self.compile_model(model)
 
-    assert found(plain, 100)["BN304"] == ["fit()", "freeze(layer='base/bn')", "fit()"]
-    freezing = ["freeze(layer='base/bn')", "freeze(layer='base')"]
-    expected = [*freezing, "unfreeze(layer='base')", "fit()"]
-    assert sorted(found(Compiles, 100)["BN306"]) == sorted(expected)
+    class Refreezes(plain):
+        def set_trainable(self, model, layer, value):
+            careful(plain, keras).set_trainable(Quiet(), model, layer, value)
+
+    class Quiet:
+        def compile_model(self, model):
+            pass
+
+    assert set(found(plain, 100)) in ({"BN304"}, {"BN306"})  # the first that is met
+    fit, freeze, again = found(Refreezes, 100)["BN304"]
+    assert (fit, freeze.split()[0], again) == ("fit", "freeze", "fit")
+    steps = found(Compiles, 100)["BN306"]
+    assert [step.split()[0] for step in steps] == ["freeze", "freeze", "unfreeze", "fit"]
 
 
 @pytest.mark.slow
