@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import pytest
 
 from pytest_bnconsistency import settings, zero_code
-from pytest_bnconsistency.door import Door, door
+from pytest_bnconsistency.door import Door, Progress, door
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         options=(*marks, *item.config.stash[LAYERS]),
         record=record,
         skip=pytest.skip,
+        progress=_Progress(item.config),
         verbose=item.config.get_verbosity() >= 2,
         reproduce=_reproduce(item),
     )
@@ -114,12 +115,46 @@ def pytest_report_teststatus(
     return None
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What is unusual and failed nothing, of all workers."""
+    results = [
+        (report.nodeid, value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, value in getattr(report, "user_properties", ())
+        if name == MARKER and value.get("warnings")
+    ]
+    if not results:
+        return
+    from pytest_bnconsistency.reporting import text
+
+    terminalreporter.section("bnconsistency: unusual, and not failed")
+    for line in text.warning_lines(results):
+        terminalreporter.line(line)
+
+
 @pytest.fixture(scope="session")
 def bn_check() -> type[BnCheck]:
     """The checks as methods: `bn_check.batch_invariance(model)`, ..., `bn_check.all(model)`."""
     from pytest_bnconsistency.assertions import BnCheck
 
     return BnCheck
+
+
+class _Progress(Progress):
+    """How far a long reading is, past pytest's capture and on terminals only."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        super().__init__()
+        self._terminal = config.pluginmanager.get_plugin("terminalreporter")
+        self._capture = config.pluginmanager.get_plugin("capturemanager")
+
+    def show(self, line: str) -> None:
+        if self._terminal is None or self._capture is None or not self._terminal.isatty:
+            return
+        with self._capture.global_and_fixture_disabled():
+            self._terminal.rewrite(line, erase=True)
 
 
 def _flag(name: str) -> str:

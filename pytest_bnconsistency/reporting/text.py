@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from pytest_bnconsistency.results import CheckResult, Finding, Table
 
@@ -23,6 +23,8 @@ def lines(result: CheckResult, *, verbose: bool = False, reproduce: str = "") ->
         yield result.headline
         yield from _table(result.table, verbose)
         yield from _labelled("hint", result.hint)
+        for warning in _cut(result.warnings, NOTES, verbose):
+            yield from _warning(warning)
         for note in _cut(result.notes, NOTES, verbose):
             yield from _labelled("note", note)
         return
@@ -37,6 +39,8 @@ def lines(result: CheckResult, *, verbose: bool = False, reproduce: str = "") ->
         yield f"... and {hidden} more findings of this check (-vv shows them)"
     if verbose:
         yield from _table(result.table, verbose)
+    for warning in _cut(result.warnings, NOTES, verbose):
+        yield from _warning(warning)
     for note in _cut(result.notes, NOTES, verbose):
         yield from _labelled("note", note)
     if reproduce:
@@ -54,6 +58,17 @@ def _finding(finding: Finding, verbose: bool, *, brief: bool) -> Iterator[str]:
     yield from _labelled("tested" if finding.cause_tested else "tried", finding.tested)
     yield from _labelled("remedy", finding.remedy)
     yield from _labelled("bound", finding.bound)
+
+
+def warning_lines(results: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
+    """A line for each warning of plain results (`to_dict`), each with where it was met."""
+    for place, result in results:
+        for warning in result.get("warnings", ()):
+            yield f"{place}: {warning['rule']} {warning['slug']}: {warning['message']}"
+
+
+def _warning(warning: Finding) -> Iterator[str]:
+    yield from _labelled("warning", f"{warning.headline}; {warning.remedy}")
 
 
 def _table(table: Table | None, verbose: bool) -> Iterator[str]:
