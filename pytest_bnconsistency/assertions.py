@@ -35,22 +35,36 @@ def assert_inference_purity(model: Any, x: Any = None, **options: Any) -> CheckR
     return _assert("inference_purity", model, x, None, options).results[0]
 
 
-def assert_train_eval_agreement(model: Any, x: Any, y: Any = None, **options: Any) -> CheckResult:
+def assert_train_eval_agreement(
+    model: Any,
+    x: Any,
+    y: Any = None,
+    *,
+    train_step: Callable[..., Any] | None = None,
+    **options: Any,
+) -> CheckResult:
     """A trained model says the same in evaluation as it did in training.
 
     Args:
         model: a trained model; compiled if loss and metrics are to be compared.
         x: training data: arrays of shape `(rows, ...)`, a `tf.data.Dataset`, a `PyDataset`, or
-            an iterable of batches.
+            an iterable of batches. A long one is streamed.
         y: the targets, for loss and metrics; without them outputs and decisions are compared.
-        options: fields of `Settings`: `batch_size`, `max_rows`, `updates`, `*_tolerance`, ...
+        train_step: a function `train_step(x, y)` that trains one batch, instead of `fit`: what
+            a step does to the statistics is tried on it, and undone.
+        options: fields of `Settings`: `batch_size`, `max_rows`, `updates`, `*_tolerance`,
+            `planned_updates`, ...
 
     Raises:
         ConsistencyFailure: evaluation is worse than the population statistics of the data
             explain, or the check could not have seen it (a model that was never trained).
         BNConsistencyError: the model, the data or an option cannot be used.
+
+    With `planned_updates`, a model that is not trained yet passes, and a `UserWarning` says if
+    so many updates can't warm up its statistics.
     """
-    return _assert("train_eval_agreement", model, x, y, options).results[0]
+    report = _assert("train_eval_agreement", model, x, y, options, train_step=train_step)
+    return report.results[0]
 
 
 def assert_frozen_stability(
@@ -144,23 +158,25 @@ def check_consistency(
     return run(model, x, y, checks, options, train_step=train_step)
 
 
-def recalibrate(model: Any, data: Any, **options: Any) -> list[str]:
+def recalibrate(model: Any, data: Any, *, frozen: bool = False, **options: Any) -> list[str]:
     """Write the population statistics of `data` into the model; return the changed layers.
 
     Args:
-        model: a model whose normalisers are trainable; frozen layers are left alone.
+        model: a model with normalisers; weights, optimizer and flags stay as they are.
         data: training data, as for `assert_train_eval_agreement`; targets are not needed.
-        options: `batch_size`, `max_rows` and `seed` of `Settings`.
+        frozen: whether frozen layers are changed, too; they are left alone by default.
+        options: `batch_size`, `statistics_rows`, `max_rows` and `seed` of `Settings`.
 
     Raises:
-        BNConsistencyError: no normaliser moves in training mode, or the data cannot be used.
+        BNConsistencyError: no normaliser moves in training mode, all are frozen, the statistics
+            of the data are not finite, or the data cannot be used. Nothing was written then.
 
     Source: the population statistics of Ioffe and Szegedy, 2015 (algorithm 2), aggregated over
     batches as in Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021 (PreciseBN).
     """
-    from pytest_bnconsistency.checks.train_eval_agreement import recalibrate as write
+    from pytest_bnconsistency.checks.recalibration import recalibrate as write
 
-    return write(case(model, data, None, options))
+    return write(case(model, data, None, options), frozen)
 
 
 @contextlib.contextmanager
@@ -228,6 +244,11 @@ def enforce(results: Sequence[CheckResult], chosen: settings.Settings, *, asked:
         around.record(result)
         if outcome == "warn":
             warnings.warn(result.headline, UserWarning, stacklevel=4)
+        if chosen.planned_updates is not None:
+            for warning in result.warnings:
+                if "planned_updates" in warning.evidence:
+                    said = f"{warning.headline}; {warning.remedy}"
+                    warnings.warn(said, UserWarning, stacklevel=4)
     failed = [r for r, outcome in zip(results, outcomes, strict=True) if outcome == "fail"]
     if failed:
         texts = [text.render(r, verbose=around.verbose, reproduce="") for r in failed[:-1]]

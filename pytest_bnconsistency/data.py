@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,21 @@ class Spec:
     vocabulary: int = 2
 
 
+@dataclass
+class Rest:
+    """Rows that are not kept in memory, in batches that are read and checked one by one.
+
+    `total` is the number of all rows, those that are kept included, where it is known. A data
+    set is read once: a second loop finds nothing of a generator.
+    """
+
+    batches: Iterable[Data]
+    total: int | None = None
+
+    def __iter__(self) -> Iterator[Data]:
+        return iter(self.batches)
+
+
 @dataclass(frozen=True)
 class Data:
     """Rows for a model: arrays of shape `(rows, ...)` in the nest that the model takes."""
@@ -38,6 +54,11 @@ class Data:
     y: Nest | None = None
     sample_weight: Array | None = None
     notes: tuple[str, ...] = field(default=())
+    batch_size: int | None = None
+    """The size of the batches of a data set that comes in batches."""
+    rest: Rest | None = None
+    """What was given beyond these rows."""
+    empty_batches: int = 0
 
     @property
     def rows(self) -> int:
@@ -105,28 +126,60 @@ def rows_of(nest: Nest) -> int:
     return len(flatten(nest)[0])
 
 
-def read(x: Any, y: Any, specs: Nest | None, max_rows: int) -> Data:
-    """The first `max_rows` rows of what the user gave, checked against the model's inputs.
+def read(x: Any, y: Any, specs: Nest | None, max_rows: int, all_rows: int | None = None) -> Data:
+    """`max_rows` rows of what the user gave, checked against the model's inputs, and the rest.
+
+    Of arrays, the rows that are kept are spread over all; of a data set, they are the first.
 
     Args:
         x: arrays or tensors of shape `(rows, ...)` in a nest, a `tf.data.Dataset` of batches, a
             `PyDataset`, or an iterable of batches `x`, `(x, y)` or `(x, y, sample_weight)`.
         y: targets of shape `(rows, ...)`, or None.
         specs: a nest of `Spec`, or None where the model does not tell its inputs.
-        max_rows: how many rows are read at most.
+        max_rows: how many rows are kept in memory at most.
+        all_rows: how many rows there may be with the rest; as many as `max_rows` by default.
 
     Raises:
         DataError: no rows, shapes that don't fit, NaN or Inf, or targets of another length.
     """
-    notes: tuple[str, ...] = ()
-    weight = None
+    all_rows = max(max_rows, all_rows or 0)
     if _is_stream(x):
         if y is not None:
             raise DataError(
                 "x is a data set and y was given as well; expected the targets inside the data "
                 "set, as (x, y) batches: leave y out"
             )
-        x, y, weight = _drain(x, max_rows)
+        return _read_stream(x, specs, max_rows, max_rows if _endless(x) else all_rows)
+    given = _checked(x, y, None, specs)
+    total = given.rows
+    if total <= max_rows:
+        return _clean(given, specs)
+    kept = np.linspace(0, total - 1, max_rows).round().astype(int)
+    others = np.setdiff1d(np.arange(total), kept)[: all_rows - max_rows]
+    said = f"outputs and loss are those of {max_rows} of {total} rows (option max_rows)"
+    if len(others) + max_rows < total:
+        said += f", the statistics those of {all_rows} (option statistics_rows)"
+    blocks = np.array_split(others, max(1, -(-len(others) // max_rows)))
+    rest = Rest(_Blocks(given, specs, blocks), max_rows + len(others)) if len(others) else None
+    clean = _clean(given.take(kept), specs)
+    return dataclasses.replace(clean, notes=(said,), rest=rest)
+
+
+@dataclass
+class _Blocks:
+    """Some rows of arrays that are in memory anyway, a copy of a block at a time."""
+
+    given: Data
+    specs: Nest | None
+    blocks: Sequence[Array]
+
+    def __iter__(self) -> Iterator[Data]:
+        for block in self.blocks:
+            yield _clean(self.given.take(block), self.specs)
+
+
+def _checked(x: Any, y: Any, weight: Any, specs: Nest | None) -> Data:
+    """Arrays of as many rows as one another, in the shapes that the model takes."""
     x = _arrays(x, "x")
     total = _check_rows(x, "x")
     _check_inputs(x, specs)
@@ -136,12 +189,96 @@ def read(x: Any, y: Any, specs: Nest | None, max_rows: int) -> Data:
             raise DataError(
                 f"y has {_check_rows(y, 'y')} rows and x has {total}; expected one target a row"
             )
-    given = Data(x, y, weight)
-    if total > max_rows:
-        notes = (f"read the first {max_rows} of {total} rows (option max_rows)",)
-        given = given.take(slice(0, max_rows))
+    return Data(x, y, None if weight is None else _arrays(weight, "sample_weight"))
+
+
+def _clean(given: Data, specs: Nest | None) -> Data:
     _check_finite(given)
-    return Data(_as_model_sees(given.x, specs), given.y, given.sample_weight, notes)
+    return dataclasses.replace(given, x=_as_model_sees(given.x, specs))
+
+
+KEPT_BYTES, FEWEST_KEPT = 2**26, 64
+"""A data set's rows are kept up to this size, and so many of them at least."""
+
+
+def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) -> Data:
+    batches = _parts(stream)
+    parts: list[tuple[Any, ...]] = []
+    sizes: list[int] = []
+    for part in batches:
+        parts.append(part)
+        arrays = flatten(_arrays(part[0], "x"))
+        sizes.append(len(arrays[0]))
+        if sizes[-1]:
+            row = sum(array.nbytes // sizes[-1] for array in arrays)
+            max_rows = min(max_rows, max(FEWEST_KEPT, KEPT_BYTES // max(row, 1)))
+        if sum(sizes) >= max_rows:
+            break
+    if not parts:
+        raise DataError("the data set has no batches; expected at least one row")
+    full = [part for part, size in zip(parts, sizes, strict=True) if size] or parts[:1]
+    joined = [_join([part[i] for part in full], "xyw"[i]) for i in range(len(full[0]))]
+    x, y, weight = _three(joined)
+    given = _checked(x, y, weight, specs)
+    head = _clean(given.take(slice(0, max_rows)), specs)
+    rest = None
+    if sum(sizes) >= max_rows < all_rows:
+        over = given.take(slice(max_rows, None)) if given.rows > max_rows else None
+        rest = Rest(_remaining(over, batches, specs, all_rows - max_rows))
+    notes: tuple[str, ...] = ()
+    if sum(sizes) > max_rows or rest is not None:
+        notes = (f"outputs and loss are those of the first {max_rows} rows (option max_rows)",)
+    return dataclasses.replace(
+        head,
+        notes=notes,
+        batch_size=max(sizes),
+        rest=rest,
+        empty_batches=sizes.count(0),
+    )
+
+
+def _remaining(
+    over: Data | None, batches: Iterator[tuple[Any, ...]], specs: Nest | None, limit: int
+) -> Iterator[Data]:
+    """Batch after batch, `limit` rows in all; empty batches left out."""
+
+    def following() -> Iterator[Data]:
+        if over is not None:
+            yield over
+        for part in batches:
+            if rows_of(_arrays(part[0], "x")):
+                x, y, weight = _three(part)
+                yield _checked(x, y, weight, specs)
+
+    for batch in following():
+        cut = batch.take(slice(0, limit)) if batch.rows > limit else batch
+        limit -= cut.rows
+        yield _clean(cut, specs)
+        if limit <= 0:
+            return
+
+
+def _parts(stream: Any) -> Iterator[tuple[Any, ...]]:
+    for batch in _batches(stream):
+        part = batch if isinstance(batch, tuple) else (batch,)
+        if not 1 <= len(part) <= 3:
+            raise DataError(
+                f"a batch of the data set has {len(part)} parts; expected x, (x, y) or "
+                "(x, y, sample_weight)"
+            )
+        yield part
+
+
+def _three(parts: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """x, y and sample_weight, None where a batch has none."""
+    x, y, weight = (*parts, None, None)[:3]
+    return x, y, weight
+
+
+def _endless(stream: Any) -> bool:
+    """Whether a data set says that it repeats for ever."""
+    cardinality = getattr(stream, "cardinality", None)
+    return callable(cardinality) and int(cardinality()) == -1
 
 
 def generate(specs: Nest, rows: int, seed: int, size: int) -> Nest:
@@ -174,26 +311,6 @@ def _is_stream(x: Any) -> bool:
     return isinstance(x, (Iterable, Iterator)) or (
         hasattr(x, "__getitem__") and hasattr(x, "__len__")
     )
-
-
-def _drain(stream: Any, max_rows: int) -> tuple[Nest, Nest | None, Array | None]:
-    parts: list[tuple[Any, ...]] = []
-    rows = 0
-    for batch in _batches(stream):
-        parts.append(batch if isinstance(batch, tuple) else (batch,))
-        if not 1 <= len(parts[-1]) <= 3:
-            raise DataError(
-                f"a batch of the data set has {len(parts[-1])} parts; expected x, (x, y) or "
-                "(x, y, sample_weight)"
-            )
-        rows += rows_of(_arrays(parts[-1][0], "x"))
-        if rows >= max_rows:
-            break
-    if not parts:
-        raise DataError("the data set has no batches; expected at least one row")
-    joined = [_join([part[i] for part in parts], "xyw"[i]) for i in range(len(parts[0]))]
-    padded = (*joined, None, None)
-    return padded[0], padded[1], padded[2]
 
 
 def _batches(stream: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import pytest
 
 from pytest_bnconsistency import settings, zero_code
-from pytest_bnconsistency.door import Door, door
+from pytest_bnconsistency.door import Door, Progress, door
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         options=(*marks, *item.config.stash[LAYERS]),
         record=record,
         skip=pytest.skip,
+        progress=_Progress(item.config),
         verbose=item.config.get_verbosity() >= 2,
         reproduce=_reproduce(item),
     )
@@ -120,24 +121,36 @@ def pytest_report_teststatus(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """With -v, the tables that checks which passed rest on."""
-    if terminalreporter.verbosity < 1:
-        return
+    """With -v, the tables that checks which passed rest on; always, what is unusual."""
+    known = [
+        (report, value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, value in getattr(report, "user_properties", ())
+        if name == MARKER
+    ]
     tables = [
         (report.nodeid, value)
-        for report in terminalreporter.stats.get("passed", ())
-        for name, value in getattr(report, "user_properties", ())
-        if name == MARKER and value["table"]
+        for report, value in known
+        if terminalreporter.verbosity >= 1 and report.passed and value["table"]
     ]
-    if tables:
-        from pytest_bnconsistency.reporting import text
+    warned = [(report.nodeid, value) for report, value in known if value.get("warnings")]
+    if not (tables or warned):
+        return
+    from pytest_bnconsistency.reporting import text
 
+    if tables:
         terminalreporter.section(MARKER)
-        for nodeid, result in tables:
-            verbose = terminalreporter.verbosity >= 2
-            terminalreporter.write_line(f"{nodeid} {result['check']}")
-            for line in text.table_lines(result["table"], verbose=verbose):
-                terminalreporter.write_line(line)
+    for nodeid, result in tables:
+        verbose = terminalreporter.verbosity >= 2
+        terminalreporter.write_line(f"{nodeid} {result['check']}")
+        for line in text.table_lines(result["table"], verbose=verbose):
+            terminalreporter.write_line(line)
+    if warned:
+        terminalreporter.section("bnconsistency: unusual, and not failed")
+        for line in text.warning_lines(warned):
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")
@@ -146,6 +159,21 @@ def bn_check() -> type[BnCheck]:
     from pytest_bnconsistency.assertions import BnCheck
 
     return BnCheck
+
+
+class _Progress(Progress):
+    """How far a long reading is, past pytest's capture and on terminals only."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        super().__init__()
+        self._terminal = config.pluginmanager.get_plugin("terminalreporter")
+        self._capture = config.pluginmanager.get_plugin("capturemanager")
+
+    def show(self, line: str) -> None:
+        if self._terminal is None or self._capture is None or not self._terminal.isatty:
+            return
+        with self._capture.global_and_fixture_disabled():
+            self._terminal.rewrite(line, erase=True)
 
 
 def _flag(name: str) -> str:

@@ -65,8 +65,9 @@ class CheckResult:
     """The verdict of one check, its findings and what it rests on.
 
     `summary` is one sentence: for a pass what held and what could have been seen, for a vacuous
-    or inapplicable check the reason. `hint` says what to do about it. `notes` are facts that
-    decide nothing but that a person should know.
+    or inapplicable check the reason. `hint` says what to do about it. `warnings` are findings of
+    what is unusual and fails nothing. `notes` are facts that decide nothing but that a person
+    should know.
     """
 
     check: str
@@ -77,6 +78,7 @@ class CheckResult:
     notes: tuple[str, ...] = ()
     table: Table | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[Finding, ...] = ()
 
     @property
     def headline(self) -> str:

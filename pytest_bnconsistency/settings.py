@@ -28,7 +28,17 @@ class Settings:
     )
     max_rows: int = dataclasses.field(
         default=1024,
-        metadata={"help": "rows of the given data that train-evaluate agreement reads", "min": 2},
+        metadata={
+            "help": "rows of the given data that are kept: outputs, loss and metrics are theirs",
+            "min": 2,
+        },
+    )
+    statistics_rows: int = dataclasses.field(
+        default=65_536,
+        metadata={
+            "help": "rows of the given data that population statistics are taken of",
+            "min": 2,
+        },
     )
     batch_size: int = dataclasses.field(
         default=32, metadata={"help": "batch size in which training sees the data", "min": 1}
@@ -53,6 +63,13 @@ class Settings:
     updates: int | None = dataclasses.field(
         default=None,
         metadata={"help": "training steps so far, where no optimizer counts them", "min": 0},
+    )
+    planned_updates: int | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "training steps of a schedule: warn if they can't warm up the statistics",
+            "min": 1,
+        },
     )
     decisions_tolerance: float = dataclasses.field(
         default=0.03,

@@ -46,7 +46,11 @@ class Case:
         train_step: Callable[..., Any] | None = None,
     ) -> Case:
         subject = subject_of(model)
-        given = None if x is None else read(x, y, subject.inputs(), settings.max_rows)
+        given = (
+            None
+            if x is None
+            else read(x, y, subject.inputs(), settings.max_rows, settings.statistics_rows)
+        )
         return cls(subject, given, settings, asked, train_step)
 
     def sample(self) -> Nest:

@@ -1,83 +1,135 @@
 """The stored statistics are usable.
 
 Without data this reads variables and attributes only. What is certainly wrong fails; what is only
-unusual is a note.
+unusual is a warning. With data, each statistic's distance to the population's is told in standard
+errors.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.data import Array
+from pytest_bnconsistency.checks.estimation import Estimated, estimated
+from pytest_bnconsistency.checks.unusual import unusual, wrong_axis
+from pytest_bnconsistency.data import Data
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.rules import Rule
-from pytest_bnconsistency.probes.statistics import tracked_candidates
-from pytest_bnconsistency.results import CheckResult, Finding, Verdict
-from pytest_bnconsistency.words import counted, listed
+from pytest_bnconsistency.probes.state import preserve_state
+from pytest_bnconsistency.probes.stored import Normaliser, normalisers
+from pytest_bnconsistency.results import CheckResult, Finding, Table, Verdict
+from pytest_bnconsistency.words import counted
 
 NAME = "statistics_health"
-SMALLEST_MOMENTUM = 0.5
-USUAL_EPSILON = (1e-6, 1e-2)
-
-
-@dataclass(frozen=True)
-class Normaliser:
-    """A layer that holds statistics: its path, and its vectors by attribute."""
-
-    layer: Any
-    path: str
-    vectors: dict[str, Any]
-    trainable: bool
-
-    def variances(self) -> Iterator[tuple[str, Array]]:
-        for name, variable in self.vectors.items():
-            if "var" in name.lower():
-                yield name, np.asarray(variable.numpy(), np.float64)
+FAR_ERRORS, FAR_DEVIATIONS = 10, 0.5
+"""A layer is far from the population beyond so many standard errors and standard deviations."""
 
 
 def check(case: Case) -> CheckResult:
-    normalisers = list(_normalisers(case))
-    if not normalisers:
+    held = list(normalisers(case.subject))
+    if not held:
         return CheckResult(
             NAME,
             Verdict.NOT_APPLICABLE,
             summary=case.subject.layerless or "no layer holds statistics",
         )
-    findings = [finding for finding in _certain(normalisers) if finding is not None]
-    notes = tuple(_unusual(normalisers))
-    evidence = {"normalisers": len(normalisers), "unusual": list(notes)}
+    findings = [finding for finding in _certain(case, held) if finding is not None]
+    warnings = list(unusual(case.subject, held))
+    table = None
+    if case.data is not None and case.data.rows > 1 and not findings:
+        table, far = _distances(case, case.data)
+        warnings += far
+    evidence: dict[str, Any] = {
+        "normalisers": len(held),
+        "unusual": [warning.message for warning in warnings],
+    }
     if findings:
-        return CheckResult(NAME, Verdict.FAILED, tuple(findings), notes=notes, evidence=evidence)
-    vectors = sum(len(n.vectors) for n in normalisers)
+        return CheckResult(
+            NAME,
+            Verdict.FAILED,
+            tuple(findings),
+            evidence=evidence,
+            warnings=tuple(warnings),
+        )
+    vectors = sum(len(n.vectors) for n in held)
     summary = (
-        f"{vectors} statistics of {counted(len(normalisers), 'normaliser')} are finite, no "
-        "variance is negative, momenta and dtypes can accumulate"
+        f"{vectors} statistics of {counted(len(held), 'normaliser')} are finite, no "
+        "variance is negative, momenta, axes and dtypes can accumulate"
     )
-    return CheckResult(NAME, Verdict.PASSED, summary=summary, notes=notes, evidence=evidence)
+    return CheckResult(
+        NAME,
+        Verdict.PASSED,
+        summary=summary,
+        table=table,
+        evidence=evidence,
+        warnings=tuple(warnings),
+    )
 
 
-def _normalisers(case: Case) -> Iterator[Normaliser]:
-    """Layers with float vectors that no optimizer trains, and an epsilon or a momentum."""
-    subject = case.subject
-    for layer in subject.layers():
-        if not (hasattr(layer, "epsilon") or hasattr(layer, "momentum")):
-            continue
-        held = {id(v) for v in tracked_candidates(subject, layer)}
-        vectors = {}
-        for name, value in vars(layer).items():
-            variable = getattr(value, "_value", value)
-            if id(variable) in held:
-                vectors[name.lstrip("_")] = variable
-        if vectors:
-            yield Normaliser(layer, subject.path(layer), vectors, subject.trainable(layer))
+def _distances(case: Case, data: Data) -> tuple[Table | None, list[Finding]]:
+    """Each layer's distance to the population statistics of the data, in standard errors."""
+    with preserve_state(case.subject):
+        known = estimated(case, data)
+    if not known.tracked:
+        return None, []
+    far: list[tuple[float, str]] = []
+    rows = []
+    for layer in dict.fromkeys(t.layer for t in known.tracked):
+        path, cells, errors, deviations = _distance(known, layer)
+        rows.append((errors, (path, *cells)))
+        if errors > FAR_ERRORS and deviations > FAR_DEVIATIONS:
+            far.append((deviations, path))
+    rows.sort(key=lambda row: -row[0])
+    columns = ("layer", "mean, standard errors off", "variance, standard errors off", "rows")
+    table = Table(columns, tuple(row for _, row in rows))
+    if not far:
+        return table, []
+    deviations, path = max(far)
+    return table, [
+        Finding(
+            rules.FAR_OFF.id,
+            rules.FAR_OFF.slug,
+            path,
+            f"the statistics of {counted(len(far), 'normaliser')} are far from those of this "
+            f"data, {path} by {deviations:.2g} standard deviations",
+            "not established; train_eval_agreement tries the causes",
+            False,
+            "run train_eval_agreement on training data; or recalibrate(model, x)",
+            bound=f"{FAR_ERRORS} standard errors and {FAR_DEVIATIONS} standard deviations",
+            evidence={"layers": [place for _, place in far]},
+        )
+    ]
 
 
-def _certain(normalisers: list[Normaliser]) -> Iterator[Finding | None]:
+def _distance(known: Estimated, layer: Any) -> tuple[str, tuple[str, ...], float, float]:
+    """A layer's path, cells, and its larger distance, in standard errors and in deviations."""
+    estimate, cells, worst, path = known.estimate, {}, (0.0, 0.0), ""
+    by_role = {t.role: i for i, t in enumerate(known.tracked) if t.layer is layer}
+    population, spread = estimate.population, estimate.spread
+    variance = population[by_role["variance"]] if "variance" in by_role else None
+    for role, i in by_role.items():
+        t = known.tracked[i]
+        path = t.path
+        apart = np.abs(t.variable.numpy().astype(np.float64) - population[i])
+        jitter = math.sqrt((1 - t.momentum) / (1 + t.momentum)) if 0 <= t.momentum < 1 else 1.0
+        error = spread[i] * math.sqrt(1 / estimate.batches + jitter**2)
+        unit = population[i] if role == "variance" else variance
+        unit = np.ones(1) if unit is None else np.abs(unit)
+        unit = unit if role == "variance" else np.sqrt(unit)
+        usable = error > 1e-6 * unit
+        errors = float(np.median(apart[usable] / error[usable])) if usable.any() else math.nan
+        deviations = float(np.median(apart / np.maximum(unit, 1e-12)))
+        cells[role] = "?" if math.isnan(errors) else f"{errors:.1f}"
+        worst = max(worst, (0.0 if math.isnan(errors) else errors, deviations))
+    told = (cells.get("mean", "?"), cells.get("variance", "?"), str(estimate.rows))
+    return path, told, *worst
+
+
+def _certain(case: Case, normalisers: list[Normaliser]) -> Iterator[Finding | None]:
     yield _about(
         rules.NOT_FINITE,
         [
@@ -86,7 +138,7 @@ def _certain(normalisers: list[Normaliser]) -> Iterator[Finding | None]:
             for name, variable in n.vectors.items()
             if (bad := int((~np.isfinite(np.asarray(variable.numpy(), float))).sum()))
         ],
-        "one batch with NaN or Inf, or an overflow, stays in a moving average for ever",
+        _where_from(case),
         "find the batch (NaN in the data, or loss scaling that skips the optimizer but not the "
         "statistics), then recalibrate(model, x) or load earlier weights",
     )
@@ -109,11 +161,12 @@ def _certain(normalisers: list[Normaliser]) -> Iterator[Finding | None]:
     yield _about(
         rules.MOMENTUM,
         [
-            (n.path, f"momentum is {_momentum(n):g}")
+            (n.path, f"momentum is {n.momentum:g}")
             for n in normalisers
-            if n.trainable and (m := _momentum(n)) is not None and not 0 <= m < 1
+            if n.trainable and n.momentum is not None and not 0 < n.momentum < 1
         ],
-        "with momentum 1 the statistics never move; outside [0, 1] they run away",
+        "with momentum 1 the statistics never move, with 0 they are those of the last batch; "
+        "outside [0, 1] they run away",
         "momentum 0.9 to 0.99",
     )
     yield _about(
@@ -124,66 +177,41 @@ def _certain(normalisers: list[Normaliser]) -> Iterator[Finding | None]:
             for name, variable in n.vectors.items()
             if n.trainable
             and variable.dtype.size == 2
-            and (m := _momentum(n)) is not None
-            and (1 - m) < 0.5
+            and n.momentum is not None
+            and (1 - n.momentum) < 0.5
         ],
         "an update of (1 - momentum) of the distance is rounded away before it arrives",
         "use a mixed policy (mixed_bfloat16, mixed_float16), which keeps variables in float32",
     )
+    yield _about(
+        rules.WRONG_AXIS,
+        wrong_axis(case.subject, normalisers),
+        "the axis of the normaliser and the data format of the model's other layers differ",
+        "axis=-1 for channels-last data, axis=1 for channels-first",
+    )
+    yield _about(
+        rules.NOT_ADAPTED,
+        [
+            (n.path, "mean 0 and variance 1, as built: the layer changes nothing")
+            for n in normalisers
+            if n.adapts and n.fresh
+        ],
+        "adapt was never called, and no weights were loaded",
+        "call adapt(training data) before the model is trained, or give mean and variance",
+    )
 
 
-def _unusual(normalisers: list[Normaliser]) -> Iterator[str]:
-    small = [
-        n for n in normalisers if (m := _momentum(n)) is not None and 0 <= m < SMALLEST_MOMENTUM
-    ]
-    if small:
-        yield (
-            f"momentum {_momentum(small[0]):g} in {_named(small)}: the statistics are about the "
-            "last batches only (other frameworks count momentum the other way round)"
+def _where_from(case: Case) -> str:
+    """What is usual for NaN or Inf in statistics; where the loss is scaled, what that does."""
+    optimizer = getattr(case.subject.model, "optimizer", None)
+    scales = any(hasattr(optimizer, name) for name in ("initial_scale", "dynamic_scale"))
+    weights = [v.numpy() for v in getattr(case.subject.model, "trainable_variables", [])]
+    if scales and all(np.isfinite(np.asarray(w, float)).all() for w in weights):
+        return (
+            "the optimizer scales the loss and skips a step that overflows (the weights are "
+            "finite), the normaliser does not skip it"
         )
-    low, high = USUAL_EPSILON
-    odd = [
-        n
-        for n in normalisers
-        if isinstance(e := getattr(n.layer, "epsilon", None), float) and not low <= e <= high
-    ]
-    if odd:
-        yield f"epsilon {odd[0].layer.epsilon:g} in {_named(odd)} is unusual"
-    dead: list[Normaliser] = []
-    channels, gain = 0, 0.0
-    for n in normalisers:
-        epsilon = getattr(n.layer, "epsilon", None)
-        if not isinstance(epsilon, float):
-            continue
-        for _, value in n.variances():
-            low_channels = (value >= 0) & (value < epsilon / 100)
-            if low_channels.any():
-                dead.append(n)
-                channels += int(low_channels.sum())
-                gain = max(gain, float(1 / np.sqrt(epsilon)))
-    if dead:
-        yield (
-            f"{channels} channels in {_named(dead)} have no variance: what reaches them is "
-            f"multiplied by up to {gain:.3g}"
-        )
-    fresh = [
-        n
-        for n in normalisers
-        if all(np.ptp(v.numpy()) == 0 and v.numpy().flat[0] in (0, 1) for v in n.vectors.values())
-    ]
-    if fresh:
-        yield f"the statistics of {_named(fresh)} are exactly their initial values"
-
-
-def _momentum(n: Normaliser) -> float | None:
-    momentum = getattr(n.layer, "momentum", None)
-    return float(momentum) if isinstance(momentum, (int, float)) else None
-
-
-def _named(normalisers: list[Normaliser]) -> str:
-    if len(normalisers) > 2:
-        return f"{normalisers[0].path} and {counted(len(normalisers) - 1, 'more layer')}"
-    return listed(dict.fromkeys(n.path for n in normalisers))
+    return "one batch with NaN or Inf, or an overflow, stays in a moving average for ever"
 
 
 def _about(rule: Rule, places: list[tuple[str, str]], cause: str, remedy: str) -> Finding | None:

@@ -8,30 +8,43 @@ worth a person's time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from pytest_bnconsistency.checks import never_updated, schedule
 from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.estimation import (
+    Estimated,
+    batch_size,
+    estimated,
+    shuffled,
+)
 from pytest_bnconsistency.data import Array, Data
-from pytest_bnconsistency.diagnosis import disagreement, rules
-from pytest_bnconsistency.diagnosis.disagreement import Measured
+from pytest_bnconsistency.diagnosis import disagreement, stepping
+from pytest_bnconsistency.diagnosis.measured import Measured
 from pytest_bnconsistency.diagnosis.sides import Gap, Side, gap, number, numbers, right
-from pytest_bnconsistency.errors import BNConsistencyError, DataError
-from pytest_bnconsistency.probes import statistics
-from pytest_bnconsistency.probes.state import Variables, preserve_state
+from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.probes import statistics, updates
+from pytest_bnconsistency.probes.batches import Batches, in_batches
+from pytest_bnconsistency.probes.population import Estimate
+from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.statistics import BatchStatistics, Tracked
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.words import counted
 
+T = TypeVar("T")
 NAME = "train_eval_agreement"
 FEW_ROWS = 16
 """Below this, halves of the data say nothing: each row is left out in turn instead."""
 DEVIATIONS = 3
 """A gap beyond this many times what sampling and jitter do is not theirs."""
 JITTERS = 3
+USUAL_MOMENTUM = 0.9
+"""What averages about the last batches only (momentum below 0.5) jitter is not theirs to excuse:
+it is bounded as with this momentum."""
 UNEXPLAINED = 3
 """Where population statistics don't explain the gap, it must be this many tolerances wide."""
 
@@ -56,42 +69,27 @@ def check(case: Case) -> CheckResult:
         return _decide(case, case.data)
 
 
-def recalibrate(case: Case) -> list[str]:
-    """Write the population statistics of the case's data into the model; the changed paths."""
-    if case.data is None:
-        raise DataError("recalibrate needs data and got none; give training data")
-    with preserve_state(case.subject):
-        training, batches, _ = _training(case, case.data)
-        tracked = statistics.find(training, batches[0].x)
-        values = statistics.population(
-            tracked, statistics.batch_statistics(training, tracked, batches)
-        )
-    if not tracked:
-        raise BNConsistencyError(
-            f"no layer of model {case.subject.name!r} has statistics that move in training mode; "
-            "expected a normaliser that is not frozen"
-        )
-    statistics.write(tracked, values)
-    return list(dict.fromkeys(t.path for t in tracked))
-
-
 def _decide(case: Case, data: Data) -> CheckResult:
     subject = case.subject
-    training, batches, order = _training(case, data)
-    tracked = statistics.find(training, batches[0].x)
-    updates = case.settings.updates
-    if updates is None:
-        updates = subject.updates()
-    stuck = [] if tracked else _stuck(case, training, batches[0].x)
-    if not tracked and not stuck:
+    known = estimated(case, data)
+    training, batches, tracked = known.training, known.batches, known.tracked
+    done = case.settings.updates
+    if done is None:
+        done = subject.updates()
+    stuck = [] if tracked else never_updated.untold(case, training, batches[0].x)
+    held = never_updated.held_by_momentum(case, training, [*tracked, *stuck], batches[0].x)
+    if not tracked and not stuck and not held:
         return _unseen(
             Verdict.NOT_APPLICABLE,
             "no layer has statistics that move in training mode",
             "there is no normaliser, or all of them are frozen",
         )
-    fresh = _fresh([*tracked, *stuck])
+    planned = case.settings.planned_updates
+    fresh = never_updated.fresh([*tracked, *stuck, *held])
+    if planned is not None and (fresh or not done):
+        return schedule.judged(NAME, tracked, held, planned)
     if fresh:
-        untouched = [t for t in fresh if not (updates or _weights_moved(case, t.layer))]
+        untouched = [t for t in fresh if not (done or never_updated.weights_moved(case, t.layer))]
         if untouched:
             return _unseen(
                 Verdict.VACUOUS,
@@ -100,53 +98,67 @@ def _decide(case: Case, data: Data) -> CheckResult:
                 "train it or load trained weights first; if a loop of your own trained it, say "
                 "updates=<number of steps>",
             )
-        return _never_updated(case, data, fresh, stuck, updates)
+        finding = never_updated.finding(case, data, fresh, stuck, held, done)
+        return CheckResult(NAME, Verdict.FAILED, (finding,), evidence=dict(finding.evidence))
     if not tracked:
         return _unseen(
             Verdict.NOT_APPLICABLE,
-            f"the statistics of {_count(stuck)} do not move in training mode",
+            f"the statistics of {_count([*stuck, *held])} do not move in training mode",
             "training and evaluation normalise alike: by what is stored",
         )
-    return _compare(case, data, training, batches, order, tracked, updates)
+    warnings = [] if planned is None else schedule.warnings(tracked, held, planned)
+    return _compare(case, data, known, done, warnings)
 
 
 def _compare(
     case: Case,
     data: Data,
-    training: Pass,
-    batches: list[Data],
-    order: Array,
-    tracked: list[Tracked],
-    updates: int | None,
+    known: Estimated,
+    done: int | None,
+    warnings: list[Finding],
 ) -> CheckResult:
     subject, settings = case.subject, case.settings
+    training, batches, tracked = known.training, known.batches, known.tracked
+    seen, estimate = known.seen, known.estimate
+    size = batch_size(case, data)
     moving = [t.variable.numpy().astype(np.float64) for t in tracked]
-    seen = statistics.batch_statistics(training, tracked, batches)
-    reference = statistics.population(tracked, seen)
+    reference = estimate.population
     inference = Pass(subject, batches[0].x, training=False)
-    scored = subject.compiled and data.y is not None
 
-    def under(values: Sequence[Array]) -> Side:
+    def under(values: Sequence[Array], rows: Data = data) -> Side:
         statistics.write(tracked, values)
-        return Side(_outputs(inference, data, settings.batch_size))
+        return Side(_outputs(inference, rows, size))
 
     def with_scores(values: Sequence[Array]) -> Side:
-        outputs = under(values).outputs
-        return Side(outputs, subject.evaluate(data, settings.batch_size) if scored else {})
+        side = under(values)
+        return Side(side.outputs, _scores(case, data, side, size))
 
+    step = _step(case, data, size)
     m = Measured(
         subject,
         data,
         batches,
         training,
+        inference,
         tracked,
         moving,
         reference,
+        seen,
         with_scores(moving),
         with_scores(reference),
-        _in_training(case, data, seen, order),
-        updates or None,  # statistics that moved before the optimizer was made anew
+        _in_training(case, data, seen, batches),
+        done or None,  # statistics that moved before the optimizer was made anew
+        settings.seed,
         under,
+        step,
+        _once(
+            lambda: (
+                []
+                if step is None
+                else updates.observed(subject, tracked, lambda: step(batches[0]))
+            )
+        ),
+        _once(lambda: _in_other_batches(case, data, known)),
     )
     if not _finite(m.population):
         return _unseen(
@@ -155,19 +167,23 @@ def _compare(
             "look for NaN in the weights",
         )
     apart = gap(m.stored, m.population, data)
-    alternatives, means = _alternatives(case, data, training, tracked, seen, reference)
-    noise = [[gap(under(v), m.population, data) for v in draws] for draws in alternatives]
+    few = estimate.rows < FEW_ROWS
+    means = "leaving out one row" if few else "split halves of the data"
+    alternatives = _alternatives(case, data, training, tracked, estimate, reference)
+    harm = _harm(case, data, m.stored, m.population, apart, 0.0)
+    noise = _noise(m, alternatives, thorough=bool(harm))
     bound = DEVIATIONS * math.hypot(*(max([n.outputs for n in g], default=0.0) for g in noise))
     restless = max((n.decisions or 0.0 for group in noise for n in group), default=0.0)
-    few = means.startswith("leaving")
-    harm = _harm(case, data, m.stored, m.population, apart, restless)
-    certain = few and disagreement.biased(m)
+    if harm:
+        harm = _harm(case, data, m.stored, m.population, apart, restless)
+    certain = few and m.biased
     normalisers = _count(tracked)
     evidence: dict[str, Any] = {
         "rows": data.rows,
-        "batch_size": settings.batch_size,
+        "statistics_rows": estimate.rows,
+        "batch_size": size,
         "normalisers": len({id(t.layer) for t in tracked}),
-        "updates": updates,
+        "updates": m.updates,
         "moving": m.stored.scores,
         "population": m.population.scores,
         "training": m.trained.scores,
@@ -187,16 +203,27 @@ def _compare(
         limits += (
             "; so few rows decide nothing by themselves, the initial values in the statistics do"
         )
+    finding = None
     if harm and (apart.outputs > bound or certain):
         finding = disagreement.explain(m, limits)
-        return CheckResult(NAME, Verdict.FAILED, (finding,), notes=data.notes, evidence=evidence)
-    if not few and _unlike_training(case, m, order):
+    elif not few and _unlike_training(case, m):
         limits = (
             f"a loss above {number(_loss_limit(case, data, m.trained, UNEXPLAINED))}, and more "
             f"than {DEVIATIONS} times what the same rows in other batches do to the outputs"
         )
         finding = disagreement.unexplained(m, limits)
-        return CheckResult(NAME, Verdict.FAILED, (finding,), notes=data.notes, evidence=evidence)
+    if m.small or (finding is not None and not finding.cause_tested):
+        warnings += stepping.warnings(m, evidence)
+    notes, warned = list(data.notes), tuple(warnings)
+    if finding is not None:
+        return CheckResult(
+            NAME,
+            Verdict.FAILED,
+            (finding,),
+            notes=data.notes,
+            evidence=evidence,
+            warnings=warned,
+        )
     if harm and few:
         return CheckResult(
             NAME,
@@ -206,8 +233,8 @@ def _compare(
             hint=f"give {FEW_ROWS} rows or more, better a few hundred",
             notes=data.notes,
             evidence=evidence,
+            warnings=warned,
         )
-    notes = list(data.notes)
     if harm:
         notes.append(f"the gap ({harm}) is within what sampling explains ({means})")
     elif apart.outputs > bound:
@@ -220,34 +247,66 @@ def _compare(
         f"{normalisers}; {_limits(case, data, m.population)} would have failed"
     )
     return CheckResult(
-        NAME, Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence
+        NAME,
+        Verdict.PASSED,
+        summary=summary,
+        notes=tuple(notes),
+        evidence=evidence,
+        warnings=warned,
     )
 
 
-def _training(case: Case, data: Data, shuffle: int = 0) -> tuple[Pass, list[Data], Array]:
-    """A pass in training mode, the rows in the batches that training would see, their order."""
-    order = np.random.default_rng(case.settings.seed + shuffle).permutation(data.rows)
-    size = min(case.settings.batch_size, data.rows)
-    starts = list(range(0, data.rows, size))
-    if data.rows - starts[-1] == 1 and len(starts) > 1:
-        starts.pop()  # a last batch of one row has no variance of its own
-    ends = [*starts[1:], data.rows]
-    batches = [data.take(order[a:b]) for a, b in zip(starts, ends, strict=True)]
-    if "training" not in case.shared:
-        case.shared["training"] = statistics.training_pass(case.subject, batches[0].x)
-    return case.shared["training"], batches, order
+def _step(case: Case, data: Data, size: int) -> Callable[[Data], object] | None:
+    """The user's own training step, over the batches of what it is given."""
+    own = case.train_step
+    if own is not None:
+        return lambda given: [own(batch.x, batch.y) for batch in given.batches(size)]
+    if case.subject.compiled and data.y is not None:
+        return lambda given: case.subject.fit(given, size)
+    return None
 
 
-def _in_training(case: Case, data: Data, seen: Sequence[BatchStatistics], order: Array) -> Side:
+def _once(measure: Callable[[], T]) -> Callable[[], T]:
+    known: list[T] = []
+
+    def measured() -> T:
+        if not known:
+            known.append(measure())
+        return known[0]
+
+    return measured
+
+
+def _scores(case: Case, data: Data, side: Side, size: int) -> dict[str, float]:
+    """Loss and metrics: of the outputs where they tell, else by the user's own `evaluate`."""
+    if not case.subject.compiled or data.y is None:
+        return {}
+    outputs = side.outputs[0] if len(side.outputs) == 1 else side.outputs
+    scores = case.subject.scores(data, outputs)
+    return case.subject.evaluate(data, size) if scores is None else scores
+
+
+def _in_training(
+    case: Case, data: Data, seen: Sequence[BatchStatistics], batches: Batches
+) -> Side:
     """What the model said in training mode, in the order of the rows, with its loss."""
-    back = np.argsort(order)
+    back = np.argsort(batches.order)
     parts = zip(*(batch.outputs for batch in seen), strict=True)
     side = Side([np.concatenate(leaves)[back] for leaves in parts])
     loss = _loss(case, data, side)
     return side if loss is None else Side(side.outputs, {"loss": loss})
 
 
-def _unlike_training(case: Case, m: Measured, order: Array) -> bool:
+def _in_other_batches(case: Case, data: Data, known: Estimated) -> Side:
+    """What the model says in training mode of the same rows in other batches."""
+    others = shuffled(case, data, draw=1)
+    if len(others) == 1:
+        others = in_batches(data, known.batches.order, -(-data.rows // 2))
+    seen = list(statistics.batch_statistics(known.training, known.tracked, others))
+    return _in_training(case, data, seen, others)
+
+
+def _unlike_training(case: Case, m: Measured) -> bool:
     """Whether evaluation is far worse than training, and population statistics don't mend it.
 
     What a row gets in training depends on its batch: the same rows in other batches tell how much.
@@ -262,53 +321,8 @@ def _unlike_training(case: Case, m: Measured, order: Array) -> bool:
         lost = before - now
         if lost <= UNEXPLAINED * case.settings.decisions_tolerance:
             return False
-    if len(m.batches) > 1:
-        training, others, other_order = _training(case, m.data, shuffle=1)
-    else:
-        training, halves = m.training, np.array_split(order, 2)
-        others, other_order = [m.data.take(half) for half in halves], order
-    again = statistics.batch_statistics(training, m.tracked, others)
-    mixed = _in_training(case, m.data, again, other_order)
-    by_batch = gap(mixed, m.trained, m.data).outputs
+    by_batch = gap(m.again(), m.trained, m.data).outputs
     return gap(m.stored, m.trained, m.data).outputs > DEVIATIONS * by_batch
-
-
-def _stuck(case: Case, training: Pass, x: Any) -> list[Tracked]:
-    """Normalisers that do not move in training mode, but would if they were told of it."""
-    subject = case.subject
-    told = {
-        id(call.layer): True
-        for call in training.calls
-        if call.is_layer
-        and subject.trainable(call.layer)
-        and subject.takes_training(call.layer)
-        and statistics.tracked_candidates(subject, call.layer)
-    }
-    if not told:
-        return []
-    forced = Pass(subject, x, training=True, instrument=statistics.Moments(subject), modes=told)
-    return statistics.find(forced, x)
-
-
-def _fresh(tracked: Sequence[Tracked]) -> list[Tracked]:
-    """The statistics of layers that hold nothing but zeros and ones, as layers begin."""
-    moved = {id(t.layer) for t in tracked if not _at_start(t)}
-    return [t for t in tracked if id(t.layer) not in moved]
-
-
-def _at_start(tracked: Tracked) -> bool:
-    value = tracked.variable.numpy()
-    return bool(np.ptp(value) == 0 and value.flat[0] in (0, 1))
-
-
-def _weights_moved(case: Case, layer: Any) -> bool:
-    """Whether a scale or offset of the layer's own is no longer one number throughout."""
-    candidates = {id(v) for v in statistics.tracked_candidates(case.subject, layer)}
-    return any(
-        np.ptp(variable.numpy()) > 0
-        for variable in case.subject.own_variables(layer)
-        if id(variable) not in candidates and variable.dtype.is_floating
-    )
 
 
 def _loss(case: Case, data: Data, side: Side) -> float | None:
@@ -318,8 +332,8 @@ def _loss(case: Case, data: Data, side: Side) -> float | None:
     return case.subject.loss(data, outputs)
 
 
-def _outputs(inference: Pass, data: Data, batch_size: int) -> list[Array]:
-    parts = [inference.run(batch.x).outputs for batch in data.batches(batch_size)]
+def _outputs(inference: Pass, data: Data, size: int) -> list[Array]:
+    parts = [inference.run(batch.x).outputs for batch in data.batches(size)]
     return [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
 
 
@@ -328,40 +342,54 @@ def _alternatives(
     data: Data,
     training: Pass,
     tracked: Sequence[Tracked],
-    seen: list[BatchStatistics],
+    estimate: Estimate,
     reference: list[Array],
-) -> tuple[list[list[list[Array]]], str]:
-    """Statistics that would be as good as the reference: other samples, and healthy jitter."""
+) -> list[list[list[Array]]]:
+    """Statistics that would be as good as the reference: other samples, and healthy jitter.
+
+    Other samples are every other batch; of a single batch, every other row; of few rows, all but
+    one.
+    """
     rng = np.random.default_rng(case.settings.seed)
-    if len(seen) >= 2:
-        halves = [statistics.population(tracked, seen[start::2]) for start in (0, 1)]
-        means = "split halves of the data"
-    elif data.rows >= FEW_ROWS:
-        parts = [data.take(slice(start, None, 2)) for start in (0, 1)]
-        halves = [
-            statistics.population(tracked, statistics.batch_statistics(training, tracked, [part]))
-            for part in parts
-        ]
-        means = "split halves of the data"
+    halves = estimate.halves
+    if data.rows < FEW_ROWS and estimate.rows == data.rows:
+        halves = []
+        samples = [np.delete(np.arange(data.rows), row) for row in range(data.rows)]
     else:
-        parts = [data.take(np.delete(np.arange(data.rows), row)) for row in range(data.rows)]
-        halves = [
-            statistics.population(tracked, statistics.batch_statistics(training, tracked, [part]))
-            for part in parts
-        ]
-        means = "leaving out one row"
-    deviations = statistics.spread(seen)
+        samples = [np.arange(data.rows)[start::2] for start in (0, 1)]
+    if not halves:
+        parts = (data.take(rows) for rows in samples)
+        seen = statistics.batch_statistics(training, tracked, parts)
+        halves = [Estimate(tracked, [one]).population for one in seen]
     jitters = [
         [
-            value
-            + math.sqrt((1 - t.momentum) / (1 + t.momentum))
-            * deviation
-            * rng.standard_normal(value.shape)
-            for t, value, deviation in zip(tracked, reference, deviations, strict=True)
+            value + _jitter(t) * deviation * rng.standard_normal(value.shape)
+            for t, value, deviation in zip(tracked, reference, estimate.spread, strict=True)
         ]
-        for _ in range(JITTERS if len(seen) >= 2 else 0)
+        for _ in range(JITTERS if estimate.batches > 1 else 0)
     ]
-    return [halves, jitters], means
+    return [halves, jitters]
+
+
+def _jitter(t: Tracked) -> float:
+    """The deviation of a converged moving average, in those from batch to batch."""
+    momentum = t.momentum if t.momentum >= 0.5 else USUAL_MOMENTUM
+    return math.sqrt((1 - momentum) / (1 + momentum)) if momentum < 1 else 1.0
+
+
+def _noise(m: Measured, alternatives: list[list[list[Array]]], thorough: bool) -> list[list[Gap]]:
+    """How far each alternative is from the reference.
+
+    Where nothing hangs on it, one of each and some rows tell enough for the evidence.
+    """
+    if thorough:
+        return [[gap(m.under(v), m.population, m.data) for v in group] for group in alternatives]
+    count = max(16, m.data.rows // 16) if m.small else 2
+    index = np.linspace(0, m.data.rows - 1, min(m.data.rows, count)).round().astype(int)
+    some = m.data.take(index)
+    reference = Side([output[index] for output in m.population.outputs])
+    groups = [group[:1] for group in alternatives]
+    return [[gap(m.under(v, some), reference, some) for v in group] for group in groups]
 
 
 def _harm(
@@ -423,52 +451,6 @@ def _limits(case: Case, data: Data, population: Side) -> str:
     if gap(population, population, data).decisions is not None:
         return f"more than {_limit_of_decisions(case, data):.1%} changed decisions"
     return f"a gap of more than {settings.output_tolerance:g} standard deviations"
-
-
-def _never_updated(
-    case: Case,
-    data: Data,
-    fresh: Sequence[Tracked],
-    stuck: Sequence[Tracked],
-    updates: int | None,
-) -> CheckResult:
-    first = fresh[0]
-    after = f"after {updates} updates" if updates else "though their weights have moved"
-    told = "told training=True, they move"
-    if stuck or _fit_leaves_alone(case, data, fresh):
-        cause = (
-            f"training mode does not reach {first.path} in a training step: a model or layer "
-            "around it takes no training argument, or does not pass it on"
-        )
-        tested = told if stuck else f"one step of fit leaves the statistics alone; {told}"
-        remedy = "write call(self, x, training=None) and pass training on to the layers inside"
-    else:
-        cause = "the steps ran in inference mode, as model(x) without training=True does in a loop"
-        tested = "one forward pass in training mode moves the statistics"
-        remedy = "call model(x, training=True) in the training loop"
-    finding = Finding(
-        rules.NEVER_UPDATED.id,
-        rules.NEVER_UPDATED.slug,
-        first.path,
-        f"the statistics of {_count(fresh)} are exactly their initial values {after}",
-        cause,
-        True,
-        f"{remedy}; then train again, or recalibrate(model, x)",
-        tested,
-        "no tolerance: exactly 0 or 1 in every channel",
-        evidence={"layers": sorted({t.path for t in fresh}), "updates": updates},
-    )
-    return CheckResult(NAME, Verdict.FAILED, (finding,), evidence=dict(finding.evidence))
-
-
-def _fit_leaves_alone(case: Case, data: Data, fresh: Sequence[Tracked]) -> bool:
-    """Whether a real step of the user's own training does not move the statistics."""
-    if not case.subject.compiled or data.y is None:
-        return False
-    before = Variables([t.variable for t in fresh])
-    size = min(case.settings.batch_size, data.rows)
-    case.subject.fit(data.take(slice(0, size)), size)
-    return not before.moved()
 
 
 def _count(tracked: Sequence[Tracked]) -> str:

@@ -12,9 +12,8 @@ from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.results import Table
-from pytest_bnconsistency.subjects import Subject
 
-LAYERS, ROWS = 24, 8
+LAYERS, ROWS = 24, 4
 """The layers that moved farthest are tried, on this many rows: the cost stays bounded."""
 COLUMNS = (
     "layer",
@@ -48,32 +47,47 @@ def initial_share(
 
 
 def table(
-    subject: Subject,
+    inference: Pass,
     data: Data,
     tracked: Sequence[Tracked],
     moving: Sequence[Array],
     reference: Sequence[Array],
     updates: int | None,
 ) -> Table:
-    """One row a layer, the one that closes most of the gap first."""
+    """One row a layer, the one that closes most of the gap first.
+
+    One trace, `inference`, serves all: a layer's statistics are put in, the rows run, and the
+    statistics are put back.
+    """
     x = data.take(np.linspace(0, data.rows - 1, min(ROWS, data.rows)).round().astype(int)).x
-    inference = Pass(subject, x, training=False)
     layers = {id(t.layer): t for t in tracked}
     shift = {key: _shift(tracked, moving, reference, t.layer) for key, t in layers.items()}
     tried = sorted(layers, key=lambda key: -_distance(*shift[key]))[:LAYERS]
 
-    def outputs(chosen: Any) -> list[Array]:
-        values = [reference[i] if chosen(t) else moving[i] for i, t in enumerate(tracked)]
-        statistics.write(tracked, values)
+    def outputs(all_have: Sequence[Array]) -> list[Array]:
+        statistics.write(tracked, all_have)
         return inference.run(x).outputs
 
-    target, start = outputs(lambda t: True), outputs(lambda t: False)
+    def one_by_one(all_have: Sequence[Array], one_has: Sequence[Array]) -> dict[int, list[Array]]:
+        found = {}
+        for key in tried:
+            own = [i for i, t in enumerate(tracked) if id(t.layer) == key]
+            variables = [tracked[i] for i in own]
+            statistics.write(variables, [one_has[i] for i in own])
+            found[key] = inference.run(x).outputs
+            statistics.write(variables, [all_have[i] for i in own])
+        return found
+
+    start = outputs(moving)
+    closing_alone = one_by_one(moving, reference)
+    target = outputs(reference)
+    opening_alone = one_by_one(reference, moving)
     whole = _apart(start, target) or 1.0
     rows = []
     for key in tried:
         t = layers[key]
-        closing = 1 - _apart(outputs(lambda o, k=key: id(o.layer) == k), target) / whole
-        opening = _apart(outputs(lambda o, k=key: id(o.layer) != k), target) / whole
+        closing = 1 - _apart(closing_alone[key], target) / whole
+        opening = _apart(opening_alone[key], target) / whole
         mean, ratio = shift[key]
         left = "?" if updates is None else f"{t.momentum ** (updates * t.calls):.1%}"
         rows.append(

@@ -1,38 +1,51 @@
-"""Population statistics of every normaliser, in one pass over the data.
+"""Which variables track statistics of their layer's input, and what a batch moves them towards.
 
 A normaliser is found by what it does: a variable of its own that does not train moves, in
 training mode, towards a statistic of the layer's input. The batch statistic itself is read off the
 update: from a variable at zero, v <- a v + (1 - a) s leaves (1 - a) s. So whatever a layer
-computes (masked, reduced over other axes, home-made) is taken as the layer computes it.
-
-Sources: Ioffe and Szegedy 2015 (algorithm 2); Wu and Johnson 2021, "Rethinking 'Batch' in
-BatchNorm" (PreciseBN); Chan, Golub and LeVeque 1983 for joining means and variances.
+computes (masked, reduced over other axes, home-made) is taken as the layer computes it. Where that
+is a moment of the input, the moment is taken from the input itself, in float64, free of the
+round-off of the layer's own arithmetic.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, Data
+from pytest_bnconsistency.data import Array, Data, map_nest
+from pytest_bnconsistency.probes.population import Moment
 from pytest_bnconsistency.probes.state import Variables
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay, neutralised
 from pytest_bnconsistency.subjects import Call, Subject
 
-Role = Literal["mean", "variance", "other"]
+Role = Literal["mean", "variance", "square", "deviation", "other"]
+
+FEW = 2
+"""Rows that tell which variables track what: which they are does not depend on how many."""
+SMALL = 2**14
+"""Inputs of at most so many elements a row have their moments taken in float64. In larger ones
+round-off averages out, and another pass over them would cost as much as the layer itself."""
+ALONE = 16
+"""Rows of the known numbers that a layer is run on by itself."""
+ALIKE, ALIKE_IN_HALF = 0.01, 0.05
+"""A statistic that is as near to a moment of the input, in units of its scale, is that moment."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tracked:
     """A variable that moves towards a statistic of its layer's input.
 
-    `retention` is the share of the old value that an update keeps (the momentum, to the power
-    of the layer's calls). `partner` is the mean that belongs to a variance.
+    `retention` is the share of the old value that a run keeps (the momentum, to the power of the
+    layer's calls). `partner` is the mean that belongs to a variance. `places` says where a run's
+    records hold the moments of the input, for each call: the index of the call and of the moment
+    in its record; there are none where the moments are not known.
     """
 
     variable: Any
@@ -42,48 +55,72 @@ class Tracked:
     retention: float
     calls: int
     partner: Tracked | None = None
+    places: tuple[tuple[int, int], ...] = ()
 
     @property
     def momentum(self) -> float:
         return float(max(self.retention, 0.0) ** (1 / self.calls))
 
+    def value(self, moment: Moment) -> Array:
+        """The statistic of its role that has these moments."""
+        if self.role == "variance":
+            return moment.variance
+        if self.role == "square":
+            return np.asarray(moment.variance + moment.mean**2)
+        if self.role == "deviation":
+            return np.asarray(np.sqrt(moment.variance))
+        return moment.mean
+
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """What one batch of `rows` rows gave: a value for each tracked variable (float64), and the
-    model's outputs in training mode.
+    """What one batch of `rows` rows gave.
+
+    `moments` holds for each tracked variable the moments of its layer's calls, `values` what the
+    calls together move it towards (float64), `outputs` the model's outputs in training mode.
     """
 
     rows: int
+    moments: tuple[tuple[Moment, ...], ...]
     values: tuple[Array, ...]
     outputs: list[Array]
 
 
 class Moments(Instrument):
-    """Records, for layers with variables of their own that don't train, the input's moments.
+    """Records the input's moments, for layers with variables of their own that don't train.
 
-    For each float input and each axis: its length, then mean and variance over the other axes.
+    For each float input and each axis as long as such a variable: the number of elements, then
+    mean and variance over the other axes (float64); with a mask, once more for what it keeps.
     """
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        if not call.is_layer or not call.args or not tracked_candidates(self._subject, call.layer):
+        held = tracked_candidates(self._subject, call.layer) if call.is_layer else []
+        given = call.args[0] if call.args else None
+        if not held or not isinstance(given, tf.Tensor) or not given.dtype.is_floating:
             return outputs, None
-        given = call.args[0]
-        if not isinstance(given, tf.Tensor) or not given.dtype.is_floating:
+        elements = given.shape[1:].num_elements()
+        if elements is None or elements > SMALL:
             return outputs, None
-        lengths = {v.shape.num_elements() for v in tracked_candidates(self._subject, call.layer)}
-        axes = range(given.shape.rank)
+        mask = call.kwargs.get("mask")
+        mask = getattr(given, "_keras_mask", None) if mask is None else mask
+        rank, lengths = given.shape.rank, {v.shape.num_elements() for v in held}
+        axes = [axis for axis in reversed(range(rank)) if given.shape[axis] in lengths]
+        given = tf.cast(given, tf.float64)
         record = []
-        for axis in reversed(axes):
-            if given.shape[axis] in lengths:
-                others = [a for a in axes if a != axis]
-                record.extend(tf.nn.moments(tf.cast(given, tf.float32), others))
-        if 1 in lengths:
-            record.extend(tf.nn.moments(tf.cast(given, tf.float32), list(axes)))
-        return outputs, record
+        for axis in [*axes, *([rank] if 1 in lengths else [])]:
+            others = [a for a in range(rank) if a != axis]
+            count = tf.reduce_prod(tf.gather(tf.shape(given), others))
+            record += [tf.cast(count, tf.float64), *tf.nn.moments(given, others)]
+            if isinstance(mask, tf.Tensor) and (mask.shape.rank or rank + 1) <= axis:
+                ones = [1] * (rank - mask.shape.rank)
+                kept = tf.cast(tf.reshape(mask, [*tf.unstack(tf.shape(mask)), *ones]), tf.float64)
+                kept = tf.broadcast_to(kept, tf.shape(given))
+                count = tf.reduce_max(tf.reduce_sum(kept, others))
+                record += [count, *tf.nn.weighted_moments(given, others, kept)]
+        return outputs, record or None
 
 
 def tracked_candidates(subject: Subject, layer: Any) -> list[Any]:
@@ -112,90 +149,65 @@ def training_pass(subject: Subject, x: Any) -> Pass:
 def find(training: Pass, x: Any) -> list[Tracked]:
     """The tracked variables of a pass, by behaviour: they forget a share of what they held."""
     subject = training.subject
-    run = training.run(x)
-    recorded = {
-        (id(call.layer), call.number): record
-        for call, record in zip(training.calls, run.records, strict=True)
-    }
-    by_layer: dict[int, list[Call]] = {}
-    for call in [*training.calls, *training.inner_calls]:
-        by_layer.setdefault(id(call.layer), []).append(call)
-    for call in training.calls:
-        # A wrapper may run the layer inside without calling it.
-        for inside in subject.sublayers(call.layer) if call.is_layer else ():
-            path = f"{call.path}/{inside.name}"
-            by_layer.setdefault(
-                id(inside), [dataclasses.replace(call, layer=inside, path=path, number=0)]
-            )
+    x = map_nest(lambda leaf: leaf[:FEW], x)
+    by_layer = _calls_by_layer(training)
     candidates = [
         (variable, calls)
         for calls in by_layer.values()
         for variable in tracked_candidates(subject, calls[0].layer)
     ]
     variables = [variable for variable, _ in candidates]
-    zero, one = (_run_from(training, x, variables, value)[0] for value in (0.0, 1.0))
+    zero, records, _ = run_from(training, x, variables, 0.0)
+    one, _, _ = run_from(training, x, variables, 1.0)
     found: list[Tracked] = []
     for (variable, calls), low, high in zip(candidates, zero, one, strict=True):
         kept = float(np.median(high - low))
         if not abs(1 - kept) > 1e-6:
             continue  # a counter, or a sum: nothing is forgotten, so it tracks no statistic
-        retention = _declared(calls[0].layer, len(calls), kept)
-        last = calls[-1]
-        role = _role(low / (1 - retention), recorded.get((id(last.layer), last.number)), calls)
-        found.append(Tracked(variable, calls[0].layer, calls[0].path, role, retention, len(calls)))
+        layer, path = calls[0].layer, calls[0].path
+        retention, times = _declared(layer, len(calls), kept)
+        t = Tracked(variable, layer, path, "other", retention, times)
+        indices = [
+            index for index, call in enumerate(training.calls) if call.layer is calls[0].layer
+        ]
+        given = [(index, records[index]) for index in indices]
+        role, places = _recognised(subject, t, low / (1 - retention), given)
+        found.append(dataclasses.replace(t, role=role, places=places))
     return [_with_partner(tracked, found) for tracked in found]
+
+
+def _calls_by_layer(training: Pass) -> dict[int, list[Call]]:
+    by_layer: dict[int, list[Call]] = {}
+    for call in [*training.calls, *training.inner_calls]:
+        by_layer.setdefault(id(call.layer), []).append(call)
+    for call in training.calls:
+        # A wrapper may run the layer inside without calling it.
+        for inside in training.subject.sublayers(call.layer) if call.is_layer else ():
+            path = f"{call.path}/{inside.name}"
+            by_layer.setdefault(
+                id(inside), [dataclasses.replace(call, layer=inside, path=path, number=0)]
+            )
+    return by_layer
 
 
 def batch_statistics(
     training: Pass, tracked: Sequence[Tracked], batches: Iterable[Data]
-) -> list[BatchStatistics]:
+) -> Iterator[BatchStatistics]:
     """Run each batch in training mode and read the statistics that it would have moved towards."""
     variables = [t.variable for t in tracked]
-    seen = []
     for batch in batches:
-        after, outputs = _run_from(training, batch.x, variables, 0.0)
-        values = (v / (1 - t.retention) for t, v in zip(tracked, after, strict=True))
-        seen.append(BatchStatistics(batch.rows, tuple(values), outputs))
-    return seen
-
-
-def population(tracked: Sequence[Tracked], batches: Sequence[BatchStatistics]) -> list[Array]:
-    """The statistics of all batches together.
-
-    A mean is the mean of the batch means, weighted by rows; a variance is the mean variance
-    within the batches plus the variance between their means.
-    """
-    rows = np.array([batch.rows for batch in batches], float)
-    share = rows / rows.sum()
-    joined = [
-        sum(w * batch.values[i] for w, batch in zip(share, batches, strict=True))
-        for i in range(len(tracked))
-    ]
-    places = {id(t): i for i, t in enumerate(tracked)}
-    means = [np.array(values) for values in joined]
-    result = []
-    for index, t in enumerate(tracked):
-        value = means[index]
-        if t.role == "variance" and t.partner is not None:
-            mean = places[id(t.partner)]
-            value = value + sum(
-                w * (batch.values[mean] - means[mean]) ** 2
-                for w, batch in zip(share, batches, strict=True)
-            )
-        result.append(value)
-    return result
-
-
-def spread(batches: Sequence[BatchStatistics]) -> list[Array]:
-    """The standard deviation of each statistic from batch to batch; zero for a single one."""
-    if not batches:
-        return []
-    if len(batches) == 1:
-        return [np.zeros_like(value) for value in batches[0].values]
-    return [
-        np.std([batch.values[i] for batch in batches], axis=0, ddof=1)
-        for i in range(len(batches[0].values))
-    ]
+        after, records, outputs = run_from(training, batch.x, variables, 0.0)
+        read_off = {
+            id(t.variable): v / (1 - t.retention) for t, v in zip(tracked, after, strict=True)
+        }
+        moments = []
+        values = []
+        for t in tracked:
+            recorded = _recorded(t, records)
+            own = recorded or (_from_update(t, read_off, batch.rows),)
+            moments.append(own)
+            values.append(_moved_towards(t, own) if recorded else read_off[id(t.variable)])
+        yield BatchStatistics(batch.rows, tuple(moments), tuple(values), outputs)
 
 
 def write(tracked: Sequence[Tracked], values: Sequence[Array]) -> None:
@@ -205,11 +217,13 @@ def write(tracked: Sequence[Tracked], values: Sequence[Array]) -> None:
         t.variable.assign(bounded.astype(t.variable.dtype.as_numpy_dtype))
 
 
-def _run_from(
-    training: Pass, x: Any, variables: list[Any], start: float
-) -> tuple[list[Array], list[Array]]:
-    """The values of `variables` after a run that began with all at `start`, and its outputs."""
-    before = Variables(variables)
+def run_from(
+    training: Pass, x: Any, variables: Sequence[Any], start: float
+) -> tuple[list[Array], list[list[Array] | None], list[Array]]:
+    """A run that began with all `variables` at `start`: their values after it (float64), the
+    records and the outputs.
+    """
+    before = Variables(list(variables))
     try:
         for variable in variables:
             variable.assign(tf.fill(variable.shape, tf.cast(start, variable.dtype)))
@@ -218,35 +232,128 @@ def _run_from(
             np.asarray(run.after.get(id(v), np.full(v.shape, start)), np.float64)
             for v in variables
         ]
-        return after, run.outputs
+        return after, run.records, run.outputs
     finally:
         before.restore()
 
 
-def _declared(layer: Any, calls: int, measured: float) -> float:
-    """The layer's own momentum where it agrees with the measured share: it has no round-off."""
-    momentum = getattr(layer, "momentum", None)
-    if isinstance(momentum, (int, float)) and abs(momentum**calls - measured) < 1e-3:
-        return float(momentum) ** calls
-    return measured
+def _recorded(t: Tracked, records: list[list[Array] | None]) -> tuple[Moment, ...]:
+    """The moments of the layer's calls in a run's records; none where they are not of all rows."""
+    found = []
+    for index, place in t.places:
+        record = records[index]
+        if record is None:
+            return ()
+        count, mean, variance = record[3 * place : 3 * place + 3]
+        shape = tuple(t.variable.shape)
+        found.append(Moment(float(count), mean.reshape(shape), variance.reshape(shape)))
+    return tuple(found)
 
 
-def _role(statistic: Array, record: list[Array] | None, calls: list[Call]) -> Role:
-    """Which moment of the layer's input the statistic is, to within N/(N-1) and half precision.
+def _from_update(t: Tracked, read_off: Mapping[int, Array], rows: int) -> Moment:
+    """The moments of a batch as far as the updates tell them."""
+    value = read_off[id(t.variable)]
+    if t.role in ("mean", "other"):
+        return Moment(rows, value, np.zeros_like(value))
+    mean = read_off[id(t.partner.variable)] if t.partner is not None else np.zeros_like(value)
+    return Moment(rows, mean, value**2 if t.role == "deviation" else value)
 
-    Where the input was not recorded, or is not alone (masks, several calls), the sign tells.
+
+def _moved_towards(t: Tracked, moments: Sequence[Moment]) -> Array:
+    """What the calls together move a variable towards: each forgets a share of those before."""
+    momentum, left = t.momentum, 1.0
+    whole = np.zeros_like(moments[0].mean)
+    for moment in reversed(moments):
+        whole = whole + left * (1 - momentum) * t.value(moment)
+        left *= momentum
+    return np.asarray(whole / (1 - t.retention))
+
+
+def _declared(layer: Any, calls: int, measured: float) -> tuple[float, int]:
+    """The share that is kept, and the number of updates that it takes.
+
+    By the layer's own momentum where it agrees with the measured share: it has no round-off. A
+    layer in a loop is called once as far as can be seen, and may update for every timestep.
     """
-    pairs = list(zip(record[::2], record[1::2], strict=True)) if record else []
-    for mean, variance in pairs:
-        if mean.size != statistic.size:
+    momentum = getattr(layer, "momentum", None)
+    if not isinstance(momentum, (int, float)):
+        return measured, calls
+    if abs(momentum**calls - measured) < 1e-3:
+        return float(momentum) ** calls, calls
+    if 0 < momentum < 1 and 0 < measured < 1:
+        times = round(math.log(measured) / math.log(momentum))
+        if times > calls and abs(momentum**times - measured) < 1e-3:
+            return float(momentum) ** times, times
+    return measured, calls
+
+
+def _recognised(
+    subject: Subject,
+    t: Tracked,
+    statistic: Array,
+    records: Sequence[tuple[int, list[Array] | None]],
+) -> tuple[Role, tuple[tuple[int, int], ...]]:
+    """Which moment of the layer's input the statistic is, and where it is recorded.
+
+    A variance may carry N/(N-1). Where no moment is the statistic, its sign tells.
+    """
+    half = t.variable.dtype.size < 4
+    best: tuple[float, Role, tuple[tuple[int, int], ...]]
+    best = (ALIKE_IN_HALF if half else ALIKE, "other", ())
+    known = [record for _, record in records if record is not None]
+    complete = len(known) == len(records) == t.calls
+    for place in range(len(known[0]) // 3 if complete else 0):
+        moments = []
+        for record in known:
+            count, mean, variance = record[3 * place : 3 * place + 3]
+            if mean.size != statistic.size:
+                break
+            shape = statistic.shape
+            moments.append(Moment(float(count), mean.reshape(shape), variance.reshape(shape)))
+        if len(moments) != len(known):
             continue
-        mean, variance = mean.reshape(statistic.shape), variance.reshape(statistic.shape)
-        scale = np.sqrt(variance + mean**2) + 1e-12
-        if np.median(np.abs(statistic - mean) / scale) < (0.01 if len(calls) == 1 else 0.5):
-            return "mean"
-        if np.median(np.abs(statistic - variance) / (variance + 1e-12)) < 0.5:
-            return "variance"
-    return "mean" if (statistic < 0).any() else "other"
+        biased = [m.count / max(m.count - 1, 1) for m in moments]
+        unbiased = [
+            Moment(m.count, m.mean, m.variance * f) for m, f in zip(moments, biased, strict=True)
+        ]
+        for role in ("mean", "variance", "square", "deviation"):
+            as_role = dataclasses.replace(t, role=role)
+            for given in (moments, unbiased) if role == "variance" else (moments,):
+                scale = np.mean([m.variance + m.mean**2 for m in given], axis=0)
+                scale = scale if role in ("variance", "square") else np.sqrt(scale)
+                apart = np.abs(statistic - _moved_towards(as_role, given))
+                error = float(np.mean(apart / np.maximum(scale, 1e-30))) if scale.any() else 1.0
+                if error < best[0]:
+                    best = error, role, tuple((index, place) for index, _ in records)
+    if best[2]:
+        return best[1], best[2]
+    return _role_alone(subject, t) or ("mean" if (statistic < 0).any() else "other"), ()
+
+
+def _role_alone(subject: Subject, t: Tracked) -> Role | None:
+    """Which moment of known numbers the layer tracks, run by itself: in a wrapper or a loop its
+    own input can't be recorded.
+    """
+    spec = getattr(t.layer, "input_spec", None)
+    shape = [ALONE, *[2] * ((getattr(spec, "ndim", None) or 2) - 1)]
+    axes = getattr(spec, "axes", None) or {-1: t.variable.shape.num_elements()}
+    before = Variables(subject.own_variables(t.layer))
+    try:
+        for axis, length in axes.items():
+            shape[int(axis)] = length
+        given = np.resize(np.random.default_rng(0).normal(3, 2, 997), shape)
+        t.variable.assign(tf.zeros_like(t.variable))
+        t.layer(tf.constant(given, t.layer.compute_dtype), training=True)
+        reached = float(t.variable.numpy().mean()) / (1 - t.momentum)
+    except Exception:  # it can't run by itself
+        return None
+    finally:
+        before.restore()
+    others = tuple(i for i in range(len(shape)) if i not in {int(a) % len(shape) for a in axes})
+    variance = float(given.var(others).mean())
+    if abs(reached - given.mean()) < abs(reached - variance):
+        return "mean" if abs(reached - given.mean()) < 0.5 else None
+    return "variance" if abs(reached - variance) < 0.5 else None
 
 
 def _with_partner(tracked: Tracked, found: list[Tracked]) -> Tracked:
@@ -262,6 +369,7 @@ def _with_partner(tracked: Tracked, found: list[Tracked]) -> Tracked:
         ),
         None,
     )
-    if tracked.role == "mean" or partner is None:
+    if tracked.role in ("mean", "square") or partner is None:
         return tracked
-    return dataclasses.replace(tracked, role="variance", partner=partner)
+    role: Role = "variance" if tracked.role == "other" else tracked.role
+    return dataclasses.replace(tracked, role=role, partner=partner)

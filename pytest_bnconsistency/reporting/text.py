@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pytest_bnconsistency.results import CheckResult, Finding, Table
@@ -24,6 +24,8 @@ def lines(result: CheckResult, *, verbose: bool = False, reproduce: str = "") ->
         yield result.headline
         yield from _table(result.table, verbose)
         yield from _labelled("hint", result.hint)
+        for warning in _cut(result.warnings, NOTES, verbose):
+            yield from _warning(warning)
         for note in _cut(result.notes, NOTES, verbose):
             yield from _labelled("note", note)
         return
@@ -39,6 +41,8 @@ def lines(result: CheckResult, *, verbose: bool = False, reproduce: str = "") ->
         yield f"... and {hidden} more findings of this check (-vv shows them)"
     if verbose:
         yield from _table(result.table, verbose)
+    for warning in _cut(result.warnings, NOTES, verbose):
+        yield from _warning(warning)
     for note in _cut(result.notes, NOTES, verbose):
         yield from _labelled("note", note)
     if reproduce:
@@ -73,6 +77,17 @@ def _replay(finding: Finding, reproduce: str) -> str:
     if not reproduce:
         return f"replay={finding.recipe!r}, in the call"
     return f"{reproduce} --bn-replay {shlex.quote(finding.recipe)}"
+
+
+def warning_lines(results: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
+    """A line for each warning of plain results (`to_dict`), each with where it was met."""
+    for place, result in results:
+        for warning in result.get("warnings", ()):
+            yield f"{place}: {warning['rule']} {warning['slug']}: {warning['message']}"
+
+
+def _warning(warning: Finding) -> Iterator[str]:
+    yield from _labelled("warning", f"{warning.headline}; {warning.remedy}")
 
 
 def _table(table: Table | None, verbose: bool) -> Iterator[str]:

@@ -170,5 +170,18 @@ class BaseSubject(abc.ABC):
         if hasattr(layer, "trainable"):
             layer.trainable = False
 
+    def upstream(self, layer: Any) -> Iterable[Any]:
+        return ()
+
+    def graph_calls(self, layer: Any) -> int:
+        return 0
+
+    def scores(self, data: Data, outputs: Nest) -> dict[str, float] | None:
+        return None
+
+    def unfreeze(self, layer: Any) -> None:
+        if hasattr(layer, "trainable"):
+            layer.trainable = True
+
     def rebuild_training(self) -> None:
         return None

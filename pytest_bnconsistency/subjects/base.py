@@ -122,6 +122,12 @@ class Subject(Protocol):
     def inference_calls(self) -> Iterable[Any]:
         """Layers that stand in the model's graph with `training=False`."""
 
+    def upstream(self, layer: Any) -> Iterable[Any]:
+        """The layers whose outputs reach `layer` in the graph that it stands in, if any."""
+
+    def graph_calls(self, layer: Any) -> int:
+        """How often `layer` stands in the graph, 0 where there is no graph."""
+
     def stochastic(self, layer: Any) -> bool:
         """Whether `layer` itself holds a generator of random numbers."""
 
@@ -141,6 +147,11 @@ class Subject(Protocol):
     def loss(self, data: Data, outputs: Nest) -> float | None:
         """The compiled loss of given outputs (arrays), or None where it can't be told."""
 
+    def scores(self, data: Data, outputs: Nest) -> dict[str, float] | None:
+        """What `evaluate` gives where the model's outputs (arrays) are these, or None where only
+        a run of `evaluate` can tell.
+        """
+
     def fit(self, data: Data, batch_size: int) -> None:
         """One epoch of the user's own training, in the order of the rows."""
 
@@ -152,6 +163,9 @@ class Subject(Protocol):
 
     def freeze(self, layer: Any) -> None:
         """Set the layer's flag to not trainable, as a user would."""
+
+    def unfreeze(self, layer: Any) -> None:
+        """Set the layer's flag to trainable."""
 
     def rebuild_training(self) -> None:
         """Forget the compiled training function, as compiling again would."""

@@ -15,6 +15,7 @@ class Keras3Subject(KerasModelSubject):
     """A functional, sequential or subclassed `keras.Model`."""
 
     layer_class = keras.layers.Layer
+    model_class = keras.Model
     symbolic_class = keras.KerasTensor
     inputs_attribute = "_inputs_struct"
     operation_class = keras.Operation

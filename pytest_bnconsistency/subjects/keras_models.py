@@ -21,12 +21,15 @@ from pytest_bnconsistency.subjects.watching import by_names, watching
 
 RAGGED = 5
 """Rows in a batch of a data set."""
+_SCORING = ("compute_loss", "compute_metrics", "get_metrics_result", "reset_metrics")
+"""What turns outputs into loss and metrics."""
 
 
 class KerasModelSubject(BaseSubject):
     """A model of either Keras generation. Subclasses name the classes whose calls are watched."""
 
     layer_class: type
+    model_class: type
     symbolic_class: type
     """The tensors that a graph is built of."""
     inputs_attribute: str
@@ -143,6 +146,18 @@ class KerasModelSubject(BaseSubject):
     @abc.abstractmethod
     def inference_calls(self) -> Iterable[Any]: ...
 
+    def upstream(self, layer: Any) -> Iterable[Any]:
+        stack, seen = list(getattr(layer, "_inbound_nodes", [])), set()
+        while stack:
+            for parent in stack.pop().parent_nodes:
+                if id(parent) not in seen:
+                    seen.add(id(parent))
+                    stack.append(parent)
+                    yield getattr(parent, "operation", None) or parent.layer
+
+    def graph_calls(self, layer: Any) -> int:
+        return len(getattr(layer, "_inbound_nodes", []))
+
     @abc.abstractmethod
     def stochastic(self, layer: Any) -> bool: ...
 
@@ -170,8 +185,7 @@ class KerasModelSubject(BaseSubject):
                 return_dict=True,
             ),
         )
-        numbers = {k: float(v) for k, v in scores.items() if np.ndim(v) == 0}
-        return dict(sorted(numbers.items(), key=lambda item: item[0] != "loss"))
+        return dict(sorted(_numbers(scores).items(), key=lambda item: item[0] != "loss"))
 
     def loss(self, data: Data, outputs: Nest) -> float | None:
         try:
@@ -181,6 +195,25 @@ class KerasModelSubject(BaseSubject):
         except Exception:
             # A model may compute its loss in its own way: then only `evaluate` knows it.
             return None
+
+    def scores(self, data: Data, outputs: Nest) -> dict[str, float] | None:
+        if any(
+            getattr(type(self.model), name, None) is not getattr(self.model_class, name, None)
+            for name in ("evaluate", "test_step", "make_test_function", *_SCORING)
+        ):
+            return None  # the user's own way to score
+        loss = self.loss(data, outputs)
+        if loss is None:
+            return None
+        try:
+            with quiet():
+                self.model.reset_metrics()
+                targets = map_nest(tf.convert_to_tensor, data.y)
+                tensors = map_nest(tf.convert_to_tensor, outputs)
+                scores = self.model.compute_metrics(None, targets, tensors, data.sample_weight)
+        except Exception:
+            return None  # `evaluate` says itself what is wrong
+        return {"loss": loss, **_numbers({k: v for k, v in scores.items() if k != "loss"})}
 
     def fit(self, data: Data, batch_size: int) -> None:
         self._with_targets(
@@ -211,6 +244,9 @@ class KerasModelSubject(BaseSubject):
 
     def freeze(self, layer: Any) -> None:
         layer.trainable = False
+
+    def unfreeze(self, layer: Any) -> None:
+        layer.trainable = True
 
     def rebuild_training(self) -> None:
         self.model.make_train_function(force=True)
@@ -250,6 +286,10 @@ class KerasModelSubject(BaseSubject):
     def builds_graph(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call with these arguments builds a graph of Keras tensors only."""
         return any(isinstance(leaf, cls.symbolic_class) for leaf in flatten([args, kwargs]))
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in scores.items() if np.ndim(value) == 0}
 
 
 @contextlib.contextmanager

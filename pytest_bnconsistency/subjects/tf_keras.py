@@ -18,6 +18,7 @@ class TfKerasSubject(KerasModelSubject):
     """
 
     layer_class = tf_keras.layers.Layer
+    model_class = tf_keras.Model
     symbolic_class = keras_tensor.KerasTensor
     inputs_attribute = "_nested_inputs"
 

@@ -1,0 +1,149 @@
+"""Statistics that are exactly their initial values though the model was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.estimation import batch_size
+from pytest_bnconsistency.data import Data
+from pytest_bnconsistency.diagnosis import rules
+from pytest_bnconsistency.probes import statistics
+from pytest_bnconsistency.probes.state import Variables, preserve_state
+from pytest_bnconsistency.probes.statistics import Tracked
+from pytest_bnconsistency.probes.taps import Pass
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.words import counted
+
+ANY_MOMENTUM = 0.5
+
+
+def untold(case: Case, training: Pass, x: Any) -> list[Tracked]:
+    """Normalisers that do not move in training mode, but would if they were told of it."""
+    told = {id(layer): True for layer in _holders(case, training) if _can_be_told(case, layer)}
+    if not told:
+        return []
+    return statistics.find(_pass(case, x, told), x)
+
+
+def held_by_momentum(
+    case: Case, training: Pass, tracked: Sequence[Tracked], x: Any
+) -> list[Tracked]:
+    """Normalisers that do not move, but would with another momentum."""
+    moving = {id(t.layer) for t in tracked}
+    held = [
+        layer
+        for layer in _holders(case, training)
+        if id(layer) not in moving and isinstance(getattr(layer, "momentum", None), (int, float))
+    ]
+    if not held:
+        return []
+    with preserve_state(case.subject):
+        for layer in held:
+            layer.momentum = ANY_MOMENTUM
+        found = statistics.find(_pass(case, x, {}), x)
+    layers = {id(layer) for layer in held}
+    return [t for t in found if id(t.layer) in layers]
+
+
+def _holders(case: Case, training: Pass) -> list[Any]:
+    """Trainable layers that ran and hold what could be statistics."""
+    subject = case.subject
+    return [
+        call.layer
+        for call in training.calls
+        if call.is_layer
+        and subject.trainable(call.layer)
+        and statistics.tracked_candidates(subject, call.layer)
+    ]
+
+
+def _can_be_told(case: Case, layer: Any) -> bool:
+    return case.subject.takes_training(layer)
+
+
+def _pass(case: Case, x: Any, told: dict[int, bool]) -> Pass:
+    subject = case.subject
+    return Pass(subject, x, training=True, instrument=statistics.Moments(subject), modes=told)
+
+
+def fresh(tracked: Sequence[Tracked]) -> list[Tracked]:
+    """The statistics of layers that hold nothing but zeros and ones, as layers begin."""
+    moved = {id(t.layer) for t in tracked if not _at_start(t)}
+    return [t for t in tracked if id(t.layer) not in moved]
+
+
+def _at_start(tracked: Tracked) -> bool:
+    value = tracked.variable.numpy()
+    return bool(value.flat[0] in (0, 1) and (value == value.flat[0]).all())
+
+
+def weights_moved(case: Case, layer: Any) -> bool:
+    """Whether a scale or offset of the layer's own is no longer one number throughout."""
+    candidates = {id(v) for v in statistics.tracked_candidates(case.subject, layer)}
+    return any(
+        np.ptp(variable.numpy()) > 0
+        for variable in case.subject.own_variables(layer)
+        if id(variable) not in candidates and variable.dtype.is_floating
+    )
+
+
+def finding(
+    case: Case,
+    data: Data,
+    untouched: Sequence[Tracked],
+    stuck: Sequence[Tracked],
+    held: Sequence[Tracked],
+    updates: int | None,
+) -> Finding:
+    """The finding for statistics that no training step ever moved.
+
+    `stuck` move when they are told training=True, `held` with another momentum.
+    """
+    first = untouched[0]
+    after = f"after {updates} updates" if updates else "though their weights have moved"
+    rule = rules.NEVER_UPDATED
+    told = "told training=True, they move"
+    if any(t.layer is first.layer for t in held):
+        rule = rules.MOMENTUM
+        momentum = first.layer.momentum
+        cause = f"momentum {momentum:g} keeps all of the old value: the statistics never move"
+        tested = f"with momentum {ANY_MOMENTUM}, a pass in training mode moves them"
+        remedy = "momentum 0.9 to 0.99"
+    elif stuck or _fit_leaves_alone(case, data, untouched):
+        cause = (
+            f"training mode does not reach {first.path} in a training step: a model or layer "
+            "around it takes no training argument, or does not pass it on"
+        )
+        tested = told if stuck else f"one step of training leaves the statistics alone; {told}"
+        remedy = "write call(self, x, training=None) and pass training on to the layers inside"
+    else:
+        cause = "the steps ran in inference mode, as model(x) without training=True does in a loop"
+        tested = "one forward pass in training mode moves the statistics"
+        remedy = "call model(x, training=True) in the training loop"
+    count = counted(len({id(t.layer) for t in untouched}), "normaliser")
+    return Finding(
+        rule.id,
+        rule.slug,
+        first.path,
+        f"the statistics of {count} are exactly their initial values {after}",
+        cause,
+        True,
+        f"{remedy}; then train again, or recalibrate(model, x)",
+        tested,
+        "no tolerance: exactly 0 or 1 in every channel",
+        evidence={"layers": sorted({t.path for t in untouched}), "updates": updates},
+    )
+
+
+def _fit_leaves_alone(case: Case, data: Data, untouched: Sequence[Tracked]) -> bool:
+    """Whether a real step of the user's own training does not move the statistics."""
+    if case.train_step is not None or not case.subject.compiled or data.y is None:
+        return False
+    before = Variables([t.variable for t in untouched])
+    size = min(batch_size(case, data), data.rows)
+    case.subject.fit(data.take(slice(0, size)), size)
+    return not before.moved()

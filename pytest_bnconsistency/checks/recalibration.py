@@ -1,0 +1,72 @@
+"""The remedy as a function: population statistics instead of moving ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.estimation import estimated
+from pytest_bnconsistency.errors import BNConsistencyError, DataError
+from pytest_bnconsistency.probes import statistics
+from pytest_bnconsistency.probes.state import preserve_state
+from pytest_bnconsistency.words import counted
+
+
+def recalibrate(case: Case, frozen: bool) -> list[str]:
+    """Write the population statistics of the case's data into the model; the changed paths.
+
+    Args:
+        case: a subject with data.
+        frozen: whether frozen layers get the statistics, too.
+
+    Raises:
+        BNConsistencyError: nothing moves in training mode, frozen layers are in the way, or a
+            statistic of the data is NaN or infinite.
+    """
+    if case.data is None:
+        raise DataError("recalibrate needs data and got none; give training data")
+    subject = case.subject
+    with preserve_state(subject):
+        if frozen:
+            for layer in subject.layers():
+                subject.unfreeze(layer)
+        known = estimated(case, case.data)
+        tracked, values = known.tracked, known.estimate.population
+        still = [] if frozen else _frozen(case)
+    if not tracked:
+        if still:
+            why = (
+                f"{counted(len(still), 'layer')} ({still[0]} first) must not be changed since "
+                "they are frozen: write recalibrate(model, data, frozen=True) to change them"
+            )
+        else:
+            why = "expected a normaliser"
+        raise BNConsistencyError(
+            f"no layer of model {subject.name!r} has statistics that move in training mode; {why}"
+        )
+    for t, value in zip(tracked, values, strict=True):
+        if not np.isfinite(value).all():
+            raise BNConsistencyError(
+                f"the statistics of this data in {t.path} are NaN or Inf, so nothing was "
+                "written; expected data and weights that run in training mode with finite numbers"
+            )
+    before = [t.variable.numpy() for t in tracked]
+    statistics.write(tracked, values)
+    changed = [
+        t.path
+        for t, value in zip(tracked, before, strict=True)
+        if not np.array_equal(t.variable.numpy(), value)
+    ]
+    return list(dict.fromkeys(changed))
+
+
+def _frozen(case: Case) -> list[str]:
+    """Layers that hold statistics and that a flag keeps from moving."""
+    subject = case.subject
+    return [
+        subject.path(layer)
+        for layer in subject.layers()
+        if not subject.trainable(layer)
+        and hasattr(layer, "epsilon")
+        and statistics.tracked_candidates(subject, layer)
+    ]

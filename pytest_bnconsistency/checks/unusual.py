@@ -1,0 +1,206 @@
+"""Stored statistics that are unusual: each a warning, since it may be meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.diagnosis import rules
+from pytest_bnconsistency.diagnosis.rules import Rule
+from pytest_bnconsistency.probes.stored import Normaliser
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.subjects import Subject
+from pytest_bnconsistency.words import counted, listed
+
+SMALLEST_MOMENTUM = 0.5
+USUAL_EPSILON = (1e-6, 1e-2)
+OTHER_EPSILON = 1e-5
+"""What other frameworks add to a variance."""
+FACTOR, SHARE = 2.0, 0.1
+"""Another epsilon matters if it moves a share of the channels by this factor."""
+
+
+def unusual(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+    moving = [n for n in normalisers if not n.adapts]
+    small = [n for n in moving if n.momentum is not None and 0 < n.momentum < SMALLEST_MOMENTUM]
+    if small:
+        momentum = small[0].momentum or 0.0
+        yield _warning(
+            rules.SMALL_MOMENTUM,
+            small,
+            f"momentum {momentum:g} in {_named(small)}: the statistics are about the last "
+            "batches only",
+            "other frameworks count momentum the other way round: "
+            f"{momentum:g} there is {1 - momentum:g} here",
+            f"momentum {1 - momentum:g}, or 0.9 to 0.99",
+        )
+    low, high = USUAL_EPSILON
+    odd = [n for n in moving if n.epsilon is not None and not low <= n.epsilon <= high]
+    if odd:
+        yield _warning(
+            rules.EPSILON,
+            odd,
+            f"epsilon {odd[0].epsilon:g} in {_named(odd)} is unusual",
+            f"outside of {low:g} to {high:g}",
+            "epsilon 1e-3, or that of the framework that the weights come from",
+        )
+    yield from _other_epsilon([n for n in moving if n not in odd])
+    yield from _dead(moving)
+    fresh = [n for n in moving if n.fresh]
+    if fresh:
+        yield _warning(
+            rules.UNTRAINED,
+            fresh,
+            f"the statistics of {_named(fresh)} are exactly their initial values",
+            "no training step has moved them",
+            "train, load weights, or recalibrate(model, x)",
+        )
+    yield from _axis(subject, moving)
+    yield from _graph(subject, moving)
+
+
+def _other_epsilon(normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+    """Channels whose variance is small against epsilon: with ported weights it is not a detail."""
+    places, largest = [], 1.0
+    for n in normalisers:
+        if n.epsilon is None or n.epsilon <= OTHER_EPSILON:
+            continue
+        for _, value in n.variances():
+            alive = value[value >= n.epsilon / 100]
+            factors = np.sqrt((alive + n.epsilon) / (alive + OTHER_EPSILON))
+            if alive.size and np.mean(factors > FACTOR) >= SHARE:
+                places.append(n)
+                largest = max(largest, float(factors.max()))
+    if places:
+        yield _warning(
+            rules.EPSILON,
+            places,
+            f"epsilon {places[0].epsilon:g} in {_named(places)} is large against the variances: "
+            f"with {OTHER_EPSILON:g}, as elsewhere, channels would be up to {largest:.2g} times "
+            "as large",
+            "the variances of many channels are small against epsilon",
+            "weights from another framework need its epsilon",
+        )
+
+
+def _dead(normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+    places, channels, gain = [], 0, 0.0
+    for n in normalisers:
+        for _, value in n.variances() if n.epsilon else ():
+            low = (value >= 0) & (value < (n.epsilon or 0.0) / 100)
+            if low.any():
+                places.append(n)
+                channels += int(low.sum())
+                gain = max(gain, float(1 / np.sqrt(n.epsilon or 1.0)))
+    if places:
+        yield _warning(
+            rules.DEAD_CHANNELS,
+            places,
+            f"{counted(channels, 'channel')} in {_named(places)} "
+            f"{'has' if channels == 1 else 'have'} no variance: what reaches "
+            f"{'it' if channels == 1 else 'them'} is multiplied by up to {gain:.3g}, an input "
+            f"0.1 off gives {0.1 * gain:.3g}",
+            "what feeds them was constant in training (or every batch was a single row)",
+            "look at what feeds these channels; a larger epsilon bounds the gain",
+        )
+
+
+def _axis(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+    """Statistics along another axis than the model's channels."""
+    formats = {getattr(layer, "data_format", None) for layer in subject.layers()} - {None}
+    if formats:
+        return  # told by the layers themselves: `wrong_axis`
+    odd = [n for n in normalisers if n.axis and n.axis[1] >= 4 and n.axis[0] != n.axis[1] - 1]
+    if odd:
+        axis = odd[0].axis[0] if odd[0].axis else 0
+        yield _warning(
+            rules.WRONG_AXIS,
+            odd,
+            f"{_named(odd)} normalises along axis {axis}, which is not the last",
+            "no layer tells where the model's channels are",
+            "axis=-1 for channels-last data",
+        )
+
+
+def wrong_axis(subject: Subject, normalisers: Sequence[Normaliser]) -> list[tuple[str, str]]:
+    """The places where statistics lie along another axis than that of the model's channels."""
+    formats = {getattr(layer, "data_format", None) for layer in subject.layers()} - {None}
+    if len(formats) != 1:
+        return []
+    last = formats == {"channels_last"}
+    found = []
+    for n in normalisers:
+        if n.axis is None or n.axis[1] < 4 or n.adapts:
+            continue
+        axis, rank = n.axis
+        if axis != (rank - 1 if last else 1):
+            size = next(iter(n.vectors.values())).shape.num_elements()
+            found.append(
+                (
+                    n.path,
+                    f"axis {axis} of a channels-{'last' if last else 'first'} model: {size} "
+                    "statistics, one for each place and not for each channel",
+                )
+            )
+    return found
+
+
+def _graph(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+    shared = [n for n in normalisers if n.trainable and subject.graph_calls(n.layer) > 1]
+    if shared:
+        times = subject.graph_calls(shared[0].layer)
+        yield _warning(
+            rules.SEVERAL_UPDATES,
+            shared,
+            f"{_named(shared)} is called {times} times in one pass, so a step updates its "
+            f"statistics {times} times",
+            "one layer, several inputs",
+            "a normaliser for each input, or one batch of all",
+        )
+    fed: list[Normaliser] = []
+    feeding: list[Any] = []
+    for n in normalisers:
+        noisy = [
+            layer
+            for layer in subject.upstream(n.layer)
+            if subject.stochastic(layer)
+            and (getattr(layer, "rate", None) or getattr(layer, "stddev", None))
+        ]
+        if noisy and n.trainable:
+            fed.append(n)
+            feeding += noisy
+    if fed:
+        yield _warning(
+            rules.FED_BY_DROPOUT,
+            fed,
+            f"{listed(dict.fromkeys(layer.name for layer in feeding))} feeds {_named(fed)}: the "
+            "variance that training stores is not the one of evaluation",
+            "dropout and noise widen what training sees",
+            "put dropout and noise after the last normaliser",
+        )
+
+
+def _warning(
+    rule: Rule, places: Sequence[Normaliser], message: str, cause: str, remedy: str
+) -> Finding:
+    paths = list(dict.fromkeys(n.path for n in places))
+    return Finding(
+        rule.id,
+        rule.slug,
+        paths[0],
+        message,
+        cause,
+        False,
+        remedy,
+        bound="unusual, and not certainly wrong",
+        evidence={"layers": paths},
+    )
+
+
+def _named(normalisers: Sequence[Normaliser]) -> str:
+    paths = list(dict.fromkeys(n.path for n in normalisers))
+    if len(paths) > 2:
+        return f"{paths[0]} and {counted(len(paths) - 1, 'more layer')}"
+    return listed(paths)

@@ -1,0 +1,143 @@
+"""All that is known of a disagreement, and the means to find out more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.data import Array, Data
+from pytest_bnconsistency.diagnosis import attribution
+from pytest_bnconsistency.diagnosis.sides import Side, gap
+from pytest_bnconsistency.probes import statistics
+from pytest_bnconsistency.probes.batches import Batches
+from pytest_bnconsistency.probes.population import Estimate
+from pytest_bnconsistency.probes.statistics import BatchStatistics, Tracked
+from pytest_bnconsistency.probes.taps import Pass
+from pytest_bnconsistency.probes.updates import Update
+from pytest_bnconsistency.subjects import Subject
+
+SMALL_MODEL = 100
+"""Models of at most so many calls are cheap to run: more is tried, on more rows."""
+CERTAIN_SHARE, MEASURED_SHARE = 0.05, 0.8
+"""Shares of the initial values that count as stale: by arithmetic, or measured without it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the check measured.
+
+    `stored`, `population` and `trained` are the sides under the moving and the population
+    statistics, and in training mode; `again` gives the last in other batches. `seen` is what each
+    of the `batches` gave. `under` gives the side under other statistics. `step` is a real training
+    step on a batch, None where there is none. `observe` looks at one, once.
+    """
+
+    subject: Subject
+    data: Data
+    batches: Batches
+    training: Pass
+    inference: Pass
+    tracked: Sequence[Tracked]
+    moving: list[Array]
+    reference: list[Array]
+    seen: Sequence[BatchStatistics]
+    stored: Side
+    population: Side
+    trained: Side
+    updates: int | None
+    seed: int
+    under: Callable[..., Side]
+    step: Callable[[Data], object] | None
+    observe: Callable[[], list[Update]]
+    again: Callable[[], Side]
+
+    @property
+    def initial_share(self) -> float:
+        """The share of the initial values, measured in the statistics themselves."""
+        return attribution.initial_share(self.tracked, self.moving, self.reference)
+
+    @property
+    def small(self) -> bool:
+        return len(self.training.calls) <= SMALL_MODEL
+
+    @property
+    def slowest(self) -> Tracked:
+        return max(self.tracked, key=lambda t: t.retention)
+
+    @property
+    def quickest(self) -> Tracked:
+        return min(self.tracked, key=lambda t: t.retention)
+
+    @property
+    def certain_share(self) -> float | None:
+        """The share of the initial values that the number of updates leaves."""
+        if self.updates is None:
+            return None
+        return float(np.clip(self.slowest.retention, 0.0, 1.0) ** self.updates)
+
+    @property
+    def biased(self) -> bool:
+        """Whether the initial values are still in the statistics, beyond what chance does."""
+        certain = self.certain_share
+        if certain is None:
+            return self.initial_share >= MEASURED_SHARE
+        return certain >= CERTAIN_SHARE and self.initial_share >= certain / 2
+
+    @property
+    def closed(self) -> float:
+        """The share of the distance to training that goes with population statistics, 0 to 1.
+
+        By the loss where it is known: single outputs in training depend on their batch.
+        """
+        losses = (self.stored.loss, self.population.loss, self.trained.loss)
+        if None not in losses:
+            stored, population, trained = (float(loss or 0.0) for loss in losses)
+            if stored > trained:
+                return min(1.0, max(0.0, (stored - population) / (stored - trained)))
+        before = gap(self.stored, self.trained, self.data).outputs
+        left = gap(self.population, self.trained, self.data).outputs
+        if not math.isfinite(before):
+            return 1.0 if math.isfinite(left) else 0.0
+        if left > before / 2:  # what the batches do to training is no part of the distance
+            by_batch = gap(self.again(), self.trained, self.data).outputs ** 2 / 2
+            before, left = (math.sqrt(max(g**2 - by_batch, 0.0)) for g in (before, left))
+        return max(0.0, 1 - left / before) if before else 0.0
+
+    def statistics_of(self, batches: Iterable[Data], training: Pass | None = None) -> Estimate:
+        """The statistics of other batches, or of a pass that runs otherwise."""
+        run = self.training if training is None else training
+        return Estimate(self.tracked, statistics.batch_statistics(run, self.tracked, batches))
+
+    def apart(self, a: Sequence[Array], b: Sequence[Array]) -> float:
+        """How far two sets of statistics are apart: the mean distance over all channels.
+
+        Means count in standard deviations of the population, variances as logarithms of their
+        ratios, with a hundredth of a typical variance for those near zero.
+        """
+        variances = {
+            id(t.layer): value
+            for t, value in zip(self.tracked, self.reference, strict=True)
+            if t.role == "variance"
+        }
+        parts = []
+        for t, mine, its, value in zip(self.tracked, a, b, self.reference, strict=True):
+            if t.role == "variance":
+                floor = 0.01 * max(float(np.median(value)), 1e-12)
+                parts.append(np.abs(np.log((np.abs(mine) + floor) / (np.abs(its) + floor))))
+            else:
+                unit = np.sqrt(np.maximum(variances.get(id(t.layer), np.ones(1)), 1e-12))
+                unit = unit if unit.size in (1, mine.size) else np.ones(1)
+                parts.append(np.abs(mine - its) / (unit + 1e-2 * np.abs(value)))
+        distance = float(np.mean(np.concatenate([part.ravel() for part in parts])))
+        return distance if math.isfinite(distance) else math.inf
+
+    def explained(self, values: Sequence[Array]) -> float:
+        """The share of what is stored that statistics tell better than the population's, to 1."""
+        whole = self.apart(self.moving, self.reference)
+        left = self.apart(self.moving, values)
+        if not math.isfinite(left):
+            return 0.0
+        return 1 - left / whole if whole else 0.0

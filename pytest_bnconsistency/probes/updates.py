@@ -1,0 +1,57 @@
+"""What one real training step does to each tracked variable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data import Array
+from pytest_bnconsistency.probes.state import preserve_state
+from pytest_bnconsistency.probes.statistics import Tracked
+from pytest_bnconsistency.subjects import Subject
+
+
+@dataclass(frozen=True)
+class Update:
+    """One training step seen from a tracked variable.
+
+    `kept` is the share of the old value that it kept, `times` how many updates of the layer's
+    momentum that is (None where the momentum does not tell), `towards` what it moved towards.
+    """
+
+    tracked: Tracked
+    kept: float
+    times: float | None
+    towards: Array
+
+
+def observed(
+    subject: Subject, tracked: Sequence[Tracked], step: Callable[[], object]
+) -> list[Update]:
+    """Run `step` from statistics at zero and at one; everything is restored after each run.
+
+    From zero, v <- a v + (1 - a) s leaves (1 - a) s; from one it leaves a more.
+    """
+    zero, one = (_after(subject, tracked, step, start) for start in (0.0, 1.0))
+    found = []
+    for t, low, high in zip(tracked, zero, one, strict=True):
+        kept = float(np.median(high - low))
+        times = None
+        if 0 < t.momentum < 1 and kept > 0:
+            times = math.log(min(kept, 1.0)) / math.log(t.momentum)
+        found.append(Update(t, kept, times, low / (1 - kept) if kept < 1 else low))
+    return found
+
+
+def _after(
+    subject: Subject, tracked: Sequence[Tracked], step: Callable[[], object], start: float
+) -> list[Array]:
+    with preserve_state(subject):
+        for t in tracked:
+            t.variable.assign(tf.fill(t.variable.shape, tf.cast(start, t.variable.dtype)))
+        step()
+        return [t.variable.numpy().astype(np.float64) for t in tracked]

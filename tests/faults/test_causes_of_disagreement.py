@@ -1,0 +1,238 @@
+"""Each test makes one cause, sees it named and no other, and sees its remedy pass."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pytest_bnconsistency import assert_train_eval_agreement, check_consistency, recalibrate
+from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
+
+CHECK = "train_eval_agreement"
+VARIANCE_SHIFT, SMALL_MOMENTUM, ORDER = "BN205", "BN206", "BN207"
+TINY, SHIFT, DOMAINS, SEVERAL, MOMENTUM = "BN208", "BN209", "BN210", "BN211", "BN403"
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, (128, 4)).astype(np.float32)
+    return x, (x[:, 0] > 3).astype(np.int32)
+
+
+def classifier(k, momentum=0.9, shape=(4,), before=()):
+    inputs = h = k.Input(shape)
+    for layer in before:
+        h = layer(h)
+    h = k.layers.BatchNormalization(momentum=momentum, name="bn")(k.layers.Dense(8)(h))
+    outputs = k.layers.Dense(2, activation="softmax")(k.layers.ReLU()(h))
+    model = k.Model(inputs, outputs)
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def settled(model, batches, times=60):
+    """Only the statistics move: what differs afterwards is theirs alone."""
+    step = tf.function(lambda x: model(x, training=True), reduce_retracing=True)
+    for _ in range(times):
+        for batch in batches:
+            step(tf.constant(batch))
+    model.optimizer.iterations.assign(times * len(batches))
+    return model
+
+
+def split(x, size):
+    return [x[start : start + size] for start in range(0, len(x), size)]
+
+
+def linear(k, momentum, before=()):
+    inputs = h = k.Input((4,))
+    for layer in before:
+        h = layer(h)
+    bn = k.layers.BatchNormalization(momentum=momentum, name="bn")
+    model = k.Model(inputs, k.layers.Dense(2)(bn(h)))
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.fixture
+def many():
+    return np.random.default_rng(0).normal(3, 2, (512, 4)).astype(np.float32)
+
+
+def test_dropout_that_feeds_a_normaliser(k, many):
+    model = linear(k, 0.99, [k.layers.Dropout(0.5, name="drop")])
+    settled(model, split(many, 64), 100)
+    finding = expect_failure(CHECK, model, many, rule=VARIANCE_SHIFT, cause_tested=True)
+    assert finding.cause.startswith("drop feeds a normaliser")
+    recalibrate(model, many)
+    expect_pass(CHECK, model, many)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.1])
+def test_a_momentum_of_the_other_convention(k, many, momentum):
+    model = settled(linear(k, momentum), split(many, 8), 2)
+    finding = expect_failure(
+        CHECK, model, many, rule=SMALL_MOMENTUM, layer="bn", cause_tested=True, batch_size=8
+    )
+    assert f"{momentum:.3g} there is {1 - momentum:.3g} here" in finding.cause
+    expect_pass(CHECK, settled(linear(k, 0.9), split(many, 8), 2), many, batch_size=8)
+
+
+@pytest.mark.parametrize("momentum", [1.0, 1.5])
+def test_a_momentum_that_no_average_has(k, data, momentum):
+    x, _ = data
+    model = settled(classifier(k, momentum), split(x, 32), 1)
+    expect_failure(CHECK, model, x, rule=MOMENTUM, layer="bn", cause_tested=True)
+    settled(mended := classifier(k), split(x, 32))
+    expect_pass(CHECK, mended, x)
+
+
+def test_rows_in_the_order_of_their_classes(k):
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(c, 1, (64, 4)) for c in (-3, 0, 3)]).astype(np.float32)
+    model = settled(classifier(k, 0.5), split(x, 16), 20)
+    expect_failure(CHECK, model, x, rule=ORDER, layer="bn", cause_tested=True, batch_size=16)
+    mixed = rng.permutation(x)
+    expect_pass(CHECK, settled(classifier(k), split(mixed, 16), 20), mixed, batch_size=16)
+
+
+def test_batches_of_one_kind_each(k):
+    rng = np.random.default_rng(0)
+    real, made = (rng.normal(c, 1, (64, 4)).astype(np.float32) for c in (-3, 3))
+    batches = [b for pair in zip(split(real, 16), split(made, 16), strict=True) for b in pair]
+    model = settled(classifier(k, 0.99), batches, 200)
+    x = np.concatenate([real, made])
+    expect_failure(CHECK, model, x, rule=DOMAINS, layer="bn", cause_tested=True, batch_size=16)
+    mixed = rng.permutation(x)
+    expect_pass(CHECK, settled(classifier(k), split(mixed, 16)), mixed, batch_size=16)
+
+
+def siamese(k, shared):
+    inputs = [k.Input((4,), name=name) for name in "ab"]
+    one = k.layers.BatchNormalization(momentum=0.9, name="bn")
+    other = one if shared else k.layers.BatchNormalization(momentum=0.9, name="other")
+    joined = k.layers.Concatenate()([one(inputs[0]), other(inputs[1])])
+    model = k.Model(dict(zip("ab", inputs, strict=True)), k.layers.Dense(2)(joined))
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_one_layer_on_two_inputs_of_unlike_distribution(k):
+    rng = np.random.default_rng(0)
+    x = {"a": rng.normal(-5, 1, (64, 4)), "b": rng.normal(5, 1, (64, 4))}
+    x = {name: rows.astype(np.float32) for name, rows in x.items()}
+
+    def warm(model):
+        for _ in range(100):
+            model(x, training=True)
+        model.optimizer.iterations.assign(100)
+        return model
+
+    model = warm(siamese(k, shared=True))
+    finding = expect_failure(CHECK, model, x, rule=DOMAINS, layer="bn", cause_tested=True)
+    assert "2 inputs of unlike distribution" in finding.cause
+    expect_pass(CHECK, warm(siamese(k, shared=False)), x)
+
+
+def test_data_that_is_scaled_otherwise(k):
+    x = np.random.default_rng(0).uniform(0, 255, (128, 4)).astype(np.float32)
+    model = settled(classifier(k), split(x / 255, 32))
+    finding = expect_failure(CHECK, model, x, rule=SHIFT, layer="bn", cause_tested=True)
+    assert "x / 255" in finding.cause
+    expect_pass(CHECK, model, x / 255)
+
+
+def test_batches_of_one_row(k, data):
+    x, _ = data
+    model = settled(classifier(k), split(x, 1), 2)
+    finding = expect_failure(CHECK, model, x, rule=TINY, layer="bn", cause_tested=True)
+    assert "single rows" in finding.cause
+    expect_pass(CHECK, settled(classifier(k), split(x, 32)), x)
+
+
+def test_a_last_batch_of_one_row(k):
+    x = np.random.default_rng(0).normal(3, 2, (513, 4)).astype(np.float32)
+    model = settled(classifier(k, 0.5), split(x, 64), 20)
+    finding = expect_failure(CHECK, model, x, rule=TINY, cause_tested=True, batch_size=64)
+    assert "each epoch ended with a batch of a single row" in finding.cause
+    expect_pass(CHECK, settled(classifier(k), split(x[:512], 64), 20), x[:512])
+
+
+def test_an_empty_batch(k, data):
+    x, _ = data
+    model = settled(classifier(k), split(x, 32), 1)
+    model(x[:0], training=True)
+    batches = [*split(x, 32), x[:0]]
+    finding = expect_failure(CHECK, model, batches_of(batches), rule="BN401", cause_tested=True)
+    assert "zero rows" in finding.cause
+    recalibrate(model, x)
+    expect_pass(CHECK, model, x)
+
+
+def batches_of(arrays):
+    return tf.data.Dataset.from_generator(
+        lambda: iter(arrays), output_signature=tf.TensorSpec((None, 4), tf.float32)
+    )
+
+
+def warned(result, rule):
+    return [warning for warning in result.warnings if warning.rule == rule]
+
+
+def stepper(k, model, parts):
+    """A training step of so many micro-batches."""
+    loss_of = k.losses.SparseCategoricalCrossentropy()
+    weights = model.trainable_variables
+
+    def train_step(x, y):
+        grads = [tf.zeros_like(w) for w in weights]
+        for some, wanted in zip(np.split(x, parts), np.split(y, parts), strict=True):
+            with tf.GradientTape() as tape:
+                loss = loss_of(wanted, model(some, training=True)) / parts
+            own = tape.gradient(loss, weights)
+            grads = [a + b for a, b in zip(grads, own, strict=True)]
+        model.optimizer.apply_gradients(zip(grads, weights, strict=True))
+
+    return train_step
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_micro_batches_update_several_times_a_step(k, data, parts):
+    x, y = data
+    model = settled(classifier(k), split(x, 32))
+    step = stepper(k, model, parts)
+    result = expect_verdict(CHECK, "passed", model, x, y, train_step=step)
+    assert result.evidence["updates_per_step"]["bn"] == pytest.approx(parts, abs=0.05)
+    found = warned(result, SEVERAL)
+    assert bool(found) == (parts > 1)
+    if found:
+        assert found[0].cause_tested
+        assert "updates the statistics of bn 4 times" in found[0].message
+
+
+def test_a_step_that_never_updates(k, data):
+    x, y = data
+    model = settled(classifier(k), split(x, 32))
+    result = expect_verdict(CHECK, "passed", model, x, y, train_step=lambda x, y: model(x))
+    assert warned(result, "BN203")[0].layer == "bn"
+
+
+def test_a_normaliser_of_each_timestep_updates_for_each(k):
+    x = np.random.default_rng(0).normal(3, 2, (64, 5, 4)).astype(np.float32)
+    inputs = k.Input((5, 4))
+    bn = k.layers.TimeDistributed(k.layers.BatchNormalization(momentum=0.95), name="each")
+    model = k.Model(inputs, k.layers.Dense(2)(k.layers.Flatten()(bn(inputs))))
+    model.compile("sgd", "mse")
+    settled(model, split(x, 32), 100)
+    result = expect_verdict(CHECK, "passed", model, x, x[:, 0, :2])
+    times = 5 if k.__name__ == "keras" else 1
+    assert result.evidence["updates_per_step"].popitem()[1] == pytest.approx(times, abs=0.05)
+    assert bool(warned(result, SEVERAL)) == (times > 1)
+
+
+def test_a_schedule_that_cannot_warm_up(k, data):
+    model = classifier(k, momentum=0.99)
+    with pytest.warns(UserWarning, match="50 planned updates leave 60.5% of the initial values"):
+        assert_train_eval_agreement(model, data[0], planned_updates=50)
+    result = check_consistency(model, data[0], checks=[CHECK], planned_updates=1000)[CHECK]
+    assert (result.verdict, result.warnings) == ("passed", ())
