@@ -5,7 +5,8 @@ TestLife = strategies.lifecycle_machine(build).TestCase
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -193,16 +194,21 @@ class Lifecycle(RuleBasedStateMachine):
         return None
 
     def _fewest(self, script: Script, problem: Problem) -> Script:
-        """The steps without those that it fails as well without."""
-        place = len(script) - 1
-        while place >= 0:
-            shorter = script[:place] + script[place + 1 :]
-            failing = self._lived(shorter) if self._known.allow(shorter) else None
-            if failing is not None and failing[1].tell is problem.tell:
-                script = failing[0]
-                place = len(script)
-            place -= 1
-        return script
+        """The steps without those, alone or in pairs, that it fails as well without."""
+        while True:
+            shorter = next(self._failing_alike(script, problem), None)
+            if shorter is None:
+                return script
+            script = shorter
+
+    def _failing_alike(self, script: Script, problem: Problem) -> Iterator[Script]:
+        # A pair may be what a step that freezes and one that unfreezes need each other for.
+        for count in (1, 2):
+            for gone in itertools.combinations(reversed(range(len(script))), count):
+                rest = tuple(step for place, step in enumerate(script) if place not in gone)
+                failing = self._lived(rest) if self._known.allow(rest) else None
+                if failing is not None and failing[1].tell is problem.tell:
+                    yield failing[0]
 
     def _live(self) -> Life:
         """Live the steps that were written down since the last time."""

@@ -159,7 +159,7 @@ def test_both_faults_are_found_and_shrunk_to_the_fewest_steps():
     fit, freeze, again = found(Refreezes, 100)["BN304"]
     assert (fit, freeze.split()[0], again) == ("fit", "freeze", "fit")
     steps = found(Compiles, 100)["BN306"]
-    assert [step.split()[0] for step in steps] == ["freeze", "freeze", "unfreeze", "fit"]
+    assert [step.split()[0] for step in steps] == ["freeze", "freeze", "unfreeze", "fit"], steps
 
 
 @pytest.mark.slow
