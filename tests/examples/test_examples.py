@@ -138,5 +138,5 @@ def test_every_example_is_listed() -> None:
 @pytest.mark.slow
 def test_thousand_epochs() -> None:
     name = "test_remedy_thousand_epochs"
-    seen = run("resnet50_three_images", "-k", name, timeout=3600)
+    seen = run("resnet50_three_images", "-m", "slow", "-k", name, timeout=3600)
     assert seen.outcomes == {name: "PASSED"}, seen.everything
