@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 
@@ -14,3 +15,11 @@ def listed(items: Iterable[object], last: str = "and") -> str:
 def counted(number: int, noun: str) -> str:
     """`1 layer`, `2 layers`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line that says something: Keras puts its own before it, in bold."""
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
+    said = [line for line in map(str.strip, lines) if line]
+    own = [line for line in said if not line.startswith("Exception encountered when")]
+    return next(iter(own or said), type(error).__name__)

@@ -37,7 +37,7 @@ from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.taps import Instrument, Observation
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.subjects import Call
-from pytest_bnconsistency.words import listed
+from pytest_bnconsistency.words import first_line, listed
 
 NAME = "batch_invariance"
 SIZES = (1, 5, 2, 3)
@@ -232,7 +232,7 @@ def _difference(
         other = entry.run(exchange.name, exchange.x)
     except Exception as error:
         # A model may refuse some rows, NaN above all; that is no dependence.
-        first = str(error).strip().splitlines()[0][:80]
+        first = first_line(error)[:80]
         notes.append(f"{entry.name} refuses a batch with {exchange.name}: {first}")
         return "refused"
     moved = max(
@@ -306,7 +306,7 @@ def _compare_size(
     try:
         outputs = entry.run(ONE if (start, stop) == (0, 1) else f"{start}:{stop}", chunk).outputs
     except Exception as error:
-        first = str(error).strip().splitlines()[0][:120]
+        first = first_line(error)[:120]
         judged.shapes.append(f"a batch of {size} raises: {first}")
         judged.failing_rows = failing
         return
@@ -354,7 +354,7 @@ def _padding(
             seen.again(rows, Instrument(), traced=False).run(rows) for rows in (x, longer)
         )
     except Exception as error:
-        first = str(error).strip().splitlines()[0][:80]
+        first = first_line(error)[:80]
         notes.append(f"sequences of another length are refused: {first}")
         return []
     moves = [

@@ -22,7 +22,7 @@ from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.recipes import Recipe, Row
 from pytest_bnconsistency.results import CheckResult, Finding
-from pytest_bnconsistency.words import counted, listed
+from pytest_bnconsistency.words import counted, first_line, listed
 
 MIXING = (rules.ROWS_MIX, rules.TRAINING_MODE, rules.POSITION_MATTERS)
 SIZED = (rules.SIZE_MATTERS, rules.BATCH_AXIS_LOST)
@@ -114,7 +114,7 @@ class Rows:
         try:
             return self._passes[name].run(x)
         except Exception as error:
-            return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            return first_line(error)[:120]
 
     def _judged(self, name: str) -> Judged:
         return Judged([name], self._passes[name], stable=self._stable[name])

@@ -8,6 +8,7 @@ from pytest_bnconsistency.data import Nest, map_nest
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.subjects import Subject
+from pytest_bnconsistency.words import first_line
 
 SIZES = (32, 96, 224)
 
@@ -25,7 +26,7 @@ def fitting_size(subject: Subject, make: Callable[[int], Nest]) -> int:
             with preserve_state(subject):
                 subject.forward(map_nest(lambda leaf: leaf[:1], x), False)
         except Exception as error:
-            reasons.append(f"{size}: {str(error).strip().splitlines()[0]}")
+            reasons.append(f"{size}: {first_line(error)}")
         else:
             return size
     raise DataError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pytest_bnconsistency.probes.taps import Instrument, Replay
 from pytest_bnconsistency.probes.traces import Traces
 from pytest_bnconsistency.subjects import Call, Subject
 from pytest_bnconsistency.subjects.held import LIBRARIES, traced_functions
+from pytest_bnconsistency.words import first_line
 
 SHIFT = 3.0
 """Rows are moved by this many standard deviations."""
@@ -129,16 +129,9 @@ def _as_sentence(path: str) -> Iterator[None]:
         own = [f for f in frames if not _in_library(f.filename)]
         where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
         raise StepError(
-            f"{path} raised {type(error).__name__}: {_first_line(error)}{where}; expected a "
+            f"{path} raised {type(error).__name__}: {first_line(error)[:200]}{where}; expected a "
             "training step that runs; everything is as it was before"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """The first line that says something: Keras puts its own before it, in bold."""
-    lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
-    said = [line for line in lines if line and not line.startswith("Exception encountered when")]
-    return said[0][:200] if said else ""
 
 
 def _in_library(filename: str) -> bool:

@@ -24,6 +24,7 @@ from pytest_bnconsistency.subjects.held import (
     reached,
 )
 from pytest_bnconsistency.subjects.watching import by_names, watching
+from pytest_bnconsistency.words import first_line
 
 
 class FunctionSubject(BaseSubject):
@@ -142,10 +143,9 @@ def called(
     except Exception as error:
         if not tf.executing_eagerly():
             raise
-        lines = str(error).strip().splitlines() or [""]
         raise DataError(
-            f"{name}(x) raised {type(error).__name__}: {lines[0][:200]}; expected x as {name} "
-            "takes it, rows first"
+            f"{name}(x) raised {type(error).__name__}: {first_line(error)[:200]}; expected x "
+            f"as {name} takes it, rows first"
         ) from error
 
 

@@ -18,6 +18,7 @@ from pytest_bnconsistency.subjects.adapter import BaseSubject
 from pytest_bnconsistency.subjects.base import Hook
 from pytest_bnconsistency.subjects.held import traced_functions
 from pytest_bnconsistency.subjects.watching import by_names, watching
+from pytest_bnconsistency.words import first_line
 
 RAGGED = 5
 """Rows in a batch of a data set."""
@@ -256,10 +257,9 @@ class KerasModelSubject(BaseSubject):
             with quiet():
                 return run()
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-            first = str(error).strip().splitlines()[0]
             raise DataError(
-                f"the model's own loss or step does not take these x and y: {first}; expected "
-                f"targets as fit takes them{self._about_labels(data)}"
+                f"the model's own loss or step does not take these x and y: {first_line(error)}; "
+                f"expected targets as fit takes them{self._about_labels(data)}"
             ) from error
 
     def _about_labels(self, data: Data) -> str:
