@@ -109,7 +109,7 @@ def test_a_seed_finds_the_same_batch_under_every_runner(pytester, arguments):
     )
     result = pytester.runpytest(*arguments)
     result.assert_outcomes(failed=2)
-    lines = [line for line in result.outlines if "  batch      " in line]
+    lines = [line for line in result.outlines if line.startswith("E         batch")]
     assert [line.partition("batch")[2].strip() for line in lines] == [
         "2 rows; row 1 constant 100"
     ] * 2
