@@ -23,6 +23,7 @@ from pytest_bnconsistency.checks.entries import (
     WHOLE,
     Entry,
     first_rows,
+    repeating,
     same_outputs,
 )
 from pytest_bnconsistency.checks.passes import measured_noise, observed
@@ -208,7 +209,9 @@ def _compare_exchanges(
     seen = [_difference(entry, base, exchange, []) for exchange in joint]
     if all(found == "same" for found in seen):
         return
-    judged.random, judged.stable = _repeating(*entry.twice(WHOLE, x))
+    first, second = entry.twice(WHOLE, x)
+    judged.random = not same_outputs(first.outputs, second.outputs)
+    judged.stable = repeating(first, second)
     if judged.random:
         notes.append(
             f"the same batch gives other outputs through {entry.name}: only layers that "
@@ -277,16 +280,6 @@ def _counting(
     places = tuple(place for place in found.places if place in among)
     moved = 0.0 if judged.random else found.moved
     return replace(found, places=places, moved=moved) if moved or places else None
-
-
-def _repeating(first: Observation, second: Observation) -> tuple[bool, frozenset[int]]:
-    """Whether two runs of one batch have other outputs, and the calls that repeat themselves."""
-    stable = frozenset(
-        index
-        for index, (mine, its) in enumerate(zip(first.records, second.records, strict=False))
-        if mine is not None and its is not None and same_outputs(mine, its)
-    )
-    return not same_outputs(first.outputs, second.outputs), stable
 
 
 def _compare_sizes(entry: Entry, judged: Judged, x: Nest, noise: Noise) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from pytest_bnconsistency.data import Array, Nest, flatten, map_nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.state import Variables, reachable_variables, same_bits
 from pytest_bnconsistency.probes.taps import Observation, Pass
+from pytest_bnconsistency.subjects import Call
+from pytest_bnconsistency.subjects.base import holders
 
 WHOLE, PAIR, ONE = "all rows", "the first two rows", "the first row"
 """Names of the batches that checks share; two rows for code that runs anew each time."""
@@ -57,9 +59,12 @@ def entry(case: Case, x: Nest, name: str) -> Entry:
     """The entry point of that name; `x` are the rows that its trace fits."""
     key = ("entry", name)
     if key not in case.shared:
-        told = calls_of(case)
-        make = _eager(told[name]) if name in told else _method(case.subject.entries()[name])
-        case.shared[key] = make(case, x, name)
+        told, held = calls_of(case), held_variables(case, x)
+        if name in told:
+            call = _eager(case, x, told[name], held)
+        else:
+            call = _method(case, case.subject.entries()[name], held)
+        case.shared[key] = Entry(name, call, held)
     made: Entry = case.shared[key]
     return made
 
@@ -86,38 +91,46 @@ def traced_entry(case: Case, x: Nest, training: bool | None, apart: Collection[i
     return made
 
 
-def _eager(training: bool | None) -> Callable[[Case, Nest, str], Entry]:
-    def make(case: Case, x: Nest, name: str) -> Entry:
-        run = Pass(
-            case.subject,
-            x,
-            training=training,
-            instrument=Fingerprints(),
-            traced=False,
-            written=held_variables(case, x),
-        )
-        return Entry(name, lambda rows: run.run(rows, keep=True), run.written)
+def _eager(
+    case: Case, x: Nest, training: bool | None, held: list[Any]
+) -> Callable[[Nest], Observation]:
+    run = Pass(
+        case.subject,
+        x,
+        training=training,
+        instrument=Fingerprints(),
+        traced=False,
+        written=held,
+    )
+    return lambda rows: run.run(rows, keep=True)
 
-    return make
+
+def _method(
+    case: Case, run: Callable[[Nest], Nest], held: list[Any]
+) -> Callable[[Nest], Observation]:
+    def call(rows: Nest) -> Observation:
+        # Each check leaves the model without the function that it came without; the trace is the
+        # same for the next one.
+        case.subject.predict_function = case.shared.get("predict function")
+        before = Variables(held)
+        # As in a pass, an output that is None is none.
+        outputs = [np.asarray(leaf) for leaf in flatten(run(rows)) if leaf is not None]
+        moved = before.moved()
+        case.shared["predict function"] = case.subject.predict_function
+        return Observation(outputs, [], tuple(moved), {})
+
+    return call
 
 
-def _method(run: Callable[[Nest], Nest]) -> Callable[[Case, Nest, str], Entry]:
-    def make(case: Case, x: Nest, name: str) -> Entry:
-        held = held_variables(case, x)
-
-        def call(rows: Nest) -> Observation:
-            # Each check leaves the model without the function that it came without; the trace
-            # is the same for the next one.
-            case.subject.predict_function = case.shared.get("predict function")
-            before = Variables(held)
-            outputs = [np.asarray(leaf) for leaf in flatten(run(rows))]
-            moved = before.moved()
-            case.shared["predict function"] = case.subject.predict_function
-            return Observation(outputs, [], tuple(moved), {})
-
-        return Entry(name, call, held)
-
-    return make
+def owners(case: Case, calls: Sequence[Call]) -> dict[int, str]:
+    """The path of the layer that holds a variable, by the variable's identity."""
+    return {
+        id(variable): path
+        for call in reversed(calls)
+        if call.is_layer
+        for path, layer in holders(case.subject, call)
+        for variable in case.subject.own_variables(layer)
+    }
 
 
 def calls_of(case: Case) -> dict[str, bool | None]:
@@ -148,6 +161,15 @@ def same_records(mine: Observation, its: Observation) -> bool:
 
 def same_outputs(mine: list[Array], its: list[Array]) -> bool:
     return len(mine) == len(its) and all(map(same_bits, mine, its))
+
+
+def repeating(first: Observation, second: Observation) -> frozenset[int]:
+    """The calls of which every record has the same bits in two runs of one batch."""
+    return frozenset(
+        index
+        for index, (mine, its) in enumerate(zip(first.records, second.records, strict=True))
+        if mine is not None and its is not None and same_outputs(mine, its)
+    )
 
 
 def first_rows(x: Nest, count: int) -> Nest:

@@ -16,6 +16,7 @@ from pytest_bnconsistency.checks.entries import (
     entry,
     first_rows,
     held_variables,
+    owners,
     same_outputs,
     traced_entry,
 )
@@ -26,7 +27,6 @@ from pytest_bnconsistency.probes import noise
 from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
-from pytest_bnconsistency.subjects.base import holders
 from pytest_bnconsistency.words import counted, listed
 
 EVALUATED = 32
@@ -55,28 +55,22 @@ def check(case: Case) -> CheckResult:
 
 def _decide(case: Case, x: Nest) -> CheckResult:
     subject = case.subject
-    owners = {
-        id(variable): path
-        for call in reversed(observed(case, x, False).calls)
-        if call.is_layer
-        for path, layer in holders(subject, call)
-        for variable in subject.own_variables(layer)
-    }
+    held_by = owners(case, observed(case, x, False).calls)
     # Metrics and the states of seed generators may move: no layer holds them as its own.
-    held = [v for v in held_variables(case, x) if id(v) in owners]
+    held = [v for v in held_variables(case, x) if id(v) in held_by]
     names = [*subject.entries(), *reversed(calls_of(case))]
-    seen = [_seen(case, x, name, owners) for name in names]
+    seen = [_seen(case, x, name, held_by) for name in names]
     if case.data is not None and case.data.y is not None and subject.compiled:
         seen.append(_evaluated(case, held))
     findings = [
-        *_state(case, x, seen, owners),
+        *_state(case, x, seen, held_by),
         *_repeatability(case, x, seen),
         *_agreement(case, x, [s for s in seen if s.repeats and not s.moved]),
     ]
     through = listed(names)
     evidence = {
         "entry_points": {
-            s.name: {"repeats": s.repeats, "moved": sorted({owners[id(v)] for v in s.moved})}
+            s.name: {"repeats": s.repeats, "moved": sorted({held_by[id(v)] for v in s.moved})}
             for s in seen
         },
     }
@@ -90,20 +84,20 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             hint="statistics_health says whether stored statistics are at fault",
             evidence=evidence,
         )
-    held_by = counted(len(set(owners.values())), "layer")
+    layers = counted(len(set(held_by.values())), "layer")
     summary = (
-        f"{through} leave {counted(len(held), 'variable')} of {held_by} as they are, give the "
+        f"{through} leave {counted(len(held), 'variable')} of {layers} as they are, give the "
         f"same bits twice, and agree within the noise bound on {rows_of(x)} rows"
     )
     return CheckResult(NAME, Verdict.PASSED, summary=summary, evidence=evidence)
 
 
-def _seen(case: Case, x: Nest, name: str, owners: dict[int, str]) -> Seen:
+def _seen(case: Case, x: Nest, name: str, held_by: dict[int, str]) -> Seen:
     way, batch = entry(case, x, name), _batch(case, name)
     first, second = (
         way.twice(batch, _rows(x, batch)) if name != DATASET else (way.run(batch, x),) * 2
     )
-    moved = tuple(v for v in first.moved if id(v) in owners)
+    moved = tuple(v for v in first.moved if id(v) in held_by)
     return Seen(name, first.outputs, same_outputs(first.outputs, second.outputs), moved)
 
 
@@ -126,11 +120,11 @@ def _rows(x: Nest, batch: str) -> Nest:
     return x if batch == WHOLE else first_rows(x, 2)
 
 
-def _state(case: Case, x: Nest, seen: list[Seen], owners: dict[int, str]) -> list[Finding]:
+def _state(case: Case, x: Nest, seen: list[Seen], held_by: dict[int, str]) -> list[Finding]:
     moving = [s for s in seen if s.moved]
     if not moving:
         return []
-    layers = list(dict.fromkeys(owners[id(v)] for s in moving for v in s.moved))
+    layers = list(dict.fromkeys(held_by[id(v)] for s in moving for v in s.moved))
     still = [s.name for s in seen if not s.moved]
     where = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
     ours = {id(v) for s in moving for v in s.moved}

@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.entries import same_outputs
+from pytest_bnconsistency.checks.entries import repeating, same_outputs
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, flatten, rebuild, rows_of
 from pytest_bnconsistency.diagnosis import localise, mixing, rules
@@ -80,11 +80,13 @@ class Rows:
         self._mixing = any(rule.id in broken for rule in MIXING)
         self._passes = passes_of(case, x, apart)
         self._stable: dict[str, frozenset[int]] = {}
+        self._among: dict[str, set[int] | frozenset[int]] = {}
         for name, seen in list(self._passes.items()):
             first, second = seen.run(x), seen.run(x)
             if not same_outputs(first.outputs, second.outputs):
                 del self._passes[name]
-            self._stable[name] = _repeating(first, second)
+            self._stable[name] = repeating(first, second)
+            self._among[name] = seen.reaching_outputs() & self._stable[name]
         self.random = not self._passes
 
     def violation(self, recipe: Recipe) -> Violation | None:
@@ -126,8 +128,7 @@ class Rows:
             return None  # a model may refuse some rows; that is no dependence
         judged, kept = self._judged(name), np.array(recipe.kept)
         exchange = Exchange(str(recipe), None, kept, kept, recipe.count)
-        among = self._passes[name].reaching_outputs() & judged.stable
-        places = sorted(set(localise.differing_calls(alone, other, exchange)) & among)
+        places = sorted({*localise.differing_calls(alone, other, exchange)} & self._among[name])
         if not places and not localise.outputs_differ(alone.outputs, other.outputs, exchange):
             return None
         moved, row = _largest_move(alone.outputs, other.outputs, recipe)
@@ -189,13 +190,8 @@ class State:
         self.case, self.source, self.largest = case, source_of(case, x), rows_of(x)
         self.score, self.random = 0.0, False
         self._passes = passes_of(case, x)
-        self._owners = {
-            id(variable): call.path
-            for seen in self._passes.values()
-            for call in reversed(seen.calls)
-            if call.is_layer
-            for variable in case.subject.own_variables(call.layer)
-        }
+        calls = [call for seen in self._passes.values() for call in seen.calls]
+        self._owners = ways.owners(case, calls)
 
     def violation(self, recipe: Recipe) -> Violation | None:
         x = self.source.expand(recipe)
@@ -243,15 +239,6 @@ def source_of(case: Case, x: Nest) -> Source:
 def generic_row(source: Source) -> Row:
     """A row as users have them."""
     return Row("random", 1.0) if source.data is None else Row("data")
-
-
-def _repeating(first: Observation, second: Observation) -> frozenset[int]:
-    """The calls of which every record has the same bits in two runs of one batch."""
-    return frozenset(
-        index
-        for index, (mine, its) in enumerate(zip(first.records, second.records, strict=True))
-        if mine is not None and its is not None and same_outputs(mine, its)
-    )
 
 
 def _largest_move(mine: list[Array], its: list[Array], recipe: Recipe) -> tuple[float, int]:
