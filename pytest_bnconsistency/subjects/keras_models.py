@@ -99,7 +99,7 @@ class KerasModelSubject(BaseSubject):
         }
 
     def _predict(self, x: Nest) -> Nest:
-        with quiet():
+        with quiet(), self._one_trace():
             return self.model.predict(x, batch_size=rows_of(x), verbose=0)
 
     def _predict_dataset(self, x: Nest) -> Nest:
@@ -107,8 +107,27 @@ class KerasModelSubject(BaseSubject):
         # A tuple of rows would be taken for (x, y).
         rows = (x,) if isinstance(x, (tuple, list)) else x
         rows = tf.data.Dataset.from_tensor_slices(rows).batch(RAGGED)
-        with quiet():
+        with quiet(), self._one_trace():
             return self.model.predict(rows, verbose=0)
+
+    @contextlib.contextmanager
+    def _one_trace(self) -> Iterator[None]:
+        """Have `predict` traced for any number of rows at once.
+
+        By itself it is traced for the first number, and for any when it meets a second one.
+        """
+        self.model.make_predict_function()
+        function = self.model.predict_function
+
+        def run(batches: Any) -> Any:
+            _trace_any_rows(function, batches)
+            return function(batches)
+
+        self.model.predict_function = run
+        try:
+            yield
+        finally:
+            self.model.predict_function = function
 
     def _predict_on_batch(self, x: Nest) -> Nest:
         with quiet():
@@ -286,6 +305,23 @@ class KerasModelSubject(BaseSubject):
     def builds_graph(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call with these arguments builds a graph of Keras tensors only."""
         return any(isinstance(leaf, cls.symbolic_class) for leaf in flatten([args, kwargs]))
+
+
+def _trace_any_rows(function: Any, batches: Any) -> None:
+    if not hasattr(function, "get_concrete_function") or function.experimental_get_tracing_count():
+        return
+
+    def any_rows(spec: Any) -> Any:
+        return tf.TensorSpec((None, *spec.shape[1:]), spec.dtype)
+
+    def spec(leaf: Any) -> Any:
+        if isinstance(leaf, tf.data.Iterator):
+            return tf.data.IteratorSpec(tf.nest.map_structure(any_rows, leaf.element_spec))
+        return any_rows(leaf)
+
+    # Code that needs the number of rows is traced for each, as without this.
+    with contextlib.suppress(Exception):
+        function.get_concrete_function(tf.nest.map_structure(spec, batches))
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:

@@ -190,6 +190,23 @@ def test_traces_that_a_check_makes_are_not_left_behind(k, x, y):
     assert moved == (k.__name__ == "tf_keras")  # what the library does without a check
 
 
+def test_predict_is_traced_once_for_all_numbers_of_rows(k, x):
+    traces = itertools.count(1)  # a list would be restored with the rest
+
+    class Own(k.layers.Layer):
+        def call(self, x):
+            if not tf.executing_eagerly():
+                next(traces)
+            return x
+
+    inputs = k.Input((4,))
+    model = k.Model(inputs, k.layers.Dense(2)(Own()(inputs)))
+    built = next(traces)
+    check_consistency(model, x, checks=["batch_invariance", "inference_purity"])
+    # `predict`, `predict_on_batch` and the pass that is observed
+    assert next(traces) - built - 1 == 3
+
+
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_a_layer_that_breaks_off_in_its_third_call(x, y, check, error):
