@@ -12,6 +12,7 @@ from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import (
     PAIR,
     WHOLE,
+    Entry,
     calls_of,
     entry,
     first_rows,
@@ -36,9 +37,10 @@ NAME = "inference_purity"
 
 @dataclass(frozen=True)
 class Seen:
-    """One entry point, run twice: its outputs, whether they repeat, the variables that moved.
+    """One entry point: its outputs, whether they repeat, the variables that moved.
 
-    `evaluate` and the data set, which `predict` runs as it runs arrays, run once.
+    Of `evaluate`, and of the data set, which `predict` runs as it runs arrays, it is taken for
+    granted that they do.
     """
 
     name: str
@@ -94,11 +96,30 @@ def _decide(case: Case, x: Nest) -> CheckResult:
 
 def _seen(case: Case, x: Nest, name: str, held_by: dict[int, str]) -> Seen:
     way, batch = entry(case, x, name), _batch(case, name)
-    first, second = (
-        way.twice(batch, _rows(x, batch)) if name != DATASET else (way.run(batch, x),) * 2
-    )
+    first = way.run(batch, _rows(x, batch))
     moved = tuple(v for v in first.moved if id(v) in held_by)
-    return Seen(name, first.outputs, same_outputs(first.outputs, second.outputs), moved)
+    return Seen(name, first.outputs, name == DATASET or _repeats(case, x, way, batch), moved)
+
+
+def _repeats(case: Case, x: Nest, way: Entry, batch: str) -> bool:
+    """Whether the same rows give the same bits a second time, through the entry point or another.
+
+    Another one counts where no layer draws random numbers: the trace would hold it still.
+    """
+    rows = _rows(x, batch)
+    traced = traced_entry(case, x, False)
+    if traced.observed is not None and traced.observed.deterministic:
+        calls = calls_of(case)
+        others = (
+            [entry(case, x, name) for name in calls if name != way.name]
+            if way.name in calls
+            else [traced]
+        )
+        mine = way.run(batch, rows).outputs
+        if any(same_outputs(mine, other.run(batch, rows).outputs) for other in others):
+            return True
+    first, second = way.twice(batch, rows)
+    return same_outputs(first.outputs, second.outputs)
 
 
 def _evaluated(case: Case, held: list[Any]) -> Seen:

@@ -155,6 +155,11 @@ class Pass:
         return self.written if self._concrete is None else list(self._concrete.graph.variables)
 
     @property
+    def deterministic(self) -> bool:
+        """Whether it is traced and no layer draws random numbers in it."""
+        return self._concrete is not None and not self.random_layers
+
+    @property
     def dtypes(self) -> set[str]:
         """The floating dtypes in which the pass computes, nested functions included."""
         if self._concrete is None:
