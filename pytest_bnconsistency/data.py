@@ -122,6 +122,17 @@ def is_float(array: Any) -> bool:
     return array.dtype.kind == "f" or str(array.dtype) == "bfloat16"
 
 
+def distance(mine: Array, its: Array) -> Array:
+    """The distance of two arrays of one shape, element by element; inf where one is no number."""
+    if mine.dtype.kind in "OSU":
+        return np.where(mine == its, 0.0, np.inf)
+    a, b = mine.astype(float), its.astype(float)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(a - b)
+    apart[(np.isnan(a) & np.isnan(b)) | (a == b)] = 0.0
+    return np.asarray(np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
+
+
 def rows_of(nest: Nest) -> int:
     return len(flatten(nest)[0])
 

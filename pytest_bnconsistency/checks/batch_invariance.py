@@ -27,7 +27,7 @@ from pytest_bnconsistency.checks.entries import (
     same_outputs,
 )
 from pytest_bnconsistency.checks.passes import measured_noise, observed
-from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
+from pytest_bnconsistency.data import Array, Nest, distance, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise, mixing, padding
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
 from pytest_bnconsistency.errors import OptionError
@@ -255,10 +255,8 @@ def _largest_change(mine: Array, its: Array, exchange: Exchange) -> float:
     different = localise.row_bits_differ(mine, its, exchange)
     if not different.any():
         return 0.0
-    change = np.abs(
-        its[exchange.now][different].astype(float) - mine[exchange.kept][different].astype(float)
-    )
-    return max(float(np.nan_to_num(change, nan=np.inf, posinf=np.inf).max()), 1e-300)
+    change = distance(its[exchange.now][different], mine[exchange.kept][different])
+    return max(float(change.max()), 1e-300)
 
 
 def _counting(

@@ -12,7 +12,7 @@ from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import repeating, same_outputs
 from pytest_bnconsistency.checks.passes import observed
-from pytest_bnconsistency.data import Array, Nest, flatten, rebuild, rows_of
+from pytest_bnconsistency.data import Array, Nest, distance, flatten, rebuild, rows_of
 from pytest_bnconsistency.diagnosis import localise, mixing, rules
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
 from pytest_bnconsistency.diagnosis.rules import Rule
@@ -246,18 +246,8 @@ def _largest_move(mine: list[Array], its: list[Array], recipe: Recipe) -> tuple[
     largest, row = 0.0, recipe.kept[0]
     for a, b in zip(mine, its, strict=True):
         if a.ndim and len(a) == len(b) == recipe.count:
-            change = _change(a[recipe.kept], b[recipe.kept]).reshape(len(recipe.kept), -1)
+            change = distance(a[recipe.kept], b[recipe.kept]).reshape(len(recipe.kept), -1)
             if change.max(initial=0.0) > largest:
                 largest = float(change.max())
                 row = recipe.kept[int(change.max(axis=1).argmax())]
     return largest, row
-
-
-def _change(mine: Array, its: Array) -> Array:
-    """The distance of two arrays, element by element; NaN beside NaN is none."""
-    with np.errstate(invalid="ignore"):
-        change = np.abs(mine.astype(float) - its.astype(float))
-    change[np.isnan(mine.astype(float)) & np.isnan(its.astype(float))] = 0
-    change[mine.astype(float) == its.astype(float)] = 0
-    known: Array = np.nan_to_num(change, nan=np.inf)
-    return known

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from pytest_bnconsistency.data import Array, Nest
+from pytest_bnconsistency.data import Array, Nest, distance
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.probes.noise import Moved
-from pytest_bnconsistency.probes.padding import MORE, Steps
+from pytest_bnconsistency.probes.padding import MORE
 from pytest_bnconsistency.probes.taps import Pass
+from pytest_bnconsistency.probes.values import differ, outputs_with, values_of
 from pytest_bnconsistency.results import Finding
-
-APART = 2.0**-10
-"""A layer sees the padding if its values move by this share of their scale: far above noise."""
 
 
 def same_steps(longer: Array, base: Array) -> Array:
@@ -24,21 +20,10 @@ def same_steps(longer: Array, base: Array) -> Array:
 
 def finding(seen: Pass, x: Nest, longer: Nest, moved: Moved) -> Finding:
     """The finding for outputs that moved beyond their noise."""
-    first, second = (seen.again(rows, Steps(), traced=False) for rows in (x, longer))
-    short, long = first.run(x), second.run(longer)
-    place = next(
-        (
-            call
-            for call, mine, its in zip(first.calls, short.records, long.records, strict=False)
-            if mine and its and max(map(_share, mine, its)) > APART
-        ),
-        None,
-    )
-    layer = "not located" if place is None else place.label
-    values = dict(zip((call.label for call in first.calls), short.records, strict=True))
-    record = values.get(layer)
-    held = {layer: record} if record else {}
-    tested = bool(held) and _healed(seen, longer, held, short.outputs, moved.bound)
+    short, long = values_of(seen, x), values_of(seen, longer)
+    layer = next((label for label, mine in short.items() if _moved(mine, long.get(label))), None)
+    tested = layer is not None and _healed(seen, x, longer, {layer: short[layer]}, moved.bound)
+    layer = layer or "not located"
     return Finding(
         rules.PADDING.id,
         rules.PADDING.slug,
@@ -59,24 +44,18 @@ def finding(seen: Pass, x: Nest, longer: Nest, moved: Moved) -> Finding:
     )
 
 
-def _healed(
-    seen: Pass, longer: Nest, held: dict[str, list[Array]], base: list[Array], bound: float
-) -> bool:
-    try:
-        outputs = seen.again(longer, Steps(), held=held, traced=False).run(longer).outputs
-    except Exception:
+def _moved(mine: list[Array], its: list[Array] | None) -> bool:
+    """Whether a call gives other values for the same steps; it may well give none for more."""
+    pairs = zip(mine, its or [], strict=False)
+    same = [(a, b) for a, b in ((a, same_steps(b, a)) for a, b in pairs) if a.shape == b.shape]
+    return any(differ(a, b) for a, b in same)
+
+
+def _healed(seen: Pass, x: Nest, longer: Nest, held: dict[str, list[Array]], bound: float) -> bool:
+    base, outputs = outputs_with(seen, x, {}), outputs_with(seen, longer, held)
+    if base is None or outputs is None:
         return False
-    return all(_change(mine, its) <= bound for mine, its in zip(base, outputs, strict=True))
-
-
-def _share(mine: Array, its: Array) -> float:
-    scale = float(np.abs(mine.astype(float)).max(initial=0.0)) or 1.0
-    return _change(mine, its) / scale
-
-
-def _change(mine: Array, its: Array) -> float:
-    its = same_steps(its, mine)
-    if mine.shape != its.shape:
-        return 0.0
-    moved = np.abs(mine.astype(float) - its.astype(float))
-    return float(np.nan_to_num(moved, nan=np.inf).max(initial=0.0))
+    return all(
+        mine.shape != its.shape or distance(mine, its).max(initial=0.0) <= bound
+        for mine, its in ((a, same_steps(b, a)) for a, b in zip(base, outputs, strict=True))
+    )

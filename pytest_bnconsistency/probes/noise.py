@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, Nest, map_nest, rows_of
+from pytest_bnconsistency.data import Array, Nest, distance, map_nest, rows_of
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
@@ -154,11 +154,7 @@ class Noise:
         """
         if same_bits(np.ascontiguousarray(mine), np.ascontiguousarray(its)):
             return None
-        a, b = mine.astype(float), its.astype(float)
-        apart = np.abs(a - b)
-        apart[(np.isnan(a) & np.isnan(b)) | (a == b)] = 0
-        changes = np.nan_to_num(apart, nan=np.inf, posinf=np.inf).reshape(len(rows), -1)
-        by_row = changes.max(axis=1, initial=0.0)
+        by_row = distance(mine, its).reshape(len(rows), -1).max(axis=1, initial=0.0)
         bound = self.floors[output].bound * sides
         worst = Moved(int(rows[by_row.argmax()]), float(by_row.max()), bound)
         if worst.margin <= 1:

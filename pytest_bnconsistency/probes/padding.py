@@ -14,20 +14,16 @@ MORE = 3
 """Steps that are added."""
 
 
-class Steps(Instrument):
-    """Records the outputs of each call, and keeps their masks, None where there is none.
-
-    For runs outside of a graph, on small batches.
-    """
+class _Masks(Instrument):
+    """Keeps the mask of each call's outputs that have one. For runs outside of a graph."""
 
     def begin(self) -> None:
-        self.masks: list[Array | None] = []
+        self.seen: list[Array] = []
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        tensors = [leaf for leaf in flatten(outputs) if hasattr(leaf, "shape") and leaf.shape.rank]
-        masks = [getattr(leaf, "_keras_mask", None) for leaf in tensors]
-        self.masks.append(next((np.asarray(mask) for mask in masks if mask is not None), None))
-        return outputs, tensors
+        masks = [getattr(leaf, "_keras_mask", None) for leaf in flatten(outputs)]
+        self.seen += [np.asarray(mask) for mask in masks if mask is not None][:1]
+        return outputs, None
 
 
 def lengthened(x: Nest, specs: Nest | None, padding: float) -> Nest | None:
@@ -54,9 +50,9 @@ def masks_added(seen: Pass, longer: Nest) -> bool:
 
     Raises whatever the model raises on sequences of that length.
     """
-    steps = Steps()
-    seen.again(longer, steps, traced=False).run(longer)
-    mask = next((mask for mask in steps.masks if mask is not None and mask.ndim == 2), None)
+    masks = _Masks()
+    seen.again(longer, masks, traced=False).run(longer)
+    mask = next((mask for mask in masks.seen if mask.ndim == 2), None)
     return mask is not None and not mask[:, -MORE:].any()
 
 

@@ -1,0 +1,49 @@
+"""Each call's values in one run of the model's code, and its outputs where some are held."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.data import Array, Nest, distance, flatten
+from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
+from pytest_bnconsistency.subjects import Call
+
+APART = 2.0**-10
+"""The share of their scale by which a call's values move if not by noise: far above that."""
+
+
+class _Values(Instrument):
+    def __init__(self) -> None:
+        self.seen: dict[str, list[Array]] = {}
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        self.seen[call.label] = [np.asarray(leaf) for leaf in flatten(outputs)]
+        return outputs, None
+
+
+def values_of(seen: Pass, x: Nest) -> dict[str, list[Array]]:
+    """What each call gives on rows `x`, by its label, as far as the run gets."""
+    values = _Values()
+    with contextlib.suppress(Exception):
+        seen.again(x, values, traced=False).run(x)
+    return values.seen
+
+
+def outputs_with(seen: Pass, x: Nest, held: Mapping[str, list[Array]]) -> list[Array] | None:
+    """The outputs on rows `x` where calls give what is `held`, by label; None if that raises."""
+    try:
+        return seen.again(x, Instrument(), held=held, traced=False).run(x).outputs
+    except Exception:
+        return None
+
+
+def differ(mine: Array, its: Array) -> bool:
+    """Whether two arrays have unlike shapes, or differ by more than noise ever does."""
+    if mine.shape != its.shape:
+        return True
+    scale = float(distance(mine, np.zeros_like(mine)).max(initial=0.0)) or 1.0
+    return bool(distance(mine, its).max(initial=0.0) > APART * scale)
