@@ -7,6 +7,7 @@ output is multiplied by 1 +- eps/2 with random signs, eps of that output's dtype
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,32 +36,36 @@ class Shaken(Instrument):
     """Multiplies outputs by 1 + sign * eps/2 in copies of rows that stand side by side.
 
     Of `copies` of a row, the first stays as it is, and the last gets the noise of the next lower
-    precision. For runs outside of a graph, on `rows` rows in all.
+    precision. With `sums`, the other copies get the noise that a sum over all n elements of a row
+    would have, sqrt(n/2) * eps/2, each element its own. For runs outside of a graph, on `rows`
+    rows in all.
     """
 
-    def __init__(self, rows: int, copies: int) -> None:
-        self.rows, self.copies = rows, copies
+    def __init__(self, rows: int, copies: int, *, sums: bool = False) -> None:
+        self.rows, self.copies, self.sums = rows, copies, sums
         self.places = 0
         self._rng = np.random.default_rng(0)
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         if isinstance(call.layer, Part):
             return outputs, None  # the noise inside is not that of its outputs
-        return map_nest(self._shake, outputs), None
+        return map_nest(self.shake, outputs), None
 
-    def _shake(self, tensor: Any) -> Any:
+    def shake(self, tensor: Any) -> Any:
         if not _floating(tensor) or tensor.shape[0] == 0 or tensor.shape[0] % self.rows:
             return tensor
         self.places += 1
         eps = EPSILON.get(tensor.dtype.name, 2.0**-23)
         lower = LOWER.get(tensor.dtype.name, 2.0**-10)
         copy = np.arange(tensor.shape[0]) // (tensor.shape[0] // self.rows) % self.copies
-        size = np.where(copy == 0, 0.0, np.where(copy == self.copies - 1, lower, eps)) / 2
-        # A sign for each channel and place along the first inner axis: a draw for each element
-        # would cost more than the network itself.
-        rank = tensor.shape.rank
-        shape = [n if axis in (0, 1, rank - 1) else 1 for axis, n in enumerate(tensor.shape)]
-        signs = self._rng.choice(np.array([-1, 1], np.int8), shape)
+        rank, length = tensor.shape.rank, int(np.prod(tensor.shape[1:]))
+        own = eps * max(1.0, math.sqrt(length / 2)) if self.sums else eps
+        size = np.where(copy == 0, 0.0, np.where(copy == self.copies - 1, lower, own)) / 2
+        # Otherwise a sign for each channel and place along the first inner axis: a draw for each
+        # element costs more than the network itself.
+        every = (0, 1, rank - 1) if not self.sums else range(rank)
+        shape = [n if axis in every else 1 for axis, n in enumerate(tensor.shape)]
+        signs = 2 * self._rng.integers(0, 2, shape, np.int8) - 1
         moved = signs * size.reshape([-1] + [1] * (rank - 1))
         return _with_mask(tensor + tensor * tf.cast(moved, tensor.dtype), tensor)
 
@@ -128,8 +133,9 @@ class Moved:
 class Noise:
     """What float noise does to the outputs of a pass on rows `x`, measured as far as asked for.
 
-    Rows differ in it: a row on which the network is ill-conditioned has more. So a row that moves
-    by more than the noise of the first rows is measured itself.
+    At first only the rounding of what layers give is measured, on the first rows. A row that
+    moves by more is measured itself, since the network may be ill-conditioned on it, and with the
+    rounding of sums inside of layers, whose length is not known: that of a row at most.
     """
 
     def __init__(self, seen: Pass, x: Nest) -> None:
@@ -169,13 +175,15 @@ class Noise:
     def _of_row(self, row: int) -> list[Floor]:
         if row not in self._rows:
             alone = map_nest(lambda leaf: leaf[row : row + 1], self._x)
-            self._rows[row] = self._measure(alone, THOROUGH)
+            self._rows[row] = self._measure(alone, THOROUGH, sums=True)
         return self._rows[row]
 
-    def _measure(self, rows: Nest, draws: int) -> list[Floor]:
+    def _measure(self, rows: Nest, draws: int, *, sums: bool = False) -> list[Floor]:
         """The largest change over a few draws, which stand side by side as copies of the rows."""
         copies = map_nest(lambda leaf: np.repeat(leaf, draws + 2, 0), rows)
-        shaken = Shaken(rows_of(copies), draws + 2)
+        shaken = Shaken(rows_of(copies), draws + 2, sums=sums)
+        if sums:
+            copies = map_nest(lambda leaf: shaken.shake(tf.constant(leaf)).numpy(), copies)
         outputs = self._seen.again(copies, shaken, traced=False).run(copies).outputs
         coarsest = "" if shaken.places else max(self._seen.dtypes, key=_eps, default="")
         return [_floor(output, shaken, coarsest) for output in outputs]

@@ -70,9 +70,9 @@ def test_a_row_that_moves_is_measured_itself(images):
     noise = measured_noise(case(model, images, None, {}), images)
     outputs = model.predict(images, verbose=0)
     moved = outputs.copy()
-    moved[7] += 2 * noise.floors[0].bound
+    moved[7] += 50 * noise.floors[0].bound
     assert noise.compare(0, outputs, moved, np.arange(8)).margin < 1
     moved = outputs.copy()
-    moved[0] += 2 * noise.floors[0].bound
+    moved[0] += 50 * noise.floors[0].bound
     assert noise.compare(0, outputs, moved, np.arange(8)).row == 0
     assert noise.compare(0, outputs, moved, np.arange(8)).margin > 1
