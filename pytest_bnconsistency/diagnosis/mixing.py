@@ -12,7 +12,7 @@ from pytest_bnconsistency.diagnosis import localise, rules, sizes
 from pytest_bnconsistency.diagnosis.localise import Origin
 from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.probes import noise
-from pytest_bnconsistency.probes.exchanges import PERMUTED, Exchange
+from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.results import Finding
 from pytest_bnconsistency.subjects import Subject
@@ -50,6 +50,11 @@ class Judged:
     margin: float = 0.0
 
     @property
+    def mixes(self) -> bool:
+        """Whether a row changes with its companions, and not with its place alone."""
+        return any(not found.exchange.moves for found in self.differences)
+
+    @property
     def fails(self) -> bool:
         return bool(self.differences or self.sizes or self.shapes)
 
@@ -62,8 +67,10 @@ def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Findin
     """One finding for each way in which rows depend on their batch."""
     holding = names_of([entry for entry in judged if not entry.fails and not entry.random])
     found = []
-    if mixing := [entry for entry in judged if entry.differences]:
+    if mixing := [entry for entry in judged if entry.mixes]:
         found.append(_mixing(subject, x, mixing, holding))
+    elif placed := [entry for entry in judged if entry.differences]:
+        found.append(_placed(x, placed, holding))
     if losing := [entry for entry in judged if entry.shapes]:
         found.append(_losing(x, losing, holding))
     if sized := [entry for entry in judged if entry.sizes]:
@@ -79,10 +86,10 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
     # The entry whose layers can be seen; with several, the one that says least to the model.
     entry = next((e for e in reversed(failing) if e.observed is not None), failing[-1])
     exchange = max(
-        entry.differences, key=lambda found: np.nan_to_num(found.moved, posinf=0.0)
+        (found for found in entry.differences if not found.exchange.moves),
+        key=lambda found: np.nan_to_num(found.moved, posinf=0.0),
     ).exchange
-    only_moved = all(found.exchange.name == PERMUTED for found in entry.differences)
-    message, moved = _symptom(failing, holding, exchange, only_moved)
+    message, moved = _symptom(failing, holding, exchange, "only its companions change")
     evidence = {
         "fails": names_of(failing),
         "holds": holding,
@@ -108,7 +115,7 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
     among = seen.reaching_outputs() & entry.stable
     origin = localise.first_origin(localise.with_inputs(seen, x), x, exchange, among)
     evidence["layer"] = origin.label
-    rule, cause, tested, remedy = _cause(subject, seen, x, exchange, origin, only_moved)
+    rule, cause, tested, remedy = _cause(subject, seen, x, exchange, origin)
     return Finding(
         rule.id,
         rule.slug,
@@ -124,7 +131,7 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
 
 
 def _symptom(
-    failing: Sequence[Judged], holding: list[str], exchange: Exchange, only_moved: bool
+    failing: Sequence[Judged], holding: list[str], exchange: Exchange, what: str
 ) -> tuple[str, float]:
     """The verdict in a sentence, and the largest change of an output."""
     moves = [found.moved for entry in failing for found in entry.differences]
@@ -138,7 +145,6 @@ def _symptom(
         if moved
         else "a row's hidden values move, though saturation hides it in the outputs,"
     )
-    what = "its position changes" if only_moved else "only its companions change"
     return f"{how} when {what} ({exchange.rows} rows), {through}{where}", moved
 
 
@@ -148,7 +154,6 @@ def _cause(
     x: Nest,
     exchange: Exchange,
     origin: Origin,
-    only_moved: bool,
 ) -> tuple[Rule, str, str, str]:
     """The rule, the cause, how it was tested, and the remedy."""
     takes = {id(c.layer): c.layer for c in origin.calls if subject.takes_training(c.layer)}
@@ -180,13 +185,6 @@ def _cause(
     )
     operation = localise.first_operation(seen, x, exchange)
     by = f"; the first operation that differs is {operation}" if operation else ""
-    if only_moved:
-        return (
-            rules.POSITION_MATTERS,
-            f"not established; its place counts here: {how_known}{by}",
-            tried,
-            "take positions along the time or feature axis, not along axis 0",
-        )
     remedy = (
         "compute over the feature axes, not over axis 0; give statistics of the batch to "
         "training mode only; if rows are meant to meet here, declare it: transductive="
@@ -235,6 +233,33 @@ def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: 
     if subject.training_phase():
         return ", because the global learning phase is set to training"
     return ""
+
+
+def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+    entry = next((e for e in failing if e.observed is not None), failing[0])
+    exchange = entry.differences[0].exchange
+    place = None
+    if entry.observed is not None:
+        place = sizes.depends_on_place(entry.observed, x, exchange)
+    tested = place is not None and place.tested
+    message, moved = _symptom(failing, holding, exchange, "its position changes")
+    return Finding(
+        rules.POSITION_MATTERS.id,
+        rules.POSITION_MATTERS.slug,
+        "not located" if place is None else place.label,
+        message,
+        f"{place.label} computes with a row's place in the batch"
+        if place is not None and tested
+        else "not established; tried: other companions in the same places, where the rows are the "
+        "same to the bit",
+        tested,
+        "take positions along the time or feature axis, not along axis 0",
+        "given what it gives the row at its first place, the outputs are as they are there"
+        if tested
+        else "",
+        f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
+        evidence={"fails": names_of(failing), "holds": holding, "largest_change": moved},
+    )
 
 
 def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:

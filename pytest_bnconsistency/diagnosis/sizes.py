@@ -1,13 +1,21 @@
-"""Which layer it is whose result depends on the number of rows."""
+"""Which layer it is whose result depends on the number of rows, or on their places."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from pytest_bnconsistency.data import Array, Nest, distance, map_nest, rows_of
+from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.taps import Pass
-from pytest_bnconsistency.probes.values import differ, outputs_with, values_of
+from pytest_bnconsistency.probes.values import (
+    differ,
+    given_and_returned,
+    outputs_with,
+    values_of,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,32 @@ def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) ->
                 for a, b in zip(mended, own(whole or []), strict=True)
             )
             return Place(label, tested)
+    return None
+
+
+def depends_on_place(seen: Pass, x: Nest, exchange: Exchange) -> Place | None:
+    """The first call, or two of them, between which rows begin to depend on their places."""
+
+    def differing(mine: list[Array], its: list[Array]) -> bool:
+        pairs = list(zip(mine, its, strict=False))
+        return any(
+            differ(a[exchange.kept], b[exchange.now])
+            for a, b in pairs
+            if a.ndim and len(a) == len(b) == exchange.rows
+        )
+
+    given, base = given_and_returned(seen, x)
+    other_given, other = given_and_returned(seen, exchange.x)
+    before = "the input"
+    for label, mine in base.items():
+        if not differing(mine, other.get(label, [])):
+            before = label
+            continue
+        moved = [m[np.argsort(exchange.now)] if len(m) == exchange.rows else m for m in mine]
+        mended = outputs_with(seen, exchange.x, {label: moved})
+        tested = mended is not None and not differing(outputs_with(seen, x, {}) or [], mended)
+        between = differing(given[label], other_given.get(label, []))
+        return Place(f"between {before} and {label}" if between else label, tested)
     return None
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
-
-PERMUTED = "the batch permuted"
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,11 @@ class Exchange:
     now: Array
     rows: int
 
+    @property
+    def moves(self) -> bool:
+        """Whether kept rows change places, where a kernel may round otherwise."""
+        return bool((self.kept != self.now).any())
+
 
 def exchanges(x: Nest, seed: int) -> list[Exchange]:
     """Batches in which every row serves as a kept row beside every other row that changes.
@@ -35,9 +38,7 @@ def exchanges(x: Nest, seed: int) -> list[Exchange]:
     Two batches follow in which rows change places, and in which companions are NaN and Inf.
     """
     rows = rows_of(x)
-    places = np.arange(rows)
-    batch = Exchange("the batch", x, places, places, rows)
-    found = [*_designed(x, seed), _permuted(batch, np.roll(places, 1)[::-1])]
+    found = [*_designed(x, seed), _reversed(x)]
     for value in (np.nan, np.inf) if _has_floats(x) else ():
         poisoned, row = map_nest(np.copy, x), rows // 2
         _poison(poisoned, row, value)
@@ -48,22 +49,19 @@ def exchanges(x: Nest, seed: int) -> list[Exchange]:
 
 
 def joint_exchanges(x: Nest, seed: int) -> list[Exchange]:
-    """The same changes in fewer batches: NaN, Inf and other places along with other companions.
+    """The same changes in fewer batches: a NaN and an Inf along with other companions.
 
     Rows that keep their bits here keep them in each of `exchanges`.
     """
-    rng, joint = np.random.default_rng(seed), []
+    joint = []
     for number, exchange in enumerate(_designed(x, seed)):
         changed = np.setdiff1d(np.arange(exchange.rows), exchange.kept)
         name = exchange.name
         if _has_floats(x) and number < 2:
             _poison(exchange.x, changed[0], (np.nan, np.inf)[number])
             name += (", one of them with a NaN", ", one of them with an Inf")[number]
-        moved = _permuted(exchange, rng.permutation(exchange.rows))
-        joint.append(
-            Exchange(f"{name}, in other places", moved.x, moved.kept, moved.now, moved.rows)
-        )
-    return joint
+        joint.append(replace(exchange, name=name))
+    return [*joint, _reversed(x)]
 
 
 def _designed(x: Nest, seed: int) -> list[Exchange]:
@@ -88,11 +86,12 @@ def _designed(x: Nest, seed: int) -> list[Exchange]:
     return found
 
 
-def _permuted(exchange: Exchange, order: Array) -> Exchange:
-    """The same rows in another order: place k takes the row of place `order[k]`."""
-    now = np.argsort(order)[exchange.now]
-    x = map_nest(lambda leaf: leaf[order], exchange.x)
-    return Exchange(PERMUTED, x, exchange.kept, now, exchange.rows)
+def _reversed(x: Nest) -> Exchange:
+    places = np.arange(rows_of(x))
+    reversed_rows = map_nest(lambda leaf: np.ascontiguousarray(leaf[::-1]), x)
+    return Exchange(
+        "the rows in the opposite order", reversed_rows, places, places[::-1], len(places)
+    )
 
 
 def _has_floats(x: Nest) -> bool:

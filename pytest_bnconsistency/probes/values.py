@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, distance, flatten
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
@@ -18,19 +19,29 @@ APART = 2.0**-10
 
 class _Values(Instrument):
     def __init__(self) -> None:
-        self.seen: dict[str, list[Array]] = {}
+        self.given: dict[str, list[Array]] = {}
+        self.returned: dict[str, list[Array]] = {}
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        self.seen[call.label] = [np.asarray(leaf) for leaf in flatten(outputs)]
+        given = flatten([list(call.args), dict(call.kwargs)])
+        self.given[call.label] = [np.asarray(leaf) for leaf in given if tf.is_tensor(leaf)]
+        self.returned[call.label] = [np.asarray(leaf) for leaf in flatten(outputs)]
         return outputs, None
 
 
 def values_of(seen: Pass, x: Nest) -> dict[str, list[Array]]:
     """What each call gives on rows `x`, by its label, as far as the run gets."""
+    return given_and_returned(seen, x)[1]
+
+
+def given_and_returned(
+    seen: Pass, x: Nest
+) -> tuple[dict[str, list[Array]], dict[str, list[Array]]]:
+    """The tensors that each call is given on rows `x`, and what it gives, by its label."""
     values = _Values()
     with contextlib.suppress(Exception):
         seen.again(x, values, traced=False).run(x)
-    return values.seen
+    return values.given, values.returned
 
 
 def outputs_with(seen: Pass, x: Nest, held: Mapping[str, list[Array]]) -> list[Array] | None:
