@@ -34,6 +34,7 @@ from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges, joint_exchanges
 from pytest_bnconsistency.probes.noise import Leak, Noise, leak_into
 from pytest_bnconsistency.probes.padding import lengthened, masks_added
+from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.taps import Instrument, Observation
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
@@ -50,6 +51,8 @@ def check(case: Case) -> CheckResult:
     if isinstance(reason, str):
         summary = f"the model is declared transductive: {reason}"
         return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=summary)
+    if refusal := only_size(case.subject):
+        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=refusal)
     x = case.sample()
     with preserve_state(case.subject):
         if not reason:
@@ -206,7 +209,7 @@ def _compare_exchanges(
     notes: list[str],
 ) -> None:
     base = entry.run(WHOLE, x)
-    seen = [_difference(entry, base, exchange, []) for exchange in joint]
+    seen = [_difference(entry, base, exchange, noise, []) for exchange in joint]
     if all(found == "same" for found in seen):
         return
     first, second = entry.twice(WHOLE, x)
@@ -219,7 +222,8 @@ def _compare_exchanges(
         )
     # One by one, the changes tell what it is that rows depend on.
     singly = [
-        _difference(entry, base, exchange, notes) for exchange in exchanges(x, case.settings.seed)
+        _difference(entry, base, exchange, noise, notes)
+        for exchange in exchanges(x, case.settings.seed)
     ]
     changing = [found for found in singly if isinstance(found, Difference)]
     changing = changing or [found for found in seen if isinstance(found, Difference)]
@@ -228,7 +232,7 @@ def _compare_exchanges(
 
 
 def _difference(
-    entry: Entry, base: Observation, exchange: Exchange, notes: list[str]
+    entry: Entry, base: Observation, exchange: Exchange, noise: Noise, notes: list[str]
 ) -> Difference | Literal["same", "refused"]:
     """What an exchange does to kept rows."""
     try:
@@ -238,6 +242,9 @@ def _difference(
         first = first_line(error)[:80]
         notes.append(f"{entry.name} refuses a batch with {exchange.name}: {first}")
         return "refused"
+    if exchange.moves:
+        change = _beyond_noise(base, other, exchange, noise)
+        return Difference(exchange, (), change) if change else "same"
     moved = max(
         (
             _largest_change(mine, its, exchange)
@@ -266,18 +273,26 @@ def _counting(
     if judged.observed is None:
         # Its kernels are not those of the pass, and may compute a row's place in another way.
         base, other = entry.run(WHOLE, x), entry.run(found.exchange.name, found.exchange.x)
-        kept, now = found.exchange.kept, found.exchange.now
-        moves = [
-            noise.compare(index, mine[kept], its[now], kept)
-            for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
-            if mine.ndim and len(mine) == len(its) == found.exchange.rows
-        ]
-        beyond = any(moved is not None and moved.margin > 1 for moved in moves)
+        beyond = _beyond_noise(base, other, found.exchange, noise)
         return found if beyond and not judged.random else None
     among = judged.observed.reaching_outputs() & judged.stable
     places = tuple(place for place in found.places if place in among)
     moved = 0.0 if judged.random else found.moved
     return replace(found, places=places, moved=moved) if moved or places else None
+
+
+def _beyond_noise(
+    base: Observation, other: Observation, exchange: Exchange, noise: Noise
+) -> float:
+    """The largest change of a kept row of the outputs that noise does not explain."""
+    kept, now = exchange.kept, exchange.now
+    moves = [
+        noise.compare(index, mine[kept], its[now], kept)
+        for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
+        if mine.ndim and len(mine) == len(its) == exchange.rows
+    ]
+    beyond = [moved.change for moved in moves if moved is not None and moved.margin > 1]
+    return max(beyond, default=0.0)
 
 
 def _compare_sizes(entry: Entry, judged: Judged, x: Nest, noise: Noise) -> None:

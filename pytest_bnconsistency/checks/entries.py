@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,13 @@ from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
-from pytest_bnconsistency.probes.state import Variables, reachable_variables, same_bits
+from pytest_bnconsistency.probes.state import (
+    Variables,
+    preserve_state,
+    reachable_variables,
+    same_bits,
+)
 from pytest_bnconsistency.probes.taps import Observation, Pass
-from pytest_bnconsistency.subjects import Call
 from pytest_bnconsistency.subjects.base import holders
 
 WHOLE, PAIR, ONE = "all rows", "the first two rows", "the first row"
@@ -111,10 +115,10 @@ def _method(
     def call(rows: Nest) -> Observation:
         # Each check leaves the model without the function that it came without; the trace is the
         # same for the next one.
-        case.subject.predict_function = case.shared.get("predict function")
+        if "predict function" in case.shared:
+            case.subject.predict_function = case.shared["predict function"]
         before = Variables(held)
-        # As in a pass, an output that is None is none.
-        outputs = [np.asarray(leaf) for leaf in flatten(run(rows)) if leaf is not None]
+        outputs = _arrays(run(rows))
         moved = before.moved()
         case.shared["predict function"] = case.subject.predict_function
         return Observation(outputs, [], tuple(moved), {})
@@ -122,8 +126,24 @@ def _method(
     return call
 
 
-def owners(case: Case, calls: Sequence[Call]) -> dict[int, str]:
+def _arrays(outputs: Nest) -> list[Array]:
+    # As in a pass, an output that is None is none.
+    return [np.asarray(leaf) for leaf in flatten(outputs) if leaf is not None]
+
+
+def anew(case: Case, x: Nest, name: str) -> list[Array]:
+    """What the entry point of that name gives when its code runs or is traced once more."""
+    told = calls_of(case)
+    with preserve_state(case.subject):
+        case.subject.predict_function = None
+        if name in told:
+            return Pass(case.subject, x, training=told[name], traced=False).run(x).outputs
+        return _arrays(case.subject.entries()[name](x))
+
+
+def owners(case: Case, *passes: Pass) -> dict[int, str]:
     """The path of the layer that holds a variable, by the variable's identity."""
+    calls = [c for seen in passes for c in (*seen.inner_calls, *seen.passing_calls, *seen.calls)]
     return {
         id(variable): path
         for call in reversed(calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from pytest_bnconsistency.checks.entries import (
     PAIR,
     WHOLE,
     Entry,
+    anew,
     calls_of,
     entry,
     first_rows,
@@ -23,10 +25,11 @@ from pytest_bnconsistency.checks.entries import (
 )
 from pytest_bnconsistency.checks.passes import measured_noise, observed
 from pytest_bnconsistency.data import Array, Nest, rows_of
-from pytest_bnconsistency.diagnosis import rules
+from pytest_bnconsistency.diagnosis import inference
+from pytest_bnconsistency.diagnosis.inference import Cause, sets_apart
 from pytest_bnconsistency.probes import noise
+from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import Variables, preserve_state
-from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.words import counted, listed
 
@@ -50,6 +53,8 @@ class Seen:
 
 
 def check(case: Case) -> CheckResult:
+    if refusal := only_size(case.subject):
+        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=refusal)
     x = case.sample()
     with preserve_state(case.subject):
         return examples.of_state(case, x, lambda: _decide(case, x))
@@ -57,18 +62,15 @@ def check(case: Case) -> CheckResult:
 
 def _decide(case: Case, x: Nest) -> CheckResult:
     subject = case.subject
-    held_by = owners(case, observed(case, x, False).calls)
+    held_by = owners(case, observed(case, x, False))
     # Metrics and the states of seed generators may move: no layer holds them as its own.
     held = [v for v in held_variables(case, x) if id(v) in held_by]
     names = [*subject.entries(), *reversed(calls_of(case))]
     seen = [_seen(case, x, name, held_by) for name in names]
     if case.data is not None and case.data.y is not None and subject.compiled:
         seen.append(_evaluated(case, held))
-    findings = [
-        *_state(case, x, seen, held_by),
-        *_repeatability(case, x, seen),
-        *_agreement(case, x, [s for s in seen if s.repeats and not s.moved]),
-    ]
+    wrong, meant = _agreement(case, x, [s for s in seen if s.repeats and not s.moved])
+    findings = (*_state(case, x, seen, held_by), *_repeatability(case, x, seen), *wrong)
     through = listed(names)
     evidence = {
         "entry_points": {
@@ -77,7 +79,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         },
     }
     if findings:
-        return CheckResult(NAME, Verdict.FAILED, tuple(findings), evidence=evidence)
+        return CheckResult(NAME, Verdict.FAILED, findings, evidence=evidence, warnings=meant)
     if not all(np.isfinite(output.astype(float)).all() for s in seen for output in s.outputs):
         return CheckResult(
             NAME,
@@ -91,7 +93,9 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         f"{through} leave {counted(len(held), 'variable')} of {layers} as they are, give the "
         f"same bits twice, and agree within the noise bound on {rows_of(x)} rows"
     )
-    return CheckResult(NAME, Verdict.PASSED, summary=summary, evidence=evidence)
+    if meant:
+        summary += f", but for what {listed([finding.layer for finding in meant])} adds"
+    return CheckResult(NAME, Verdict.PASSED, summary=summary, evidence=evidence, warnings=meant)
 
 
 def _seen(case: Case, x: Nest, name: str, held_by: dict[int, str]) -> Seen:
@@ -142,110 +146,62 @@ def _rows(x: Nest, batch: str) -> Nest:
 
 
 def _state(case: Case, x: Nest, seen: list[Seen], held_by: dict[int, str]) -> list[Finding]:
-    moving = [s for s in seen if s.moved]
-    if not moving:
+    moved = {id(v): held_by[id(v)] for s in seen for v in s.moved}
+    if not moved:
         return []
-    layers = list(dict.fromkeys(held_by[id(v)] for s in moving for v in s.moved))
+    moving = [s.name for s in seen if s.moved]
     still = [s.name for s in seen if not s.moved]
-    where = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
-    ours = {id(v) for s in moving for v in s.moved}
-    training = None if any(s.name == case.subject.spelled(None) for s in moving) else False
-    told = [c.layer for c in Pass(case.subject, x, training=training).calls if c.is_layer]
-    modes = {id(layer): False for layer in told if case.subject.takes_training(layer)}
-    forced = Pass(case.subject, x, training=training, modes=modes)
-    tested = not any(id(v) in ours for v in forced.run(x).moved)
-    runs = "the layer runs" if len(layers) == 1 else "these layers run"
-    verb = "moves" if len(moving) == 1 else "move"
-    return [
-        Finding(
-            rules.STATE_MOVES.id,
-            rules.STATE_MOVES.slug,
-            layers[0],
-            f"{listed([s.name for s in moving])} {verb} the state of "
-            f"{counted(len(layers), 'layer')}{where}",
-            f"{runs} in training mode though no training was asked for"
-            if tested
-            else "not established",
-            tested,
-            "take training=True out of calls and defaults (training=None); "
-            "call model(x, training=False)",
-            "with every layer told training=False, all of their state stays"
-            if tested
-            else "every layer told training=False",
-            "no tolerance: bitwise",
-            evidence={"moves": [s.name for s in moving], "holds": still, "layers": layers},
-        )
-    ]
+    return [inference.state_moves(case.subject, x, moved, moving, still)]
 
 
 def _repeatability(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
     random = [s.name for s in seen if not s.repeats]
     if not random:
         return []
-    default = observed(case, x, None)
-    drawing = list(
-        dict.fromkeys(
-            next((c.path for c in default.calls if c.layer is layer), layer.name)
-            for layer in default.random_layers
-        )
-    )
-    return [
-        Finding(
-            rules.NOT_REPEATABLE.id,
-            rules.NOT_REPEATABLE.slug,
-            drawing[0] if drawing else "not located",
-            f"the same batch gives other bits the second time, through {listed(random)}",
-            f"not established; random operations run in {listed(drawing)}"
-            if drawing
-            else "not established; no random operation was seen in a layer",
-            False,
-            "draw random numbers in training mode only; keep augmentation outside the model",
-            "the other entry points" if len(random) < len(seen) else "",
-            "no tolerance: bitwise",
-            evidence={"random": random, "layers": drawing},
-        )
-    ]
+    told = calls_of(case)
+    mode = next((told[name] for name in random if name in told), False)
+    rows, default = first_rows(x, 2), observed(case, x, None)
+    return [inference.not_repeatable(case.subject, rows, default, random, mode)]
 
 
-def _agreement(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
+def _agreement(
+    case: Case, x: Nest, seen: list[Seen]
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """What sets entry points apart from inference: faults, and what the model's own code adds."""
     traced = reference = traced_entry(case, x, False)
     if traced.observed is None or traced.observed.random_layers:
         # The trace holds layers still that draw random numbers.
         reference = entry(case, x, case.subject.spelled(False))
         if all(s.name != reference.name for s in seen):
-            return []
-    name = reference.name
-    apart: dict[str, str] = {}
+            return (), ()
+    found: dict[Cause, dict[str, str]] = {}
     for other in seen:
-        if other.name in ("evaluate", name):
+        if other.name in ("evaluate", reference.name):
             continue
         batch = _batch(case, other.name)
-        expected = reference.run(batch, _rows(x, batch)).outputs
-        how = _unlike(case, x, other.outputs, expected, name)
+        rows = _rows(x, batch)
+        expected = reference.run(batch, rows).outputs
+        unlike = functools.partial(_unlike, case, x, reference.name, expected)
+        how = unlike(other.outputs)
         if how:
-            apart[other.name] = how
-    if not apart:
-        return []
-    other_name, how = next(iter(apart.items()))
-    return [
-        Finding(
-            rules.ENTRIES_DISAGREE.id,
-            rules.ENTRIES_DISAGREE.slug,
-            "the model's output",
-            f"{other_name} {how}",
-            "not established; batch_invariance tells whether an entry point runs in training mode",
-            False,
-            "call the model with training=False wherever it is used for inference",
-            "the same rows through every entry point",
-            f"{2 * noise.MULTIPLE:g} noise floors, half of them for each side, measured on this "
-            "model",
-            evidence={"apart": apart, "reference": name},
+            run = functools.partial(anew, case, rows, other.name)
+            found.setdefault(sets_apart(case.subject, run, unlike), {})[other.name] = how
+    bound = (
+        f"{2 * noise.MULTIPLE:g} noise floors, half of them for each side, measured on this model"
+    )
+    wrong, meant = (
+        tuple(
+            inference.disagree(cause, apart, reference.name, bound)
+            for cause, apart in found.items()
+            if cause.intended is intended
         )
-    ]
+        for intended in (False, True)
+    )
+    return wrong, meant
 
 
 def _unlike(
-    case: Case, x: Nest, outputs: list[Array], expected: list[Array], reference: str
+    case: Case, x: Nest, reference: str, expected: list[Array], outputs: list[Array]
 ) -> str:
     """How far outputs are from those expected, if noise does not explain it."""
     for index, (mine, its) in enumerate(zip(outputs, expected, strict=False)):

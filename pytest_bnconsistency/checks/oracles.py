@@ -190,8 +190,7 @@ class State:
         self.case, self.source, self.largest = case, source_of(case, x), rows_of(x)
         self.score, self.random = 0.0, False
         self._passes = passes_of(case, x)
-        calls = [call for seen in self._passes.values() for call in seen.calls]
-        self._owners = ways.owners(case, calls)
+        self._owners = ways.owners(case, *self._passes.values())
 
     def violation(self, recipe: Recipe) -> Violation | None:
         x = self.source.expand(recipe)

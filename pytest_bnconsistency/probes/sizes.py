@@ -1,10 +1,10 @@
-"""How long the axes may be that a model leaves open."""
+"""How many rows a model takes, and how long the axes may be that it leaves open."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_bnconsistency.data import Nest, map_nest
+from pytest_bnconsistency.data import Nest, generate, map_nest
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.subjects import Subject
@@ -33,3 +33,22 @@ def fitting_size(subject: Subject, make: Callable[[int], Nest]) -> int:
         f"generated rows do not run through model {subject.name!r} ({reasons[0]}); give some "
         "rows as x"
     )
+
+
+def only_size(subject: Subject) -> str:
+    """Why no other number of rows can be run than the one that the model declares, "" if any can.
+
+    A stateful recurrence is such a model: it keeps a state for each row.
+    """
+    rows, specs = subject.declared_rows(), subject.inputs()
+    if rows is None or specs is None:
+        return ""
+    for count in (rows, rows + 1):
+        try:
+            with preserve_state(subject):
+                subject.forward(generate(specs, count, 0, SIZES[0]), False)
+        except Exception as error:
+            if count == rows:
+                return ""  # generated rows are not what it takes
+            return f"the model takes batches of {rows} rows and no others: {first_line(error)}"
+    return ""

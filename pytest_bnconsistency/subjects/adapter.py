@@ -53,8 +53,17 @@ class BaseSubject(abc.ABC):
     def inputs(self) -> Nest | None:
         return None
 
+    def declared_rows(self) -> int | None:
+        return None
+
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         return {}
+
+    def own_inference(self) -> list[str]:
+        return []
+
+    def as_library(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     @property
     def modeless(self) -> str:

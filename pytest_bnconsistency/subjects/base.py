@@ -80,6 +80,9 @@ class Subject(Protocol):
     def inputs(self) -> Nest | None:
         """A nest of `Spec`, or None where the model does not tell."""
 
+    def declared_rows(self) -> int | None:
+        """The number of rows that the model was built for, where it is for one only."""
+
     def forward(self, x: Nest, training: bool | None) -> Nest:
         """The outputs for tensors `x`; `training=None` leaves the argument out."""
 
@@ -88,6 +91,12 @@ class Subject(Protocol):
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         """Other ways to run inference on arrays, by name; the first is that of production."""
+
+    def own_inference(self) -> list[str]:
+        """The methods of the model's own that `entries` run, where a library has its own."""
+
+    def as_library(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, `entries` run the library's methods instead."""
 
     def layers(self) -> list[Any]:
         """The layers that can be told without a run, the model first."""

@@ -24,6 +24,8 @@ RAGGED = 5
 """Rows in a batch of a data set."""
 _SCORING = ("compute_loss", "compute_metrics", "get_metrics_result", "reset_metrics")
 """What turns outputs into loss and metrics."""
+_INFERRING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
+"""What turns rows into outputs, apart from the model's call."""
 
 
 class KerasModelSubject(BaseSubject):
@@ -52,8 +54,7 @@ class KerasModelSubject(BaseSubject):
 
     @predict_function.setter
     def predict_function(self, function: Any) -> None:
-        if function is not None:
-            self.model.predict_function = function
+        self.model.predict_function = function
 
     @property
     def modeless(self) -> str:
@@ -80,6 +81,11 @@ class KerasModelSubject(BaseSubject):
             return Spec(tuple(tensor.shape)[1:], str(dtype), name, vocabulary)
 
         return map_nest(spec, structure)
+
+    def declared_rows(self) -> int | None:
+        structure = self._input_structure()
+        shapes = [] if structure is None else [tensor.shape for tensor in flatten(structure)]
+        return next((shape[0] for shape in shapes if len(shape) and shape[0]), None)
 
     def forward(self, x: Nest, training: bool | None) -> Nest:
         return self.call(x, training)
@@ -132,6 +138,27 @@ class KerasModelSubject(BaseSubject):
     def _predict_on_batch(self, x: Nest) -> Nest:
         with quiet():
             return self.model.predict_on_batch(x)
+
+    def own_inference(self) -> list[str]:
+        return [
+            name
+            for name in _INFERRING
+            if name in vars(self.model)
+            or getattr(type(self.model), name) is not getattr(self.model_class, name)
+        ]
+
+    @contextlib.contextmanager
+    def as_library(self) -> Iterator[None]:
+        attributes = vars(self.model)
+        before = dict(attributes)
+        for name in self.own_inference():
+            attributes[name] = getattr(self.model_class, name).__get__(self.model)
+        try:
+            yield
+        finally:
+            for name in _INFERRING:
+                attributes.pop(name, None)
+            attributes.update({name: before[name] for name in _INFERRING if name in before})
 
     def layers(self) -> list[Any]:
         """The layers that the model tracks, itself first."""

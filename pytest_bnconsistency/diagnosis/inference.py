@@ -1,0 +1,196 @@
+"""Why inference changes state, does not repeat itself, or means something else another way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_bnconsistency.data import Array, Nest
+from pytest_bnconsistency.diagnosis import rules
+from pytest_bnconsistency.probes.state import same_bits
+from pytest_bnconsistency.probes.taps import Pass
+from pytest_bnconsistency.probes.values import outputs_with, values_of
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.subjects import Call, Proceed, Subject
+from pytest_bnconsistency.words import counted, listed
+
+Run = Callable[[], list[Array]]
+"""Runs an entry point, traced anew, and gives its outputs."""
+Unlike = Callable[[list[Array]], str]
+"""How outputs differ from those of inference, empty where they don't."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What sets an entry point apart, and what showed it; nothing did where `tested` is empty.
+
+    `intended` where the model adds to its inference by methods of its own.
+    """
+
+    place: str
+    text: str
+    tested: str
+    remedy: str
+    intended: bool = False
+
+
+UNKNOWN = Cause(
+    "the model's output",
+    "not established; tried: the code run anew, inference mode for every layer, the library's "
+    "methods in place of the model's own",
+    "",
+    "call the model with training=False wherever it is used for inference",
+)
+
+
+def sets_apart(subject: Subject, run: Run, unlike: Unlike) -> Cause:
+    """What makes an entry point give other outputs than inference, found by undoing it."""
+    if _heals(run, unlike):
+        return Cause(
+            "the compiled function",
+            "it was compiled before the model changed",
+            "compiled anew, it agrees",
+            "have it compiled anew: model.predict_function = None, or compile the model again",
+        )
+    training: list[str] = []
+
+    def told_inference(call: Call, proceed: Proceed) -> Any:
+        if not (call.is_layer and subject.takes_training(call.layer)):
+            return proceed(call.args, call.kwargs)
+        if call.told[-1] or (call.told[-1] is None and subject.training_default(call.layer)):
+            training.append(call.path)
+        return proceed(*subject.told(call, False))
+
+    with subject.watch(told_inference):
+        healed = _heals(run, unlike)
+    if healed:
+        return Cause(
+            training[0] if training else UNKNOWN.place,
+            f"{training[0] if training else 'a layer'} runs in training mode",
+            "with every layer told training=False, it agrees",
+            "give the argument training the default None, and call the model with training=False "
+            "for inference",
+        )
+    own = subject.own_inference()
+    with subject.as_library():
+        healed = bool(own) and _heals(run, unlike)
+    if healed:
+        return Cause(
+            listed(own),
+            f"the model's own {listed(own)} adds to what its layers give",
+            "with the library's own in its place, it agrees",
+            "nothing, where that is meant; otherwise move it into call, or out of the model",
+            intended=True,
+        )
+    return UNKNOWN
+
+
+def disagree(cause: Cause, apart: Mapping[str, str], reference: str, bound: str) -> Finding:
+    """The finding for entry points that one cause sets `apart`, by name; the values say how."""
+    name, how = next(iter(apart.items()))
+    return Finding(
+        rules.ENTRIES_DISAGREE.id,
+        rules.ENTRIES_DISAGREE.slug,
+        cause.place,
+        f"{name} {how}",
+        cause.text,
+        bool(cause.tested),
+        cause.remedy,
+        cause.tested,
+        bound,
+        evidence={"apart": dict(apart), "reference": reference},
+    )
+
+
+def state_moves(
+    subject: Subject,
+    x: Nest,
+    moved: Mapping[int, str],
+    moving: Sequence[str],
+    still: Sequence[str],
+) -> Finding:
+    """The finding for variables, by identity with their layers' paths, that entry points move."""
+    layers = list(dict.fromkeys(moved.values()))
+    training = None if subject.spelled(None) in moving else False
+    told = [call.layer for call in Pass(subject, x, training=training).calls if call.is_layer]
+    modes = {id(layer): False for layer in told if subject.takes_training(layer)}
+    forced = Pass(subject, x, training=training, modes=modes).run(x)
+    tested = not any(id(variable) in moved for variable in forced.moved)
+    holds = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
+    runs = "the layer runs" if len(layers) == 1 else "these layers run"
+    return Finding(
+        rules.STATE_MOVES.id,
+        rules.STATE_MOVES.slug,
+        layers[0],
+        f"{listed(moving)} {'moves' if len(moving) == 1 else 'move'} the state of "
+        f"{counted(len(layers), 'layer')}{holds}",
+        f"{runs} in training mode though no training was asked for"
+        if tested
+        else "not established; tried: every layer told training=False",
+        tested,
+        "take training=True out of calls and defaults (training=None); "
+        "call model(x, training=False)"
+        if tested
+        else "keep such state in the caller; where it is meant, leave this check out",
+        "with every layer told training=False, all of their state stays" if tested else "",
+        "no tolerance: bitwise",
+        evidence={"moves": list(moving), "holds": list(still), "layers": layers},
+    )
+
+
+def not_repeatable(
+    subject: Subject, x: Nest, default: Pass, random: Sequence[str], mode: bool | None
+) -> Finding:
+    """The finding for entry points that give other bits the second time.
+
+    `default` is a pass that leaves the mode out, `mode` what one of the entry points is told.
+    """
+    drawing = {id(layer) for layer in default.random_layers}
+    # Held still, a layer may return what it was given.
+    called = [*default.passing_calls, *default.calls]
+    calls = [call for call in called if id(call.layer) in drawing]
+    paths = list(
+        dict.fromkeys(
+            next((call.path for call in calls if call.layer is layer), layer.name)
+            for layer in default.random_layers
+        )
+    )
+    tested = _repeats_with(subject, x, mode, [call.label for call in calls])
+    draws = f"{listed(paths)} {'draws' if len(paths) == 1 else 'draw'} random numbers"
+    whose = "its" if len(paths) == 1 else "their"
+    if tested:
+        cause = f"{draws} in inference"
+    elif paths:
+        cause = f"not established; {draws}, and holding {whose} outputs does not help"
+    else:
+        cause = "not established; no random operation was seen in a layer"
+    return Finding(
+        rules.NOT_REPEATABLE.id,
+        rules.NOT_REPEATABLE.slug,
+        paths[0] if paths else "not located",
+        f"the same batch gives other bits the second time, through {listed(random)}",
+        cause,
+        tested,
+        "draw random numbers in training mode only; keep augmentation outside the model",
+        f"with {whose} outputs held, the same batch gives the same bits" if tested else "",
+        "no tolerance: bitwise",
+        evidence={"random": list(random), "layers": paths},
+    )
+
+
+def _repeats_with(
+    subject: Subject, x: Nest, training: bool | None, labels: Collection[str]
+) -> bool:
+    """Whether the same rows give the same bits twice once the outputs of some calls are held."""
+    seen = Pass(subject, x, training=training, traced=False)
+    held = {label: known for label, known in values_of(seen, x).items() if label in labels}
+    first, second = outputs_with(seen, x, held), outputs_with(seen, x, held)
+    return bool(held and first and second and all(map(same_bits, first, second)))
+
+
+def _heals(run: Run, unlike: Unlike) -> bool:
+    try:
+        return not unlike(run())
+    except Exception:
+        return False

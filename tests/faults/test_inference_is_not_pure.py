@@ -1,0 +1,170 @@
+"""Inference that changes state, does not repeat itself, or means something else another way."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pytest_bnconsistency.reporting import text
+from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
+
+CHECK = "inference_purity"
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+
+
+def model_of(k, *layers, kind=None):
+    inputs = h = k.Input((4,))
+    for layer in layers:
+        h = layer(h)
+    return (kind or k.Model)(inputs, k.layers.Dense(3, name="head")(h))
+
+
+def test_training_mode_moves_the_statistics(k, x):
+    inputs = k.Input((4,))
+    h = k.layers.BatchNormalization(name="bn")(inputs, training=True)
+    model = k.Model(inputs, k.layers.Dense(3)(h))
+    found = expect_failure(
+        CHECK,
+        model,
+        x,
+        rule="BN001",
+        layer="bn",
+        cause_tested=True,
+        cause_contains="training mode",
+    )
+    assert "model(x)" in found.evidence["moves"]
+    expect_pass(CHECK, model_of(k, k.layers.BatchNormalization()), x)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_state_of_the_layers_own(k, x, moved):
+    class Counting(k.layers.Layer):
+        def build(self, shape):
+            self.count = self.add_weight(
+                name="count", shape=(), initializer="zeros", trainable=False
+            )
+
+        def call(self, x, training=None):
+            if training or moved:
+                self.count.assign_add(1.0)
+            return x
+
+    model = model_of(k, Counting(name="own"))
+    if moved:
+        found = expect_failure(CHECK, model, x, rule="BN001", layer="own", cause_tested=False)
+        assert found.cause.startswith("not established; tried")
+    else:
+        expect_pass(CHECK, model, x)
+
+
+def test_dropout_that_is_always_on(k, x):
+    inputs = k.Input((4,))
+    h = k.layers.Dropout(0.5, name="drop")(inputs, training=True)
+    model = k.Model(inputs, k.layers.Dense(3)(h))
+    found = expect_failure(
+        CHECK, model, x, rule="BN002", layer="drop", cause_tested=True, cause_contains="drop draws"
+    )
+    assert "model(x)" in found.evidence["random"]
+    expect_pass(CHECK, model_of(k, k.layers.Dropout(0.5)), x)
+
+
+@pytest.mark.parametrize("places", [1, 2])
+def test_noise_in_the_code_of_a_layer(k, x, places):
+    class Noise(k.layers.Layer):
+        def call(self, x):
+            return x + tf.random.normal(tf.shape(x))
+
+    model = model_of(k, *(Noise(name=f"noise{i}") for i in range(places)))
+    found = expect_failure(CHECK, model, x, rule="BN002", layer="noise0", cause_tested=True)
+    assert found.evidence["layers"] == ["noise0", "noise1"][:places]
+
+
+def test_a_default_of_training(k, x):
+    class Doubled(k.layers.Layer):
+        def call(self, x, training=True):
+            return 2 * x if training else x
+
+    model = model_of(k, Doubled(name="own"))
+    found = expect_failure(
+        CHECK, model, x, rule="BN003", layer="own", cause_tested=True, cause_contains="own runs in"
+    )
+    assert list(found.evidence["apart"]) == ["model(x)"]
+
+
+def test_training_mode_in_a_predict_step(k, x):
+    class Own(k.layers.Layer):
+        def call(self, x, training=None):
+            return 2 * x if training else x
+
+    class Model(k.Model):
+        def predict_step(self, data):
+            rows = data[0] if isinstance(data, tuple) else data
+            return self(rows, training=True)
+
+    model = model_of(k, Own(name="own"), kind=Model)
+    found = expect_failure(
+        CHECK, model, x, rule="BN003", cause_tested=True, cause_contains="training mode"
+    )
+    assert set(found.evidence["apart"]) == {"predict", "predict(dataset)", "predict_on_batch"}
+
+
+@pytest.mark.parametrize("shape", ["same", "other"])
+def test_a_predict_step_that_adds_to_the_model_is_a_warning(k, x, shape):
+    class Model(k.Model):
+        def predict_step(self, data):
+            outputs = super().predict_step(data)
+            return tf.nn.softmax(outputs) if shape == "same" else tf.argmax(outputs, -1)
+
+    result = expect_pass(CHECK, model_of(k, kind=Model), x)
+    (found,) = result.warnings
+    assert (found.rule, found.layer, found.cause_tested) == ("BN003", "predict_step", True)
+    assert "but for what predict_step adds" in result.summary
+    assert "BN003" in text.render(result)
+
+
+def test_a_predict_that_was_compiled_for_another_model(k, x):
+    scale = [1.0]
+
+    class Scaled(k.layers.Layer):
+        def call(self, x):
+            return x * scale[0]
+
+    model = model_of(k, Scaled())
+    model.predict(x, verbose=0)
+    scale[0] = 2.0
+    expect_failure(
+        CHECK,
+        model,
+        x,
+        rule="BN003",
+        layer="the compiled function",
+        cause_tested=True,
+        cause_contains="before the model changed",
+    )
+    assert scale == [2.0]
+    model.predict_function = None
+    expect_pass(CHECK, model, x)
+
+
+def test_a_call_that_tells_graphs_from_eager_code_is_not_explained(x):
+    class Own(keras.layers.Layer):
+        def call(self, x):
+            return x if tf.executing_eagerly() else 2 * x
+
+    found = expect_failure(CHECK, model_of(keras, Own()), x, rule="BN003", cause_tested=False)
+    assert found.cause.startswith("not established; tried")
+
+
+@pytest.mark.parametrize("check", [CHECK, "batch_invariance"])
+def test_a_stateful_recurrence_takes_one_number_of_rows(k, x, check):
+    inputs = k.Input(batch_shape=(6, 4, 1))
+    model = k.Model(inputs, k.layers.LSTM(3, stateful=True)(inputs))
+    for given in (x[..., None], None):
+        result = expect_verdict(check, "not applicable", model, given)
+        assert result.summary.startswith("the model takes batches of 6 rows and no others: ")
+    free = k.Model(inputs, k.layers.LSTM(3)(inputs))
+    expect_pass(check, free, x[..., None])
