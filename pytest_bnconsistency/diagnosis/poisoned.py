@@ -70,7 +70,7 @@ def empty_batches(
     if all_finite(after):
         return None
     return Reason(
-        f"the data holds {data.empty_batches} batches of zero rows, and the mean of nothing is "
+        f"the data holds batches of zero rows ({data.empty_batches}), and the mean of nothing is "
         f"NaN: it stays in the statistics of {place} for ever",
         "one training pass over zero rows makes the statistics NaN",
         True,
