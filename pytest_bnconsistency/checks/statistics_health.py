@@ -15,8 +15,7 @@ import numpy as np
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.estimation import Estimated, estimated
 from pytest_bnconsistency.checks.unusable import unusable
-from pytest_bnconsistency.checks.unusual import unusual
-from pytest_bnconsistency.data import Data
+from pytest_bnconsistency.checks.unusual import fed_by_noise, unusual
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.stored import normalisers
@@ -40,8 +39,13 @@ def check(case: Case) -> CheckResult:
     warnings = list(unusual(case.subject, held))
     table = None
     if case.data is not None and case.data.rows > 1 and not findings:
-        table, far = _distances(case, case.data)
+        with preserve_state(case.subject):
+            known = estimated(case, case.data)
+        table, far = _distances(known)
         warnings += far
+        if all(warning.rule != rules.FED_BY_DROPOUT.id for warning in warnings):
+            fed = known.training.fed_by_random  # what no graph of the model's own tells
+            warnings += fed_by_noise(held, lambda layer: fed.get(id(layer), ()))
     evidence: dict[str, Any] = {
         "normalisers": len(held),
         "unusual": [warning.message for warning in warnings],
@@ -69,10 +73,8 @@ def check(case: Case) -> CheckResult:
     )
 
 
-def _distances(case: Case, data: Data) -> tuple[Table | None, list[Finding]]:
+def _distances(known: Estimated) -> tuple[Table | None, list[Finding]]:
     """Each layer's distance to the population statistics of the data, in standard errors."""
-    with preserve_state(case.subject):
-        known = estimated(case, data)
     if not known.tracked:
         return None, []
     far: list[tuple[float, str]] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,27 +138,31 @@ def _graph(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Find
             "one layer, several inputs",
             "a normaliser for each input, or one batch of all",
         )
-    fed: list[Normaliser] = []
-    feeding: list[Any] = []
-    for n in normalisers:
-        noisy = [
-            layer
-            for layer in subject.upstream(n.layer)
-            if subject.stochastic(layer)
-            and (getattr(layer, "rate", None) or getattr(layer, "stddev", None))
-        ]
-        if noisy and n.trainable:
-            fed.append(n)
-            feeding += noisy
+    yield from fed_by_noise(
+        normalisers, lambda layer: filter(subject.stochastic, subject.upstream(layer))
+    )
+
+
+def fed_by_noise(
+    normalisers: Sequence[Normaliser], random_before: Callable[[Any], Iterable[Any]]
+) -> Iterator[Finding]:
+    """Dropout or noise before a normaliser, as far as it is known what stands before a layer."""
+    before = {n.path: _noisy(random_before(n.layer)) for n in normalisers if n.trainable}
+    fed = [n for n in normalisers if before.get(n.path)]
     if fed:
+        feeding = dict.fromkeys(layer.name for n in fed for layer in before[n.path])
         yield _warning(
             rules.FED_BY_DROPOUT,
             fed,
-            f"{listed(dict.fromkeys(layer.name for layer in feeding))} feeds {_named(fed)}: the "
-            "variance that training stores is not the one of evaluation",
+            f"{listed(feeding)} feeds {_named(fed)}: the variance that training stores is not the "
+            "one of evaluation",
             "dropout and noise widen what training sees",
             "put dropout and noise after the last normaliser",
         )
+
+
+def _noisy(layers: Iterable[Any]) -> list[Any]:
+    return [x for x in layers if getattr(x, "rate", None) or getattr(x, "stddev", None)]
 
 
 def _tried(subject: Subject, n: Normaliser, why: Why) -> Reason | str:

@@ -308,6 +308,37 @@ def test_dropout_that_feeds_a_normaliser(k):
     assert expect_pass(CHECK, after).warnings == ()
 
 
+def subclassed(k, dropout_first):
+    class Block(k.layers.Layer):
+        def __init__(self):
+            super().__init__(name="block")
+            self.bn, self.drop = normaliser(k), k.layers.Dropout(0.5, name="drop")
+
+        def call(self, x, training=None):
+            first, then = (self.drop, self.bn) if dropout_first else (self.bn, self.drop)
+            return then(tf.abs(first(x, training=training)), training=training)
+
+    class Subclassed(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.block, self.head = Block(), k.layers.Dense(2)
+
+        def call(self, x, training=None):
+            return self.head(self.block(x, training=training))
+
+    return Subclassed()
+
+
+def test_dropout_that_feeds_a_normaliser_of_a_subclassed_model(k, data):
+    model, sound = (subclassed(k, dropout_first) for dropout_first in (True, False))
+    for each in (model, sound):
+        each(data)
+        recalibrate(each, data)
+    assert "drop feeds bn" in warning(expect_pass(CHECK, model, data), "BN409").message
+    assert expect_pass(CHECK, sound, data).warnings == ()
+    assert expect_pass(CHECK, model).warnings == ()  # without data, nothing runs
+
+
 def test_one_layer_called_twice(k):
     bn, inputs = normaliser(k), k.Input((4,))
     model = k.Model(inputs, bn(inputs) + bn(inputs * 2.0))
