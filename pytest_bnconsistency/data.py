@@ -122,6 +122,10 @@ def is_float(array: Any) -> bool:
     return array.dtype.kind == "f" or str(array.dtype) == "bfloat16"
 
 
+def all_finite(arrays: Iterable[Array]) -> bool:
+    return all(bool(np.isfinite(np.asarray(array, np.float64)).all()) for array in arrays)
+
+
 def rows_of(nest: Nest) -> int:
     return len(flatten(nest)[0])
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Data
+from pytest_bnconsistency.data import Array, Data, all_finite
 from pytest_bnconsistency.diagnosis import unusable
-from pytest_bnconsistency.diagnosis.unusable import BROKEN, FINITE, Reason, Why, all_finite
+from pytest_bnconsistency.diagnosis.unusable import BROKEN, FINITE, Reason, Why
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.population import Estimate
 from pytest_bnconsistency.probes.statistics import Tracked

@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array
+from pytest_bnconsistency.data import Array, all_finite
 from pytest_bnconsistency.probes.alone import Alone
 from pytest_bnconsistency.probes.noise import EPSILON
 from pytest_bnconsistency.probes.state import Variables
@@ -199,10 +199,6 @@ def wrong_axis(axis: int) -> Why:
         )
 
     return why
-
-
-def all_finite(values: Sequence[Array]) -> bool:
-    return all(bool(np.isfinite(np.asarray(value, np.float64)).all()) for value in values)
 
 
 @alone("what feeds them was constant in training, or every batch was a single row")
