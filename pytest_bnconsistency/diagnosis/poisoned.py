@@ -14,7 +14,7 @@ import numpy as np
 
 from pytest_bnconsistency.data import Array, Data, all_finite
 from pytest_bnconsistency.diagnosis import unusable
-from pytest_bnconsistency.diagnosis.unusable import BROKEN, FINITE, Reason, Why
+from pytest_bnconsistency.diagnosis.unusable import BROKEN, FINITE, Reason, Why, tried
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.population import Estimate
 from pytest_bnconsistency.probes.statistics import Tracked
@@ -26,19 +26,21 @@ from pytest_bnconsistency.words import counted, listed
 
 USUAL = "one batch with NaN or Inf, or an overflow, stays in a moving average for ever"
 SHOWN = 5
+SEARCHED = 8
+"""Rows are looked for one by one in so many batches at most."""
 
 
 def not_finite(subject: Subject, data: Data | None, size: int) -> Why:
     """Why statistics are NaN or Inf: rows or empty batches of the data, or a skipped step."""
 
+    @tried(USUAL)
     def why(n: Normaliser) -> Reason:
-        found = _not_finite(subject, data, size, n)
-        tried = []
-        for reason in found:
+        told = []
+        for reason in _not_finite(subject, data, size, n):
             if reason.known:
                 return reason
-            tried.append(reason.tested)
-        return Reason(USUAL, "; ".join(tried))
+            told.append(reason.tested)
+        return Reason(USUAL, "; ".join(told))
 
     return why
 
@@ -46,6 +48,7 @@ def not_finite(subject: Subject, data: Data | None, size: int) -> Why:
 def negative_variance(subject: Subject, data: Data | None, size: int) -> Why:
     """Why a variance is negative: the momentum, or values in each other's place."""
 
+    @tried(unusable.MIXED_UP)
     def why(n: Normaliser) -> Reason | None:
         reason = unusable.negative_variance(n)
         if data is None or reason is None or reason.known:
@@ -115,7 +118,8 @@ class _Given:
     """The model on the data that was given, as far as one of its normalisers goes."""
 
     def __init__(self, subject: Subject, data: Data, size: int, n: Normaliser) -> None:
-        subject.unfreeze(n.layer)  # otherwise no batch would reach its statistics
+        for layer in subject.layers():
+            subject.unfreeze(layer)  # otherwise no batch would reach its statistics
         self.subject, self.data, self.size, self.n = subject, data, size, n
         self.variables = list(n.vectors.values())
         self.training = statistics.training_pass(subject, data.take(slice(0, size)).x)
@@ -127,17 +131,17 @@ class _Given:
             return Reason(
                 USUAL, f"no batch of this data makes the statistics of {path} NaN or Inf"
             )
-        bad: list[int] = []
-        for rows in broken:
-            alone = [int(row) for row in rows if not self._finite(np.array([row]))]
-            bad += alone or [int(row) for row in rows]
+        alone = [self._broken_alone(rows) for rows in broken[:SEARCHED]]
+        exact = len(broken) <= SEARCHED and all(alone)
+        bad = [int(row) for rows in (alone if exact else broken) for row in rows]
         rest = self._batches(np.setdiff1d(np.arange(self.data.rows), bad))
         shown = listed(bad if len(bad) <= SHOWN else [*bad[:SHOWN], f"{len(bad) - SHOWN} more"])
+        rows = f"{counted(len(bad), 'row')} of the data ({shown})"
         them = "it" if len(bad) == 1 else "them"
         mended = bool(rest) and all(self._finite(rows) for rows in rest)
         return Reason(
-            f"{counted(len(bad), 'row')} of the data ({shown}): NaN or Inf on the way to {path}, "
-            "and a moving average never forgets it",
+            f"{rows if exact else f'batches of {rows}'}: NaN or Inf on the way to {path}, and a "
+            "moving average never forgets it",
             f"training passes over this data make the statistics NaN or Inf, without {them} "
             f"{'they stay finite' if mended else 'as well'}",
             mended,
@@ -197,6 +201,9 @@ class _Given:
         """The rows of the batches that make the statistics NaN or Inf."""
         everything = np.arange(self.data.rows)
         return [rows for rows in self._batches(everything) if not self._finite(rows)]
+
+    def _broken_alone(self, rows: Array) -> list[int]:
+        return [int(row) for row in rows if not self._finite(np.array([row]))]
 
     def _batches(self, rows: Array) -> list[Array]:
         return [rows[start : start + self.size] for start in range(0, len(rows), self.size)]

@@ -28,6 +28,7 @@ MARGIN = 0.01
 LEFT, MOST_UPDATES = 0.001, 2000
 """So many updates are tried as leave this share of the old statistics."""
 STEP = 0.1
+MIXED_UP = "weights mixed up when they were loaded, or another momentum before"
 FINITE, BROKEN = "finite", "NaN or Inf"
 
 
@@ -52,26 +53,24 @@ class Reason:
 Why = Callable[[Normaliser], Reason | None]
 
 
-def alone(usual: str) -> Callable[[Why], Why]:
-    """A cause that the layer alone can show; where it can't be run alone, what is usual."""
+def tried(usual: str) -> Callable[[Why], Why]:
+    """A cause that a run can show; what is usual where nothing runs."""
 
     def decorated(why: Why) -> Why:
         @functools.wraps(why)
-        def tried(n: Normaliser) -> Reason | None:
+        def guarded(n: Normaliser) -> Reason | None:
             try:
                 return why(n)
             except Exception as error:  # whatever a layer raises that runs outside of its model
-                kind = type(error).__name__
-                return Reason(
-                    usual, f"{n.path} could not be tried alone: {kind}: {first_line(error)}"
-                )
+                said = f"{type(error).__name__}: {first_line(error)}"
+                return Reason(usual, f"{n.path} could not be tried: {said}")
 
-        return tried
+        return guarded
 
     return decorated
 
 
-@alone(
+@tried(
     "with momentum 1 the statistics never move, with 0 they are those of the last batch; outside "
     "[0, 1] they run away"
 )
@@ -97,16 +96,13 @@ def degenerate_momentum(n: Normaliser) -> Reason | None:
     )
 
 
-@alone(
-    "no average of variances is negative: a momentum outside [0, 1], or weights mixed up when "
-    "they were loaded"
-)
+@tried(MIXED_UP)
 def negative_variance(n: Normaliser) -> Reason:
     """Whether the layer's momentum takes variances below zero, and another does not."""
     lowest = _lowest_variance(n)
     if n.momentum is None or lowest >= 0:
         return Reason(
-            "weights mixed up when they were loaded, or another momentum before",
+            MIXED_UP,
             f"training calls of {n.path} alone, on batches of small and of large spread, leave "
             "its variance positive",
         )
@@ -121,7 +117,7 @@ def negative_variance(n: Normaliser) -> Reason:
     )
 
 
-@alone("an update of (1 - momentum) of the distance is rounded away before it arrives")
+@tried("an update of (1 - momentum) of the distance is rounded away before it arrives")
 def rounded_away(n: Normaliser) -> Reason:
     """How far many updates towards one batch get, in the layer's dtype and in float32."""
     momentum = n.momentum or 0.0
@@ -145,7 +141,7 @@ def rounded_away(n: Normaliser) -> Reason:
     )
 
 
-@alone("adapt was never called, and no weights were loaded")
+@tried("adapt was never called, and no weights were loaded")
 def not_adapted(n: Normaliser) -> Reason | None:
     """Whether the layer returns its input; None where it does something all the same."""
     layer = _alone(n)
@@ -185,7 +181,7 @@ def takes_overflow(n: Normaliser) -> Reason:
 def wrong_axis(axis: int) -> Why:
     """Whether the layer along `axis` makes channels alike, and as it is does not."""
 
-    @alone("the axis of the normaliser and the data format of the model's other layers differ")
+    @tried("the axis of the normaliser and the data format of the model's other layers differ")
     def why(n: Normaliser) -> Reason:
         x = _alone(n).batch()
         x = np.moveaxis(np.moveaxis(x, axis, -1) + 3 * np.arange(x.shape[axis]), -1, axis)
@@ -201,7 +197,7 @@ def wrong_axis(axis: int) -> Why:
     return why
 
 
-@alone("what feeds them was constant in training, or every batch was a single row")
+@tried("what feeds them was constant in training, or every batch was a single row")
 def dead_channels(n: Normaliser) -> Reason:
     """What the layer makes of a small step of its input, and with variances of 1."""
     own, before = _gain(n), Variables(list(n.vectors.values()))
@@ -221,7 +217,7 @@ def dead_channels(n: Normaliser) -> Reason:
 def large_epsilon(other: float) -> Why:
     """What the layer makes of a small step of its input, and with another epsilon."""
 
-    @alone("the variances of many channels are small against epsilon")
+    @tried("the variances of many channels are small against epsilon")
     def why(n: Normaliser) -> Reason:
         given, before = n.layer.epsilon, _gain(n)
         n.layer.epsilon = other

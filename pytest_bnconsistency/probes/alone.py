@@ -88,4 +88,5 @@ class Alone:
         built = ((tell and tell()) or {}).get("input_shape")
         if built is None:
             return lengths[:1]
-        return [length if length in lengths else SIDE for length in built[1:]]
+        known = lengths if set(lengths) & set(built) else built
+        return [length if length and length in known else SIDE for length in built[1:]]

@@ -82,6 +82,35 @@ def test_rows_that_overflow_on_the_way(k, data):
     expect_pass(CHECK, model)
 
 
+def test_rows_that_overflow_in_company_only(k, data):
+    model = model_of(k, normaliser(k, mean=np.nan))
+    data[:8] *= np.float32(1e19) * np.arange(1, 9, dtype=np.float32)[:, None]
+    cause = "batches of 16 rows of the data"
+    expect_failure(CHECK, model, data, rule="BN401", cause_contains=cause, batch_size=16)
+
+
+def test_empty_batches(k, data):
+    model = model_of(k, normaliser(k))
+    for batch in (data, data[:0], data):
+        model(batch, training=True)
+    signature = tf.TensorSpec((None, 4), tf.float32)
+    batches = tf.data.Dataset.from_generator(
+        lambda: iter((data, data[:0])), output_signature=signature
+    )
+    finding = fails(model, "BN401", "bn", "batches of zero rows (1)", batches, without=("scales",))
+    assert "filter empty batches out" in finding.remedy
+
+
+def test_frozen_and_poisoned(k, data):
+    first, second = normaliser(k, mean=np.nan), k.layers.BatchNormalization(name="other")
+    first.trainable = second.trainable = False
+    model = model_of(k, first, second)
+    second.moving_mean.assign(np.full(4, np.nan, np.float32))
+    fails(model, "BN401", "bn", "only what is stored", data)
+    recalibrate(model, data, frozen=True)
+    expect_pass(CHECK, model)
+
+
 def test_data_that_overflow_throughout_tell_nothing(k, data):
     model = model_of(k, k.layers.Lambda(tf.exp), normaliser(k, mean=np.nan))
     finding = fails(model, "BN401", "bn", "not established", np.full_like(data, 100))
@@ -211,7 +240,7 @@ def test_a_layer_that_does_not_run_alone_establishes_nothing(k):
             return super().call(x, **arguments)
 
     finding = fails(model_of(k, Timid(momentum=1.0, name="bn")), "BN403", "bn", "not established")
-    assert "could not be tried alone: ValueError: not by myself" in finding.tested
+    assert "could not be tried: ValueError: not by myself" in finding.tested
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -246,11 +275,12 @@ def test_the_wrong_channel_axis(k):
     expect_pass(CHECK, of(-1))
 
 
-def test_a_normalization_that_was_never_adapted(k, data):
-    layer = k.layers.Normalization(name="norm")
-    model = model_of(k, layer)
+@pytest.mark.parametrize(("shape", "axis"), [((4,), -1), ((4,), None), ((3, 2, 4), (1, 3))])
+def test_a_normalization_that_was_never_adapted(k, shape, axis):
+    layer = k.layers.Normalization(axis=axis, name="norm")
+    model = model_of(k, layer, k.layers.Flatten(), shape=shape)
     fails(model, "BN408", "norm", "adapt was never called")
-    layer.adapt(data)
+    layer.adapt(np.random.default_rng(0).normal(3, 2, (16, *shape)).astype(np.float32))
     expect_pass(CHECK, model)
 
 
