@@ -82,16 +82,19 @@ def empty_batches(
 
 
 def _not_finite(subject: Subject, data: Data | None, size: int, n: Normaliser) -> Iterator[Reason]:
+    skipped = _skipped(subject, n)
     given = None if data is None else _Given(subject, data, size, n)
     if given is not None:
         empty = empty_batches(given.training, given.data, given.variables, n.path)
         if empty is not None:
             yield empty
         yield given.bad_rows()
-    skipped = _skipped(subject, n)
     if skipped is not None:
         yield skipped
-    yield given.only_what_is_stored() if given is not None else unusable.never_forgets(n)
+    if given is not None:
+        yield given.only_what_is_stored()
+    else:
+        yield Reason(USUAL, unusable.never_forgets(n))
 
 
 def _skipped(subject: Subject, n: Normaliser) -> Reason | None:
@@ -102,13 +105,13 @@ def _skipped(subject: Subject, n: Normaliser) -> Reason | None:
     first, now = scale
     if not now < first:
         return Reason(USUAL, f"the optimizer scales the loss, and skipped no step (scale {now:g})")
-    taken = unusable.takes_overflow(n)
+    taken, said = unusable.takes_overflow(n)
     return Reason(
         "a batch overflowed or held NaN: the optimizer, which scales the loss, skips such a step, "
         f"and {n.path} does not",
         f"the scale of the loss fell from {first:g} to {now:g} and the weights are finite; "
-        "infinite gradients leave them as they are; " + taken.tested,
-        taken.known,
+        f"infinite gradients leave them as they are; {said}",
+        taken,
         "find what overflows (activations beyond 65504 in float16), then recalibrate(model, x) "
         "or load earlier weights",
     )
@@ -158,8 +161,8 @@ class _Given:
         statistics.write(tracked, values)
         after = self._says(inference)
         return Reason(
-            "only what is stored: weights and data are sound; which batch did it can't be told "
-            "from the model",
+            "only what is stored: weights and data are sound; what made it so can't be told from "
+            "the model",
             f"with the stored statistics, evaluation of this data is {before}; with its "
             f"population statistics {after}",
             (before, after) == (BROKEN, FINITE),

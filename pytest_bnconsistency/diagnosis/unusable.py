@@ -157,24 +157,22 @@ def not_adapted(n: Normaliser) -> Reason | None:
     )
 
 
-def never_forgets(n: Normaliser) -> Reason:
+def never_forgets(n: Normaliser) -> str:
     """What a clean batch does to what is stored: why the layer does not recover, no more."""
     stored, fresh = (_after_a_batch(n, start=start) for start in (None, 0.0))
-    return Reason(
-        "",
+    return (
         f"a training call of {n.path} alone, on a batch of numbers, leaves what is stored "
-        f"{stored} and statistics of 0 {fresh}; which batch it was can't be tried without data",
+        f"{stored} and statistics of 0 {fresh}; which batch it was can't be tried without data"
     )
 
 
-def takes_overflow(n: Normaliser) -> Reason:
-    """Whether a batch with an Inf goes into the layer's statistics, and one without does not."""
+def takes_overflow(n: Normaliser) -> tuple[bool, str]:
+    """Whether a batch with an Inf makes the layer's statistics so, and one without does not."""
     spoilt, clean = (_after_a_batch(n, start=0.0, spoilt=bad) for bad in (True, False))
-    return Reason(
-        "",
+    return (
+        (spoilt, clean) == (BROKEN, FINITE),
         f"a batch with an Inf leaves the statistics of {n.path} alone {spoilt}, one without "
         f"{clean}",
-        (spoilt, clean) == (BROKEN, FINITE),
     )
 
 

@@ -72,8 +72,11 @@ def skipped_overflow(subject: Subject) -> tuple[float, float] | None:
         return None
     scale, before = float(now), [w.numpy() for w in weights]
     infinite = [tf.fill(w.shape, tf.cast(np.inf, w.dtype)) for w in weights]
-    with quiet():
-        optimizer.apply_gradients(list(zip(infinite, weights, strict=True)))
+    try:
+        with quiet():
+            optimizer.apply_gradients(list(zip(infinite, weights, strict=True)))
+    except Exception:  # as for weights that were frozen when it was built
+        return None
     finite = all(np.isfinite(np.asarray(value, np.float64)).all() for value in before)
     still = all(same_bits(w.numpy(), value) for w, value in zip(weights, before, strict=True))
     return (float(first), scale) if finite and still else None

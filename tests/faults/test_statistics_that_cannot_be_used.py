@@ -132,11 +132,14 @@ def test_an_overflow_that_the_optimizer_skipped(k, data):
     model, y = half_precise(k, 2.0), np.zeros((64, 2), np.float32)
     model.fit(data, y, verbose=0)
     expect_pass(CHECK, model)
-    overflowing = data * np.float32(1e5)
+    overflowing = data.copy()
+    overflowing[5] = 1e5
     model.fit(overflowing, y, batch_size=64, epochs=1, verbose=0)
     cause = "the optimizer, which scales the loss, skips such a step, and bn does not"
     finding = fails(model, "BN401", "bn", cause, without=("row", "only what is stored"))
     assert "fell from 2 to 1 and the weights are finite" in finding.tested
+    fails(model, "BN401", "bn", cause, data)
+    fails(model, "BN401", "bn", "1 row of the data (5)", overflowing, without=("scales",))
     recalibrate(model, data)
     expect_pass(CHECK, model)
 
