@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.probes.state import Variables
-from pytest_bnconsistency.subjects.held import mode_argument, with_mode
+from pytest_bnconsistency.subjects.held import held_variables, mode_argument, with_mode
 from pytest_bnconsistency.subjects.keras_models import quiet
 
 ROWS, SIDE = 16, 2
@@ -20,7 +20,7 @@ ROWS, SIDE = 16, 2
 
 @dataclass(frozen=True)
 class Alone:
-    """A layer and those of its variables that hold statistics: as before after every run."""
+    """A layer and those of its variables that hold statistics; all are as before after a run."""
 
     layer: Any
     statistics: Sequence[Any]
@@ -31,7 +31,7 @@ class Alone:
         return np.resize(numbers, (ROWS, *self._row()))
 
     def call(self, x: Array, *, training: bool) -> Array:
-        before = Variables(list(self.statistics))
+        before = self._held()
         try:
             return np.asarray(self._call(self._given(x), training).numpy())
         finally:
@@ -42,7 +42,7 @@ class Alone:
 
         From all of them at `start`, or from what is stored.
         """
-        before, given = Variables(list(self.statistics)), self._given(x)
+        before, given = self._held(), self._given(x)
 
         def one(done: tf.Tensor) -> tf.Tensor:
             self._call(given, training=True)
@@ -64,6 +64,9 @@ class Alone:
         x = self.batch()
         low, high = (np.concatenate(self.trained(x, start), axis=None) for start in (0.0, 1.0))
         return float(np.median(high - low))
+
+    def _held(self) -> Variables:
+        return Variables([*self.statistics, *held_variables(self.layer)])
 
     def _given(self, x: Array) -> tf.Tensor:
         return tf.constant(x, getattr(self.layer, "compute_dtype", self.statistics[0].dtype))
