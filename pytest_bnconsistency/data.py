@@ -133,6 +133,11 @@ def distance(mine: Array, its: Array) -> Array:
     return np.asarray(np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
 
 
+def all_finite(arrays: Iterable[Array]) -> bool:
+    numbers = (array for array in arrays if array.dtype.kind not in "OSU")
+    return all(bool(np.isfinite(np.asarray(array, np.float64)).all()) for array in numbers)
+
+
 def rows_of(nest: Nest) -> int:
     return len(flatten(nest)[0])
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,7 @@ def expect_failure(
     layer: str | None = None,
     cause_tested: bool | None = None,
     cause_contains: str | None = None,
+    without: Iterable[str] = (),
     **options: Any,
 ) -> Finding:
     """The finding of `rule` in a check that must fail.
@@ -68,6 +69,7 @@ def expect_failure(
         layer: its layer path, whole.
         cause_tested: whether undoing the cause made the symptom go away.
         cause_contains: a part of its cause.
+        without: neighbours that must not be named: parts of its cause, or rules of any finding.
     """
     result = expect_verdict(check, Verdict.FAILED, model, x, y, **options)
     matching = [finding for finding in result.findings if finding.rule == rule]
@@ -79,6 +81,8 @@ def expect_failure(
             wrong.append(f"cause_tested {found.cause_tested}, expected {cause_tested}")
         if cause_contains is not None and cause_contains not in found.cause:
             wrong.append(f"cause {found.cause!r}, expected {cause_contains!r} in it")
+        named = [found.cause, *(finding.rule for finding in result.findings)]
+        wrong += [f"{other!r} is named" for other in without if any(other in n for n in named)]
     if wrong:
         rendered = text.render(result, verbose=True)
         raise AssertionError("\n".join(wrong) + f"\nThe whole result:\n{rendered}")

@@ -27,7 +27,16 @@ from pytest_bnconsistency.checks.entries import (
     same_outputs,
 )
 from pytest_bnconsistency.checks.passes import measured_noise, observed
-from pytest_bnconsistency.data import Array, Nest, distance, flatten, is_float, map_nest, rows_of
+from pytest_bnconsistency.data import (
+    Array,
+    Nest,
+    all_finite,
+    distance,
+    flatten,
+    is_float,
+    map_nest,
+    rows_of,
+)
 from pytest_bnconsistency.diagnosis import localise, mixing, padding
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
 from pytest_bnconsistency.errors import OptionError
@@ -123,7 +132,7 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             "inference is random: the same batch gives other bits in a second run",
             "remove the randomness from inference; inference_purity says where it is",
         )
-    if not all(_finite(output) for entry, _ in groups for output in entry.run(WHOLE, x).outputs):
+    if not all(all_finite(entry.run(WHOLE, x).outputs) for entry, _ in groups):
         return unseen(
             "the outputs are NaN or Inf, whatever the batch",
             "statistics_health says whether stored statistics are at fault",
@@ -146,10 +155,6 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     return CheckResult(
         NAME, Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence
     )
-
-
-def _finite(output: Array) -> bool:
-    return bool(np.isfinite(output.astype(float)).all())
 
 
 def _entry_points(

@@ -1,26 +1,24 @@
 """The stored statistics are usable.
 
-Without data this reads variables and attributes only. What is certainly wrong fails; what is only
-unusual is a warning. With data, each statistic's distance to the population's is told in standard
-errors.
+Without data this reads variables and attributes only. What is certainly wrong fails, and only then
+a layer is run, to try the cause; what is only unusual is a warning. With data, each statistic's
+distance to the population's is told in standard errors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.estimation import Estimated, estimated
-from pytest_bnconsistency.checks.unusual import unusual, wrong_axis
-from pytest_bnconsistency.data import Data
+from pytest_bnconsistency.checks.unusable import unusable
+from pytest_bnconsistency.checks.unusual import fed_by_noise, unusual
 from pytest_bnconsistency.diagnosis import rules
-from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.probes.state import preserve_state
-from pytest_bnconsistency.probes.stored import Normaliser, normalisers
+from pytest_bnconsistency.probes.stored import normalisers
 from pytest_bnconsistency.results import CheckResult, Finding, Table, Verdict
 from pytest_bnconsistency.words import counted
 
@@ -37,12 +35,17 @@ def check(case: Case) -> CheckResult:
             Verdict.NOT_APPLICABLE,
             summary=case.subject.layerless or "no layer holds statistics",
         )
-    findings = [finding for finding in _certain(case, held) if finding is not None]
+    findings = list(unusable(case, held))
     warnings = list(unusual(case.subject, held))
     table = None
     if case.data is not None and case.data.rows > 1 and not findings:
-        table, far = _distances(case, case.data)
+        with preserve_state(case.subject):
+            known = estimated(case, case.data)
+        table, far = _distances(known)
         warnings += far
+        if all(warning.rule != rules.FED_BY_DROPOUT.id for warning in warnings):
+            fed = known.training.fed_by_random  # what no graph of the model's own tells
+            warnings += fed_by_noise(held, lambda layer: fed.get(id(layer), ()))
     evidence: dict[str, Any] = {
         "normalisers": len(held),
         "unusual": [warning.message for warning in warnings],
@@ -70,10 +73,8 @@ def check(case: Case) -> CheckResult:
     )
 
 
-def _distances(case: Case, data: Data) -> tuple[Table | None, list[Finding]]:
+def _distances(known: Estimated) -> tuple[Table | None, list[Finding]]:
     """Each layer's distance to the population statistics of the data, in standard errors."""
-    with preserve_state(case.subject):
-        known = estimated(case, data)
     if not known.tracked:
         return None, []
     far: list[tuple[float, str]] = []
@@ -127,107 +128,3 @@ def _distance(known: Estimated, layer: Any) -> tuple[str, tuple[str, ...], float
         worst = max(worst, (0.0 if math.isnan(errors) else errors, deviations))
     told = (cells.get("mean", "?"), cells.get("variance", "?"), str(estimate.rows))
     return path, told, *worst
-
-
-def _certain(case: Case, normalisers: list[Normaliser]) -> Iterator[Finding | None]:
-    yield _about(
-        rules.NOT_FINITE,
-        [
-            (n.path, f"{name} has NaN or Inf in {bad} of {variable.shape.num_elements()} channels")
-            for n in normalisers
-            for name, variable in n.vectors.items()
-            if (bad := int((~np.isfinite(np.asarray(variable.numpy(), float))).sum()))
-        ],
-        _where_from(case),
-        "find the batch (NaN in the data, or loss scaling that skips the optimizer but not the "
-        "statistics), then recalibrate(model, x) or load earlier weights",
-    )
-    yield _about(
-        rules.NEGATIVE_VARIANCE,
-        [
-            (
-                n.path,
-                f"{name} is negative in {bad} of {value.size} channels, down to {value.min():.3g}",
-            )
-            for n in normalisers
-            for name, value in n.variances()
-            if (bad := int((value < 0).sum()))
-        ],
-        "no average of variances is negative: a momentum outside [0, 1], or weights mixed up when "
-        "they were loaded",
-        "check the order of ported weights, and that momentum lies in [0, 1]; then "
-        "recalibrate(model, x)",
-    )
-    yield _about(
-        rules.MOMENTUM,
-        [
-            (n.path, f"momentum is {n.momentum:g}")
-            for n in normalisers
-            if n.trainable and n.momentum is not None and not 0 < n.momentum < 1
-        ],
-        "with momentum 1 the statistics never move, with 0 they are those of the last batch; "
-        "outside [0, 1] they run away",
-        "momentum 0.9 to 0.99",
-    )
-    yield _about(
-        rules.NARROW,
-        [
-            (n.path, f"{name} is kept in {variable.dtype.name}")
-            for n in normalisers
-            for name, variable in n.vectors.items()
-            if n.trainable
-            and variable.dtype.size == 2
-            and n.momentum is not None
-            and (1 - n.momentum) < 0.5
-        ],
-        "an update of (1 - momentum) of the distance is rounded away before it arrives",
-        "use a mixed policy (mixed_bfloat16, mixed_float16), which keeps variables in float32",
-    )
-    yield _about(
-        rules.WRONG_AXIS,
-        wrong_axis(case.subject, normalisers),
-        "the axis of the normaliser and the data format of the model's other layers differ",
-        "axis=-1 for channels-last data, axis=1 for channels-first",
-    )
-    yield _about(
-        rules.NOT_ADAPTED,
-        [
-            (n.path, "mean 0 and variance 1, as built: the layer changes nothing")
-            for n in normalisers
-            if n.adapts and n.fresh
-        ],
-        "adapt was never called, and no weights were loaded",
-        "call adapt(training data) before the model is trained, or give mean and variance",
-    )
-
-
-def _where_from(case: Case) -> str:
-    """What is usual for NaN or Inf in statistics; where the loss is scaled, what that does."""
-    optimizer = getattr(case.subject.model, "optimizer", None)
-    scales = any(hasattr(optimizer, name) for name in ("initial_scale", "dynamic_scale"))
-    weights = [v.numpy() for v in getattr(case.subject.model, "trainable_variables", [])]
-    if scales and all(np.isfinite(np.asarray(w, float)).all() for w in weights):
-        return (
-            "the optimizer scales the loss and skips a step that overflows (the weights are "
-            "finite), the normaliser does not skip it"
-        )
-    return "one batch with NaN or Inf, or an overflow, stays in a moving average for ever"
-
-
-def _about(rule: Rule, places: list[tuple[str, str]], cause: str, remedy: str) -> Finding | None:
-    if not places:
-        return None
-    path, what = places[0]
-    more = len({place for place, _ in places}) - 1
-    others = f"; so in {counted(more, 'more layer')}" if more else ""
-    return Finding(
-        rule.id,
-        rule.slug,
-        path,
-        f"{what}, in {path}{others}",
-        f"not established; {cause}",
-        False,
-        remedy,
-        bound="no tolerance: read off the stored values",
-        evidence={"places": [f"{place}: {said}" for place, said in places]},
-    )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.diagnosis import rules
+from pytest_bnconsistency.diagnosis import rules, unusable
 from pytest_bnconsistency.diagnosis.rules import Rule
+from pytest_bnconsistency.diagnosis.unusable import Reason, Why
+from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.stored import Normaliser
 from pytest_bnconsistency.results import Finding
 from pytest_bnconsistency.subjects import Subject
@@ -46,8 +48,8 @@ def unusual(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Fin
             f"outside of {low:g} to {high:g}",
             "epsilon 1e-3, or that of the framework that the weights come from",
         )
-    yield from _other_epsilon([n for n in moving if n not in odd])
-    yield from _dead(moving)
+    yield from _other_epsilon(subject, [n for n in moving if n not in odd])
+    yield from _dead(subject, moving)
     fresh = [n for n in moving if n.fresh]
     if fresh:
         yield _warning(
@@ -61,7 +63,7 @@ def unusual(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Fin
     yield from _graph(subject, moving)
 
 
-def _other_epsilon(normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+def _other_epsilon(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
     """Channels whose variance is small against epsilon: with ported weights it is not a detail."""
     places, largest = [], 1.0
     for n in normalisers:
@@ -80,12 +82,12 @@ def _other_epsilon(normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
             f"epsilon {places[0].epsilon:g} in {_named(places)} is large against the variances: "
             f"with {OTHER_EPSILON:g}, as elsewhere, channels would be up to {largest:.2g} times "
             "as large",
-            "the variances of many channels are small against epsilon",
+            _tried(subject, places[0], unusable.large_epsilon(OTHER_EPSILON)),
             "weights from another framework need its epsilon",
         )
 
 
-def _dead(normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+def _dead(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
     places, channels, gain = [], 0, 0.0
     for n in normalisers:
         for _, value in n.variances() if n.epsilon else ():
@@ -102,7 +104,7 @@ def _dead(normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
             f"{'has' if channels == 1 else 'have'} no variance: what reaches "
             f"{'it' if channels == 1 else 'them'} is multiplied by up to {gain:.3g}, an input "
             f"0.1 off gives {0.1 * gain:.3g}",
-            "what feeds them was constant in training (or every batch was a single row)",
+            _tried(subject, places[0], unusable.dead_channels),
             "look at what feeds these channels; a larger epsilon bounds the gain",
         )
 
@@ -111,7 +113,7 @@ def _axis(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Findi
     """Statistics along another axis than the model's channels."""
     formats = {getattr(layer, "data_format", None) for layer in subject.layers()} - {None}
     if formats:
-        return  # told by the layers themselves: `wrong_axis`
+        return  # told by the layers themselves: `checks.unusable.channel_axis`
     odd = [n for n in normalisers if n.axis and n.axis[1] >= 4 and n.axis[0] != n.axis[1] - 1]
     if odd:
         axis = odd[0].axis[0] if odd[0].axis else 0
@@ -122,29 +124,6 @@ def _axis(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Findi
             "no layer tells where the model's channels are",
             "axis=-1 for channels-last data",
         )
-
-
-def wrong_axis(subject: Subject, normalisers: Sequence[Normaliser]) -> list[tuple[str, str]]:
-    """The places where statistics lie along another axis than that of the model's channels."""
-    formats = {getattr(layer, "data_format", None) for layer in subject.layers()} - {None}
-    if len(formats) != 1:
-        return []
-    last = formats == {"channels_last"}
-    found = []
-    for n in normalisers:
-        if n.axis is None or n.axis[1] < 4 or n.adapts:
-            continue
-        axis, rank = n.axis
-        if axis != (rank - 1 if last else 1):
-            size = next(iter(n.vectors.values())).shape.num_elements()
-            found.append(
-                (
-                    n.path,
-                    f"axis {axis} of a channels-{'last' if last else 'first'} model: {size} "
-                    "statistics, one for each place and not for each channel",
-                )
-            )
-    return found
 
 
 def _graph(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
@@ -159,41 +138,53 @@ def _graph(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Find
             "one layer, several inputs",
             "a normaliser for each input, or one batch of all",
         )
-    fed: list[Normaliser] = []
-    feeding: list[Any] = []
-    for n in normalisers:
-        noisy = [
-            layer
-            for layer in subject.upstream(n.layer)
-            if subject.stochastic(layer)
-            and (getattr(layer, "rate", None) or getattr(layer, "stddev", None))
-        ]
-        if noisy and n.trainable:
-            fed.append(n)
-            feeding += noisy
+    yield from fed_by_noise(
+        normalisers, lambda layer: filter(subject.stochastic, subject.upstream(layer))
+    )
+
+
+def fed_by_noise(
+    normalisers: Sequence[Normaliser], random_before: Callable[[Any], Iterable[Any]]
+) -> Iterator[Finding]:
+    """Dropout or noise before a normaliser, as far as it is known what stands before a layer."""
+    before = {n.path: _noisy(random_before(n.layer)) for n in normalisers if n.trainable}
+    fed = [n for n in normalisers if before.get(n.path)]
     if fed:
+        feeding = dict.fromkeys(layer.name for n in fed for layer in before[n.path])
         yield _warning(
             rules.FED_BY_DROPOUT,
             fed,
-            f"{listed(dict.fromkeys(layer.name for layer in feeding))} feeds {_named(fed)}: the "
-            "variance that training stores is not the one of evaluation",
+            f"{listed(feeding)} feeds {_named(fed)}: the variance that training stores is not the "
+            "one of evaluation",
             "dropout and noise widen what training sees",
             "put dropout and noise after the last normaliser",
         )
 
 
+def _noisy(layers: Iterable[Any]) -> list[Any]:
+    return [x for x in layers if getattr(x, "rate", None) or getattr(x, "stddev", None)]
+
+
+def _tried(subject: Subject, n: Normaliser, why: Why) -> Reason | str:
+    with preserve_state(subject):
+        return why(n) or ""
+
+
 def _warning(
-    rule: Rule, places: Sequence[Normaliser], message: str, cause: str, remedy: str
+    rule: Rule, places: Sequence[Normaliser], message: str, reason: Reason | str, remedy: str
 ) -> Finding:
+    """A warning of what is unusual; its reason is what is usual, unless it was tried."""
+    reason = Reason(reason, "") if isinstance(reason, str) else reason
     paths = list(dict.fromkeys(n.path for n in places))
     return Finding(
         rule.id,
         rule.slug,
         paths[0],
         message,
-        cause,
-        False,
+        reason.said,
+        reason.known,
         remedy,
+        reason.tested,
         bound="unusual, and not certainly wrong",
         evidence={"layers": paths},
     )

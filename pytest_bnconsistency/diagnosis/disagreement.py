@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.diagnosis import attribution, causes, rules
+from pytest_bnconsistency.diagnosis import attribution, causes, poisoned, rules
 from pytest_bnconsistency.diagnosis.causes import HALF, Cause
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.diagnosis.sides import Side, gap, number, numbers
@@ -83,23 +83,11 @@ def _poisoned(m: Measured) -> Cause | None:
         f"the stored statistics of {where} hold NaN or Inf: one bad batch stays in a moving "
         "average for ever"
     )
-    remedy, proof = "find the batch (NaN in the data, or an overflow)", ""
-    if m.data.empty_batches:
-        empty = m.data.take([]).x
-        try:
-            after, _, _ = statistics.run_from(
-                m.training, empty, [t.variable for t in m.tracked], 0.0
-            )
-        except Exception:  # a model that refuses an empty batch is not poisoned by one
-            after = []
-        if any(not np.isfinite(value).all() for value in after):
-            text = (
-                f"the data holds {m.data.empty_batches} batches of zero rows, and the mean of "
-                f"nothing is NaN: it stays in the statistics of {where} for ever"
-            )
-            remedy = "filter empty batches out"
-            proof = "one training pass over zero rows makes the statistics NaN"
-    return Cause(rules.NOT_FINITE, text, f"{remedy}, then recalibrate(model, x)", proof, 1.0)
+    empty = poisoned.empty_batches(m.training, m.data, [t.variable for t in m.tracked], where)
+    if empty is not None:
+        return Cause(rules.NOT_FINITE, empty.cause, empty.remedy, empty.tested, 1.0)
+    remedy = "find the batch (NaN in the data, or an overflow), then recalibrate(model, x)"
+    return Cause(rules.NOT_FINITE, text, remedy, "", 1.0)
 
 
 def _degenerate(m: Measured) -> Cause | None:

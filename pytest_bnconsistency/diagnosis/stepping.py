@@ -8,6 +8,7 @@ from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.measured import Measured
 from pytest_bnconsistency.results import Finding
 
+REAL_STEPS = "one real step from statistics at 0, and one from statistics at 1, both undone"
 NEVER, SEVERAL = 0.5, 1.5
 """Fewer updates a step than the first are none, more than the second are several."""
 
@@ -36,6 +37,7 @@ def warnings(m: Measured, evidence: dict[str, Any]) -> list[Finding]:
                 f"a training step does not update the statistics of {never[0]}",
                 "the step runs the layer in inference mode, or holds it still",
                 "call model(x, training=True) in the step; or freeze the layer, to say so",
+                f"{REAL_STEPS}: it leaves them there, and a pass in training mode moves them",
             )
         )
     several = [path for path, times in counted.items() if times > SEVERAL]
@@ -50,6 +52,7 @@ def warnings(m: Measured, evidence: dict[str, Any]) -> list[Finding]:
                 several_by(m, path),
                 "normalise outside of the loop over timesteps or micro-batches; or a momentum of "
                 f"{_rooted(m, path, times):.4g}, whose {times:.3g} updates keep as much as one",
+                REAL_STEPS,
             )
         )
     return found
@@ -69,7 +72,7 @@ def _rooted(m: Measured, path: str, times: float) -> float:
 
 
 def _warning(
-    paths: list[str], rule: str, slug: str, message: str, cause: str, remedy: str
+    paths: list[str], rule: str, slug: str, message: str, cause: str, remedy: str, tested: str
 ) -> Finding:
     more = f"; so in {len(paths) - 1} more" if len(paths) > 1 else ""
     return Finding(
@@ -80,7 +83,7 @@ def _warning(
         cause,
         True,
         remedy,
-        "one real step from statistics at 0, and one from statistics at 1, both undone",
+        tested,
         "exactly once a step",
         evidence={"layers": paths},
     )

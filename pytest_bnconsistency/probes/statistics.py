@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Data, map_nest
+from pytest_bnconsistency.probes.alone import Alone
 from pytest_bnconsistency.probes.population import Moment
 from pytest_bnconsistency.probes.state import Variables
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay, neutralised
@@ -32,8 +33,6 @@ FEW = 2
 SMALL = 2**14
 """Inputs of at most so many elements a row have their moments taken in float64. In larger ones
 round-off averages out, and another pass over them would cost as much as the layer itself."""
-ALONE = 16
-"""Rows of the known numbers that a layer is run on by itself."""
 ALIKE, ALIKE_IN_HALF = 0.01, 0.05
 """A statistic that is as near to a moment of the input, in units of its scale, is that moment."""
 
@@ -327,33 +326,23 @@ def _recognised(
                     best = error, role, tuple((index, place) for index, _ in records)
     if best[2]:
         return best[1], best[2]
-    return _role_alone(subject, t) or ("mean" if (statistic < 0).any() else "other"), ()
+    return _role_alone(t) or ("mean" if (statistic < 0).any() else "other"), ()
 
 
-def _role_alone(subject: Subject, t: Tracked) -> Role | None:
+def _role_alone(t: Tracked) -> Role | None:
     """Which moment of known numbers the layer tracks, run by itself: in a wrapper or a loop its
     own input can't be recorded.
     """
-    spec = getattr(t.layer, "input_spec", None)
-    shape = [ALONE, *[2] * ((getattr(spec, "ndim", None) or 2) - 1)]
-    axes = getattr(spec, "axes", None) or {-1: t.variable.shape.num_elements()}
-    before = Variables(subject.own_variables(t.layer))
+    alone = Alone(t.layer, [t.variable])
     try:
-        for axis, length in axes.items():
-            shape[int(axis)] = length
-        given = np.resize(np.random.default_rng(0).normal(3, 2, 997), shape)
-        t.variable.assign(tf.zeros_like(t.variable))
-        t.layer(tf.constant(given, t.layer.compute_dtype), training=True)
-        reached = float(t.variable.numpy().mean()) / (1 - t.momentum)
+        given = alone.batch(mean=10)
+        (after,) = alone.trained(given, 0.0)
     except Exception:  # it can't run by itself
         return None
-    finally:
-        before.restore()
-    others = tuple(i for i in range(len(shape)) if i not in {int(a) % len(shape) for a in axes})
-    variance = float(given.var(others).mean())
-    if abs(reached - given.mean()) < abs(reached - variance):
-        return "mean" if abs(reached - given.mean()) < 0.5 else None
-    return "variance" if abs(reached - variance) < 0.5 else None
+    reached = float(after.mean()) / (1 - t.momentum)
+    if abs(reached - given.mean()) < 1:
+        return "mean"
+    return "variance" if abs(reached - given.var()) < 1 else None
 
 
 def _with_partner(tracked: Tracked, found: list[Tracked]) -> Tracked:

@@ -13,6 +13,11 @@ from pytest_bnconsistency.probes.statistics import tracked_candidates
 from pytest_bnconsistency.subjects import Subject
 
 
+def is_variance(name: str) -> bool:
+    """Whether an attribute of this name holds a variance: nothing runs that would tell."""
+    return "var" in name.lower()
+
+
 @dataclass(frozen=True)
 class Normaliser:
     """A layer that holds statistics: its path, and its vectors by attribute."""
@@ -24,7 +29,7 @@ class Normaliser:
 
     def variances(self) -> Iterator[tuple[str, Array]]:
         for name, variable in self.vectors.items():
-            if "var" in name.lower():
+            if is_variance(name):
                 yield name, np.asarray(variable.numpy(), np.float64)
 
     @property

@@ -69,7 +69,8 @@ class Pass:
     `calls` are the calls of layers in execution order, those that return what they were given
     (or what an inner layer returned) left out: these are `passing_calls`; `inner_calls` those in
     loops and nested functions, of which nothing can be recorded. `random_layers` are the layers
-    whose own code draws random numbers. `written` are the variables that a run may change.
+    whose own code draws random numbers, `fed_by_random` those that feed a layer, by its identity,
+    where the pass was `neutralised`. `written` are the variables that a run may change.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Pass:
         self.passing_calls: list[Call] = []
         self.inner_calls: list[Call] = []
         self.random_layers: list[Any] = []
+        self.fed_by_random: dict[int, list[Any]] = {}
         self._instrument = instrument or Instrument()
         self.still, self.apart = frozenset(still), frozenset(apart)
         self._modes, self._held = dict(modes or {}), dict(held or {})
@@ -192,6 +194,31 @@ class Pass:
             for index, tensors in enumerate(self._tapped)
             if any(id(tensor.op) in seen for tensor in tensors)
         }
+
+    def feeding(self) -> dict[int, list[Any]]:
+        """For each layer, by identity, the random layers whose outputs reach its inputs."""
+        if self._concrete is None or not self.random_layers:
+            return {}
+        random = {id(layer) for layer in self.random_layers}
+        source = {
+            tensor.op.name: call.layer
+            for call, tensors in zip(self.calls, self._tapped, strict=True)
+            if id(call.layer) in random
+            for tensor in tensors
+        }
+        reaching: dict[str, dict[int, Any]] = {}
+        for operation in self._concrete.graph.get_operations():
+            own = source.get(operation.name)
+            found = {} if own is None else {id(own): own}
+            for tensor in operation.inputs:
+                found |= reaching.get(tensor.op.name, {})
+            if found:
+                reaching[operation.name] = found
+        fed: dict[int, dict[int, Any]] = {}
+        for call in self.calls:
+            for tensor in _tensors([list(call.args), dict(call.kwargs)]):
+                fed.setdefault(id(call.layer), {}).update(reaching.get(tensor.op.name, {}))
+        return {layer: list(found.values()) for layer, found in fed.items() if found}
 
     def _trace(self, x: Nest) -> None:
         signature = map_nest(
@@ -307,11 +334,13 @@ def neutralised(
     A layer that holds variables, or layers with variables, goes on as it is: its statistics count.
     """
     drawing: list[Any] = []
+    fed: dict[int, list[Any]] | None = None
     while True:
         still = [id(layer) for layer in drawing]
         traced = Pass(
             subject, x, training=training, instrument=instrument(), still=still, apart=apart
         )
+        fed = traced.fed_by_random = traced.feeding() if fed is None else fed
         holding = {
             id(layer)
             for call in [*traced.calls, *traced.inner_calls]

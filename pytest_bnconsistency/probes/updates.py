@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array
-from pytest_bnconsistency.probes.state import preserve_state
+from pytest_bnconsistency.probes.state import preserve_state, same_bits
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.subjects import Subject
+from pytest_bnconsistency.subjects.keras_models import quiet
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,27 @@ def _after(
             t.variable.assign(tf.fill(t.variable.shape, tf.cast(start, t.variable.dtype)))
         step()
         return [t.variable.numpy().astype(np.float64) for t in tracked]
+
+
+def skipped_overflow(subject: Subject) -> tuple[float, float] | None:
+    """The scale of the loss at first and now, of an optimizer that skips steps that overflow.
+
+    None where infinite gradients move a weight, or where one is not finite already. The optimizer
+    and the weights stay as it leaves them.
+    """
+    optimizer = getattr(subject.model, "optimizer", None)
+    first = getattr(optimizer, "initial_scale", None)
+    now = getattr(optimizer, "loss_scale", getattr(optimizer, "dynamic_scale", None))
+    weights = list(getattr(subject.model, "trainable_variables", []))
+    if optimizer is None or first is None or now is None or not weights:
+        return None
+    scale, before = float(now), [w.numpy() for w in weights]
+    infinite = [tf.fill(w.shape, tf.cast(np.inf, w.dtype)) for w in weights]
+    try:
+        with quiet():
+            optimizer.apply_gradients(list(zip(infinite, weights, strict=True)))
+    except Exception:  # as for weights that were frozen when it was built
+        return None
+    finite = all(np.isfinite(np.asarray(value, np.float64)).all() for value in before)
+    still = all(same_bits(w.numpy(), value) for w, value in zip(weights, before, strict=True))
+    return (float(first), scale) if finite and still else None

@@ -11,6 +11,7 @@ from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_ver
 
 CHECK = "train_eval_agreement"
 STALE, LAGGING, NEVER_UPDATED = "BN201", "BN202", "BN203"
+SHIFT = "BN209"
 
 
 @pytest.fixture
@@ -34,16 +35,14 @@ def classifier(k, momentum=0.99):
     return model
 
 
-def test_statistics_after_a_few_updates(k, data):
+def test_statistics_after_a_few_updates(k, disagrees, data):
     model = classifier(k)
     model.fit(*data, epochs=3, batch_size=32, verbose=0)
-    finding = expect_failure(
-        CHECK,
+    finding = disagrees(
         model,
         *data,
         rule=STALE,
         layer="bn",
-        cause_tested=True,
         cause_contains="momentum 0.99 after 6 updates leaves 94.1% of the initial values",
     )
     assert "train for 459 updates or more" in finding.remedy
@@ -52,10 +51,10 @@ def test_statistics_after_a_few_updates(k, data):
     expect_pass(CHECK, model, *data)
 
 
-def test_statistics_after_a_few_updates_without_targets(k, data):
+def test_statistics_after_a_few_updates_without_targets(k, disagrees, data):
     model = classifier(k)
     model.fit(*data, epochs=3, batch_size=32, verbose=0)
-    expect_failure(CHECK, model, data[0], rule=STALE, layer="bn", cause_tested=True)
+    disagrees(model, data[0], rule=STALE, layer="bn")
     recalibrate(model, data[0])
     expect_pass(CHECK, model, data[0])
 
@@ -72,19 +71,19 @@ def test_a_smaller_momentum_is_a_remedy(k, data):
     expect_pass(CHECK, model, *data)
 
 
-def test_one_stale_layer_of_two_is_named(data):
-    inputs = keras.Input((4,))
-    h = keras.layers.BatchNormalization(momentum=0.1, name="quick")(keras.layers.Dense(8)(inputs))
-    h = keras.layers.Dense(8, activation="relu", bias_initializer="ones")(h)
-    h = keras.layers.BatchNormalization(momentum=0.99, name="slow")(h)
-    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(h))
+def test_one_stale_layer_of_two_is_named(k, disagrees, data):
+    inputs = k.Input((4,))
+    h = k.layers.BatchNormalization(momentum=0.1, name="quick")(k.layers.Dense(8)(inputs))
+    h = k.layers.Dense(8, activation="relu", bias_initializer="ones")(h)
+    h = k.layers.BatchNormalization(momentum=0.99, name="slow")(h)
+    model = k.Model(inputs, k.layers.Dense(3, activation="softmax")(h))
     model.compile("sgd", "sparse_categorical_crossentropy")
     model.fit(*data, epochs=3, batch_size=32, verbose=0)
-    finding = expect_failure(CHECK, model, *data, rule=STALE, layer="slow", cause_tested=True)
+    finding = disagrees(model, *data, rule=STALE, layer="slow")
     assert finding.table.rows[0][0] == "slow"
 
 
-def test_a_regression_without_decisions(k, data):
+def test_a_regression_without_decisions(k, disagrees, data):
     x, _ = data
     y = x.sum(1, keepdims=True)
     inputs = k.Input((4,))
@@ -92,75 +91,68 @@ def test_a_regression_without_decisions(k, data):
     model = k.Model(inputs, k.layers.Dense(1)(h))
     model.compile(k.optimizers.SGD(0.05), "mse")
     model.fit(x, y, epochs=10, batch_size=32, verbose=0)
-    expect_failure(CHECK, model, x, y, rule=STALE, layer="bn", cause_tested=True)
+    disagrees(model, x, y, rule=STALE, layer="bn")
     recalibrate(model, x)
     expect_pass(CHECK, model, x, y)
 
 
-def test_dropout_does_not_hide_stale_statistics(k, data):
+def test_dropout_does_not_hide_stale_statistics(k, disagrees, data):
     inputs = k.Input((4,))
     h = k.layers.BatchNormalization(name="bn")(k.layers.Dense(8)(inputs))
     h = k.layers.Dropout(0.5)(k.layers.ReLU()(h))
     model = k.Model(inputs, k.layers.Dense(3, activation="softmax")(h))
     model.compile(k.optimizers.Adam(0.1), "sparse_categorical_crossentropy")
     model.fit(*data, epochs=5, batch_size=32, verbose=0)
-    expect_failure(CHECK, model, *data, rule=STALE, layer="bn", cause_tested=True)
+    disagrees(model, *data, rule=STALE, layer="bn")
 
 
-def test_a_custom_loop_that_trains_for_a_few_steps(k, data):
+def test_a_custom_loop_that_trains_for_a_few_steps(k, disagrees, data):
     model = classifier(k)
     for _ in range(5):
         said = model(data[0], training=True)
     model.layers[-1].kernel.assign_add(0.1 * np.ones((8, 3), np.float32))
     learnt = np.argmax(said, axis=1)
-    finding = expect_failure(CHECK, model, data[0], learnt, updates=5, rule=STALE, layer="bn")
+    finding = disagrees(model, data[0], learnt, updates=5, rule=STALE, layer="bn")
     assert "95.1%" in finding.cause
 
 
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.bn, self.head = keras.layers.BatchNormalization(name="bn"), keras.layers.Dense(3)
+def subclassed(k, passes_training):
+    class Subclassed(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.bn, self.head = k.layers.BatchNormalization(name="bn"), k.layers.Dense(3)
+
+    class WithoutArgument(Subclassed):
+        def call(self, x):
+            return self.head(self.bn(x))
+
+    class WithArgument(Subclassed):
+        def call(self, x, training=None):
+            return self.head(self.bn(x, training=training))
+
+    return WithArgument() if passes_training else WithoutArgument()
 
 
-class WithoutArgument(Subclassed):
-    def call(self, x):
-        return self.head(self.bn(x))
-
-
-class WithArgument(Subclassed):
-    def call(self, x, training=None):
-        return self.head(self.bn(x, training=training))
-
-
-def trained(model, data):
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+def trained(model, k, data):
+    model.compile("sgd", k.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(*many(data, 100), epochs=3, batch_size=32, verbose=0)
     return model
 
 
-def test_a_model_without_the_training_argument_never_updates(data):
-    expect_failure(
-        CHECK,
-        trained(WithoutArgument(), data),
-        *data,
-        rule=NEVER_UPDATED,
-        layer="bn",
-        cause_tested=True,
-    )
-    expect_pass(CHECK, trained(WithArgument(), data), *data)
+def test_a_model_without_the_training_argument_never_updates(k, disagrees, data):
+    model = trained(subclassed(k, passes_training=False), k, data)
+    if k is keras and not np.ptp(model.bn.moving_mean.numpy()):  # Keras 3.2 to 3.15
+        cause = "training mode does not reach bn"
+        disagrees(model, *data, rule=NEVER_UPDATED, layer="bn", cause_contains=cause)
+    else:
+        expect_pass(CHECK, model, *data)
+    expect_pass(CHECK, trained(subclassed(k, passes_training=True), k, data), *data)
 
 
-def test_the_missing_argument_is_named(data):
-    model = trained(WithoutArgument(), data)
-    cause = "training mode does not reach bn"
-    expect_failure(CHECK, model, *data, rule=NEVER_UPDATED, cause_contains=cause)
-
-
-def looped(model, data, training):
+def looped(k, model, data, training):
     x, y = data
-    loss_of = keras.losses.SparseCategoricalCrossentropy()
-    optimizer = keras.optimizers.SGD(0.1)
+    loss_of = k.losses.SparseCategoricalCrossentropy()
+    optimizer = k.optimizers.SGD(0.1)
     for _ in range(10):
         with tf.GradientTape() as tape:
             outputs = model(x, training=True) if training else model(x)
@@ -169,14 +161,13 @@ def looped(model, data, training):
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
 
 
-def test_a_custom_loop_without_training(data):
-    model = classifier(keras, momentum=0.1)
-    looped(model, data, training=False)
-    finding = expect_failure(
-        CHECK, model, *data, rule=NEVER_UPDATED, layer="bn", cause_tested=True
-    )
+def test_a_custom_loop_without_training(k, disagrees, data):
+    model = classifier(k, momentum=0.1)
+    looped(k, model, data, training=False)
+    cause = "the steps ran in inference mode"
+    finding = disagrees(model, *data, rule=NEVER_UPDATED, layer="bn", cause_contains=cause)
     assert "model(x, training=True)" in finding.remedy
-    looped(model, data, training=True)
+    looped(k, model, data, training=True)
     expect_pass(CHECK, model, *data)
 
 
@@ -186,8 +177,7 @@ def test_a_model_that_was_never_trained_is_vacuous(k, data):
     assert "updates=" in result.hint
 
 
-def digits(momentum):
-    k = keras
+def digits(k, momentum):
     inputs = k.Input((8, 8, 1))
     h = inputs
     for number, filters in enumerate((8, 16), 1):
@@ -199,35 +189,39 @@ def digits(momentum):
     return model
 
 
-def test_statistics_that_lag_behind_the_weights():
+def test_statistics_that_lag_behind_the_weights(k, disagrees):
     images, y = load_digits(return_X_y=True)
     x = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)
-    model = digits(0.99)
+    model = digits(k, 0.99)
     model.fit(x, y, epochs=17, batch_size=64, verbose=0)  # 493 updates leave 0.7 %
-    expect_failure(CHECK, model, x, y, rule=LAGGING, cause_tested=True, batch_size=64)
+    finding = disagrees(model, x, y, rule=LAGGING, batch_size=64)
+    assert finding.layer in ("bn_1", "bn_2")
     recalibrate(model, x, batch_size=64)
     expect_pass(CHECK, model, x, y, batch_size=64)
 
 
-def test_one_normaliser_on_two_domains(data):
-    """A GAN's discriminator that sees real and generated rows in turns."""
+def test_one_of_two_domains_alone_establishes_nothing(k, data):
+    """A GAN's discriminator sees real and generated rows in turns: here are the real ones only."""
     x, _ = data
-    model = classifier(keras, momentum=0.5)
+    model = classifier(k, momentum=0.5)
     for _ in range(50):
         model(x, training=True)
         model(-x, training=True)
-    finding = expect_failure(CHECK, model, x, rule="BN204", layer="bn", updates=100)
+    finding = expect_failure(
+        CHECK, model, x, rule="BN204", layer="bn", cause_tested=False, updates=100
+    )
     assert "not established" in finding.cause
     recalibrate(model, x)
     expect_pass(CHECK, model, x, updates=100)
 
 
-def test_evaluation_data_that_were_scaled_otherwise(data):
+def test_evaluation_data_that_were_scaled_otherwise(k, disagrees, data):
     x, y = data
-    model = classifier(keras, momentum=0.9)
+    model = classifier(k, momentum=0.9)
     model.fit(*many(data, 50), epochs=1, batch_size=32, verbose=0)
+    cause = "the statistics are those of x / 255"
+    disagrees(model, x * 255, y, rule=SHIFT, layer="bn", cause_contains=cause)
     expect_pass(CHECK, model, x, y)
-    expect_verdict(CHECK, "failed", model, x * 255, y)
 
 
 def test_an_evaluation_that_is_not_a_number(k, data):

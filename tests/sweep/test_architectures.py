@@ -72,7 +72,9 @@ def test_no_false_alarm(name: str, policy: str) -> None:
         verdicts = ", ".join(str(result.verdict) for result in report)
         line = f"{name:<20} {policy:<15} {state:<11} {verdicts:<16} margin {margin:.3f}"
         print(f"\n{line} {seconds:5.0f} s", end="", flush=True)
-        assert all(str(result.verdict) == "passed" for result in report), report.results
+        # Float16 overflows in some, for every batch; the checks say that they can't see then.
+        sound = ("passed", "vacuous") if policy == "mixed_float16" else ("passed",)
+        assert all(str(result.verdict) in sound for result in report), report.results
     keras.backend.clear_session()
 
 
