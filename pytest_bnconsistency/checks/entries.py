@@ -87,7 +87,7 @@ def traced_entry(case: Case, x: Nest, training: bool | None, apart: Collection[i
     key = ("entry", training, frozenset(apart))
     if key not in case.shared:
         traced = observed(case, x, training, apart)
-        name = "tf.function" if training is False else "tf.function, training left out"
+        name = f"tf.function of {case.subject.spelled(training)}"
         case.shared[key] = Entry(
             name, lambda rows: traced.run(rows, keep=True), traced.written, traced
         )
