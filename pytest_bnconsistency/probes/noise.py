@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, Nest, distance, map_nest, rows_of
+from pytest_bnconsistency.data import Array, Nest, distance, map_nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
@@ -23,9 +23,10 @@ from pytest_bnconsistency.subjects import Call, Part
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 LOWER = {"float64": 2.0**-23, "float32": 2.0**-10, "float16": 2.0**-7, "bfloat16": 2.0**-3}
 """The eps of the next lower precision: float32, float16, bfloat16, float8 (e4m3)."""
-QUICK, THOROUGH = 2, 6
-"""Draws for the first look, on a few rows, and for a row that seems to move by more than that."""
-NOISE_ROWS = 2
+QUICK, THOROUGH = 1, 6
+"""Draws for the first look, on the first row, and for a row that seems to move by more."""
+AT_ONCE = 2
+"""Draws that stand in one batch: outside of a graph, the outputs of all layers may be held."""
 MULTIPLE = 4.0
 """The bound is this many floors; docs/reference/oracles.md says what it was calibrated on."""
 UNITS = 4.0
@@ -33,18 +34,17 @@ UNITS = 4.0
 
 
 class Shaken(Instrument):
-    """Multiplies outputs by 1 + sign * eps/2 in copies of rows that stand side by side.
+    """Multiplies outputs by 1 + sign * eps/2 in copies of a row that stand side by side.
 
     Of `copies` of a row, the first stays as it is, and the last gets the noise of the next lower
     precision. With `sums`, the other copies get the noise that a sum over all n elements of a row
-    would have, sqrt(n/2) * eps/2, each element its own. For runs outside of a graph, on `rows`
-    rows in all.
+    would have, sqrt(n/2) * eps/2, each element its own. For runs outside of a graph.
     """
 
-    def __init__(self, rows: int, copies: int, *, sums: bool = False) -> None:
-        self.rows, self.copies, self.sums = rows, copies, sums
+    def __init__(self, copies: int, *, sums: bool, seed: int) -> None:
+        self.copies, self.sums = copies, sums
         self.places = 0
-        self._rng = np.random.default_rng(0)
+        self._rng = np.random.default_rng(seed)
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         if isinstance(call.layer, Part):
@@ -52,12 +52,12 @@ class Shaken(Instrument):
         return map_nest(self.shake, outputs), None
 
     def shake(self, tensor: Any) -> Any:
-        if not _floating(tensor) or tensor.shape[0] == 0 or tensor.shape[0] % self.rows:
+        if not _floating(tensor) or tensor.shape[0] == 0 or tensor.shape[0] % self.copies:
             return tensor
         self.places += 1
         eps = EPSILON.get(tensor.dtype.name, 2.0**-23)
         lower = LOWER.get(tensor.dtype.name, 2.0**-10)
-        copy = np.arange(tensor.shape[0]) // (tensor.shape[0] // self.rows) % self.copies
+        copy = np.arange(tensor.shape[0]) // (tensor.shape[0] // self.copies)
         rank, length = tensor.shape.rank, int(np.prod(tensor.shape[1:]))
         own = eps * max(1.0, math.sqrt(length / 2)) if self.sums else eps
         size = np.where(copy == 0, 0.0, np.where(copy == self.copies - 1, lower, own)) / 2
@@ -133,7 +133,7 @@ class Moved:
 class Noise:
     """What float noise does to the outputs of a pass on rows `x`, measured as far as asked for.
 
-    At first only the rounding of what layers give is measured, on the first rows. A row that
+    At first only the rounding of what layers give is measured, on the first row. A row that
     moves by more is measured itself, since the network may be ill-conditioned on it, and with the
     rounding of sums inside of layers, whose length is not known: that of a row at most.
     """
@@ -145,9 +145,9 @@ class Noise:
 
     @property
     def floors(self) -> list[Floor]:
-        """The noise of the first rows, one for each output."""
+        """The noise of the first row, one for each output."""
         if self._first is None:
-            self._first = self._measure(map_nest(lambda leaf: leaf[:NOISE_ROWS], self._x), QUICK)
+            self._first = self._measure(0, QUICK)
         return self._first
 
     def compare(
@@ -174,14 +174,19 @@ class Noise:
 
     def _of_row(self, row: int) -> list[Floor]:
         if row not in self._rows:
-            alone = map_nest(lambda leaf: leaf[row : row + 1], self._x)
-            self._rows[row] = self._measure(alone, THOROUGH, sums=True)
+            few = [
+                self._measure(row, AT_ONCE, sums=True, seed=seed)
+                for seed in range(0, THOROUGH, AT_ONCE)
+            ]
+            self._rows[row] = [
+                max(drawn, key=lambda f: f.floor) for drawn in zip(*few, strict=True)
+            ]
         return self._rows[row]
 
-    def _measure(self, rows: Nest, draws: int, *, sums: bool = False) -> list[Floor]:
-        """The largest change over a few draws, which stand side by side as copies of the rows."""
-        copies = map_nest(lambda leaf: np.repeat(leaf, draws + 2, 0), rows)
-        shaken = Shaken(rows_of(copies), draws + 2, sums=sums)
+    def _measure(self, row: int, draws: int, *, sums: bool = False, seed: int = 0) -> list[Floor]:
+        """The largest change over a few draws, which stand side by side as copies of the row."""
+        copies = map_nest(lambda leaf: np.repeat(leaf[row : row + 1], draws + 2, 0), self._x)
+        shaken = Shaken(draws + 2, sums=sums, seed=seed)
         if sums:
             copies = map_nest(lambda leaf: shaken.shake(tf.constant(leaf)).numpy(), copies)
         outputs = self._seen.again(copies, shaken, traced=False).run(copies).outputs
@@ -214,13 +219,11 @@ def _floor(output: Array, shaken: Shaken, coarsest: str) -> Floor:
     dtype = max(str(output.dtype), coarsest, key=_eps)
     # An output that rounds to itself still has half a unit in its last place.
     unit, lower = EPSILON[dtype] * scale, LOWER[dtype] * scale
-    if output.ndim == 0 or len(output) != shaken.rows or not shaken.places:
+    if output.ndim == 0 or len(output) != shaken.copies or not shaken.places:
         return Floor(UNITS * unit, scale, lower)
-    still = np.repeat(exact[:: shaken.copies], shaken.copies, 0)
-    change = np.nan_to_num(np.abs(exact - still), posinf=0.0)
-    change = change.reshape(-1, shaken.copies, *exact.shape[1:])
-    largest = float(change[:, 1:-1].max(initial=0.0))
-    return Floor(max(largest, unit), scale, max(float(change[:, -1].max(initial=0.0)), lower))
+    change = np.nan_to_num(np.abs(exact - exact[0]), posinf=0.0)
+    largest = float(change[1:-1].max(initial=0.0))
+    return Floor(max(largest, unit), scale, max(float(change[-1].max(initial=0.0)), lower))
 
 
 def _with_mask(changed: Any, tensor: Any) -> Any:
