@@ -110,8 +110,8 @@ class KerasModelSubject(BaseSubject):
 
     def _predict_dataset(self, x: Nest) -> Nest:
         """`predict` of a `tf.data.Dataset` of batches, the last one smaller."""
-        # A tuple of rows would be taken for (x, y).
-        rows = (x,) if isinstance(x, (tuple, list)) else x
+        # A data set takes a list for one tensor, and `predict` takes a tuple for (x, y).
+        rows = (_with_tuples(x),) if isinstance(x, (tuple, list)) else _with_tuples(x)
         rows = tf.data.Dataset.from_tensor_slices(rows).batch(RAGGED)
         with quiet(), self._one_trace():
             return self.model.predict(rows, verbose=0)
@@ -349,6 +349,14 @@ def _trace_any_rows(function: Any, batches: Any) -> None:
     # Code that needs the number of rows is traced for each, as without this.
     with contextlib.suppress(Exception):
         function.get_concrete_function(tf.nest.map_structure(spec, batches))
+
+
+def _with_tuples(nest: Nest) -> Nest:
+    if isinstance(nest, Mapping):
+        return {key: _with_tuples(part) for key, part in nest.items()}
+    if isinstance(nest, list):
+        return tuple(map(_with_tuples, nest))
+    return nest
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:

@@ -8,7 +8,8 @@ import tf_keras
 
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
-BATCH, AGREE, FROZEN = "batch_invariance", "train_eval_agreement", "frozen_stability"
+BATCH, PURITY = "batch_invariance", "inference_purity"
+AGREE, FROZEN = "train_eval_agreement", "frozen_stability"
 
 
 def centred(k, name="leak"):
@@ -44,6 +45,23 @@ def test_several_inputs(k, rows, as_list):
     expect_pass(BATCH, sound, x)
     expect_pass(BATCH, sound)
     expect_verdict(AGREE, "vacuous", sound, x)
+
+
+@pytest.mark.parametrize("as_list", [True, False], ids=["list", "dict"])
+def test_several_inputs_through_every_entry_point(k, rows, as_list):
+    class Noisy(k.layers.Layer):
+        def call(self, x):
+            return x + tf.random.normal(tf.shape(x))
+
+    def build(middle):
+        first, second = k.Input((4,), name="first"), k.Input((3,), name="second")
+        h = k.layers.Concatenate()([first, middle(second)])
+        inputs = [first, second] if as_list else {"first": first, "second": second}
+        return k.Model(inputs, k.layers.Dense(2)(h))
+
+    x = [rows, rows[:, :3]] if as_list else {"first": rows, "second": rows[:, :3]}
+    expect_pass(PURITY, build(passing_on(k)), x)
+    expect_failure(PURITY, build(Noisy(name="noisy")), x, rule="BN002", layer="noisy")
 
 
 @pytest.mark.parametrize("form", ["list", "dict", "nested"])
