@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,7 +84,30 @@ def _designed(x: Nest, seed: int) -> list[Exchange]:
             kinds_seen = ", ".join(dict.fromkeys(names))
             name = f"batch {number + 1}: {len(changed)} companions {kinds_seen}"
             found.append(Exchange(name, other, kept, kept, rows))
-    return found
+    return [*found, *_at_the_ends(x)]
+
+
+def _at_the_ends(x: Nest) -> Iterator[Exchange]:
+    """The row nearest to an end of the range of whole numbers, beside companions at that end.
+
+    Whole numbers may be ids, so none beyond their range are tried; and where a kept row holds the
+    largest number itself, no companion tells that rows are divided by it.
+    """
+    rows = rows_of(x)
+    whole = [leaf for leaf in flatten(x) if leaf.dtype.kind in "iu" and leaf.size]
+    if not whole:
+        return
+    for end, far in ((np.min, np.max), (np.max, np.min)):
+        leaf = whole[0].reshape(rows, -1).astype(np.int64)
+        reach = np.abs(far(leaf, axis=1) - end(leaf))
+        kept, other = np.array([reach.argmin()]), map_nest(np.copy, x)
+        for changed in flatten(other):
+            if changed.dtype.kind in "iu" and changed.size:
+                own = changed[kept]
+                changed[...] = end(changed)
+                changed[kept] = own
+        name = f"companions at the {'smallest' if end is np.min else 'largest'} number"
+        yield Exchange(name, other, kept, kept, rows)
 
 
 def _reversed(x: Nest) -> Exchange:

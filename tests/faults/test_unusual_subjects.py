@@ -172,6 +172,22 @@ def test_integer_inputs(k, recurrent):
     expect_pass(BATCH, build(passing_on(k)), ids)
 
 
+def test_pixels_over_the_largest_of_the_batch(k):
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 6, 6, 3)).astype(np.uint8)
+
+    def build(**axes):
+        class Own(k.layers.Layer):
+            def call(self, x):
+                x = tf.cast(x, tf.float32)
+                return x / tf.reduce_max(x, **axes)
+
+        inputs = k.Input((6, 6, 3), dtype="uint8")
+        return k.Model(inputs, k.layers.GlobalAveragePooling2D()(Own(name="leak")(inputs)))
+
+    expect_failure(BATCH, build(), pixels, rule="BN101", layer="leak", cause_tested=True)
+    expect_pass(BATCH, build(axis=(1, 2, 3), keepdims=True), pixels)
+
+
 def test_generated_integers_leave_no_trace():
     inputs = keras.Input((None,), dtype="int32")
     h = keras.layers.LSTM(4)(keras.layers.Embedding(20, 4, mask_zero=True)(inputs))
