@@ -45,7 +45,7 @@ from pytest_bnconsistency.probes.noise import Leak, Noise, leak_into
 from pytest_bnconsistency.probes.padding import lengthened, masks_added
 from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import preserve_state
-from pytest_bnconsistency.probes.taps import Instrument, Observation
+from pytest_bnconsistency.probes.taps import Instrument, Observation, Pass
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.subjects import Call
 from pytest_bnconsistency.words import first_line, listed
@@ -396,17 +396,27 @@ def _resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, flo
             lambda share, batch: traced.run(leak_into(batch, share)),
             rows,
         )
-    if traced.calls:
-        middle = len(traced.calls) // 2
-        leak = Leak(2, middle)
+    leak = _in_the_middle(traced, rows)
+    if leak is not None:
         leaking = traced.again(rows, leak, traced=False)
 
         def run(share: float, batch: Nest) -> Observation:
             leak.share = share
             return leaking.run(batch)
 
-        seen[traced.calls[middle].label] = _smallest(exchange, run, rows)
+        seen[traced.calls[leak.place].label] = _smallest(exchange, run, rows)
     return seen
+
+
+def _in_the_middle(traced: Pass, rows: Nest) -> Leak | None:
+    """A leak into the call nearest to the middle that gives numbers: masks, say, are none."""
+    places = range(len(traced.calls))
+    for place in sorted(places, key=lambda place: abs(place - len(places) // 2)):
+        leak = Leak(2, place)
+        traced.again(rows, leak, traced=False).run(rows)
+        if leak.placed:
+            return leak
+    return None
 
 
 def _smallest(

@@ -73,19 +73,19 @@ class Shaken(Instrument):
 class Leak(Fingerprints):
     """Leaks `share` times the batch mean into row 0 at the call of index `place`.
 
-    For runs outside of a graph.
+    `placed` says whether that call has given something to leak into. For runs outside of a graph.
     """
 
     def __init__(self, rows: int, place: int) -> None:
         super().__init__()
-        self.share = 0.0
-        self._rows, self._place = rows, place
+        self.share, self.placed = 0.0, False
+        self._rows, self.place = rows, place
 
     def begin(self) -> None:
         self._index = 0
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        if self._index == self._place:
+        if self._index == self.place:
             outputs = map_nest(self._leak, outputs)
         self._index += 1
         return super().tap(call, outputs, replay)
@@ -93,6 +93,7 @@ class Leak(Fingerprints):
     def _leak(self, tensor: Any) -> Any:
         if not _floating(tensor) or tensor.shape[0] % self._rows:
             return tensor
+        self.placed = True
         own = tensor.shape[0] // self._rows
         mean = tf.reduce_mean(tensor, axis=0, keepdims=True)
         moved = tensor[:own] + tf.cast(self.share, tensor.dtype) * mean

@@ -188,6 +188,23 @@ def test_pixels_over_the_largest_of_the_batch(k):
     expect_pass(BATCH, build(axis=(1, 2, 3), keepdims=True), pixels)
 
 
+def test_ids_whose_mask_is_computed_between_the_layers():
+    """In the middle of the graph stand operations on masks, which a leak can't reach."""
+    ids = np.random.default_rng(0).integers(1, 20, (8, 6))
+    ids[3, 4:] = 0
+
+    def build(middle):
+        inputs = keras.Input((None,), dtype="int32")
+        h = keras.layers.Embedding(20, 8, mask_zero=True)(inputs)
+        h = keras.layers.Add()([h, keras.layers.MultiHeadAttention(2, 4)(h, h)])
+        h = keras.layers.LayerNormalization()(h)
+        h = keras.layers.GlobalAveragePooling1D()(h)
+        return keras.Model(inputs, keras.layers.Dense(2)(middle(h)))
+
+    expect_pass(BATCH, build(passing_on(keras)), ids)
+    expect_failure(BATCH, build(centred(keras)), ids, rule="BN101", layer="leak")
+
+
 def test_generated_integers_leave_no_trace():
     inputs = keras.Input((None,), dtype="int32")
     h = keras.layers.LSTM(4)(keras.layers.Embedding(20, 4, mask_zero=True)(inputs))
