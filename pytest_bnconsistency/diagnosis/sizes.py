@@ -55,9 +55,12 @@ def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) ->
     def own(values: list[Array]) -> list[Array]:
         return [v[start:stop] if v.ndim and len(v) == among else v for v in values]
 
-    found = values_of(seen, some)
-    for label, wholes in values_of(seen, x).items():
-        parts, mine = found.get(label, []), own(wholes)
+    whole_given, base = given_and_returned(seen, x)
+    given, found = given_and_returned(seen, some)
+    for label in _in_order(list(base), list(found)):
+        # A call that is not seen in a run hands its inputs on there.
+        mine = own(base[label]) if label in base else given[label]
+        parts = found[label] if label in found else own(whole_given[label])
         if len(parts) == len(mine) and any(map(differ, mine, parts)):
             mended, whole = outputs_with(seen, some, {label: mine}), outputs_with(seen, x, {})
             tested = mended is not None and all(
@@ -92,6 +95,16 @@ def depends_on_place(seen: Pass, x: Nest, exchange: Exchange) -> Place | None:
         between = differing(given[label], other_given.get(label, []))
         return Place(f"between {before} and {label}" if between else label, tested)
     return None
+
+
+def _in_order(labels: list[str], others: list[str]) -> list[str]:
+    """The labels of both, each in its order: a call of one run alone behind the one before it."""
+    merged, place = list(labels), 0
+    for label in others:
+        if label not in labels:
+            merged.insert(place, label)
+        place = merged.index(label) + 1
+    return merged
 
 
 def _shape_of(rows: int, whole: Array, among: int) -> tuple[int, ...]:
