@@ -25,6 +25,14 @@ class DataError(BNConsistencyError):
     """`x` or `y` cannot be used with this model."""
 
 
+class RefusedError(DataError):
+    """The model raised on a batch; `refusal` is what it raised."""
+
+    def __init__(self, message: str, refusal: Exception) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+
 class StepError(BNConsistencyError):
     """A training step of the user's own raised."""
 

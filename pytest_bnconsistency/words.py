@@ -5,6 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+_BEFORE = (
+    "Exception encountered when",
+    "Graph execution error",
+    "Detected at node",
+    'File "',
+    "[[{{node",
+)
+
 
 def listed(items: Iterable[object], last: str = "and") -> str:
     """Words as in a sentence: `a, b and c`."""
@@ -18,8 +26,14 @@ def counted(number: int, noun: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line that says something: Keras puts its own before it, in bold."""
-    lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
+    """The first line that says something: Keras and TensorFlow put their own before it.
+
+    Of a sentence about what a model raised, that of what it raised.
+    """
+    error = getattr(error, "refusal", error)
+    lines = re.sub(r"\x1b\[\d*m|\{\{function_node [^}]*\}\} ?", "", str(error)).splitlines()
     said = [line for line in map(str.strip, lines) if line]
-    own = [line for line in said if not line.startswith("Exception encountered when")]
+    own = [line for line in said if not line.startswith(_BEFORE)]
+    if said and said[0] == "in user code:":  # then frames of it, and the error at the end
+        own = [line for line in own if re.match(r"\w+Error: ", line)] or own
     return next(iter(own or said), type(error).__name__)

@@ -19,6 +19,7 @@ from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rebuild
 from pytest_bnconsistency.errors import BNConsistencyError
 from pytest_bnconsistency.probes.state import Variables, reachable_variables
 from pytest_bnconsistency.subjects import Call, Proceed, Subject
+from pytest_bnconsistency.subjects.refusals import as_sentence
 
 Replay = Callable[[bool], Any]
 """Run the layer again on the identical input, in training mode or not."""
@@ -114,7 +115,8 @@ class Pass:
         function = self._body if self._concrete is None else self._concrete
         before = Variables(self.written)
         try:
-            outputs, flat = function(map_nest(tf.convert_to_tensor, x))
+            with as_sentence(self.subject.spelled(self.training), x):
+                outputs, flat = function(map_nest(tf.convert_to_tensor, x))
             moved = before.moved()
             after = {id(variable): variable.numpy() for variable in moved}
         finally:

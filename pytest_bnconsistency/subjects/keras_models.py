@@ -17,6 +17,7 @@ from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.subjects.adapter import BaseSubject
 from pytest_bnconsistency.subjects.base import Hook
 from pytest_bnconsistency.subjects.held import traced_functions
+from pytest_bnconsistency.subjects.refusals import as_sentence
 from pytest_bnconsistency.subjects.watching import by_names, watching
 from pytest_bnconsistency.words import first_line
 
@@ -91,7 +92,7 @@ class KerasModelSubject(BaseSubject):
         return self.call(x, training)
 
     def call(self, x: Nest, training: bool | None) -> Nest:
-        with quiet():
+        with quiet(), as_sentence(self.spelled(training), x):
             return self.model(x) if training is None else self.model(x, training=training)
 
     def spelled(self, training: bool | None) -> str:
@@ -105,7 +106,7 @@ class KerasModelSubject(BaseSubject):
         }
 
     def _predict(self, x: Nest) -> Nest:
-        with quiet(), self._one_trace():
+        with quiet(), self._one_trace(), as_sentence("predict", x):
             return self.model.predict(x, batch_size=rows_of(x), verbose=0)
 
     def _predict_dataset(self, x: Nest) -> Nest:
@@ -113,7 +114,7 @@ class KerasModelSubject(BaseSubject):
         # A data set takes a list for one tensor, and `predict` takes a tuple for (x, y).
         rows = (_with_tuples(x),) if isinstance(x, (tuple, list)) else _with_tuples(x)
         rows = tf.data.Dataset.from_tensor_slices(rows).batch(RAGGED)
-        with quiet(), self._one_trace():
+        with quiet(), self._one_trace(), as_sentence("predict(dataset)", x):
             return self.model.predict(rows, verbose=0)
 
     @contextlib.contextmanager
@@ -136,7 +137,7 @@ class KerasModelSubject(BaseSubject):
             self.model.predict_function = function
 
     def _predict_on_batch(self, x: Nest) -> Nest:
-        with quiet():
+        with quiet(), as_sentence("predict_on_batch", x):
             return self.model.predict_on_batch(x)
 
     def own_inference(self) -> list[str]:
