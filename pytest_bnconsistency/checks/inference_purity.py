@@ -24,13 +24,15 @@ from pytest_bnconsistency.checks.entries import (
     traced_entry,
 )
 from pytest_bnconsistency.checks.passes import measured_noise, observed
-from pytest_bnconsistency.data import Array, Nest, all_finite, rows_of
+from pytest_bnconsistency.data import Array, Nest, all_finite, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import inference
 from pytest_bnconsistency.diagnosis.inference import Cause, sets_apart
+from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.probes import noise
 from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.subjects.base import RAGGED
 from pytest_bnconsistency.words import counted, listed
 
 EVALUATED = 32
@@ -66,7 +68,15 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     # Metrics and the states of seed generators may move: no layer holds them as its own.
     held = [v for v in held_variables(case, x) if id(v) in held_by]
     names = [*subject.entries(), *reversed(calls_of(case))]
-    seen = [_seen(case, x, name, held_by) for name in names]
+    seen, notes = list[Seen](), list[str]()
+    for name in names:
+        try:
+            seen.append(_seen(case, x, name, held_by))
+        except RefusedError as error:
+            if name != DATASET or not _refuses_batches(case, x):
+                raise
+            notes.append(f"not run: {error}")
+    names = [s.name for s in seen]
     if case.data is not None and case.data.y is not None and subject.compiled:
         seen.append(_evaluated(case, held))
     wrong, meant = _agreement(case, x, [s for s in seen if s.repeats and not s.moved])
@@ -79,7 +89,14 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         },
     }
     if findings:
-        return CheckResult(NAME, Verdict.FAILED, findings, evidence=evidence, warnings=meant)
+        return CheckResult(
+            NAME,
+            Verdict.FAILED,
+            findings,
+            notes=tuple(notes),
+            evidence=evidence,
+            warnings=meant,
+        )
     if not all(all_finite(s.outputs) for s in seen):
         return CheckResult(
             NAME,
@@ -95,7 +112,23 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     )
     if meant:
         summary += f", but for what {listed([finding.layer for finding in meant])} adds"
-    return CheckResult(NAME, Verdict.PASSED, summary=summary, evidence=evidence, warnings=meant)
+    return CheckResult(
+        NAME,
+        Verdict.PASSED,
+        summary=summary,
+        notes=tuple(notes),
+        evidence=evidence,
+        warnings=meant,
+    )
+
+
+def _refuses_batches(case: Case, x: Nest) -> bool:
+    """Whether the model takes no batches of the data set's sizes, however it is called."""
+    try:
+        _in_batches(traced_entry(case, x, False), x)
+    except RefusedError:
+        return True
+    return False
 
 
 def _seen(case: Case, x: Nest, name: str, held_by: dict[int, str]) -> Seen:
@@ -182,7 +215,11 @@ def _agreement(
             continue
         batch = _batch(case, other.name)
         rows = _rows(x, batch)
-        expected = reference.run(batch, rows).outputs
+        expected = (
+            reference.run(batch, rows).outputs
+            if other.name != DATASET
+            else _in_batches(reference, x)
+        )
         unlike = functools.partial(_unlike, case, x, reference.name, expected)
         how = unlike(other.outputs)
         if how:
@@ -200,6 +237,18 @@ def _agreement(
         for intended in (False, True)
     )
     return wrong, meant
+
+
+def _in_batches(way: Entry, x: Nest) -> list[Array]:
+    """What an entry point gives for batches as those of the data set, put together."""
+
+    def run(rows: slice) -> list[Array]:
+        batch = map_nest(lambda leaf: leaf[rows], x)
+        return way.run(f"{rows.start}:{rows.stop}", batch).outputs
+
+    starts = range(0, rows_of(x), RAGGED)
+    parts = [run(slice(start, min(start + RAGGED, rows_of(x)))) for start in starts]
+    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
 def _unlike(

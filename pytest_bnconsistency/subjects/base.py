@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 from pytest_bnconsistency.data import Data, Nest
 
+RAGGED = 5
+"""Rows in a batch of a data set, so that the last one is smaller."""
+
 
 @dataclass(frozen=True, eq=False)
 class Call:

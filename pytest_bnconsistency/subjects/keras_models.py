@@ -15,14 +15,12 @@ import tensorflow as tf
 from pytest_bnconsistency.data import Data, Nest, Spec, flatten, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.subjects.adapter import BaseSubject
-from pytest_bnconsistency.subjects.base import Hook
+from pytest_bnconsistency.subjects.base import RAGGED, Hook
 from pytest_bnconsistency.subjects.held import traced_functions
 from pytest_bnconsistency.subjects.refusals import as_sentence
 from pytest_bnconsistency.subjects.watching import by_names, watching
 from pytest_bnconsistency.words import first_line
 
-RAGGED = 5
-"""Rows in a batch of a data set."""
 _SCORING = ("compute_loss", "compute_metrics", "get_metrics_result", "reset_metrics")
 """What turns outputs into loss and metrics."""
 _INFERRING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")

@@ -142,6 +142,28 @@ class Gan(keras.Model):
         return {"loss": loss}
 
 
+def test_predict_of_a_data_set_is_compared_batch_by_batch(rows):
+    """That rows meet in a batch is one fault; that a data set is taken otherwise, another."""
+
+    class Own(keras.Model):
+        def predict(self, x, **options):
+            made = super().predict(x, **options)
+            return made / 2 if isinstance(x, tf.data.Dataset) else made
+
+    def halves(x):
+        return x - tf.repeat(tf.reduce_mean(tf.reshape(x, (2, -1, 4)), 1), tf.shape(x)[0] // 2, 0)
+
+    def build(kind, middle):
+        inputs = keras.Input((4,))
+        return kind(inputs, keras.layers.Dense(2)(middle(inputs)))
+
+    expect_pass(PURITY, build(keras.Model, centred(keras)), rows)
+    result = expect_pass(PURITY, build(keras.Model, keras.layers.Lambda(halves)), rows)
+    assert "not run: predict(dataset) raised" in result.notes[0]
+    finding = expect_failure(PURITY, build(Own, passing_on(keras)), rows, rule="BN003")
+    assert set(finding.evidence["apart"]) == {"predict(dataset)"}
+
+
 def test_two_optimizers(rows):
     model = Gan()
     model(rows)
