@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.estimation import batch_size
+from pytest_bnconsistency.checks.estimation import batch_size, estimated
 from pytest_bnconsistency.data import Data
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.probes import statistics
@@ -112,18 +112,23 @@ def finding(
         momentum = first.layer.momentum
         cause = f"momentum {momentum:g} keeps all of the old value: the statistics never move"
         tested = f"with momentum {ANY_MOMENTUM}, a pass in training mode moves them"
-        remedy = "momentum 0.9 to 0.99"
+        remedy = "momentum 0.9 to 0.99; then train again"
     elif stuck or _fit_leaves_alone(case, data, untouched):
         cause = (
             f"training mode does not reach {first.path} in a training step: a model or layer "
             "around it takes no training argument, or does not pass it on"
         )
         tested = told if stuck else f"one step of training leaves the statistics alone; {told}"
-        remedy = "write call(self, x, training=None) and pass training on to the layers inside"
+        remedy = (
+            "write call(self, x, training=None) and pass training on to the layers inside; then "
+            "train again"
+        )
+        if not stuck and case.subject.takes_training(case.subject.model):
+            # The model would pass the mode on: the step does not ask for it.
+            cause = f"a training step of the model's own runs {first.path} in inference mode"
+            remedy = "call self(x, training=True) in train_step; then train again"
     else:
-        cause = "the steps ran in inference mode, as model(x) without training=True does in a loop"
-        tested = "one forward pass in training mode moves the statistics"
-        remedy = "call model(x, training=True) in the training loop"
+        cause, tested, remedy = _other_steps(case, data, untouched)
     count = counted(len({id(t.layer) for t in untouched}), "normaliser")
     return Finding(
         rule.id,
@@ -131,12 +136,56 @@ def finding(
         first.path,
         f"the statistics of {count} are exactly their initial values {after}",
         cause,
-        True,
-        f"{remedy}; then train again, or recalibrate(model, x)",
+        not cause.startswith("not established"),
+        f"{remedy}, or recalibrate(model, x)",
         tested,
         "no tolerance: exactly 0 or 1 in every channel",
         evidence={"layers": sorted({t.path for t in untouched}), "updates": updates},
     )
+
+
+def _other_steps(case: Case, data: Data, untouched: Sequence[Tracked]) -> tuple[str, str, str]:
+    """Cause, test and remedy where a training step of the model's own would move them.
+
+    Either other steps trained the weights, with the statistics as they are, or the weights were
+    trained with other statistics. Weights fit the mode that they were trained in.
+    """
+    moves = "one forward pass in training mode moves the statistics"
+    in_loop = "the steps ran in inference mode, as model(x) without training=True does in a loop"
+    lost = "the weights were trained with other statistics, which were not saved, loaded or kept"
+    losses = _losses(case, data)
+    if losses is not None:
+        stored, trained = losses
+        told = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
+        if stored > trained:
+            load = "save and load the weights that do not train along with those that do"
+            return lost, f"the weights fit the statistics of the batch: {told}", load
+        layers = {id(t.layer) for t in untouched}
+        if all(id(t.layer) in layers for t in estimated(case, data).tracked):
+            call = "call model(x, training=True) in the training loop; then train again"
+            return in_loop, f"{moves}, and the weights fit the initial ones: {told}", call
+    return (
+        f"not established; either {in_loop}, or {lost}",
+        moves,
+        "call model(x, training=True) in the training loop, or load all weights",
+    )
+
+
+def _losses(case: Case, data: Data) -> tuple[float, float] | None:
+    """The loss under the stored statistics and in training mode, where there is one."""
+    subject, known = case.subject, estimated(case, data)
+    if data.y is None or not subject.compiled or not known.seen:
+        return None
+    inference = Pass(subject, known.batches[0].x, training=False)
+    stored = [inference.run(batch.x).outputs for batch in known.batches]
+    ordered = data.take(known.batches.order)
+
+    def loss(parts: Sequence[Sequence[Any]]) -> float | None:
+        outputs = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
+        return subject.loss(ordered, outputs[0] if len(outputs) == 1 else outputs)
+
+    both = loss(stored), loss([batch.outputs for batch in known.seen])
+    return None if both[0] is None or both[1] is None else (both[0], both[1])
 
 
 def _fit_leaves_alone(case: Case, data: Data, untouched: Sequence[Tracked]) -> bool:

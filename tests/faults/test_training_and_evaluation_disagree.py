@@ -171,6 +171,57 @@ def test_a_custom_loop_without_training(k, disagrees, data):
     expect_pass(CHECK, model, *data)
 
 
+@pytest.mark.parametrize("lost", ["all", "the last"])
+def test_statistics_that_were_lost_with_the_weights_kept(data, lost):
+    """Training moved them: another fault than steps that never did, with another remedy."""
+    inputs = keras.Input((4,))
+    h = keras.layers.BatchNormalization(momentum=0.5, name="first")(inputs)
+    h = keras.layers.BatchNormalization(momentum=0.5, name="last")(keras.layers.Dense(8)(h))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(h))
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    x, y = data
+    model.fit(x * 5 + 3, y, epochs=30, verbose=0)
+    expect_pass(CHECK, model, x * 5 + 3, y)
+    for name in ("first", "last") if lost == "all" else ("last",):
+        bn = model.get_layer(name)
+        bn.moving_mean.assign(0 * bn.moving_mean)
+        bn.moving_variance.assign(0 * bn.moving_variance + 1)
+    finding = expect_failure(
+        CHECK, model, x * 5 + 3, y, rule=NEVER_UPDATED, layer=name if lost != "all" else "first"
+    )
+    assert "trained with other statistics" in finding.cause
+    assert "save and load" in finding.remedy
+
+
+def test_a_train_step_that_runs_in_inference_mode(data):
+    def build(mode):
+        class Own(keras.Model):
+            def train_step(self, batch):
+                x, y = batch
+                with tf.GradientTape() as tape:
+                    loss = self.compute_loss(x, y, self(x, training=mode))
+                weights = self.trainable_variables
+                self.optimizer.apply(tape.gradient(loss, weights), weights)
+                return {"loss": loss}
+
+        inner = classifier(keras, momentum=0.1)
+        model = Own(inner.inputs, inner.outputs)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.fit(*many(data, 100), epochs=3, verbose=0)
+        return model
+
+    expect_failure(
+        CHECK,
+        build(False),
+        *data,
+        rule=NEVER_UPDATED,
+        layer="bn",
+        cause_tested=True,
+        cause_contains="a training step of the model's own runs bn in inference mode",
+    )
+    expect_pass(CHECK, build(True), *data)
+
+
 def test_a_model_that_was_never_trained_is_vacuous(k, data):
     result = expect_verdict(CHECK, "vacuous", classifier(k), *data)
     assert "never trained" in result.summary
