@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array
+from pytest_bnconsistency.data import Array, Data
 from pytest_bnconsistency.diagnosis.measured import Measured
 from pytest_bnconsistency.diagnosis.sides import Gap, Side, gap
+from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.population import Estimate
 from pytest_bnconsistency.probes.statistics import Tracked
@@ -83,13 +86,19 @@ def _jitter(t: Tracked) -> float:
 def _noise(m: Measured, alternatives: list[list[list[Array]]], thorough: bool) -> list[list[Gap]]:
     """How far each alternative is from the reference.
 
-    Where nothing hangs on it, one of each and some rows tell enough for the evidence.
+    Where nothing hangs on it, one of each and some rows tell enough for the evidence. Numbers
+    that are no statistics for the model, a matrix that has no root, say, tell nothing.
     """
+
+    def gaps(group: list[list[Array]], reference: Side, rows: Data) -> Iterator[Gap]:
+        for values in group:
+            with contextlib.suppress(RefusedError):
+                yield gap(m.under(values, rows), reference, rows)
+
     if thorough:
-        return [[gap(m.under(v), m.population, m.data) for v in group] for group in alternatives]
+        return [list(gaps(group, m.population, m.data)) for group in alternatives]
     count = max(16, m.data.rows // 16) if m.small else 2
     index = np.linspace(0, m.data.rows - 1, min(m.data.rows, count)).round().astype(int)
     some = m.data.take(index)
     reference = Side([output[index] for output in m.population.outputs])
-    groups = [group[:1] for group in alternatives]
-    return [[gap(m.under(v, some), reference, some) for v in group] for group in groups]
+    return [list(gaps(group[:1], reference, some)) for group in alternatives]

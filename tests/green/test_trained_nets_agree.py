@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from pytest_bnconsistency.testing import expect_pass, expect_verdict
@@ -109,3 +110,34 @@ def test_a_hundred_seeds(digits, seed):
     x, y = digits
     name = list(NETS)[seed % len(NETS)]
     expect_pass(CHECK, trained(NETS[name], x, y, seed), x, y, batch_size=64, seed=seed)
+
+
+def test_a_covariance_that_a_root_is_taken_of(digits):
+    """What sampling does to each of its numbers alone leaves no matrix that has a root."""
+
+    class Whitening(keras.layers.Layer):
+        def build(self, shape):
+            self.mean = self.add_weight(shape=shape[-1:], initializer="zeros", trainable=False)
+            self.covariance = self.add_weight(
+                shape=(shape[-1], shape[-1]), initializer="identity", trainable=False
+            )
+
+        def call(self, x, training=None):
+            mean, covariance = self.mean.value, self.covariance.value
+            if training:
+                mean = tf.reduce_mean(x, 0)
+                rows = tf.cast(tf.shape(x)[0], x.dtype)
+                covariance = tf.matmul(x - mean, x - mean, transpose_a=True) / rows
+                self.mean.assign(0.9 * self.mean + 0.1 * mean)
+                self.covariance.assign(0.9 * self.covariance + 0.1 * covariance)
+            ridge = 1e-4 * tf.eye(x.shape[-1])
+            return (x - mean) @ tf.linalg.inv(tf.linalg.cholesky(covariance + ridge))
+
+    inputs = keras.Input((16,))
+    h = keras.layers.ReLU()(Whitening()(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(h))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = digits[0].reshape(-1, 64)[:512, 26:34], digits[1][:512]
+    x = np.concatenate([x, x + 0.01 * np.random.default_rng(0).standard_normal(x.shape)], 1)
+    model.fit(x, y, epochs=20, verbose=0)
+    expect_pass(CHECK, model, x, y)
