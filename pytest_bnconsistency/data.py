@@ -138,6 +138,11 @@ def all_finite(arrays: Iterable[Array]) -> bool:
     return all(bool(np.isfinite(np.asarray(array, np.float64)).all()) for array in numbers)
 
 
+def is_text(array: Any) -> bool:
+    """Whether an array holds strings, of any length."""
+    return array.dtype == object and all(isinstance(item, (str, bytes)) for item in array.flat)
+
+
 def rows_of(nest: Nest) -> int:
     return len(flatten(nest)[0])
 
@@ -360,7 +365,9 @@ def _arrays(nest: Any, name: str) -> Nest:
                 f"{name} holds {type(value).__name__}, which is no array ({error}); expected "
                 "arrays of shape (rows, ...)"
             ) from error
-        if array.dtype == object or array.ndim == 0:
+        if array.dtype.kind in "US":
+            array = array.astype(object)  # texts of any length, as TensorFlow's own arrays
+        if (array.dtype == object and not is_text(array)) or array.ndim == 0:
             kind = type(value).__name__ if array.dtype == object else f"a single {array.dtype}"
             raise DataError(f"{name} holds {kind}; expected arrays of shape (rows, ...)")
         return array

@@ -44,7 +44,7 @@ from pytest_bnconsistency.probes.exchanges import Exchange, exchanges, joint_exc
 from pytest_bnconsistency.probes.noise import Leak, Noise, leak_into
 from pytest_bnconsistency.probes.padding import lengthened, masks_added
 from pytest_bnconsistency.probes.sizes import only_size
-from pytest_bnconsistency.probes.state import preserve_state
+from pytest_bnconsistency.probes.state import preserve_state, same_bits
 from pytest_bnconsistency.probes.taps import Instrument, Observation, Pass
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.subjects import Call
@@ -387,8 +387,11 @@ def _chunks(rows: int) -> list[tuple[int, int]]:
 def _resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, float | None]:
     """The smallest leak that the exact oracle flags, at the input and inside."""
     traced = observed(case, x, False, apart)
-    rows = first_rows(x, 2)
-    exchange = next(e for e in exchanges(rows, case.settings.seed) if 0 in e.kept)
+    rows = _unlike_rows(x)
+    kept = np.zeros(1, int)
+    alike = Exchange("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
+    changing = [e for e in exchanges(rows, case.settings.seed) if 0 in e.kept]
+    exchange = next((e for e in changing if not _same_rows(e.x, rows)), alike)
     seen: dict[str, float | None] = {}
     if any(is_float(leaf) for leaf in flatten(x)):
         seen["the input"] = _smallest(
@@ -405,7 +408,26 @@ def _resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, flo
             return leaking.run(batch)
 
         seen[traced.calls[leak.place].label] = _smallest(exchange, run, rows)
+    if not seen:  # ids and no layers: there is nothing to leak a share into
+        base, other = traced.run(rows), traced.run(map_nest(lambda leaf: leaf[::-1], rows))
+        whole = Exchange("another row", rows, kept, kept, 2)
+        differs = localise.outputs_differ(base.outputs, other.outputs, whole)
+        seen["the input, a whole row of it"] = 1.0 if differs else None
     return seen
+
+
+def _unlike_rows(x: Nest) -> Nest:
+    """The first row, and the first of the others that is not the same."""
+
+    def taken(*places: int) -> Nest:
+        return map_nest(lambda leaf: leaf[list(places)], x)
+
+    pairs = (taken(0, row) for row in range(1, rows_of(x)))
+    return next((pair for pair in pairs if not _same_rows(pair, taken(0, 0))), taken(0, 1))
+
+
+def _same_rows(x: Nest, other: Nest) -> bool:
+    return all(map(same_bits, flatten(x), flatten(other)))
 
 
 def _in_the_middle(traced: Pass, rows: Nest) -> Leak | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
+from pytest_bnconsistency.data import Array, Nest, flatten, is_float, is_text, map_nest, rows_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _designed(x: Nest, seed: int) -> list[Exchange]:
             kind = next(kinds)
             names.append(kind.__name__.strip("_"))
             for leaf, original in zip(flatten(other), flatten(x), strict=True):
-                leaf[row] = kind(original, row, rng)
+                leaf[row : row + 1] = kind(original, row, rng)
         if len(kept) and len(changed):
             kinds_seen = ", ".join(dict.fromkeys(names))
             name = f"batch {number + 1}: {len(changed)} companions {kinds_seen}"
@@ -136,6 +136,8 @@ def _redrawn(leaf: Array, row: int, rng: np.random.Generator) -> Array:
     if is_float(leaf):
         normal = rng.standard_normal(leaf.shape[1:]) * (leaf.std() or 1.0) + leaf.mean()
         return np.asarray(normal, leaf.dtype)
+    if is_text(leaf):
+        return np.asarray(rng.choice(leaf.ravel(), leaf.shape[1:]), object)
     drawn = rng.integers(int(leaf.min()), int(leaf.max()) + 1, leaf.shape[1:])
     return np.asarray(drawn, leaf.dtype)
 
@@ -148,7 +150,7 @@ def _hundredfold(leaf: Array, row: int, rng: np.random.Generator) -> Array:
 
 
 def _constant(leaf: Array, row: int, rng: np.random.Generator) -> Array:
-    return np.full_like(leaf[row], leaf.max())
+    return np.full_like(leaf[row], max(leaf.flat) if is_text(leaf) else leaf.max())
 
 
 def _duplicated(leaf: Array, row: int, rng: np.random.Generator) -> Array:
@@ -158,7 +160,7 @@ def _duplicated(leaf: Array, row: int, rng: np.random.Generator) -> Array:
 
 def _shortened(leaf: Array, row: int, rng: np.random.Generator) -> Array:
     """A sequence of another length: zeros, which mostly pad, from some step on."""
-    changed: Array = leaf[row].copy()
-    if changed.ndim and len(changed) > 1:
-        changed[rng.integers(1, len(changed)) :] = 0
+    changed: Array = leaf[row : row + 1].copy()[0]
+    if leaf.ndim > 1 and len(changed) > 1:
+        changed[rng.integers(1, len(changed)) :] = "" if is_text(leaf) else 0
     return changed

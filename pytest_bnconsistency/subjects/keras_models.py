@@ -105,7 +105,7 @@ class KerasModelSubject(BaseSubject):
 
     def _predict(self, x: Nest) -> Nest:
         with quiet(), self._one_trace(), as_sentence("predict", x):
-            return self.model.predict(x, batch_size=rows_of(x), verbose=0)
+            return self.model.predict(_fed(x), batch_size=rows_of(x), verbose=0)
 
     def _predict_dataset(self, x: Nest) -> Nest:
         """`predict` of a `tf.data.Dataset` of batches, the last one smaller."""
@@ -136,7 +136,7 @@ class KerasModelSubject(BaseSubject):
 
     def _predict_on_batch(self, x: Nest) -> Nest:
         with quiet(), as_sentence("predict_on_batch", x):
-            return self.model.predict_on_batch(x)
+            return self.model.predict_on_batch(_fed(x))
 
     def own_inference(self) -> list[str]:
         return [
@@ -223,7 +223,7 @@ class KerasModelSubject(BaseSubject):
         scores = self._with_targets(
             data,
             lambda: self.model.evaluate(
-                data.x,
+                _fed(data.x),
                 data.y,
                 sample_weight=data.sample_weight,
                 batch_size=batch_size,
@@ -265,7 +265,7 @@ class KerasModelSubject(BaseSubject):
         self._with_targets(
             data,
             lambda: self.model.fit(
-                data.x,
+                _fed(data.x),
                 data.y,
                 sample_weight=data.sample_weight,
                 batch_size=batch_size,
@@ -348,6 +348,11 @@ def _trace_any_rows(function: Any, batches: Any) -> None:
     # Code that needs the number of rows is traced for each, as without this.
     with contextlib.suppress(Exception):
         function.get_concrete_function(tf.nest.map_structure(spec, batches))
+
+
+def _fed(x: Nest) -> Nest:
+    """`x` as Keras takes it: texts as tensors only."""
+    return map_nest(lambda leaf: tf.constant(leaf) if leaf.dtype == object else leaf, x)
 
 
 def _with_tuples(nest: Nest) -> Nest:

@@ -194,6 +194,56 @@ def test_integer_inputs(k, recurrent):
     expect_pass(BATCH, build(passing_on(k)), ids)
 
 
+TEXTS = {
+    "objects": lambda words: words.astype(object),
+    "texts": lambda words: words,
+    "tensor": tf.constant,
+    "data set": lambda words: tf.data.Dataset.from_tensor_slices(words).batch(4),
+}
+
+
+@pytest.mark.parametrize("form", TEXTS)
+def test_texts(form):
+    words = np.random.default_rng(0).choice(["a", "b", "c", "other"], (12, 2))
+
+    def build(middle):
+        inputs = keras.Input((2,), dtype="string")
+        ids = keras.layers.StringLookup(vocabulary=["a", "b", "c"])(inputs)
+        h = keras.layers.Flatten()(keras.layers.Embedding(5, 4)(ids))
+        return keras.Model(inputs, keras.layers.Dense(2)(middle(h)))
+
+    given = TEXTS[form](words)
+    expect_failure(BATCH, build(centred(keras)), given, rule="BN101", layer="leak")
+    for check in (BATCH, PURITY):
+        expect_pass(check, build(passing_on(keras)), given)
+
+
+def test_a_single_text_a_row_in_training():
+    words = np.repeat(["some words", "other words", "no more"], 16)
+    split = keras.layers.TextVectorization(output_sequence_length=3, vocabulary=["some", "more"])
+    inputs = keras.Input((), dtype="string")
+    h = keras.layers.Flatten()(keras.layers.Embedding(4, 4)(split(inputs)))
+    h = keras.layers.BatchNormalization(momentum=0.5, name="bn")(h)
+    model = keras.Model(inputs, keras.layers.Dense(1)(h))
+    model.compile("sgd", "mse")
+    y = np.arange(48.0).reshape(-1, 1) % 3
+    model.fit(tf.constant(words), y, epochs=20, verbose=0)
+    for check in (BATCH, PURITY, AGREE):
+        expect_pass(check, model, words, y)
+    model.get_layer("bn").moving_mean.assign(np.full(12, 9.0))
+    expect_failure(AGREE, model, words, y, rule="BN204", layer="bn")
+
+
+def test_a_function_of_ids_without_layers():
+    table = tf.random.stateless_normal((9, 3), (0, 1))
+    ids = np.arange(8)
+    expect_pass(BATCH, lambda x: tf.gather(table, x), ids)
+    expect_failure(
+        BATCH, lambda x: tf.gather(table, x) - tf.gather(table, x[:1]), ids, rule="BN101"
+    )
+    expect_verdict(BATCH, "vacuous", lambda x: tf.gather(table, x * 0), ids)
+
+
 def test_pixels_over_the_largest_of_the_batch(k):
     pixels = np.random.default_rng(0).integers(0, 255, (8, 6, 6, 3)).astype(np.uint8)
 
