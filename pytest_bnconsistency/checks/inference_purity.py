@@ -188,12 +188,16 @@ def _state(case: Case, x: Nest, seen: list[Seen], held_by: dict[int, str]) -> li
 
 
 def _repeatability(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
-    random = [s.name for s in seen if not s.repeats]
+    if all(s.repeats for s in seen):
+        return []
+    told, default = calls_of(case), observed(case, x, None)
+    # What moves state starts from another one the second time.
+    drawing = bool(default.random_layers)
+    random = [s.name for s in seen if not s.repeats and (drawing or not s.moved)]
     if not random:
         return []
-    told = calls_of(case)
     mode = next((told[name] for name in random if name in told), False)
-    rows, default = first_rows(x, 2), observed(case, x, None)
+    rows = first_rows(x, 2)
     return [inference.not_repeatable(case.subject, rows, default, random, mode)]
 
 

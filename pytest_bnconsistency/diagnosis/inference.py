@@ -119,6 +119,7 @@ def state_moves(
     tested = not any(id(variable) in moved for variable in forced.moved)
     holds = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
     runs = "the layer runs" if len(layers) == 1 else "these layers run"
+    writes = f"{layers[0]} writes" if len(layers) == 1 else "these layers write"
     return Finding(
         rules.STATE_MOVES.id,
         rules.STATE_MOVES.slug,
@@ -127,13 +128,15 @@ def state_moves(
         f"{counted(len(layers), 'layer')}{holds}",
         f"{runs} in training mode though no training was asked for"
         if tested
-        else "not established; tried: every layer told training=False",
+        else f"not established; {writes} state in inference as well",
         tested,
         "take training=True out of calls and defaults (training=None); "
         "call model(x, training=False)"
         if tested
-        else "keep such state in the caller; where it is meant, leave this check out",
-        "with every layer told training=False, all of their state stays" if tested else "",
+        else "write state only `if training`; keep nothing from one call to the next",
+        "with every layer told training=False, all of their state stays"
+        if tested
+        else "every layer told training=False",
         "no tolerance: bitwise",
         evidence={"moves": list(moving), "holds": list(still), "layers": layers},
     )
@@ -172,7 +175,9 @@ def not_repeatable(
         f"the same batch gives other bits the second time, through {listed(random)}",
         cause,
         tested,
-        "draw random numbers in training mode only; keep augmentation outside the model",
+        "draw random numbers in training mode only; keep augmentation outside the model"
+        if paths
+        else "keep nothing from one call to the next: no counter, no cache",
         f"with {whose} outputs held, the same batch gives the same bits" if tested else "",
         "no tolerance: bitwise",
         evidence={"random": list(random), "layers": paths},

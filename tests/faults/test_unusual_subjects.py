@@ -164,6 +164,29 @@ def test_predict_of_a_data_set_is_compared_batch_by_batch(rows):
     assert set(finding.evidence["apart"]) == {"predict(dataset)"}
 
 
+@pytest.mark.parametrize("carried", ["variable", "attribute"])
+def test_what_is_kept_between_calls(k, rows, carried):
+    class Own(k.layers.Layer):
+        def build(self, shape):
+            self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
+            self.calls = 0
+
+        def call(self, x, training=None):
+            if carried == "variable" or training:
+                self.count.assign_add(1.0)
+            self.calls += 1
+            return x * (self.count if carried == "variable" else self.calls)
+
+    inputs = k.Input((4,))
+    model = k.Model(inputs, k.layers.Dense(2)(Own(name="own")(inputs)))
+    model.run_eagerly = True
+    rule = "BN001" if carried == "variable" else "BN002"
+    finding = expect_failure(PURITY, model, rows, rule=rule, cause_tested=False)
+    assert "from one call to the next" in finding.remedy
+    if carried == "variable":
+        assert "own writes state in inference" in finding.cause
+
+
 def test_two_optimizers(rows):
     model = Gan()
     model(rows)
