@@ -7,6 +7,7 @@ comes nearer.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -246,11 +247,17 @@ def _preprocessing(m: Measured) -> Iterator[Cause]:
     rows = np.linspace(0, m.data.rows - 1, count).round().astype(int)
     some = m.data.take(rows)
     size = len(m.batches.rows[0])
-    for name, change in _changes(m):
+
+    def under(change: Callable[[Array], Array]) -> list[Array] | None:
         changed = Data(map_nest(change, some.x))
         try:
-            values = m.statistics_of(changed.batches(size)).population
+            return m.statistics_of(changed.batches(size)).population
         except Exception:  # values that the model cannot take
+            return None
+
+    for name, change in itertools.chain(_changes(m), _moved(m, under)):
+        values = under(change)
+        if values is None:
             continue
         share = m.explained(values)
         if share > MOST:  # some change of the data brings any statistics nearer
@@ -264,22 +271,39 @@ def _preprocessing(m: Measured) -> Iterator[Cause]:
             )
 
 
-def _changes(m: Measured) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-    def floats(change: Callable[[Array], Array]) -> Callable[[Array], Array]:
-        return lambda leaf: change(leaf).astype(leaf.dtype) if is_float(leaf) else leaf
+def _floats(change: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return lambda leaf: change(leaf).astype(leaf.dtype) if is_float(leaf) else leaf
 
+
+def _moved(
+    m: Measured, under: Callable[[Callable[[Array], Array]], list[Array] | None]
+) -> Iterator[tuple[str, Callable[[Array], Array]]]:
+    """The data and its negative, moved by the number that gives the first mean that is stored."""
+    first = next((i for i, t in enumerate(m.tracked) if t.role == "mean"), None)
+    for scale in (1, -1) if first is not None else ():
+        still, moved = under(_floats(_scaled(scale, 0))), under(_floats(_scaled(scale, 1)))
+        if first is None or still is None or moved is None:
+            continue
+        slope = (moved[first] - still[first]).ravel()
+        wanted = (m.moving[first] - still[first]).ravel()
+        offset = float(slope @ wanted / max(slope @ slope, 1e-30))
+        named = f"x {'+' if offset >= 0 else '-'} {abs(offset):.2g}"
+        yield named if scale > 0 else f"{offset:.2g} - x", _floats(_scaled(scale, offset))
+
+
+def _changes(m: Measured) -> Iterator[tuple[str, Callable[[Array], Array]]]:
     for scale in (*USUAL_SCALES, *_scales(m)):
         name = f"x * {scale:.3g}" if scale >= 1 else f"x / {1 / scale:.3g}"
-        yield name, floats(_scaled(scale, 0))
+        yield name, _floats(_scaled(scale, 0))
         if scale < 1:
-            yield f"{name} - 1", floats(_scaled(scale, -1))
+            yield f"{name} - 1", _floats(_scaled(scale, -1))
         else:
-            yield f"(x + 1) * {scale:.3g}", floats(_scaled(scale, scale))
+            yield f"(x + 1) * {scale:.3g}", _floats(_scaled(scale, scale))
     yield (
         "the features standardised",
-        floats(lambda leaf: (leaf - leaf.mean(0)) / np.maximum(leaf.std(0), 1e-7)),
+        _floats(lambda leaf: (leaf - leaf.mean(0)) / np.maximum(leaf.std(0), 1e-7)),
     )
-    yield "the channels in reverse order", floats(lambda leaf: leaf[..., ::-1])
+    yield "the channels in reverse order", _floats(lambda leaf: leaf[..., ::-1])
 
 
 def _scaled(scale: float, offset: float) -> Callable[[Array], Array]:

@@ -136,6 +136,18 @@ def test_one_layer_on_two_inputs_of_unlike_distribution(k, disagrees):
     expect_pass(CHECK, warm(siamese(k, shared=False)), x)
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(lambda x: x - 0.5, "those of x + 0."), (lambda x: 1 - x, " - x:")],
+    ids=["centred", "inverted"],
+)
+def test_data_that_is_moved_or_inverted(k, disagrees, change, named):
+    x = np.random.default_rng(0).beta(1, 3, (128, 4)).astype(np.float32)
+    model = settled(classifier(k), split(x, 32))
+    assert named in disagrees(model, change(x), rule=SHIFT, layer="bn").cause
+    expect_pass(CHECK, model, x)
+
+
 def test_data_that_is_scaled_otherwise(k, disagrees):
     x = np.random.default_rng(0).uniform(0, 255, (128, 4)).astype(np.float32)
     model = settled(classifier(k), split(x / 255, 32))
