@@ -23,6 +23,7 @@ from pytest_bnconsistency.checks.entries import (
     WHOLE,
     Entry,
     first_rows,
+    has_rows,
     repeating,
     same_outputs,
 )
@@ -136,6 +137,13 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
         return unseen(
             "the outputs are NaN or Inf, whatever the batch",
             "statistics_health says whether stored statistics are at fault",
+        )
+    whole = [output for entry, _ in groups for output in entry.run(WHOLE, x).outputs]
+    if not any(has_rows([output], x) for output in whole):
+        shapes = listed(dict.fromkeys(str(output.shape) for output in whole))
+        return unseen(
+            f"no output has the {rows_of(x)} rows of the batch first: {shapes}",
+            "give a model, or a function around it, whose outputs have the rows first",
         )
     seen = _resolution(case, x, apart)
     evidence["resolution"] = {place: share for place, share in seen.items() if share is not None}

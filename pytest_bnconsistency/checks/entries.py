@@ -11,7 +11,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.passes import observed
-from pytest_bnconsistency.data import Array, Nest, flatten, map_nest
+from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.state import (
     Variables,
@@ -190,6 +190,11 @@ def repeating(first: Observation, second: Observation) -> frozenset[int]:
         for index, (mine, its) in enumerate(zip(first.records, second.records, strict=True))
         if mine is not None and its is not None and same_outputs(mine, its)
     )
+
+
+def has_rows(outputs: list[Array], x: Nest) -> bool:
+    """Whether each output has its rows first, as many as `x` has."""
+    return all(output.ndim and len(output) == rows_of(x) for output in outputs)
 
 
 def first_rows(x: Nest, count: int) -> Nest:

@@ -18,6 +18,7 @@ from pytest_bnconsistency.checks.entries import (
     calls_of,
     entry,
     first_rows,
+    has_rows,
     held_variables,
     owners,
     same_outputs,
@@ -68,6 +69,9 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     # Metrics and the states of seed generators may move: no layer holds them as its own.
     held = [v for v in held_variables(case, x) if id(v) in held_by]
     names = [*subject.entries(), *reversed(calls_of(case))]
+    if not has_rows(traced_entry(case, x, False).run(WHOLE, x).outputs, x):
+        # Outputs of batches of unlike sizes can't be put together.
+        names = [name for name in names if name != DATASET]
     seen, notes = list[Seen](), list[str]()
     for name in names:
         try:

@@ -140,6 +140,8 @@ def outputs_differ(mine: list[Array], its: list[Array], exchange: Exchange) -> b
 def row_bits_differ(mine: Array, its: Array, exchange: Exchange) -> Array:
     a = np.ascontiguousarray(mine[exchange.kept]).reshape(len(exchange.kept), -1)
     b = np.ascontiguousarray(its[exchange.now]).reshape(len(exchange.kept), -1)
+    if a.dtype == object:  # texts
+        return np.asarray((a != b).any(axis=1), bool)
     different: Array = (a.view(np.uint8) != b.view(np.uint8)).any(axis=1)
     return different
 

@@ -241,6 +241,35 @@ def test_texts(form):
         expect_pass(check, build(passing_on(keras)), given)
 
 
+def test_outputs_that_are_texts():
+    def build(middle):
+        inputs = keras.Input((4,))
+        h = keras.layers.Dense(3)(middle(inputs))
+        names = ["cat", "dog", "cow"]
+        named = keras.layers.Lambda(lambda h: tf.gather(names, tf.argmax(h, -1)))
+        return keras.Model(inputs, named(h))
+
+    x = np.random.default_rng(0).standard_normal((16, 4), np.float32)
+    for check in (BATCH, PURITY):
+        expect_pass(check, build(passing_on(keras)), x)
+    expect_failure(BATCH, build(centred(keras)), x, rule="BN101", layer="leak")
+
+
+def test_outputs_with_the_time_first():
+    """What is no row of the batch can't be compared, and must not pass for the same."""
+    inputs = keras.Input((5, 4))
+    h = keras.layers.LSTM(3, return_sequences=True)(inputs)
+
+    def model(*axes):
+        turned = keras.layers.Lambda(lambda h: tf.transpose(h - tf.reduce_mean(h, 0), axes))
+        return keras.Model(inputs, turned(h))
+
+    x = np.random.default_rng(0).standard_normal((8, 5, 4), np.float32)
+    assert "rows first" in expect_verdict(BATCH, "vacuous", model(1, 0, 2), x).hint
+    expect_pass(PURITY, model(1, 0, 2), x)
+    expect_failure(BATCH, model(0, 2, 1), x, rule="BN101")
+
+
 def test_a_single_text_a_row_in_training():
     words = np.repeat(["some words", "other words", "no more"], 16)
     split = keras.layers.TextVectorization(output_sequence_length=3, vocabulary=["some", "more"])
