@@ -42,7 +42,7 @@ from pytest_bnconsistency.diagnosis import localise, mixing, padding
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
 from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges, joint_exchanges
-from pytest_bnconsistency.probes.noise import Leak, Noise, leak_into
+from pytest_bnconsistency.probes.noise import DROWNED, Leak, Noise, leak_into
 from pytest_bnconsistency.probes.padding import lengthened, masks_added
 from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import preserve_state, same_bits
@@ -154,10 +154,15 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
         )
     leaks = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
     through = listed(mixing.names_of(known))
+    within = (
+        f"batch sizes {listed(sizes)} stay within {evidence['margin']:.2f} of the noise bound"
+        if not any(judged.drowned for judged in known)
+        else "batch sizes were not judged, because rounding alone moves the outputs by more than "
+        f"{DROWNED:g} of their scale"
+    )
     summary = (
         f"each of {rows_of(x)} rows keeps its bits in {len(joint)} other batches through "
-        f"{through}; batch sizes {listed(sizes)} stay within {evidence['margin']:.2f} of "
-        "the noise bound; a leak of the batch mean into a row would have been seen from "
+        f"{through}; {within}; a leak of the batch mean into a row would have been seen from "
         f"{leaks}"
     )
     return CheckResult(
@@ -304,7 +309,7 @@ def _beyond_noise(
         for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
         if mine.ndim and len(mine) == len(its) == exchange.rows
     ]
-    beyond = [moved.change for moved in moves if moved is not None and moved.margin > 1]
+    beyond = [moved.change for moved in moves if moved is not None and moved.beyond]
     return max(beyond, default=0.0)
 
 
@@ -342,8 +347,11 @@ def _compare_size(
         moved = noise.compare(index, base[start:stop], output, np.arange(start, stop))
         if moved is None:
             continue
+        if moved.drowned:
+            judged.drowned = True
+            continue
         judged.margin = max(judged.margin, moved.margin)
-        if moved.margin > 1:
+        if moved.beyond:
             judged.failing_rows = failing
             judged.noise = max(judged.noise, moved.bound)
             judged.sizes.append(
@@ -381,7 +389,7 @@ def _padding(
         for index, (mine, its) in enumerate(zip(short.outputs, long.outputs, strict=True))
         if mine.ndim and len(mine) == rows_of(x)
     ]
-    beyond = [moved for moved in moves if moved is not None and moved.margin > 1]
+    beyond = [moved for moved in moves if moved is not None and moved.beyond]
     return [padding.finding(seen, x, longer, moved) for moved in beyond[:1]]
 
 

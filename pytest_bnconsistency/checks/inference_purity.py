@@ -271,7 +271,7 @@ def _unlike(
         # Each side has noise of its own: eager and graph, fused and not.
         rows = np.arange(len(mine))
         moved = measured_noise(case, x).compare(index, mine, its, rows, sides=2)
-        if moved is not None and moved.margin > 1:
+        if moved is not None and moved.beyond:
             return (
                 f"is {moved.change:.3g} away from {reference} in row {moved.row}; noise explains "
                 f"{moved.bound:.3g}"

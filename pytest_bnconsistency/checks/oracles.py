@@ -173,7 +173,7 @@ class Rows:
             if moved is None:
                 continue
             self.score = max(self.score, min(moved.margin, 1e9))
-            if moved.margin > 1:
+            if moved.beyond:
                 judged.noise = moved.bound
                 judged.sizes = [
                     f"row {moved.row} moves by {moved.change:.3g} between a batch of "

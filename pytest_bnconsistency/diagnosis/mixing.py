@@ -34,6 +34,7 @@ class Judged:
 
     `observed` is the traced pass behind them, where there is one; `stable` the indices of its
     calls that repeat themselves. `margin` is the largest change between batch sizes, in bounds;
+    `drowned` says that noise leaves nothing to be seen there;
     `failing_rows` (from, to) the first batch that failed for its size, `noise` its bound.
     """
 
@@ -48,6 +49,7 @@ class Judged:
     random: bool = False
     stable: frozenset[int] = frozenset()
     margin: float = 0.0
+    drowned: bool = False
 
     @property
     def mixes(self) -> bool:

@@ -8,6 +8,7 @@ output is multiplied by 1 +- eps/2 with random signs, eps of that output's dtype
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,25 +26,26 @@ LOWER = {"float64": 2.0**-23, "float32": 2.0**-10, "float16": 2.0**-7, "bfloat16
 """The eps of the next lower precision: float32, float16, bfloat16, float8 (e4m3)."""
 QUICK, THOROUGH = 1, 6
 """Draws for the first look, on the first row, and for a row that seems to move by more."""
-AT_ONCE = 2
-"""Draws that stand in one batch: outside of a graph, the outputs of all layers may be held."""
 MULTIPLE = 4.0
 """The bound is this many floors; docs/reference/oracles.md says what it was calibrated on."""
 UNITS = 4.0
 """A floor without layers to shake, in units of the last place of the largest output."""
+FLIPS = 1e-4
+"""The share of a row's whole numbers, texts or decisions that may always be others."""
+DROWNED = 0.1
+"""Where noise explains this share of the outputs' scale, nothing can be told from a change."""
 
 
 class Shaken(Instrument):
-    """Multiplies outputs by 1 + sign * eps/2 in copies of a row that stand side by side.
+    """Multiplies outputs by 1 + sign * size(eps) / 2 in the second of two copies of a row.
 
-    Of `copies` of a row, the first stays as it is, and the last gets the noise of the next lower
-    precision. With `sums`, the other copies get the noise that a sum over all n elements of a row
-    would have, sqrt(n/2) * eps/2, each element its own. For runs outside of a graph.
+    With `sums`, the size is that which a sum over all n elements of a row has, sqrt(n/2) * eps,
+    and each element has a sign of its own. For runs outside of a graph.
     """
 
-    def __init__(self, copies: int, *, sums: bool, seed: int) -> None:
-        self.copies, self.sums = copies, sums
+    def __init__(self, seed: int, eps: Mapping[str, float], *, sums: bool) -> None:
         self.places = 0
+        self._eps, self.sums = eps, sums
         self._rng = np.random.default_rng(seed)
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
@@ -52,22 +54,24 @@ class Shaken(Instrument):
         return map_nest(self.shake, outputs), None
 
     def shake(self, tensor: Any) -> Any:
-        if not _floating(tensor) or tensor.shape[0] == 0 or tensor.shape[0] % self.copies:
+        if not _floating(tensor) or tensor.shape[0] == 0 or tensor.shape[0] % 2:
             return tensor
         self.places += 1
-        eps = EPSILON.get(tensor.dtype.name, 2.0**-23)
-        lower = LOWER.get(tensor.dtype.name, 2.0**-10)
-        copy = np.arange(tensor.shape[0]) // (tensor.shape[0] // self.copies)
-        rank, length = tensor.shape.rank, int(np.prod(tensor.shape[1:]))
-        own = eps * max(1.0, math.sqrt(length / 2)) if self.sums else eps
-        size = np.where(copy == 0, 0.0, np.where(copy == self.copies - 1, lower, own)) / 2
-        # Otherwise a sign for each channel and place along the first inner axis: a draw for each
-        # element costs more than the network itself.
-        every = (0, 1, rank - 1) if not self.sums else range(rank)
-        shape = [n if axis in every else 1 for axis, n in enumerate(tensor.shape)]
+        size = self._eps.get(tensor.dtype.name, self._eps["float32"]) / 2
+        half, inner = tensor.shape[0] // 2, list(tensor.shape[1:])
+        if self.sums:
+            size *= max(1.0, math.sqrt(math.prod(inner) / 2))
+            shape = [half, *inner]
+        else:
+            # A sign for each channel and place along the first inner axis: a draw for each
+            # element costs more than the network itself.
+            shape = [
+                half,
+                *(n if axis in (0, len(inner) - 1) else 1 for axis, n in enumerate(inner)),
+            ]
         signs = 2 * self._rng.integers(0, 2, shape, np.int8) - 1
-        moved = signs * size.reshape([-1] + [1] * (rank - 1))
-        return _with_mask(tensor + tensor * tf.cast(moved, tensor.dtype), tensor)
+        moved = np.concatenate([np.zeros_like(signs), signs])
+        return _with_mask(tensor + tensor * tf.cast(moved * size, tensor.dtype), tensor)
 
 
 class Leak(Fingerprints):
@@ -102,7 +106,7 @@ class Leak(Fingerprints):
 
 @dataclass(frozen=True)
 class Floor:
-    """Noise of one output tensor, in its own units.
+    """Noise of one output tensor in its own units; of whole numbers and texts, the share of them.
 
     `scale` is its largest magnitude; `lower` the noise of the next lower precision.
     """
@@ -110,12 +114,13 @@ class Floor:
     floor: float
     scale: float
     lower: float
+    least: float = 0.0
 
     @property
     def bound(self) -> float:
         # A draw is larger than what rounding does: a quarter of it is what a network computed in
         # the lower precision moves by at least.
-        return min(MULTIPLE * self.floor, self.lower / 4)
+        return max(self.least, min(MULTIPLE * self.floor, self.lower / 4))
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,21 @@ class Moved:
     row: int
     change: float
     bound: float
+    scale: float
 
     @property
     def margin(self) -> float:
         return self.change / self.bound if self.bound else float(self.change > 0) * np.inf
+
+    @property
+    def beyond(self) -> bool:
+        """Whether noise does not explain it."""
+        return self.margin > 1 and not self.drowned
+
+    @property
+    def drowned(self) -> bool:
+        """Whether noise may move the output by so much that a change tells nothing."""
+        return self.bound > DROWNED * self.scale > 0
 
 
 class Noise:
@@ -148,7 +164,7 @@ class Noise:
     def floors(self) -> list[Floor]:
         """The noise of the first row, one for each output."""
         if self._first is None:
-            self._first = self._measure(0, QUICK)
+            self._first = self._measure(0, QUICK, sums=False)
         return self._first
 
     def compare(
@@ -161,38 +177,45 @@ class Noise:
         """
         if same_bits(np.ascontiguousarray(mine), np.ascontiguousarray(its)):
             return None
-        by_row = distance(mine, its).reshape(len(rows), -1).max(axis=1, initial=0.0)
-        bound = self.floors[output].bound * sides
-        worst = Moved(int(rows[by_row.argmax()]), float(by_row.max()), bound)
+        by_row = _changes(mine, its)
+
+        def moved(row: int, floors: list[Floor]) -> Moved:
+            floor, first = floors[output], self.floors[output]
+            bound = sides * max(floor.bound, first.bound)
+            return Moved(int(rows[row]), float(by_row[row]), bound, max(floor.scale, first.scale))
+
+        worst = moved(int(by_row.argmax()), self.floors)
         if worst.margin <= 1:
             return worst
-        own = [
-            Moved(int(row), float(change), max(bound, sides * self._of_row(row)[output].bound))
-            for row, change in zip(rows, by_row, strict=True)
-            if change > bound
-        ]
-        return max(own, key=lambda moved: moved.margin)
+        suspect = np.flatnonzero(by_row > worst.bound)
+        return max(
+            (moved(int(row), self._of_row(int(rows[row]))) for row in suspect),
+            key=lambda found: (found.beyond, found.margin),
+        )
 
     def _of_row(self, row: int) -> list[Floor]:
         if row not in self._rows:
-            few = [
-                self._measure(row, AT_ONCE, sums=True, seed=seed)
-                for seed in range(0, THOROUGH, AT_ONCE)
-            ]
-            self._rows[row] = [
-                max(drawn, key=lambda f: f.floor) for drawn in zip(*few, strict=True)
-            ]
+            self._rows[row] = self._measure(row, THOROUGH, sums=True)
         return self._rows[row]
 
-    def _measure(self, row: int, draws: int, *, sums: bool = False, seed: int = 0) -> list[Floor]:
-        """The largest change over a few draws, which stand side by side as copies of the row."""
-        copies = map_nest(lambda leaf: np.repeat(leaf[row : row + 1], draws + 2, 0), self._x)
-        shaken = Shaken(draws + 2, sums=sums, seed=seed)
-        if sums:
+    def _measure(self, row: int, draws: int, *, sums: bool) -> list[Floor]:
+        """The largest change over a few draws.
+
+        A draw is a run of two copies of the row: outside of a graph, the outputs of all layers
+        may be held at once.
+        """
+        shaken = [Shaken(seed, EPSILON, sums=sums) for seed in range(draws)]
+        *seen, lower = (self._draw(row, s) for s in [*shaken, Shaken(draws, LOWER, sums=False)])
+        known = any(s.places for s in shaken)
+        coarsest = "" if known else max(self._seen.dtypes, key=_eps, default="")
+        by_output = zip(zip(*seen, strict=True), lower, strict=True)
+        return [_floor(list(outputs), last, known, coarsest) for outputs, last in by_output]
+
+    def _draw(self, row: int, shaken: Shaken) -> list[Array]:
+        copies = map_nest(lambda leaf: np.repeat(leaf[row : row + 1], 2, 0), self._x)
+        if shaken.sums:
             copies = map_nest(lambda leaf: shaken.shake(tf.constant(leaf)).numpy(), copies)
-        outputs = self._seen.again(copies, shaken, traced=False).run(copies).outputs
-        coarsest = "" if shaken.places else max(self._seen.dtypes, key=_eps, default="")
-        return [_floor(output, shaken, coarsest) for output in outputs]
+        return self._seen.again(copies, shaken, traced=False).run(copies).outputs
 
 
 def leak_into(x: Nest, share: float) -> Nest:
@@ -211,20 +234,28 @@ def _eps(dtype: str) -> float:
     return EPSILON.get(dtype, 0.0)
 
 
-def _floor(output: Array, shaken: Shaken, coarsest: str) -> Floor:
+def _floor(draws: list[Array], lower: Array, known: bool, coarsest: str) -> Floor:
     """`coarsest` is the dtype in which a black box computes, if that is not known better."""
-    if not _is_float(output):
-        return Floor(0.0, 0.0, 0.0)
-    exact = output.astype(np.float64)
-    scale = float(np.abs(exact).max(initial=0.0))
-    dtype = max(str(output.dtype), coarsest, key=_eps)
+    paired = known and draws[0].ndim > 0 and len(draws[0]) == 2
+    noise = [float(_changes(y[:1], y[1:]).max()) if paired else 0.0 for y in (*draws, lower)]
+    if not _is_float(lower):
+        return Floor(max(noise[:-1]), 0.0, noise[-1], FLIPS)
+    scale = max(float(np.abs(y.astype(np.float64)).max(initial=0.0)) for y in draws)
+    scale = scale if math.isfinite(scale) else 0.0
+    dtype = max(str(lower.dtype), coarsest, key=_eps)
     # An output that rounds to itself still has half a unit in its last place.
-    unit, lower = EPSILON[dtype] * scale, LOWER[dtype] * scale
-    if output.ndim == 0 or len(output) != shaken.copies or not shaken.places:
-        return Floor(UNITS * unit, scale, lower)
-    change = np.nan_to_num(np.abs(exact - exact[0]), posinf=0.0)
-    largest = float(change[1:-1].max(initial=0.0))
-    return Floor(max(largest, unit), scale, max(float(change[-1].max(initial=0.0)), lower))
+    unit = EPSILON[dtype] * scale
+    floor = max(n for n in (unit, *noise[:-1]) if math.isfinite(n)) if paired else UNITS * unit
+    last = noise[-1] if math.isfinite(noise[-1]) else 0.0
+    return Floor(floor, scale, max(last, LOWER[dtype] * scale))
+
+
+def _changes(mine: Array, its: Array) -> Array:
+    """By how much each row changes: at most, or, of what is no float, the share that does."""
+    if _is_float(mine) or mine.dtype.kind == "c":
+        return distance(mine, its).reshape(len(mine), -1).max(axis=1, initial=0.0)
+    changed: Array = (mine != its).reshape(len(mine), -1).mean(axis=1)
+    return changed
 
 
 def _with_mask(changed: Any, tensor: Any) -> Any:
