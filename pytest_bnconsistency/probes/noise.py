@@ -253,9 +253,8 @@ def _floor(draws: list[Array], lower: Array, known: bool, coarsest: str) -> Floo
 def _changes(mine: Array, its: Array) -> Array:
     """By how much each row changes: at most, or, of what is no float, the share that does."""
     if _is_float(mine) or mine.dtype.kind == "c":
-        return distance(mine, its).reshape(len(mine), -1).max(axis=1, initial=0.0)
-    changed: Array = (mine != its).reshape(len(mine), -1).mean(axis=1)
-    return changed
+        return np.asarray(distance(mine, its).reshape(len(mine), -1).max(axis=1, initial=0.0))
+    return np.asarray(np.mean((mine != its).reshape(len(mine), -1), axis=1))
 
 
 def _with_mask(changed: Any, tensor: Any) -> Any:
