@@ -39,6 +39,10 @@ from pytest_bnconsistency.words import counted, listed
 EVALUATED = 32
 DATASET = "predict(dataset)"
 NAME = "inference_purity"
+DROWNED_NOTE = (
+    f"rounding alone moves the outputs by more than {noise.DROWNED:g} of their scale: entry "
+    "points may differ by as much"
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     names = [s.name for s in seen]
     if case.data is not None and case.data.y is not None and subject.compiled:
         seen.append(_evaluated(case, held))
-    wrong, meant = _agreement(case, x, [s for s in seen if s.repeats and not s.moved])
+    alike = [s for s in seen if s.repeats and not s.moved]
+    wrong, meant = _agreement(case, x, alike, notes)
     findings = (*_state(case, x, seen, held_by), *_repeatability(case, x, seen), *wrong)
     through = listed(names)
     evidence = {
@@ -206,7 +211,7 @@ def _repeatability(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
 
 
 def _agreement(
-    case: Case, x: Nest, seen: list[Seen]
+    case: Case, x: Nest, seen: list[Seen], notes: list[str]
 ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
     """What sets entry points apart from inference: faults, and what the model's own code adds."""
     traced = reference = traced_entry(case, x, False)
@@ -228,7 +233,7 @@ def _agreement(
             if other.name != DATASET
             else _in_batches(reference, x)
         )
-        unlike = functools.partial(_unlike, case, x, reference.name, expected)
+        unlike = functools.partial(_unlike, case, x, reference.name, expected, notes)
         how = unlike(other.outputs)
         if how:
             run = functools.partial(anew, case, rows, other.name)
@@ -260,7 +265,12 @@ def _in_batches(way: Entry, x: Nest) -> list[Array]:
 
 
 def _unlike(
-    case: Case, x: Nest, reference: str, expected: list[Array], outputs: list[Array]
+    case: Case,
+    x: Nest,
+    reference: str,
+    expected: list[Array],
+    notes: list[str],
+    outputs: list[Array],
 ) -> str:
     """How far outputs are from those expected, if noise does not explain it."""
     for index, (mine, its) in enumerate(zip(outputs, expected, strict=False)):
@@ -271,6 +281,8 @@ def _unlike(
         # Each side has noise of its own: eager and graph, fused and not.
         rows = np.arange(len(mine))
         moved = measured_noise(case, x).compare(index, mine, its, rows, sides=2)
+        if moved is not None and moved.drowned and DROWNED_NOTE not in notes:
+            notes.append(DROWNED_NOTE)
         if moved is not None and moved.beyond:
             return (
                 f"is {moved.change:.3g} away from {reference} in row {moved.row}; noise explains "
