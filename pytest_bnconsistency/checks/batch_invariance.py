@@ -309,8 +309,9 @@ def _beyond_noise(
         for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
         if mine.ndim and len(mine) == len(its) == exchange.rows
     ]
-    beyond = [moved.change for moved in moves if moved is not None and moved.beyond]
-    return max(beyond, default=0.0)
+    # In the same place next to no noise is to be expected, however much the network has.
+    beyond = [m for m in moves if m is not None and (m.beyond if exchange.moves else m.large)]
+    return max((moved.change for moved in beyond), default=0.0)
 
 
 def _compare_sizes(entry: Entry, judged: Judged, x: Nest, noise: Noise) -> None:

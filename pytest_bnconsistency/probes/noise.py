@@ -142,6 +142,11 @@ class Moved:
         return self.margin > 1 and not self.drowned
 
     @property
+    def large(self) -> bool:
+        """Whether noise does not explain it, or explains it only because it drowns everything."""
+        return self.beyond or (self.drowned and self.change > DROWNED * self.scale)
+
+    @property
     def drowned(self) -> bool:
         """Whether noise may move the output by so much that a change tells nothing."""
         return self.bound > DROWNED * self.scale > 0
