@@ -241,15 +241,14 @@ def _agreement(
     bound = (
         f"{2 * noise.MULTIPLE:g} noise floors, half of them for each side, measured on this model"
     )
-    wrong, meant = (
-        tuple(
-            inference.disagree(cause, apart, reference.name, bound)
-            for cause, apart in found.items()
-            if cause.intended is intended
-        )
-        for intended in (False, True)
-    )
-    return wrong, meant
+    compared = {s.name for s in seen}
+    wrong, meant = list[Finding](), list[Finding]()
+    for cause, apart in found.items():
+        arrays = next(iter(case.subject.entries()), "")
+        alike = DATASET not in compared or (arrays in apart) is (DATASET in apart)
+        kind = meant if cause.intended and alike else wrong
+        kind.append(inference.disagree(cause, apart, reference.name, bound))
+    return tuple(wrong), tuple(meant)
 
 
 def _in_batches(way: Entry, x: Nest) -> list[Array]:

@@ -28,6 +28,8 @@ SETTLED_SHARE = 0.01
 HALF, MOST = 0.5, 0.8
 TRIED_ROWS, OF_LARGE = 64, 8
 """Causes that need runs of their own are tried on so many rows, and so many of large models."""
+UNLIKE = 0.2
+"""How much of the means must lie aside, against the number that is said to move them all."""
 USUAL_SCALES = (1 / 255, 255.0, 1 / 127.5, 127.5)
 USUAL_MOMENTUM = 0.9
 
@@ -278,15 +280,21 @@ def _floats(change: Callable[[Array], Array]) -> Callable[[Array], Array]:
 def _moved(
     m: Measured, under: Callable[[Callable[[Array], Array]], list[Array] | None]
 ) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-    """The data and its negative, moved by the number that gives the first mean that is stored."""
+    """The data and its negative, moved by the number that gives the first mean that is stored.
+
+    Where the data's own means lie along what a number moves, it brings them to any others.
+    """
     first = next((i for i, t in enumerate(m.tracked) if t.role == "mean"), None)
     for scale in (1, -1) if first is not None else ():
         still, moved = under(_floats(_scaled(scale, 0))), under(_floats(_scaled(scale, 1)))
         if first is None or still is None or moved is None:
             continue
-        slope = (moved[first] - still[first]).ravel()
-        wanted = (m.moving[first] - still[first]).ravel()
-        offset = float(slope @ wanted / max(slope @ slope, 1e-30))
+        slope, means = (moved[first] - still[first]).ravel(), still[first].ravel()
+        unit = max(slope @ slope, 1e-30)
+        offset = float(slope @ (m.moving[first].ravel() - means) / unit)
+        left = means - slope * (slope @ means) / unit
+        if np.linalg.norm(left) < UNLIKE * abs(offset) * np.linalg.norm(slope):
+            continue
         named = f"x {'+' if offset >= 0 else '-'} {abs(offset):.2g}"
         yield named if scale > 0 else f"{offset:.2g} - x", _floats(_scaled(scale, offset))
 

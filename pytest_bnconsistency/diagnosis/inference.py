@@ -80,7 +80,7 @@ def sets_apart(subject: Subject, run: Run, unlike: Unlike) -> Cause:
             listed(own),
             f"the model's own {listed(own)} adds to what its layers give",
             "with the library's own in its place, it agrees",
-            "nothing, where that is meant; otherwise move it into call, or out of the model",
+            "leave it if it is meant; otherwise move it into call, or out of the model",
             intended=True,
         )
     return UNKNOWN
