@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -28,13 +28,12 @@ from pytest_bnconsistency.checks.entries import (
     same_outputs,
 )
 from pytest_bnconsistency.checks.passes import measured_noise, observed
+from pytest_bnconsistency.checks.resolution import resolution
 from pytest_bnconsistency.data import (
     Array,
     Nest,
     all_finite,
     distance,
-    flatten,
-    is_float,
     map_nest,
     rows_of,
 )
@@ -42,18 +41,17 @@ from pytest_bnconsistency.diagnosis import localise, mixing, padding
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
 from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges, joint_exchanges
-from pytest_bnconsistency.probes.noise import DROWNED, Leak, Noise, leak_into
+from pytest_bnconsistency.probes.noise import DROWNED, Noise
 from pytest_bnconsistency.probes.padding import lengthened, masks_added
 from pytest_bnconsistency.probes.sizes import only_size
-from pytest_bnconsistency.probes.state import preserve_state, same_bits
-from pytest_bnconsistency.probes.taps import Instrument, Observation, Pass
+from pytest_bnconsistency.probes.state import preserve_state
+from pytest_bnconsistency.probes.taps import Instrument, Observation
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.subjects import Call
 from pytest_bnconsistency.words import first_line, listed
 
 NAME = "batch_invariance"
 SIZES = (1, 5, 2, 3)
-LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def check(case: Case) -> CheckResult:
@@ -145,7 +143,7 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             f"no output has the {rows_of(x)} rows of the batch first: {shapes}",
             "give a model, or a function around it, whose outputs have the rows first",
         )
-    seen = _resolution(case, x, apart)
+    seen = resolution(case, x, apart)
     evidence["resolution"] = {place: share for place, share in seen.items() if share is not None}
     if all(share is None for share in seen.values()):
         return unseen(
@@ -399,72 +397,3 @@ def _chunks(rows: int) -> list[tuple[int, int]]:
     starts = list(itertools.accumulate(itertools.islice(itertools.cycle(SIZES), rows), initial=0))
     chunks = [(a, min(b, rows)) for a, b in itertools.pairwise(starts) if a < rows]
     return chunks + [(0, min(3, rows))] + [(a, a + 1) for a in range(1, min(3, rows))]
-
-
-def _resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, float | None]:
-    """The smallest leak that the exact oracle flags, at the input and inside."""
-    traced = observed(case, x, False, apart)
-    rows = _unlike_rows(x)
-    kept = np.zeros(1, int)
-    alike = Exchange("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
-    changing = [e for e in exchanges(rows, case.settings.seed) if 0 in e.kept]
-    exchange = next((e for e in changing if not _same_rows(e.x, rows)), alike)
-    seen: dict[str, float | None] = {}
-    if any(is_float(leaf) for leaf in flatten(x)):
-        seen["the input"] = _smallest(
-            exchange,
-            lambda share, batch: traced.run(leak_into(batch, share)),
-            rows,
-        )
-    leak = _in_the_middle(traced, rows)
-    if leak is not None:
-        leaking = traced.again(rows, leak, traced=False)
-
-        def run(share: float, batch: Nest) -> Observation:
-            leak.share = share
-            return leaking.run(batch)
-
-        seen[traced.calls[leak.place].label] = _smallest(exchange, run, rows)
-    if not seen:  # ids and no layers: there is nothing to leak a share into
-        base, other = traced.run(rows), traced.run(map_nest(lambda leaf: leaf[::-1], rows))
-        whole = Exchange("another row", rows, kept, kept, 2)
-        differs = localise.outputs_differ(base.outputs, other.outputs, whole)
-        seen["the input, a whole row of it"] = 1.0 if differs else None
-    return seen
-
-
-def _unlike_rows(x: Nest) -> Nest:
-    """The first row, and the first of the others that is not the same."""
-
-    def taken(*places: int) -> Nest:
-        return map_nest(lambda leaf: leaf[list(places)], x)
-
-    pairs = (taken(0, row) for row in range(1, rows_of(x)))
-    return next((pair for pair in pairs if not _same_rows(pair, taken(0, 0))), taken(0, 1))
-
-
-def _same_rows(x: Nest, other: Nest) -> bool:
-    return all(map(same_bits, flatten(x), flatten(other)))
-
-
-def _in_the_middle(traced: Pass, rows: Nest) -> Leak | None:
-    """A leak into the call nearest to the middle that gives numbers: masks, say, are none."""
-    places = range(len(traced.calls))
-    for place in sorted(places, key=lambda place: abs(place - len(places) // 2)):
-        leak = Leak(2, place)
-        traced.again(rows, leak, traced=False).run(rows)
-        if leak.placed:
-            return leak
-    return None
-
-
-def _smallest(
-    exchange: Exchange, run: Callable[[float, Nest], Observation], rows: Nest
-) -> float | None:
-    for share in LEAKS:
-        base, other = run(share, rows), run(share, exchange.x)
-        if localise.differing_calls(base, other, exchange) or localise.outputs_differ(
-            base.outputs, other.outputs, exchange
-        ):
-            return share
-    return None
