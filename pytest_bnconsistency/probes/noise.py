@@ -245,14 +245,13 @@ def _floor(draws: list[Array], lower: Array, known: bool, coarsest: str) -> Floo
     noise = [float(_changes(y[:1], y[1:]).max()) if paired else 0.0 for y in (*draws, lower)]
     if not _is_float(lower):
         return Floor(max(noise[:-1]), 0.0, noise[-1], FLIPS)
-    scale = max(float(np.abs(y.astype(np.float64)).max(initial=0.0)) for y in draws)
-    scale = scale if math.isfinite(scale) else 0.0
+    still = np.abs((lower[:1] if paired else lower).astype(np.float64))
+    scale = float(still[np.isfinite(still)].max(initial=0.0))
     dtype = max(str(lower.dtype), coarsest, key=_eps)
     # An output that rounds to itself still has half a unit in its last place.
     unit = EPSILON[dtype] * scale
-    floor = max(n for n in (unit, *noise[:-1]) if math.isfinite(n)) if paired else UNITS * unit
-    last = noise[-1] if math.isfinite(noise[-1]) else 0.0
-    return Floor(floor, scale, max(last, LOWER[dtype] * scale))
+    floor = max(unit, *noise[:-1]) if paired else UNITS * unit
+    return Floor(floor, scale, max(noise[-1], LOWER[dtype] * scale))
 
 
 def _changes(mine: Array, its: Array) -> Array:

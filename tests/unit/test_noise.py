@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pytest_bnconsistency.assertions import case
 from pytest_bnconsistency.checks.passes import measured_noise
@@ -76,3 +77,41 @@ def test_a_row_that_moves_is_measured_itself(images):
     moved[0] += 50 * noise.floors[0].bound
     assert noise.compare(0, outputs, moved, np.arange(8)).row == 0
     assert noise.compare(0, outputs, moved, np.arange(8)).margin > 1
+
+
+@pytest.mark.parametrize("leak", [0.0, 0.1])
+def test_a_chaotic_network_is_judged_by_its_bits_alone(k, leak):
+    """Its rounding grows without bound, so neither sizes nor places nor entry points tell."""
+
+    class Step(k.layers.Layer):
+        def call(self, x):
+            return 3.9 * x * (1 - x)
+
+    inputs = k.Input((4096,))
+    h = k.layers.Dense(3, activation="sigmoid")(inputs)
+    if leak:
+        h = k.layers.Lambda(lambda h: h + leak * (0.5 - tf.reduce_mean(h, 0)), name="leak")(h)
+    for _ in range(60):
+        h = Step()(h)
+    model, rows = k.Model(inputs, h), np.random.default_rng(0).standard_normal((7, 4096), "f")
+    if leak:
+        expect_failure("batch_invariance", model, rows, rule="BN101", layer="leak")
+    else:
+        result = expect_pass("batch_invariance", model, rows)
+        assert "batch sizes were not judged" in result.summary
+        expect_pass("inference_purity", model, rows)
+
+
+def test_decisions_that_are_nearly_even_may_flip():
+    """A mask of classes flips where two of them are even; one class for each row does not."""
+    inputs = keras.Input((128, 128, 3))
+    scores = keras.layers.Conv2D(3, 1)(inputs)
+    model = keras.Model(inputs, keras.ops.argmax(scores, -1))
+    rows = np.random.default_rng(0).standard_normal((2, 128, 128, 3), np.float32)
+    noise = measured_noise(case(model, rows, None, {}), rows)
+    mask = model.predict(rows, verbose=0)
+    other = mask.copy()
+    other[0, 0, 0] += 1
+    assert not noise.compare(0, mask, other, np.arange(2)).beyond
+    other[0, :9] += 1
+    assert noise.compare(0, mask, other, np.arange(2)).beyond
