@@ -37,7 +37,7 @@ DROWNED = 0.1
 
 
 class Shaken(Instrument):
-    """Multiplies outputs by 1 + sign * size(eps) / 2 in the second of two copies of a row.
+    """Multiplies outputs by 1 + sign * size(eps) / 2.
 
     With `sums`, the size is that which a sum over all n elements of a row has, sqrt(n/2) * eps,
     and each element has a sign of its own. For runs outside of a graph.
@@ -54,24 +54,19 @@ class Shaken(Instrument):
         return map_nest(self.shake, outputs), None
 
     def shake(self, tensor: Any) -> Any:
-        if not _floating(tensor) or tensor.shape[0] == 0 or tensor.shape[0] % 2:
+        if not _floating(tensor) or tensor.shape[0] == 0:
             return tensor
         self.places += 1
         size = self._eps.get(tensor.dtype.name, self._eps["float32"]) / 2
-        half, inner = tensor.shape[0] // 2, list(tensor.shape[1:])
+        shape = list(tensor.shape)
         if self.sums:
-            size *= max(1.0, math.sqrt(math.prod(inner) / 2))
-            shape = [half, *inner]
+            size *= max(1.0, math.sqrt(math.prod(shape[1:]) / 2))
         else:
             # A sign for each channel and place along the first inner axis: a draw for each
             # element costs more than the network itself.
-            shape = [
-                half,
-                *(n if axis in (0, len(inner) - 1) else 1 for axis, n in enumerate(inner)),
-            ]
+            shape = [n if axis in (0, 1, len(shape) - 1) else 1 for axis, n in enumerate(shape)]
         signs = 2 * self._rng.integers(0, 2, shape, np.int8) - 1
-        moved = np.concatenate([np.zeros_like(signs), signs])
-        return _with_mask(tensor + tensor * tf.cast(moved * size, tensor.dtype), tensor)
+        return _with_mask(tensor + tensor * tf.cast(signs * size, tensor.dtype), tensor)
 
 
 class Leak(Fingerprints):
@@ -204,23 +199,27 @@ class Noise:
         return self._rows[row]
 
     def _measure(self, row: int, draws: int, *, sums: bool) -> list[Floor]:
-        """The largest change over a few draws.
+        """The largest change over a few draws, in the place where the row stood.
 
-        A draw is a run of two copies of the row: outside of a graph, the outputs of all layers
-        may be held at once.
+        A draw is a run of the row beside another one: outside of a graph, the outputs of all
+        layers may be held at once.
         """
+        pair = map_nest(lambda leaf: leaf[[row, (row + 1) % len(leaf)]], self._x)
         shaken = [Shaken(seed, EPSILON, sums=sums) for seed in range(draws)]
-        *seen, lower = (self._draw(row, s) for s in [*shaken, Shaken(draws, LOWER, sums=False)])
+        still = self._run(pair, Instrument())
+        seen = [self._run(pair, s) for s in (*shaken, Shaken(draws, LOWER, sums=False))]
         known = any(s.places for s in shaken)
         coarsest = "" if known else max(self._seen.dtypes, key=_eps, default="")
-        by_output = zip(zip(*seen, strict=True), lower, strict=True)
-        return [_floor(list(outputs), last, known, coarsest) for outputs, last in by_output]
+        return [
+            _floor(output, list(others), known, coarsest)
+            for output, *others in zip(still, *seen, strict=True)
+        ]
 
-    def _draw(self, row: int, shaken: Shaken) -> list[Array]:
-        copies = map_nest(lambda leaf: np.repeat(leaf[row : row + 1], 2, 0), self._x)
-        if shaken.sums:
-            copies = map_nest(lambda leaf: shaken.shake(tf.constant(leaf)).numpy(), copies)
-        return self._seen.again(copies, shaken, traced=False).run(copies).outputs
+    def _run(self, pair: Nest, instrument: Instrument) -> list[Array]:
+        if isinstance(instrument, Shaken) and instrument.sums:
+            shake = instrument.shake
+            pair = map_nest(lambda leaf: shake(tf.constant(leaf)).numpy(), pair)
+        return self._seen.again(pair, instrument, traced=False).run(pair).outputs
 
 
 def leak_into(x: Nest, share: float) -> Nest:
@@ -239,19 +238,24 @@ def _eps(dtype: str) -> float:
     return EPSILON.get(dtype, 0.0)
 
 
-def _floor(draws: list[Array], lower: Array, known: bool, coarsest: str) -> Floor:
-    """`coarsest` is the dtype in which a black box computes, if that is not known better."""
-    paired = known and draws[0].ndim > 0 and len(draws[0]) == 2
-    noise = [float(_changes(y[:1], y[1:]).max()) if paired else 0.0 for y in (*draws, lower)]
-    if not _is_float(lower):
-        return Floor(max(noise[:-1]), 0.0, noise[-1], FLIPS)
-    still = np.abs((lower[:1] if paired else lower).astype(np.float64))
-    scale = float(still[np.isfinite(still)].max(initial=0.0))
-    dtype = max(str(lower.dtype), coarsest, key=_eps)
+def _floor(still: Array, draws: list[Array], known: bool, coarsest: str) -> Floor:
+    """The last of the draws has the noise of the next lower precision.
+
+    `coarsest` is the dtype in which a black box computes, if that is not known better.
+    """
+    paired = known and still.ndim > 0 and len(still) == 2
+    *noise, lower = (
+        float(_changes(still[:1], y[:1]).max(initial=0.0)) if paired else 0.0 for y in draws
+    )
+    if not _is_float(still):
+        return Floor(max(noise), 0.0, lower, FLIPS)
+    sizes = np.abs(still.astype(np.float64))
+    scale = float(sizes[np.isfinite(sizes)].max(initial=0.0))
+    dtype = max(str(still.dtype), coarsest, key=_eps)
     # An output that rounds to itself still has half a unit in its last place.
     unit = EPSILON[dtype] * scale
-    floor = max(unit, *noise[:-1]) if paired else UNITS * unit
-    return Floor(floor, scale, max(noise[-1], LOWER[dtype] * scale))
+    floor = max(unit, *noise) if paired else UNITS * unit
+    return Floor(floor, scale, max(lower, LOWER[dtype] * scale))
 
 
 def _changes(mine: Array, its: Array) -> Array:
