@@ -30,6 +30,8 @@ TRIED_ROWS, OF_LARGE = 64, 8
 """Causes that need runs of their own are tried on so many rows, and so many of large models."""
 USUAL_SCALES = (1 / 255, 255.0, 1 / 127.5, 127.5)
 USUAL_MOMENTUM = 0.9
+ENOUGH = 16
+"""A variance within so many rows is about that of the data."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def _small_batches(m: Measured) -> Iterator[Cause]:
     size, rows = len(m.batches.rows[0]), min(m.data.rows, TRIED_ROWS if m.small else OF_LARGE)
     order = m.batches.order
     for few in (1, 2, 4):
-        if few >= size:
+        if few > size:
             break
         seen = list(
             statistics.batch_statistics(
@@ -197,8 +199,8 @@ def _small_batches(m: Measured) -> Iterator[Cause]:
             rules.TINY_BATCHES,
             f"training ran on batches of {kind}: a variance within so few rows is not that of "
             "the data",
-            "train with larger batches (16 or more), or with GroupNormalization; or "
-            f"recalibrate(model, x, batch_size={size})",
+            f"train with larger batches ({ENOUGH} or more), or with GroupNormalization; or "
+            f"recalibrate(model, x, batch_size={max(size, ENOUGH)})",
             f"statistics taken over batches of {kind} are what is stored",
             m.explained(values),
         )

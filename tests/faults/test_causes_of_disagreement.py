@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pytest_bnconsistency import assert_train_eval_agreement, check_consistency
+from pytest_bnconsistency import assert_train_eval_agreement, check_consistency, recalibrate
 from pytest_bnconsistency.testing import expect_pass, expect_verdict
 
 CHECK = "train_eval_agreement"
@@ -162,6 +162,21 @@ def test_batches_of_one_row(k, disagrees, data):
     finding = disagrees(model, x, rule=TINY, layer="bn")
     assert "single rows" in finding.cause
     expect_pass(CHECK, settled(classifier(k), split(x, 32)), x)
+
+
+def test_batches_of_one_image(k, disagrees):
+    """One image has a variance, which is not that of all: training in them is the reference."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1, (128, 6, 6, 1)) + rng.normal(0, 3, (128, 1, 1, 1))
+    x, rows = x.astype(np.float32), lambda: tf.data.Dataset.from_tensor_slices(x).batch(1)
+    inputs = k.Input((6, 6, 1))
+    h = k.layers.BatchNormalization(momentum=0.99, name="bn")(k.layers.Conv2D(8, 3)(inputs))
+    model = k.Model(inputs, k.layers.GlobalAveragePooling2D()(h))
+    model.compile("sgd", "mse")
+    finding = disagrees(settled(model, split(x, 1), 8), rows(), rule=TINY, layer="bn")
+    assert "batch_size=16" in finding.remedy
+    recalibrate(model, rows())
+    expect_pass(CHECK, model, rows())
 
 
 def test_a_last_batch_of_one_row(k, disagrees):
