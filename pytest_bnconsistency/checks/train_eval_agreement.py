@@ -7,12 +7,13 @@ worth a person's time.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from pytest_bnconsistency.checks import never_updated, schedule
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.estimation import Estimated, batch_size, estimated
+from pytest_bnconsistency.checks.estimation import Estimated, estimated
 from pytest_bnconsistency.checks.harm import UNEXPLAINED, harm, limits, loss_limit, unlike_training
 from pytest_bnconsistency.checks.measuring import measured
 from pytest_bnconsistency.checks.sampling import DEVIATIONS, FEW_ROWS, sampling
@@ -85,6 +86,7 @@ def _decide(case: Case, data: Data) -> CheckResult:
             f"the statistics of {_count([*stuck, *held])} do not move in training mode",
             "training and evaluation normalise alike: by what is stored",
         )
+    data = dataclasses.replace(data, notes=(*data.notes, *known.notes))
     warnings = [] if planned is None else schedule.warnings(tracked, held, planned)
     return _compare(case, data, known, done, warnings)
 
@@ -113,7 +115,7 @@ def _compare(
     evidence: dict[str, Any] = {
         "rows": data.rows,
         "statistics_rows": known.estimate.rows,
-        "batch_size": batch_size(case, data),
+        "batch_size": known.size,
         "normalisers": len({id(t.layer) for t in m.tracked}),
         "updates": m.updates,
         "moving": m.stored.scores,

@@ -164,6 +164,21 @@ def test_batches_of_one_row(k, disagrees, data):
     expect_pass(CHECK, settled(classifier(k), split(x, 32)), x)
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_batches_of_one_row_that_are_given_as_such(k, disagrees, data, deep):
+    """Training in them is no reference: a single row has no variance."""
+    x, y = data
+    before = [k.layers.BatchNormalization(momentum=0.9, name="first")] if deep else []
+    rows = tf.data.Dataset.from_tensor_slices((x, y)).batch(1)
+    model = settled(classifier(k, before=before), split(x, 1), 2)
+    disagrees(model, rows, rule=TINY, cause_contains="single rows")
+    noted = check_consistency(model, rows, checks=[CHECK])[CHECK].notes
+    assert any("a single row has no variance" in note for note in noted)
+    recalibrate(model, rows)
+    expect_pass(CHECK, model, rows)
+    expect_pass(CHECK, settled(classifier(k, before=before), split(x, 32)), rows)
+
+
 def test_batches_of_one_image(k, disagrees):
     """One image has a variance, which is not that of all: training in them is the reference."""
     rng = np.random.default_rng(0)
