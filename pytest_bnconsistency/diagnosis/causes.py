@@ -17,7 +17,9 @@ import numpy as np
 from pytest_bnconsistency.data import Array, Data, is_float, map_nest
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
+from pytest_bnconsistency.diagnosis.misplaced import REMEDY, misplaced
 from pytest_bnconsistency.diagnosis.rules import Rule
+from pytest_bnconsistency.diagnosis.sides import gap
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.batches import in_batches
 from pytest_bnconsistency.probes.statistics import BatchStatistics, Moments
@@ -118,6 +120,23 @@ def _harmless_share(m: Measured) -> tuple[float, str]:
             own = float(np.median(value))
             shares.append((0.05 * own / max(1 - own, 1e-9) if 0 < own < 1 else 1.0, t.path))
     return min(shares)
+
+
+def _misplaced(m: Measured) -> Iterator[Cause]:
+    """Exchange vectors that stand in each other's place: does the gap close?"""
+    found = misplaced(m.tracked, m.moving, m.reference)
+    if found is None:
+        return
+    before = gap(m.stored, m.population, m.data).outputs
+    after = gap(m.under(found.exchanged), m.population, m.data).outputs
+    yield Cause(
+        rules.MISPLACED,
+        found.cause,
+        f"{REMEDY}; or recalibrate(model, x)",
+        f"{found.tested}; evaluation is then {after:.2g} from that under population statistics, "
+        f"as stored {before:.2g}",
+        1 - found.after / found.before if after < HALF * before else 0.0,
+    )
 
 
 def _variance_shift(m: Measured) -> Iterator[Cause]:
@@ -344,6 +363,7 @@ def _redrawn(
 
 TRIES: dict[str, Try] = {
     "few updates": stale,
+    "vectors in each other's place": _misplaced,
     "random layers on": _variance_shift,
     "batches of few rows": _small_batches,
     "rows in the order given": _batch_order,

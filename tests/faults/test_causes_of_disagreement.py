@@ -10,6 +10,7 @@ from pytest_bnconsistency.testing import expect_pass, expect_verdict
 CHECK = "train_eval_agreement"
 VARIANCE_SHIFT, SMALL_MOMENTUM, ORDER = "BN205", "BN206", "BN207"
 TINY, SHIFT, DOMAINS, SEVERAL, MOMENTUM = "BN208", "BN209", "BN210", "BN211", "BN403"
+MISPLACED = "BN212"
 
 
 @pytest.fixture
@@ -200,6 +201,42 @@ def test_a_last_batch_of_one_row(k, disagrees):
     finding = disagrees(model, x, rule=TINY, layer="bn", batch_size=64)
     assert "each epoch ended with a batch of a single row" in finding.cause
     expect_pass(CHECK, settled(classifier(k), split(x[:512], 64), 20), x[:512])
+
+
+def moved_round(model, *places):
+    """Each vector into the next place, the last into the first."""
+    vectors = [getattr(model.get_layer(name), which) for name, which in places]
+    values = [vector.numpy() for vector in vectors]
+    for vector, value in zip(vectors, [values[-1], *values[:-1]], strict=True):
+        vector.assign(value)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "said"),
+    [
+        (["a.mean b.mean", "a.variance b.variance"], "the stored statistics of a and b"),
+        (["a.mean b.mean c.mean"], "the stored statistics of a, b and c"),
+        (["a.mean a.variance"], "mean and variance of a"),
+    ],
+    ids=["two layers", "three means", "one layer"],
+)
+def test_statistics_that_were_loaded_in_another_order(k, disagrees, many, rounds, said):
+    inputs = h = k.Input((4,))
+    for name in "abc":
+        h = k.layers.Dense(16)(h)
+        h = k.layers.ReLU()(k.layers.BatchNormalization(momentum=0.9, name=name)(h))
+    model = k.Model(inputs, k.layers.Dense(2)(h))
+    model.compile("sgd", "mse")
+    expect_pass(CHECK, settled(model, split(many, 64)), many)
+    right = model.get_weights()
+    for places in rounds:
+        named = (place.split(".") for place in places.split())
+        moved_round(model, *((name, f"moving_{which}") for name, which in named))
+    finding = disagrees(model, many, rule=MISPLACED)
+    assert finding.cause.startswith(said)
+    assert "by name" in finding.remedy
+    model.set_weights(right)
+    expect_pass(CHECK, model, many)
 
 
 def test_an_empty_batch(k, disagrees, data):
