@@ -40,6 +40,21 @@ def test_training_mode_moves_the_statistics(k, x):
     expect_pass(CHECK, model_of(k, k.layers.BatchNormalization()), x)
 
 
+@pytest.mark.parametrize("built", [["early", "late"], ["late", "early"]])
+def test_the_first_of_two_layers_that_move(k, x, built):
+    def model(mode):
+        layers = {name: k.layers.BatchNormalization(name=name) for name in built}
+        for name in built:
+            layers[name].build((None, 4))
+        inputs = k.Input((4,))
+        h = layers["early"](inputs, training=mode)
+        return k.Model(inputs, k.layers.Dense(3)(layers["late"](h, training=mode)))
+
+    found = expect_failure(CHECK, model(True), x, rule="BN001", layer="early", cause_tested=True)
+    assert found.evidence["layers"] == ["early", "late"]
+    expect_pass(CHECK, model(None), x)
+
+
 @pytest.mark.parametrize("moved", [True, False])
 def test_a_state_of_the_layers_own(k, x, moved):
     class Counting(k.layers.Layer):
