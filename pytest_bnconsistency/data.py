@@ -340,7 +340,8 @@ def generate(specs: Nest, rows: int, seed: int, size: int) -> Nest:
             drawn = rng.integers(0, 2, shape)
         elif spec.dtype == "string":
             raise DataError(
-                f"input {spec.name!r} takes strings, which are not generated; give rows as x"
+                f"input {spec.name!r} takes strings, which are not generated; give rows "
+                "as x, or --bn-data"
             )
         else:
             drawn = rng.standard_normal(shape, np.float32)

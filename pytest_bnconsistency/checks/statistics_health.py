@@ -26,7 +26,7 @@ from pytest_bnconsistency.words import counted
 NAME = "statistics_health"
 FAR_ERRORS, FAR_DEVIATIONS = 10, 0.5
 """A layer is far from the population beyond so many standard errors and standard deviations."""
-UNSEEN = "with data as x, normalisers of one's own are found by what they do"
+UNSEEN = "with data as x, or --bn-data, normalisers of one's own are found by what they do"
 
 
 def check(case: Case) -> CheckResult:
