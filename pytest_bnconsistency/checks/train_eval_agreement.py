@@ -21,6 +21,7 @@ from pytest_bnconsistency.data import Data, all_finite
 from pytest_bnconsistency.diagnosis import disagreement, stepping
 from pytest_bnconsistency.diagnosis.sides import gap, number, numbers
 from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
@@ -45,6 +46,8 @@ def check(case: Case) -> CheckResult:
         )
     if case.subject.modeless:
         return _unseen(Verdict.NOT_APPLICABLE, case.subject.modeless, "give f(x, training=...)")
+    if refusal := only_size(case.subject):
+        return _unseen(Verdict.NOT_APPLICABLE, refusal, "")
     with preserve_state(case.subject):
         return _decide(case, case.data)
 
