@@ -45,6 +45,22 @@ class Rest:
     def __iter__(self) -> Iterator[Data]:
         return iter(self.batches)
 
+    def of(self, size: int) -> Iterator[Data]:
+        """The rows' x in batches of `size` at most; smaller ones of one shape are joined."""
+
+        def shapes(x: Nest) -> list[tuple[int, ...]]:
+            return [leaf.shape[1:] for leaf in flatten(x)]
+
+        waiting: list[Nest] = []
+        for batch in self:
+            fits = sum(map(rows_of, waiting)) + batch.rows <= size
+            if waiting and not (fits and shapes(batch.x) == shapes(waiting[0])):
+                yield from Data(_join(waiting, "x")).batches(size)
+                waiting = []
+            waiting.append(batch.x)
+        if waiting:
+            yield from Data(_join(waiting, "x")).batches(size)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -324,7 +340,8 @@ def generate(specs: Nest, rows: int, seed: int, size: int) -> Nest:
             drawn = rng.integers(0, 2, shape)
         elif spec.dtype == "string":
             raise DataError(
-                f"input {spec.name!r} takes strings, which are not generated; give rows as x"
+                f"input {spec.name!r} takes strings, which are not generated; give rows "
+                "as x, or --bn-data"
             )
         else:
             drawn = rng.standard_normal(shape, np.float32)

@@ -60,7 +60,8 @@ class Source:
     ) -> Array:
         if spec.dtype == "string":
             raise DataError(
-                f"input {spec.name!r} takes strings, which are not generated; give rows as x"
+                f"input {spec.name!r} takes strings, which are not generated; give rows "
+                "as x, or --bn-data"
             )
         shape = tuple(size if axis is None else axis for axis in spec.shape)
         dtype = numpy_dtype(spec.dtype) if sample is None else sample.dtype

@@ -72,7 +72,7 @@ class Case:
         if specs is None:
             raise DataError(
                 f"model {self.subject.name!r} does not tell the shape of its inputs, so no rows "
-                "can be generated; give some rows as x"
+                "can be generated; give some rows as x, or --bn-data"
             )
         from pytest_bnconsistency.probes.sizes import fitting_size
 

@@ -142,15 +142,14 @@ def anew(case: Case, x: Nest, name: str) -> list[Array]:
 
 
 def owners(case: Case, *passes: Pass) -> dict[int, str]:
-    """The path of the layer that holds a variable, by the variable's identity."""
+    """The path of the layer that holds a variable, by identity, in the order of the calls."""
     calls = [c for seen in passes for c in (*seen.inner_calls, *seen.passing_calls, *seen.calls)]
-    return {
-        id(variable): path
-        for call in reversed(calls)
-        if call.is_layer
-        for path, layer in holders(case.subject, call)
-        for variable in case.subject.own_variables(layer)
-    }
+    found: dict[int, str] = {}
+    for call in calls:
+        for path, layer in holders(case.subject, call) if call.is_layer else ():
+            for variable in case.subject.own_variables(layer):
+                found.setdefault(id(variable), path)
+    return found
 
 
 def calls_of(case: Case) -> dict[str, bool | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,10 @@ from pytest_bnconsistency.probes.batches import Batches, in_batches
 from pytest_bnconsistency.probes.population import Estimate
 from pytest_bnconsistency.probes.statistics import BatchStatistics, Tracked
 from pytest_bnconsistency.probes.taps import Pass
+from pytest_bnconsistency.settings import Settings
+
+TOLD_BY = 4
+"""Single rows that tell whether a row has a variance of its own."""
 
 
 def batch_size(case: Case, data: Data) -> int:
@@ -23,10 +28,10 @@ def batch_size(case: Case, data: Data) -> int:
     return own if own is not None and own < data.rows else case.settings.batch_size
 
 
-def shuffled(case: Case, data: Data, draw: int = 0) -> Batches:
+def shuffled(case: Case, data: Data, size: int, draw: int = 0) -> Batches:
     """The kept rows in the batches that training would see; `draw` draws another order."""
     order = np.random.default_rng(case.settings.seed + draw).permutation(data.rows)
-    return in_batches(data, order, batch_size(case, data))
+    return in_batches(data, order, size)
 
 
 def training_pass(case: Case, data: Data) -> Pass:
@@ -39,8 +44,13 @@ def training_pass(case: Case, data: Data) -> Pass:
 
 @dataclass(frozen=True)
 class Estimated:
-    """The tracked variables, the statistics of all rows, and what each batch of the kept gave."""
+    """The tracked variables, the statistics of all rows, and what each batch of the kept gave.
 
+    `size` is the rows of a batch; `notes` say where it is not that of training.
+    """
+
+    size: int
+    notes: tuple[str, ...]
     training: Pass
     batches: Batches
     tracked: list[Tracked]
@@ -54,17 +64,42 @@ def estimated(case: Case, data: Data) -> Estimated:
     What was given beyond the kept rows is read batch by batch and not kept.
     """
     if "estimated" not in case.shared:
-        training, batches = training_pass(case, data), shuffled(case, data)
-        tracked = statistics.find(training, batches[0].x)
+        training, size = training_pass(case, data), batch_size(case, data)
+        notes: tuple[str, ...] = ()
+        batches = shuffled(case, data, size)
+        tracked = statistics.find(training, data.take(batches.order[: statistics.FEW]).x)
+        alone = _without_variance(training, tracked, batches) if size == 1 else None
+        if alone is not None:
+            own = case.settings.batch_size
+            size = own if own > 1 else Settings.batch_size
+            batches = shuffled(case, data, size)
+            notes = (
+                f"a single row has no variance in {alone.path}: the statistics, and what training "
+                f"says, are those of batches of {size} rows (option batch_size), not of one",
+            )
         seen = list(statistics.batch_statistics(training, tracked, batches)) if tracked else []
         estimate = Estimate(tracked, seen)
         if data.rest is not None and tracked:
-            size, total = batch_size(case, data), data.rest.total
-            parts = (part for block in data.rest for part in block.batches(size))
-            for batch in statistics.batch_statistics(training, tracked, parts):
+            total = data.rest.total
+            for batch in statistics.batch_statistics(training, tracked, data.rest.of(size)):
                 estimate.add(batch)
                 gc.collect(1)  # tensors that a run leaves in cycles hold on to the batch
                 door.get().progress(estimate.rows, total)
-        case.shared["estimated"] = Estimated(training, batches, tracked, seen, estimate)
+        case.shared["estimated"] = Estimated(
+            size, notes, training, batches, tracked, seen, estimate
+        )
     known: Estimated = case.shared["estimated"]
     return known
+
+
+def _without_variance(training: Pass, tracked: list[Tracked], batches: Batches) -> Tracked | None:
+    """A variance that is exactly 0 within every batch, though the batches are not alike."""
+    few = itertools.islice(batches, TOLD_BY)
+    seen = list(statistics.batch_statistics(training, tracked, few))
+    for i, t in enumerate(tracked):
+        moments = [moment for batch in seen for moment in batch.moments[i]]
+        within = any(moment.variance.any() for moment in moments)
+        between = np.ptp([moment.mean for moment in moments], axis=0).any()
+        if t.role not in ("mean", "other") and between and not within:
+            return t
+    return None

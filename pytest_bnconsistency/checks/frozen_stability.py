@@ -15,6 +15,7 @@ from pytest_bnconsistency.diagnosis import fine_tuning, freezing, normalisers
 from pytest_bnconsistency.diagnosis.freezing import Frozen, Measured
 from pytest_bnconsistency.diagnosis.normalisers import Normaliser
 from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.probes.statistics import tracked_candidates
 from pytest_bnconsistency.probes.taps import Pass, neutralised
@@ -49,6 +50,9 @@ def check(case: Case) -> CheckResult:
         )
     if case.subject.modeless and case.train_step is None:
         return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=case.subject.modeless)
+    unlike = trains or case.data is None  # steps run on two batch shapes
+    if unlike and (refusal := only_size(case.subject)):
+        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=refusal)
     rows = case.rows(min(case.settings.batch_size, case.data.rows if case.data else 8))
     with preserve_state(case.subject, case.train_step) as state:
         return _decide(case, rows, state)

@@ -188,7 +188,8 @@ def _rows(x: Nest, batch: str) -> Nest:
 
 
 def _state(case: Case, x: Nest, seen: list[Seen], held_by: dict[int, str]) -> list[Finding]:
-    moved = {id(v): held_by[id(v)] for s in seen for v in s.moved}
+    ids = {id(v) for s in seen for v in s.moved}
+    moved = {key: path for key, path in held_by.items() if key in ids}
     if not moved:
         return []
     moving = [s.name for s in seen if s.moved]

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.estimation import Estimated, batch_size, shuffled
+from pytest_bnconsistency.checks.estimation import Estimated, shuffled
 from pytest_bnconsistency.data import Array, Data
 from pytest_bnconsistency.diagnosis.measured import Measured
 from pytest_bnconsistency.diagnosis.sides import Side
@@ -23,7 +23,7 @@ T = TypeVar("T")
 def measured(case: Case, data: Data, known: Estimated, done: int | None) -> Measured:
     """All that is known after the runs; `done` is the number of updates, as far as it is known."""
     subject, tracked, batches = case.subject, known.tracked, known.batches
-    size = batch_size(case, data)
+    size = known.size
     moving = [t.variable.numpy().astype(np.float64) for t in tracked]
     reference = known.estimate.population
     inference = Pass(subject, batches[0].x, training=False)
@@ -113,7 +113,7 @@ def _in_training(
 
 def _in_other_batches(case: Case, data: Data, known: Estimated) -> Side:
     """What the model says in training mode of the same rows in other batches."""
-    others = shuffled(case, data, draw=1)
+    others = shuffled(case, data, known.size, draw=1)
     if len(others) == 1:
         others = in_batches(data, known.batches.order, -(-data.rows // 2))
     seen = list(statistics.batch_statistics(known.training, known.tracked, others))

@@ -7,12 +7,13 @@ worth a person's time.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from pytest_bnconsistency.checks import never_updated, schedule
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.estimation import Estimated, batch_size, estimated
+from pytest_bnconsistency.checks.estimation import Estimated, estimated
 from pytest_bnconsistency.checks.harm import UNEXPLAINED, harm, limits, loss_limit, unlike_training
 from pytest_bnconsistency.checks.measuring import measured
 from pytest_bnconsistency.checks.sampling import DEVIATIONS, FEW_ROWS, sampling
@@ -20,6 +21,7 @@ from pytest_bnconsistency.data import Data, all_finite
 from pytest_bnconsistency.diagnosis import disagreement, stepping
 from pytest_bnconsistency.diagnosis.sides import gap, number, numbers
 from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
@@ -44,6 +46,8 @@ def check(case: Case) -> CheckResult:
         )
     if case.subject.modeless:
         return _unseen(Verdict.NOT_APPLICABLE, case.subject.modeless, "give f(x, training=...)")
+    if refusal := only_size(case.subject):
+        return _unseen(Verdict.NOT_APPLICABLE, refusal, "")
     with preserve_state(case.subject):
         return _decide(case, case.data)
 
@@ -85,6 +89,7 @@ def _decide(case: Case, data: Data) -> CheckResult:
             f"the statistics of {_count([*stuck, *held])} do not move in training mode",
             "training and evaluation normalise alike: by what is stored",
         )
+    data = dataclasses.replace(data, notes=(*data.notes, *known.notes))
     warnings = [] if planned is None else schedule.warnings(tracked, held, planned)
     return _compare(case, data, known, done, warnings)
 
@@ -113,7 +118,7 @@ def _compare(
     evidence: dict[str, Any] = {
         "rows": data.rows,
         "statistics_rows": known.estimate.rows,
-        "batch_size": batch_size(case, data),
+        "batch_size": known.size,
         "normalisers": len({id(t.layer) for t in m.tracked}),
         "updates": m.updates,
         "moving": m.stored.scores,

@@ -17,7 +17,9 @@ import numpy as np
 from pytest_bnconsistency.data import Array, Data, is_float, map_nest
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
+from pytest_bnconsistency.diagnosis.misplaced import REMEDY, misplaced
 from pytest_bnconsistency.diagnosis.rules import Rule
+from pytest_bnconsistency.diagnosis.sides import gap
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.batches import in_batches
 from pytest_bnconsistency.probes.statistics import BatchStatistics, Moments
@@ -32,6 +34,8 @@ UNLIKE = 0.2
 """How much of the means must lie aside, against the number that is said to move them all."""
 USUAL_SCALES = (1 / 255, 255.0, 1 / 127.5, 127.5)
 USUAL_MOMENTUM = 0.9
+ENOUGH = 16
+"""A variance within so many rows is about that of the data."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,23 @@ def _harmless_share(m: Measured) -> tuple[float, str]:
     return min(shares)
 
 
+def _misplaced(m: Measured) -> Iterator[Cause]:
+    """Exchange vectors that stand in each other's place: does the gap close?"""
+    found = misplaced(m.tracked, m.moving, m.reference)
+    if found is None:
+        return
+    before = gap(m.stored, m.population, m.data).outputs
+    after = gap(m.under(found.exchanged), m.population, m.data).outputs
+    yield Cause(
+        rules.MISPLACED,
+        found.cause,
+        f"{REMEDY}; or recalibrate(model, x)",
+        f"{found.tested}; evaluation is then {after:.2g} from that under population statistics, "
+        f"as stored {before:.2g}",
+        1 - found.after / found.before if after < HALF * before else 0.0,
+    )
+
+
 def _variance_shift(m: Measured) -> Iterator[Cause]:
     """Re-estimate with dropout on: if that is what is stored, dropout is what differs."""
     if not m.training.still:
@@ -183,7 +204,7 @@ def _small_batches(m: Measured) -> Iterator[Cause]:
     size, rows = len(m.batches.rows[0]), min(m.data.rows, TRIED_ROWS if m.small else OF_LARGE)
     order = m.batches.order
     for few in (1, 2, 4):
-        if few >= size:
+        if few > size:
             break
         seen = list(
             statistics.batch_statistics(
@@ -199,8 +220,8 @@ def _small_batches(m: Measured) -> Iterator[Cause]:
             rules.TINY_BATCHES,
             f"training ran on batches of {kind}: a variance within so few rows is not that of "
             "the data",
-            "train with larger batches (16 or more), or with GroupNormalization; or "
-            f"recalibrate(model, x, batch_size={size})",
+            f"train with larger batches ({ENOUGH} or more), or with GroupNormalization; or "
+            f"recalibrate(model, x, batch_size={max(size, ENOUGH)})",
             f"statistics taken over batches of {kind} are what is stored",
             m.explained(values),
         )
@@ -350,6 +371,7 @@ def _redrawn(
 
 TRIES: dict[str, Try] = {
     "few updates": stale,
+    "vectors in each other's place": _misplaced,
     "random layers on": _variance_shift,
     "batches of few rows": _small_batches,
     "rows in the order given": _batch_order,

@@ -10,6 +10,7 @@ import numpy as np
 
 from pytest_bnconsistency.data import Array, Data
 from pytest_bnconsistency.diagnosis import attribution
+from pytest_bnconsistency.diagnosis.misplaced import distances
 from pytest_bnconsistency.diagnosis.sides import Side, gap
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.batches import Batches
@@ -112,25 +113,9 @@ class Measured:
         return Estimate(self.tracked, statistics.batch_statistics(run, self.tracked, batches))
 
     def apart(self, a: Sequence[Array], b: Sequence[Array]) -> float:
-        """How far two sets of statistics are apart: the mean distance over all channels.
-
-        Means count in standard deviations of the population, variances as logarithms of their
-        ratios, with a hundredth of a typical variance for those near zero.
-        """
-        variances = {
-            id(t.layer): value
-            for t, value in zip(self.tracked, self.reference, strict=True)
-            if t.role == "variance"
-        }
-        parts = []
-        for t, mine, its, value in zip(self.tracked, a, b, self.reference, strict=True):
-            if t.role == "variance":
-                floor = 0.01 * max(float(np.median(value)), 1e-12)
-                parts.append(np.abs(np.log((np.abs(mine) + floor) / (np.abs(its) + floor))))
-            else:
-                unit = np.sqrt(np.maximum(variances.get(id(t.layer), np.ones(1)), 1e-12))
-                unit = unit if unit.size in (1, mine.size) else np.ones(1)
-                parts.append(np.abs(mine - its) / (unit + 1e-2 * np.abs(value)))
+        """How far two sets of statistics are apart: the mean distance over all channels."""
+        far = distances(self.tracked, self.reference)
+        parts = [of(mine, its) for of, mine, its in zip(far, a, b, strict=True)]
         distance = float(np.mean(np.concatenate([part.ravel() for part in parts])))
         return distance if math.isfinite(distance) else math.inf
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pytest_bnconsistency.data import Array, Data, all_finite
 from pytest_bnconsistency.diagnosis import unusable
+from pytest_bnconsistency.diagnosis.misplaced import REMEDY, misplaced
 from pytest_bnconsistency.diagnosis.unusable import BROKEN, FINITE, Reason, Why, tried
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.population import Estimate
@@ -169,35 +170,13 @@ class _Given:
         )
 
     def exchanged(self) -> Reason | None:
-        """Whether mean and variance are nearer to those of the data in each other's place."""
+        """Whether the layer's vectors are nearer to those of the data in other places."""
         tracked, values = self._population()
-        own = {
-            t.role: (t.variable.numpy().astype(np.float64), value)
-            for t, value in zip(tracked, values, strict=True)
-            if t.layer is self.n.layer
-        }
-        if not {"mean", "variance"} <= own.keys():
+        stored = [t.variable.numpy().astype(np.float64) for t in tracked]
+        found = misplaced(tracked, stored, values)
+        if found is None or all(t.layer is not self.n.layer for t in found.places):
             return None
-        (mean, its_mean), (variance, its_variance) = own["mean"], own["variance"]
-        if mean.shape != variance.shape:
-            return None
-
-        def apart(mean: Array, variance: Array) -> float:
-            unit = np.maximum(its_variance, 1e-12)
-            off = np.abs(mean - its_mean) / np.sqrt(unit) + np.abs(variance / unit - 1)
-            return float(off.mean())
-
-        stored, swapped = apart(mean, variance), apart(variance, mean)
-        if not swapped < stored / 2:
-            return None
-        return Reason(
-            "mean and variance stand in each other's place, as after loading weights in another "
-            "order",
-            f"exchanged, they are {swapped:.2g} standard deviations from those of this data, as "
-            f"stored {stored:.2g}",
-            True,
-            "load mean and variance in the order of the layer's own weights",
-        )
+        return Reason(found.cause, found.tested, True, REMEDY)
 
     @functools.cached_property
     def broken(self) -> list[Array]:

@@ -34,6 +34,7 @@ TINY_BATCHES = Rule("BN208", "tiny-batches")
 SHIFT = Rule("BN209", "data-shift")
 DOMAINS = Rule("BN210", "one-layer-many-domains")
 SEVERAL_UPDATES = Rule("BN211", "several-updates-per-step")
+MISPLACED = Rule("BN212", "statistics-misplaced")
 
 FROZEN_MOVES = Rule("BN301", "frozen-state-moves")
 FROZEN_BY_BATCH = Rule("BN302", "frozen-layer-uses-the-batch")

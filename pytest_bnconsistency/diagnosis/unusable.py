@@ -77,17 +77,20 @@ def tried(usual: str) -> Callable[[Why], Why]:
 def degenerate_momentum(n: Normaliser) -> Reason | None:
     """What an update keeps of the old value; None where the layer averages all the same."""
     layer = _alone(n)
-    kept = layer.kept()
-    if MARGIN < kept < 1 - MARGIN:
+    kept = layer.kept() if n.measured is None else n.measured
+    if n.measured is None and MARGIN < kept < 1 - MARGIN:
         return None
-    with _usual_momentum(n):
-        usual = layer.kept()
     if abs(kept - 1) <= MARGIN:
         does = "the statistics never move"
     elif abs(kept) <= MARGIN:
         does = "the statistics are those of the last batch"
     else:
         does = "no average: the statistics run away"
+    if n.measured is not None:
+        tested = "measured: one update from statistics at 0 and one from statistics at 1"
+        return Reason(f"momentum {kept:g}: {does}", tested, True)
+    with _usual_momentum(n):
+        usual = layer.kept()
     return Reason(
         f"momentum {n.momentum:g}: {does}",
         f"a training call of {n.path} alone keeps {kept:.3g} of the old statistics; with momentum "
@@ -100,11 +103,11 @@ def degenerate_momentum(n: Normaliser) -> Reason | None:
 def negative_variance(n: Normaliser) -> Reason:
     """Whether the layer's momentum takes variances below zero, and another does not."""
     lowest = _lowest_variance(n)
-    if n.momentum is None or lowest >= 0:
+    if n.declared is None or lowest >= 0:
+        does = "leave its variance positive" if lowest >= 0 else f"bring it down to {lowest:.3g}"
         return Reason(
             MIXED_UP,
-            f"training calls of {n.path} alone, on batches of small and of large spread, leave "
-            "its variance positive",
+            f"training calls of {n.path} alone, on batches of small and of large spread, {does}",
         )
     with _usual_momentum(n):
         usual = _lowest_variance(n)

@@ -31,7 +31,7 @@ def fitting_size(subject: Subject, make: Callable[[int], Nest]) -> int:
             return size
     raise DataError(
         f"generated rows do not run through model {subject.name!r} ({reasons[0]}); give some "
-        "rows as x"
+        "rows as x, or --bn-data"
     )
 
 

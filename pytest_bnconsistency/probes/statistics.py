@@ -44,7 +44,8 @@ class Tracked:
     `retention` is the share of the old value that a run keeps (the momentum, to the power of the
     layer's calls). `partner` is the mean that belongs to a variance. `places` says where a run's
     records hold the moments of the input, for each call: the index of the call and of the moment
-    in its record; there are none where the moments are not known.
+    in its record; there are none where the moments are not known. `known` says that the role was
+    recognised, and not guessed by its sign or by what stands beside it.
     """
 
     variable: Any
@@ -55,6 +56,7 @@ class Tracked:
     calls: int
     partner: Tracked | None = None
     places: tuple[tuple[int, int], ...] = ()
+    known: bool = False
 
     @property
     def momentum(self) -> float:
@@ -170,8 +172,12 @@ def find(training: Pass, x: Any) -> list[Tracked]:
             index for index, call in enumerate(training.calls) if call.layer is calls[0].layer
         ]
         given = [(index, records[index]) for index in indices]
-        role, places = _recognised(subject, t, low / (1 - retention), given)
-        found.append(dataclasses.replace(t, role=role, places=places))
+        statistic = low / (1 - retention)
+        role, places = _recognised(subject, t, statistic, given)
+        guess: Role = "mean" if (statistic < 0).any() else "other"
+        found.append(
+            dataclasses.replace(t, role=role or guess, places=places, known=role is not None)
+        )
     return [_with_partner(tracked, found) for tracked in found]
 
 
@@ -291,10 +297,10 @@ def _recognised(
     t: Tracked,
     statistic: Array,
     records: Sequence[tuple[int, list[Array] | None]],
-) -> tuple[Role, tuple[tuple[int, int], ...]]:
-    """Which moment of the layer's input the statistic is, and where it is recorded.
+) -> tuple[Role | None, tuple[tuple[int, int], ...]]:
+    """Which moment of the layer's input the statistic is, if any, and where it is recorded.
 
-    A variance may carry N/(N-1). Where no moment is the statistic, its sign tells.
+    A variance may carry N/(N-1).
     """
     half = t.variable.dtype.size < 4
     best: tuple[float, Role, tuple[tuple[int, int], ...]]
@@ -326,7 +332,7 @@ def _recognised(
                     best = error, role, tuple((index, place) for index, _ in records)
     if best[2]:
         return best[1], best[2]
-    return _role_alone(t) or ("mean" if (statistic < 0).any() else "other"), ()
+    return _role_alone(t), ()
 
 
 def _role_alone(t: Tracked) -> Role | None:

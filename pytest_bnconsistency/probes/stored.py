@@ -1,16 +1,21 @@
-"""The statistics that a model holds, read without a run."""
+"""The statistics that a model holds, read without a run, or known by what a run did."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pytest_bnconsistency.data import Array
-from pytest_bnconsistency.probes.statistics import tracked_candidates
+from pytest_bnconsistency.probes.alone import Alone
+from pytest_bnconsistency.probes.statistics import Tracked, tracked_candidates
 from pytest_bnconsistency.subjects import Subject
+
+ALIKE = 0.01
+"""Shares of the old value that are as near count as one momentum."""
 
 
 def is_variance(name: str) -> bool:
@@ -20,12 +25,16 @@ def is_variance(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Normaliser:
-    """A layer that holds statistics: its path, and its vectors by attribute."""
+    """A layer that holds statistics: its path, and its vectors by attribute.
+
+    `measured` is its momentum by what it does, where no attribute tells.
+    """
 
     layer: Any
     path: str
     vectors: dict[str, Any]
     trainable: bool
+    measured: float | None = None
 
     def variances(self) -> Iterator[tuple[str, Array]]:
         for name, variable in self.vectors.items():
@@ -33,9 +42,13 @@ class Normaliser:
                 yield name, np.asarray(variable.numpy(), np.float64)
 
     @property
-    def momentum(self) -> float | None:
+    def declared(self) -> float | None:
         momentum = getattr(self.layer, "momentum", None)
         return float(momentum) if isinstance(momentum, (int, float)) else None
+
+    @property
+    def momentum(self) -> float | None:
+        return self.measured if self.declared is None else self.declared
 
     @property
     def epsilon(self) -> float | None:
@@ -69,10 +82,49 @@ def normalisers(subject: Subject) -> Iterator[Normaliser]:
         if not any(hasattr(layer, name) for name in ("epsilon", "momentum", "adapt")):
             continue
         held = {id(v) for v in tracked_candidates(subject, layer)}
-        vectors = {}
-        for name, value in vars(layer).items():
-            variable = getattr(value, "_value", value)
-            if id(variable) in held and variable.shape.num_elements():
-                vectors[name.lstrip("_")] = variable
+        vectors = {
+            name: variable
+            for name, variable in _attributes(layer).items()
+            if id(variable) in held and variable.shape.num_elements()
+        }
         if vectors:
             yield Normaliser(layer, subject.path(layer), vectors, subject.trainable(layer))
+
+
+def by_behaviour(held: Sequence[Normaliser], tracked: Sequence[Tracked]) -> list[Normaliser]:
+    """`held`, all other layers that track moments of their input, and momenta as measured."""
+    found = {id(n.layer): n for n in held}
+    for layer in dict.fromkeys(t.layer for t in tracked if t.known):
+        own = [t for t in tracked if t.layer is layer]
+        n = found.get(id(layer)) or Normaliser(layer, own[0].path, _by_role(own), True)
+        if n.declared is None and not n.adapts and not n.fresh:
+            n = dataclasses.replace(n, measured=_momentum(next(t for t in own if t.known)))
+        found[id(layer)] = n
+    return list(found.values())
+
+
+def _by_role(tracked: Sequence[Tracked]) -> dict[str, Any]:
+    """The variables by their attributes, or by their roles where an attribute would mislead."""
+    vectors: dict[str, Any] = {}
+    for t in tracked:
+        names = [name for name, v in _attributes(t.layer).items() if v is t.variable]
+        fitting = [n for n in names if is_variance(n) == (t.known and t.role == "variance")]
+        vectors[next(iter(fitting), f"its {t.role}")] = t.variable
+    return vectors
+
+
+def _momentum(t: Tracked) -> float | None:
+    """The share that an update keeps, where it is one share: that of a mean of all rows so far
+    depends on their number.
+    """
+    kept = t.retention if t.calls == 1 else t.momentum
+    try:
+        alone = Alone(t.layer, [t.variable]).kept()
+    except Exception:  # it can't run by itself
+        return None
+    return round(kept, 6) if abs(alone - kept) < ALIKE else None
+
+
+def _attributes(layer: Any) -> dict[str, Any]:
+    held = getattr(layer, "__dict__", {})
+    return {name.lstrip("_"): getattr(v, "_value", v) for name, v in held.items()}

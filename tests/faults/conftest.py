@@ -12,6 +12,7 @@ SAID = {
     "BN208": ["training ran on batches", "ended with a batch"],
     "BN209": ["preprocessed"],
     "BN210": ["each batch held", "unlike distribution"],
+    "BN212": ["in each other's place"],
     "BN401": ["NaN"],
     "BN403": ["of the old value"],
 }

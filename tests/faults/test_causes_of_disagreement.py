@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pytest_bnconsistency import assert_train_eval_agreement, check_consistency
+from pytest_bnconsistency import assert_train_eval_agreement, check_consistency, recalibrate
 from pytest_bnconsistency.testing import expect_pass, expect_verdict
 
 CHECK = "train_eval_agreement"
 VARIANCE_SHIFT, SMALL_MOMENTUM, ORDER = "BN205", "BN206", "BN207"
 TINY, SHIFT, DOMAINS, SEVERAL, MOMENTUM = "BN208", "BN209", "BN210", "BN211", "BN403"
+MISPLACED = "BN212"
 
 
 @pytest.fixture
@@ -164,12 +165,78 @@ def test_batches_of_one_row(k, disagrees, data):
     expect_pass(CHECK, settled(classifier(k), split(x, 32)), x)
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_batches_of_one_row_that_are_given_as_such(k, disagrees, data, deep):
+    """Training in them is no reference: a single row has no variance."""
+    x, y = data
+    before = [k.layers.BatchNormalization(momentum=0.9, name="first")] if deep else []
+    rows = tf.data.Dataset.from_tensor_slices((x, y)).batch(1)
+    model = settled(classifier(k, before=before), split(x, 1), 2)
+    disagrees(model, rows, rule=TINY, cause_contains="single rows")
+    noted = check_consistency(model, rows, checks=[CHECK])[CHECK].notes
+    assert any("a single row has no variance" in note for note in noted)
+    recalibrate(model, rows)
+    expect_pass(CHECK, model, rows)
+    expect_pass(CHECK, settled(classifier(k, before=before), split(x, 32)), rows)
+
+
+def test_batches_of_one_image(k, disagrees):
+    """One image has a variance, which is not that of all: training in them is the reference."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1, (128, 6, 6, 1)) + rng.normal(0, 3, (128, 1, 1, 1))
+    x, rows = x.astype(np.float32), lambda: tf.data.Dataset.from_tensor_slices(x).batch(1)
+    inputs = k.Input((6, 6, 1))
+    h = k.layers.BatchNormalization(momentum=0.99, name="bn")(k.layers.Conv2D(8, 3)(inputs))
+    model = k.Model(inputs, k.layers.GlobalAveragePooling2D()(h))
+    model.compile("sgd", "mse")
+    finding = disagrees(settled(model, split(x, 1), 8), rows(), rule=TINY, layer="bn")
+    assert "batch_size=16" in finding.remedy
+    recalibrate(model, rows())
+    expect_pass(CHECK, model, rows())
+
+
 def test_a_last_batch_of_one_row(k, disagrees):
     x = np.random.default_rng(0).normal(3, 2, (513, 4)).astype(np.float32)
     model = settled(classifier(k, 0.5), split(x, 64), 20)
     finding = disagrees(model, x, rule=TINY, layer="bn", batch_size=64)
     assert "each epoch ended with a batch of a single row" in finding.cause
     expect_pass(CHECK, settled(classifier(k), split(x[:512], 64), 20), x[:512])
+
+
+def moved_round(model, *places):
+    """Each vector into the next place, the last into the first."""
+    vectors = [getattr(model.get_layer(name), which) for name, which in places]
+    values = [vector.numpy() for vector in vectors]
+    for vector, value in zip(vectors, [values[-1], *values[:-1]], strict=True):
+        vector.assign(value)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "said"),
+    [
+        (["a.mean b.mean", "a.variance b.variance"], "the stored statistics of a and b"),
+        (["a.mean b.mean c.mean"], "the stored statistics of a, b and c"),
+        (["a.mean a.variance"], "mean and variance of a"),
+    ],
+    ids=["two layers", "three means", "one layer"],
+)
+def test_statistics_that_were_loaded_in_another_order(k, disagrees, many, rounds, said):
+    inputs = h = k.Input((4,))
+    for name in "abc":
+        h = k.layers.Dense(16)(h)
+        h = k.layers.ReLU()(k.layers.BatchNormalization(momentum=0.9, name=name)(h))
+    model = k.Model(inputs, k.layers.Dense(2)(h))
+    model.compile("sgd", "mse")
+    expect_pass(CHECK, settled(model, split(many, 64)), many)
+    right = model.get_weights()
+    for places in rounds:
+        named = (place.split(".") for place in places.split())
+        moved_round(model, *((name, f"moving_{which}") for name, which in named))
+    finding = disagrees(model, many, rule=MISPLACED)
+    assert finding.cause.startswith(said)
+    assert "by name" in finding.remedy
+    model.set_weights(right)
+    expect_pass(CHECK, model, many)
 
 
 def test_an_empty_batch(k, disagrees, data):

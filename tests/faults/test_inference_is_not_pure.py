@@ -40,6 +40,21 @@ def test_training_mode_moves_the_statistics(k, x):
     expect_pass(CHECK, model_of(k, k.layers.BatchNormalization()), x)
 
 
+@pytest.mark.parametrize("built", [["early", "late"], ["late", "early"]])
+def test_the_first_of_two_layers_that_move(k, x, built):
+    def model(mode):
+        layers = {name: k.layers.BatchNormalization(name=name) for name in built}
+        for name in built:
+            layers[name].build((None, 4))
+        inputs = k.Input((4,))
+        h = layers["early"](inputs, training=mode)
+        return k.Model(inputs, k.layers.Dense(3)(layers["late"](h, training=mode)))
+
+    found = expect_failure(CHECK, model(True), x, rule="BN001", layer="early", cause_tested=True)
+    assert found.evidence["layers"] == ["early", "late"]
+    expect_pass(CHECK, model(None), x)
+
+
 @pytest.mark.parametrize("moved", [True, False])
 def test_a_state_of_the_layers_own(k, x, moved):
     class Counting(k.layers.Layer):
@@ -159,12 +174,21 @@ def test_a_call_that_tells_graphs_from_eager_code_is_not_explained(x):
     assert found.cause.startswith("not established; tried")
 
 
-@pytest.mark.parametrize("check", [CHECK, "batch_invariance"])
-def test_a_stateful_recurrence_takes_one_number_of_rows(k, x, check):
+@pytest.mark.parametrize(
+    ("check", "given"),
+    [
+        (CHECK, True),
+        (CHECK, False),
+        ("batch_invariance", True),
+        ("batch_invariance", False),
+        ("frozen_stability", False),
+        ("train_eval_agreement", True),
+    ],
+)
+def test_a_stateful_recurrence_takes_one_number_of_rows(k, x, check, given):
     inputs = k.Input(batch_shape=(6, 4, 1))
     model = k.Model(inputs, k.layers.LSTM(3, stateful=True)(inputs))
-    for given in (x[..., None], None):
-        result = expect_verdict(check, "not applicable", model, given)
-        assert result.summary.startswith("the model takes batches of 6 rows and no others: ")
-    free = k.Model(inputs, k.layers.LSTM(3)(inputs))
-    expect_pass(check, free, x[..., None])
+    result = expect_verdict(check, "not applicable", model, x[..., None] if given else None)
+    assert result.summary.startswith("the model takes batches of 6 rows and no others: ")
+    if check in (CHECK, "batch_invariance"):
+        expect_pass(check, k.Model(inputs, k.layers.LSTM(3)(inputs)), x[..., None])

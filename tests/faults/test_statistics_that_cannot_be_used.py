@@ -230,6 +230,87 @@ def home_made(k, kept=None, variables=None):
     return Home
 
 
+def nameless(k, kept=0.9, counting=False, dtype="float32"):
+    """A normaliser that tells nothing of itself: moving averages, or those of all rows so far."""
+
+    class Nameless(k.layers.Layer):
+        def build(self, shape):
+            def weight(name, start):
+                return self.add_weight(
+                    shape=shape[-1:], name=name, trainable=False, dtype=dtype, initializer=start
+                )
+
+            self.m, self.v = weight("m", "zeros"), weight("v", "ones")
+            self.seen = weight("seen", "zeros")
+            super().build(shape)
+
+        def call(self, x, training=None):
+            mean, variance = tf.nn.moments(x, [0])
+            if not training:
+                mean, variance = (tf.cast(v, x.dtype) for v in (self.m, self.v))
+                return (x - mean) / tf.sqrt(variance + 1e-3)
+            rows = tf.cast(tf.shape(x)[0], tf.float32)
+            seen = tf.cast(self.seen, tf.float32)
+            for v, new in ((self.m, mean), (self.v, variance)):
+                share = tf.cast(seen / (seen + rows) if counting else kept, v.dtype)
+                v.assign(tf.cast(v, v.dtype) * share + tf.cast(new, v.dtype) * (1 - share))
+            if counting:
+                self.seen.assign(seen + rows)
+            return (x - mean) / tf.sqrt(variance + 1e-3)
+
+    return Nameless(name="home")
+
+
+def run(model, data, times=40):
+    for _ in range(times):
+        model(data, training=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "rule", "cause"),
+    [
+        (lambda home: home.m.assign(home.m * np.nan), "BN401", "only what is stored"),
+        (lambda home: home.v.assign(-home.v), "BN402", "only what is stored"),
+    ],
+)
+def test_a_normaliser_that_is_known_by_what_it_does(k, data, spoilt, rule, cause):
+    model = run(model_of(k, nameless(k)), data)
+    assert "1 normaliser " in expect_pass(CHECK, model, data).summary
+    unknown = expect_verdict(CHECK, "not applicable", model)
+    assert "found by what they do" in unknown.hint
+    spoilt(model.get_layer("home"))
+    fails(model, rule, "home", cause, data)
+
+
+def test_the_momentum_of_a_normaliser_that_names_none(k, data):
+    found = fails(
+        run(model_of(k, nameless(k, kept=-0.1)), data), "BN403", "home", "momentum -0.1", data
+    )
+    assert "at 0 and one" in found.tested
+    low = expect_pass(CHECK, run(model_of(k, nameless(k, kept=0.1)), data), data)
+    assert "momentum 0.1 in home" in warning(low, "BN206").message
+    for sound in (nameless(k), nameless(k, counting=True)):
+        assert not expect_pass(CHECK, run(model_of(k, sound), data), data).warnings
+
+
+def test_a_narrow_normaliser_that_tells_no_dtype(k, data):
+    model = run(model_of(k, nameless(k, dtype="bfloat16")), data)
+    fails(model, "BN404", "home", "not established", data)
+
+
+def test_state_that_is_no_statistic_of_the_input_is_no_normaliser(k):
+    x = np.random.default_rng(0).normal(size=(8, 5, 4)).astype(np.float32)
+    inputs = k.Input((5, 4), batch_size=8)
+    carried = k.layers.LSTM(3, stateful=True)
+    model = k.Model(inputs, carried(inputs))
+    assert "batch of 2 rows" in expect_verdict(CHECK, "not applicable", model, x).hint
+    if k is keras:
+        dense = k.layers.SpectralNormalization(k.layers.Dense(3))
+        spectral = k.Sequential([k.Input((4,)), dense])
+        assert not expect_verdict(CHECK, "not applicable", spectral, x[:, 0]).hint
+
+
 def test_a_momentum_that_the_layer_does_not_use(k):
     expect_pass(CHECK, model_of(k, home_made(k, kept=0.9)(momentum=1.0)))
     fails(model_of(k, home_made(k)(momentum=1.0, name="home")), "BN403", "home", "never move")

@@ -122,14 +122,3 @@ def test_a_missing_tensorflow_is_one_sentence():
     assert sentence.startswith("TensorFlow is not installed")
     assert sentence.endswith('pip install "pytest-bnconsistency[tensorflow]"')
     assert imported == "False"
-
-
-def test_a_model_that_takes_one_batch_size_is_refused():
-    def build(stateful):
-        inputs = keras.Input(batch_shape=(8, 3, 4))
-        return keras.Model(inputs, keras.layers.LSTM(2, stateful=stateful)(inputs))
-
-    rows = np.random.default_rng(0).standard_normal((8, 3, 4)).astype(np.float32)
-    with pytest.raises(BNConsistencyError, match=r"on a batch of \d row.*batches of any size"):
-        check_consistency(build(True), rows, checks=["train_eval_agreement"])
-    assert check_consistency(build(False), rows, checks=["train_eval_agreement"]).ok

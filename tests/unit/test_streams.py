@@ -54,6 +54,17 @@ def test_all_rows_count_however_they_come(given):
     np.testing.assert_allclose(bn.moving_variance.numpy(), exact.var(0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 32])
+def test_normalisers_one_after_the_other_on_single_rows(k, size):
+    """The second gets the first's offset, and nothing else, wherever a row is normalised alone."""
+    x = np.random.default_rng(0).normal(3, 2, (333, 4)).astype(np.float32)
+    inputs = k.Input((4,))
+    first = k.layers.BatchNormalization()(inputs)
+    model = k.Model(inputs, k.layers.BatchNormalization(name="bn")(first))
+    recalibrate(model, tf.data.Dataset.from_tensor_slices(x).batch(size), max_rows=100)
+    np.testing.assert_allclose(model.get_layer("bn").moving_variance.numpy(), 1, rtol=0.05)
+
+
 def test_a_generator_without_end_is_read_so_far():
     def endless():
         rng = np.random.default_rng(0)
