@@ -142,13 +142,19 @@ def anew(case: Case, x: Nest, name: str) -> list[Array]:
 
 
 def owners(case: Case, *passes: Pass) -> dict[int, str]:
-    """The path of the layer that holds a variable, by identity, in the order of the calls."""
+    """The path of the layer that holds a variable, by identity, in the order of the calls.
+
+    Layers that `passes` do not run come last, the model itself first of them: an entry point of
+    its own may run them.
+    """
+    subject = case.subject
     calls = [c for seen in passes for c in (*seen.inner_calls, *seen.passing_calls, *seen.calls)]
+    layers = [place for call in calls if call.is_layer for place in holders(subject, call)]
+    layers += [(subject.path(layer), layer) for layer in subject.layers()]
     found: dict[int, str] = {}
-    for call in calls:
-        for path, layer in holders(case.subject, call) if call.is_layer else ():
-            for variable in case.subject.own_variables(layer):
-                found.setdefault(id(variable), path)
+    for path, layer in layers:
+        for variable in subject.own_variables(layer):
+            found.setdefault(id(variable), path)
     return found
 
 

@@ -76,6 +76,48 @@ def test_a_state_of_the_layers_own(k, x, moved):
         expect_pass(CHECK, model, x)
 
 
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_state_of_the_models_own(k, x, moved):
+    class Tracking(k.Model):
+        def __init__(self):
+            super().__init__(name="tracking")
+            self.head = k.layers.Dense(3)
+            self.mean = self.add_weight(
+                name="mean", shape=(3,), initializer="zeros", trainable=False
+            )
+
+        def call(self, x, training=None):
+            h = self.head(x)
+            if training or moved:
+                self.mean.assign(0.9 * self.mean + 0.1 * tf.reduce_mean(h, 0))
+            return h
+
+    model = Tracking()
+    model(x, training=False)
+    if moved:
+        expect_failure(CHECK, model, x, rule="BN001", layer="tracking")
+    else:
+        expect_pass(CHECK, model, x)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_state_that_predict_alone_moves(k, x, moved):
+    class Counting(k.Model):
+        def predict_step(self, data):
+            if moved:
+                self.count.assign_add(1.0)
+            return super().predict_step(data)
+
+    model = model_of(k, kind=Counting)
+    model.count = tf.Variable(0.0)
+    model.seen = k.metrics.Mean()
+    if moved:
+        found = expect_failure(CHECK, model, x, rule="BN001", layer=model.name)
+        assert "model(x)" in found.evidence["holds"]
+    else:
+        expect_pass(CHECK, model, x)
+
+
 def test_dropout_that_is_always_on(k, x):
     inputs = k.Input((4,))
     h = k.layers.Dropout(0.5, name="drop")(inputs, training=True)
