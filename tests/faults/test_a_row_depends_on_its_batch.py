@@ -485,3 +485,24 @@ def test_a_default_is_named_as_the_cause(x):
 def test_the_operation_is_named(form, operation, x):
     model = functional(keras, layer_of(keras, MIXING[form]))
     expect_failure(CHECK, model, x, rule=ROWS_MIX, cause_contains=operation)
+
+
+def lengths(longest):
+    """Rows as long as they are without the zeros at their ends, padded to the longest one."""
+
+    def call(x):
+        ragged = tf.RaggedTensor.from_tensor(x, padding=0.0)
+        step = tf.shape(ragged.to_tensor())[1] if longest else ragged.row_lengths()[:, None]
+        return x + tf.cast(step, x.dtype)
+
+    return call
+
+
+def test_an_operation_that_picks_more_or_fewer_elements(x):
+    """Rows of zeros have none, so that how many there are depends on the batch."""
+    zeros = np.zeros_like(x)
+    model = functional(keras, layer_of(keras, lengths(longest=True)))
+    for given in (x, zeros, None):
+        examples = {} if given is None else {"examples": 20}
+        expect_failure("batch_invariance", model, given, rule=ROWS_MIX, layer="leak", **examples)
+    expect_pass("batch_invariance", functional(keras, layer_of(keras, lengths(longest=False))), x)
