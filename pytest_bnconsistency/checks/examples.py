@@ -126,12 +126,15 @@ def _shown(check: str, case: Case, oracle: Oracle, found: Violation) -> Finding:
     if case.settings.save_batches is not None:
         name = f"{check}-{finding.rule}-{zlib.crc32(words.encode()):08x}.npz"
         path = Path(case.settings.save_batches) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         x = oracle.source.expand(found.recipe)
         leaves = x.items() if isinstance(x, dict) else enumerate(flatten(x))
         several = isinstance(x, dict) or len(flatten(x)) > 1
-        np.savez(path, **{f"x_{key}" if several else "x": leaf for key, leaf in leaves})
-        code += f", saved in {path}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, **{f"x_{key}" if several else "x": leaf for key, leaf in leaves})
+            code += f", saved in {path}"
+        except OSError as error:  # the finding counts for more than its file
+            code += f", not saved in {path}: {error.strerror or error}"
     return replace(finding, recipe=words, code=code)
 
 

@@ -169,6 +169,14 @@ def test_the_arrays_are_saved_on_request(tmp_path):
     np.testing.assert_array_equal(np.load(path)["x"], [[0] * 4, [100] * 4])
 
 
+def test_a_folder_that_cannot_be_written_hides_no_failure(tmp_path):
+    (tmp_path / "file").touch()
+    model = model_with(keras, FAULTS["2 rows; row 1 constant 100"][1])
+    folder = str(tmp_path / "file" / "failing")
+    finding = expect_failure(CHECK, model, rule="BN101", save_batches=folder)
+    assert f"not saved in {folder}" in finding.code
+
+
 def test_the_text_shows_the_batch_and_how_to_run_it_again():
     model = model_with(keras, FAULTS["2 rows; row 1 constant 100"][1])
     result = expect_verdict(CHECK, "failed", model)
