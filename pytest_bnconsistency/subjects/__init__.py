@@ -15,6 +15,7 @@ from pytest_bnconsistency.errors import (
     UnsupportedSubjectError,
 )
 from pytest_bnconsistency.subjects.base import Call, Hook, Part, Proceed, Subject
+from pytest_bnconsistency.words import first_line
 
 __all__ = ["ADAPTERS", "Call", "Hook", "Part", "Proceed", "Subject", "subject_of"]
 
@@ -26,7 +27,7 @@ def subject_of(model: Any) -> Subject:
     """The subject that `model` is; a subject is taken as it is.
 
     Raises:
-        MissingDependencyError: TensorFlow is not installed.
+        MissingDependencyError: TensorFlow is not installed, or can't be imported.
         UnsupportedSubjectError: `model` is nothing that can be checked, or is not built.
     """
     if "tensorflow" not in sys.modules and importlib.util.find_spec("tensorflow") is None:
@@ -34,6 +35,13 @@ def subject_of(model: Any) -> Subject:
             "TensorFlow is not installed, and the checks run models with it; install it with: "
             'pip install "pytest-bnconsistency[tensorflow]"'
         )
+    try:
+        importlib.import_module("tensorflow")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"TensorFlow is installed and can't be imported: {first_line(error)}; mend its "
+            'installation: python -c "import tensorflow" must not fail'
+        ) from error
     from pytest_bnconsistency.subjects.adapter import BaseSubject
 
     if isinstance(model, BaseSubject):

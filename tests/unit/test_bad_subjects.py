@@ -105,6 +105,8 @@ WITHOUT_TENSORFLOW = """
 import importlib.util, sys
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "tensorflow" else find(name, *rest)
+"""
+CHECKED = """
 from pytest_bnconsistency import BNConsistencyError, assert_batch_invariance
 try:
     assert_batch_invariance(object())
@@ -116,9 +118,22 @@ print("tensorflow" in sys.modules)
 
 def test_a_missing_tensorflow_is_one_sentence():
     said = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TENSORFLOW], capture_output=True, text=True, check=True
+        [sys.executable, "-c", WITHOUT_TENSORFLOW + CHECKED],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     sentence, imported = said.stdout.splitlines()
     assert sentence.startswith("TensorFlow is not installed")
     assert sentence.endswith('pip install "pytest-bnconsistency[tensorflow]"')
     assert imported == "False"
+
+
+def test_a_broken_tensorflow_is_one_sentence(tmp_path):
+    broken = tmp_path / "tensorflow.py"
+    broken.write_text("raise ImportError('a library of it is missing')", encoding="utf-8")
+    code = "\n".join(["import sys", f"sys.path.insert(0, {str(tmp_path)!r})", CHECKED])
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert said.startswith("TensorFlow is installed and can't be imported: a library of it")
