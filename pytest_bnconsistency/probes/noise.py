@@ -7,13 +7,17 @@ output is multiplied by 1 +- eps/2 with random signs, eps of that output's dtype
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import op_callbacks
 
 from pytest_bnconsistency.data import Array, Nest, distance, map_nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
@@ -69,6 +73,66 @@ class Shaken(Instrument):
         return _with_mask(tensor + tensor * tf.cast(signs * size, tensor.dtype), tensor)
 
 
+class ShakenOperations:
+    """Multiplies what single operations give by 1 + sign * size / 2.
+
+    The size is that of a sum over all n elements of a row, sqrt(n/2) * eps, and each element has
+    a sign of its own; of the next lower precision it is eps. It does so in what is traced `within`
+    it, wherever the first axis is of no fixed length: what one layer computes may cancel, and then
+    its output does not show how large its noise is.
+    """
+
+    STILL, ROUNDED, LOWERED = 0, 1, 2
+
+    def __init__(self) -> None:
+        self._seed = tf.Variable(0, dtype=tf.int32, trainable=False)
+        self._mode = tf.Variable(self.STILL, dtype=tf.int32, trainable=False)
+        self._places = itertools.count()
+        self._graph: Any = None
+
+    def run(self, traced: Pass, x: Nest, mode: int, seed: int = 0) -> list[Array]:
+        """The outputs of one draw, or of none."""
+        self._seed.assign(seed)
+        self._mode.assign(mode)
+        return traced.run(x).outputs
+
+    @contextlib.contextmanager
+    def within(self) -> Iterator[None]:
+        op_callbacks.add_op_callback(self._callback)
+        try:
+            yield
+        finally:
+            op_callbacks.remove_op_callback(self._callback)
+
+    def _callback(
+        self,
+        op_type: str,
+        inputs: Any,
+        attrs: Any,
+        outputs: Any,
+        op_name: str | None = None,
+        graph: Any = None,
+    ) -> list[Any]:
+        if self._graph is None:
+            self._graph = graph
+        # Traces of functions that the code calls outlive this one, so they stay as they are.
+        own = graph is not None and graph is self._graph
+        return [self._shake(tensor) for tensor in outputs] if own else list(outputs)
+
+    def _shake(self, tensor: Any) -> Any:
+        known = tensor.dtype.name in EPSILON and tensor.shape.rank not in (None, 0)
+        if not known or tensor.shape[0] is not None:
+            return tensor
+        shape = tf.shape(tensor)
+        seed = tf.stack([self._seed, next(self._places)])
+        signs = 2 * tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32) - 1
+        terms = tf.cast(tf.reduce_prod(shape[1:]), tf.float64)
+        sums = tf.maximum(tf.sqrt(terms / 2), 1) * EPSILON[tensor.dtype.name]
+        lower = tf.constant(LOWER[tensor.dtype.name], tf.float64)
+        size = tf.gather(tf.stack([tf.zeros_like(sums), sums, lower]), self._mode) / 2
+        return tensor + tensor * tf.cast(signs, tensor.dtype) * tf.cast(size, tensor.dtype)
+
+
 class Leak(Fingerprints):
     """Leaks `share` times the batch mean into row 0 at the call of index `place`.
 
@@ -117,6 +181,11 @@ class Floor:
         # the lower precision moves by at least.
         return max(self.least, min(MULTIPLE * self.floor, self.lower / 4))
 
+    def joined(self, other: Floor) -> Floor:
+        """The larger noise of two measurements of one output."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Floor(*(max(pair) for pair in pairs))
+
 
 @dataclass(frozen=True)
 class Moved:
@@ -152,13 +221,15 @@ class Noise:
 
     At first only the rounding of what layers give is measured, on the first row. A row that
     moves by more is measured itself, since the network may be ill-conditioned on it, and with the
-    rounding of sums inside of layers, whose length is not known: that of a row at most.
+    rounding of sums inside of layers, whose length is not known: that of a row at most. If it
+    moves by more than that, the rounding of single operations counts as well.
     """
 
     def __init__(self, seen: Pass, x: Nest) -> None:
         self._seen, self._x = seen, x
         self._rows: dict[int, list[Floor]] = {}
         self._first: list[Floor] | None = None
+        self._inner: dict[int, list[Floor]] = {}
 
     @property
     def floors(self) -> list[Floor]:
@@ -188,10 +259,43 @@ class Noise:
         if worst.margin <= 1:
             return worst
         suspect = np.flatnonzero(by_row > worst.bound)
-        return max(
-            (moved(int(row), self._of_row(int(rows[row]))) for row in suspect),
-            key=lambda found: (found.beyond, found.margin),
-        )
+        for measured in (self._of_row, self._inside):
+            found = [moved(int(row), measured(int(rows[row]))) for row in suspect]
+            worst = max(found, key=lambda one: (one.beyond, one.margin))
+            if not worst.beyond:
+                break
+        return worst
+
+    def _inside(self, row: int) -> list[Floor]:
+        """The noise of a row with the rounding of each operation, where there is a trace."""
+        if row not in self._inner:
+            shaken, traced = self._operations
+            floors, pair = self._of_row(row), self._pair(row)
+            if traced.is_traced:
+                still = shaken.run(traced, pair, shaken.STILL)
+                draws = [
+                    shaken.run(traced, pair, mode, seed)
+                    for seed in range(THOROUGH)
+                    for mode in (shaken.ROUNDED, shaken.LOWERED)
+                ]
+                inner = [
+                    _floor(
+                        output, [*others[::2], max(others[1::2], key=_spread(output))], True, ""
+                    )
+                    for output, *others in zip(still, *draws, strict=True)
+                ]
+                floors = [a.joined(b) for a, b in zip(floors, inner, strict=True)]
+            self._inner[row] = floors
+        return self._inner[row]
+
+    @functools.cached_property
+    def _operations(self) -> tuple[ShakenOperations, Pass]:
+        shaken = ShakenOperations()
+        with shaken.within():
+            return shaken, self._seen.again(self._pair(0), Instrument())
+
+    def _pair(self, row: int) -> Nest:
+        return map_nest(lambda leaf: leaf[[row, (row + 1) % len(leaf)]], self._x)
 
     def _of_row(self, row: int) -> list[Floor]:
         if row not in self._rows:
@@ -204,7 +308,7 @@ class Noise:
         A draw is a run of the row beside another one: outside of a graph, the outputs of all
         layers may be held at once.
         """
-        pair = map_nest(lambda leaf: leaf[[row, (row + 1) % len(leaf)]], self._x)
+        pair = self._pair(row)
         shaken = [Shaken(seed, EPSILON, sums=sums) for seed in range(draws)]
         still = self._run(pair, Instrument())
         seen = [self._run(pair, s) for s in (*shaken, Shaken(draws, LOWER, sums=False))]
@@ -244,9 +348,7 @@ def _floor(still: Array, draws: list[Array], known: bool, coarsest: str) -> Floo
     `coarsest` is the dtype in which a black box computes, if that is not known better.
     """
     paired = known and still.ndim > 0 and len(still) == 2
-    *noise, lower = (
-        float(_changes(still[:1], y[:1]).max(initial=0.0)) if paired else 0.0 for y in draws
-    )
+    *noise, lower = (_spread(still)(y) if paired else 0.0 for y in draws)
     if not _is_float(still):
         return Floor(max(noise), 0.0, lower, FLIPS)
     sizes = np.abs(still.astype(np.float64))
@@ -256,6 +358,10 @@ def _floor(still: Array, draws: list[Array], known: bool, coarsest: str) -> Floo
     unit = EPSILON[dtype] * scale
     floor = max(unit, *noise) if paired else UNITS * unit
     return Floor(floor, scale, max(lower, LOWER[dtype] * scale))
+
+
+def _spread(still: Array) -> Callable[[Array], float]:
+    return lambda y: float(_changes(still[:1], y[:1]).max(initial=0.0))
 
 
 def _changes(mine: Array, its: Array) -> Array:

@@ -159,6 +159,10 @@ class Pass:
         return self.written if self._concrete is None else list(self._concrete.graph.variables)
 
     @property
+    def is_traced(self) -> bool:
+        return self._concrete is not None
+
+    @property
     def deterministic(self) -> bool:
         """Whether it is traced and no layer draws random numbers in it."""
         return self._concrete is not None and not self.random_layers

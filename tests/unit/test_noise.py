@@ -115,3 +115,51 @@ def test_decisions_that_are_nearly_even_may_flip():
     assert not noise.compare(0, mask, other, np.arange(2)).beyond
     other[0, :9] += 1
     assert noise.compare(0, mask, other, np.arange(2)).beyond
+
+
+REFERENCES = np.random.default_rng(1).standard_normal((200, 64), np.float32) + 5
+
+
+def angle(x):
+    unit = tf.nn.l2_normalize(x, -1)
+    return tf.acos(tf.clip_by_value(tf.reduce_sum(unit * unit, -1, keepdims=True), -1.0, 1.0))
+
+
+def nearest(x):
+    squares = tf.reduce_sum(x * x, -1, keepdims=True) + tf.reduce_sum(REFERENCES**2, -1)[None]
+    distances = squares - 2 * tf.matmul(x, REFERENCES, transpose_b=True)
+    return tf.sqrt(tf.maximum(tf.reduce_min(distances, -1, keepdims=True), 0.0))
+
+
+CANCELLING = {
+    "an angle that is nearly none": angle,
+    "a distance that is nearly none": nearest,
+    "sums that are the same": lambda x: (
+        tf.reduce_sum(x * x, -1, keepdims=True) - tf.matmul(x * x, tf.ones((64, 1)))
+    ),
+    "an offset that a graph leaves out": lambda x: (x + 1e4) - 1e4,
+}
+
+
+@pytest.mark.parametrize("kind", ["function", "layer"])
+@pytest.mark.parametrize("name", CANCELLING)
+def test_what_cancels_within_a_layer_has_more_noise(name, kind):
+    function = CANCELLING[name]
+    model = function
+    if kind == "layer":
+        inputs = keras.Input((64,))
+        model = keras.Model(inputs, keras.layers.Lambda(function)(inputs))
+    for check in ("batch_invariance", "inference_purity"):
+        expect_pass(check, model, REFERENCES[:8])
+
+
+@pytest.mark.parametrize("kind", ["function", "layer"])
+def test_a_size_that_matters_is_beyond_the_noise_of_operations(kind):
+    def function(x):
+        return tf.nn.l2_normalize(x, -1) * (1 + 1e-3 / tf.cast(tf.shape(x)[0], x.dtype))
+
+    model = function
+    if kind == "layer":
+        inputs = keras.Input((64,))
+        model = keras.Model(inputs, keras.layers.Lambda(function)(inputs))
+    expect_failure("batch_invariance", model, REFERENCES[:8], rule="BN104")
