@@ -113,10 +113,15 @@ def state_moves(
     """The finding for variables, by identity with their layers' paths, that entry points move."""
     layers = list(dict.fromkeys(moved.values()))
     training = None if subject.spelled(None) in moving else False
-    told = [call.layer for call in Pass(subject, x, training=training).calls if call.is_layer]
+    free = Pass(subject, x, training=training)
+    told = [call.layer for call in free.calls if call.is_layer]
     modes = {id(layer): False for layer in told if subject.takes_training(layer)}
-    forced = Pass(subject, x, training=training, modes=modes).run(x)
-    tested = not any(id(variable) in moved for variable in forced.moved)
+    forced = Pass(subject, x, training=training, modes=modes)
+    # What only an entry point's own code moves, no call of the model tells about.
+    moves, moves_still = (
+        any(id(variable) in moved for variable in seen.run(x).moved) for seen in (free, forced)
+    )
+    tested = moves and not moves_still
     holds = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
     runs = "the layer runs" if len(layers) == 1 else "these layers run"
     writes = f"{layers[0]} writes" if len(layers) == 1 else "these layers write"

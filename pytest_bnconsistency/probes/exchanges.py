@@ -69,7 +69,7 @@ def _designed(x: Nest, seed: int) -> list[Exchange]:
     rows, rng = rows_of(x), np.random.default_rng(seed)
     count = next(k for k in itertools.count(2) if _ways(k) >= rows)
     choices = list(itertools.combinations(range(count), count // 2))[:rows]
-    kinds = itertools.cycle((_redrawn, _hundredfold, _constant, _duplicated, _shortened))
+    kinds = itertools.cycle((_redrawn, _hundredfold, _constant, _duplicated, _shortened, _emptied))
     found = []
     for number in range(count):
         kept = np.array([row for row, choice in enumerate(choices) if number in choice])
@@ -164,3 +164,7 @@ def _shortened(leaf: Array, row: int, rng: np.random.Generator) -> Array:
     if leaf.ndim > 1 and len(changed) > 1:
         changed[rng.integers(1, len(changed)) :] = "" if is_text(leaf) else 0
     return changed
+
+
+def _emptied(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    return np.full_like(leaf[row], "" if is_text(leaf) else 0)

@@ -506,3 +506,11 @@ def test_an_operation_that_picks_more_or_fewer_elements(x):
         examples = {} if given is None else {"examples": 20}
         expect_failure("batch_invariance", model, given, rule=ROWS_MIX, layer="leak", **examples)
     expect_pass("batch_invariance", functional(keras, layer_of(keras, lengths(longest=False))), x)
+
+
+def test_a_row_that_depends_on_how_many_are_empty(k, x):
+    def weighted(x):
+        full = tf.reduce_any(x != 0, axis=1)
+        return x * tf.reduce_mean(tf.cast(full, x.dtype))
+
+    expect_failure(CHECK, functional(k, layer_of(k, weighted)), x, rule="BN101", layer="leak")

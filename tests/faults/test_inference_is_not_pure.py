@@ -234,3 +234,14 @@ def test_a_stateful_recurrence_takes_one_number_of_rows(k, x, check, given):
     assert result.summary.startswith("the model takes batches of 6 rows and no others: ")
     if check in (CHECK, "batch_invariance"):
         expect_pass(check, k.Model(inputs, k.layers.LSTM(3)(inputs)), x[..., None])
+
+
+def test_state_that_only_a_predict_step_moves_is_not_explained(k, x):
+    class Model(k.Model):
+        def predict_step(self, data):
+            self.get_layer("head").bias.assign_add([0.0, 0.0, 1.0])
+            return super().predict_step(data)
+
+    model = model_of(k, kind=Model)
+    expect_failure(CHECK, model, x, rule="BN001", layer="head", cause_tested=False)
+    expect_pass(CHECK, model_of(k), x)
