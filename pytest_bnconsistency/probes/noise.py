@@ -11,7 +11,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -273,17 +273,11 @@ class Noise:
             floors, pair = self._of_row(row), self._pair(row)
             if traced.is_traced:
                 still = shaken.run(traced, pair, shaken.STILL)
-                draws = [
-                    shaken.run(traced, pair, mode, seed)
-                    for seed in range(THOROUGH)
+                draws, lower = (
+                    [shaken.run(traced, pair, mode, seed) for seed in range(THOROUGH)]
                     for mode in (shaken.ROUNDED, shaken.LOWERED)
-                ]
-                inner = [
-                    _floor(
-                        output, [*others[::2], max(others[1::2], key=_spread(output))], True, ""
-                    )
-                    for output, *others in zip(still, *draws, strict=True)
-                ]
+                )
+                inner = _floors(still, draws, lower, True, "")
                 floors = [a.joined(b) for a, b in zip(floors, inner, strict=True)]
             self._inner[row] = floors
         return self._inner[row]
@@ -311,13 +305,11 @@ class Noise:
         pair = self._pair(row)
         shaken = [Shaken(seed, EPSILON, sums=sums) for seed in range(draws)]
         still = self._run(pair, Instrument())
-        seen = [self._run(pair, s) for s in (*shaken, Shaken(draws, LOWER, sums=False))]
+        seen = [self._run(pair, s) for s in shaken]
+        lower = self._run(pair, Shaken(draws, LOWER, sums=False))
         known = any(s.places for s in shaken)
         coarsest = "" if known else max(self._seen.dtypes, key=_eps, default="")
-        return [
-            _floor(output, list(others), known, coarsest)
-            for output, *others in zip(still, *seen, strict=True)
-        ]
+        return _floors(still, seen, [lower], known, coarsest)
 
     def _run(self, pair: Nest, instrument: Instrument) -> list[Array]:
         if isinstance(instrument, Shaken) and instrument.sums:
@@ -342,26 +334,37 @@ def _eps(dtype: str) -> float:
     return EPSILON.get(dtype, 0.0)
 
 
-def _floor(still: Array, draws: list[Array], known: bool, coarsest: str) -> Floor:
-    """The last of the draws has the noise of the next lower precision.
+def _floors(
+    still: list[Array],
+    draws: list[list[Array]],
+    lower: list[list[Array]],
+    known: bool,
+    coarsest: str,
+) -> list[Floor]:
+    """The floor of each output, by what it gives still, in draws, and in the lower precision."""
+    by_output = zip(still, zip(*draws, strict=True), zip(*lower, strict=True), strict=True)
+    return [_floor(output, seen, low, known, coarsest) for output, seen, low in by_output]
 
-    `coarsest` is the dtype in which a black box computes, if that is not known better.
-    """
+
+def _floor(
+    still: Array, draws: Sequence[Array], lower: Sequence[Array], known: bool, coarsest: str
+) -> Floor:
+    """`coarsest` is the dtype in which a black box computes, if that is not known better."""
     paired = known and still.ndim > 0 and len(still) == 2
-    *noise, lower = (_spread(still)(y) if paired else 0.0 for y in draws)
+
+    def largest(values: Sequence[Array]) -> float:
+        return max(float(_changes(still[:1], y[:1]).max(initial=0.0)) for y in values)
+
+    noise, low = (largest(draws), largest(lower)) if paired else (0.0, 0.0)
     if not _is_float(still):
-        return Floor(max(noise), 0.0, lower, FLIPS)
+        return Floor(noise, 0.0, low, FLIPS)
     sizes = np.abs(still.astype(np.float64))
     scale = float(sizes[np.isfinite(sizes)].max(initial=0.0))
     dtype = max(str(still.dtype), coarsest, key=_eps)
     # An output that rounds to itself still has half a unit in its last place.
     unit = EPSILON[dtype] * scale
-    floor = max(unit, *noise) if paired else UNITS * unit
-    return Floor(floor, scale, max(lower, LOWER[dtype] * scale))
-
-
-def _spread(still: Array) -> Callable[[Array], float]:
-    return lambda y: float(_changes(still[:1], y[:1]).max(initial=0.0))
+    floor = max(unit, noise) if paired else UNITS * unit
+    return Floor(floor, scale, max(low, LOWER[dtype] * scale))
 
 
 def _changes(mine: Array, its: Array) -> Array:
