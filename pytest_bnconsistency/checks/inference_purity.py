@@ -242,10 +242,9 @@ def _agreement(
     bound = (
         f"{2 * noise.MULTIPLE:g} noise floors, half of them for each side, measured on this model"
     )
-    compared = {s.name for s in seen}
+    compared, arrays = {s.name for s in seen}, next(iter(case.subject.entries()), "")
     wrong, meant = list[Finding](), list[Finding]()
     for cause, apart in found.items():
-        arrays = next(iter(case.subject.entries()), "")
         alike = DATASET not in compared or (arrays in apart) is (DATASET in apart)
         kind = meant if cause.intended and alike else wrong
         kind.append(inference.disagree(cause, apart, reference.name, bound))

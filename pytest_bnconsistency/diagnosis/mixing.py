@@ -237,8 +237,13 @@ def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: 
     return ""
 
 
+def _shown(failing: Sequence[Judged]) -> Judged:
+    """The first whose layers can be seen, if those of any can."""
+    return next((entry for entry in failing if entry.observed is not None), failing[0])
+
+
 def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
-    entry = next((e for e in failing if e.observed is not None), failing[0])
+    entry = _shown(failing)
     exchange = entry.differences[0].exchange
     place = None
     if entry.observed is not None:
@@ -265,7 +270,7 @@ def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
 
 
 def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
-    entry = next((e for e in failing if e.observed is not None), failing[0])
+    entry = _shown(failing)
     place = None
     if entry.observed is not None and entry.failing_rows is not None:
         place = sizes.loses_axis(entry.observed, x, *entry.failing_rows)
@@ -288,7 +293,7 @@ def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
 
 
 def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
-    entry = next((e for e in failing if e.observed is not None), failing[0])
+    entry = _shown(failing)
     place = None
     if entry.observed is not None and entry.failing_rows is not None:
         place = sizes.depends_on_size(entry.observed, x, *entry.failing_rows, entry.noise)

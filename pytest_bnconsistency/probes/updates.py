@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array
+from pytest_bnconsistency.data import Array, all_finite
 from pytest_bnconsistency.probes.state import preserve_state, same_bits
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.subjects import Subject
@@ -77,6 +77,5 @@ def skipped_overflow(subject: Subject) -> tuple[float, float] | None:
             optimizer.apply_gradients(list(zip(infinite, weights, strict=True)))
     except Exception:  # as for weights that were frozen when it was built
         return None
-    finite = all(np.isfinite(np.asarray(value, np.float64)).all() for value in before)
     still = all(same_bits(w.numpy(), value) for w, value in zip(weights, before, strict=True))
-    return (float(first), scale) if finite and still else None
+    return (float(first), scale) if all_finite(before) and still else None
