@@ -24,17 +24,18 @@ from pytest_bnconsistency.checks.entries import (
     Entry,
     first_rows,
     has_rows,
+    measured_noise,
     repeating,
+    rows_between,
     same_outputs,
 )
-from pytest_bnconsistency.checks.passes import measured_noise, observed
+from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.checks.resolution import resolution
 from pytest_bnconsistency.data import (
     Array,
     Nest,
     all_finite,
     distance,
-    map_nest,
     rows_of,
 )
 from pytest_bnconsistency.diagnosis import localise, mixing, padding
@@ -48,10 +49,10 @@ from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.taps import Instrument, Observation
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.subjects import Call
+from pytest_bnconsistency.subjects.base import RAGGED
 from pytest_bnconsistency.words import first_line, listed
 
 NAME = "batch_invariance"
-SIZES = (1, 5, 2, 3)
 
 
 def check(case: Case) -> CheckResult:
@@ -323,11 +324,11 @@ def _compare_size(
     entry: Entry, judged: Judged, x: Nest, noise: Noise, start: int, stop: int
 ) -> None:
     whole = entry.run(WHOLE, x).outputs
-    chunk, size = map_nest(lambda leaf: leaf[start:stop], x), stop - start
+    (batch, chunk), size = rows_between(x, start, stop), stop - start
     judged.tried.append(size)
     failing = judged.failing_rows or (start, stop)
     try:
-        outputs = entry.run(ONE if (start, stop) == (0, 1) else f"{start}:{stop}", chunk).outputs
+        outputs = entry.run(batch, chunk).outputs
     except Exception as error:
         first = first_line(error)[:120]
         judged.shapes.append(f"a batch of {size} raises: {first}")
@@ -393,7 +394,8 @@ def _padding(
 
 
 def _chunks(rows: int) -> list[tuple[int, int]]:
-    """Batches of 1, 2, 3 and 5 rows that together take in every row at least once."""
-    starts = list(itertools.accumulate(itertools.islice(itertools.cycle(SIZES), rows), initial=0))
-    chunks = [(a, min(b, rows)) for a, b in itertools.pairwise(starts) if a < rows]
-    return chunks + [(0, min(3, rows))] + [(a, a + 1) for a in range(1, min(3, rows))]
+    """Batches of 1, 2 and 3 rows, and of those of a data set, which take in every row."""
+    ragged = min(RAGGED, max(rows - 1, 1))
+    chunks = [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3)]
+    chunks += [(start, min(start + ragged, rows)) for start in range(0, rows, ragged)]
+    return [(a, b) for a, b in dict.fromkeys(chunks) if b <= rows and b - a < rows]

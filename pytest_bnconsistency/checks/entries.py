@@ -13,6 +13,7 @@ from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
+from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.state import (
     Variables,
     preserve_state,
@@ -163,6 +164,19 @@ def calls_of(case: Case) -> dict[str, bool | None]:
     return {case.subject.spelled(mode): mode for mode in (False, None)}
 
 
+def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> Noise:
+    """The noise of the outputs of inference."""
+    key = ("noise", frozenset(apart))
+    if key not in case.shared:
+        traced, still = observed(case, x, False, apart), None
+        if traced.deterministic and not apart:
+            called = entry(case, x, case.subject.spelled(False))
+            still = called.run(PAIR, first_rows(x, 2)).outputs
+        case.shared[key] = Noise(traced, x, still)
+    noise: Noise = case.shared[key]
+    return noise
+
+
 def same_on_two_rows(case: Case, x: Nest) -> bool:
     """Whether a call that leaves `training` out gives in every layer what inference gives."""
     pair = first_rows(x, 2)
@@ -204,6 +218,13 @@ def has_rows(outputs: list[Array], x: Nest) -> bool:
 
 def first_rows(x: Nest, count: int) -> Nest:
     return map_nest(lambda leaf: leaf[:count], x)
+
+
+def rows_between(x: Nest, start: int, stop: int) -> tuple[str, Nest]:
+    """Some rows one after another, and the name of that batch."""
+    shared = {(0, 1): ONE, (0, 2): PAIR} | {(0, rows_of(x)): WHOLE}
+    rows = map_nest(lambda leaf: leaf[start:stop], x)
+    return shared.get((start, stop), f"rows {start} to {stop - 1}"), rows
 
 
 @contextlib.contextmanager

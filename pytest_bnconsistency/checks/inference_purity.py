@@ -20,12 +20,14 @@ from pytest_bnconsistency.checks.entries import (
     first_rows,
     has_rows,
     held_variables,
+    measured_noise,
     owners,
+    rows_between,
     same_outputs,
     traced_entry,
 )
-from pytest_bnconsistency.checks.passes import measured_noise, observed
-from pytest_bnconsistency.data import Array, Nest, all_finite, map_nest, rows_of
+from pytest_bnconsistency.checks.passes import observed
+from pytest_bnconsistency.data import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.diagnosis import inference
 from pytest_bnconsistency.diagnosis.inference import Cause, sets_apart
 from pytest_bnconsistency.errors import RefusedError
@@ -254,12 +256,9 @@ def _agreement(
 def _in_batches(way: Entry, x: Nest) -> list[Array]:
     """What an entry point gives for batches as those of the data set, put together."""
 
-    def run(rows: slice) -> list[Array]:
-        batch = map_nest(lambda leaf: leaf[rows], x)
-        return way.run(f"{rows.start}:{rows.stop}", batch).outputs
-
     starts = range(0, rows_of(x), RAGGED)
-    parts = [run(slice(start, min(start + RAGGED, rows_of(x)))) for start in starts]
+    batches = [rows_between(x, start, min(start + RAGGED, rows_of(x))) for start in starts]
+    parts = [way.run(*batch).outputs for batch in batches]
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 

@@ -6,29 +6,21 @@ from collections.abc import Collection
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.data import Nest
-from pytest_bnconsistency.probes.fingerprints import Fingerprints
-from pytest_bnconsistency.probes.noise import Noise
+from pytest_bnconsistency.probes.noise import Leak
 from pytest_bnconsistency.probes.taps import Pass, neutralised
 
 
 def observed(case: Case, x: Nest, training: bool | None, apart: Collection[int] = ()) -> Pass:
-    """A pass with every row's fingerprints; layers that draw random numbers are neutralised.
+    """A pass with every row's fingerprints, and a `Leak` in its middle that does not leak yet.
 
-    Layers `apart`, by identity, get one row at a time.
+    Layers that draw random numbers are neutralised; those `apart`, by identity, get one row at a
+    time.
     """
     key = ("observed", training, frozenset(apart))
     if key not in case.shared:
+        middle = len(case.subject.layers()) // 2
         case.shared[key] = neutralised(
-            case.subject, x, training=training, instrument=Fingerprints, apart=apart
+            case.subject, x, training=training, instrument=lambda: Leak(middle), apart=apart
         )
     traced: Pass = case.shared[key]
     return traced
-
-
-def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> Noise:
-    """The noise of the outputs of inference."""
-    key = ("noise", frozenset(apart))
-    if key not in case.shared:
-        case.shared[key] = Noise(observed(case, x, False, apart), x)
-    noise: Noise = case.shared[key]
-    return noise

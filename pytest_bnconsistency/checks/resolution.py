@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
@@ -58,23 +57,24 @@ def _same_rows(x: Nest, other: Nest) -> bool:
 
 
 def _inside(traced: Pass, rows: Nest, exchange: Exchange) -> dict[str, float | None]:
-    """The same in the call nearest to the middle that gives numbers: masks, say, are none."""
-    places = range(len(traced.calls))
-    for place in sorted(places, key=lambda place: abs(place - len(places) // 2)):
-        leak = Leak(2, place)
+    """The same in a call that gives numbers: the one in the middle, if there is one."""
+    leaking, leak = traced, traced.instrument
+    if not isinstance(leak, Leak) or leak.index is None:
+        # Fewer calls than the model has layers: the first one will do.
+        leak = Leak(0)
         leaking = traced.again(rows, leak, traced=False)
+        leaking.run(rows)
+    if leak.index is None:
+        return {}
 
-        @functools.cache
-        def run(
-            share: float, changed: bool, leak: Leak = leak, leaking: Pass = leaking
-        ) -> Observation:
-            leak.share = share
+    def run(share: float, changed: bool) -> Observation:
+        leak.share.assign(share)
+        try:
             return leaking.run(exchange.x if changed else rows)
+        finally:
+            leak.share.assign(0.0)
 
-        run(LEAKS[0], False)
-        if leak.placed:
-            return {traced.calls[place].label: _smallest(exchange, run)}
-    return {}
+    return {traced.calls[leak.index].label: _smallest(exchange, run)}
 
 
 def _smallest(exchange: Exchange, run: Callable[[float, bool], Observation]) -> float | None:

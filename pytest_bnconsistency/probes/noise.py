@@ -19,10 +19,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
-from pytest_bnconsistency.data import Array, Nest, distance, map_nest
+from pytest_bnconsistency.data import Array, Nest, distance, flatten, map_nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.state import same_bits
-from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
+from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay, is_batch
 from pytest_bnconsistency.subjects import Call, Part
 
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -134,40 +134,43 @@ class ShakenOperations:
 
 
 class Leak(Fingerprints):
-    """Leaks `share` times the batch mean into row 0 at the call of index `place`.
+    """Can leak a share of the batch mean into the first row of what one call gives.
 
-    `placed` says whether that call has given something to leak into. For runs outside of a graph.
+    The call is the `place`-th, or the first one after it that gives numbers; `index` says which it
+    is, None where there is none. Every bit is as without this while the share is 0.
     """
 
-    def __init__(self, rows: int, place: int) -> None:
+    def __init__(self, place: int) -> None:
         super().__init__()
-        self.share, self.placed = 0.0, False
-        self._rows, self.place = rows, place
+        self.share = tf.Variable(0.0, trainable=False)
+        self.index: int | None = None
+        self._place, self._calls = place, 0
 
     def begin(self) -> None:
-        self._index = 0
+        self.index, self._calls = None, 0
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        if self._index == self.place:
-            outputs = map_nest(self._leak, outputs)
-        self._index += 1
+        numbers = [leaf for leaf in flatten(outputs) if is_batch(leaf) and _floating(leaf)]
+        if numbers and self.index is None and self._calls >= self._place:
+            self.index = self._calls
+            ids = set(map(id, numbers))
+            outputs = map_nest(lambda leaf: self._leak(leaf) if id(leaf) in ids else leaf, outputs)
+        self._calls += 1
         return super().tap(call, outputs, replay)
 
     def _leak(self, tensor: Any) -> Any:
-        if not _floating(tensor) or tensor.shape[0] % self._rows:
-            return tensor
-        self.placed = True
-        own = tensor.shape[0] // self._rows
-        mean = tf.reduce_mean(tensor, axis=0, keepdims=True)
-        moved = tensor[:own] + tf.cast(self.share, tensor.dtype) * mean
-        return _with_mask(tf.concat([moved, tensor[own:]], 0), tensor)
+        first, share = tensor[:1], tf.cast(self.share, tensor.dtype)
+        leaking = first + share * tf.reduce_mean(tensor, axis=0, keepdims=True)
+        moved = tf.where(self.share > 0, leaking, first)
+        return _with_mask(tf.concat([moved, tensor[1:]], 0), tensor)
 
 
 @dataclass(frozen=True)
 class Floor:
     """Noise of one output tensor in its own units; of whole numbers and texts, the share of them.
 
-    `scale` is its largest magnitude; `lower` the noise of the next lower precision.
+    `scale` is its largest magnitude; `lower` the noise of the next lower precision, or the least
+    that it can be where that caps nothing.
     """
 
     floor: float
@@ -180,6 +183,11 @@ class Floor:
         # A draw is larger than what rounding does: a quarter of it is what a network computed in
         # the lower precision moves by at least.
         return max(self.least, min(MULTIPLE * self.floor, self.lower / 4))
+
+    @property
+    def uncapped(self) -> bool:
+        """Whether more noise of the lower precision would leave the bound as it is."""
+        return max(self.least, MULTIPLE * self.floor) <= max(self.least, self.lower / 4)
 
     def joined(self, other: Floor) -> Floor:
         """The larger noise of two measurements of one output."""
@@ -223,10 +231,12 @@ class Noise:
     moves by more is measured itself, since the network may be ill-conditioned on it, and with the
     rounding of sums inside of layers, whose length is not known: that of a row at most. If it
     moves by more than that, the rounding of single operations counts as well.
+
+    `still` is what the pass gives outside of a graph for the first two rows, where that is known.
     """
 
-    def __init__(self, seen: Pass, x: Nest) -> None:
-        self._seen, self._x = seen, x
+    def __init__(self, seen: Pass, x: Nest, still: list[Array] | None = None) -> None:
+        self._seen, self._x, self._still = seen, x, still
         self._rows: dict[int, list[Floor]] = {}
         self._first: list[Floor] | None = None
         self._inner: dict[int, list[Floor]] = {}
@@ -304,11 +314,16 @@ class Noise:
         """
         pair = self._pair(row)
         shaken = [Shaken(seed, EPSILON, sums=sums) for seed in range(draws)]
-        still = self._run(pair, Instrument())
+        still = self._still if row == 0 else None
+        if still is None:
+            still = self._run(pair, Instrument())
         seen = [self._run(pair, s) for s in shaken]
-        lower = self._run(pair, Shaken(draws, LOWER, sums=False))
         known = any(s.places for s in shaken)
         coarsest = "" if known else max(self._seen.dtypes, key=_eps, default="")
+        floors = _floors(still, seen, [], known, coarsest)
+        if all(floor.uncapped for floor in floors):
+            return floors
+        lower = self._run(pair, Shaken(draws, LOWER, sums=False))
         return _floors(still, seen, [lower], known, coarsest)
 
     def _run(self, pair: Nest, instrument: Instrument) -> list[Array]:
@@ -342,8 +357,11 @@ def _floors(
     coarsest: str,
 ) -> list[Floor]:
     """The floor of each output, by what it gives still, in draws, and in the lower precision."""
-    by_output = zip(still, zip(*draws, strict=True), zip(*lower, strict=True), strict=True)
-    return [_floor(output, seen, low, known, coarsest) for output, seen, low in by_output]
+    by_output = zip(still, zip(*draws, strict=True), strict=True)
+    return [
+        _floor(output, seen, [run[index] for run in lower], known, coarsest)
+        for index, (output, seen) in enumerate(by_output)
+    ]
 
 
 def _floor(
@@ -353,7 +371,8 @@ def _floor(
     paired = known and still.ndim > 0 and len(still) == 2
 
     def largest(values: Sequence[Array]) -> float:
-        return max(float(_changes(still[:1], y[:1]).max(initial=0.0)) for y in values)
+        changes = (float(_changes(still[:1], y[:1]).max(initial=0.0)) for y in values)
+        return max(changes, default=0.0)
 
     noise, low = (largest(draws), largest(lower)) if paired else (0.0, 0.0)
     if not _is_float(still):

@@ -95,7 +95,7 @@ class Pass:
         self.inner_calls: list[Call] = []
         self.random_layers: list[Any] = []
         self.fed_by_random: dict[int, list[Any]] = {}
-        self._instrument = instrument or Instrument()
+        self.instrument = instrument or Instrument()
         self.still, self.apart = frozenset(still), frozenset(apart)
         self._modes, self._held = dict(modes or {}), dict(held or {})
         self._concrete: Any = None
@@ -298,7 +298,7 @@ class Pass:
             if not fresh:
                 passing.append(replace(call, args=(), kwargs={}))
                 return outputs
-            outputs, record = self._instrument.tap(
+            outputs, record = self.instrument.tap(
                 call, outputs, lambda training: replay(call, proceed, training)
             )
             tensors = _tensors(outputs)
@@ -308,7 +308,7 @@ class Pass:
             tapped.append(tensors if graph is not None else [])
             return outputs
 
-        self._instrument.begin()
+        self.instrument.begin()
         with self.subject.watch(hook):
             outputs = self.subject.forward(x, self.training)
         flat = [tf.convert_to_tensor(leaf) for leaf in flatten(outputs) if leaf is not None]

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from pytest_bnconsistency.assertions import case
-from pytest_bnconsistency.checks.passes import measured_noise
+from pytest_bnconsistency.checks.entries import measured_noise
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 PRECISIONS = ["float64", "float32", "mixed_float16", "mixed_bfloat16", "bfloat16"]
