@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
@@ -61,3 +62,16 @@ def test_images_of_any_size_are_no_sequences(k):
 def test_a_causal_model_that_keeps_its_steps(k, ids):
     model = classifier(k, k.layers.LSTM(6, return_sequences=True))
     expect_pass(CHECK, model, ids)
+
+
+def test_padding_stripped_to_the_longest_row_of_generated_ids(k):
+    class Strip(k.layers.Layer):
+        def call(self, ids):
+            return ids[:, : tf.reduce_max(tf.math.count_nonzero(ids, 1))]
+
+    def build(*strip):
+        body = [k.layers.Embedding(20, 8), k.layers.GlobalAveragePooling1D(), k.layers.Dense(3)]
+        return k.Sequential([k.Input((None,), dtype="int64"), *strip, *body])
+
+    expect_failure(CHECK, build(Strip(name="strip")), rule="BN101", layer="strip")
+    expect_pass(CHECK, build())
