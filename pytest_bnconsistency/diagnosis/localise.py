@@ -9,10 +9,20 @@ import numpy as np
 
 from pytest_bnconsistency.data import Array, Nest
 from pytest_bnconsistency.probes.exchanges import Exchange
-from pytest_bnconsistency.probes.fingerprints import Fingerprints, Operations, Values, by_row
+from pytest_bnconsistency.probes.fingerprints import (
+    Fingerprints,
+    Given,
+    Operations,
+    Values,
+    by_row,
+)
+from pytest_bnconsistency.probes.holding import Held
 from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.subjects import Call
+
+ROUNDS = 4
+"""How often operations are held before it is looked for more of them further on."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +91,17 @@ def independent_with(
     modes: Mapping[int, bool] | None = None,
     apart: Collection[int] = (),
     held: Mapping[str, list[Array]] | None = None,
+    operations: Mapping[str, Held] | None = None,
 ) -> bool:
     """Whether kept rows are the same in every layer and output with this intervention.
 
     `modes` are other modes for layers, by identity; layers `apart` get one row at a time; calls
-    that are `held` return what is given for them.
+    that are `held` return what is given for them, and so do single `operations`, by name.
     """
     try:
-        forced = seen.again(x, Fingerprints(), modes=modes, apart=apart, held=held)
+        forced = seen.again(
+            x, Fingerprints(), modes=modes, apart=apart, held=held, operations=operations
+        )
         base, other = forced.run(x), forced.run(exchange.x)
     except Exception:
         # An intervention that the code does not take proves nothing.
@@ -109,29 +122,62 @@ def reduced(seen: Pass, x: Nest, exchange: Exchange) -> dict[str, list[Array]]:
     }
 
 
-def first_operation(seen: Pass, x: Nest, exchange: Exchange) -> str:
-    """The TensorFlow operation in which the rows meet, or "" where it can't be told.
+def meeting_operations(
+    seen: Pass, x: Nest, exchange: Exchange, held: Mapping[str, Held] | None = None
+) -> dict[str, str]:
+    """The TensorFlow operations in which rows meet, by name: their types, names and axes.
 
-    It is the first one, in the order of execution, of which a kept row or a result without a
-    batch axis changes with the companions; one that only turns the axes, where none follows.
+    They give a kept row, or give as a whole, what changes with the companions, while all that
+    they are given is the same; and by way of what changes it reaches a kept row.
     """
-    operations = Operations()
-    watched = seen.again(x, operations)
-    base, other = watched.run(x), watched.run(exchange.x)
-    differing = [
-        name
-        for names, mine, its in zip(operations.labels, base.records, other.records, strict=False)
-        if mine is not None and its is not None
-        for name, a, b in zip(names, mine, its, strict=True)
-        if (
-            _any_differs([a], [b], exchange)
-            if len(a) > 1
-            # How many elements an operation picks may depend on the batch: nothing to compare.
-            else a.shape == b.shape and (a != b).any()
-        )
+    operations = Operations(exchange.rows)
+    watched = seen.again(x, operations, operations=held)
+    if not watched.is_traced:
+        return {}
+    base, again, other = (watched.run(rows).records[-1] or [] for rows in (x, x, exchange.x))
+    results = operations.results
+    changed = [
+        _result_differs(a, c, exchange) if np.array_equal(a, b) else None
+        for a, b, c in zip(base, again, other, strict=True)
     ]
-    turning = [name for name in differing if not name.startswith("Transpose")]
-    return next(iter(turning or differing), "")
+    reaching = {i for i, hashes in enumerate(base) if changed[i] and len(hashes) > 1}
+    for index in reversed(range(len(results))):
+        if index in reaching:
+            reaching |= {i for i in results[index].given if changed[i] is not False}
+    return {
+        results[index].operation: results[index].told
+        for index in sorted(reaching)
+        if changed[index]
+        and not results[index].turned
+        and all(changed[i] is False for i in results[index].given)
+    }
+
+
+def tested_operations(
+    seen: Pass, x: Nest, exchange: Exchange, found: Mapping[str, str]
+) -> list[str]:
+    """Operations in which rows meet, as a reader knows them, if they are all of them; else none.
+
+    Those `found` are held at what they gave the kept rows of the first batch, then those in which
+    rows meet further on, and so on.
+    """
+    told, held = dict[str, str](), dict[str, Held]()
+    try:
+        for _ in range(ROUNDS):
+            if not found:
+                break
+            told |= found
+            given = Given(told)
+            record = iter(seen.again(x, given).run(x).records[-1] or ())
+            held = {
+                name: Held([next(record) for _ in range(count)], exchange.kept, exchange.rows)
+                for name, count in given.counts.items()
+            }
+            found = meeting_operations(seen, x, exchange, held)
+    except Exception:
+        return []  # an intervention that the code does not take proves nothing
+    mended = bool(held) and independent_with(seen, x, exchange, operations=held)
+    return list(told.values()) if mended else []
 
 
 def outputs_differ(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:
@@ -152,10 +198,20 @@ def row_bits_differ(mine: Array, its: Array, exchange: Exchange) -> Array:
 
 
 def _any_differs(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:
-    for a, b in zip(mine, its, strict=True):
-        rows, other = by_row(a, exchange.rows), by_row(b, exchange.rows)
-        if rows is None or other is None or rows.shape != other.shape:
-            continue
-        if (rows[exchange.kept] != other[exchange.now]).any():
-            return True
-    return False
+    return any(_kept_rows_differ(a, b, exchange) for a, b in zip(mine, its, strict=True))
+
+
+def _result_differs(mine: Array, its: Array, exchange: Exchange) -> bool | None:
+    """Whether hashes of a result differ, for a kept row or, of a single entry, as a whole."""
+    if len(mine) == len(its) == 1:
+        return bool((mine != its).any())
+    return _kept_rows_differ(mine, its, exchange)
+
+
+def _kept_rows_differ(mine: Array, its: Array, exchange: Exchange) -> bool | None:
+    """Whether hashes differ for a kept row; None where the first axis is not the batch."""
+    rows, other = by_row(mine, exchange.rows), by_row(its, exchange.rows)
+    # How many elements an operation picks may depend on the batch: nothing to compare.
+    if rows is None or other is None or rows.shape != other.shape:
+        return None
+    return bool((rows[exchange.kept] != other[exchange.now]).any())

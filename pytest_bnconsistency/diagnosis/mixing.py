@@ -18,6 +18,9 @@ from pytest_bnconsistency.results import Finding
 from pytest_bnconsistency.subjects import Subject
 from pytest_bnconsistency.words import counted, listed
 
+SHOWN = 3
+"""Operations that a cause names at most."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -185,7 +188,8 @@ def _cause(
         if origin.replayed
         else "what comes before is the same to the bit"
     )
-    operation = localise.first_operation(seen, x, exchange)
+    meeting = localise.meeting_operations(seen, x, exchange)
+    operation = next(iter(meeting.values()), "")
     by = f"; the first operation that differs is {operation}" if operation else ""
     remedy = (
         "compute over the feature axes, not over axis 0; give statistics of the batch to "
@@ -210,6 +214,17 @@ def _cause(
             "back into the rows",
             f"with {listed(held)} held at what it gave for the first batch, every kept row has "
             "the same bits in every layer and output",
+            remedy,
+        )
+    if operations := localise.tested_operations(seen, x, exchange, meeting):
+        more = len(operations) - SHOWN
+        shown = [*operations[:SHOWN], *([counted(more, "more operation")] if more > 0 else [])]
+        where = f"in {origin.label}" if origin.replayed else origin.label
+        return (
+            rules.ROWS_MIX,
+            f"the rows meet in {listed(shown)}, {'at first ' * (len(operations) > 1)}{where}",
+            "with the results held at what they were for the kept rows of the first batch, every "
+            "kept row has the same bits in every layer and output",
             remedy,
         )
     return rules.ROWS_MIX, f"not established; the rows mix here: {how_known}{by}", tried, remedy

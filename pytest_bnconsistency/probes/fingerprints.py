@@ -7,13 +7,16 @@ by bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, flatten
-from pytest_bnconsistency.probes.taps import Instrument, Replay, is_batch
+from pytest_bnconsistency.probes.holding import open_axes
+from pytest_bnconsistency.probes.taps import Instrument, Replay, is_batch, names_behind
 from pytest_bnconsistency.subjects import Call
 
 
@@ -43,36 +46,80 @@ class Values(Instrument):
         return outputs, tensors if whole else None
 
 
-class Operations(Instrument):
-    """Records hashes of the result of each operation, layer or not, since the layer before.
+@dataclass(frozen=True)
+class Result:
+    """A tensor that an operation gives: the operation's name, and its type and axes for a reader.
 
-    `labels` names the operations of each record. A result without a batch axis is one entry.
+    `given` are the indices of the results that the operation computes with.
     """
 
-    def __init__(self) -> None:
-        self.labels: list[list[str]] = []
-        self._known = 0
+    operation: str
+    told: str
+    given: tuple[int, ...]
 
-    def begin(self) -> None:
-        self.labels.clear()
-        self._known = 0
+    @property
+    def turned(self) -> bool:
+        """Whether it only turns the axes: where two are open, the rows may be lost from sight."""
+        return self.told.startswith("Transpose")
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+
+class Operations(Instrument):
+    """Records hashes of what each operation behind the outputs gives, in layers or not.
+
+    `results` tells of each record what it is. The first axis of the hashes is the one along which
+    `rows` rows lie; a result without one is a single entry, and one that can't be
+    compared, such as a state or a list of tensors, has none.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.results: list[Result] = []
+        self._rows = rows
+
+    def finish(self, outputs: list[Any]) -> list[Any] | None:
         if tf.executing_eagerly():
-            return outputs, None
+            return None
         graph = tf.compat.v1.get_default_graph()
-        made = graph.get_operations()[self._known :]
-        names, prints = [], []
-        for operation in made:
-            for tensor in operation.outputs if operation.inputs else ():
-                if tensor.dtype in (tf.variant, tf.resource) or tensor.shape.rank is None:
-                    continue
-                per_row = is_batch(tensor)
-                names.append(_told(operation))
-                prints.append(fingerprint(tensor if per_row else tensor[None]))
-        self._known = len(graph.get_operations())
-        self.labels.append(names)
-        return outputs, prints
+        behind = names_behind(t for t in outputs if getattr(t, "graph", None) is graph)
+        self.results.clear()
+        indices: dict[str, int] = {}
+        prints: list[Any] = []
+        for operation in graph.get_operations():
+            if operation.name not in behind:
+                continue
+            given = tuple(indices[t.name] for t in operation.inputs if t.name in indices)
+            for tensor in operation.outputs:
+                opaque = tensor.dtype in (tf.variant, tf.resource) or tensor.shape.rank is None
+                if not (operation.inputs or opaque):
+                    continue  # x, or the same for all batches
+                indices[tensor.name] = len(prints)
+                prints.append(tf.zeros([0, 8], tf.uint8) if opaque else self._hashes(tensor))
+                self.results.append(Result(operation.name, _told(operation), given))
+        return prints
+
+    def _hashes(self, tensor: Any) -> Any:
+        axes = open_axes(tensor)
+        if axes in ([], [0]):
+            return fingerprint(tensor if axes else tensor[None])
+        fits = tf.gather(tf.shape(tensor), axes) % self._rows == 0
+        axis = tf.gather(axes, tf.argmax(tf.cast(fits, tf.int32)))
+        others = tf.range(tensor.shape.rank)
+        rows_first = tf.concat([[axis], others[others != axis]], 0)
+        return fingerprint(tf.transpose(tensor, rows_first))
+
+
+class Given(Instrument):
+    """Records what operations of these names give; `counts` says how many tensors each."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.counts = dict.fromkeys(names, 0)
+
+    def finish(self, outputs: list[Any]) -> list[Any] | None:
+        graph, record = tf.compat.v1.get_default_graph(), list[Any]()
+        for name in self.counts:
+            tensors = graph.get_operation_by_name(name).outputs
+            self.counts[name] = len(tensors)
+            record += tensors
+        return record
 
 
 def _told(operation: Any) -> str:

@@ -9,7 +9,7 @@ the model goes on with.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rebuild
 from pytest_bnconsistency.errors import BNConsistencyError
+from pytest_bnconsistency.probes.holding import Held, holding
 from pytest_bnconsistency.probes.state import Variables, reachable_variables
 from pytest_bnconsistency.subjects import Call, Proceed, Subject
 from pytest_bnconsistency.subjects.refusals import as_sentence
@@ -26,7 +27,7 @@ Replay = Callable[[bool], Any]
 
 
 class Instrument:
-    """What a pass does at each layer; this one does nothing."""
+    """What a pass does at each layer and at the end; this one does nothing."""
 
     def begin(self) -> None:
         """A run of the model's code starts."""
@@ -35,14 +36,19 @@ class Instrument:
         """The outputs to go on with, and the tensors to record."""
         return outputs, None
 
+    def finish(self, outputs: list[Any]) -> list[Any] | None:
+        """The tensors to record, behind those of the calls, of a run that gave `outputs`."""
+        return None
+
 
 @dataclass(frozen=True)
 class Observation:
     """What one run of a pass gave.
 
     `outputs` are the model's outputs, flat, rows first. `records` are the instrument's arrays,
-    one list for each of the pass's `calls`. `after` holds the values of the variables that the
-    run changed, by identity of the variable in `moved`; the variables themselves are as before.
+    one list for each of the pass's `calls`, and one more if it records at the end. `after` holds
+    the values of the variables that the run changed, by identity of the variable in `moved`; the
+    variables themselves are as before.
     """
 
     outputs: list[Array]
@@ -63,6 +69,7 @@ class Pass:
             but whose outputs are those of inference mode.
         apart: layers, by identity, that get one row at a time.
         held: what calls return instead, by `Call.label`: arrays, one for each tensor.
+        operations: what single operations give instead, by name; a trace is needed for that.
         traced: traced once; otherwise each run is the model's Python code, and what the lines
             below tell is known after the first.
         written: the variables that a run may change, where they are known and it is not traced.
@@ -85,6 +92,7 @@ class Pass:
         still: Collection[int] = (),
         apart: Collection[int] = (),
         held: Mapping[str, list[Array]] | None = None,
+        operations: Mapping[str, Held] | None = None,
         traced: bool = True,
         written: Sequence[Any] | None = None,
     ) -> None:
@@ -98,6 +106,7 @@ class Pass:
         self.instrument = instrument or Instrument()
         self.still, self.apart = frozenset(still), frozenset(apart)
         self._modes, self._held = dict(modes or {}), dict(held or {})
+        self._operations = dict(operations or {})
         self._concrete: Any = None
         self._record_sizes: list[int | None] = []
         self._tapped: list[list[Any]] = []
@@ -137,6 +146,7 @@ class Pass:
         modes: Mapping[int, bool] | None = None,
         apart: Collection[int] = (),
         held: Mapping[str, list[Array]] | None = None,
+        operations: Mapping[str, Held] | None = None,
         traced: bool = True,
     ) -> Pass:
         """The same pass with another instrument, and with more interventions."""
@@ -149,6 +159,7 @@ class Pass:
             still=self.still,
             apart=[*self.apart, *apart],
             held=held,
+            operations=operations,
             traced=traced,
             written=self.written,
         )
@@ -188,17 +199,11 @@ class Pass:
         """The indices of the calls whose outputs have a part in the model's outputs."""
         if self._concrete is None:
             return set(range(len(self.calls)))
-        seen = {id(tensor.op) for tensor in self._concrete.graph.outputs[: self._output_count]}
-        stack = [tensor.op for tensor in self._concrete.graph.outputs[: self._output_count]]
-        while stack:
-            for tensor in stack.pop().inputs:
-                if id(tensor.op) not in seen:
-                    seen.add(id(tensor.op))
-                    stack.append(tensor.op)
+        behind = names_behind(self._concrete.graph.outputs[: self._output_count])
         return {
             index
             for index, tensors in enumerate(self._tapped)
-            if any(id(tensor.op) in seen for tensor in tensors)
+            if any(tensor.op.name in behind for tensor in tensors)
         }
 
     def feeding(self) -> dict[int, list[Any]]:
@@ -309,9 +314,11 @@ class Pass:
             return outputs
 
         self.instrument.begin()
-        with self.subject.watch(hook):
+        with self.subject.watch(hook), holding(self._operations):
             outputs = self.subject.forward(x, self.training)
         flat = [tf.convert_to_tensor(leaf) for leaf in flatten(outputs) if leaf is not None]
+        if (record := self.instrument.finish(flat)) is not None:
+            records.append(record)
         self.calls, self.passing_calls, self.inner_calls = calls, passing, inner
         self.random_layers, self._tapped = random_layers, tapped
         self._record_sizes = [None if record is None else len(record) for record in records]
@@ -394,6 +401,18 @@ def is_batch(leaf: Any) -> bool:
         and leaf.shape.rank not in (None, 0)
         and (leaf.shape[0] is None or tf.executing_eagerly())
     )
+
+
+def names_behind(tensors: Iterable[Any]) -> set[str]:
+    """The names of the operations that have a part in tensors of a graph."""
+    stack = [tensor.op for tensor in tensors]
+    behind = {operation.name for operation in stack}
+    while stack:
+        for tensor in stack.pop().inputs:
+            if tensor.op.name not in behind:
+                behind.add(tensor.op.name)
+                stack.append(tensor.op)
+    return behind
 
 
 def _graph() -> Any:

@@ -1,5 +1,7 @@
 """Each test builds a model with one fault, sees it found, mends it and sees it pass."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -108,35 +110,186 @@ def test_a_reduction_in_a_lambda(k, x):
     expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="scale")
 
 
-def test_a_reduction_in_the_code_of_a_subclassed_model(k, x):
+def subclassed(k, function, place="between"):
+    """A model whose own code runs a TensorFlow function before, between or after two layers."""
+
     class Own(k.Model):
         def __init__(self):
             super().__init__()
-            self.first, self.last = k.layers.Dense(4, name="first"), k.layers.Dense(2, name="last")
+            self.one, self.two = k.layers.Dense(4, name="one"), k.layers.Dense(4, name="two")
 
         def call(self, x):
-            h = self.first(x)
-            return self.last(h - tf.reduce_mean(h, 0))
+            before, between, after = (
+                function if place == p else tf.identity for p in ("before", "between", "after")
+            )
+            return after(self.two(between(self.one(before(x)))))
 
     model = Own()
-    model(x)
-    expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="between first and last")
+    model(np.zeros((2, 4), np.float32))
+    return model
 
 
-def test_a_reduction_after_the_last_layer(k, x):
-    class Own(k.Model):
-        def __init__(self):
-            super().__init__()
-            self.first = k.layers.Dense(4, name="first")
+IN_CODE = {
+    "centred": ["Mean over axis 0 ("],
+    "divided by the largest": ["Max over axis 0, 1 ("],
+    "standardised": ["/Mean)", "/reduce_variance/Mean)", "/reduce_variance/Mean_1)"],
+    "sorted": ["TopKV2 ("],
+    "cumulated": ["Cumsum ("],
+    "softmax over rows": ["Softmax ("],
+    "rolled": ["Roll ("],
+    "the first row taken off": ["StridedSlice ("],
+    "attention over rows": ["/matmul)", "/matmul_1)"],
+    "reshaped across rows": ["Reshape ("],
+}
+"""The operations in which rows meet: those that are given the same, and give something else."""
 
-        def call(self, x):
-            h = self.first(x)
-            return h - tf.reduce_mean(h, 0)
+ALL_HELD = (
+    "with the results held at what they were for the kept rows of the first batch, every kept row "
+    "has the same bits in every layer and output"
+)
 
-    model = Own()
-    model(x)
-    layer = "between first and the model's output"
-    expect_failure(CHECK, model, x, rule=ROWS_MIX, layer=layer)
+
+@pytest.mark.parametrize("form", IN_CODE)
+def test_rows_that_meet_in_the_code_of_a_subclassed_model(form, x):
+    finding = expect_failure(
+        CHECK,
+        subclassed(keras, MIXING[form]),
+        x,
+        rule=ROWS_MIX,
+        layer="between one and two",
+        cause_tested=True,
+    )
+    assert finding.cause.count(" (") == len(IN_CODE[form]), finding.cause
+    assert all(operation in finding.cause for operation in IN_CODE[form]), finding.cause
+    assert finding.tested == ALL_HELD
+
+
+@pytest.mark.parametrize(
+    ("place", "where"),
+    [
+        ("before", "between the input and one"),
+        ("between", "between one and two"),
+        ("after", "between two and the model's output"),
+    ],
+)
+@pytest.mark.parametrize("form", ["centred", "attention over rows"])
+def test_where_in_the_code_of_a_subclassed_model_rows_meet(k, form, place, where, x):
+    faulty = subclassed(k, MIXING[form], place)
+    finding = expect_failure(CHECK, faulty, x, rule=ROWS_MIX, layer=where, cause_tested=True)
+    assert finding.cause.endswith(where)
+    remedy = subclassed(k, lambda x: x - tf.reduce_mean(x, -1, keepdims=True), place)
+    expect_pass(CHECK, remedy, x)
+
+
+def test_rows_that_meet_in_two_places_of_a_function(k, x):
+    """What is held in the first place must not hide the second."""
+    one, two = k.layers.Dense(4, name="one"), k.layers.Dense(4, name="two")
+
+    def build(first, second):
+        def net(x):
+            return second(two(first(one(x))))
+
+        return net
+
+    centred, sound = MIXING["centred"], tf.identity
+    build(sound, sound)(x)
+    cause = "Mean over axis 0 (Mean) and Mean over axis 0 (Mean_1), at first between one and two"
+    expect_failure(
+        CHECK,
+        build(centred, centred),
+        x,
+        rule=ROWS_MIX,
+        layer="between one and two",
+        cause_tested=True,
+        cause_contains=cause,
+    )
+    expect_failure(CHECK, build(sound, centred), x, rule=ROWS_MIX, layer="net", cause_tested=True)
+    expect_pass(CHECK, build(sound, sound), x)
+
+
+class Scaled(tf.Module):
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.scale = tf.Variable(2.0)
+
+    def __call__(self, x):
+        return self.scale * x
+
+
+class Chain(tf.Module):
+    def __init__(self, function):
+        super().__init__(name="chain")
+        self.one, self.two, self.function = Scaled("one"), Scaled("two"), function
+
+    def __call__(self, x):
+        return self.two(self.function(self.one(x)))
+
+
+@pytest.mark.parametrize("form", ["standardised", "sorted"])
+def test_rows_that_meet_in_the_code_of_a_module(form, x):
+    faulty = Chain(MIXING[form])
+    layer = "between one and two"
+    finding = expect_failure(CHECK, faulty, x, rule=ROWS_MIX, layer=layer, cause_tested=True)
+    assert finding.cause.endswith(layer)
+    assert all(operation in finding.cause for operation in IN_CODE[form])
+    expect_pass(CHECK, Chain(lambda x: tf.sort(x, -1)), x)
+
+
+def test_a_function_that_refuses_single_rows(x):
+    def build(axis):
+        def scores(x):
+            tf.debugging.assert_greater(tf.shape(x)[0], 1)
+            return x - tf.reduce_mean(x, axis, keepdims=True)
+
+        return scores
+
+    cause = "the rows meet in Mean over axis 0 (Mean), in scores"
+    finding = expect_failure(CHECK, build(0), x, rule=ROWS_MIX, cause_tested=True)
+    assert finding.cause == cause
+    assert check_consistency(build(1), x, checks=[CHECK])[CHECK].findings[0].rule == "BN103"
+
+
+def test_operations_that_change_with_the_batch_and_move_no_row_are_not_named(k, x):
+    def function(x):
+        largest, unused = tf.reduce_max(x), x - tf.reduce_sum(x, 0)
+        del unused
+        return tf.where(largest > 1e9, x + 1, x) - tf.reduce_mean(x, 0)
+
+    model = subclassed(k, function)
+    without = ("Max", "Sum")
+    expect_failure(CHECK, model, x, rule=ROWS_MIX, cause_contains="Mean over", without=without)
+
+
+@tf.function
+def centred_elsewhere(x):
+    return x - tf.reduce_mean(x, 0)
+
+
+def renamed_by_each_trace(x, count=itertools.count()):  # noqa: B008 - counts the traces
+    with tf.name_scope(f"trace_{next(count)}"):
+        return x - tf.reduce_mean(x, 0)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: tf.map_fn(lambda row: row - tf.reduce_mean(x, 0), x),
+        centred_elsewhere,
+        renamed_by_each_trace,
+        lambda x: x - tf.reduce_mean(tf.boolean_mask(x, x > 0)),
+    ],
+    ids=["in a loop", "in a function of its own", "under other names", "picked by their values"],
+)
+def test_operations_that_cannot_be_held_or_compared_are_no_cause(function, x):
+    expect_failure(
+        CHECK,
+        subclassed(keras, function),
+        x,
+        rule=ROWS_MIX,
+        layer="between one and two",
+        cause_tested=False,
+        cause_contains="not established; the rows mix here",
+    )
 
 
 def test_a_layer_held_in_a_closure(k, x):

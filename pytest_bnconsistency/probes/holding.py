@@ -1,0 +1,80 @@
+"""Operations that give what they gave before, in the graph that is being traced."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import op_callbacks
+
+from pytest_bnconsistency.data import Array
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an operation gives instead: `values`, an array for each of its tensors.
+
+    Where `rows` rows lie along an axis, only those in `kept` are held: the others go on as they
+    are, so that rows which meet further on are not hidden.
+    """
+
+    values: list[Array]
+    kept: Array
+    rows: int
+
+    def instead_of(self, tensors: tuple[Any, ...]) -> list[Any]:
+        return [self._held(t, value) for t, value in zip(tensors, self.values, strict=True)]
+
+    def _held(self, tensor: Any, value: Array) -> Any:
+        lengths = value.shape
+        along = [a for a in open_axes(tensor) if lengths[a] and lengths[a] % self.rows == 0]
+        given: Any = value
+        if along:
+            kept = np.isin(np.arange(self.rows), self.kept)
+            shape = [-1 if axis == along[0] else 1 for axis in range(value.ndim)]
+            mask = np.repeat(kept, lengths[along[0]] // self.rows).reshape(shape)
+            given = tf.where(mask, value, tensor)
+        # The code that follows may read the static shape.
+        return tf.compat.v1.placeholder_with_default(given, tensor.shape)
+
+
+@contextlib.contextmanager
+def holding(operations: Mapping[str, Held]) -> Iterator[None]:
+    """Within it, operations of these names in the graph of the moment give what is held.
+
+    Raises:
+        LookupError: there is no graph, or one of them was not met in it.
+    """
+    if not operations:
+        yield
+        return
+    if tf.executing_eagerly():
+        raise LookupError("operations have names in a graph only")
+    own, met = tf.compat.v1.get_default_graph(), set()
+
+    def callback(
+        op_type: str, inputs: Any, attrs: Any, outputs: Any, op_name: str = "", graph: Any = None
+    ) -> list[Any]:
+        # Traces of functions that the code calls outlive this one, so they stay as they are.
+        if graph is not own or op_name not in operations:
+            return list(outputs)
+        met.add(op_name)
+        with tf.name_scope("held/"):  # so that the code's own operations keep their names
+            return operations[op_name].instead_of(outputs)
+
+    op_callbacks.add_op_callback(callback)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(callback)
+    if missing := set(operations) - met:
+        raise LookupError(f"no operations of these names: {missing}")
+
+
+def open_axes(tensor: Any) -> list[int]:
+    """The axes of no fixed length: along one of them the rows lie."""
+    return [axis for axis in range(tensor.shape.rank or 0) if tensor.shape[axis] is None]
