@@ -191,10 +191,11 @@ def _cause(
     meeting = localise.meeting_operations(seen, x, exchange)
     operation = next(iter(meeting.values()), "")
     by = f"; the first operation that differs is {operation}" if operation else ""
+    declared = f"{{{origin.label!r}: 'reason'}}" if origin.replayed else "'reason'"
     remedy = (
         "compute over the feature axes, not over axis 0; give statistics of the batch to "
-        "training mode only; if rows are meant to meet here, declare it: transductive="
-        f"{{{origin.label!r}: 'reason'}}"
+        "training mode only; if rows are meant to meet here, declare it: "
+        f"transductive={declared}"
     )
     layer = origin.call.layer if origin.call is not None and origin.replayed else None
     if layer is not None and localise.independent_with(seen, x, exchange, apart=[id(layer)]):

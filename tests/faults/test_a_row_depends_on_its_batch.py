@@ -292,6 +292,11 @@ def test_operations_that_cannot_be_held_or_compared_are_no_cause(function, x):
     )
 
 
+def test_a_place_between_layers_is_declared_by_the_reason_alone(x):
+    finding = expect_failure(CHECK, subclassed(keras, MIXING["centred"]), x, rule=ROWS_MIX)
+    assert finding.remedy.endswith("transductive='reason'")
+
+
 def test_a_layer_held_in_a_closure(k, x):
     hidden = layer_of(k, MIXING["centred"], "hidden")
 
