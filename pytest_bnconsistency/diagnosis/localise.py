@@ -11,7 +11,6 @@ from pytest_bnconsistency.data import Array, Nest
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.fingerprints import (
     Fingerprints,
-    Given,
     Operations,
     Values,
     by_row,
@@ -19,6 +18,7 @@ from pytest_bnconsistency.probes.fingerprints import (
 from pytest_bnconsistency.probes.holding import Held
 from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Observation, Pass
+from pytest_bnconsistency.probes.values import results_of
 from pytest_bnconsistency.subjects import Call
 
 ROUNDS = 4
@@ -167,11 +167,9 @@ def tested_operations(
             if not found:
                 break
             told |= found
-            given = Given(told)
-            record = iter(seen.again(x, given).run(x).records[-1] or ())
             held = {
-                name: Held([next(record) for _ in range(count)], exchange.kept, exchange.rows)
-                for name, count in given.counts.items()
+                name: Held(values, exchange.kept, exchange.rows)
+                for name, values in results_of(seen, x, told).items()
             }
             found = meeting_operations(seen, x, exchange, held)
     except Exception:

@@ -271,7 +271,7 @@ def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         rules.POSITION_MATTERS.slug,
         "not located" if place is None else place.label,
         message,
-        f"{place.label} computes with a row's place in the batch"
+        place.that("computes with a row's place in the batch")
         if place is not None and tested
         else "not established; tried: other companions in the same places, where the rows are the "
         "same to the bit",
@@ -296,14 +296,12 @@ def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         rules.BATCH_AXIS_LOST.slug,
         "the model's output" if place is None else place.label,
         f"{entry.shapes[0]}, through {listed(names_of(failing))}",
-        f"{place.label} drops the batch axis of a small batch"
+        place.that("drops the batch axis of a small batch")
         if place is not None and tested
         else f"not established; tried: batches of {listed(sorted(set(entry.tried)))}",
         tested,
         "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)",
-        "with the axis put back behind that layer, the outputs have their shapes"
-        if tested
-        else "",
+        "with the axis put back behind it, the outputs have their shapes" if tested else "",
         evidence={"fails": names_of(failing), "holds": holding},
     )
 
@@ -319,7 +317,7 @@ def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         rules.SIZE_MATTERS.slug,
         "not located" if place is None else place.label,
         f"{entry.sizes[0]}, through {listed(names_of(failing))}",
-        f"{place.label} computes with the number of rows"
+        place.that("computes with the number of rows")
         if place is not None and tested
         else "not established; tried: other companions at one batch size, where the rows are the "
         "same to the bit",

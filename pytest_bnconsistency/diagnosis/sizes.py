@@ -1,74 +1,176 @@
-"""Which layer it is whose result depends on the number of rows, or on their places."""
+"""Which layer or code it is whose result depends on the number of rows, or on their places."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pytest_bnconsistency.data import Array, Nest, distance, map_nest, rows_of
 from pytest_bnconsistency.probes.exchanges import Exchange
+from pytest_bnconsistency.probes.fingerprints import Operations, Result
+from pytest_bnconsistency.probes.holding import Held
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.probes.values import (
     differ,
     given_and_returned,
     outputs_with,
-    values_of,
+    results_of,
 )
+
+END = "the model's output"
+TRIED = 16
+"""Operations that are undone, one by one, at most."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A layer, and whether undoing what it does to the batch mends the outputs."""
+    """A layer, or code between two, and whether undoing what it does to the batch mends it all.
+
+    `operation` is the one in that code that was undone, if it was one.
+    """
 
     label: str
     tested: bool
+    operation: str = ""
+
+    def that(self, does: str) -> str:
+        """A sentence of what it `does`."""
+        if self.operation:
+            return f"{self.operation} {does}, {self.label}"
+        return f"{'the code ' * self.label.startswith('between')}{self.label} {does}"
 
 
-def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place | None:
-    """The first call that gives some rows another shape than it gives them among all."""
+def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
+    """The first call, or code between two, that gives some rows another shape than among all."""
     rows, among = stop - start, rows_of(x)
     some = map_nest(lambda leaf: leaf[start:stop], x)
-    found = values_of(seen, some)
-    for label, wholes in values_of(seen, x).items():
+
+    def wanted(wholes: list[Array]) -> list[tuple[int, ...]]:
+        return [_shape_of(rows, whole, among) for whole in wholes]
+
+    def keep(parts: list[Array] | None, wholes: list[Array]) -> bool:
+        return parts is not None and [part.shape for part in parts] == wanted(wholes)
+
+    whole_given, base = given_and_returned(seen, x)
+    given, found = given_and_returned(seen, some)
+    expected = outputs_with(seen, x) or []
+    before, after = "the input", END
+    for label, wholes in base.items():
         parts = found.get(label)
         if parts is None:
             return Place(label, False)  # it raises
-        wanted = [_shape_of(rows, whole, among) for whole in wholes]
-        if [part.shape for part in parts] == wanted:
+        if keep(parts, wholes):
+            before = label
             continue
-        if [part.size for part in parts] != [math.prod(shape) for shape in wanted]:
+        if not keep(given[label], whole_given[label]):
+            after = label
+            break
+        if [part.size for part in parts] != [math.prod(shape) for shape in wanted(wholes)]:
             return Place(label, False)
-        held = [part.reshape(shape) for part, shape in zip(parts, wanted, strict=True)]
-        mended = outputs_with(seen, some, {label: held})
-        expected = [_shape_of(rows, output, among) for output in outputs_with(seen, x, {}) or []]
-        return Place(label, mended is not None and [m.shape for m in mended] == expected)
-    return None
+        held = [part.reshape(s) for part, s in zip(parts, wanted(wholes), strict=True)]
+        return Place(label, keep(outputs_with(seen, some, {label: held}), expected))
+
+    def put_back(wholes: list[Array], parts: list[Array]) -> list[Array]:
+        return [part.reshape(s) for part, s in zip(parts, wanted(wholes), strict=True)]
+
+    operations, _ = _operations(seen, x, some)
+    # Only what may lose an axis has no known number of them.
+    losing = [o for o in operations if not o.ranked and all(operations[i].ranked for i in o.given)]
+    told = _mending(seen, x, some, losing, put_back, lambda outputs: keep(outputs, expected))
+    return Place(f"between {before} and {after}", bool(told), told)
 
 
 def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) -> Place | None:
-    """The first call that gives some rows other values than it gives them among all."""
+    """The first call, or code between two, that gives some rows other values than among all."""
     among = rows_of(x)
     some = map_nest(lambda leaf: leaf[start:stop], x)
 
     def own(values: list[Array]) -> list[Array]:
         return [v[start:stop] if v.ndim and len(v) == among else v for v in values]
 
+    def apart(parts: list[Array], mine: list[Array]) -> bool:
+        return len(parts) == len(mine) and any(map(differ, mine, parts))
+
+    expected = own(outputs_with(seen, x) or [])
+
+    def mends(outputs: list[Array] | None) -> bool:
+        return outputs is not None and all(
+            a.shape == b.shape and distance(a, b).max(initial=0.0) <= bound
+            for a, b in zip(outputs, expected, strict=True)
+        )
+
     whole_given, base = given_and_returned(seen, x)
     given, found = given_and_returned(seen, some)
+    before, after = "the input", END
     for label in _in_order(list(base), list(found)):
         # A call that is not seen in a run hands its inputs on there.
         mine = own(base[label]) if label in base else given[label]
         parts = found[label] if label in found else own(whole_given[label])
-        if len(parts) == len(mine) and any(map(differ, mine, parts)):
-            mended, whole = outputs_with(seen, some, {label: mine}), outputs_with(seen, x, {})
-            tested = mended is not None and all(
-                a.shape == b.shape and distance(a, b).max(initial=0.0) <= bound
-                for a, b in zip(mended, own(whole or []), strict=True)
-            )
-            return Place(label, tested)
-    return None
+        if not apart(parts, mine):
+            before = label
+            continue
+        if apart(given.get(label, []), own(whole_given.get(label, []))):
+            after = label
+            break
+        return Place(label, mends(outputs_with(seen, some, {label: mine})))
+    operations, differing = _operations(seen, x, some)
+    reading = [
+        o for i, o in enumerate(operations) if i in differing and differing.isdisjoint(o.given)
+    ]
+
+    def as_among_all(wholes: list[Array], parts: list[Array]) -> list[Array]:
+        for whole, part in zip(wholes, parts, strict=True):
+            if ((whole != part) & (whole * (stop - start) != part * among)).any():
+                raise ValueError("this is no number of rows")
+        return wholes
+
+    told = _mending(seen, x, some, reading, as_among_all, mends)
+    located = told or after != END or apart(outputs_with(seen, some) or [], expected)
+    return Place(f"between {before} and {after}", bool(told), told) if located else None
+
+
+def _operations(seen: Pass, x: Nest, some: Nest) -> tuple[list[Result], set[int]]:
+    """What operations give, and the indices of what has no rows and is another for some rows."""
+    operations = Operations(rows_of(x))
+    try:
+        watched = seen.again(x, operations)
+        pairs = zip(*(watched.run(batch).records[-1] or () for batch in (x, some)), strict=True)
+        differing = {
+            i for i, (a, b) in enumerate(pairs) if len(a) == len(b) == 1 and (a != b).any()
+        }
+    except Exception:
+        return [], set()  # what can't be run can't be undone
+    return operations.results, differing
+
+
+def _mending(
+    seen: Pass,
+    x: Nest,
+    some: Nest,
+    candidates: list[Result],
+    undone: Callable[[list[Array], list[Array]], list[Array]],
+    mends: Callable[[list[Array] | None], bool],
+) -> str:
+    """The first of some operations that mends the outputs of some rows if it is undone, or "".
+
+    `undone` makes what it gives instead, out of what it gives among all rows and for some, and
+    raises ValueError where it can't.
+    """
+    told = {result.operation: result.told for result in candidates[:TRIED]}
+    try:
+        wholes, parts = (results_of(seen, batch, told) for batch in (x, some))
+    except Exception:
+        return ""  # what can't be run can't be undone
+    for name in told:
+        with contextlib.suppress(ValueError):
+            held = {name: Held(undone(wholes[name], parts[name]))}
+            if mends(outputs_with(seen, some, operations=held)):
+                return told[name]
+    return ""
 
 
 def depends_on_place(seen: Pass, x: Nest, exchange: Exchange) -> Place | None:
@@ -91,7 +193,7 @@ def depends_on_place(seen: Pass, x: Nest, exchange: Exchange) -> Place | None:
             continue
         moved = [m[np.argsort(exchange.now)] if len(m) == exchange.rows else m for m in mine]
         mended = outputs_with(seen, exchange.x, {label: moved})
-        tested = mended is not None and not differing(outputs_with(seen, x, {}) or [], mended)
+        tested = mended is not None and not differing(outputs_with(seen, x) or [], mended)
         between = differing(given[label], other_given.get(label, []))
         return Place(f"between {before} and {label}" if between else label, tested)
     return None

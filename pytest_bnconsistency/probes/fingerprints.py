@@ -7,7 +7,6 @@ by bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +49,14 @@ class Values(Instrument):
 class Result:
     """A tensor that an operation gives: the operation's name, and its type and axes for a reader.
 
-    `given` are the indices of the results that the operation computes with.
+    `given` are the indices of the results that the operation computes with; `ranked` says whether
+    the number of its axes is known, and not up to the batch.
     """
 
     operation: str
     told: str
     given: tuple[int, ...]
+    ranked: bool
 
     @property
     def turned(self) -> bool:
@@ -88,12 +89,13 @@ class Operations(Instrument):
                 continue
             given = tuple(indices[t.name] for t in operation.inputs if t.name in indices)
             for tensor in operation.outputs:
-                opaque = tensor.dtype in (tf.variant, tf.resource) or tensor.shape.rank is None
+                ranked = tensor.shape.rank is not None
+                opaque = tensor.dtype in (tf.variant, tf.resource) or not ranked
                 if not (operation.inputs or opaque):
                     continue  # x, or the same for all batches
                 indices[tensor.name] = len(prints)
                 prints.append(tf.zeros([0, 8], tf.uint8) if opaque else self._hashes(tensor))
-                self.results.append(Result(operation.name, _told(operation), given))
+                self.results.append(Result(operation.name, _told(operation), given, ranked))
         return prints
 
     def _hashes(self, tensor: Any) -> Any:
@@ -105,21 +107,6 @@ class Operations(Instrument):
         others = tf.range(tensor.shape.rank)
         rows_first = tf.concat([[axis], others[others != axis]], 0)
         return fingerprint(tf.transpose(tensor, rows_first))
-
-
-class Given(Instrument):
-    """Records what operations of these names give; `counts` says how many tensors each."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.counts = dict.fromkeys(names, 0)
-
-    def finish(self, outputs: list[Any]) -> list[Any] | None:
-        graph, record = tf.compat.v1.get_default_graph(), list[Any]()
-        for name in self.counts:
-            tensors = graph.get_operation_by_name(name).outputs
-            self.counts[name] = len(tensors)
-            record += tensors
-        return record
 
 
 def _told(operation: Any) -> str:

@@ -18,13 +18,13 @@ from pytest_bnconsistency.data import Array
 class Held:
     """What an operation gives instead: `values`, an array for each of its tensors.
 
-    Where `rows` rows lie along an axis, only those in `kept` are held: the others go on as they
-    are, so that rows which meet further on are not hidden.
+    With `kept` of `rows` rows, only these are held where rows lie along an axis: the others go on
+    as they are, so that rows which meet further on are not hidden.
     """
 
     values: list[Array]
-    kept: Array
-    rows: int
+    kept: Array | None = None
+    rows: int = 1
 
     def instead_of(self, tensors: tuple[Any, ...]) -> list[Any]:
         return [self._held(t, value) for t, value in zip(tensors, self.values, strict=True)]
@@ -33,7 +33,7 @@ class Held:
         lengths = value.shape
         along = [a for a in open_axes(tensor) if lengths[a] and lengths[a] % self.rows == 0]
         given: Any = value
-        if along:
+        if along and self.kept is not None:
             kept = np.isin(np.arange(self.rows), self.kept)
             shape = [-1 if axis == along[0] else 1 for axis in range(value.ndim)]
             mask = np.repeat(kept, lengths[along[0]] // self.rows).reshape(shape)

@@ -1,15 +1,16 @@
-"""Each call's values in one run of the model's code, and its outputs where some are held."""
+"""The values of calls and operations in one run, and the outputs where some are held."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, distance, flatten
+from pytest_bnconsistency.probes.holding import Held
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
 from pytest_bnconsistency.subjects import Call
 
@@ -29,6 +30,19 @@ class _Values(Instrument):
         return outputs, None
 
 
+class _Results(Instrument):
+    def __init__(self, names: Iterable[str]) -> None:
+        self.counts = dict.fromkeys(names, 0)
+
+    def finish(self, outputs: list[Any]) -> list[Any] | None:
+        graph, record = tf.compat.v1.get_default_graph(), list[Any]()
+        for name in self.counts:
+            tensors = graph.get_operation_by_name(name).outputs
+            self.counts[name] = len(tensors)
+            record += tensors
+        return record
+
+
 def values_of(seen: Pass, x: Nest) -> dict[str, list[Array]]:
     """What each call gives on rows `x`, by its label, as far as the run gets."""
     return given_and_returned(seen, x)[1]
@@ -44,10 +58,31 @@ def given_and_returned(
     return values.given, values.returned
 
 
-def outputs_with(seen: Pass, x: Nest, held: Mapping[str, list[Array]]) -> list[Array] | None:
-    """The outputs on rows `x` where calls give what is `held`, by label; None if that raises."""
+def results_of(seen: Pass, x: Nest, names: Iterable[str]) -> dict[str, list[Array]]:
+    """What the operations of these names give on rows `x`, an array for each tensor.
+
+    Raises:
+        KeyError: a trace has none of that name.
+    """
+    results = _Results(names)
+    record = iter(seen.again(x, results).run(x).records[-1] or ())
+    return {name: [next(record) for _ in range(n)] for name, n in results.counts.items()}
+
+
+def outputs_with(
+    seen: Pass,
+    x: Nest,
+    held: Mapping[str, list[Array]] | None = None,
+    operations: Mapping[str, Held] | None = None,
+) -> list[Array] | None:
+    """The outputs on rows `x` where calls give what is `held`, by label; None if that raises.
+
+    Where single `operations` are held, by name, the pass is traced.
+    """
     try:
-        return seen.again(x, Instrument(), held=held, traced=False).run(x).outputs
+        traced = operations is not None
+        again = seen.again(x, Instrument(), held=held, operations=operations, traced=traced)
+        return again.run(x).outputs
     except Exception:
         return None
 

@@ -343,29 +343,70 @@ def test_a_row_that_depends_on_its_position(k, x):
     expect_pass(CHECK, functional(k, layer_of(k, lambda x: x + tf.range(4.0))), x)
 
 
-def test_a_batch_axis_that_is_dropped(k, x):
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_batch_axis_that_is_dropped(k, x, goes_on):
     def build(axis):
         class Own(k.Model):
             def __init__(self):
                 super().__init__()
-                self.head = k.layers.Dense(1)
+                self.head = k.layers.Dense(1, name="head")
+                self.act = k.layers.Activation("tanh", name="act")
 
             def call(self, x):
-                return tf.squeeze(self.head(x), axis)
+                h = tf.squeeze(self.head(x), axis)
+                return self.act(h) if goes_on else 2 * h
 
         model = Own()
         model(x)
         return model
 
-    finding = expect_failure(CHECK, build(None), x, rule="BN103")
+    where = "between head and act" if goes_on else "between head and the model's output"
+    finding = expect_failure(CHECK, build(None), x, rule="BN103", layer=where, cause_tested=True)
     assert "gives shape ()" in finding.message
+    assert finding.cause.startswith("Squeeze (")
+    assert finding.cause.endswith(f"drops the batch axis of a small batch, {where}")
     expect_pass(CHECK, build(-1), x)
+
+
+def times_the_size(x):
+    return x * tf.cast(tf.shape(x)[0], x.dtype)
+
+
+@pytest.mark.parametrize(
+    ("place", "where"),
+    [
+        ("before", "between the input and one"),
+        ("between", "between one and two"),
+        ("after", "between two and the model's output"),
+    ],
+)
+def test_the_batch_size_in_the_code_of_a_subclassed_model(k, x, place, where):
+    faulty = subclassed(k, times_the_size, place)
+    finding = expect_failure(CHECK, faulty, x, rule="BN104", layer=where, cause_tested=True)
+    assert finding.cause.startswith("Shape (")
+    assert finding.cause.endswith(f"computes with the number of rows, {where}")
+    sound = subclassed(k, lambda x: x * tf.cast(tf.shape(x)[1], x.dtype), place)
+    expect_pass(CHECK, sound, x)
 
 
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: x * tf.cast(tf.shape(x)[0], x.dtype),
+        lambda x: times_the_size(times_the_size(x)),
+        lambda x: lengths(longest=True)(tf.nn.relu(x)),
+    ],
+    ids=["read twice", "another size"],
+)
+def test_a_batch_size_that_is_not_read_once_is_not_established(x, function):
+    model = subclassed(keras, function)
+    layer = "between one and two"
+    expect_failure(CHECK, model, x, rule="BN104", layer=layer, cause_tested=False)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        times_the_size,
         lambda x: x / tf.sqrt(tf.cast(tf.shape(x)[0], x.dtype)),
         lambda x: tf.where(tf.shape(x)[0] == 1, x * 0, x),
     ],
