@@ -29,6 +29,7 @@ from pytest_bnconsistency.checks.entries import (
     rows_between,
     same_outputs,
 )
+from pytest_bnconsistency.checks.hidden import hidden, laid_out
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.checks.resolution import resolution
 from pytest_bnconsistency.data import (
@@ -244,7 +245,7 @@ def _compare_exchanges(
     ]
     changing = [found for found in singly if isinstance(found, Difference)]
     changing = changing or [found for found in seen if isinstance(found, Difference)]
-    counted = [_counting(found, entry, judged, x, noise) for found in changing]
+    counted = [_counting(case, found, entry, judged, x, noise) for found in changing]
     judged.differences = [found for found in counted if found is not None]
 
 
@@ -284,7 +285,7 @@ def _largest_change(mine: Array, its: Array, exchange: Exchange) -> float:
 
 
 def _counting(
-    found: Difference, entry: Entry, judged: Judged, x: Nest, noise: Noise
+    case: Case, found: Difference, entry: Entry, judged: Judged, x: Nest, noise: Noise
 ) -> Difference | None:
     """The part of a difference that is a dependence on the batch, if there is any."""
     if judged.observed is None:
@@ -295,6 +296,9 @@ def _counting(
     among = judged.observed.reaching_outputs() & judged.stable
     places = tuple(place for place in found.places if place in among)
     moved = 0.0 if judged.random else found.moved
+    if not found.moved:
+        places = hidden(case, judged.observed, x, found.exchange, places)
+        judged.stable -= laid_out(case, judged.observed)
     return replace(found, places=places, moved=moved) if moved or places else None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import repeating, same_outputs
+from pytest_bnconsistency.checks.hidden import hidden, laid_out
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, distance, flatten, rebuild, rows_of
 from pytest_bnconsistency.diagnosis import localise, mixing, rules
@@ -119,7 +120,8 @@ class Rows:
             return first_line(error)[:120]
 
     def _judged(self, name: str) -> Judged:
-        return Judged([name], self._passes[name], stable=self._stable[name])
+        seen = self._passes[name]
+        return Judged([name], seen, stable=self._stable[name] - laid_out(self.case, seen))
 
     def _mixed(self, name: str, recipe: Recipe) -> Violation | None:
         alone = self._reference(name, recipe.count, recipe.rest)
@@ -129,7 +131,14 @@ class Rows:
         judged, kept = self._judged(name), np.array(recipe.kept)
         exchange = Exchange(str(recipe), None, kept, kept, recipe.count)
         places = sorted({*localise.differing_calls(alone, other, exchange)} & self._among[name])
-        if not places and not localise.outputs_differ(alone.outputs, other.outputs, exchange):
+        shown = localise.outputs_differ(alone.outputs, other.outputs, exchange)
+        if not places and not shown:
+            return None
+        x = self.source.expand(Recipe(recipe.count, {}, recipe.rest))
+        exchange = replace(exchange, x=self.source.expand(recipe))
+        if not shown:
+            places = list(hidden(self.case, self._passes[name], x, exchange, places))
+        if not places and not shown:
             return None
         moved, row = _largest_move(alone.outputs, other.outputs, recipe)
         how = (
@@ -142,9 +151,7 @@ class Rows:
         beside = listed([f"row {place} is {other}" for place, other in recipe.rows.items()])
         among_rows = counted(recipe.count, "row")
         message = f"{how} when {beside} instead of {recipe.rest} ({among_rows}), through {name}"
-        shown = replace(exchange, x=self.source.expand(recipe))
-        judged.differences = [Difference(shown, tuple(places), moved)]
-        x = self.source.expand(Recipe(recipe.count, {}, recipe.rest))
+        judged.differences = [Difference(exchange, tuple(places), moved)]
         return Violation(recipe, MIXING, message, judged, x)
 
     def _sized(self, name: str, recipe: Recipe) -> Violation | None:

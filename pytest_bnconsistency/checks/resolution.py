@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.hidden import laid_out
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise
@@ -22,6 +23,7 @@ LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 def resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, float | None]:
     """The smallest leak that the exact oracle flags, at the input and inside."""
     traced = observed(case, x, False, apart)
+    known = laid_out(case, traced)
     rows = _unlike_rows(x)
     kept = np.zeros(1, int)
     alike = Exchange("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
@@ -31,9 +33,9 @@ def resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, floa
     if any(is_float(leaf) for leaf in flatten(x)):
         batches = rows, exchange.x
         seen["the input"] = _smallest(
-            exchange, lambda share, changed: traced.run(leak_into(batches[changed], share))
+            exchange, lambda share, changed: traced.run(leak_into(batches[changed], share)), known
         )
-    seen.update(_inside(traced, rows, exchange))
+    seen.update(_inside(traced, rows, exchange, known))
     if not seen:  # ids and no layers: there is nothing to leak a share into
         base, other = traced.run(rows), traced.run(map_nest(lambda leaf: leaf[::-1], rows))
         whole = Exchange("another row", rows, kept, kept, 2)
@@ -56,7 +58,9 @@ def _same_rows(x: Nest, other: Nest) -> bool:
     return all(map(same_bits, flatten(x), flatten(other)))
 
 
-def _inside(traced: Pass, rows: Nest, exchange: Exchange) -> dict[str, float | None]:
+def _inside(
+    traced: Pass, rows: Nest, exchange: Exchange, apart: Collection[int]
+) -> dict[str, float | None]:
     """The same in a call that gives numbers: the one in the middle, if there is one."""
     leaking, leak = traced, traced.instrument
     if not isinstance(leak, Leak) or leak.index is None:
@@ -74,15 +78,19 @@ def _inside(traced: Pass, rows: Nest, exchange: Exchange) -> dict[str, float | N
         finally:
             leak.share.assign(0.0)
 
-    return {traced.calls[leak.index].label: _smallest(exchange, run)}
+    return {traced.calls[leak.index].label: _smallest(exchange, run, apart)}
 
 
-def _smallest(exchange: Exchange, run: Callable[[float, bool], Observation]) -> float | None:
-    """The smallest share that shows; `run` leaks one into the rows, or into those exchanged."""
+def _smallest(
+    exchange: Exchange, run: Callable[[float, bool], Observation], apart: Collection[int]
+) -> float | None:
+    """The smallest share that shows; `run` leaks one into the rows, or into those exchanged.
+
+    The calls `apart` differ without a leak.
+    """
     for share in LEAKS:
         base, other = run(share, False), run(share, True)
-        if localise.differing_calls(base, other, exchange) or localise.outputs_differ(
-            base.outputs, other.outputs, exchange
-        ):
+        differing = set(localise.differing_calls(base, other, exchange)).difference(apart)
+        if differing or localise.outputs_differ(base.outputs, other.outputs, exchange):
             return share
     return None

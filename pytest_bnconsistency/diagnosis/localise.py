@@ -106,9 +106,8 @@ def independent_with(
     except Exception:
         # An intervention that the code does not take proves nothing.
         return False
-    return not differing_calls(base, other, exchange) and not outputs_differ(
-        base.outputs, other.outputs, exchange
-    )
+    differing = forced.reaching_outputs().intersection(differing_calls(base, other, exchange))
+    return not differing and not outputs_differ(base.outputs, other.outputs, exchange)
 
 
 def reduced(seen: Pass, x: Nest, exchange: Exchange) -> dict[str, list[Array]]:

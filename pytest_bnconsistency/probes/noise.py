@@ -206,6 +206,8 @@ class Moved:
 
     @property
     def margin(self) -> float:
+        if self.drowned and not np.isfinite(self.bound):
+            return 0.0  # an overflow comes and goes with rounding
         return self.change / self.bound if self.bound else float(self.change > 0) * np.inf
 
     @property

@@ -22,6 +22,8 @@ from pytest_bnconsistency.probes.state import Variables, reachable_variables
 from pytest_bnconsistency.subjects import Call, Proceed, Subject
 from pytest_bnconsistency.subjects.refusals import as_sentence
 
+SHAPES = ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike")
+"""Operations for which only the shape of what they are given counts."""
 Replay = Callable[[bool], Any]
 """Run the layer again on the identical input, in training mode or not."""
 
@@ -404,11 +406,12 @@ def is_batch(leaf: Any) -> bool:
 
 
 def names_behind(tensors: Iterable[Any]) -> set[str]:
-    """The names of the operations that have a part in tensors of a graph."""
+    """The names of the operations whose values have a part in tensors of a graph."""
     stack = [tensor.op for tensor in tensors]
     behind = {operation.name for operation in stack}
     while stack:
-        for tensor in stack.pop().inputs:
+        operation = stack.pop()
+        for tensor in () if operation.type in SHAPES else operation.inputs:
             if tensor.op.name not in behind:
                 behind.add(tensor.op.name)
                 stack.append(tensor.op)

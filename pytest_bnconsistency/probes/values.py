@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,14 @@ APART = 2.0**-10
 
 
 class _Values(Instrument):
-    def __init__(self) -> None:
+    def __init__(self, labels: Collection[str] | None = None) -> None:
         self.given: dict[str, list[Array]] = {}
         self.returned: dict[str, list[Array]] = {}
+        self._labels = labels
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        if self._labels is not None and call.label not in self._labels:
+            return outputs, None
         given = flatten([list(call.args), dict(call.kwargs)])
         self.given[call.label] = [np.asarray(leaf) for leaf in given if tf.is_tensor(leaf)]
         self.returned[call.label] = [np.asarray(leaf) for leaf in flatten(outputs)]
@@ -43,16 +46,21 @@ class _Results(Instrument):
         return record
 
 
-def values_of(seen: Pass, x: Nest) -> dict[str, list[Array]]:
-    """What each call gives on rows `x`, by its label, as far as the run gets."""
-    return given_and_returned(seen, x)[1]
+def values_of(
+    seen: Pass, x: Nest, labels: Collection[str] | None = None
+) -> dict[str, list[Array]]:
+    """What each call, or those of `labels`, gives on rows `x`, by its label.
+
+    As far as the run gets.
+    """
+    return given_and_returned(seen, x, labels)[1]
 
 
 def given_and_returned(
-    seen: Pass, x: Nest
+    seen: Pass, x: Nest, labels: Collection[str] | None = None
 ) -> tuple[dict[str, list[Array]], dict[str, list[Array]]]:
     """The tensors that each call is given on rows `x`, and what it gives, by its label."""
-    values = _Values()
+    values = _Values(labels)
     with contextlib.suppress(Exception):
         seen.again(x, values, traced=False).run(x)
     return values.given, values.returned

@@ -1,0 +1,78 @@
+"""Layers whose rows change with their companions though no output shows it: which of them count.
+
+Saturation hides a dependence, and it is one all the same. But a model may also lay its rows out by
+the batch, sorted, padded to the longest or sent to experts, and put them back: then a layer gives
+other rows, and the same is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.entries import measured_noise
+from pytest_bnconsistency.data import Array, Nest, distance, is_float
+from pytest_bnconsistency.probes.exchanges import Exchange
+from pytest_bnconsistency.probes.state import same_bits
+from pytest_bnconsistency.probes.taps import Pass
+from pytest_bnconsistency.probes.values import outputs_with, values_of
+
+TRIED = 16
+"""Layers that are tried, one by one, at most."""
+
+
+def laid_out(case: Case, seen: Pass) -> set[int]:
+    """The indices of the calls of which it is known that they lay rows out by the batch."""
+    known: set[int] = case.shared.setdefault(("laid out", id(seen)), set())
+    return known
+
+
+def hidden(
+    case: Case, seen: Pass, x: Nest, exchange: Exchange, places: Sequence[int]
+) -> tuple[int, ...]:
+    """Of the calls at `places`, whose kept rows change while no output's do, those that count.
+
+    What a call's kept rows change by is put alone into the first batch. If the outputs stay as
+    they are, but for noise, they hide it; if they change, the rest of the model had undone it. So
+    it has where rows only get another length.
+    """
+    known = laid_out(case, seen)
+    unknown = [place for place in places if place not in known]
+    labels = {seen.calls[place].label for place in unknown[:TRIED]}
+    if not labels:
+        return ()
+    base, other = (values_of(seen, rows, labels) for rows in (x, exchange.x))
+    for place in unknown[:TRIED]:
+        label = seen.calls[place].label
+        mine, its = base.get(label, []), other.get(label, [])
+        if [a.shape for a in mine] == [b.shape for b in its]:
+            changed = [_with_rows_of(b, a, exchange) for a, b in zip(mine, its, strict=True)]
+            still, moved = (outputs_with(seen, x, {label: held}) for held in (mine, changed))
+            if still is None or moved is None or not _answers(case, still, moved):
+                break
+        known.add(place)
+    else:
+        known.update(unknown)
+    return tuple(place for place in places if place not in known)
+
+
+def _answers(case: Case, still: list[Array], moved: list[Array]) -> bool:
+    """Whether some output moves by more than noise."""
+    floors = measured_noise(case, case.sample()).floors
+    return any(
+        distance(a, b).max(initial=0.0) > floor.bound if is_float(a) else not same_bits(a, b)
+        for a, b, floor in zip(still, moved, floors, strict=True)
+    )
+
+
+def _with_rows_of(its: Array, mine: Array, exchange: Exchange) -> Array:
+    """`mine` with the kept rows of `its`."""
+    if not mine.ndim or len(mine) == 0 or len(mine) % exchange.rows:
+        return mine
+    kept = np.isin(np.arange(exchange.rows), exchange.kept)
+    changed: Array = mine.copy()
+    rows = np.repeat(kept, len(mine) // exchange.rows)
+    changed[rows] = its[rows]
+    return changed

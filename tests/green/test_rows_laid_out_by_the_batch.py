@@ -1,0 +1,104 @@
+"""Models that sort, pad or pack the rows of a batch and put them back: nothing depends on it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pytest_bnconsistency.testing import expect_failure, expect_pass
+
+CHECK = "batch_invariance"
+
+
+@pytest.fixture
+def ids():
+    """Eight sequences of one to six ids, padded with 0 to seven."""
+    rows = np.random.default_rng(0).integers(1, 20, (8, 7))
+    for row, length in enumerate((5, 3, 4, 6, 6, 2, 1, 5)):
+        rows[row, length:] = 0
+    return rows
+
+
+def model_of(k, call):
+    """A subclassed model that embeds ids and runs a recurrent layer over them, in its own way."""
+
+    class Own(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.embed = k.layers.Embedding(20, 4, mask_zero=True, name="embed")
+            self.gru = k.layers.GRU(4, name="gru")
+            self.head = k.layers.Dense(2, name="head")
+
+        def call(self, ids):
+            return self.head(call(self, ids))
+
+    model = Own()
+    model(np.ones((2, 7), int))
+    return model
+
+
+def lengths(ids):
+    return tf.math.count_nonzero(ids, 1)
+
+
+def trimmed(model, ids):
+    return model.gru(model.embed(ids[:, : tf.reduce_max(lengths(ids))]))
+
+
+def by_length(model, ids):
+    order = tf.argsort(lengths(ids), stable=True)
+    return tf.gather(model.gru(model.embed(tf.gather(ids, order))), tf.argsort(order))
+
+
+def packed(model, ids):
+    steps = tf.where(ids != 0)
+    single = model.gru(model.embed(tf.gather_nd(ids, steps)[:, None]))
+    return tf.math.unsorted_segment_sum(single, steps[:, 0], tf.shape(ids)[0])
+
+
+@pytest.mark.parametrize("call", [trimmed, by_length, packed])
+def test_sequences(k, ids, call):
+    expect_pass(CHECK, model_of(k, call), ids)
+
+
+def test_texts_that_are_padded_to_the_longest():
+    texts = [
+        "a cat sat",
+        "the dog",
+        "a dog ran far away",
+        "zebra",
+        "cat cat",
+        "dog",
+        "the the",
+        "no",
+    ]
+    layers = keras.layers
+    words = layers.TextVectorization(max_tokens=20)
+    words.adapt(texts)
+    body = [layers.Embedding(20, 8, mask_zero=True), layers.Bidirectional(layers.LSTM(4))]
+    model = keras.Sequential([keras.Input((1,), dtype="string"), words, *body, layers.Dense(1)])
+    expect_pass(CHECK, model, np.array(texts)[:, None])
+
+
+def test_rows_that_are_sorted_by_expert(k, x):
+    class Experts(k.layers.Layer):
+        def build(self, shape):
+            self.gate = k.layers.Dense(3)
+            self.kernel = self.add_weight(shape=(3, 4, 4), initializer="glorot_uniform")
+
+        def call(self, x):
+            expert = tf.argmax(self.gate(x), -1)
+            order = tf.argsort(expert, stable=True)
+            kernels = tf.gather(self.kernel, tf.gather(expert, order))
+            mixed = tf.einsum("bi,bij->bj", tf.gather(x, order), tf.convert_to_tensor(kernels))
+            return tf.gather(mixed, tf.argsort(order))
+
+    expect_pass(CHECK, k.Sequential([k.Input((4,)), Experts(), k.layers.Dense(3)]), x)
+
+
+def test_a_leak_is_found_beside_them(k, ids):
+    def leaking(model, ids):
+        h = by_length(model, ids)
+        return h + 1e-3 * tf.reduce_mean(h, 0)
+
+    expect_failure(CHECK, model_of(k, leaking), ids, rule="BN101")
