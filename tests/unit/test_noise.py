@@ -170,3 +170,16 @@ def test_an_output_without_rows_beside_one_that_cancels():
         return angle(x), tf.constant(1.0)
 
     expect_pass("batch_invariance", function, REFERENCES[:8])
+
+
+def test_an_overflow_that_rounding_decides_is_drowned(images):
+    """Half precision ends at 65504; what rounds beyond is Inf, in one kernel and not in another."""
+    largest = keras.layers.Lambda(lambda h: keras.ops.clip(h, 1, 1) * 65504, dtype="float16")
+    model = keras.Sequential([keras.Input((12, 12, 3)), largest])
+    noise = measured_noise(case(model, images, None, {}), images)
+    outputs = model.predict(images, verbose=0)
+    moved = outputs.copy()
+    moved[3] = np.inf
+    found = noise.compare(0, outputs, moved, np.arange(8))
+    assert found.drowned
+    assert not found.beyond
