@@ -173,7 +173,7 @@ def test_an_output_without_rows_beside_one_that_cancels():
 
 
 def test_an_overflow_that_rounding_decides_is_drowned(images):
-    """Half precision ends at 65504; what rounds beyond is Inf, in one kernel and not in another."""
+    """Half precision ends at 65504: what one kernel rounds beyond is Inf, and not in another."""
     largest = keras.layers.Lambda(lambda h: keras.ops.clip(h, 1, 1) * 65504, dtype="float16")
     model = keras.Sequential([keras.Input((12, 12, 3)), largest])
     noise = measured_noise(case(model, images, None, {}), images)
