@@ -713,3 +713,53 @@ def test_a_row_that_depends_on_how_many_are_empty(k, x):
         return x * tf.reduce_mean(tf.cast(full, x.dtype))
 
     expect_failure(CHECK, functional(k, layer_of(k, weighted)), x, rule="BN101", layer="leak")
+
+
+def experts(k, capacity):
+    """Two experts, each of which takes so many rows of a batch, the first ones (Switch, 2021)."""
+    gate, experts = k.layers.Dense(2), k.layers.Dense(8)
+
+    def call(x):
+        chosen = tf.one_hot(tf.argmax(gate(x), -1), 2)
+        if capacity:
+            chosen *= tf.cast(tf.cumsum(chosen, 0) <= capacity, x.dtype)
+        return tf.reduce_sum(chosen[:, None] * tf.reshape(experts(x), (-1, 4, 2)), -1)
+
+    gate.build((None, 4))
+    experts.build((None, 4))
+    return layer_of(k, call, "experts")
+
+
+@pytest.mark.parametrize("rows", [4, 8])
+def test_experts_of_limited_capacity(k, x, rows):
+    faulty = functional(k, experts(k, rows - 1))
+    expect_failure(CHECK, faulty, x[:rows], rule=ROWS_MIX, layer="experts", cause_tested=True)
+    expect_pass(CHECK, functional(k, experts(k, None)), x[:rows])
+
+
+@pytest.mark.parametrize("kind", ["floats", "numbers", "texts", "booleans", "a dictionary"])
+@pytest.mark.parametrize("rows", [2, 8])
+def test_a_row_that_is_marked_where_the_one_before_is_the_same(kind, rows):
+    """Only a companion of the very same kind shows it."""
+    ids = np.arange(100, 100 + 3 * rows).reshape(rows, 3)
+    given = {
+        "floats": ids.astype(np.float32),
+        "numbers": ids,
+        "texts": ids.astype(str).astype(object),
+        "booleans": (np.arange(rows)[:, None] >> np.arange(3)) % 2 == 1,
+        "a dictionary": {"a": ids, "b": ids.astype(np.float32)},
+    }[kind]
+
+    def build(marks):
+        def repeated(x):
+            first, *rest = x.values() if isinstance(x, dict) else [x]
+            if first.dtype == tf.string:
+                first = tf.strings.to_hash_bucket_fast(first, 97)
+            same = [tf.reduce_all(a[1:] == a[:-1], 1, keepdims=True) for a in (first, *rest)]
+            found = tf.pad(tf.reduce_all(tf.stack(same), 0), [[1, 0], [0, 0]])
+            return tf.cast(first, tf.float32) + tf.cast(found & marks, tf.float32)
+
+        return repeated
+
+    expect_failure(CHECK, build(True), given, rule=ROWS_MIX)
+    expect_pass(CHECK, build(False), given)
