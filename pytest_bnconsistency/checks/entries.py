@@ -222,7 +222,7 @@ def first_rows(x: Nest, count: int) -> Nest:
 
 def rows_between(x: Nest, start: int, stop: int) -> tuple[str, Nest]:
     """Some rows one after another, and the name of that batch."""
-    shared = {(0, 1): ONE, (0, 2): PAIR} | {(0, rows_of(x)): WHOLE}
+    shared = {(0, rows_of(x)): WHOLE} | {(0, 1): ONE, (0, 2): PAIR}
     rows = map_nest(lambda leaf: leaf[start:stop], x)
     return shared.get((start, stop), f"rows {start} to {stop - 1}"), rows
 

@@ -15,9 +15,10 @@ CHECK = "batch_invariance"
 TRAINING_MODE, ROWS_MIX = "BN102", "BN101"
 
 
-def functional(k, body, shape=(4,)):
+def functional(k, body, shape=(4,), head=3):
     inputs = k.Input(shape)
-    return k.Model(inputs, k.layers.Dense(3, name="head")(body(inputs)))
+    h = body(inputs)
+    return k.Model(inputs, k.layers.Dense(head, name="head")(h) if head else h)
 
 
 def layer_of(k, function, name="leak"):
@@ -450,6 +451,66 @@ def test_a_layer_that_drops_the_batch_axis_is_named(k, x):
 
     expect_failure(CHECK, build(None), x, rule="BN103", layer="flat", cause_tested=True)
     expect_pass(CHECK, build(-1), x)
+
+
+UNTRACED = {
+    "squeezed": ("BN103", lambda x, single: tf.squeeze(x, 0) if single else x),
+    "halved": ("BN104", lambda x, single: x / 2 if single else x),
+    "refused": ("BN103", lambda x, single: tf.ensure_shape(x, [2, 4]) if single else x),
+    "another output": ("BN103", lambda x, single: (x, x) if single else x),
+}
+"""Code that asks for the number of rows; in a trace for any number it is None."""
+
+
+@pytest.mark.parametrize("form", UNTRACED)
+def test_code_that_branches_on_a_single_row_outside_of_traces(k, x, form):
+    rule, function = UNTRACED[form]
+
+    def build(axis):
+        return subclassed(k, lambda x: function(x, x.shape[axis] == 1), "after")
+
+    finding = expect_failure(CHECK, build(0), x, rule=rule, cause_tested=False)
+    assert finding.evidence["holds"] == ["predict", "tf.function of model(x, training=False)"]
+    assert "through model(x) and model(x, training=False), not through predict" in finding.message
+    assert "such as x.shape[0]" in finding.remedy
+    expect_pass(CHECK, build(1), x)
+
+
+@pytest.mark.parametrize("form", ["squeezed", "halved"])
+def test_a_layer_that_branches_on_a_single_row_is_named(k, x, form):
+    rule, function = UNTRACED[form]
+
+    def build(axis):
+        return functional(k, layer_of(k, lambda x: function(x + 1, x.shape[axis] == 1)), head=0)
+
+    expect_failure(CHECK, build(0), x, rule=rule, layer="leak", cause_tested=True)
+    expect_pass(CHECK, build(1), x)
+
+
+@pytest.mark.parametrize("kind", ["a function", "a tf.function", "a module"])
+@pytest.mark.parametrize("form", ["squeezed", "halved"])
+def test_a_subject_without_a_library_that_branches_on_a_single_row(kind, x, form):
+    rule, function = UNTRACED[form]
+
+    def build(axis):
+        def score(x):
+            return function(x * 2, x.shape[axis] == 1)
+
+        return {
+            "a function": score,
+            "a tf.function": tf.function(score),
+            "a module": Chain(score),
+        }[kind]
+
+    finding = expect_failure(CHECK, build(0), x, rule=rule)
+    assert "through model(x), not through tf.function of model(x)" in finding.message
+    expect_pass(CHECK, build(1), x)
+
+
+def test_what_is_random_outside_of_traces_is_not_taken_for_the_batch_size(x):
+    """Numbers that Python draws are constants of a trace."""
+    drawn = np.random.default_rng(0)
+    expect_pass(CHECK, lambda x: x + drawn.normal(), x)
 
 
 def with_bn(k, **call):
