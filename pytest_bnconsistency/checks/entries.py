@@ -12,6 +12,7 @@ import numpy as np
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
+from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.state import (
@@ -171,16 +172,29 @@ def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> Noise:
         traced, still = observed(case, x, False, apart), None
         if traced.deterministic and not apart:
             called = entry(case, x, case.subject.spelled(False))
-            still = called.run(PAIR, first_rows(x, 2)).outputs
+            with contextlib.suppress(DataError):  # then it is measured on all rows
+                still = called.run(PAIR, first_rows(x, 2)).outputs
         case.shared[key] = Noise(traced, x, still)
     noise: Noise = case.shared[key]
     return noise
 
 
+def takes_two_rows(case: Case, x: Nest) -> bool:
+    """Whether the model takes a batch of two rows."""
+    try:
+        traced_entry(case, x, False).run(PAIR, first_rows(x, 2))
+    except DataError:
+        return False
+    return True
+
+
 def same_on_two_rows(case: Case, x: Nest) -> bool:
     """Whether a call that leaves `training` out gives in every layer what inference gives."""
     pair = first_rows(x, 2)
-    told, *left_out = (entry(case, x, name).run(PAIR, pair) for name in calls_of(case))
+    try:
+        told, *left_out = (entry(case, x, name).run(PAIR, pair) for name in calls_of(case))
+    except DataError:
+        return False  # what it refuses, it is judged on
     return not told.moved and all(
         not other.moved and same_records(told, other) for other in left_out
     )

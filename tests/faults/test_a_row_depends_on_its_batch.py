@@ -513,6 +513,36 @@ def test_what_is_random_outside_of_traces_is_not_taken_for_the_batch_size(x):
     expect_pass(CHECK, lambda x: x + drawn.normal(), x)
 
 
+def grouped(function, axis):
+    """Groups of four rows, as ghost batch normalisation has them (Hoffer, 2017), or of one."""
+
+    def call(x):
+        shape = (-1, 4, 4) if axis == 0 else (-1, 1, 4)
+        return tf.reshape(function(tf.reshape(x, shape)), tf.shape(x))
+
+    return call
+
+
+@pytest.mark.parametrize("as_layer", [True, False])
+def test_a_model_that_takes_only_multiples_of_some_rows(k, x, as_layer):
+    def build(function, axis):
+        call = grouped(function, axis)
+        return functional(k, layer_of(k, call, "ghost")) if as_layer else call
+
+    def doubled(groups):
+        return 2 * groups
+
+    def centred(groups):
+        return groups - tf.reduce_mean(groups, 1, keepdims=True)
+
+    finding = expect_failure(CHECK, build(doubled, 0), x, rule="BN103", cause_tested=False)
+    assert "a batch of 1 raises: " in finding.message
+    expect_failure(CHECK, build(centred, 0), x, rule=ROWS_MIX)
+    report = check_consistency(build(centred, 0), x, checks=[CHECK, "inference_purity"])
+    assert [str(result.verdict) for result in report] == ["failed", "passed"]
+    expect_pass(CHECK, build(doubled, 1), x)
+
+
 def with_bn(k, **call):
     bn = k.layers.BatchNormalization(name="bn")
     return functional(k, lambda h: bn(k.layers.Dense(4)(h), **call))
