@@ -101,12 +101,17 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
         _compare_exchanges(entry, judged, case, x, joint, noise, notes)
         if not judged.differences and not judged.random:
             _compare_sizes(entry, judged, x, noise)
+        judged.has_rows = any(has_rows([output], x) for output in entry.run(WHOLE, x).outputs)
         if judged.observed is not None and judged.observed.still:
             notes.append(f"layers that draw random numbers are held still in {entry.name}")
     if not apart:
         groups += _untraced(case, x, groups, noise)
     all_judged = [judged for _, judged in groups]
     known = [judged for judged in all_judged if not judged.random]
+    holding = [judged for judged in known if judged.word == "holds"]
+    rowless = [name for judged in known if not judged.has_rows for name in judged.names]
+    if rowless and any(judged.has_rows for judged in known):
+        notes.append(f"no output of {listed(rowless)} has the rows first: not judged")
     sizes = sorted({stop - start for start, stop in _chunks(rows_of(x))})
     evidence = {
         "rows": rows_of(x),
@@ -139,9 +144,11 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             "the outputs are NaN or Inf, whatever the batch",
             "statistics_health says whether stored statistics are at fault",
         )
-    whole = [output for entry, _ in groups for output in entry.run(WHOLE, x).outputs]
-    if not any(has_rows([output], x) for output in whole):
-        shapes = listed(dict.fromkeys(str(output.shape) for output in whole))
+    if not holding:
+        whole = [entry.run(WHOLE, x).outputs for entry, judged in groups if not judged.random]
+        shapes = listed(
+            dict.fromkeys(str(output.shape) for outputs in whole for output in outputs)
+        )
         return unseen(
             f"no output has the {rows_of(x)} rows of the batch first: {shapes}",
             "give a model, or a function around it, whose outputs have the rows first",
@@ -154,7 +161,7 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             "give rows that differ, and a model whose layers are not all zero",
         )
     leaks = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
-    through = listed(mixing.names_of(known))
+    through = listed(mixing.names_of(holding))
     within = (
         f"batch sizes {listed(sizes)} stay within {evidence['margin']:.2f} of the noise bound"
         if not any(judged.drowned for judged in known)

@@ -41,7 +41,8 @@ class Judged:
 
     `observed` is the traced pass behind them, where there is one; `stable` the indices of its
     calls that repeat themselves. `margin` is the largest change between batch sizes, in bounds;
-    `drowned` says that noise leaves nothing to be seen there, `untraced` that the trace holds;
+    `drowned` says that noise leaves nothing to be seen there, `untraced` that the trace holds,
+    `has_rows` that an output has the rows first;
     `failing_rows` (from, to) the first batch that failed for its size, `noise` its bound.
     """
 
@@ -58,6 +59,7 @@ class Judged:
     margin: float = 0.0
     drowned: bool = False
     untraced: bool = False
+    has_rows: bool = True
 
     @property
     def mixes(self) -> bool:
@@ -70,12 +72,14 @@ class Judged:
 
     @property
     def word(self) -> str:
-        return "not judged" if self.random else "fails" if self.fails else "holds"
+        if self.random or not (self.has_rows or self.fails):
+            return "not judged"
+        return "fails" if self.fails else "holds"
 
 
 def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Finding]:
     """One finding for each way in which rows depend on their batch."""
-    holding = names_of([entry for entry in judged if not entry.fails and not entry.random])
+    holding = names_of([entry for entry in judged if entry.word == "holds"])
     found = []
     if mixing := [entry for entry in judged if entry.mixes]:
         found.append(_mixing(subject, x, mixing, holding))
