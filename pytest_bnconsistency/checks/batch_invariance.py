@@ -238,7 +238,7 @@ def _compare_exchanges(
     seen = [_difference(entry, base, exchange, noise, []) for exchange in joint]
     if all(found == "same" for found in seen):
         return
-    first, second = entry.twice(WHOLE, x)
+    first, second = entry.twice(WHOLE, x, ways.state_of_layers(case, x, entry))
     judged.random = not same_outputs(first.outputs, second.outputs)
     judged.stable = repeating(first, second)
     if judged.random:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,7 @@ class Entry:
     held: list[Any]
     observed: Pass | None = None
     _seen: dict[str, Observation] = field(default_factory=dict)
-    _pairs: dict[str, tuple[Observation, Observation]] = field(default_factory=dict)
+    _pairs: dict[tuple[str, bool], tuple[Observation, Observation]] = field(default_factory=dict)
 
     def run(self, batch: str, x: Nest) -> Observation:
         """What it gives for the batch of that name; everything is as before afterwards."""
@@ -50,15 +50,19 @@ class Entry:
                 self._seen[batch] = self.call(x)
         return self._seen[batch]
 
-    def twice(self, batch: str, x: Nest) -> tuple[Observation, Observation]:
-        """Two runs, the second from what the first left behind."""
-        if batch not in self._pairs:
+    def twice(
+        self, batch: str, x: Nest, state: Sequence[Any] = ()
+    ) -> tuple[Observation, Observation]:
+        """Two runs, the second from what the first left behind, but for the same `state`."""
+        key = batch, bool(state)
+        if key not in self._pairs:
             first = self.run(batch, x)
             with _restored(self.held):
                 if first.moved:
-                    first = self.call(x)
-                self._pairs[batch] = first, self.call(x)
-        return self._pairs[batch]
+                    with _restored(state):
+                        first = self.call(x)
+                self._pairs[key] = first, self.call(x)
+        return self._pairs[key]
 
 
 def entry(case: Case, x: Nest, name: str) -> Entry:
@@ -160,6 +164,15 @@ def owners(case: Case, *passes: Pass) -> dict[int, str]:
     return found
 
 
+def state_of_layers(case: Case, x: Nest, way: Entry) -> list[Any]:
+    """The variables of layers that a run may change; none if random numbers may hang on them."""
+    passes = [observed(case, x, False), *([way.observed] if way.observed else [])]
+    if any(id(layer) not in seen.still for seen in passes for layer in seen.random_layers):
+        return []
+    held_by = owners(case, *passes)
+    return [variable for variable in way.held if id(variable) in held_by]
+
+
 def calls_of(case: Case) -> dict[str, bool | None]:
     """How users call the subject, by name, with what it is told then."""
     return {case.subject.spelled(mode): mode for mode in (False, None)}
@@ -242,8 +255,8 @@ def rows_between(x: Nest, start: int, stop: int) -> tuple[str, Nest]:
 
 
 @contextlib.contextmanager
-def _restored(variables: list[Any]) -> Iterator[None]:
-    before = Variables(variables)
+def _restored(variables: Sequence[Any]) -> Iterator[None]:
+    before = Variables(list(variables))
     try:
         yield
     finally:

@@ -565,6 +565,55 @@ def test_training_mode_baked_into_the_graph(k, x):
     expect_pass(CHECK, with_bn(k), x)
 
 
+def test_statistics_of_the_batch_beside_state_on_which_the_result_depends(k, x):
+    """Batch renormalisation (Ioffe, 2017): a second run gives other bits, with nothing random."""
+
+    class Renormalised(k.layers.Layer):
+        def __init__(self, moves):
+            super().__init__(name="renorm")
+            self.moves = moves
+
+        def build(self, shape):
+            self.mean = self.add_weight(
+                name="mean", shape=shape[-1:], initializer="zeros", trainable=False
+            )
+
+        def call(self, x, training=True):
+            mean = tf.reduce_mean(x, 0)
+            if training and self.moves:
+                self.mean.assign(0.9 * self.mean + 0.1 * mean)
+            return x - self.mean - (0.5 * mean if training else 0)
+
+    for rate in (0.0, 0.5):
+        dropout = k.layers.Dropout(rate)
+        model = functional(k, lambda h, d=dropout: Renormalised(True)(d(h, training=True)))
+        finding = expect_failure(
+            CHECK, model, x, rule=TRAINING_MODE, layer="renorm", cause_tested=True
+        )
+        assert "random" not in finding.message + finding.cause
+        assert "model(x)" in finding.evidence["fails"]
+    expect_pass(CHECK, functional(k, lambda h: Renormalised(False)(h, training=False)), x)
+
+
+class Drawing(keras.layers.Layer):
+    """Random numbers by a count that is state of the layer."""
+
+    def build(self, shape):
+        self.count = tf.Variable(0)
+
+    def call(self, x):
+        self.count.assign_add(1)
+        return x + tf.random.stateless_normal(tf.shape(x), [self.count, 0])
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_random_numbers_that_hang_on_state_are_random(x):
+    result = expect_verdict(CHECK, Verdict.VACUOUS, functional(keras, Drawing()), x)
+    assert "random" in result.summary
+
+
 def test_training_mode_baked_around_a_nested_model(k, x):
     layers = [k.layers.Dense(4), k.layers.BatchNormalization(name="bn")]
     base = k.Sequential([k.Input((4,)), *layers], name="base")
