@@ -20,6 +20,7 @@ from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import (
     ONE,
+    PAIR,
     WHOLE,
     Entry,
     first_rows,
@@ -96,16 +97,22 @@ def _declared(case: Case, x: Nest, reasons: Mapping[str, str]) -> dict[Call, str
 def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     joint, notes = joint_exchanges(x, case.settings.seed), list[str]()
     groups = _entry_points(case, x, joint, apart)
-
     noise = measured_noise(case, x, apart)
     for entry, judged in groups:
         _compare_exchanges(entry, judged, case, x, joint, noise, notes)
         if not judged.differences and not judged.random:
             _compare_sizes(entry, judged, x, noise)
+        judged.has_rows = any(has_rows([output], x) for output in entry.run(WHOLE, x).outputs)
         if judged.observed is not None and judged.observed.still:
             notes.append(f"layers that draw random numbers are held still in {entry.name}")
+    if not apart:
+        groups += _untraced(case, x, groups, noise)
     all_judged = [judged for _, judged in groups]
     known = [judged for judged in all_judged if not judged.random]
+    holding = [judged for judged in known if judged.word == "holds"]
+    rowless = [name for judged in known if not judged.has_rows for name in judged.names]
+    if rowless and any(judged.has_rows for judged in known):
+        notes.append(f"no output of {listed(rowless)} has the rows first: not judged")
     sizes = sorted({stop - start for start, stop in _chunks(rows_of(x))})
     evidence = {
         "rows": rows_of(x),
@@ -138,9 +145,11 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             "the outputs are NaN or Inf, whatever the batch",
             "statistics_health says whether stored statistics are at fault",
         )
-    whole = [output for entry, _ in groups for output in entry.run(WHOLE, x).outputs]
-    if not any(has_rows([output], x) for output in whole):
-        shapes = listed(dict.fromkeys(str(output.shape) for output in whole))
+    if not holding:
+        whole = [entry.run(WHOLE, x).outputs for entry, judged in groups if not judged.random]
+        shapes = listed(
+            dict.fromkeys(str(output.shape) for outputs in whole for output in outputs)
+        )
         return unseen(
             f"no output has the {rows_of(x)} rows of the batch first: {shapes}",
             "give a model, or a function around it, whose outputs have the rows first",
@@ -153,7 +162,7 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             "give rows that differ, and a model whose layers are not all zero",
         )
     leaks = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
-    through = listed(mixing.names_of(known))
+    through = listed(mixing.names_of(holding))
     within = (
         f"batch sizes {listed(sizes)} stay within {evidence['margin']:.2f} of the noise bound"
         if not any(judged.drowned for judged in known)
@@ -230,7 +239,7 @@ def _compare_exchanges(
     seen = [_difference(entry, base, exchange, noise, []) for exchange in joint]
     if all(found == "same" for found in seen):
         return
-    first, second = entry.twice(WHOLE, x)
+    first, second = entry.twice(WHOLE, x, ways.state_of_layers(case, x, entry))
     judged.random = not same_outputs(first.outputs, second.outputs)
     judged.stable = repeating(first, second)
     if judged.random:
@@ -318,32 +327,77 @@ def _beyond_noise(
 
 
 def _compare_sizes(entry: Entry, judged: Judged, x: Nest, noise: Noise) -> None:
+    whole = entry.run(WHOLE, x).outputs
     for start, stop in _chunks(rows_of(x)):
-        _compare_size(entry, judged, x, noise, start, stop)
+        _compare_size(entry, judged, x, noise, start, stop, whole, whole)
         if judged.shapes:
             return
 
 
-def _compare_size(
-    entry: Entry, judged: Judged, x: Nest, noise: Noise, start: int, stop: int
-) -> None:
-    whole = entry.run(WHOLE, x).outputs
-    (batch, chunk), size = rows_between(x, start, stop), stop - start
-    judged.tried.append(size)
-    failing = judged.failing_rows or (start, stop)
+def _untraced(
+    case: Case, x: Nest, groups: Sequence[tuple[Entry, Judged]], noise: Noise
+) -> list[tuple[Entry, Judged]]:
+    """The call outside of a trace, if a single row fails there alone.
+
+    Code that asks for the number of rows finds none in a trace for any number.
+    """
+    name, calls = case.subject.spelled(False), ways.calls_of(case)
+    traced, judged = next(group for group in groups if name in group[1].names)
+    seen = traced.observed
+    if seen is None or not seen.deterministic or judged.fails or judged.random:
+        return []
+    called, alone = ways.entry(case, x, name), Judged([], seen, untraced=True)
+    pair = _outputs(called, alone, x, 0, 2)
+    if pair is not None:
+        _compare_size(called, alone, x, noise, 0, 1, pair, traced.run(WHOLE, x).outputs)
+    if not alone.fails or (pair is not None and not _repeats(called, x)):
+        return []
+    alone.names = [name for name in judged.names if name in calls]
+    judged.names = [name for name in judged.names if name not in calls] + [traced.name]
+    return [(called, alone)]
+
+
+def _repeats(entry: Entry, x: Nest) -> bool:
+    first, second = entry.twice(PAIR, first_rows(x, 2))
+    return same_outputs(first.outputs, second.outputs)
+
+
+def _outputs(entry: Entry, judged: Judged, x: Nest, start: int, stop: int) -> list[Array] | None:
+    """What it gives for some of the rows; that it refuses them is a failure."""
+    judged.tried.append(stop - start)
     try:
-        outputs = entry.run(batch, chunk).outputs
+        return entry.run(*rows_between(x, start, stop)).outputs
     except Exception as error:
-        first = first_line(error)[:120]
-        judged.shapes.append(f"a batch of {size} raises: {first}")
+        judged.shapes.append(f"a batch of {stop - start} raises: {first_line(error)[:120]}")
+        judged.failing_rows = judged.failing_rows or (start, stop)
+        return None
+
+
+def _compare_size(
+    entry: Entry,
+    judged: Judged,
+    x: Nest,
+    noise: Noise,
+    start: int,
+    stop: int,
+    among: list[Array],
+    whole: list[Array],
+) -> None:
+    """Some rows alone against the same `among` others; outputs count that have rows in `whole`."""
+    size, failing = stop - start, judged.failing_rows or (start, stop)
+    outputs = _outputs(entry, judged, x, start, stop)
+    if outputs is None:
+        return
+    if len(outputs) != len(among):
+        judged.shapes.append(f"a batch of {size} gives {len(outputs)} outputs, not {len(among)}")
         judged.failing_rows = failing
         return
-    for index, (output, base) in enumerate(zip(outputs, whole, strict=True)):
-        if not (base.ndim and len(base) == rows_of(x)):
+    for index, (output, base, seen) in enumerate(zip(outputs, among, whole, strict=False)):
+        if not (has_rows([seen], x) and base.ndim):
             continue
         if output.shape != (size, *base.shape[1:]):
             judged.shapes.append(
-                f"a batch of {size} gives shape {output.shape}; the batch of {rows_of(x)} "
+                f"a batch of {size} gives shape {output.shape}; the batch of {len(base)} "
                 f"gives {base.shape}"
             )
             judged.failing_rows = failing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
+from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.state import (
@@ -40,7 +41,7 @@ class Entry:
     held: list[Any]
     observed: Pass | None = None
     _seen: dict[str, Observation] = field(default_factory=dict)
-    _pairs: dict[str, tuple[Observation, Observation]] = field(default_factory=dict)
+    _pairs: dict[tuple[str, bool], tuple[Observation, Observation]] = field(default_factory=dict)
 
     def run(self, batch: str, x: Nest) -> Observation:
         """What it gives for the batch of that name; everything is as before afterwards."""
@@ -49,15 +50,19 @@ class Entry:
                 self._seen[batch] = self.call(x)
         return self._seen[batch]
 
-    def twice(self, batch: str, x: Nest) -> tuple[Observation, Observation]:
-        """Two runs, the second from what the first left behind."""
-        if batch not in self._pairs:
+    def twice(
+        self, batch: str, x: Nest, state: Sequence[Any] = ()
+    ) -> tuple[Observation, Observation]:
+        """Two runs, the second from what the first left behind, but for the same `state`."""
+        key = batch, bool(state)
+        if key not in self._pairs:
             first = self.run(batch, x)
             with _restored(self.held):
                 if first.moved:
-                    first = self.call(x)
-                self._pairs[batch] = first, self.call(x)
-        return self._pairs[batch]
+                    with _restored(state):
+                        first = self.call(x)
+                self._pairs[key] = first, self.call(x)
+        return self._pairs[key]
 
 
 def entry(case: Case, x: Nest, name: str) -> Entry:
@@ -159,6 +164,15 @@ def owners(case: Case, *passes: Pass) -> dict[int, str]:
     return found
 
 
+def state_of_layers(case: Case, x: Nest, way: Entry) -> list[Any]:
+    """The variables of layers that a run may change; none if random numbers may hang on them."""
+    passes = [observed(case, x, False), *([way.observed] if way.observed else [])]
+    if any(id(layer) not in seen.still for seen in passes for layer in seen.random_layers):
+        return []
+    held_by = owners(case, *passes)
+    return [variable for variable in way.held if id(variable) in held_by]
+
+
 def calls_of(case: Case) -> dict[str, bool | None]:
     """How users call the subject, by name, with what it is told then."""
     return {case.subject.spelled(mode): mode for mode in (False, None)}
@@ -171,16 +185,29 @@ def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> Noise:
         traced, still = observed(case, x, False, apart), None
         if traced.deterministic and not apart:
             called = entry(case, x, case.subject.spelled(False))
-            still = called.run(PAIR, first_rows(x, 2)).outputs
+            with contextlib.suppress(DataError):  # then it is measured on all rows
+                still = called.run(PAIR, first_rows(x, 2)).outputs
         case.shared[key] = Noise(traced, x, still)
     noise: Noise = case.shared[key]
     return noise
 
 
+def takes_two_rows(case: Case, x: Nest) -> bool:
+    """Whether the model takes a batch of two rows."""
+    try:
+        traced_entry(case, x, False).run(PAIR, first_rows(x, 2))
+    except DataError:
+        return False
+    return True
+
+
 def same_on_two_rows(case: Case, x: Nest) -> bool:
     """Whether a call that leaves `training` out gives in every layer what inference gives."""
     pair = first_rows(x, 2)
-    told, *left_out = (entry(case, x, name).run(PAIR, pair) for name in calls_of(case))
+    try:
+        told, *left_out = (entry(case, x, name).run(PAIR, pair) for name in calls_of(case))
+    except DataError:
+        return False  # what it refuses, it is judged on
     return not told.moved and all(
         not other.moved and same_records(told, other) for other in left_out
     )
@@ -222,14 +249,14 @@ def first_rows(x: Nest, count: int) -> Nest:
 
 def rows_between(x: Nest, start: int, stop: int) -> tuple[str, Nest]:
     """Some rows one after another, and the name of that batch."""
-    shared = {(0, 1): ONE, (0, 2): PAIR} | {(0, rows_of(x)): WHOLE}
+    shared = {(0, rows_of(x)): WHOLE} | {(0, 1): ONE, (0, 2): PAIR}
     rows = map_nest(lambda leaf: leaf[start:stop], x)
     return shared.get((start, stop), f"rows {start} to {stop - 1}"), rows
 
 
 @contextlib.contextmanager
-def _restored(variables: list[Any]) -> Iterator[None]:
-    before = Variables(variables)
+def _restored(variables: Sequence[Any]) -> Iterator[None]:
+    before = Variables(list(variables))
     try:
         yield
     finally:

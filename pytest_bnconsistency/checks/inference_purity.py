@@ -24,6 +24,7 @@ from pytest_bnconsistency.checks.entries import (
     owners,
     rows_between,
     same_outputs,
+    takes_two_rows,
     traced_entry,
 )
 from pytest_bnconsistency.checks.passes import observed
@@ -143,7 +144,7 @@ def _refuses_batches(case: Case, x: Nest) -> bool:
 
 
 def _seen(case: Case, x: Nest, name: str, held_by: dict[int, str]) -> Seen:
-    way, batch = entry(case, x, name), _batch(case, name)
+    way, batch = entry(case, x, name), _batch(case, x, name)
     first = way.run(batch, _rows(x, batch))
     moved = tuple(v for v in first.moved if id(v) in held_by)
     return Seen(name, first.outputs, name == DATASET or _repeats(case, x, way, batch), moved)
@@ -180,9 +181,10 @@ def _evaluated(case: Case, held: list[Any]) -> Seen:
         before.restore()
 
 
-def _batch(case: Case, name: str) -> str:
-    """What an entry point runs; code in Python runs on two rows."""
-    return PAIR if name in calls_of(case) or name == "predict_on_batch" else WHOLE
+def _batch(case: Case, x: Nest, name: str) -> str:
+    """What an entry point runs; code in Python runs on two rows, where the model takes them."""
+    in_python = name in calls_of(case) or name == "predict_on_batch"
+    return PAIR if in_python and takes_two_rows(case, x) else WHOLE
 
 
 def _rows(x: Nest, batch: str) -> Nest:
@@ -209,7 +211,7 @@ def _repeatability(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
     if not random:
         return []
     mode = next((told[name] for name in random if name in told), False)
-    rows = first_rows(x, 2)
+    rows = _rows(x, _batch(case, x, case.subject.spelled(mode)))
     return [inference.not_repeatable(case.subject, rows, default, random, mode)]
 
 
@@ -229,7 +231,7 @@ def _agreement(
     for other in seen:
         if other.name in ("evaluate", reference.name):
             continue
-        batch = _batch(case, other.name)
+        batch = _batch(case, x, other.name)
         rows = _rows(x, batch)
         expected = (
             reference.run(batch, rows).outputs

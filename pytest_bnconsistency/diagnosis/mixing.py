@@ -20,6 +20,10 @@ from pytest_bnconsistency.words import counted, listed
 
 SHOWN = 3
 """Operations that a cause names at most."""
+BRANCHING = (
+    "look for code that reads the batch size, such as x.shape[0]: in a trace for any number of "
+    "rows it is None, and the code takes another branch"
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Judged:
 
     `observed` is the traced pass behind them, where there is one; `stable` the indices of its
     calls that repeat themselves. `margin` is the largest change between batch sizes, in bounds;
-    `drowned` says that noise leaves nothing to be seen there;
+    `drowned` says that noise leaves nothing to be seen there, `untraced` that the trace holds,
+    `has_rows` that an output has the rows first;
     `failing_rows` (from, to) the first batch that failed for its size, `noise` its bound.
     """
 
@@ -53,6 +58,8 @@ class Judged:
     stable: frozenset[int] = frozenset()
     margin: float = 0.0
     drowned: bool = False
+    untraced: bool = False
+    has_rows: bool = True
 
     @property
     def mixes(self) -> bool:
@@ -65,12 +72,14 @@ class Judged:
 
     @property
     def word(self) -> str:
-        return "not judged" if self.random else "fails" if self.fails else "holds"
+        if self.random or not (self.has_rows or self.fails):
+            return "not judged"
+        return "fails" if self.fails else "holds"
 
 
 def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Finding]:
     """One finding for each way in which rows depend on their batch."""
-    holding = names_of([entry for entry in judged if not entry.fails and not entry.random])
+    holding = names_of([entry for entry in judged if entry.word == "holds"])
     found = []
     if mixing := [entry for entry in judged if entry.mixes]:
         found.append(_mixing(subject, x, mixing, holding))
@@ -141,8 +150,7 @@ def _symptom(
     """The verdict in a sentence, and the largest change of an output."""
     moves = [found.moved for entry in failing for found in entry.differences]
     moved = max([m for m in moves if m and np.isfinite(m)], default=max(moves))
-    through = f"through {listed(names_of(failing))}"
-    where = f", not through {listed(holding, 'or')}" if holding else ""
+    where = _where(failing, holding)
     how = (
         f"a row moves by {moved:.3g}"
         if moved and np.isfinite(moved)
@@ -150,7 +158,12 @@ def _symptom(
         if moved
         else "a row's hidden values move, though saturation hides it in the outputs,"
     )
-    return f"{how} when {what} ({exchange.rows} rows), {through}{where}", moved
+    return f"{how} when {what} ({exchange.rows} rows), {where}", moved
+
+
+def _where(failing: Sequence[Judged], holding: list[str]) -> str:
+    where = f", not through {listed(holding, 'or')}" if holding else ""
+    return f"through {listed(names_of(failing))}{where}"
 
 
 def _cause(
@@ -295,12 +308,15 @@ def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         rules.BATCH_AXIS_LOST.id,
         rules.BATCH_AXIS_LOST.slug,
         "the model's output" if place is None else place.label,
-        f"{entry.shapes[0]}, through {listed(names_of(failing))}",
+        f"{entry.shapes[0]}, {_where(failing, holding)}",
         place.that("drops the batch axis of a small batch")
         if place is not None and tested
         else f"not established; tried: batches of {listed(sorted(set(entry.tried)))}",
         tested,
-        "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)",
+        BRANCHING
+        if entry.untraced
+        else "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to "
+        "(-1, ...)",
         "with the axis put back behind it, the outputs have their shapes" if tested else "",
         evidence={"fails": names_of(failing), "holds": holding},
     )
@@ -316,13 +332,15 @@ def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         rules.SIZE_MATTERS.id,
         rules.SIZE_MATTERS.slug,
         "not located" if place is None else place.label,
-        f"{entry.sizes[0]}, through {listed(names_of(failing))}",
+        f"{entry.sizes[0]}, {_where(failing, holding)}",
         place.that("computes with the number of rows")
         if place is not None and tested
         else "not established; tried: other companions at one batch size, where the rows are the "
         "same to the bit",
         tested,
-        "look for code that reads the batch size, or that sums over the rows",
+        BRANCHING
+        if entry.untraced
+        else "look for code that reads the batch size, or that sums over the rows",
         "given back what it gives among all rows, the outputs are as they are there"
         if tested
         else "",

@@ -36,7 +36,7 @@ def exchanges(x: Nest, seed: int) -> list[Exchange]:
 
     Row i is kept in the batches of the i-th of the ways to choose half of k batches: no choice
     holds another one, so that for any two rows some batch keeps the first and changes the second.
-    Two batches follow in which rows change places, and in which companions are NaN and Inf.
+    Batches follow in which companions are alike, rows change places, or one is NaN or Inf.
     """
     rows = rows_of(x)
     found = [*_designed(x, seed), _reversed(x)]
@@ -84,7 +84,7 @@ def _designed(x: Nest, seed: int) -> list[Exchange]:
             kinds_seen = ", ".join(dict.fromkeys(names))
             name = f"batch {number + 1}: {len(changed)} companions {kinds_seen}"
             found.append(Exchange(name, other, kept, kept, rows))
-    return [*found, *_at_the_ends(x)]
+    return [*found, *_at_the_ends(x), _crowded(x)]
 
 
 def _at_the_ends(x: Nest) -> Iterator[Exchange]:
@@ -108,6 +108,17 @@ def _at_the_ends(x: Nest) -> Iterator[Exchange]:
                 changed[kept] = own
         name = f"companions at the {'smallest' if end is np.min else 'largest'} number"
         yield Exchange(name, other, kept, kept, rows)
+
+
+def _crowded(x: Nest) -> Exchange:
+    """The last row beside copies of itself: some dependences need several companions of a kind."""
+    rows = rows_of(x)
+    last, other = np.array([rows - 1]), map_nest(lambda leaf: np.repeat(leaf[-1:], rows, 0), x)
+    for leaf in flatten(other):
+        if is_float(leaf):
+            leaf[-3::-2] *= leaf.dtype.type(100)  # the nearest one stays a copy
+    name = "copies of the last row" + ", every second one hundredfold" * _has_floats(x)
+    return Exchange(name, other, last, last, rows)
 
 
 def _reversed(x: Nest) -> Exchange:

@@ -19,7 +19,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
-from pytest_bnconsistency.data import Array, Nest, distance, flatten, map_nest
+from pytest_bnconsistency.data import Array, Nest, distance, flatten, map_nest, rows_of
+from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay, is_batch
@@ -234,11 +235,13 @@ class Noise:
     rounding of sums inside of layers, whose length is not known: that of a row at most. If it
     moves by more than that, the rounding of single operations counts as well.
 
+    A draw is a run of a row beside the next one, or beside all others if two rows are refused.
     `still` is what the pass gives outside of a graph for the first two rows, where that is known.
     """
 
     def __init__(self, seen: Pass, x: Nest, still: list[Array] | None = None) -> None:
         self._seen, self._x, self._still = seen, x, still
+        self._count = 2
         self._rows: dict[int, list[Floor]] = {}
         self._first: list[Floor] | None = None
         self._inner: dict[int, list[Floor]] = {}
@@ -282,14 +285,14 @@ class Noise:
         """The noise of a row with the rounding of each operation, where there is a trace."""
         if row not in self._inner:
             shaken, traced = self._operations
-            floors, pair = self._of_row(row), self._pair(row)
+            floors, rows = self._of_row(row), self._drawn(row)
             if traced.is_traced:
-                still = shaken.run(traced, pair, shaken.STILL)
+                still = shaken.run(traced, rows, shaken.STILL)
                 draws, lower = (
-                    [shaken.run(traced, pair, mode, seed) for seed in range(THOROUGH)]
+                    [shaken.run(traced, rows, mode, seed) for seed in range(THOROUGH)]
                     for mode in (shaken.ROUNDED, shaken.LOWERED)
                 )
-                inner = _floors(still, draws, lower, True, "")
+                inner = _floors(still, draws, lower, self._count, "")
                 floors = [a.joined(b) for a, b in zip(floors, inner, strict=True)]
             self._inner[row] = floors
         return self._inner[row]
@@ -298,10 +301,11 @@ class Noise:
     def _operations(self) -> tuple[ShakenOperations, Pass]:
         shaken = ShakenOperations()
         with shaken.within():
-            return shaken, self._seen.again(self._pair(0), Instrument())
+            return shaken, self._seen.again(self._drawn(0), Instrument())
 
-    def _pair(self, row: int) -> Nest:
-        return map_nest(lambda leaf: leaf[[row, (row + 1) % len(leaf)]], self._x)
+    def _drawn(self, row: int) -> Nest:
+        places = (row + np.arange(self._count)) % rows_of(self._x)
+        return map_nest(lambda leaf: leaf[places], self._x)
 
     def _of_row(self, row: int) -> list[Floor]:
         if row not in self._rows:
@@ -311,28 +315,31 @@ class Noise:
     def _measure(self, row: int, draws: int, *, sums: bool) -> list[Floor]:
         """The largest change over a few draws, in the place where the row stood.
 
-        A draw is a run of the row beside another one: outside of a graph, the outputs of all
-        layers may be held at once.
+        A draw has few rows: outside of a graph, the outputs of all layers may be held at once.
         """
-        pair = self._pair(row)
         shaken = [Shaken(seed, EPSILON, sums=sums) for seed in range(draws)]
         still = self._still if row == 0 else None
         if still is None:
-            still = self._run(pair, Instrument())
-        seen = [self._run(pair, s) for s in shaken]
-        known = any(s.places for s in shaken)
+            try:
+                still = self._run(self._drawn(row), Instrument())
+            except DataError:
+                self._count = rows_of(self._x)
+                still = self._run(self._drawn(row), Instrument())
+        rows = self._drawn(row)
+        seen = [self._run(rows, s) for s in shaken]
+        known = self._count if any(s.places for s in shaken) else 0
         coarsest = "" if known else max(self._seen.dtypes, key=_eps, default="")
         floors = _floors(still, seen, [], known, coarsest)
         if all(floor.uncapped for floor in floors):
             return floors
-        lower = self._run(pair, Shaken(draws, LOWER, sums=False))
+        lower = self._run(rows, Shaken(draws, LOWER, sums=False))
         return _floors(still, seen, [lower], known, coarsest)
 
-    def _run(self, pair: Nest, instrument: Instrument) -> list[Array]:
+    def _run(self, rows: Nest, instrument: Instrument) -> list[Array]:
         if isinstance(instrument, Shaken) and instrument.sums:
             shake = instrument.shake
-            pair = map_nest(lambda leaf: shake(tf.constant(leaf)).numpy(), pair)
-        return self._seen.again(pair, instrument, traced=False).run(pair).outputs
+            rows = map_nest(lambda leaf: shake(tf.constant(leaf)).numpy(), rows)
+        return self._seen.again(rows, instrument, traced=False).run(rows).outputs
 
 
 def leak_into(x: Nest, share: float) -> Nest:
@@ -355,7 +362,7 @@ def _floors(
     still: list[Array],
     draws: list[list[Array]],
     lower: list[list[Array]],
-    known: bool,
+    known: int,
     coarsest: str,
 ) -> list[Floor]:
     """The floor of each output, by what it gives still, in draws, and in the lower precision."""
@@ -367,16 +374,16 @@ def _floors(
 
 
 def _floor(
-    still: Array, draws: Sequence[Array], lower: Sequence[Array], known: bool, coarsest: str
+    still: Array, draws: Sequence[Array], lower: Sequence[Array], known: int, coarsest: str
 ) -> Floor:
-    """`coarsest` is the dtype in which a black box computes, if that is not known better."""
-    paired = known and still.ndim > 0 and len(still) == 2
+    """`known` is the number of rows of a draw, 0 of a black box; it computes in `coarsest`."""
+    shaken = known > 0 and still.ndim > 0 and len(still) == known
 
     def largest(values: Sequence[Array]) -> float:
         changes = (float(_changes(still[:1], y[:1]).max(initial=0.0)) for y in values)
         return max(changes, default=0.0)
 
-    noise, low = (largest(draws), largest(lower)) if paired else (0.0, 0.0)
+    noise, low = (largest(draws), largest(lower)) if shaken else (0.0, 0.0)
     if not _is_float(still):
         return Floor(noise, 0.0, low, FLIPS)
     sizes = np.abs(still.astype(np.float64))
@@ -384,7 +391,7 @@ def _floor(
     dtype = max(str(still.dtype), coarsest, key=_eps)
     # An output that rounds to itself still has half a unit in its last place.
     unit = EPSILON[dtype] * scale
-    floor = max(unit, noise) if paired else UNITS * unit
+    floor = max(unit, noise) if shaken else UNITS * unit
     return Floor(floor, scale, max(low, LOWER[dtype] * scale))
 
 

@@ -15,9 +15,10 @@ CHECK = "batch_invariance"
 TRAINING_MODE, ROWS_MIX = "BN102", "BN101"
 
 
-def functional(k, body, shape=(4,)):
+def functional(k, body, shape=(4,), head=3):
     inputs = k.Input(shape)
-    return k.Model(inputs, k.layers.Dense(3, name="head")(body(inputs)))
+    h = body(inputs)
+    return k.Model(inputs, k.layers.Dense(head, name="head")(h) if head else h)
 
 
 def layer_of(k, function, name="leak"):
@@ -452,6 +453,96 @@ def test_a_layer_that_drops_the_batch_axis_is_named(k, x):
     expect_pass(CHECK, build(-1), x)
 
 
+UNTRACED = {
+    "squeezed": ("BN103", lambda x, single: tf.squeeze(x, 0) if single else x),
+    "halved": ("BN104", lambda x, single: x / 2 if single else x),
+    "refused": ("BN103", lambda x, single: tf.ensure_shape(x, [2, 4]) if single else x),
+    "another output": ("BN103", lambda x, single: (x, x) if single else x),
+}
+"""Code that asks for the number of rows; in a trace for any number it is None."""
+
+
+@pytest.mark.parametrize("form", UNTRACED)
+def test_code_that_branches_on_a_single_row_outside_of_traces(k, x, form):
+    rule, function = UNTRACED[form]
+
+    def build(axis):
+        return subclassed(k, lambda x: function(x, x.shape[axis] == 1), "after")
+
+    finding = expect_failure(CHECK, build(0), x, rule=rule, cause_tested=False)
+    assert finding.evidence["holds"] == ["predict", "tf.function of model(x, training=False)"]
+    assert "through model(x) and model(x, training=False), not through predict" in finding.message
+    assert "such as x.shape[0]" in finding.remedy
+    expect_pass(CHECK, build(1), x)
+
+
+@pytest.mark.parametrize("form", ["squeezed", "halved"])
+def test_a_layer_that_branches_on_a_single_row_is_named(k, x, form):
+    rule, function = UNTRACED[form]
+
+    def build(axis):
+        return functional(k, layer_of(k, lambda x: function(x + 1, x.shape[axis] == 1)), head=0)
+
+    expect_failure(CHECK, build(0), x, rule=rule, layer="leak", cause_tested=True)
+    expect_pass(CHECK, build(1), x)
+
+
+@pytest.mark.parametrize("kind", ["a function", "a tf.function", "a module"])
+@pytest.mark.parametrize("form", ["squeezed", "halved"])
+def test_a_subject_without_a_library_that_branches_on_a_single_row(kind, x, form):
+    rule, function = UNTRACED[form]
+
+    def build(axis):
+        def score(x):
+            return function(x * 2, x.shape[axis] == 1)
+
+        return {
+            "a function": score,
+            "a tf.function": tf.function(score),
+            "a module": Chain(score),
+        }[kind]
+
+    finding = expect_failure(CHECK, build(0), x, rule=rule)
+    assert "through model(x), not through tf.function of model(x)" in finding.message
+    expect_pass(CHECK, build(1), x)
+
+
+def test_what_is_random_outside_of_traces_is_not_taken_for_the_batch_size(x):
+    """Numbers that Python draws are constants of a trace."""
+    drawn = np.random.default_rng(0)
+    expect_pass(CHECK, lambda x: x + drawn.normal(), x)
+
+
+def grouped(function, axis):
+    """Groups of four rows, as ghost batch normalisation has them (Hoffer, 2017), or of one."""
+
+    def call(x):
+        shape = (-1, 4, 4) if axis == 0 else (-1, 1, 4)
+        return tf.reshape(function(tf.reshape(x, shape)), tf.shape(x))
+
+    return call
+
+
+@pytest.mark.parametrize("as_layer", [True, False])
+def test_a_model_that_takes_only_multiples_of_some_rows(k, x, as_layer):
+    def build(function, axis):
+        call = grouped(function, axis)
+        return functional(k, layer_of(k, call, "ghost")) if as_layer else call
+
+    def doubled(groups):
+        return 2 * groups
+
+    def centred(groups):
+        return groups - tf.reduce_mean(groups, 1, keepdims=True)
+
+    finding = expect_failure(CHECK, build(doubled, 0), x, rule="BN103", cause_tested=False)
+    assert "a batch of 1 raises: " in finding.message
+    expect_failure(CHECK, build(centred, 0), x, rule=ROWS_MIX)
+    report = check_consistency(build(centred, 0), x, checks=[CHECK, "inference_purity"])
+    assert [str(result.verdict) for result in report] == ["failed", "passed"]
+    expect_pass(CHECK, build(doubled, 1), x)
+
+
 def with_bn(k, **call):
     bn = k.layers.BatchNormalization(name="bn")
     return functional(k, lambda h: bn(k.layers.Dense(4)(h), **call))
@@ -472,6 +563,55 @@ def test_training_mode_baked_into_the_graph(k, x):
     else:
         assert finding.evidence["holds"] == []
     expect_pass(CHECK, with_bn(k), x)
+
+
+def test_statistics_of_the_batch_beside_state_on_which_the_result_depends(k, x):
+    """Batch renormalisation (Ioffe, 2017): a second run gives other bits, with nothing random."""
+
+    class Renormalised(k.layers.Layer):
+        def __init__(self, moves):
+            super().__init__(name="renorm")
+            self.moves = moves
+
+        def build(self, shape):
+            self.mean = self.add_weight(
+                name="mean", shape=shape[-1:], initializer="zeros", trainable=False
+            )
+
+        def call(self, x, training=True):
+            mean = tf.reduce_mean(x, 0)
+            if training and self.moves:
+                self.mean.assign(0.9 * self.mean + 0.1 * mean)
+            return x - self.mean - (0.5 * mean if training else 0)
+
+    for rate in (0.0, 0.5):
+        dropout = k.layers.Dropout(rate)
+        model = functional(k, lambda h, d=dropout: Renormalised(True)(d(h, training=True)))
+        finding = expect_failure(
+            CHECK, model, x, rule=TRAINING_MODE, layer="renorm", cause_tested=True
+        )
+        assert "random" not in finding.message + finding.cause
+        assert "model(x)" in finding.evidence["fails"]
+    expect_pass(CHECK, functional(k, lambda h: Renormalised(False)(h, training=False)), x)
+
+
+class Drawing(keras.layers.Layer):
+    """Random numbers by a count that is state of the layer."""
+
+    def build(self, shape):
+        self.count = tf.Variable(0)
+
+    def call(self, x):
+        self.count.assign_add(1)
+        return x + tf.random.stateless_normal(tf.shape(x), [self.count, 0])
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_random_numbers_that_hang_on_state_are_random(x):
+    result = expect_verdict(CHECK, Verdict.VACUOUS, functional(keras, Drawing()), x)
+    assert "random" in result.summary
 
 
 def test_training_mode_baked_around_a_nested_model(k, x):
@@ -713,3 +853,53 @@ def test_a_row_that_depends_on_how_many_are_empty(k, x):
         return x * tf.reduce_mean(tf.cast(full, x.dtype))
 
     expect_failure(CHECK, functional(k, layer_of(k, weighted)), x, rule="BN101", layer="leak")
+
+
+def experts(k, capacity):
+    """Two experts, each of which takes so many rows of a batch, the first ones (Switch, 2021)."""
+    gate, experts = k.layers.Dense(2), k.layers.Dense(8)
+
+    def call(x):
+        chosen = tf.one_hot(tf.argmax(gate(x), -1), 2)
+        if capacity:
+            chosen *= tf.cast(tf.cumsum(chosen, 0) <= capacity, x.dtype)
+        return tf.reduce_sum(chosen[:, None] * tf.reshape(experts(x), (-1, 4, 2)), -1)
+
+    gate.build((None, 4))
+    experts.build((None, 4))
+    return layer_of(k, call, "experts")
+
+
+@pytest.mark.parametrize("rows", [4, 8])
+def test_experts_of_limited_capacity(k, x, rows):
+    faulty = functional(k, experts(k, rows - 1))
+    expect_failure(CHECK, faulty, x[:rows], rule=ROWS_MIX, layer="experts", cause_tested=True)
+    expect_pass(CHECK, functional(k, experts(k, None)), x[:rows])
+
+
+@pytest.mark.parametrize("kind", ["floats", "numbers", "texts", "booleans", "a dictionary"])
+@pytest.mark.parametrize("rows", [2, 8])
+def test_a_row_that_is_marked_where_the_one_before_is_the_same(kind, rows):
+    """Only a companion of the very same kind shows it."""
+    ids = np.arange(100, 100 + 3 * rows).reshape(rows, 3)
+    given = {
+        "floats": ids.astype(np.float32),
+        "numbers": ids,
+        "texts": ids.astype(str).astype(object),
+        "booleans": (np.arange(rows)[:, None] >> np.arange(3)) % 2 == 1,
+        "a dictionary": {"a": ids, "b": ids.astype(np.float32)},
+    }[kind]
+
+    def build(marks):
+        def repeated(x):
+            first, *rest = x.values() if isinstance(x, dict) else [x]
+            if first.dtype == tf.string:
+                first = tf.strings.to_hash_bucket_fast(first, 97)
+            same = [tf.reduce_all(a[1:] == a[:-1], 1, keepdims=True) for a in (first, *rest)]
+            found = tf.pad(tf.reduce_all(tf.stack(same), 0), [[1, 0], [0, 0]])
+            return tf.cast(first, tf.float32) + tf.cast(found & marks, tf.float32)
+
+        return repeated
+
+    expect_failure(CHECK, build(True), given, rule=ROWS_MIX)
+    expect_pass(CHECK, build(False), given)

@@ -270,6 +270,25 @@ def test_outputs_with_the_time_first():
     expect_failure(BATCH, model(0, 2, 1), x, rule="BN101")
 
 
+def test_a_predict_step_whose_outputs_have_no_rows(k):
+    def build(axis):
+        class Own(k.Model):
+            def predict_step(self, data):
+                return tf.argmax(super().predict_step(data), axis)
+
+        inputs = k.Input((4,))
+        return Own(inputs, k.layers.Dense(3)(inputs))
+
+    x = np.random.default_rng(0).standard_normal((8, 4), np.float32)
+    calls = ["model(x)", "model(x, training=False)"]
+    for axis, word in ((0, "not judged"), (-1, "holds")):
+        result = expect_pass(BATCH, build(axis), x)
+        judged = result.evidence["entry_points"]
+        assert judged == {"predict": word, **dict.fromkeys(calls, "holds")}
+        assert ("through predict" in result.summary) == (axis == -1)
+        assert any("no output of predict" in note for note in result.notes) == (axis == 0)
+
+
 def test_a_single_text_a_row_in_training():
     words = np.repeat(["some words", "other words", "no more"], 16)
     split = keras.layers.TextVectorization(output_sequence_length=3, vocabulary=["some", "more"])
