@@ -40,7 +40,7 @@ from pytest_bnconsistency.data import (
 )
 from pytest_bnconsistency.diagnosis import localise, mixing, padding
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
-from pytest_bnconsistency.errors import OptionError
+from pytest_bnconsistency.errors import OptionError, UnsupportedSubjectError
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges, joint_exchanges
 from pytest_bnconsistency.probes.noise import DROWNED, Noise
 from pytest_bnconsistency.probes.padding import lengthened, masks_added
@@ -329,6 +329,8 @@ def _compare_size(
     failing = judged.failing_rows or (start, stop)
     try:
         outputs = entry.run(batch, chunk).outputs
+    except UnsupportedSubjectError:
+        raise
     except Exception as error:
         first = first_line(error)[:120]
         judged.shapes.append(f"a batch of {size} raises: {first}")

@@ -234,10 +234,12 @@ def _cause(
 def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin) -> str:
     """Who put the first layer into training mode, as far as it can be established."""
     call = origin.call
-    if call is not None and True in call.told:
-        chain = [*call.parents, call.layer][: call.told.index(True) + 1]
-        return f", because {'/'.join(layer.name for layer in chain)} is called with training=True"
     called = [*seen.passing_calls, *seen.calls]
+    paths = {id(c.layer): c.path for c in called}
+    if call is not None and True in call.told:
+        who = [*call.parents, call.layer][call.told.index(True)]
+        path = call.path if who is call.layer else paths.get(id(who), type(who).__name__)
+        return f", because {path} is called with training=True"
     defaults = [subject.model, *{id(c.layer): c.layer for c in called}.values()]
     for layer in defaults:
         if subject.training_default(layer) is not True:
@@ -246,7 +248,7 @@ def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: 
             seen, x, exchange, modes={id(layer): False}
         )
         if told:
-            whose = "the model's call" if layer is subject.model else f"{layer.name}'s call"
+            whose = "the model's call" if layer is subject.model else f"{paths[id(layer)]}'s call"
             return f", because {whose} defaults to training=True"
     if subject.training_phase():
         return ", because the global learning phase is set to training"

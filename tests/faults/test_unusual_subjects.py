@@ -266,6 +266,21 @@ def test_outputs_that_are_texts():
     expect_failure(BATCH, build(centred(keras)), x, rule="BN101", layer="leak")
 
 
+def test_a_predict_that_gives_a_list_of_texts(rows):
+    def build(shift):
+        class Own(keras.Model):
+            def predict(self, x, **options):
+                scores = super().predict(x, **options)
+                return [f"class {i}" for i in np.argmax(scores - shift(scores), -1)]
+
+        inputs = keras.Input((4,))
+        return Own(inputs, keras.layers.Dense(3)(inputs))
+
+    finding = expect_failure(BATCH, build(lambda scores: scores.mean(0)), rows, rule="BN101")
+    assert finding.evidence["fails"] == ["predict"]
+    expect_pass(BATCH, build(lambda scores: 0.0), rows)
+
+
 def test_outputs_with_the_time_first():
     """What is no row of the batch can't be compared, and must not pass for the same."""
     inputs = keras.Input((5, 4))
