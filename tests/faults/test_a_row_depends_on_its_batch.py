@@ -713,3 +713,55 @@ def test_a_row_that_depends_on_how_many_are_empty(k, x):
         return x * tf.reduce_mean(tf.cast(full, x.dtype))
 
     expect_failure(CHECK, functional(k, layer_of(k, weighted)), x, rule="BN101", layer="leak")
+
+
+def along_the_first_axis(layer, shape):
+    inputs = keras.Input(shape)
+    turned = layer(keras.ops.transpose(inputs, (1, 0, 2)))
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.ops.transpose(turned, (1, 0, 2))))
+
+
+def test_attention_and_a_recurrence_over_the_batch():
+    """The rows lie along another axis there: nothing is reduced."""
+    sequences = np.random.default_rng(0).standard_normal((8, 5, 3), np.float32)
+    attention = keras.layers.MultiHeadAttention(2, 2, name="mha")
+    expect_failure(
+        CHECK,
+        along_the_first_axis(lambda h: attention(h, h), (5, 3)),
+        sequences,
+        rule=ROWS_MIX,
+        layer="between mha/value and mha/attention_output",
+        cause_tested=True,
+        cause_contains="the rows meet in Einsum (",
+        without=("reduce",),
+    )
+    recurrence = keras.layers.LSTM(4, return_sequences=True, name="rnn")
+    faulty = along_the_first_axis(recurrence, (5, 3))
+    expect_failure(CHECK, faulty, sequences, rule=ROWS_MIX, layer="rnn", without=("reduce",))
+    expect_pass(CHECK, along_the_first_axis(keras.layers.Dense(3), (5, 3)), sequences)
+
+
+def test_the_right_number_of_operations_reduces(x):
+    def scaled(h):
+        high, low = (f(h, axis=0, keepdims=True) for f in (keras.ops.max, keras.ops.min))
+        return h * (high - low)
+
+    cause = "reduce the batch axis away, and multiply brings"
+    model = functional(keras, scaled)
+    found = expect_failure(CHECK, model, x, rule=ROWS_MIX, cause_contains=cause)
+    assert "held at what they gave" in found.tested
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_an_operation_that_does_not_tell_how_many_axes_it_gives(x, axis):
+    def centre(a):
+        return np.nan_to_num(a - a.mean(axis, keepdims=True)).astype(np.float32)
+
+    def model(x):
+        return tf.numpy_function(centre, [x], tf.float32)
+
+    if axis:
+        expect_pass(CHECK, model, x)
+    else:
+        cause = "model computes across the rows of its batch"
+        expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="model", cause_contains=cause)
