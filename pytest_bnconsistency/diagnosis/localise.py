@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Nest
+from pytest_bnconsistency.data import Array, Nest, rows_of
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.fingerprints import (
     Fingerprints,
     Operations,
     Values,
+    WithInputs,
     by_row,
 )
 from pytest_bnconsistency.probes.holding import Held
 from pytest_bnconsistency.probes.state import same_bits
-from pytest_bnconsistency.probes.taps import Observation, Pass
+from pytest_bnconsistency.probes.taps import Instrument, Observation, Pass
 from pytest_bnconsistency.probes.values import results_of
 from pytest_bnconsistency.subjects import Call
 

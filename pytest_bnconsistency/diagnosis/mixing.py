@@ -191,14 +191,15 @@ def _cause(
     meeting = localise.meeting_operations(seen, x, exchange)
     operation = next(iter(meeting.values()), "")
     by = f"; the first operation that differs is {operation}" if operation else ""
-    declared = f"{{{origin.label!r}: 'reason'}}" if origin.replayed else "'reason'"
+    call = origin.call if origin.replayed else None
+    apart = call is not None and localise.runs_apart(seen, x, call.layer)
+    declared = f"{{{call.path!r}: 'reason'}}" if call is not None and apart else "'reason'"
     remedy = (
         "compute over the feature axes, not over axis 0; give statistics of the batch to "
         "training mode only; if rows are meant to meet here, declare it: "
         f"transductive={declared}"
     )
-    layer = origin.call.layer if origin.call is not None and origin.replayed else None
-    if layer is not None and localise.independent_with(seen, x, exchange, apart=[id(layer)]):
+    if call is not None and localise.independent_with(seen, x, exchange, apart=[id(call.layer)]):
         what = f": {operation} is the first operation that differs" if operation else ""
         return (
             rules.ROWS_MIX,
@@ -211,10 +212,10 @@ def _cause(
     if held and localise.independent_with(seen, x, exchange, held=held):
         return (
             rules.ROWS_MIX,
-            f"{listed(held)} reduces the batch axis away, and {origin.label} brings the result "
-            "back into the rows",
-            f"with {listed(held)} held at what it gave for the first batch, every kept row has "
-            "the same bits in every layer and output",
+            f"{listed(held)} {'reduce' if len(held) > 1 else 'reduces'} the batch axis away, and "
+            f"{origin.label} brings the result back into the rows",
+            f"with {listed(held)} held at what {'they' if len(held) > 1 else 'it'} gave for the "
+            "first batch, every kept row has the same bits in every layer and output",
             remedy,
         )
     if operations := localise.tested_operations(seen, x, exchange, meeting):

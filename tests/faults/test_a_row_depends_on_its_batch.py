@@ -1,5 +1,6 @@
 """Each test builds a model with one fault, sees it found, mends it and sees it pass."""
 
+import ast
 import itertools
 
 import keras
@@ -292,9 +293,35 @@ def test_operations_that_cannot_be_held_or_compared_are_no_cause(function, x):
     )
 
 
-def test_a_place_between_layers_is_declared_by_the_reason_alone(x):
-    finding = expect_failure(CHECK, subclassed(keras, MIXING["centred"]), x, rule=ROWS_MIX)
-    assert finding.remedy.endswith("transductive='reason'")
+def similar(h):
+    return keras.ops.softmax(keras.ops.matmul(h, keras.ops.transpose(h)))
+
+
+def twice_with_a_leak(k):
+    shared = layer_of(
+        k, lambda x: x - tf.reduce_mean(x, 0) if x.shape[-1] == 3 else x * 2, "shared"
+    )
+    return lambda h: shared(k.layers.Dense(3)(shared(h)))
+
+
+@pytest.mark.parametrize(
+    ("build", "declared"),
+    [
+        (lambda: functional(keras, layer_of(keras, MIXING["rolled"])), {"leak": "reason"}),
+        (lambda: functional(keras, twice_with_a_leak(keras)), {"shared": "reason"}),
+        (lambda: subclassed(keras, MIXING["centred"]), "reason"),
+        (lambda: functional(keras, lambda h: h - keras.ops.mean(h, 0, keepdims=True)), "reason"),
+        (lambda: functional(keras, lambda h: keras.ops.matmul(similar(h), h)), "reason"),
+    ],
+    ids=["a layer", "its second call", "code between layers", "subtract", "matmul"],
+)
+def test_the_declaration_that_the_remedy_gives_can_be_pasted(x, build, declared):
+    model = build()
+    remedy = expect_failure(CHECK, model, x, rule=ROWS_MIX).remedy
+    pasted = ast.literal_eval(remedy.partition("transductive=")[2])
+    assert pasted == declared
+    result = expect_verdict(CHECK, Verdict.NOT_APPLICABLE, model, x, transductive=pasted)
+    assert "reason" in result.summary
 
 
 def test_a_layer_held_in_a_closure(k, x):
@@ -317,10 +344,7 @@ def test_a_leak_in_a_nested_model(k, x):
 
 
 def test_a_leak_in_the_second_call_of_a_shared_layer(k, x):
-    shared = layer_of(
-        k, lambda x: x - tf.reduce_mean(x, 0) if x.shape[-1] == 3 else x * 2, "shared"
-    )
-    model = functional(k, lambda h: shared(k.layers.Dense(3)(shared(h))))
+    model = functional(k, twice_with_a_leak(k))
     expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="shared (call 2)")
 
 
