@@ -91,7 +91,10 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         seen.append(_evaluated(case, held))
     alike = [s for s in seen if s.repeats and not s.moved]
     wrong, meant = _agreement(case, x, alike, notes)
-    findings = (*_state(case, x, seen, held_by), *_repeatability(case, x, seen), *wrong)
+    random = _repeatability(case, x, seen)
+    if random and DROWNED_NOTE in notes:
+        notes.remove(DROWNED_NOTE)  # what does not repeat itself moves by more than rounding
+    findings = (*_state(case, x, seen, held_by), *random, *wrong)
     through = listed(names)
     evidence = {
         "entry_points": {
