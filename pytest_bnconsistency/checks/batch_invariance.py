@@ -8,6 +8,7 @@ of the subject.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -188,7 +189,8 @@ def _entry_points(
         if _agree(production, inference, witnesses):
             judged.names.insert(0, name)
         else:
-            groups.insert(0, (production, Judged([name])))
+            again = functools.partial(ways.anew, case, name=name)
+            groups.insert(0, (production, Judged([name], anew=again)))
     left_out = subject.spelled(None)
     if left_out == subject.spelled(False):
         return groups

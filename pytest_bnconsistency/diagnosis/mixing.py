@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from pytest_bnconsistency.data import Nest
+from pytest_bnconsistency.data import Array, Nest
 from pytest_bnconsistency.diagnosis import localise, rules, sizes
 from pytest_bnconsistency.diagnosis.localise import Origin
 from pytest_bnconsistency.diagnosis.rules import Rule
@@ -35,10 +36,10 @@ class Difference:
 class Judged:
     """Entry points that compute the same, and what was found of them.
 
-    `observed` is the traced pass behind them, where there is one; `stable` the indices of its
-    calls that repeat themselves. `margin` is the largest change between batch sizes, in bounds;
-    `drowned` says that noise leaves nothing to be seen there;
-    `failing_rows` (from, to) the first batch that failed for its size, `noise` its bound.
+    `observed` is the traced pass behind them, where there is one, and `anew` runs the code of one
+    that has none again; `stable` are the indices of the pass's calls that repeat themselves.
+    `margin` is the largest change between batch sizes, in bounds; `drowned` says that noise leaves
+    nothing to be seen there; `failing_rows` (from, to) the first batch that failed for its size, `noise` its bound.
     """
 
     names: list[str]
@@ -53,6 +54,7 @@ class Judged:
     stable: frozenset[int] = frozenset()
     margin: float = 0.0
     drowned: bool = False
+    anew: Callable[[Nest], list[Array]] | None = None
 
     @property
     def mixes(self) -> bool:
@@ -104,6 +106,22 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
         "largest_change": moved,
     }
     if entry.observed is None:
+        bound = "no tolerance: bitwise, at one batch shape"
+        if own := _own_code_mixes(subject, x, exchange, entry):
+            return Finding(
+                rules.ROWS_MIX.id,
+                rules.ROWS_MIX.slug,
+                own,
+                message,
+                f"the model's own {own} mixes the rows",
+                True,
+                f"compute over the feature axes in {own}, not over axis 0; if rows are meant to "
+                "meet there, declare it: transductive='reason'",
+                "with the library's own in its place, every kept row has the same bits in every "
+                "output",
+                bound,
+                evidence=evidence,
+            )
         return Finding(
             rules.ROWS_MIX.id,
             rules.ROWS_MIX.slug,
@@ -113,7 +131,7 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
             "where they are independent",
             False,
             "look at the model's own predict, predict_step and make_predict_function",
-            bound="no tolerance: bitwise, at one batch shape",
+            bound=bound,
             evidence=evidence,
         )
     seen = entry.observed
@@ -133,6 +151,18 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
         "no tolerance: bitwise, at one batch shape; the same batch twice gives the same bits",
         evidence=evidence,
     )
+
+
+def _own_code_mixes(subject: Subject, x: Nest, exchange: Exchange, entry: Judged) -> str:
+    """The model's own methods of inference, if kept rows are the same without them; else ""."""
+    own = subject.own_inference()
+    if not own or entry.anew is None:
+        return ""
+    with contextlib.suppress(Exception), subject.as_library():
+        mine, its = entry.anew(x), entry.anew(exchange.x)
+        if not localise.outputs_differ(mine, its, exchange):
+            return listed(own)
+    return ""
 
 
 def _symptom(

@@ -789,3 +789,36 @@ def test_an_operation_that_does_not_tell_how_many_axes_it_gives(x, axis):
     else:
         cause = "model computes across the rows of its batch"
         expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="model", cause_contains=cause)
+
+
+def test_a_predict_step_that_mixes_rows(k, x):
+    def build(axis):
+        class Own(k.Model):
+            def predict_step(self, data):
+                scores = super().predict_step(data)
+                return scores - tf.reduce_mean(scores, axis, keepdims=True)
+
+        inputs = k.Input((4,))
+        return Own(inputs, k.layers.Dense(3)(inputs))
+
+    faulty = build(0)
+    finding = expect_failure(
+        CHECK, faulty, x, rule=ROWS_MIX, layer="predict_step", cause_tested=True
+    )
+    assert finding.cause == "the model's own predict_step mixes the rows"
+    assert finding.evidence["fails"] == ["predict"]
+    expect_pass(CHECK, build(-1), x)
+
+
+def test_a_predict_that_mixes_rows_by_other_code_is_not_located(x):
+    class Own(keras.Model):
+        def predict_step(self, data):
+            return super().predict_step(data) * 2
+
+        def call(self, x):
+            compiled = not tf.executing_eagerly() and "one_step" in x.graph.name
+            return x - tf.reduce_mean(x, 0) if compiled else x
+
+    model = Own()
+    model(x)
+    expect_failure(CHECK, model, x, rule=ROWS_MIX, cause_tested=False, without=("predict_step",))
