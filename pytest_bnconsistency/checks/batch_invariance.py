@@ -336,7 +336,7 @@ def _compare_size(
     except Exception as error:
         first = first_line(error)[:120]
         judged.shapes.append(f"a batch of {size} raises: {first}")
-        judged.failing_rows = failing
+        judged.raises, judged.failing_rows = True, failing
         return
     for index, (output, base) in enumerate(zip(outputs, whole, strict=True)):
         if not (base.ndim and len(base) == rows_of(x)):

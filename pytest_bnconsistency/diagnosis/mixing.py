@@ -22,6 +22,13 @@ from pytest_bnconsistency.words import counted, listed
 SHOWN = 3
 """Operations that a cause names at most."""
 
+NAMED_AXIS = "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)"
+ANY_NUMBER = (
+    "let the code take any number of rows: tf.shape(x)[0] instead of x.shape[0]; reshape to "
+    "(-1, ...)"
+)
+"""Remedies for a batch that is given back without its axis, and for one that is refused."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -39,7 +46,8 @@ class Judged:
     `observed` is the traced pass behind them, where there is one, and `anew` runs the code of one
     that has none again; `stable` are the indices of the pass's calls that repeat themselves.
     `margin` is the largest change between batch sizes, in bounds; `drowned` says that noise leaves
-    nothing to be seen there; `failing_rows` (from, to) the first batch that failed for its size, `noise` its bound.
+    nothing to be seen there, `raises` that a batch was refused; `failing_rows` (from, to) the
+    first batch that failed for its size, `noise` its bound.
     """
 
     names: list[str]
@@ -54,6 +62,7 @@ class Judged:
     stable: frozenset[int] = frozenset()
     margin: float = 0.0
     drowned: bool = False
+    raises: bool = False
     anew: Callable[[Nest], list[Array]] | None = None
 
     @property
@@ -333,7 +342,7 @@ def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         if place is not None and tested
         else f"not established; tried: batches of {listed(sorted(set(entry.tried)))}",
         tested,
-        "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)",
+        ANY_NUMBER if entry.raises else NAMED_AXIS,
         "with the axis put back behind it, the outputs have their shapes" if tested else "",
         evidence={"fails": names_of(failing), "holds": holding},
     )

@@ -822,3 +822,24 @@ def test_a_predict_that_mixes_rows_by_other_code_is_not_located(x):
     model = Own()
     model(x)
     expect_failure(CHECK, model, x, rule=ROWS_MIX, cause_tested=False, without=("predict_step",))
+
+
+def test_code_that_takes_one_number_of_rows(x):
+    def build(rows_of):
+        class Own(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.head = keras.layers.Dense(3)
+
+            def call(self, x):
+                return self.head(x) + tf.zeros((rows_of(x), 3))
+
+        model = Own()
+        model(x)
+        return model
+
+    finding = expect_failure(CHECK, build(lambda x: x.shape[0]), x, rule="BN103")
+    assert "a batch of 1 raises" in finding.message
+    assert "tf.shape(x)[0] instead of x.shape[0]" in finding.remedy
+    assert "squeeze" not in finding.remedy
+    expect_pass(CHECK, build(lambda x: tf.shape(x)[0]), x)
