@@ -8,6 +8,7 @@ of the subject.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -42,7 +43,7 @@ from pytest_bnconsistency.data import (
 )
 from pytest_bnconsistency.diagnosis import localise, mixing, padding
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
-from pytest_bnconsistency.errors import OptionError
+from pytest_bnconsistency.errors import OptionError, UnsupportedSubjectError
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges, joint_exchanges
 from pytest_bnconsistency.probes.noise import DROWNED, Noise
 from pytest_bnconsistency.probes.padding import lengthened, masks_added
@@ -198,7 +199,8 @@ def _entry_points(
         if _agree(production, inference, witnesses):
             judged.names.insert(0, name)
         else:
-            groups.insert(0, (production, Judged([name])))
+            again = functools.partial(ways.anew, case, name=name)
+            groups.insert(0, (production, Judged([name], anew=again)))
     left_out = subject.spelled(None)
     if left_out == subject.spelled(False):
         return groups
@@ -367,8 +369,11 @@ def _outputs(entry: Entry, judged: Judged, x: Nest, start: int, stop: int) -> li
     judged.tried.append(stop - start)
     try:
         return entry.run(*rows_between(x, start, stop)).outputs
+    except UnsupportedSubjectError:
+        raise
     except Exception as error:
         judged.shapes.append(f"a batch of {stop - start} raises: {first_line(error)[:120]}")
+        judged.raises = True
         judged.failing_rows = judged.failing_rows or (start, stop)
         return None
 
@@ -387,10 +392,6 @@ def _compare_size(
     size, failing = stop - start, judged.failing_rows or (start, stop)
     outputs = _outputs(entry, judged, x, start, stop)
     if outputs is None:
-        return
-    if len(outputs) != len(among):
-        judged.shapes.append(f"a batch of {size} gives {len(outputs)} outputs, not {len(among)}")
-        judged.failing_rows = failing
         return
     for index, (output, base, seen) in enumerate(zip(outputs, among, whole, strict=False)):
         if not (has_rows([seen], x) and base.ndim):

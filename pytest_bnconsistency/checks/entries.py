@@ -12,7 +12,7 @@ import numpy as np
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
-from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.state import (
@@ -23,6 +23,7 @@ from pytest_bnconsistency.probes.state import (
 )
 from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.subjects.base import holders
+from pytest_bnconsistency.words import counted
 
 WHOLE, PAIR, ONE = "all rows", "the first two rows", "the first row"
 """Names of the batches that checks share; two rows for code that runs anew each time."""
@@ -47,7 +48,15 @@ class Entry:
         """What it gives for the batch of that name; everything is as before afterwards."""
         if batch not in self._seen:
             with _restored(self.held):
-                self._seen[batch] = self.call(x)
+                found = self.call(x)
+            counts = [len(seen.outputs) for seen in (found, *self._seen.values())]
+            if counts[0] != counts[-1]:
+                raise UnsupportedSubjectError(
+                    f"{self.name} gives {counted(counts[0], 'output')} for "
+                    f"{counted(rows_of(x), 'row')} and {counts[-1]} for others; expected arrays "
+                    "with the rows first: join what is given for each row"
+                )
+            self._seen[batch] = found
         return self._seen[batch]
 
     def twice(
@@ -133,6 +142,8 @@ def _method(
 
 
 def _arrays(outputs: Nest) -> list[Array]:
+    if isinstance(outputs, list) and all(isinstance(leaf, (str, bytes)) for leaf in outputs):
+        return [np.array(outputs, object)]  # a text for each row
     # As in a pass, an output that is None is none.
     return [np.asarray(leaf) for leaf in flatten(outputs) if leaf is not None]
 

@@ -76,10 +76,10 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     # Metrics and the states of seed generators may move: no layer holds them as its own.
     held = [v for v in held_variables(case, x) if id(v) in held_by]
     names = [*subject.entries(), *reversed(calls_of(case))]
-    if not has_rows(traced_entry(case, x, False).run(WHOLE, x).outputs, x):
-        # Outputs of batches of unlike sizes can't be put together.
-        names = [name for name in names if name != DATASET]
     seen, notes = list[Seen](), list[str]()
+    if DATASET in names and not _joins(case, x):
+        names.remove(DATASET)
+        notes.append(f"not run: {DATASET}, as outputs of batches of unlike sizes can't be joined")
     for name in names:
         try:
             seen.append(_seen(case, x, name, held_by))
@@ -92,7 +92,10 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         seen.append(_evaluated(case, held))
     alike = [s for s in seen if s.repeats and not s.moved]
     wrong, meant = _agreement(case, x, alike, notes)
-    findings = (*_state(case, x, seen, held_by), *_repeatability(case, x, seen), *wrong)
+    random = _repeatability(case, x, seen)
+    if random and DROWNED_NOTE in notes:
+        notes.remove(DROWNED_NOTE)  # what does not repeat itself moves by more than rounding
+    findings = (*_state(case, x, seen, held_by), *random, *wrong)
     through = listed(names)
     evidence = {
         "entry_points": {
@@ -134,10 +137,21 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     )
 
 
+def _joins(case: Case, x: Nest) -> bool:
+    """Whether outputs of batches as those of the data set have the rows first, and one shape."""
+    way = traced_entry(case, x, False)
+    try:
+        batches = [way.run(WHOLE, x).outputs, *_batches(way, x)]
+    except RefusedError:
+        return True  # what the data set refuses is told by its own run
+    shapes = [[output.shape[1:] for output in outputs] for outputs in batches]
+    return has_rows(batches[0], x) and all(shape == shapes[0] for shape in shapes)
+
+
 def _refuses_batches(case: Case, x: Nest) -> bool:
     """Whether the model takes no batches of the data set's sizes, however it is called."""
     try:
-        _in_batches(traced_entry(case, x, False), x)
+        _batches(traced_entry(case, x, False), x)
     except RefusedError:
         return True
     return False
@@ -257,11 +271,13 @@ def _agreement(
 
 def _in_batches(way: Entry, x: Nest) -> list[Array]:
     """What an entry point gives for batches as those of the data set, put together."""
+    return [np.concatenate(outputs) for outputs in zip(*_batches(way, x), strict=True)]
 
+
+def _batches(way: Entry, x: Nest) -> list[list[Array]]:
     starts = range(0, rows_of(x), RAGGED)
     batches = [rows_between(x, start, min(start + RAGGED, rows_of(x))) for start in starts]
-    parts = [way.run(*batch).outputs for batch in batches]
-    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+    return [way.run(*batch).outputs for batch in batches]
 
 
 def _unlike(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Nest
+from pytest_bnconsistency.data import Array, Nest, rows_of
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.fingerprints import (
     Fingerprints,
     Operations,
     Values,
+    WithInputs,
     by_row,
 )
 from pytest_bnconsistency.probes.holding import Held
 from pytest_bnconsistency.probes.state import same_bits
-from pytest_bnconsistency.probes.taps import Observation, Pass
+from pytest_bnconsistency.probes.taps import Instrument, Observation, Pass
 from pytest_bnconsistency.probes.values import results_of
 from pytest_bnconsistency.subjects import Call
 
@@ -59,7 +61,7 @@ def differing_calls(base: Observation, other: Observation, exchange: Exchange) -
 
 def with_inputs(seen: Pass, x: Nest) -> Pass:
     """The same pass with what each layer is given recorded as well."""
-    return seen.again(x, Fingerprints(inputs=True))
+    return seen.again(x, WithInputs(rows_of(x)))
 
 
 def first_origin(watched: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Origin:
@@ -110,8 +112,18 @@ def independent_with(
     return not differing and not outputs_differ(base.outputs, other.outputs, exchange)
 
 
+def runs_apart(seen: Pass, x: Nest, layer: Any) -> bool:
+    """Whether a layer can be given one row at a time, in a trace and outside of one."""
+    try:
+        for traced in (True, False):
+            seen.again(x, Instrument(), apart=[id(layer)], traced=traced).run(x)
+    except Exception:
+        return False
+    return True
+
+
 def reduced(seen: Pass, x: Nest, exchange: Exchange) -> dict[str, list[Array]]:
-    """Calls whose result has no batch axis and changes with the companions: what they gave."""
+    """What calls gave whose result has no axis for the batch and changes with the companions."""
     watched = seen.again(x, Values())
     base, other = watched.run(x), watched.run(exchange.x)
     return {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from pytest_bnconsistency.data import Nest
+from pytest_bnconsistency.data import Array, Nest
 from pytest_bnconsistency.diagnosis import localise, rules, sizes
 from pytest_bnconsistency.diagnosis.localise import Origin
 from pytest_bnconsistency.diagnosis.rules import Rule
@@ -20,10 +21,17 @@ from pytest_bnconsistency.words import counted, listed
 
 SHOWN = 3
 """Operations that a cause names at most."""
+NAMED_AXIS = "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)"
+ANY_NUMBER = (
+    "let the code take any number of rows: tf.shape(x)[0] instead of x.shape[0]; reshape to "
+    "(-1, ...)"
+)
 BRANCHING = (
     "look for code that reads the batch size, such as x.shape[0]: in a trace for any number of "
     "rows it is None, and the code takes another branch"
 )
+"""Remedies for a batch that is given back without its axis, for one that is refused, and for one
+that only fails outside of a trace."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +47,12 @@ class Difference:
 class Judged:
     """Entry points that compute the same, and what was found of them.
 
-    `observed` is the traced pass behind them, where there is one; `stable` the indices of its
-    calls that repeat themselves. `margin` is the largest change between batch sizes, in bounds;
-    `drowned` says that noise leaves nothing to be seen there, `untraced` that the trace holds,
-    `has_rows` that an output has the rows first;
-    `failing_rows` (from, to) the first batch that failed for its size, `noise` its bound.
+    `observed` is the traced pass behind them, where there is one, and `anew` runs the code of one
+    that has none again; `stable` are the indices of the pass's calls that repeat themselves.
+    `margin` is the largest change between batch sizes, in bounds; `drowned` says that noise leaves
+    nothing to be seen there, `raises` that a batch was refused, `untraced` that the trace holds,
+    `has_rows` that an output has the rows first; `failing_rows` (from, to) the first batch that
+    failed for its size, `noise` its bound.
     """
 
     names: list[str]
@@ -58,8 +67,10 @@ class Judged:
     stable: frozenset[int] = frozenset()
     margin: float = 0.0
     drowned: bool = False
+    raises: bool = False
     untraced: bool = False
     has_rows: bool = True
+    anew: Callable[[Nest], list[Array]] | None = None
 
     @property
     def mixes(self) -> bool:
@@ -113,6 +124,22 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
         "largest_change": moved,
     }
     if entry.observed is None:
+        bound = "no tolerance: bitwise, at one batch shape"
+        if own := _own_code_mixes(subject, x, exchange, entry):
+            return Finding(
+                rules.ROWS_MIX.id,
+                rules.ROWS_MIX.slug,
+                own,
+                message,
+                f"the model's own {own} mixes the rows",
+                True,
+                f"compute over the feature axes in {own}, not over axis 0; if rows are meant to "
+                "meet there, declare it: transductive='reason'",
+                "with the library's own in its place, every kept row has the same bits in every "
+                "output",
+                bound,
+                evidence=evidence,
+            )
         return Finding(
             rules.ROWS_MIX.id,
             rules.ROWS_MIX.slug,
@@ -122,7 +149,7 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
             "where they are independent",
             False,
             "look at the model's own predict, predict_step and make_predict_function",
-            bound="no tolerance: bitwise, at one batch shape",
+            bound=bound,
             evidence=evidence,
         )
     seen = entry.observed
@@ -142,6 +169,18 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
         "no tolerance: bitwise, at one batch shape; the same batch twice gives the same bits",
         evidence=evidence,
     )
+
+
+def _own_code_mixes(subject: Subject, x: Nest, exchange: Exchange, entry: Judged) -> str:
+    """The model's own methods of inference, if kept rows are the same without them; else ""."""
+    own = subject.own_inference()
+    if not own or entry.anew is None:
+        return ""
+    with contextlib.suppress(Exception), subject.as_library():
+        mine, its = entry.anew(x), entry.anew(exchange.x)
+        if not localise.outputs_differ(mine, its, exchange):
+            return listed(own)
+    return ""
 
 
 def _symptom(
@@ -204,14 +243,15 @@ def _cause(
     meeting = localise.meeting_operations(seen, x, exchange)
     operation = next(iter(meeting.values()), "")
     by = f"; the first operation that differs is {operation}" if operation else ""
-    declared = f"{{{origin.label!r}: 'reason'}}" if origin.replayed else "'reason'"
+    call = origin.call if origin.replayed else None
+    apart = call is not None and localise.runs_apart(seen, x, call.layer)
+    declared = f"{{{call.path!r}: 'reason'}}" if call is not None and apart else "'reason'"
     remedy = (
         "compute over the feature axes, not over axis 0; give statistics of the batch to "
         "training mode only; if rows are meant to meet here, declare it: "
         f"transductive={declared}"
     )
-    layer = origin.call.layer if origin.call is not None and origin.replayed else None
-    if layer is not None and localise.independent_with(seen, x, exchange, apart=[id(layer)]):
+    if call is not None and localise.independent_with(seen, x, exchange, apart=[id(call.layer)]):
         what = f": {operation} is the first operation that differs" if operation else ""
         return (
             rules.ROWS_MIX,
@@ -224,10 +264,10 @@ def _cause(
     if held and localise.independent_with(seen, x, exchange, held=held):
         return (
             rules.ROWS_MIX,
-            f"{listed(held)} reduces the batch axis away, and {origin.label} brings the result "
-            "back into the rows",
-            f"with {listed(held)} held at what it gave for the first batch, every kept row has "
-            "the same bits in every layer and output",
+            f"{listed(held)} {'reduce' if len(held) > 1 else 'reduces'} the batch axis away, and "
+            f"{origin.label} brings the result back into the rows",
+            f"with {listed(held)} held at what {'they' if len(held) > 1 else 'it'} gave for the "
+            "first batch, every kept row has the same bits in every layer and output",
             remedy,
         )
     if operations := localise.tested_operations(seen, x, exchange, meeting):
@@ -247,10 +287,12 @@ def _cause(
 def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin) -> str:
     """Who put the first layer into training mode, as far as it can be established."""
     call = origin.call
-    if call is not None and True in call.told:
-        chain = [*call.parents, call.layer][: call.told.index(True) + 1]
-        return f", because {'/'.join(layer.name for layer in chain)} is called with training=True"
     called = [*seen.passing_calls, *seen.calls]
+    paths = {id(c.layer): c.path for c in called}
+    if call is not None and True in call.told:
+        who = [*call.parents, call.layer][call.told.index(True)]
+        path = call.path if who is call.layer else paths.get(id(who), type(who).__name__)
+        return f", because {path} is called with training=True"
     defaults = [subject.model, *{id(c.layer): c.layer for c in called}.values()]
     for layer in defaults:
         if subject.training_default(layer) is not True:
@@ -259,7 +301,7 @@ def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: 
             seen, x, exchange, modes={id(layer): False}
         )
         if told:
-            whose = "the model's call" if layer is subject.model else f"{layer.name}'s call"
+            whose = "the model's call" if layer is subject.model else f"{paths[id(layer)]}'s call"
             return f", because {whose} defaults to training=True"
     if subject.training_phase():
         return ", because the global learning phase is set to training"
@@ -313,10 +355,7 @@ def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         if place is not None and tested
         else f"not established; tried: batches of {listed(sorted(set(entry.tried)))}",
         tested,
-        BRANCHING
-        if entry.untraced
-        else "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to "
-        "(-1, ...)",
+        BRANCHING if entry.untraced else ANY_NUMBER if entry.raises else NAMED_AXIS,
         "with the axis put back behind it, the outputs have their shapes" if tested else "",
         evidence={"fails": names_of(failing), "holds": holding},
     )

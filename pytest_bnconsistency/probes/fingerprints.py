@@ -20,28 +20,38 @@ from pytest_bnconsistency.subjects import Call
 
 
 class Fingerprints(Instrument):
-    """Records, for each tensor that a layer returns, a hash for each entry of its first axis.
-
-    With `inputs`, what the layer was given is recorded in front of what it returns.
-    """
-
-    def __init__(self, *, inputs: bool = False) -> None:
-        self._inputs = inputs
+    """Records, for each tensor that a layer returns, a hash for each entry of its first axis."""
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        prints = [fingerprint(tensor) for tensor in batch_tensors(outputs)]
-        if not self._inputs:
-            return outputs, prints
-        given = [fingerprint(tensor) for tensor in batch_tensors([call.args, dict(call.kwargs)])]
+        return outputs, [fingerprint(tensor) for tensor in flatten(outputs) if is_batch(tensor)]
+
+
+class WithInputs(Instrument):
+    """Records the same for each entry of the axis along which `rows` rows lie, wherever it is.
+
+    What the layer was given is recorded in front of what it returns.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        given, prints = (self._hashes(nest) for nest in ([call.args, dict(call.kwargs)], outputs))
         return outputs, [tf.constant([len(given)]), *given, *prints]
+
+    def _hashes(self, nest: Any) -> list[Any]:
+        tensors = [leaf for leaf in flatten(nest) if isinstance(leaf, tf.Tensor)]
+        return [along_rows(t, self._rows) for t in tensors if is_batch(t) or _may_hold_rows(t)]
 
 
 class Values(Instrument):
-    """Records the tensors of calls that return nothing with a batch axis."""
+    """Records the tensors of calls that return nothing with an axis for the batch."""
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         tensors = flatten(outputs)
-        whole = all(isinstance(t, tf.Tensor) and not is_batch(t) for t in tensors)
+        whole = all(
+            isinstance(t, tf.Tensor) and not (is_batch(t) or _may_hold_rows(t)) for t in tensors
+        )
         return outputs, tensors if whole else None
 
 
@@ -94,19 +104,11 @@ class Operations(Instrument):
                 if not (operation.inputs or opaque):
                     continue  # x, or the same for all batches
                 indices[tensor.name] = len(prints)
-                prints.append(tf.zeros([0, 8], tf.uint8) if opaque else self._hashes(tensor))
+                prints.append(
+                    tf.zeros([0, 8], tf.uint8) if opaque else along_rows(tensor, self._rows)
+                )
                 self.results.append(Result(operation.name, _told(operation), given, ranked))
         return prints
-
-    def _hashes(self, tensor: Any) -> Any:
-        axes = open_axes(tensor)
-        if axes in ([], [0]):
-            return fingerprint(tensor if axes else tensor[None])
-        fits = tf.gather(tf.shape(tensor), axes) % self._rows == 0
-        axis = tf.gather(axes, tf.argmax(tf.cast(fits, tf.int32)))
-        others = tf.range(tensor.shape.rank)
-        rows_first = tf.concat([[axis], others[others != axis]], 0)
-        return fingerprint(tf.transpose(tensor, rows_first))
 
 
 def _told(operation: Any) -> str:
@@ -123,13 +125,29 @@ def _is_reduction(operation: Any) -> bool:
     return any(attribute.name == "keep_dims" for attribute in operation.op_def.attr)
 
 
-def batch_tensors(nest: Any) -> list[Any]:
-    return [leaf for leaf in flatten(nest) if is_batch(leaf)]
+def _may_hold_rows(tensor: Any) -> bool:
+    """Whether some axis of a tensor, or how many it has, is not known before the batch is."""
+    known = tensor.shape.is_fully_defined() or tensor.dtype in (tf.variant, tf.resource)
+    return not known
 
 
 def fingerprint(tensor: Any) -> Any:
     """The 64-bit FarmHash of each entry of the first axis: uint8 of shape `(entries, 8)`."""
     return tf.raw_ops.Fingerprint(data=tensor, method="farmhash64")
+
+
+def along_rows(tensor: Any, rows: int) -> Any:
+    """A hash of each entry of the axis along which `rows` rows lie; without one, a single hash."""
+    if tensor.shape.rank is None:
+        return fingerprint(tensor[..., None])  # a scalar has no entries
+    axes = [0] if tf.executing_eagerly() else open_axes(tensor)
+    if axes in ([], [0]):
+        return fingerprint(tensor if axes else tensor[None])
+    fits = tf.gather(tf.shape(tensor), axes) % rows == 0
+    axis = tf.gather(axes, tf.argmax(tf.cast(fits, tf.int32)))
+    others = tf.range(tensor.shape.rank)
+    rows_first = tf.concat([[axis], others[others != axis]], 0)
+    return fingerprint(tf.transpose(tensor, rows_first))
 
 
 def by_row(prints: Array, rows: int) -> Array | None:

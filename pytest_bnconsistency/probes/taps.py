@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rebuild
-from pytest_bnconsistency.errors import BNConsistencyError
+from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
 from pytest_bnconsistency.probes.holding import Held, holding
 from pytest_bnconsistency.probes.state import Variables, reachable_variables
 from pytest_bnconsistency.subjects import Call, Proceed, Subject
@@ -318,7 +318,7 @@ class Pass:
         self.instrument.begin()
         with self.subject.watch(hook), holding(self._operations):
             outputs = self.subject.forward(x, self.training)
-        flat = [tf.convert_to_tensor(leaf) for leaf in flatten(outputs) if leaf is not None]
+        flat = [self._dense(leaf) for leaf in flatten(outputs) if leaf is not None]
         if (record := self.instrument.finish(flat)) is not None:
             records.append(record)
         self.calls, self.passing_calls, self.inner_calls = calls, passing, inner
@@ -326,6 +326,18 @@ class Pass:
         self._record_sizes = [None if record is None else len(record) for record in records]
         self._output_count = len(flat)
         return flat, [tensor for record in records if record is not None for tensor in record]
+
+    def _dense(self, output: Any) -> Any:
+        remedies = {
+            tf.RaggedTensor: "outputs.to_tensor()",
+            tf.SparseTensor: "tf.sparse.to_dense(outputs)",
+        }
+        if remedy := remedies.get(type(output)):
+            raise UnsupportedSubjectError(
+                f"{self.subject.spelled(self.training)} gives a {type(output).__name__}; expected "
+                f"dense outputs: give a function around the model that returns {remedy}"
+            )
+        return tf.convert_to_tensor(output)
 
     def _told(
         self, call: Call, training: bool | None

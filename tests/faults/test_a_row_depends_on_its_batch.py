@@ -1,5 +1,6 @@
 """Each test builds a model with one fault, sees it found, mends it and sees it pass."""
 
+import ast
 import itertools
 
 import keras
@@ -293,9 +294,35 @@ def test_operations_that_cannot_be_held_or_compared_are_no_cause(function, x):
     )
 
 
-def test_a_place_between_layers_is_declared_by_the_reason_alone(x):
-    finding = expect_failure(CHECK, subclassed(keras, MIXING["centred"]), x, rule=ROWS_MIX)
-    assert finding.remedy.endswith("transductive='reason'")
+def similar(h):
+    return keras.ops.softmax(keras.ops.matmul(h, keras.ops.transpose(h)))
+
+
+def twice_with_a_leak(k):
+    shared = layer_of(
+        k, lambda x: x - tf.reduce_mean(x, 0) if x.shape[-1] == 3 else x * 2, "shared"
+    )
+    return lambda h: shared(k.layers.Dense(3)(shared(h)))
+
+
+@pytest.mark.parametrize(
+    ("build", "declared"),
+    [
+        (lambda: functional(keras, layer_of(keras, MIXING["rolled"])), {"leak": "reason"}),
+        (lambda: functional(keras, twice_with_a_leak(keras)), {"shared": "reason"}),
+        (lambda: subclassed(keras, MIXING["centred"]), "reason"),
+        (lambda: functional(keras, lambda h: h - keras.ops.mean(h, 0, keepdims=True)), "reason"),
+        (lambda: functional(keras, lambda h: keras.ops.matmul(similar(h), h)), "reason"),
+    ],
+    ids=["a layer", "its second call", "code between layers", "subtract", "matmul"],
+)
+def test_the_declaration_that_the_remedy_gives_can_be_pasted(x, build, declared):
+    model = build()
+    remedy = expect_failure(CHECK, model, x, rule=ROWS_MIX).remedy
+    pasted = ast.literal_eval(remedy.partition("transductive=")[2])
+    assert pasted == declared
+    result = expect_verdict(CHECK, Verdict.NOT_APPLICABLE, model, x, transductive=pasted)
+    assert "reason" in result.summary
 
 
 def test_a_layer_held_in_a_closure(k, x):
@@ -318,10 +345,7 @@ def test_a_leak_in_a_nested_model(k, x):
 
 
 def test_a_leak_in_the_second_call_of_a_shared_layer(k, x):
-    shared = layer_of(
-        k, lambda x: x - tf.reduce_mean(x, 0) if x.shape[-1] == 3 else x * 2, "shared"
-    )
-    model = functional(k, lambda h: shared(k.layers.Dense(3)(shared(h))))
+    model = functional(k, twice_with_a_leak(k))
     expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="shared (call 2)")
 
 
@@ -903,3 +927,109 @@ def test_a_row_that_is_marked_where_the_one_before_is_the_same(kind, rows):
 
     expect_failure(CHECK, build(True), given, rule=ROWS_MIX)
     expect_pass(CHECK, build(False), given)
+
+
+def along_the_first_axis(layer, shape):
+    inputs = keras.Input(shape)
+    turned = layer(keras.ops.transpose(inputs, (1, 0, 2)))
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.ops.transpose(turned, (1, 0, 2))))
+
+
+def test_attention_and_a_recurrence_over_the_batch():
+    """The rows lie along another axis there: nothing is reduced."""
+    sequences = np.random.default_rng(0).standard_normal((8, 5, 3), np.float32)
+    attention = keras.layers.MultiHeadAttention(2, 2, name="mha")
+    expect_failure(
+        CHECK,
+        along_the_first_axis(lambda h: attention(h, h), (5, 3)),
+        sequences,
+        rule=ROWS_MIX,
+        layer="between mha/value and mha/attention_output",
+        cause_tested=True,
+        cause_contains="the rows meet in Einsum (",
+        without=("reduce",),
+    )
+    recurrence = keras.layers.LSTM(4, return_sequences=True, name="rnn")
+    faulty = along_the_first_axis(recurrence, (5, 3))
+    expect_failure(CHECK, faulty, sequences, rule=ROWS_MIX, layer="rnn", without=("reduce",))
+    expect_pass(CHECK, along_the_first_axis(keras.layers.Dense(3), (5, 3)), sequences)
+
+
+def test_the_right_number_of_operations_reduces(x):
+    def scaled(h):
+        high, low = (f(h, axis=0, keepdims=True) for f in (keras.ops.max, keras.ops.min))
+        return h * (high - low)
+
+    cause = "reduce the batch axis away, and multiply brings"
+    model = functional(keras, scaled)
+    found = expect_failure(CHECK, model, x, rule=ROWS_MIX, cause_contains=cause)
+    assert "held at what they gave" in found.tested
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_an_operation_that_does_not_tell_how_many_axes_it_gives(x, axis):
+    def centre(a):
+        return np.nan_to_num(a - a.mean(axis, keepdims=True)).astype(np.float32)
+
+    def model(x):
+        return tf.numpy_function(centre, [x], tf.float32)
+
+    if axis:
+        expect_pass(CHECK, model, x)
+    else:
+        cause = "model computes across the rows of its batch"
+        expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="model", cause_contains=cause)
+
+
+def test_a_predict_step_that_mixes_rows(k, x):
+    def build(axis):
+        class Own(k.Model):
+            def predict_step(self, data):
+                scores = super().predict_step(data)
+                return scores - tf.reduce_mean(scores, axis, keepdims=True)
+
+        inputs = k.Input((4,))
+        return Own(inputs, k.layers.Dense(3)(inputs))
+
+    faulty = build(0)
+    finding = expect_failure(
+        CHECK, faulty, x, rule=ROWS_MIX, layer="predict_step", cause_tested=True
+    )
+    assert finding.cause == "the model's own predict_step mixes the rows"
+    assert finding.evidence["fails"] == ["predict"]
+    expect_pass(CHECK, build(-1), x)
+
+
+def test_a_predict_that_mixes_rows_by_other_code_is_not_located(x):
+    class Own(keras.Model):
+        def predict_step(self, data):
+            return super().predict_step(data) * 2
+
+        def call(self, x):
+            compiled = not tf.executing_eagerly() and "one_step" in x.graph.name
+            return x - tf.reduce_mean(x, 0) if compiled else x
+
+    model = Own()
+    model(x)
+    expect_failure(CHECK, model, x, rule=ROWS_MIX, cause_tested=False, without=("predict_step",))
+
+
+def test_code_that_takes_one_number_of_rows(x):
+    def build(rows_of):
+        class Own(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.head = keras.layers.Dense(3)
+
+            def call(self, x):
+                return self.head(x) + tf.zeros((rows_of(x), 3))
+
+        model = Own()
+        model(x)
+        return model
+
+    finding = expect_failure(CHECK, build(lambda x: x.shape[0]), x, rule="BN103")
+    assert "a batch of 1 raises" in finding.message
+    assert "tf.shape(x)[0] instead of x.shape[0]" in finding.remedy
+    assert "squeeze" not in finding.remedy
+    expect_pass(CHECK, build(lambda x: tf.shape(x)[0]), x)

@@ -140,6 +140,23 @@ def test_noise_in_the_code_of_a_layer(k, x, places):
     assert found.evidence["layers"] == ["noise0", "noise1"][:places]
 
 
+def test_a_counter_in_python(k, x):
+    def build(step):
+        class Counting(k.layers.Layer):
+            count = 1
+
+            def call(self, x):
+                self.count += step
+                return x * self.count
+
+        return model_of(k, Counting())
+
+    faulty = expect_verdict(CHECK, "failed", build(1), x)
+    assert [finding.rule for finding in faulty.findings] == ["BN002"]
+    assert not any("rounding" in note for note in faulty.notes)
+    expect_pass(CHECK, build(0), x)
+
+
 def test_a_default_of_training(k, x):
     class Doubled(k.layers.Layer):
         def call(self, x, training=True):

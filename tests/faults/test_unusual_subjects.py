@@ -164,6 +164,17 @@ def test_predict_of_a_data_set_is_compared_batch_by_batch(rows):
     assert set(finding.evidence["apart"]) == {"predict(dataset)"}
 
 
+def test_an_output_whose_inner_shape_is_that_of_its_batch(rows):
+    """As of two towers: how similar each row is to each."""
+    inputs = keras.Input((4,))
+    one, other = (keras.layers.Dense(5)(inputs) for _ in range(2))
+    model = keras.Model(inputs, keras.ops.matmul(one, keras.ops.transpose(other)))
+    expect_failure(BATCH, model, rows, rule="BN101", layer="matmul", cause_tested=True)
+    result = expect_pass(PURITY, model, rows)
+    assert "not run: predict(dataset), as outputs" in result.notes[0]
+    assert not expect_pass(PURITY, keras.Model(inputs, one), rows).notes
+
+
 @pytest.mark.parametrize("carried", ["variable", "attribute"])
 def test_what_is_kept_between_calls(k, rows, carried):
     class Own(k.layers.Layer):
@@ -253,6 +264,21 @@ def test_outputs_that_are_texts():
     for check in (BATCH, PURITY):
         expect_pass(check, build(passing_on(keras)), x)
     expect_failure(BATCH, build(centred(keras)), x, rule="BN101", layer="leak")
+
+
+def test_a_predict_that_gives_a_list_of_texts(rows):
+    def build(shift):
+        class Own(keras.Model):
+            def predict(self, x, **options):
+                scores = super().predict(x, **options)
+                return [f"class {i}" for i in np.argmax(scores - shift(scores), -1)]
+
+        inputs = keras.Input((4,))
+        return Own(inputs, keras.layers.Dense(3)(inputs))
+
+    finding = expect_failure(BATCH, build(lambda scores: scores.mean(0)), rows, rule="BN101")
+    assert finding.evidence["fails"] == ["predict"]
+    expect_pass(BATCH, build(lambda scores: 0.0), rows)
 
 
 def test_outputs_with_the_time_first():

@@ -76,6 +76,24 @@ def test_a_module_inside_that_mixes_rows_is_named_by_its_attribute(rows):
     expect_failure(BATCH, Net(Leak()), rows, rule="BN101", layer="middle")
 
 
+def test_modules_that_never_called_the_constructor_of_tf_module(rows):
+    class Bare(Norm):
+        def __init__(self):
+            self.mean, self.variance = tf.Variable(tf.zeros(4)), tf.Variable(tf.ones(4))
+
+    class Outer(tf.Module):
+        def __init__(self, mode):
+            self.bn, self.mode = Bare(), mode
+
+        def __call__(self, x, is_training=False):
+            return self.bn(x, self.mode or is_training)
+
+    cause = "because bn is called with training=True"
+    faulty = Outer(True)
+    expect_failure(BATCH, faulty, rows, rule="BN102", layer="bn", cause_contains=cause)
+    expect_pass(BATCH, Outer(None), rows)
+
+
 @pytest.mark.parametrize("kind", [Net, Compiled])
 def test_a_module_with_stale_statistics(rows, kind):
     net = kind()

@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pytest_bnconsistency import (
     BNConsistencyError,
@@ -114,6 +115,36 @@ except BNConsistencyError as error:
     print(error)
 print("tensorflow" in sys.modules)
 """
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (
+            lambda h: tf.ragged.boolean_mask(h, h > 0),
+            r"x, training=False\) gives a RaggedTensor; expected dense .* outputs.to_tensor\(\)",
+        ),
+        (
+            tf.sparse.from_dense,
+            r"gives a SparseTensor; expected dense .* tf.sparse.to_dense\(outputs\)",
+        ),
+        (
+            lambda h: [h[i] * 2 for i in range(h.shape[0])],
+            r"gives \d outputs? for \d rows? and 8 for others; expected arrays",
+        ),
+    ],
+    ids=["ragged", "sparse", "a list of rows"],
+)
+@pytest.mark.parametrize("check", ["batch_invariance", "inference_purity"])
+def test_outputs_that_are_no_arrays_of_rows_are_refused(check, made, sentence):
+    dense = keras.layers.Dense(3)
+
+    def model(x, training=False):
+        return made(dense(x))
+
+    model(X)
+    with pytest.raises(BNConsistencyError, match=sentence):
+        check_consistency(model, X, checks=[check])
 
 
 def test_a_missing_tensorflow_is_one_sentence():
