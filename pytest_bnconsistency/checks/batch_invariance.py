@@ -393,6 +393,10 @@ def _compare_size(
     outputs = _outputs(entry, judged, x, start, stop)
     if outputs is None:
         return
+    if len(outputs) != len(among):
+        judged.shapes.append(f"a batch of {size} gives {len(outputs)} outputs, not {len(among)}")
+        judged.failing_rows = failing
+        return
     for index, (output, base, seen) in enumerate(zip(outputs, among, whole, strict=False)):
         if not (has_rows([seen], x) and base.ndim):
             continue

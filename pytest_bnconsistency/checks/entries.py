@@ -50,7 +50,7 @@ class Entry:
             with _restored(self.held):
                 found = self.call(x)
             counts = [len(seen.outputs) for seen in (found, *self._seen.values())]
-            if counts[0] != counts[-1]:
+            if rows_of(x) == counts[0] != counts[-1]:
                 raise UnsupportedSubjectError(
                     f"{self.name} gives {counted(counts[0], 'output')} for "
                     f"{counted(rows_of(x), 'row')} and {counts[-1]} for others; expected arrays "

@@ -130,7 +130,7 @@ print("tensorflow" in sys.modules)
         ),
         (
             lambda h: [h[i] * 2 for i in range(h.shape[0])],
-            r"gives \d outputs? for \d rows? and 8 for others; expected arrays",
+            r"gives \d outputs? for \d rows? and \d for others; expected arrays",
         ),
     ],
     ids=["ragged", "sparse", "a list of rows"],
