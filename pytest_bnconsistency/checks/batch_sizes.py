@@ -1,0 +1,128 @@
+"""Whether rows keep their shapes, and within noise their values, in batches of other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pytest_bnconsistency.checks import entries as ways
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.entries import (
+    PAIR,
+    WHOLE,
+    Entry,
+    first_rows,
+    has_rows,
+    rows_between,
+    same_outputs,
+)
+from pytest_bnconsistency.data import Array, Nest, rows_of
+from pytest_bnconsistency.diagnosis.mixing import Judged
+from pytest_bnconsistency.errors import UnsupportedSubjectError
+from pytest_bnconsistency.probes.noise import Noise
+from pytest_bnconsistency.subjects.base import RAGGED
+from pytest_bnconsistency.words import first_line
+
+
+def compare_sizes(entry: Entry, judged: Judged, x: Nest, noise: Noise) -> None:
+    whole = entry.run(WHOLE, x).outputs
+    for start, stop in chunks_of(rows_of(x)):
+        _compare_size(entry, judged, x, noise, start, stop, whole, whole)
+        if judged.shapes:
+            return
+
+
+def untraced(
+    case: Case, x: Nest, groups: Sequence[tuple[Entry, Judged]], noise: Noise
+) -> list[tuple[Entry, Judged]]:
+    """The call outside of a trace, if a single row fails there alone.
+
+    Code that asks for the number of rows finds none in a trace for any number.
+    """
+    name, calls = case.subject.spelled(False), ways.calls_of(case)
+    traced, judged = next(group for group in groups if name in group[1].names)
+    seen = traced.observed
+    if seen is None or not seen.deterministic or judged.fails or judged.random:
+        return []
+    called, alone = ways.entry(case, x, name), Judged([], seen, untraced=True)
+    pair = _outputs(called, alone, x, 0, 2)
+    if pair is not None:
+        _compare_size(called, alone, x, noise, 0, 1, pair, traced.run(WHOLE, x).outputs)
+    if not alone.fails or (pair is not None and not _repeats(called, x)):
+        return []
+    alone.names = [name for name in judged.names if name in calls]
+    judged.names = [name for name in judged.names if name not in calls] + [traced.name]
+    return [(called, alone)]
+
+
+def _repeats(entry: Entry, x: Nest) -> bool:
+    first, second = entry.twice(PAIR, first_rows(x, 2))
+    return same_outputs(first.outputs, second.outputs)
+
+
+def _outputs(entry: Entry, judged: Judged, x: Nest, start: int, stop: int) -> list[Array] | None:
+    """What it gives for some of the rows; that it refuses them is a failure."""
+    judged.tried.append(stop - start)
+    try:
+        return entry.run(*rows_between(x, start, stop)).outputs
+    except UnsupportedSubjectError:
+        raise
+    except Exception as error:
+        judged.shapes.append(f"a batch of {stop - start} raises: {first_line(error)[:120]}")
+        judged.raises = True
+        judged.failing_rows = judged.failing_rows or (start, stop)
+        return None
+
+
+def _compare_size(
+    entry: Entry,
+    judged: Judged,
+    x: Nest,
+    noise: Noise,
+    start: int,
+    stop: int,
+    among: list[Array],
+    whole: list[Array],
+) -> None:
+    """Some rows alone against the same `among` others; outputs count that have rows in `whole`."""
+    size, failing = stop - start, judged.failing_rows or (start, stop)
+    outputs = _outputs(entry, judged, x, start, stop)
+    if outputs is None:
+        return
+    if len(outputs) != len(among):
+        judged.shapes.append(f"a batch of {size} gives {len(outputs)} outputs, not {len(among)}")
+        judged.failing_rows = failing
+        return
+    for index, (output, base, seen) in enumerate(zip(outputs, among, whole, strict=False)):
+        if not (has_rows([seen], x) and base.ndim):
+            continue
+        if output.shape != (size, *base.shape[1:]):
+            judged.shapes.append(
+                f"a batch of {size} gives shape {output.shape}; the batch of {len(base)} "
+                f"gives {base.shape}"
+            )
+            judged.failing_rows = failing
+            return
+        moved = noise.compare(index, base[start:stop], output, np.arange(start, stop))
+        if moved is None:
+            continue
+        if moved.drowned:
+            judged.drowned = True
+            continue
+        judged.margin = max(judged.margin, moved.margin)
+        if moved.beyond:
+            judged.failing_rows = failing
+            judged.noise = max(judged.noise, moved.bound)
+            judged.sizes.append(
+                f"row {moved.row} moves by {moved.change:.3g} in a batch of {size}; "
+                f"noise explains {moved.bound:.3g}"
+            )
+
+
+def chunks_of(rows: int) -> list[tuple[int, int]]:
+    """Batches of 1, 2 and 3 rows, and of those of a data set, which take in every row."""
+    ragged = min(RAGGED, max(rows - 1, 1))
+    chunks = [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3)]
+    chunks += [(start, min(start + ragged, rows)) for start in range(0, rows, ragged)]
+    return [(a, b) for a, b in dict.fromkeys(chunks) if b <= rows and b - a < rows]

@@ -1,0 +1,119 @@
+"""Whether kept rows keep their bits beside other companions, and their values in other places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pytest_bnconsistency.checks import entries as ways
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.entries import WHOLE, Entry, repeating, same_outputs
+from pytest_bnconsistency.checks.hidden import hidden, laid_out
+from pytest_bnconsistency.data import Array, Nest, distance
+from pytest_bnconsistency.diagnosis import localise
+from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
+from pytest_bnconsistency.probes.exchanges import Exchange, exchanges
+from pytest_bnconsistency.probes.noise import Noise
+from pytest_bnconsistency.probes.taps import Observation
+from pytest_bnconsistency.words import first_line
+
+
+def compare_exchanges(
+    entry: Entry,
+    judged: Judged,
+    case: Case,
+    x: Nest,
+    joint: Sequence[Exchange],
+    noise: Noise,
+    notes: list[str],
+) -> None:
+    base = entry.run(WHOLE, x)
+    seen = [_difference(entry, base, exchange, noise, []) for exchange in joint]
+    if all(found == "same" for found in seen):
+        return
+    first, second = entry.twice(WHOLE, x, ways.state_of_layers(case, x, entry))
+    judged.random = not same_outputs(first.outputs, second.outputs)
+    judged.stable = repeating(first, second)
+    if judged.random:
+        notes.append(
+            f"the same batch gives other outputs through {entry.name}: only layers that "
+            "repeat themselves are judged there"
+        )
+    # One by one, the changes tell what it is that rows depend on.
+    singly = [
+        _difference(entry, base, exchange, noise, notes)
+        for exchange in exchanges(x, case.settings.seed)
+    ]
+    changing = [found for found in singly if isinstance(found, Difference)]
+    changing = changing or [found for found in seen if isinstance(found, Difference)]
+    counted = [_counting(case, found, entry, judged, x, noise) for found in changing]
+    judged.differences = [found for found in counted if found is not None]
+
+
+def _difference(
+    entry: Entry, base: Observation, exchange: Exchange, noise: Noise, notes: list[str]
+) -> Difference | Literal["same", "refused"]:
+    """What an exchange does to kept rows."""
+    try:
+        other = entry.run(exchange.name, exchange.x)
+    except Exception as error:
+        # A model may refuse some rows, NaN above all; that is no dependence.
+        first = first_line(error)[:80]
+        notes.append(f"{entry.name} refuses a batch with {exchange.name}: {first}")
+        return "refused"
+    if exchange.moves:
+        change = _beyond_noise(base, other, exchange, noise)
+        return Difference(exchange, (), change) if change else "same"
+    moved = max(
+        (
+            _largest_change(mine, its, exchange)
+            for mine, its in zip(base.outputs, other.outputs, strict=True)
+            if mine.ndim and len(mine) == len(its) == exchange.rows
+        ),
+        default=0.0,
+    )
+    places = localise.differing_calls(base, other, exchange)
+    return Difference(exchange, tuple(places), moved) if moved or places else "same"
+
+
+def _largest_change(mine: Array, its: Array, exchange: Exchange) -> float:
+    """The largest change of a kept row; more than zero if only its bits changed."""
+    different = localise.row_bits_differ(mine, its, exchange)
+    if not different.any():
+        return 0.0
+    change = distance(its[exchange.now][different], mine[exchange.kept][different])
+    return max(float(change.max()), 1e-300)
+
+
+def _counting(
+    case: Case, found: Difference, entry: Entry, judged: Judged, x: Nest, noise: Noise
+) -> Difference | None:
+    """The part of a difference that is a dependence on the batch, if there is any."""
+    if judged.observed is None:
+        # Its kernels are not those of the pass, and may compute a row's place in another way.
+        base, other = entry.run(WHOLE, x), entry.run(found.exchange.name, found.exchange.x)
+        beyond = _beyond_noise(base, other, found.exchange, noise)
+        return found if beyond and not judged.random else None
+    among = judged.observed.reaching_outputs() & judged.stable
+    places = tuple(place for place in found.places if place in among)
+    moved = 0.0 if judged.random else found.moved
+    if not found.moved:
+        places = hidden(case, judged.observed, x, found.exchange, places)
+        judged.stable -= laid_out(case, judged.observed)
+    return replace(found, places=places, moved=moved) if moved or places else None
+
+
+def _beyond_noise(
+    base: Observation, other: Observation, exchange: Exchange, noise: Noise
+) -> float:
+    """The largest change of a kept row of the outputs that noise does not explain."""
+    kept, now = exchange.kept, exchange.now
+    moves = [
+        noise.compare(index, mine[kept], its[now], kept)
+        for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
+        if mine.ndim and len(mine) == len(its) == exchange.rows
+    ]
+    # In the same place next to no noise is to be expected, however much the network has.
+    beyond = [m for m in moves if m is not None and (m.beyond if exchange.moves else m.large)]
+    return max((moved.change for moved in beyond), default=0.0)
