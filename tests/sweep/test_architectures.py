@@ -67,10 +67,10 @@ def test_no_false_alarm(name: str, policy: str) -> None:
         verdicts = ", ".join(str(result.verdict) for result in report)
         line = f"{name:<20} {policy:<15} {state:<11} {verdicts:<16} margin {margin:.3f}"
         print(f"\n{line} {seconds:5.0f} s", end="", flush=True)
-        # In half precision some outputs overflow; then nothing can be seen, and nothing fails.
-        finite = np.isfinite(model.predict(x, verbose=0)).all()
-        right = "passed" if finite else "vacuous"
-        assert all(str(result.verdict) == right for result in report), report.results
+        # In half precision some outputs overflow: then nothing can be seen, and nothing fails.
+        overflowing = [policy != "float32" and "NaN or Inf" in r.summary for r in report]
+        passing = [str(result.verdict) == "passed" for result in report]
+        assert all(map(any, zip(passing, overflowing, strict=True))), report.results
     keras.backend.clear_session()
 
 
