@@ -142,7 +142,6 @@ class Leak(Fingerprints):
     """
 
     def __init__(self, place: int) -> None:
-        super().__init__()
         self.share = tf.Variable(0.0, trainable=False)
         self.index: int | None = None
         self._place, self._calls = place, 0
@@ -151,11 +150,10 @@ class Leak(Fingerprints):
         self.index, self._calls = None, 0
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        numbers = [leaf for leaf in flatten(outputs) if is_batch(leaf) and _floating(leaf)]
-        if numbers and self.index is None and self._calls >= self._place:
+        late_enough = self.index is None and self._calls >= self._place
+        if late_enough and any(map(_numbers, flatten(outputs))):
             self.index = self._calls
-            ids = set(map(id, numbers))
-            outputs = map_nest(lambda leaf: self._leak(leaf) if id(leaf) in ids else leaf, outputs)
+            outputs = map_nest(lambda leaf: self._leak(leaf) if _numbers(leaf) else leaf, outputs)
         self._calls += 1
         return super().tap(call, outputs, replay)
 
@@ -411,6 +409,11 @@ def _with_mask(changed: Any, tensor: Any) -> Any:
 
 def _floating(tensor: Any) -> bool:
     return isinstance(tensor, tf.Tensor) and tensor.dtype.is_floating and tensor.shape.rank > 0
+
+
+def _numbers(leaf: Any) -> bool:
+    """Whether a leaf of what a call gives is a batch of floating numbers."""
+    return is_batch(leaf) and _floating(leaf)
 
 
 def _is_float(array: Array) -> bool:
