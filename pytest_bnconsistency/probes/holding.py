@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Held:
     kept: Array | None = None
     rows: int = 1
 
-    def instead_of(self, tensors: tuple[Any, ...]) -> list[Any]:
+    def instead_of(self, tensors: Sequence[Any]) -> list[Any]:
         return [self._held(t, value) for t, value in zip(tensors, self.values, strict=True)]
 
     def _held(self, tensor: Any, value: Array) -> Any:
@@ -43,6 +43,25 @@ class Held:
 
 
 @contextlib.contextmanager
+def replacing(replace: Callable[[Any, str, Sequence[Any]], Sequence[Any]]) -> Iterator[None]:
+    """Within it, operations give what `replace` makes of their graph, their name, their tensors.
+
+    The graph is None outside of one.
+    """
+
+    def callback(
+        op_type: str, inputs: Any, attrs: Any, outputs: Any, op_name: str = "", graph: Any = None
+    ) -> list[Any]:
+        return list(replace(graph, op_name, outputs))
+
+    op_callbacks.add_op_callback(callback)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(callback)
+
+
+@contextlib.contextmanager
 def holding(operations: Mapping[str, Held]) -> Iterator[None]:
     """Within it, operations of these names in the graph of the moment give what is held.
 
@@ -56,21 +75,16 @@ def holding(operations: Mapping[str, Held]) -> Iterator[None]:
         raise LookupError("operations have names in a graph only")
     own, met = tf.compat.v1.get_default_graph(), set()
 
-    def callback(
-        op_type: str, inputs: Any, attrs: Any, outputs: Any, op_name: str = "", graph: Any = None
-    ) -> list[Any]:
+    def replace(graph: Any, name: str, tensors: Sequence[Any]) -> Sequence[Any]:
         # Traces of functions that the code calls outlive this one, so they stay as they are.
-        if graph is not own or op_name not in operations:
-            return list(outputs)
-        met.add(op_name)
+        if graph is not own or name not in operations:
+            return tensors
+        met.add(name)
         with tf.name_scope("held/"):  # so that the code's own operations keep their names
-            return operations[op_name].instead_of(outputs)
+            return operations[name].instead_of(tensors)
 
-    op_callbacks.add_op_callback(callback)
-    try:
+    with replacing(replace):
         yield
-    finally:
-        op_callbacks.remove_op_callback(callback)
     if missing := set(operations) - met:
         raise LookupError(f"no operations of these names: {missing}")
 

@@ -11,17 +11,17 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import op_callbacks
 
 from pytest_bnconsistency.data import Array, Nest, distance, flatten, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
+from pytest_bnconsistency.probes.holding import replacing
 from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay, is_batch
 from pytest_bnconsistency.subjects import Call, Part
@@ -97,28 +97,15 @@ class ShakenOperations:
         self._mode.assign(mode)
         return traced.run(x).outputs
 
-    @contextlib.contextmanager
-    def within(self) -> Iterator[None]:
-        op_callbacks.add_op_callback(self._callback)
-        try:
-            yield
-        finally:
-            op_callbacks.remove_op_callback(self._callback)
+    def within(self) -> contextlib.AbstractContextManager[None]:
+        return replacing(self._replace)
 
-    def _callback(
-        self,
-        op_type: str,
-        inputs: Any,
-        attrs: Any,
-        outputs: Any,
-        op_name: str | None = None,
-        graph: Any = None,
-    ) -> list[Any]:
+    def _replace(self, graph: Any, name: str, tensors: Sequence[Any]) -> Sequence[Any]:
         if self._graph is None:
             self._graph = graph
         # Traces of functions that the code calls outlive this one, so they stay as they are.
         own = graph is not None and graph is self._graph
-        return [self._shake(tensor) for tensor in outputs] if own else list(outputs)
+        return [self._shake(tensor) for tensor in tensors] if own else tensors
 
     def _shake(self, tensor: Any) -> Any:
         known = tensor.dtype.name in EPSILON and tensor.shape.rank not in (None, 0)
