@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import measured_noise
 from pytest_bnconsistency.data import Array, Nest, distance, is_float
 from pytest_bnconsistency.probes.exchanges import Exchange
+from pytest_bnconsistency.probes.holding import of_kept_rows
 from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.probes.values import outputs_with, values_of
@@ -71,8 +70,7 @@ def _with_rows_of(its: Array, mine: Array, exchange: Exchange) -> Array:
     """`mine` with the kept rows of `its`."""
     if not mine.ndim or len(mine) == 0 or len(mine) % exchange.rows:
         return mine
-    kept = np.isin(np.arange(exchange.rows), exchange.kept)
     changed: Array = mine.copy()
-    rows = np.repeat(kept, len(mine) // exchange.rows)
-    changed[rows] = its[rows]
+    entries = of_kept_rows(len(mine), exchange.kept, exchange.rows)
+    changed[entries] = its[entries]
     return changed

@@ -34,10 +34,9 @@ class Held:
         along = [a for a in open_axes(tensor) if lengths[a] and lengths[a] % self.rows == 0]
         given: Any = value
         if along and self.kept is not None:
-            kept = np.isin(np.arange(self.rows), self.kept)
             shape = [-1 if axis == along[0] else 1 for axis in range(value.ndim)]
-            mask = np.repeat(kept, lengths[along[0]] // self.rows).reshape(shape)
-            given = tf.where(mask, value, tensor)
+            entries = of_kept_rows(lengths[along[0]], self.kept, self.rows)
+            given = tf.where(entries.reshape(shape), value, tensor)
         # The code that follows may read the static shape.
         return tf.compat.v1.placeholder_with_default(given, tensor.shape)
 
@@ -92,3 +91,8 @@ def holding(operations: Mapping[str, Held]) -> Iterator[None]:
 def open_axes(tensor: Any) -> list[int]:
     """The axes of no fixed length: along one of them the rows lie."""
     return [axis for axis in range(tensor.shape.rank or 0) if tensor.shape[axis] is None]
+
+
+def of_kept_rows(length: int, kept: Array, rows: int) -> Array:
+    """Which of `length` entries of an axis, on which `rows` rows lie, are of those in `kept`."""
+    return np.repeat(np.isin(np.arange(rows), kept), length // rows)
