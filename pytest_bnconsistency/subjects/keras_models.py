@@ -117,14 +117,18 @@ class KerasModelSubject(BaseSubject):
 
     @contextlib.contextmanager
     def _one_trace(self) -> Iterator[None]:
-        """Have `predict` traced for any number of rows at once.
+        """Have `predict` traced for any number of rows at once, and `predict_on_batch` with it.
 
-        By itself it is traced for the first number, and for any when it meets a second one.
+        By itself it is traced for the first number, and for any when it meets a second one; and
+        Keras 3 traces x and (x,) apart, which its own step takes for the same.
         """
         self.model.make_predict_function()
         function = self.model.predict_function
+        own_step = {"predict_step", "make_predict_function"}.intersection(self.own_inference())
 
         def run(batches: Any) -> Any:
+            if not own_step and isinstance(batches, list):
+                batches = [_without_tuple(batch) for batch in batches]
             _trace_any_rows(function, batches)
             return function(batches)
 
@@ -135,7 +139,7 @@ class KerasModelSubject(BaseSubject):
             self.model.predict_function = function
 
     def _predict_on_batch(self, x: Nest) -> Nest:
-        with quiet(), as_sentence("predict_on_batch", x):
+        with quiet(), self._one_trace(), as_sentence("predict_on_batch", x):
             return self.model.predict_on_batch(_fed(x))
 
     def own_inference(self) -> list[str]:
@@ -348,6 +352,12 @@ def _trace_any_rows(function: Any, batches: Any) -> None:
     # Code that needs the number of rows is traced for each, as without this.
     with contextlib.suppress(Exception):
         function.get_concrete_function(tf.nest.map_structure(spec, batches))
+
+
+def _without_tuple(batch: Any) -> Any:
+    if isinstance(batch, tuple) and len(batch) == 1 and not isinstance(batch[0], (tuple, list)):
+        return map_nest(tf.convert_to_tensor, batch[0])
+    return batch
 
 
 def _fed(x: Nest) -> Nest:
