@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.entries import rows_between, traced_entry
 from pytest_bnconsistency.checks.hidden import laid_out
-from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges
@@ -21,76 +21,75 @@ LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, float | None]:
-    """The smallest leak that the exact oracle flags, at the input and inside."""
-    traced = observed(case, x, False, apart)
-    known = laid_out(case, traced)
-    rows = _unlike_rows(x)
+    """The smallest leak that the exact oracle flags, at the input and inside.
+
+    The first row stands beside a companion, and then beside another one, with a share of their
+    mean in it.
+    """
+    way = traced_entry(case, x, False, apart)
+    traced = way.observed
+    assert traced is not None
+    batch, rows = _unlike_rows(x)
     kept = np.zeros(1, int)
     alike = Exchange("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
     changing = [e for e in exchanges(rows, case.settings.seed) if 0 in e.kept]
     exchange = next((e for e in changing if not _same_rows(e.x, rows)), alike)
-    seen: dict[str, float | None] = {}
+    base, seen, apart = way.run(batch, rows), dict[str, float | None](), laid_out(case, traced)
     if any(is_float(leaf) for leaf in flatten(x)):
-        batches = rows, exchange.x
         seen["the input"] = _smallest(
-            exchange, lambda share, changed: traced.run(leak_into(batches[changed], share)), known
+            exchange, base, lambda share: traced.run(leak_into(exchange.x, share)), apart
         )
-    seen.update(_inside(traced, rows, exchange, known))
+    leaking, leak = traced, traced.instrument
+    if not isinstance(leak, Leak) or leak.index is None:
+        # Fewer calls than the model has layers: the first one will do.
+        leak = Leak(0)
+        leaking = traced.again(rows, leak, traced=False)
+        base = leaking.run(rows)
+    if leak.index is not None:
+        inside = traced.calls[leak.index].label
+        seen[inside] = _smallest(exchange, base, _leaking(leaking, leak, exchange.x), apart)
     if not seen:  # ids and no layers: there is nothing to leak a share into
-        base, other = traced.run(rows), traced.run(map_nest(lambda leaf: leaf[::-1], rows))
+        other = traced.run(map_nest(lambda leaf: leaf[::-1], rows))
         whole = Exchange("another row", rows, kept, kept, 2)
         differs = localise.outputs_differ(base.outputs, other.outputs, whole)
         seen["the input, a whole row of it"] = 1.0 if differs else None
     return seen
 
 
-def _unlike_rows(x: Nest) -> Nest:
-    """The first row, and the first of the others that is not the same."""
-
-    def taken(*places: int) -> Nest:
-        return map_nest(lambda leaf: leaf[list(places)], x)
-
-    pairs = (taken(0, row) for row in range(1, rows_of(x)))
-    return next((pair for pair in pairs if not _same_rows(pair, taken(0, 0))), taken(0, 1))
-
-
-def _same_rows(x: Nest, other: Nest) -> bool:
-    return all(map(same_bits, flatten(x), flatten(other)))
-
-
-def _inside(
-    traced: Pass, rows: Nest, exchange: Exchange, apart: Collection[int]
-) -> dict[str, float | None]:
-    """The same in a call that gives numbers: the one in the middle, if there is one."""
-    leaking, leak = traced, traced.instrument
-    if not isinstance(leak, Leak) or leak.index is None:
-        # Fewer calls than the model has layers: the first one will do.
-        leak = Leak(0)
-        leaking = traced.again(rows, leak, traced=False)
-        leaking.run(rows)
-    if leak.index is None:
-        return {}
-
-    def run(share: float, changed: bool) -> Observation:
+def _leaking(traced: Pass, leak: Leak, x: Nest) -> Callable[[float], Observation]:
+    def run(share: float) -> Observation:
         leak.share.assign(share)
         try:
-            return leaking.run(exchange.x if changed else rows)
+            return traced.run(x)
         finally:
             leak.share.assign(0.0)
 
-    return {traced.calls[leak.index].label: _smallest(exchange, run, apart)}
+    return run
 
 
 def _smallest(
-    exchange: Exchange, run: Callable[[float, bool], Observation], apart: Collection[int]
+    exchange: Exchange,
+    base: Observation,
+    run: Callable[[float], Observation],
+    apart: Collection[int],
 ) -> float | None:
-    """The smallest share that shows; `run` leaks one into the rows, or into those exchanged.
-
-    The calls `apart` differ without a leak.
-    """
+    """The smallest share that shows in a run; the calls `apart` differ without a leak."""
     for share in LEAKS:
-        base, other = run(share, False), run(share, True)
+        other = run(share)
         differing = set(localise.differing_calls(base, other, exchange)).difference(apart)
         if differing or localise.outputs_differ(base.outputs, other.outputs, exchange):
             return share
     return None
+
+
+def _unlike_rows(x: Nest) -> tuple[str, Nest]:
+    """The first row and the first of the others that is not the same, as a batch with its name."""
+    first, *others = (rows_between(x, row, row + 1)[1] for row in range(rows_of(x)))
+    other = next((row for row, rows in enumerate(others, 1) if not _same_rows(rows, first)), 1)
+    if other == 1:
+        return rows_between(x, 0, 2)
+    return f"rows 0 and {other}", map_nest(lambda leaf: leaf[[0, other]], x)
+
+
+def _same_rows(x: Nest, other: Nest) -> bool:
+    return all(map(same_bits, flatten(x), flatten(other)))
