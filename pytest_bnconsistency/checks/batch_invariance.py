@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.batch_sizes import chunks_of, compare_sizes, untraced
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.composition import compare_exchanges
+from pytest_bnconsistency.checks.composition import compare_exchanges, compare_places
 from pytest_bnconsistency.checks.entries import (
     ONE,
     WHOLE,
@@ -35,7 +35,7 @@ from pytest_bnconsistency.data import Nest, all_finite, rows_of
 from pytest_bnconsistency.diagnosis import mixing, padding
 from pytest_bnconsistency.diagnosis.mixing import Judged
 from pytest_bnconsistency.errors import OptionError
-from pytest_bnconsistency.probes.exchanges import Exchange, joint_exchanges
+from pytest_bnconsistency.probes.exchanges import joint_exchanges
 from pytest_bnconsistency.probes.noise import DROWNED, Noise
 from pytest_bnconsistency.probes.padding import lengthened, masks_added
 from pytest_bnconsistency.probes.sizes import only_size
@@ -87,12 +87,14 @@ def _declared(case: Case, x: Nest, reasons: Mapping[str, str]) -> dict[Call, str
 
 def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     joint, notes = joint_exchanges(x, case.settings.seed), list[str]()
-    groups = _entry_points(case, x, joint, apart)
+    groups = _entry_points(case, x, apart)
     noise = measured_noise(case, x, apart)
     for entry, judged in groups:
         compare_exchanges(entry, judged, case, x, joint, noise, notes)
         if not judged.differences and not judged.random:
             compare_sizes(entry, judged, x, noise)
+            if judged.sizes:
+                compare_places(entry, judged, case, x, noise, notes)
         judged.has_rows = any(has_rows([output], x) for output in entry.run(WHOLE, x).outputs)
         if judged.observed is not None and judged.observed.still:
             notes.append(f"layers that draw random numbers are held still in {entry.name}")
@@ -170,23 +172,20 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     )
 
 
-def _entry_points(
-    case: Case, x: Nest, joint: Sequence[Exchange], apart: Collection[int]
-) -> list[tuple[Entry, Judged]]:
+def _entry_points(case: Case, x: Nest, apart: Collection[int]) -> list[tuple[Entry, Judged]]:
     """The entry points that compute something else, each with the names that it stands for.
 
-    What gives the same bits in every layer, or in the outputs of whole, changed and single-row
-    batches, computes the same: what holds for the one holds for the other. `predict` cannot run
+    What gives the same bits in every layer, or in the outputs of the whole batch and of a single
+    row, computes the same: what holds for the one holds for the other. `predict` cannot run
     layers `apart`.
     """
     subject = case.subject
     inference = ways.traced_entry(case, x, False, apart)
     judged = Judged([subject.spelled(False)], inference.observed)
     groups = [(inference, judged)]
-    witnesses = [(WHOLE, x), (ONE, first_rows(x, 1)), (joint[0].name, joint[0].x)]
     for name in itertools.islice(subject.entries(), 0 if apart else 1):
         production = ways.entry(case, x, name)
-        if _agree(production, inference, witnesses):
+        if _agree(production, inference, x):
             judged.names.insert(0, name)
         else:
             again = functools.partial(ways.anew, case, name=name)
@@ -207,8 +206,8 @@ def _entry_points(
     return groups
 
 
-def _agree(mine: Entry, its: Entry, witnesses: Sequence[tuple[str, Nest]]) -> bool:
-    for batch, rows in witnesses:
+def _agree(mine: Entry, its: Entry, x: Nest) -> bool:
+    for batch, rows in ((WHOLE, x), (ONE, first_rows(x, 1))):
         try:
             a, b = mine.run(batch, rows), its.run(batch, rows)
         except Exception:

@@ -121,8 +121,11 @@ def _compare_size(
 
 
 def chunks_of(rows: int) -> list[tuple[int, int]]:
-    """Batches of 1, 2 and 3 rows, and of those of a data set, which take in every row."""
+    """Batches of 1, 2 and 3 rows, and of those of a data set, which take in every row.
+
+    Each place of the whole batch loses its row or gets another one in one of them.
+    """
     ragged = min(RAGGED, max(rows - 1, 1))
-    chunks = [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3)]
-    chunks += [(start, min(start + ragged, rows)) for start in range(0, rows, ragged)]
-    return [(a, b) for a, b in dict.fromkeys(chunks) if b <= rows and b - a < rows]
+    batches = [(start, min(start + ragged, rows)) for start in range(0, rows, ragged)]
+    chunks = [(0, 1), (0, 2), (1, 2), (2, 3), (max(ragged - 3, 1), ragged), *batches]
+    return [(a, b) for a, b in dict.fromkeys(chunks) if a < b <= rows and b - a < rows]

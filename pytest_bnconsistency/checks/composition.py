@@ -13,7 +13,7 @@ from pytest_bnconsistency.checks.hidden import hidden, laid_out
 from pytest_bnconsistency.data import Array, Nest, distance
 from pytest_bnconsistency.diagnosis import localise
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
-from pytest_bnconsistency.probes.exchanges import Exchange, exchanges
+from pytest_bnconsistency.probes.exchanges import Exchange, exchanges, moved_on
 from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.taps import Observation
 from pytest_bnconsistency.words import first_line
@@ -32,14 +32,7 @@ def compare_exchanges(
     seen = [_difference(entry, base, exchange, noise, []) for exchange in joint]
     if all(found == "same" for found in seen):
         return
-    first, second = entry.twice(WHOLE, x, ways.state_of_layers(case, x, entry))
-    judged.random = not same_outputs(first.outputs, second.outputs)
-    judged.stable = repeating(first, second)
-    if judged.random:
-        notes.append(
-            f"the same batch gives other outputs through {entry.name}: only layers that "
-            "repeat themselves are judged there"
-        )
+    _look_for_randomness(entry, judged, case, x, notes)
     # One by one, the changes tell what it is that rows depend on.
     singly = [
         _difference(entry, base, exchange, noise, notes)
@@ -49,6 +42,29 @@ def compare_exchanges(
     changing = changing or [found for found in seen if isinstance(found, Difference)]
     counted = [_counting(case, found, entry, judged, x, noise) for found in changing]
     judged.differences = [found for found in counted if found is not None]
+
+
+def compare_places(
+    entry: Entry, judged: Judged, case: Case, x: Nest, noise: Noise, notes: list[str]
+) -> None:
+    """Whether it is their places that rows depend on, where it seems to be the batch's size."""
+    found = _difference(entry, entry.run(WHOLE, x), moved_on(x), noise, notes)
+    if isinstance(found, Difference):
+        _look_for_randomness(entry, judged, case, x, notes)
+        judged.differences, judged.sizes = [] if judged.random else [found], []
+
+
+def _look_for_randomness(
+    entry: Entry, judged: Judged, case: Case, x: Nest, notes: list[str]
+) -> None:
+    first, second = entry.twice(WHOLE, x, ways.state_of_layers(case, x, entry))
+    judged.random = not same_outputs(first.outputs, second.outputs)
+    judged.stable = repeating(first, second)
+    if judged.random:
+        notes.append(
+            f"the same batch gives other outputs through {entry.name}: only layers that "
+            "repeat themselves are judged there"
+        )
 
 
 def _difference(

@@ -39,7 +39,7 @@ def exchanges(x: Nest, seed: int) -> list[Exchange]:
     Batches follow in which companions are alike, rows change places, or one is NaN or Inf.
     """
     rows = rows_of(x)
-    found = [*_designed(x, seed), _reversed(x)]
+    found = [*_designed(x, seed), moved_on(x)]
     for value in (np.nan, np.inf) if _has_floats(x) else ():
         poisoned, row = map_nest(np.copy, x), rows // 2
         _poison(poisoned, row, value)
@@ -50,9 +50,9 @@ def exchanges(x: Nest, seed: int) -> list[Exchange]:
 
 
 def joint_exchanges(x: Nest, seed: int) -> list[Exchange]:
-    """The same changes in fewer batches: a NaN and an Inf along with other companions.
+    """The same changes of companions in fewer batches: a NaN and an Inf along with others.
 
-    Rows that keep their bits here keep them in each of `exchanges`.
+    Rows that keep their bits here keep them in each of `exchanges` where they keep their places.
     """
     joint = []
     for number, exchange in enumerate(_designed(x, seed)):
@@ -62,7 +62,7 @@ def joint_exchanges(x: Nest, seed: int) -> list[Exchange]:
             _poison(exchange.x, changed[0], (np.nan, np.inf)[number])
             name += (", one of them with a NaN", ", one of them with an Inf")[number]
         joint.append(replace(exchange, name=name))
-    return [*joint, _reversed(x)]
+    return joint
 
 
 def _designed(x: Nest, seed: int) -> list[Exchange]:
@@ -121,12 +121,12 @@ def _crowded(x: Nest) -> Exchange:
     return Exchange(name, other, last, last, rows)
 
 
-def _reversed(x: Nest) -> Exchange:
+def moved_on(x: Nest) -> Exchange:
+    """Every row one place further on, the last one first."""
     places = np.arange(rows_of(x))
-    reversed_rows = map_nest(lambda leaf: np.ascontiguousarray(leaf[::-1]), x)
-    return Exchange(
-        "the rows in the opposite order", reversed_rows, places, places[::-1], len(places)
-    )
+    rolled = map_nest(lambda leaf: np.roll(leaf, 1, axis=0), x)
+    name = "the rows moved on by a place"
+    return Exchange(name, rolled, places, np.roll(places, -1), len(places))
 
 
 def _has_floats(x: Nest) -> bool:

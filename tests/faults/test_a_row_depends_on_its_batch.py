@@ -368,6 +368,17 @@ def test_a_row_that_depends_on_its_position(k, x):
     expect_pass(CHECK, functional(k, layer_of(k, lambda x: x + tf.range(4.0))), x)
 
 
+@pytest.mark.parametrize("rows", [3, 4, 5, 6, 8])
+def test_a_single_position_that_differs(x, rows):
+    for place in range(rows):
+        model = functional(keras, layer_of(keras, lambda x, p=place: x + at(p, x)))
+        expect_failure(CHECK, model, x[:rows], rule="BN105", layer="leak", cause_tested=True)
+
+
+def at(place, x):
+    return tf.one_hot([place], tf.shape(x)[0], axis=0)
+
+
 @pytest.mark.parametrize("goes_on", [True, False])
 def test_a_batch_axis_that_is_dropped(k, x, goes_on):
     def build(axis):
