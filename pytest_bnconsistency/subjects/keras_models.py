@@ -6,6 +6,7 @@ import abc
 import contextlib
 import inspect
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -46,6 +47,7 @@ class KerasModelSubject(BaseSubject):
                 "model: call it once on a batch, or give it an input shape"
             )
         super().__init__(model)
+        self._traced: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
     @property
     def predict_function(self) -> Any:
@@ -105,7 +107,7 @@ class KerasModelSubject(BaseSubject):
 
     def _predict(self, x: Nest) -> Nest:
         with quiet(), self._one_trace(), as_sentence("predict", x):
-            return self.model.predict(_fed(x), batch_size=rows_of(x), verbose=0)
+            return self._predicted(_fed(x), batch_size=rows_of(x))
 
     def _predict_dataset(self, x: Nest) -> Nest:
         """`predict` of a `tf.data.Dataset` of batches, the last one smaller."""
@@ -113,7 +115,15 @@ class KerasModelSubject(BaseSubject):
         rows = (_with_tuples(x),) if isinstance(x, (tuple, list)) else _with_tuples(x)
         rows = tf.data.Dataset.from_tensor_slices(rows).batch(RAGGED)
         with quiet(), self._one_trace(), as_sentence("predict(dataset)", x):
-            return self.model.predict(rows, verbose=0)
+            return self._predicted(rows)
+
+    def _predicted(self, x: Any, **options: Any) -> Nest:
+        """`predict` of the model's own is given the options that it takes."""
+        options["verbose"] = 0
+        parameters = inspect.signature(self.model.predict).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            options = {name: value for name, value in options.items() if name in parameters}
+        return self.model.predict(x, **options)
 
     @contextlib.contextmanager
     def _one_trace(self) -> Iterator[None]:
@@ -129,7 +139,7 @@ class KerasModelSubject(BaseSubject):
         def run(batches: Any) -> Any:
             if not own_step and isinstance(batches, list):
                 batches = [_without_tuple(batch) for batch in batches]
-            _trace_any_rows(function, batches)
+            self._trace_any_rows(function, batches)
             return function(batches)
 
         self.model.predict_function = run
@@ -137,6 +147,29 @@ class KerasModelSubject(BaseSubject):
             yield
         finally:
             self.model.predict_function = function
+
+    def _trace_any_rows(self, function: Any, batches: Any) -> None:
+        if not hasattr(function, "get_concrete_function"):
+            return
+        if not function.experimental_get_tracing_count():
+            self._traced[function] = set()
+        if function not in self._traced:
+            return  # what the user runs has its traces
+
+        def any_rows(spec: Any) -> Any:
+            return tf.TensorSpec((None, *spec.shape[1:]), spec.dtype)
+
+        def spec(leaf: Any) -> Any:
+            if isinstance(leaf, tf.data.Iterator):
+                return tf.data.IteratorSpec(tf.nest.map_structure(any_rows, leaf.element_spec))
+            return any_rows(leaf)
+
+        signature = tf.nest.map_structure(spec, batches)
+        if str(signature) not in self._traced[function]:
+            self._traced[function].add(str(signature))
+            # Code that needs the number of rows is traced for each, as without this.
+            with contextlib.suppress(Exception):
+                function.get_concrete_function(signature)
 
     def _predict_on_batch(self, x: Nest) -> Nest:
         with quiet(), self._one_trace(), as_sentence("predict_on_batch", x):
@@ -335,23 +368,6 @@ class KerasModelSubject(BaseSubject):
     def builds_graph(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call with these arguments builds a graph of Keras tensors only."""
         return any(isinstance(leaf, cls.symbolic_class) for leaf in flatten([args, kwargs]))
-
-
-def _trace_any_rows(function: Any, batches: Any) -> None:
-    if not hasattr(function, "get_concrete_function") or function.experimental_get_tracing_count():
-        return
-
-    def any_rows(spec: Any) -> Any:
-        return tf.TensorSpec((None, *spec.shape[1:]), spec.dtype)
-
-    def spec(leaf: Any) -> Any:
-        if isinstance(leaf, tf.data.Iterator):
-            return tf.data.IteratorSpec(tf.nest.map_structure(any_rows, leaf.element_spec))
-        return any_rows(leaf)
-
-    # Code that needs the number of rows is traced for each, as without this.
-    with contextlib.suppress(Exception):
-        function.get_concrete_function(tf.nest.map_structure(spec, batches))
 
 
 def _without_tuple(batch: Any) -> Any:
