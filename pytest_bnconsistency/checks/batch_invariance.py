@@ -34,7 +34,7 @@ from pytest_bnconsistency.checks.resolution import resolution
 from pytest_bnconsistency.data import Nest, all_finite, rows_of
 from pytest_bnconsistency.diagnosis import mixing, padding
 from pytest_bnconsistency.diagnosis.mixing import Judged
-from pytest_bnconsistency.errors import OptionError
+from pytest_bnconsistency.errors import OptionError, RefusedError
 from pytest_bnconsistency.probes.exchanges import joint_exchanges
 from pytest_bnconsistency.probes.noise import DROWNED, Noise
 from pytest_bnconsistency.probes.padding import lengthened, masks_added
@@ -87,7 +87,7 @@ def _declared(case: Case, x: Nest, reasons: Mapping[str, str]) -> dict[Call, str
 
 def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     joint, notes = joint_exchanges(x, case.settings.seed), list[str]()
-    groups = _entry_points(case, x, apart)
+    groups = _entry_points(case, x, apart, notes)
     noise = measured_noise(case, x, apart)
     for entry, judged in groups:
         compare_exchanges(entry, judged, case, x, joint, noise, notes)
@@ -172,7 +172,9 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     )
 
 
-def _entry_points(case: Case, x: Nest, apart: Collection[int]) -> list[tuple[Entry, Judged]]:
+def _entry_points(
+    case: Case, x: Nest, apart: Collection[int], notes: list[str]
+) -> list[tuple[Entry, Judged]]:
     """The entry points that compute something else, each with the names that it stands for.
 
     What gives the same bits in every layer, or in the outputs of the whole batch and of a single
@@ -185,7 +187,9 @@ def _entry_points(case: Case, x: Nest, apart: Collection[int]) -> list[tuple[Ent
     groups = [(inference, judged)]
     for name in itertools.islice(subject.entries(), 0 if apart else 1):
         production = ways.entry(case, x, name)
-        if _agree(production, inference, x):
+        if refusal := _refusal(production, inference, x):
+            notes.append(f"not judged: {refusal}")
+        elif _agree(production, inference, x):
             judged.names.insert(0, name)
         else:
             again = functools.partial(ways.anew, case, name=name)
@@ -204,6 +208,16 @@ def _entry_points(case: Case, x: Nest, apart: Collection[int]) -> list[tuple[Ent
     else:
         groups.append((default, Judged([left_out], default.observed)))
     return groups
+
+
+def _refusal(production: Entry, inference: Entry, x: Nest) -> str:
+    """What an entry point raises on rows that inference takes, "" if it takes them."""
+    inference.run(WHOLE, x)
+    try:
+        production.run(WHOLE, x)
+    except RefusedError as error:
+        return str(error)
+    return ""
 
 
 def _agree(mine: Entry, its: Entry, x: Nest) -> bool:

@@ -36,7 +36,7 @@ def compare_sizes(entry: Entry, judged: Judged, x: Nest, noise: Noise) -> None:
 def untraced(
     case: Case, x: Nest, groups: Sequence[tuple[Entry, Judged]], noise: Noise
 ) -> list[tuple[Entry, Judged]]:
-    """The call outside of a trace, if a single row fails there alone.
+    """The call outside of a trace, if a single row or two fail there alone.
 
     Code that asks for the number of rows finds none in a trace for any number.
     """
@@ -49,11 +49,29 @@ def untraced(
     pair = _outputs(called, alone, x, 0, 2)
     if pair is not None:
         _compare_size(called, alone, x, noise, 0, 1, pair, traced.run(WHOLE, x).outputs)
+        expected = traced.run(PAIR, first_rows(x, 2)).outputs
+        if not alone.fails and _apart(pair, expected, noise):
+            whole = _outputs(called, alone, x, 0, rows_of(x))
+            if whole is not None:
+                _compare_size(called, alone, x, noise, 0, 2, whole, whole)
     if not alone.fails or (pair is not None and not _repeats(called, x)):
         return []
     alone.names = [name for name in judged.names if name in calls]
     judged.names = [name for name in judged.names if name not in calls] + [traced.name]
     return [(called, alone)]
+
+
+def _apart(mine: list[Array], its: list[Array], noise: Noise) -> bool:
+    """Whether two ways to run the same rows, each with noise of its own, give other outputs."""
+    pairs = list(zip(mine, its, strict=False))
+    if any(a.shape != b.shape for a, b in pairs):
+        return True
+    moves = [
+        noise.compare(index, a, b, np.arange(len(a)), sides=2)
+        for index, (a, b) in enumerate(pairs)
+        if a.ndim
+    ]
+    return any(moved is not None and moved.beyond for moved in moves)
 
 
 def _repeats(entry: Entry, x: Nest) -> bool:

@@ -30,14 +30,14 @@ from pytest_bnconsistency.checks.entries import (
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.diagnosis import inference
-from pytest_bnconsistency.diagnosis.inference import Cause, sets_apart
+from pytest_bnconsistency.diagnosis.inference import Called, Cause, refusing, sets_apart
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.probes import noise
 from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.subjects.base import RAGGED
-from pytest_bnconsistency.words import counted, listed
+from pytest_bnconsistency.words import counted, first_line, listed
 
 EVALUATED = 32
 DATASET = "predict(dataset)"
@@ -52,14 +52,16 @@ DROWNED_NOTE = (
 class Seen:
     """One entry point: its outputs, whether they repeat, the variables that moved.
 
-    Of `evaluate`, and of the data set, which `predict` runs as it runs arrays, it is taken for
-    granted that they do.
+    What it `raised` on rows that inference takes stands in place of outputs. Of `evaluate`, and
+    of the data set, which `predict` runs as it runs arrays, it is taken for granted that they
+    repeat.
     """
 
     name: str
     outputs: list[Array]
     repeats: bool
     moved: tuple[Any, ...]
+    raised: str = ""
 
 
 def check(case: Case) -> CheckResult:
@@ -84,9 +86,15 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         try:
             seen.append(_seen(case, x, name, held_by))
         except RefusedError as error:
-            if name != DATASET or not _refuses_batches(case, x):
+            own = name.partition("(")[0] in subject.own_inference()
+            if own or (name == DATASET and _refuses(case, x, name)):
+                notes.append(f"not run: {error}")
+            elif _refuses(case, x, name):
                 raise
-            notes.append(f"not run: {error}")
+            else:
+                kind = type(error.refusal).__name__
+                raised = f"raises {kind}: {first_line(error)[:120]}"
+                seen.append(Seen(name, [], True, (), raised))
     names = [s.name for s in seen]
     if case.data is not None and case.data.y is not None and subject.compiled:
         seen.append(_evaluated(case, held))
@@ -148,10 +156,11 @@ def _joins(case: Case, x: Nest) -> bool:
     return has_rows(batches[0], x) and all(shape == shapes[0] for shape in shapes)
 
 
-def _refuses_batches(case: Case, x: Nest) -> bool:
-    """Whether the model takes no batches of the data set's sizes, however it is called."""
+def _refuses(case: Case, x: Nest, name: str) -> bool:
+    """Whether inference refuses the batches that an entry point runs, too."""
+    way, batch = traced_entry(case, x, False), _batch(case, x, name)
     try:
-        _batches(traced_entry(case, x, False), x)
+        _batches(way, x) if name == DATASET else way.run(batch, _rows(x, batch))
     except RefusedError:
         return True
     return False
@@ -233,15 +242,16 @@ def _agreement(
     case: Case, x: Nest, seen: list[Seen], notes: list[str]
 ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
     """What sets entry points apart from inference: faults, and what the model's own code adds."""
-    traced = reference = traced_entry(case, x, False)
-    if traced.observed is None or traced.observed.random_layers:
+    reference = traced_entry(case, x, False)
+    if reference.observed is None or reference.observed.random_layers:
         # The trace holds layers still that draw random numbers.
         reference = entry(case, x, case.subject.spelled(False))
         if all(s.name != reference.name for s in seen):
             return (), ()
     if not all_finite(reference.run(WHOLE, x).outputs):
         return (), ()  # an overflow comes and goes with rounding
-    found: dict[Cause, dict[str, str]] = {}
+    calls, found = calls_of(case), dict[Cause, dict[str, str]]()
+    in_trace = reference.observed is not None and reference.observed.is_traced
     for other in seen:
         if other.name in ("evaluate", reference.name):
             continue
@@ -253,10 +263,16 @@ def _agreement(
             else _in_batches(reference, x)
         )
         unlike = functools.partial(_unlike, case, x, reference.name, expected, notes)
-        how = unlike(other.outputs)
+        how = other.raised or unlike(other.outputs)
         if how:
             run = functools.partial(anew, case, rows, other.name)
-            found.setdefault(sets_apart(case.subject, run, unlike), {})[other.name] = how
+            called = None
+            if in_trace and other.name in calls:
+                called = Called(rows, calls[other.name])
+            cause = sets_apart(case.subject, run, unlike, called)
+            if other.raised:
+                cause = refusing(cause)
+            found.setdefault(cause, {})[other.name] = how
     bound = (
         f"{2 * noise.MULTIPLE:g} noise floors, half of them for each side, measured on this model"
     )

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_bnconsistency.data import Array, Nest
-from pytest_bnconsistency.diagnosis import rules
-from pytest_bnconsistency.probes.state import same_bits
+import tensorflow as tf
+
+from pytest_bnconsistency.data import Array, Nest, flatten, map_nest
+from pytest_bnconsistency.diagnosis import rules, sizes
+from pytest_bnconsistency.probes.state import preserve_state, same_bits
 from pytest_bnconsistency.probes.taps import Pass
-from pytest_bnconsistency.probes.values import outputs_with, values_of
+from pytest_bnconsistency.probes.values import (
+    differ,
+    given_and_returned,
+    in_trace,
+    outputs_with,
+    values_of,
+)
 from pytest_bnconsistency.results import Finding
 from pytest_bnconsistency.subjects import Call, Proceed, Subject
 from pytest_bnconsistency.words import counted, listed
@@ -44,8 +52,19 @@ UNKNOWN = Cause(
 )
 
 
-def sets_apart(subject: Subject, run: Run, unlike: Unlike) -> Cause:
-    """What makes an entry point give other outputs than inference, found by undoing it."""
+@dataclass(frozen=True)
+class Called:
+    """Rows on which the model is called outside of a trace, and the mode that it is told."""
+
+    x: Nest
+    training: bool | None
+
+
+def sets_apart(subject: Subject, run: Run, unlike: Unlike, called: Called | None) -> Cause:
+    """What makes an entry point give other outputs than inference, found by undoing it.
+
+    `called` is what it is called with, if it is the model's call and inference is traced.
+    """
     if _heals(run, unlike):
         return Cause(
             "the compiled function",
@@ -83,7 +102,66 @@ def sets_apart(subject: Subject, run: Run, unlike: Unlike) -> Cause:
             "leave it if it is meant; otherwise move it into call, or out of the model",
             intended=True,
         )
-    return UNKNOWN
+    return (_outside_of_trace(subject, called, unlike) if called else None) or UNKNOWN
+
+
+def _outside_of_trace(subject: Subject, called: Called, unlike: Unlike) -> Cause | None:
+    """The cause where the same call gives other outputs in a trace for any number of rows."""
+    seen = Pass(subject, called.x, training=called.training, traced=False)
+    try:
+        known = unlike(_traced_for(subject, called))
+        traced_given, traced = in_trace(seen, called.x)
+    except Exception:
+        return None  # what can't be traced can't be compared
+    place, who, tested = UNKNOWN.place, "the model's code", ""
+    given, returned = given_and_returned(seen, called.x)
+    for label in sizes.in_order(list(returned), list(traced)):
+        # A call that is not seen in a run hands its inputs on there.
+        mine = returned[label] if label in returned else traced_given[label]
+        its = traced[label] if label in traced else given[label]
+        if len(its) == len(mine) and any(map(differ, its, mine)):
+            outputs = outputs_with(seen, called.x, {label: its})
+            if outputs is not None and not unlike(outputs):
+                place = who = label
+                tested = "given what it gives in such a trace, the outputs agree"
+            break
+    if known:
+        return Cause(
+            place,
+            f"{who} reads the number of rows, which a trace for any number does not know",
+            tested or "traced for this number of rows alone, it is as far away",
+            sizes.BRANCHING,
+        )
+    return Cause(
+        place,
+        f"{who} does something else outside of a trace",
+        tested or "traced, it agrees",
+        "look for what differs there: tf.executing_eagerly(), an `if` on values, .numpy(), what "
+        "is kept in Python objects",
+    )
+
+
+def _traced_for(subject: Subject, called: Called) -> list[Array]:
+    """What the call gives in a trace for this number of rows alone."""
+    tensors = map_nest(tf.convert_to_tensor, called.x)
+    function = tf.function(lambda: subject.forward(tensors, called.training), autograph=False)
+    with preserve_state(subject):
+        return [leaf.numpy() for leaf in flatten(function()) if leaf is not None]
+
+
+def refusing(cause: Cause) -> Cause:
+    """The cause of an entry point that raises, which nobody means it to."""
+    if not cause.tested:
+        return replace(cause, remedy=sizes.ANY_NUMBER)
+    if not cause.intended:
+        return cause
+    return replace(
+        cause,
+        text=f"the model's own {cause.place} does not take these rows",
+        tested="with the library's own in its place, the outputs agree",
+        remedy=sizes.ANY_NUMBER,
+        intended=False,
+    )
 
 
 def disagree(cause: Cause, apart: Mapping[str, str], reference: str, bound: str) -> Finding:

@@ -22,16 +22,7 @@ from pytest_bnconsistency.words import counted, listed
 SHOWN = 3
 """Operations that a cause names at most."""
 NAMED_AXIS = "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)"
-ANY_NUMBER = (
-    "let the code take any number of rows: tf.shape(x)[0] instead of x.shape[0]; reshape to "
-    "(-1, ...)"
-)
-BRANCHING = (
-    "look for code that reads the batch size, such as x.shape[0]: in a trace for any number of "
-    "rows it is None, and the code takes another branch"
-)
-"""Remedies for a batch that is given back without its axis, for one that is refused, and for one
-that only fails outside of a trace."""
+"""The remedy for a batch that is given back without its axis."""
 
 
 @dataclass(frozen=True)
@@ -355,7 +346,7 @@ def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         if place is not None and tested
         else f"not established; tried: batches of {listed(sorted(set(entry.tried)))}",
         tested,
-        BRANCHING if entry.untraced else ANY_NUMBER if entry.raises else NAMED_AXIS,
+        sizes.BRANCHING if entry.untraced else sizes.ANY_NUMBER if entry.raises else NAMED_AXIS,
         "with the axis put back behind it, the outputs have their shapes" if tested else "",
         evidence={"fails": names_of(failing), "holds": holding},
     )
@@ -377,7 +368,7 @@ def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         else "not established; tried: other companions at one batch size, where the rows are the "
         "same to the bit",
         tested,
-        BRANCHING
+        sizes.BRANCHING
         if entry.untraced
         else "look for code that reads the batch size, or that sums over the rows",
         "given back what it gives among all rows, the outputs are as they are there"

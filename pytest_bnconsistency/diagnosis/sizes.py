@@ -22,6 +22,15 @@ from pytest_bnconsistency.probes.values import (
 )
 
 END = "the model's output"
+ANY_NUMBER = (
+    "let the code take any number of rows: tf.shape(x)[0] instead of x.shape[0]; reshape to "
+    "(-1, ...)"
+)
+BRANCHING = (
+    "look for code that reads the batch size, such as x.shape[0]: in a trace for any number of "
+    "rows it is None, and the code takes another branch"
+)
+"""Remedies for a batch that is refused, and for one that only fails outside of a trace."""
 TRIED = 16
 """Operations that are undone, one by one, at most."""
 
@@ -106,7 +115,7 @@ def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) ->
     whole_given, base = given_and_returned(seen, x)
     given, found = given_and_returned(seen, some)
     before, after = "the input", END
-    for label in _in_order(list(base), list(found)):
+    for label in in_order(list(base), list(found)):
         # A call that is not seen in a run hands its inputs on there.
         mine = own(base[label]) if label in base else given[label]
         parts = found[label] if label in found else own(whole_given[label])
@@ -199,7 +208,7 @@ def depends_on_place(seen: Pass, x: Nest, exchange: Exchange) -> Place | None:
     return None
 
 
-def _in_order(labels: list[str], others: list[str]) -> list[str]:
+def in_order(labels: list[str], others: list[str]) -> list[str]:
     """The labels of both, each in its order: a call of one run alone behind the one before it."""
     merged, place = list(labels), 0
     for label in others:

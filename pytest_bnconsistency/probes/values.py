@@ -33,6 +33,12 @@ class _Values(Instrument):
         return outputs, None
 
 
+class _InTrace(Instrument):
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        given = [t for t in flatten([list(call.args), dict(call.kwargs)]) if tf.is_tensor(t)]
+        return outputs, [tf.constant(len(given)), *given, *flatten(outputs)]
+
+
 class _Results(Instrument):
     def __init__(self, names: Iterable[str]) -> None:
         self.counts = dict.fromkeys(names, 0)
@@ -64,6 +70,16 @@ def given_and_returned(
     with contextlib.suppress(Exception):
         seen.again(x, values, traced=False).run(x)
     return values.given, values.returned
+
+
+def in_trace(seen: Pass, x: Nest) -> tuple[dict[str, list[Array]], dict[str, list[Array]]]:
+    """The same as `given_and_returned`, in a trace for any number of rows."""
+    traced = seen.again(x, _InTrace())
+    given, returned = dict[str, list[Array]](), dict[str, list[Array]]()
+    for call, record in zip(traced.calls, traced.run(x).records, strict=True):
+        count, *values = record or [np.array(0)]
+        given[call.label], returned[call.label] = values[: int(count)], values[int(count) :]
+    return given, returned
 
 
 def results_of(seen: Pass, x: Nest, names: Iterable[str]) -> dict[str, list[Array]]:

@@ -522,6 +522,25 @@ def test_a_layer_that_branches_on_a_single_row_is_named(k, x, form):
     expect_pass(CHECK, build(1), x)
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_layer_that_branches_on_few_rows_outside_of_traces(k, x, refused):
+    """One row and two go the same way there; all rows go another."""
+
+    def build(axis):
+        def function(x):
+            few = x.shape[axis] is not None and x.shape[axis] <= 4
+            if refused and not few and x.shape[0] is not None:
+                raise ValueError("too many")
+            return 2 * x if few else x + 0
+
+        return functional(k, layer_of(k, function), head=0)
+
+    rule = "BN103" if refused else "BN104"
+    finding = expect_failure(CHECK, build(0), x, rule=rule)
+    assert "such as x.shape[0]" in finding.remedy
+    expect_pass(CHECK, build(1), x)
+
+
 @pytest.mark.parametrize("kind", ["a function", "a tf.function", "a module"])
 @pytest.mark.parametrize("form", ["squeezed", "halved"])
 def test_a_subject_without_a_library_that_branches_on_a_single_row(kind, x, form):

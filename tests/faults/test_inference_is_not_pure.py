@@ -1,10 +1,10 @@
 """Inference that changes state, does not repeat itself, or means something else another way."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from pytest_bnconsistency import check_consistency
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
@@ -224,13 +224,72 @@ def test_a_predict_that_was_compiled_for_another_model(k, x):
     expect_pass(CHECK, model, x)
 
 
-def test_a_call_that_tells_graphs_from_eager_code_is_not_explained(x):
-    class Own(keras.layers.Layer):
+@pytest.mark.parametrize(
+    ("twice", "does"),
+    [
+        (lambda x: tf.executing_eagerly(), "does something else outside of a trace"),
+        (lambda x: not tf.executing_eagerly(), "does something else outside of a trace"),
+        (lambda x: x.shape[0] == 2, "reads the number of rows"),
+        (lambda x: x.shape[0] is None, "reads the number of rows"),
+    ],
+    ids=["eager", "traced", "two rows", "any number"],
+)
+def test_code_that_is_another_in_a_trace(k, x, twice, does):
+    class Own(k.layers.Layer):
         def call(self, x):
-            return x if tf.executing_eagerly() else 2 * x
+            return 2 * x if twice(x) else x
 
-    found = expect_failure(CHECK, model_of(keras, Own()), x, rule="BN003", cause_tested=False)
-    assert found.cause.startswith("not established; tried")
+    model = model_of(k, Own(name="own"))
+    found = expect_failure(
+        CHECK, model, x, rule="BN003", layer="own", cause_tested=True, cause_contains=does
+    )
+    assert set(found.evidence["apart"]) == {"model(x)", "model(x, training=False)"}
+
+
+def test_code_between_layers_that_is_another_in_a_trace(k, x):
+    class Model(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = k.layers.Dense(3)
+
+        def call(self, x):
+            return self.head(x) * (2 if tf.executing_eagerly() else 1)
+
+    model = Model()
+    model(x)
+    cause = "the model's code does something else outside of a trace"
+    expect_failure(CHECK, model, x, rule="BN003", cause_tested=True, cause_contains=cause)
+
+
+def test_an_entry_point_that_refuses_what_inference_takes(k, x):
+    class Model(k.Model):
+        def predict_step(self, data):
+            outputs = super().predict_step(data)
+            tf.debugging.assert_greater(tf.shape(outputs)[0], 5)
+            return outputs
+
+    model = model_of(k, kind=Model)
+    found = expect_failure(CHECK, model, x, rule="BN003", layer="predict_step", cause_tested=True)
+    assert "predict(dataset) raises InvalidArgumentError: assertion failed" in found.message
+    assert "any number of rows" in found.remedy
+    both = check_consistency(model, x, checks=["batch_invariance", CHECK])
+    assert [f.rule for result in both for f in result.findings] == ["BN103", "BN003"]
+
+
+@pytest.mark.parametrize("check", [CHECK, "batch_invariance"])
+def test_a_predict_of_the_models_own(k, x, check):
+    class Deciding(k.Model):
+        def predict(self, x):
+            return np.argmax(super().predict(x, verbose=0), 1)
+
+    class Choosing(k.Model):
+        def predict(self, x, threshold):
+            return super().predict(x, verbose=0) > threshold
+
+    assert not expect_pass(check, model_of(k, kind=Deciding), x).notes
+    notes = expect_pass(check, model_of(k, kind=Choosing), x).notes
+    assert "predict raised TypeError" in notes[0]
+    assert "threshold" in notes[0]
 
 
 @pytest.mark.parametrize(
