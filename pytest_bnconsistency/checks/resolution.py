@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,7 +48,8 @@ def resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, floa
         base = leaking.run(rows)
     if leak.index is not None:
         inside = traced.calls[leak.index].label
-        seen[inside] = _smallest(exchange, base, _leaking(leaking, leak, exchange.x), apart)
+        run = _leaking(leaking, leak, exchange.x)
+        seen[inside] = _smallest(exchange, base, run, apart, leak.index)
     if not seen:  # ids and no layers: there is nothing to leak a share into
         other = traced.run(map_nest(lambda leaf: leaf[::-1], rows))
         whole = Exchange("another row", rows, kept, kept, 2)
@@ -72,10 +74,17 @@ def _smallest(
     base: Observation,
     run: Callable[[float], Observation],
     apart: Collection[int],
+    place: int | None = None,
 ) -> float | None:
-    """The smallest share that shows in a run; the calls `apart` differ without a leak."""
+    """The smallest share that shows in a run; the calls `apart` differ without a leak.
+
+    None, too, where the call at `place` gives both companions the same: it has nothing to leak.
+    """
+    companion = replace(exchange, kept=np.ones(1, int), now=np.ones(1, int))
     for share in LEAKS:
         other = run(share)
+        if place is not None and place not in localise.differing_calls(base, other, companion):
+            return None
         differing = set(localise.differing_calls(base, other, exchange)).difference(apart)
         if differing or localise.outputs_differ(base.outputs, other.outputs, exchange):
             return share
