@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.data import Nest
-from pytest_bnconsistency.probes.noise import Leak
+from pytest_bnconsistency.probes.leaks import Leak
 from pytest_bnconsistency.probes.taps import Pass, neutralised
 
 

@@ -13,7 +13,7 @@ from pytest_bnconsistency.checks.hidden import laid_out
 from pytest_bnconsistency.data import Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges
-from pytest_bnconsistency.probes.noise import Leak, leak_into
+from pytest_bnconsistency.probes.leaks import Leak, leak_into
 from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Observation, Pass
 

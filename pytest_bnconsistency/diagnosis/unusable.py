@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, all_finite
 from pytest_bnconsistency.probes.alone import Alone
-from pytest_bnconsistency.probes.noise import EPSILON
+from pytest_bnconsistency.probes.shaking import EPSILON
 from pytest_bnconsistency.probes.state import Variables
 from pytest_bnconsistency.probes.stored import Normaliser, is_variance
 from pytest_bnconsistency.words import first_line, listed

@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, flatten
+from pytest_bnconsistency.probes.graphs import is_batch, names_behind
 from pytest_bnconsistency.probes.holding import open_axes
-from pytest_bnconsistency.probes.taps import Instrument, Replay, is_batch, names_behind
+from pytest_bnconsistency.probes.taps import Instrument, Replay
 from pytest_bnconsistency.subjects import Call
 
 

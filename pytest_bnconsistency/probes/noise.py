@@ -1,4 +1,4 @@
-"""The noise floor of a subject, and leaks injected on purpose.
+"""The noise floor of a subject.
 
 Float noise is what the same computation gives by another order of operations. How much of it
 reaches the outputs depends on the network, so it is measured on the network: every layer's
@@ -7,28 +7,19 @@ output is multiplied by 1 +- eps/2 with random signs, eps of that output's dtype
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, Nest, distance, flatten, map_nest, rows_of
+from pytest_bnconsistency.data import Array, Nest, distance, is_float, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError
-from pytest_bnconsistency.probes.fingerprints import Fingerprints
-from pytest_bnconsistency.probes.holding import replacing
+from pytest_bnconsistency.probes.shaking import EPSILON, LOWER, Shaken, ShakenOperations
 from pytest_bnconsistency.probes.state import same_bits
-from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay, is_batch
-from pytest_bnconsistency.subjects import Call, Part
+from pytest_bnconsistency.probes.taps import Instrument, Pass
 
-EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-LOWER = {"float64": 2.0**-23, "float32": 2.0**-10, "float16": 2.0**-7, "bfloat16": 2.0**-3}
-"""The eps of the next lower precision: float32, float16, bfloat16, float8 (e4m3)."""
 QUICK, THOROUGH = 1, 6
 """Draws for the first look, on the first row, and for a row that seems to move by more."""
 MULTIPLE = 4.0
@@ -39,116 +30,6 @@ FLIPS = 1e-4
 """The share of a row's whole numbers, texts or decisions that may always be others."""
 DROWNED = 0.1
 """Where noise explains this share of the outputs' scale, nothing can be told from a change."""
-
-
-class Shaken(Instrument):
-    """Multiplies outputs by 1 + sign * size(eps) / 2.
-
-    With `sums`, the size is that which a sum over all n elements of a row has, sqrt(n/2) * eps,
-    and each element has a sign of its own. For runs outside of a graph.
-    """
-
-    def __init__(self, seed: int, eps: Mapping[str, float], *, sums: bool) -> None:
-        self.places = 0
-        self._eps, self.sums = eps, sums
-        self._rng = np.random.default_rng(seed)
-
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        if isinstance(call.layer, Part):
-            return outputs, None  # the noise inside is not that of its outputs
-        return map_nest(self.shake, outputs), None
-
-    def shake(self, tensor: Any) -> Any:
-        if not _floating(tensor) or tensor.shape[0] == 0:
-            return tensor
-        self.places += 1
-        size = self._eps.get(tensor.dtype.name, self._eps["float32"]) / 2
-        shape = list(tensor.shape)
-        if self.sums:
-            size *= max(1.0, math.sqrt(math.prod(shape[1:]) / 2))
-        else:
-            # A sign for each channel and place along the first inner axis: a draw for each
-            # element costs more than the network itself.
-            shape = [n if axis in (0, 1, len(shape) - 1) else 1 for axis, n in enumerate(shape)]
-        signs = 2 * self._rng.integers(0, 2, shape, np.int8) - 1
-        return _with_mask(tensor + tensor * tf.cast(signs * size, tensor.dtype), tensor)
-
-
-class ShakenOperations:
-    """Multiplies what single operations give by 1 + sign * size / 2.
-
-    The size is that of a sum over all n elements of a row, sqrt(n/2) * eps, and each element has
-    a sign of its own; of the next lower precision it is eps. It does so in what is traced `within`
-    it, wherever the first axis is of no fixed length: what one layer computes may cancel, and then
-    its output does not show how large its noise is.
-    """
-
-    STILL, ROUNDED, LOWERED = 0, 1, 2
-
-    def __init__(self) -> None:
-        self._seed = tf.Variable(0, dtype=tf.int32, trainable=False)
-        self._mode = tf.Variable(self.STILL, dtype=tf.int32, trainable=False)
-        self._places = itertools.count()
-        self._graph: Any = None
-
-    def run(self, traced: Pass, x: Nest, mode: int, seed: int = 0) -> list[Array]:
-        """The outputs of one draw, or of none."""
-        self._seed.assign(seed)
-        self._mode.assign(mode)
-        return traced.run(x).outputs
-
-    def within(self) -> contextlib.AbstractContextManager[None]:
-        return replacing(self._replace)
-
-    def _replace(self, graph: Any, name: str, tensors: Sequence[Any]) -> Sequence[Any]:
-        if self._graph is None:
-            self._graph = graph
-        # Traces of functions that the code calls outlive this one, so they stay as they are.
-        own = graph is not None and graph is self._graph
-        return [self._shake(tensor) for tensor in tensors] if own else tensors
-
-    def _shake(self, tensor: Any) -> Any:
-        known = tensor.dtype.name in EPSILON and tensor.shape.rank not in (None, 0)
-        if not known or tensor.shape[0] is not None:
-            return tensor
-        shape = tf.shape(tensor)
-        seed = tf.stack([self._seed, next(self._places)])
-        signs = 2 * tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32) - 1
-        terms = tf.cast(tf.reduce_prod(shape[1:]), tf.float64)
-        sums = tf.maximum(tf.sqrt(terms / 2), 1) * EPSILON[tensor.dtype.name]
-        lower = tf.constant(LOWER[tensor.dtype.name], tf.float64)
-        size = tf.gather(tf.stack([tf.zeros_like(sums), sums, lower]), self._mode) / 2
-        return tensor + tensor * tf.cast(signs, tensor.dtype) * tf.cast(size, tensor.dtype)
-
-
-class Leak(Fingerprints):
-    """Can leak a share of the batch mean into the first row of what one call gives.
-
-    The call is the `place`-th, or the first one after it that gives numbers; `index` says which it
-    is, None where there is none. Every bit is as without this while the share is 0.
-    """
-
-    def __init__(self, place: int) -> None:
-        self.share = tf.Variable(0.0, trainable=False)
-        self.index: int | None = None
-        self._place, self._calls = place, 0
-
-    def begin(self) -> None:
-        self.index, self._calls = None, 0
-
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        late_enough = self.index is None and self._calls >= self._place
-        if late_enough and any(map(_numbers, flatten(outputs))):
-            self.index = self._calls
-            outputs = map_nest(lambda leaf: self._leak(leaf) if _numbers(leaf) else leaf, outputs)
-        self._calls += 1
-        return super().tap(call, outputs, replay)
-
-    def _leak(self, tensor: Any) -> Any:
-        first, share = tensor[:1], tf.cast(self.share, tensor.dtype)
-        leaking = first + share * tf.reduce_mean(tensor, axis=0, keepdims=True)
-        moved = tf.where(self.share > 0, leaking, first)
-        return _with_mask(tf.concat([moved, tensor[1:]], 0), tensor)
 
 
 @dataclass(frozen=True)
@@ -327,18 +208,6 @@ class Noise:
         return self._seen.again(rows, instrument, traced=False).run(rows).outputs
 
 
-def leak_into(x: Nest, share: float) -> Nest:
-    """`x` with `share` times the batch mean in row 0 of every array of floating numbers."""
-
-    def leak(leaf: Array) -> Array:
-        leaked: Array = leaf.copy()
-        if _is_float(leaf):
-            leaked[0] += (share * leaf.astype(np.float64).mean(0)).astype(leaf.dtype)
-        return leaked
-
-    return map_nest(leak, x)
-
-
 def _eps(dtype: str) -> float:
     return EPSILON.get(dtype, 0.0)
 
@@ -369,7 +238,7 @@ def _floor(
         return max(changes, default=0.0)
 
     noise, low = (largest(draws), largest(lower)) if shaken else (0.0, 0.0)
-    if not _is_float(still):
+    if not is_float(still):
         return Floor(noise, 0.0, low, FLIPS)
     sizes = np.abs(still.astype(np.float64))
     scale = float(sizes[np.isfinite(sizes)].max(initial=0.0))
@@ -382,26 +251,6 @@ def _floor(
 
 def _changes(mine: Array, its: Array) -> Array:
     """By how much each row changes: at most, or, of what is no float, the share that does."""
-    if _is_float(mine) or mine.dtype.kind == "c":
+    if is_float(mine) or mine.dtype.kind == "c":
         return np.asarray(distance(mine, its).reshape(len(mine), -1).max(axis=1, initial=0.0))
     return np.asarray(np.mean((mine != its).reshape(len(mine), -1), axis=1))
-
-
-def _with_mask(changed: Any, tensor: Any) -> Any:
-    mask = getattr(tensor, "_keras_mask", None)
-    if mask is not None:
-        changed._keras_mask = mask
-    return changed
-
-
-def _floating(tensor: Any) -> bool:
-    return isinstance(tensor, tf.Tensor) and tensor.dtype.is_floating and tensor.shape.rank > 0
-
-
-def _numbers(leaf: Any) -> bool:
-    """Whether a leaf of what a call gives is a batch of floating numbers."""
-    return is_batch(leaf) and _floating(leaf)
-
-
-def _is_float(array: Array) -> bool:
-    return str(array.dtype) in EPSILON

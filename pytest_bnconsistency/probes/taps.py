@@ -9,7 +9,7 @@ the model goes on with.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +17,20 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rebuild
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
+from pytest_bnconsistency.probes.graphs import (
+    current_graph,
+    is_batch,
+    names_behind,
+    operation_count,
+    random_operations,
+    tensors_in,
+    written_variables,
+)
 from pytest_bnconsistency.probes.holding import Held, holding
 from pytest_bnconsistency.probes.state import Variables, reachable_variables
 from pytest_bnconsistency.subjects import Call, Proceed, Subject
 from pytest_bnconsistency.subjects.refusals import as_sentence
 
-SHAPES = ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike")
-"""Operations for which only the shape of what they are given counts."""
 Replay = Callable[[bool], Any]
 """Run the layer again on the identical input, in training mode or not."""
 
@@ -229,7 +236,7 @@ class Pass:
                 reaching[operation.name] = found
         fed: dict[int, dict[int, Any]] = {}
         for call in self.calls:
-            for tensor in _tensors([list(call.args), dict(call.kwargs)]):
+            for tensor in tensors_in([list(call.args), dict(call.kwargs)]):
                 fed.setdefault(id(call.layer), {}).update(reaching.get(tensor.op.name, {}))
         return {layer: list(found.values()) for layer, found in fed.items() if found}
 
@@ -253,10 +260,10 @@ class Pass:
             finally:
                 before.restore()
         else:
-            self.written = _written_variables(self._concrete)
+            self.written = written_variables(self._concrete)
 
     def _body(self, x: Nest) -> tuple[list[Any], list[Any]]:
-        graph = _graph()
+        graph = current_graph()
         calls: list[Call] = []
         passing: list[Call] = []
         inner: list[Call] = []
@@ -284,11 +291,11 @@ class Pass:
             args, kwargs = self._told(call, self._modes.get(id(call.layer)))
             if replaying:
                 return proceed(args, kwargs)
-            if _graph() is not graph:
+            if current_graph() is not graph:
                 # The tensors of a loop's body or of a nested function can't leave it.
                 inner.append(call)
                 return proceed(args, kwargs)
-            first, unclaimed = _operations(graph), claimed
+            first, unclaimed = operation_count(graph), claimed
             quiet = replay(call, proceed, False) if id(call.layer) in self.still else None
             outputs = proceed(args, kwargs)
             if quiet is not None:
@@ -297,18 +304,18 @@ class Pass:
                 outputs = _row_by_row(proceed, args, kwargs, outputs)
             if call.label in self._held:
                 outputs = rebuild(outputs, map(tf.constant, self._held[call.label]))
-            own = _random_operations(graph, first) - (claimed - unclaimed)
+            own = random_operations(graph, first) - (claimed - unclaimed)
             claimed += own
             if own and id(call.layer) not in self.still | {id(layer) for layer in random_layers}:
                 random_layers.append(call.layer)
-            fresh = [tensor for tensor in _tensors(outputs) if not is_known(tensor)]
+            fresh = [tensor for tensor in tensors_in(outputs) if not is_known(tensor)]
             if not fresh:
                 passing.append(replace(call, args=(), kwargs={}))
                 return outputs
             outputs, record = self.instrument.tap(
                 call, outputs, lambda training: replay(call, proceed, training)
             )
-            tensors = _tensors(outputs)
+            tensors = tensors_in(outputs)
             known.update((id(tensor), weakref.ref(tensor)) for tensor in [*fresh, *tensors])
             calls.append(call if graph is not None else replace(call, args=(), kwargs={}))
             records.append(record)
@@ -405,60 +412,3 @@ def _row_by_row(
         fn_output_signature=signature,
     )
     return rebuild(outputs, mapped)
-
-
-def is_batch(leaf: Any) -> bool:
-    """Whether the first axis of a tensor can be the batch: an axis of no fixed size."""
-    return (
-        isinstance(leaf, tf.Tensor)
-        and leaf.dtype not in (tf.variant, tf.resource)
-        and leaf.shape.rank not in (None, 0)
-        and (leaf.shape[0] is None or tf.executing_eagerly())
-    )
-
-
-def names_behind(tensors: Iterable[Any]) -> set[str]:
-    """The names of the operations whose values have a part in tensors of a graph."""
-    stack = [tensor.op for tensor in tensors]
-    behind = {operation.name for operation in stack}
-    while stack:
-        operation = stack.pop()
-        for tensor in () if operation.type in SHAPES else operation.inputs:
-            if tensor.op.name not in behind:
-                behind.add(tensor.op.name)
-                stack.append(tensor.op)
-    return behind
-
-
-def _graph() -> Any:
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-
-
-def _operations(graph: Any) -> int:
-    return 0 if graph is None else len(graph.get_operations())
-
-
-def _random_operations(graph: Any, first: int) -> int:
-    if graph is None:
-        return 0
-    return sum("Random" in operation.type for operation in graph.get_operations()[first:])
-
-
-def _tensors(outputs: Any) -> list[Any]:
-    return [leaf for leaf in flatten(outputs) if isinstance(leaf, tf.Tensor)]
-
-
-def _written_variables(concrete: Any) -> list[Any]:
-    """The variables that a traced function writes to; all that it holds, where it calls others."""
-    graph = concrete.graph
-    if any(
-        "Call" in op.type or op.type in ("While", "If", "Case") for op in graph.get_operations()
-    ):
-        return list(graph.variables)
-    handles = {
-        id(operation.inputs[0])
-        for operation in graph.get_operations()
-        if operation.type.startswith(("Assign", "Resource")) and operation.inputs
-    }
-    written = {id(outer) for outer, inner in graph.captures if id(inner) in handles}
-    return [variable for variable in graph.variables if id(variable.handle) in written]

@@ -1,0 +1,70 @@
+"""What a graph that is being traced, or was, tells about tensors, operations and variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import tensorflow as tf
+
+from pytest_bnconsistency.data import flatten
+
+SHAPES = ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike")
+"""Operations for which only the shape of what they are given counts."""
+
+
+def is_batch(leaf: Any) -> bool:
+    """Whether the first axis of a tensor can be the batch: an axis of no fixed size."""
+    return (
+        isinstance(leaf, tf.Tensor)
+        and leaf.dtype not in (tf.variant, tf.resource)
+        and leaf.shape.rank not in (None, 0)
+        and (leaf.shape[0] is None or tf.executing_eagerly())
+    )
+
+
+def names_behind(tensors: Iterable[Any]) -> set[str]:
+    """The names of the operations whose values have a part in tensors of a graph."""
+    stack = [tensor.op for tensor in tensors]
+    behind = {operation.name for operation in stack}
+    while stack:
+        operation = stack.pop()
+        for tensor in () if operation.type in SHAPES else operation.inputs:
+            if tensor.op.name not in behind:
+                behind.add(tensor.op.name)
+                stack.append(tensor.op)
+    return behind
+
+
+def current_graph() -> Any:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+def operation_count(graph: Any) -> int:
+    return 0 if graph is None else len(graph.get_operations())
+
+
+def random_operations(graph: Any, first: int) -> int:
+    if graph is None:
+        return 0
+    return sum("Random" in operation.type for operation in graph.get_operations()[first:])
+
+
+def tensors_in(outputs: Any) -> list[Any]:
+    return [leaf for leaf in flatten(outputs) if isinstance(leaf, tf.Tensor)]
+
+
+def written_variables(concrete: Any) -> list[Any]:
+    """The variables that a traced function writes to; all that it holds, where it calls others."""
+    graph = concrete.graph
+    if any(
+        "Call" in op.type or op.type in ("While", "If", "Case") for op in graph.get_operations()
+    ):
+        return list(graph.variables)
+    handles = {
+        id(operation.inputs[0])
+        for operation in graph.get_operations()
+        if operation.type.startswith(("Assign", "Resource")) and operation.inputs
+    }
+    written = {id(outer) for outer, inner in graph.captures if id(inner) in handles}
+    return [variable for variable in graph.variables if id(variable.handle) in written]
