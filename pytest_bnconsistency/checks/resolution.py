@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import rows_between, traced_entry
 from pytest_bnconsistency.checks.hidden import laid_out
-from pytest_bnconsistency.data import Nest, flatten, is_float, map_nest, rows_of
+from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges
 from pytest_bnconsistency.probes.leaks import Leak, leak_into
@@ -80,15 +79,20 @@ def _smallest(
 
     None, too, where the call at `place` gives both companions the same: it has nothing to leak.
     """
-    companion = replace(exchange, kept=np.ones(1, int), now=np.ones(1, int))
     for share in LEAKS:
         other = run(share)
-        if place is not None and place not in localise.differing_calls(base, other, companion):
+        if place is not None and not _varies(base.records[place], other.records[place]):
             return None
         differing = set(localise.differing_calls(base, other, exchange)).difference(apart)
         if differing or localise.outputs_differ(base.outputs, other.outputs, exchange):
             return share
     return None
+
+
+def _varies(mine: list[Array] | None, its: list[Array] | None) -> bool:
+    """Whether records differ in another entry than the first, into which is leaked."""
+    pairs = zip(mine or [], its or [], strict=True)
+    return any(a.shape != b.shape or bool((a[1:] != b[1:]).any()) for a, b in pairs)
 
 
 def _unlike_rows(x: Nest) -> tuple[str, Nest]:
