@@ -329,16 +329,19 @@ def generate(specs: Nest, rows: int, seed: int, size: int) -> Nest:
     """Random rows that fit `specs`; axes of any size get `size`.
 
     Floats are standard normal, integers are uniform over the vocabulary. Integers along an axis of
-    any size end in zeros, from a step on that each row has of its own: as ids that are padded.
+    any size end in zeros, from a step on that each row has of its own, and have none before if
+    the vocabulary is large: as ids that are padded.
     """
     rng = np.random.default_rng(seed)
-    lengths = np.random.default_rng([seed, 1]).integers(size // 2, size, rows)
+    lengths = np.random.default_rng([seed, 1]).permutation(np.linspace(1, size - 1, rows))
 
     def leaf(spec: Spec) -> Array:
         shape = (rows, *(size if axis is None else axis for axis in spec.shape))
         if spec.dtype.startswith(("int", "uint")):
-            drawn: Array = rng.integers(0, spec.vocabulary, shape)
-            if spec.shape and spec.shape[0] is None:
+            padded = bool(spec.shape) and spec.shape[0] is None
+            least = int(padded and spec.vocabulary > 2)
+            drawn: Array = rng.integers(least, spec.vocabulary, shape)
+            if padded:
                 drawn[np.arange(size) >= lengths[:, None]] = 0
         elif spec.dtype == "bool":
             drawn = rng.integers(0, 2, shape)

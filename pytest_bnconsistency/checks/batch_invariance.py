@@ -31,13 +31,13 @@ from pytest_bnconsistency.checks.entries import (
 )
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.checks.resolution import resolution
-from pytest_bnconsistency.data import Nest, all_finite, rows_of
+from pytest_bnconsistency.data import Array, Nest, all_finite, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import mixing, padding
 from pytest_bnconsistency.diagnosis.mixing import Judged
 from pytest_bnconsistency.errors import OptionError, RefusedError
 from pytest_bnconsistency.probes.exchanges import joint_exchanges
 from pytest_bnconsistency.probes.noise import DROWNED, Noise
-from pytest_bnconsistency.probes.padding import lengthened, masks_added
+from pytest_bnconsistency.probes.padding import lengthened, masks_added, shortest, trimmed
 from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.taps import Instrument
@@ -119,9 +119,10 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             {"floor": f.floor, "bound": f.bound, "lower": f.lower, "scale": f.scale}
             for f in noise.floors
         ]
-    findings = tuple(mixing.findings(case.subject, x, all_judged))
+    findings, padded = tuple(mixing.findings(case.subject, x, all_judged)), None
     if not findings and known:
-        findings = tuple(_padding(case, x, apart, noise, notes))
+        padded = _padding(case, x, apart, noise, notes)
+        findings = tuple(padded or ())
     if findings:
         return CheckResult(NAME, Verdict.FAILED, findings, notes=tuple(notes), evidence=evidence)
 
@@ -156,6 +157,7 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
         )
     leaks = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
     through = listed(mixing.names_of(holding))
+    more = "" if padded is None else "; more padding moves none"
     within = (
         f"batch sizes {listed(sizes)} stay within {evidence['margin']:.2f} of the noise bound"
         if not any(judged.drowned for judged in known)
@@ -164,8 +166,8 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     )
     summary = (
         f"each of {rows_of(x)} rows keeps its bits in {len(joint)} other batches through "
-        f"{through}; {within}; a leak of the batch mean into a row would have been seen from "
-        f"{leaks}"
+        f"{through}; {within}{more}; a leak of the batch mean into a row would have been seen "
+        f"from {leaks}"
     )
     return CheckResult(
         NAME, Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence
@@ -237,28 +239,43 @@ def _padding(
     apart: Collection[int],
     noise: Noise,
     notes: list[str],
-) -> list[Finding]:
-    """Whether rows keep their results when a longer companion has the batch padded further."""
-    declared = case.settings.padding
-    longer = lengthened(x, case.subject.inputs(), declared or 0.0)
-    if longer is None:
-        return []
-    # Traces are for sequences of the length given.
-    seen = observed(case, x, False, apart)
-    try:
-        if declared is None and not masks_added(seen, longer):
-            return []
-        short, long = (
-            seen.again(rows, Instrument(), traced=False).run(rows) for rows in (x, longer)
-        )
-    except Exception as error:
-        first = first_line(error)[:80]
-        notes.append(f"sequences of another length are refused: {first}")
-        return []
-    moves = [
-        noise.compare(index, mine, padding.same_steps(its, mine), np.arange(rows_of(x)))
-        for index, (mine, its) in enumerate(zip(short.outputs, long.outputs, strict=True))
-        if mine.ndim and len(mine) == rows_of(x)
-    ]
-    beyond = [moved for moved in moves if moved is not None and moved.beyond]
-    return [padding.finding(seen, x, longer, moved) for moved in beyond[:1]]
+) -> list[Finding] | None:
+    """Whether rows keep their results when a longer companion has the batch padded further.
+
+    None where that can't be tried, or nothing says what pads.
+    """
+    declared, specs = case.settings.padding, case.subject.inputs()
+    tried = False
+    # A row that is padded already may not show it: the shortest one, alone, is not.
+    for rows in (np.arange(rows_of(x)), shortest(x, specs, declared or 0.0)):
+        short = trimmed(_taken(x, rows), specs, declared or 0.0)
+        longer = lengthened(short, specs, declared or 0.0)
+        if longer is None:
+            return None
+        # Traces are for sequences of the length given.
+        seen = observed(case, x, False, apart)
+        try:
+            if declared is None and not masks_added(seen, longer):
+                return None
+            mine, its = (
+                seen.again(batch, Instrument(), traced=False).run(batch).outputs
+                for batch in (short, longer)
+            )
+        except Exception as error:
+            first = first_line(error)[:80]
+            notes.append(f"sequences of another length are refused: {first}")
+            break
+        tried = True
+        moves = [
+            noise.compare(index, a, padding.same_steps(b, a), rows)
+            for index, (a, b) in enumerate(zip(mine, its, strict=True))
+            if a.ndim and len(a) == len(rows)
+        ]
+        beyond = [moved for moved in moves if moved is not None and moved.beyond]
+        if beyond:
+            return [padding.finding(seen, short, longer, beyond[0])]
+    return [] if tried else None
+
+
+def _taken(x: Nest, rows: Array) -> Nest:
+    return map_nest(lambda leaf: leaf[rows], x)

@@ -173,15 +173,21 @@ def _compare(
             warnings=warned,
         )
     if harmful:
+        held = (
+            f"sampling explains as much ({means} {bound:.2g}; the outputs are "
+            f"{apart.outputs:.2g} standard deviations apart)"
+        )
         notes.append(f"the gap ({harmful}) is within what sampling explains ({means})")
-    elif apart.outputs > bound:
+    else:
+        held = f"{limits(case, m)} would have failed"
+    if not harmful and apart.outputs > bound:
         notes.append(
             f"the outputs differ beyond sampling ({apart.outputs:.2g} against {bound:.2g} "
             "standard deviations), by less than is worth a person's time, or to the better"
         )
     summary = (
         f"{said} on {data.rows} rows, under moving against population statistics of "
-        f"{_count(m.tracked)}; {limits(case, m)} would have failed"
+        f"{_count(m.tracked)}; {held}"
     )
     return CheckResult(
         NAME,

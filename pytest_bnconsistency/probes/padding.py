@@ -34,15 +34,52 @@ def lengthened(x: Nest, specs: Nest | None, padding: float) -> Nest | None:
     """
     if specs is None:
         return None
-    leaves, found = [], False
-    for leaf, spec in zip(flatten(x), flatten(specs), strict=True):
-        if _is_sequence(spec) and leaf.shape[1]:
-            added = np.full((len(leaf), MORE, *leaf.shape[2:]), padding, leaf.dtype)
-            leaves.append(np.concatenate([leaf, added], 1))
-            found = True
-        else:
-            leaves.append(leaf)
-    return rebuild(x, leaves) if found else None
+    leaves, sequences = list(flatten(x)), _sequences(x, specs)
+    for leaf, place in sequences:
+        added = np.full((len(leaf), MORE, *leaf.shape[2:]), padding, leaf.dtype)
+        leaves[place] = np.concatenate([leaf, added], 1)
+    return rebuild(x, leaves) if sequences else None
+
+
+def shortest(x: Nest, specs: Nest | None, padding: float) -> Array:
+    """The row that has the fewest steps before its padding, as an array of one."""
+    if specs is None:
+        return np.zeros(1, int)
+    steps = sum(_steps(leaf, padding) for leaf, _ in _sequences(x, specs))
+    return np.array([int(np.argmin(steps))])
+
+
+def trimmed(x: Nest, specs: Nest | None, padding: float) -> Nest:
+    """`x` without the last steps that are `padding` in every row: then one row at least has none.
+
+    Inputs of one length stay of one length, and keep a step.
+    """
+    if specs is None:
+        return x
+    kept: dict[int, int] = {}
+    for leaf, _ in _sequences(x, specs):
+        time, steps = leaf.shape[1], int(_steps(leaf, padding).max())
+        kept[time] = max(steps, kept.get(time, 1))
+    places = {place for _, place in _sequences(x, specs)}
+    return rebuild(
+        x,
+        [
+            leaf[:, : kept[leaf.shape[1]]] if place in places else leaf
+            for place, leaf in enumerate(flatten(x))
+        ],
+    )
+
+
+def _sequences(x: Nest, specs: Nest) -> list[tuple[Array, int]]:
+    """The inputs with a time axis of any length, and their places among all."""
+    pairs = enumerate(zip(flatten(x), flatten(specs), strict=True))
+    return [(leaf, i) for i, (leaf, spec) in pairs if _is_sequence(spec) and leaf.shape[1]]
+
+
+def _steps(leaf: Array, padding: float) -> Array:
+    """How many steps each row has before its padding."""
+    held = (leaf != padding).reshape(len(leaf), leaf.shape[1], -1).any(axis=2)
+    return np.where(held.any(axis=1), leaf.shape[1] - held[:, ::-1].argmax(axis=1), 0)
 
 
 def masks_added(seen: Pass, longer: Nest) -> bool:

@@ -33,6 +33,18 @@ def test_pooling_that_sees_the_padding(k, ids):
     expect_pass(CHECK, classifier(k, k.layers.GlobalAveragePooling1D()), ids)
 
 
+@pytest.mark.parametrize("given", ["all rows padded", "generated"])
+def test_rows_that_are_all_padded(k, ids, given):
+    """Then further steps of padding alone would show nothing to a maximum."""
+    rows = np.pad(ids, [(0, 0), (0, 2)]) if given == "all rows padded" else None
+    pool = k.layers.GlobalMaxPooling1D(name="pool")
+    expect_failure(CHECK, classifier(k, pool), rows, rule="BN106", layer="pool")
+    result = expect_pass(CHECK, classifier(k, k.layers.GlobalAveragePooling1D()), rows)
+    assert "more padding moves none" in result.summary
+    unmasked = classifier(k, k.layers.GlobalAveragePooling1D(), mask_zero=False)
+    assert "padding" not in expect_pass(CHECK, unmasked, rows).summary
+
+
 def test_pooling_without_masks_where_the_padding_is_declared(ids):
     mean = keras.layers.GlobalAveragePooling1D(name="pool")
     model = classifier(keras, mean, mask_zero=False)
