@@ -72,7 +72,7 @@ def predicted(m: Measured) -> tuple[Cause | None, list[str]]:
 def stale(m: Measured) -> Iterator[Cause]:
     certain, t = m.certain_share, m.slowest
     share = m.initial_share if certain is None else certain
-    if (certain is None and share < HALF) or not 0 < t.retention < 1:
+    if (certain is None and share < HALF) or t.cumulative or not 0 < t.retention < 1:
         return
     explained = m.explained(with_initial(m, share))
     if certain is None or not m.updates:

@@ -10,6 +10,7 @@ round-off of the layer's own arithmetic.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,8 +21,10 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Data, map_nest
+from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.probes.alone import Alone
 from pytest_bnconsistency.probes.population import Moment
+from pytest_bnconsistency.probes.shaking import EPSILON
 from pytest_bnconsistency.probes.state import Variables
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay, neutralised
 from pytest_bnconsistency.subjects import Call, Subject
@@ -33,6 +36,8 @@ FEW = 2
 SMALL = 2**14
 """Inputs of at most so many elements a row have their moments taken in float64. In larger ones
 round-off averages out, and another pass over them would cost as much as the layer itself."""
+UNEVEN = 0.01
+"""What a variable forgets is one share: by this much of it elements and batches may differ."""
 ALIKE, ALIKE_IN_HALF = 0.01, 0.05
 """A statistic that is as near to a moment of the input, in units of its scale, is that moment."""
 
@@ -45,7 +50,8 @@ class Tracked:
     layer's calls). `partner` is the mean that belongs to a variance. `places` says where a run's
     records hold the moments of the input, for each call: the index of the call and of the moment
     in its record; there are none where the moments are not known. `known` says that the role was
-    recognised, and not guessed by its sign or by what stands beside it.
+    recognised, and not guessed by its sign or by what stands beside it, `cumulative` that the
+    share depends on the number of rows: then the moments are known.
     """
 
     variable: Any
@@ -57,9 +63,12 @@ class Tracked:
     partner: Tracked | None = None
     places: tuple[tuple[int, int], ...] = ()
     known: bool = False
+    cumulative: bool = False
 
     @property
     def momentum(self) -> float:
+        if self.calls == 1:
+            return self.retention
         return float(max(self.retention, 0.0) ** (1 / self.calls))
 
     def value(self, moment: Moment) -> Array:
@@ -148,37 +157,96 @@ def training_pass(subject: Subject, x: Any) -> Pass:
 
 
 def find(training: Pass, x: Any) -> list[Tracked]:
-    """The tracked variables of a pass, by behaviour: they forget a share of what they held."""
+    """The tracked variables of a pass, by behaviour: they forget a share of what they held.
+
+    It is the same share in every element, so neither what only some rows update is one, nor what
+    hangs on another variable; and for any number of rows, unless it is a moment of the input.
+    """
     subject = training.subject
     x = map_nest(lambda leaf: leaf[:FEW], x)
     by_layer = _calls_by_layer(training)
-    candidates = [
-        (variable, calls)
+    written = {id(variable) for variable in training.written}
+    owners = {
+        id(variable): (variable, calls)
         for calls in by_layer.values()
         for variable in tracked_candidates(subject, calls[0].layer)
-    ]
-    variables = [variable for variable, _ in candidates]
-    zero, records, _ = run_from(training, x, variables, 0.0)
-    one, _, _ = run_from(training, x, variables, 1.0)
+        if id(variable) in written
+    }
+    if not owners:
+        return []
+    low, records, kept = _forgetting(training, x, [variable for variable, _ in owners.values()])
+    cumulative = set[int]()
+    if any(not _agrees(*owners[key], kept[key]) for key in kept):
+        twice = map_nest(lambda leaf: np.concatenate([leaf, leaf]), x)
+        with contextlib.suppress(DataError):  # it takes no other number of rows
+            _, _, again = _forgetting(training, twice, [owners[key][0] for key in kept])
+            cumulative = {
+                key
+                for key, share in kept.items()
+                if not _agrees(*owners[key], share)
+                and not abs(again.get(key, 1.0) - share) <= UNEVEN * abs(1 - share)
+            }
     found: list[Tracked] = []
-    for (variable, calls), low, high in zip(candidates, zero, one, strict=True):
-        kept = float(np.median(high - low))
-        if not abs(1 - kept) > 1e-6:
-            continue  # a counter, or a sum: nothing is forgotten, so it tracks no statistic
+    for key, share in kept.items():
+        variable, calls = owners[key]
         layer, path = calls[0].layer, calls[0].path
-        retention, times = _declared(layer, len(calls), kept)
+        retention, times = _declared(layer, len(calls), share)
         t = Tracked(variable, layer, path, "other", retention, times)
         indices = [
             index for index, call in enumerate(training.calls) if call.layer is calls[0].layer
         ]
         given = [(index, records[index]) for index in indices]
-        statistic = low / (1 - retention)
+        statistic = low[key] / (1 - retention)
         role, places = _recognised(subject, t, statistic, given)
+        if key in cumulative and not places:
+            continue
         guess: Role = "mean" if (statistic < 0).any() else "other"
         found.append(
-            dataclasses.replace(t, role=role or guess, places=places, known=role is not None)
+            dataclasses.replace(
+                t,
+                role=role or guess,
+                places=places,
+                known=role is not None,
+                cumulative=key in cumulative,
+            )
         )
-    return [_with_partner(tracked, found) for tracked in found]
+    known = {id(t.layer) for t in found if t.known}
+    return [_with_partner(tracked, found) for tracked in found if id(tracked.layer) in known]
+
+
+def _forgetting(
+    training: Pass, x: Any, variables: Sequence[Any]
+) -> tuple[dict[int, Array], list[list[Array] | None], dict[int, float]]:
+    """The variables, by identity, that forget: their values after a run from 0, and the share that
+    they keep; and the records of that run.
+
+    All others stay as they are in it: at first frozen weights and counters, on which the rest may
+    hang, then what keeps not the same share everywhere.
+    """
+    while True:
+        zero, records, _ = run_from(training, x, variables, 0.0)
+        one, _, _ = run_from(training, x, variables, 1.0)
+        runs = list(zip(variables, zero, one, strict=True))
+        kept = {id(v): float(np.median(high - low)) for v, low, high in runs}
+        left = [v for v in variables if abs(1 - kept[id(v)]) > 1e-6]
+        if len(left) == len(variables):
+            left = [v for v, low, high in runs if _is_even(v, low, high)]
+        if len(left) == len(variables):
+            return {id(v): low for v, low, _ in runs}, records, kept
+        variables = left
+
+
+def _is_even(variable: Any, low: Array, high: Array) -> bool:
+    """Whether all elements keep the same share, by their values after runs from 0 and from 1."""
+    kept = high - low
+    round_off = 8 * EPSILON.get(variable.dtype.name, 0.0) * np.abs([low, high]).max(initial=1.0)
+    return bool(np.ptp(kept) <= UNEVEN * abs(1 - float(np.median(kept))) + round_off)
+
+
+def _agrees(variable: Any, calls: Sequence[Call], measured: float) -> bool:
+    """Whether the share that is kept is that of the layer's own momentum."""
+    retention, _ = _declared(calls[0].layer, len(calls), measured)
+    return retention != measured
 
 
 def _calls_by_layer(training: Pass) -> dict[int, list[Call]]:

@@ -42,7 +42,7 @@ def observed(
     for t, low, high in zip(tracked, zero, one, strict=True):
         kept = float(np.median(high - low))
         times = None
-        if 0 < t.momentum < 1 and kept > 0:
+        if not t.cumulative and 0 < t.momentum < 1 and kept > 0:
             times = math.log(min(kept, 1.0)) / math.log(t.momentum)
         found.append(Update(t, kept, times, low / (1 - kept) if kept < 1 else low))
     return found

@@ -1,0 +1,123 @@
+"""Variables that neither train nor are statistics: what normalises is found beside them."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pytest_bnconsistency import recalibrate
+from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
+
+CHECK = "train_eval_agreement"
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).normal(2, 3, (256, 6)).astype(np.float32)
+
+
+def frozen_backbone(k):
+    """With a normaliser of its own, frozen with the rest."""
+    layers = [k.layers.Dense(8, "relu"), k.layers.BatchNormalization(), k.layers.Dense(5)]
+    base = k.Sequential([k.Input((6,)), *layers], name="base")
+    base.trainable = False
+    return base
+
+
+def frozen_before_it_is_built(k):
+    return k.layers.Dense(5, trainable=False)
+
+
+def counting(k):
+    """Scales by the batches that it has seen, which the model trains with."""
+
+    class Warming(k.layers.Layer):
+        def build(self, shape):
+            self.seen = self.add_weight(shape=(), trainable=False, initializer="ones")
+
+        def call(self, x, training=None):
+            if training:
+                self.seen.assign_add(1.0)
+            return x * self.seen / (self.seen + 1e-5)
+
+    return Warming()
+
+
+@pytest.mark.parametrize("before", [frozen_backbone, frozen_before_it_is_built, counting])
+def test_a_normaliser_behind_it_keeps_its_reference(k, x, before):
+    inputs, bn = k.Input((6,)), k.layers.BatchNormalization(momentum=0.9, name="head_bn")
+    h = before(k)(inputs)
+    model = k.Model(inputs, k.layers.Dense(3, "softmax")(bn(h)))
+    given = k.Model(inputs, h).predict(x, verbose=0)
+    bn.moving_mean.assign(given.mean(0))
+    bn.moving_variance.assign(given.var(0))
+    expect_pass(CHECK, model, x)
+    assert recalibrate(model, x) == ["head_bn"]
+    np.testing.assert_allclose(bn.moving_mean, given.mean(0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(bn.moving_variance, given.var(0), rtol=1e-3)
+    bn.moving_mean.assign(given.mean(0) + 2 * given.std(0))
+    expect_failure(CHECK, model, x, rule="BN204", layer="head_bn")
+
+
+class OfAllRows(keras.layers.Layer):
+    """The mean and the variance of all rows so far, as of observations in reinforcement learning.
+
+    Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm", 1979.
+    """
+
+    def build(self, shape):
+        self.mean = self.add_weight(shape=shape[-1:], trainable=False, initializer="zeros")
+        self.variance = self.add_weight(shape=shape[-1:], trainable=False, initializer="ones")
+        self.count = self.add_weight(shape=(), trainable=False, initializer="zeros")
+
+    def call(self, x, training=None):
+        if training:
+            mean, variance = tf.nn.moments(x, 0)
+            rows, count = tf.cast(tf.shape(x)[0], tf.float32), tf.convert_to_tensor(self.count)
+            whole, apart = rows + count, mean - self.mean
+            squares = self.variance * count + variance * rows + apart**2 * rows * count / whole
+            self.mean.assign(self.mean + apart * rows / whole)
+            self.variance.assign(squares / whole)
+            self.count.assign(whole)
+        return (x - self.mean) / tf.sqrt(self.variance + 1e-8)
+
+
+def test_the_statistics_of_all_rows_so_far(x):
+    layer = OfAllRows(name="observed")
+    model = keras.Sequential([keras.Input((6,)), layer, keras.layers.Dense(3, "softmax")])
+    for _ in range(4):
+        for batch in np.split(x, 8):
+            model(batch, training=True)
+    np.testing.assert_allclose(layer.mean, x.mean(0), rtol=1e-3)
+    for check in (CHECK, "statistics_health"):
+        assert not expect_pass(check, model, x).warnings
+    before = model.predict(x, verbose=0)
+    recalibrate(model, x)
+    np.testing.assert_allclose(model.predict(x, verbose=0), before, atol=1e-3)
+
+
+class Codebook(keras.layers.Layer):
+    """Vector quantisation whose codes are moving averages of the rows nearest to them."""
+
+    def build(self, shape):
+        made = {"trainable": False, "initializer": "random_normal"}
+        self.codes = self.add_weight(shape=(8, shape[-1]), **made)
+        self.sums = self.add_weight(shape=(8, shape[-1]), **made)
+        self.sizes = self.add_weight(shape=(8,), trainable=False, initializer="ones")
+
+    def call(self, x, training=None):
+        codes = tf.convert_to_tensor(self.codes)
+        nearest = tf.one_hot(tf.argmin(tf.norm(x[:, None] - codes, axis=-1), 1), 8)
+        if training:
+            self.sizes.assign(0.9 * self.sizes + 0.1 * tf.reduce_sum(nearest, 0))
+            self.sums.assign(0.9 * self.sums + 0.1 * tf.matmul(nearest, x, transpose_a=True))
+            self.codes.assign(self.sums / (self.sizes[:, None] + 1e-5))
+        return tf.matmul(nearest, codes)
+
+
+def test_a_codebook_is_no_normaliser(x):
+    model = keras.Sequential([keras.Input((6,)), Codebook(), keras.layers.Dense(6)])
+    for batch in np.split(x, 8):
+        model(batch, training=True)
+    for check in (CHECK, "statistics_health"):
+        expect_verdict(check, "not applicable", model, x)
