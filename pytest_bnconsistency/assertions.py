@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_bnconsistency import checks, settings
 from pytest_bnconsistency.door import door
-from pytest_bnconsistency.errors import ConsistencyFailure
+from pytest_bnconsistency.errors import ConsistencyFailure, OptionError
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Report, Verdict
 
@@ -215,6 +215,11 @@ def case(
 ) -> checks.Case:
     """The case of `model` under the options of the call, and of the door that stands around."""
     chosen = _settings(options)
+    if train_step is not None and not callable(train_step):
+        raise OptionError(
+            f"train_step is {train_step!r}; expected a function train_step(x, y) that trains one "
+            "batch"
+        )
     return checks.Case.of(model, x, y, chosen, asked=asked, train_step=train_step)
 
 

@@ -106,7 +106,16 @@ class Report:
         for result in self.results:
             if result.check == check:
                 return result
-        raise KeyError(check)
+        ran = ", ".join(result.check for result in self.results)
+        raise KeyError(f"no check {check!r} ran; expected one of {ran}")
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{result.check} {result.verdict}: {result.headline}"
+            if result.findings
+            else result.headline
+            for result in self.results
+        )
 
     @property
     def ok(self) -> bool:

@@ -43,7 +43,8 @@ def check(case: Case) -> CheckResult:
         raise DataError("frozen_stability has a train_step but no data; give x and y")
     labelled = case.data is not None and case.data.y is not None
     trains = case.subject.compiled or case.train_step is not None
-    if case.data is not None and case.asked and not labelled and trains:
+    scored = trains and case.train_step is None and case.subject.needs_targets
+    if case.data is not None and case.asked and not labelled and scored:
         raise DataError(
             "frozen_stability runs real training steps of the compiled model, and y is missing; "
             "give targets as y"
@@ -115,6 +116,16 @@ def _decide(case: Case, x: Any, state: Variables) -> CheckResult:
     if findings:
         return CheckResult(
             NAME, Verdict.FAILED, tuple(findings), notes=notes, table=table, evidence=evidence
+        )
+    if not ran.trained and any(map(subject.trainable, _free(subject, training, frozen).values())):
+        return CheckResult(
+            NAME,
+            Verdict.VACUOUS,
+            summary=f"{steps.path} changed no variable of this model in {len(ran.sizes)} runs",
+            hint="give a train_step(x, y) that trains the model that is given",
+            notes=notes,
+            table=table,
+            evidence=evidence,
         )
     blind = [f for f in frozen if not apart.get(id(f.call.layer), Apart()).compared]
     if blind:
@@ -333,15 +344,18 @@ def _notes(
     return tuple(notes)
 
 
-def _which(subject: Subject, training: Pass, frozen: Sequence[Frozen]) -> str:
+def _free(subject: Subject, training: Pass, frozen: Sequence[Frozen]) -> dict[str, Any]:
+    """The layers with variables that are not declared frozen, by their paths."""
     names = {id(f.call.layer) for f in frozen}
-    free = list(
-        dict.fromkeys(
-            call.path
-            for call in training.calls
-            if call.is_layer and id(call.layer) not in names and subject.own_variables(call.layer)
-        )
-    )
+    return {
+        call.path: call.layer
+        for call in training.calls
+        if call.is_layer and id(call.layer) not in names and subject.own_variables(call.layer)
+    }
+
+
+def _which(subject: Subject, training: Pass, frozen: Sequence[Frozen]) -> str:
+    free = list(_free(subject, training, frozen))
     listed = ", ".join(free[:4]) + (f" and {len(free) - 4} more" if len(free) > 4 else "")
     which = frozen[0].path
     if len(frozen) > 1:

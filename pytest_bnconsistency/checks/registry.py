@@ -41,11 +41,16 @@ def named(names: Sequence[str] | None) -> list[Check]:
     """The checks `names`, or all.
 
     Raises:
-        OptionError: a name is unknown.
+        OptionError: a name is unknown, or there is none.
     """
     if isinstance(names, str):
         names = [names]
+    if names is not None and not names:
+        raise OptionError(
+            f"checks is empty; expected some of {', '.join(CHECKS)}, or None for all"
+        )
     for name in names or ():
         if name not in CHECKS:
-            raise OptionError(f"unknown check {name!r}{did_you_mean(name, tuple(CHECKS))}")
+            near = did_you_mean(str(name), tuple(CHECKS))
+            raise OptionError(f"unknown check {name!r}{near}")
     return [CHECKS[name] for name in names] if names is not None else list(CHECKS.values())

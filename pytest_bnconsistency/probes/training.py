@@ -30,11 +30,15 @@ UNITS = 64
 
 @dataclass(frozen=True)
 class Ran:
-    """What some steps did: the variables that moved, by identity, and how many now hold NaN."""
+    """What some steps did: the variables that moved, by identity, and how many now hold NaN.
+
+    `trained` says that some variable of the subject's moved, whichever it is.
+    """
 
     moved: frozenset[int] = frozenset()
     sizes: tuple[int, ...] = ()
     broken: int = 0
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,11 @@ class Steps:
     def possible(self) -> bool:
         if self.data is None:
             return False
-        return self.train_step is not None or (self.subject.compiled and self.data.y is not None)
+        if self.train_step is not None:
+            return True
+        return self.subject.compiled and (
+            self.data.y is not None or not self.subject.needs_targets
+        )
 
     @property
     def path(self) -> str:
@@ -71,9 +79,11 @@ class Steps:
         if self.data is None or not self.possible:
             return Ran()
         sizes = self._sizes(self.data.rows)
-        before = Variables(list(variables))
+        before, all_before = (
+            Variables(held) for held in (list(variables), reachable_variables(self.subject))
+        )
         moved: set[int] = set()
-        broken = 0
+        broken, trained = 0, True
         with preserve_state(self.subject, self.train_step):
             for layer in freeze:
                 self.subject.freeze(layer)
@@ -85,9 +95,10 @@ class Steps:
                     self._train(self.data, rows)
                     moved |= {id(v) for v in before.moved()}
                 broken = len(finite - _finite(self.subject))
+                trained = bool(moved or all_before.moved())
             finally:
                 before.restore()
-        return Ran(frozenset(moved), tuple(sizes), broken)
+        return Ran(frozenset(moved), tuple(sizes), broken, trained)
 
     def _sizes(self, rows: int) -> list[int]:
         size = min(self.batch_size, rows)
@@ -107,6 +118,9 @@ class Steps:
         with _as_sentence(self.path):
             if self.train_step is None:
                 self.subject.fit(batch, rows)
+                if self.subject.trained_by_batch:
+                    for part in batch.batches(rows):
+                        self.subject.train_on_batch(part)
                 return
             for part in batch.batches(rows):
                 self.train_step(part.x, part.y)

@@ -169,6 +169,17 @@ class BaseSubject(abc.ABC):
     def fit(self, data: Data, batch_size: int) -> None:
         raise NotImplementedError(f"{self.name} can't be trained by fit")
 
+    @property
+    def needs_targets(self) -> bool:
+        return True
+
+    def train_on_batch(self, data: Data) -> None:
+        self.fit(data, data.rows)
+
+    @property
+    def trained_by_batch(self) -> bool:
+        return False
+
     def training_function(self) -> Any:
         return None
 

@@ -167,6 +167,17 @@ class Subject(Protocol):
     def fit(self, data: Data, batch_size: int) -> None:
         """One epoch of the user's own training, in the order of the rows."""
 
+    @property
+    def needs_targets(self) -> bool:
+        """Whether `fit` needs targets: it scores outputs by a compiled loss."""
+
+    def train_on_batch(self, data: Data) -> None:
+        """One step of training on all rows."""
+
+    @property
+    def trained_by_batch(self) -> bool:
+        """Whether `train_on_batch` compiled a step of its own before."""
+
     def training_function(self) -> Any:
         """What `fit` compiled, with its traces; None before the first `fit`."""
 

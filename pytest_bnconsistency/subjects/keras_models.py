@@ -22,6 +22,8 @@ from pytest_bnconsistency.subjects.refusals import as_sentence
 from pytest_bnconsistency.subjects.watching import by_names, watching
 from pytest_bnconsistency.words import first_line
 
+_UNFIT = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
+"""What TensorFlow raises on targets that a loss can't take."""
 _SCORING = ("compute_loss", "compute_metrics", "get_metrics_result", "reset_metrics")
 """What turns outputs into loss and metrics."""
 _INFERRING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
@@ -312,18 +314,41 @@ class KerasModelSubject(BaseSubject):
             ),
         )
 
+    @property
+    def needs_targets(self) -> bool:
+        steps = {
+            getattr(kind, "train_step", None) for kind in (type(self.model), self.model_class)
+        }
+        return len(steps) == 1 and getattr(self.model, "loss", None) is not None
+
+    def train_on_batch(self, data: Data) -> None:
+        self._with_targets(
+            data, lambda: self.model.train_on_batch(_fed(data.x), data.y, data.sample_weight)
+        )
+
+    @property
+    def trained_by_batch(self) -> bool:
+        # It hands its step the weight of the samples, None where there is none; `fit` does not.
+        return any(
+            None in tf.nest.flatten(concrete.structured_input_signature)
+            for concrete in self._traced_steps()
+        )
+
     def training_function(self) -> Any:
         return getattr(self.model, "train_function", None)
 
     def traced_batch_sizes(self) -> list[int]:
         sizes = {
             int(spec.shape[0])
-            for function in traced_functions(self.training_function())
-            for concrete in getattr(function, "_list_all_concrete_functions", list)()
+            for concrete in self._traced_steps()
             for spec in tf.nest.flatten(concrete.structured_input_signature)
             if isinstance(spec, tf.TensorSpec) and spec.shape.rank and spec.shape[0]
         }
         return sorted(sizes)
+
+    def _traced_steps(self) -> Iterator[Any]:
+        for function in traced_functions(self.training_function()):
+            yield from getattr(function, "_list_all_concrete_functions", list)()
 
     def freeze(self, layer: Any) -> None:
         layer.trainable = False
@@ -338,7 +363,7 @@ class KerasModelSubject(BaseSubject):
         try:
             with quiet():
                 return run()
-        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        except (ValueError, TypeError, *_UNFIT) as error:
             raise DataError(
                 f"the model's own loss or step does not take these x and y: {first_line(error)}; "
                 f"expected targets as fit takes them{self._about_labels(data)}"
@@ -348,8 +373,15 @@ class KerasModelSubject(BaseSubject):
         """Which labels these are, where they are for one kind of classes' loss or the other."""
         shape = getattr(self.model, "output_shape", None)
         classes = shape[-1] if isinstance(shape, tuple) and len(shape) > 1 else None
-        if not isinstance(data.y, np.ndarray) or not classes or classes == 1:
+        if not isinstance(data.y, np.ndarray):
             return ""
+        if data.y.dtype == object:
+            return " (these are texts; give each row the number of its class)"
+        if not classes or classes == 1:
+            return ""
+        numbers = data.y.shape[1:] in ((), (1,)) and data.y.dtype.kind in "iu"
+        if numbers and not 0 <= data.y.min() <= data.y.max() < classes:
+            return f" (class numbers of {classes} classes go from 0 to {classes - 1})"
         if data.y.shape[1:] in ((), (1,)):
             return f" (these are class numbers; a categorical loss takes rows of {classes})"
         if data.y.shape[1:] == (classes,):

@@ -68,6 +68,57 @@ def test_frozen_after_fit_without_compiling_again(k, x, y):
     expect_pass(CHECK, model, x, y)
 
 
+@pytest.mark.parametrize("size", [8, 32])
+def test_frozen_after_train_on_batch_without_compiling_again(k, x, y, size):
+    """As in a GAN's own loop: `fit` would trace its step anew."""
+    base = base_of(k)
+    model = transfer(k, base)
+    model.train_on_batch(x, y)
+    base.trainable = False
+    expect_failure(CHECK, model, x, y, rule="BN304", cause_tested=True, batch_size=size)
+    compiled(model)
+    model.train_on_batch(x, y)
+    expect_pass(CHECK, model, x, y, batch_size=size)
+
+
+def test_a_step_that_trains_without_targets(k, x):
+    class Own(k.Model):
+        def train_step(self, data):
+            x = data[0] if isinstance(data, tuple) else data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x, training=True) - 1) ** 2)
+            weights = self.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            return {"loss": loss}
+
+    base = base_of(k)
+    base.trainable = False
+    inputs = k.Input((4,))
+    model = Own(inputs, k.layers.Dense(4)(base(inputs)))
+    model.compile("sgd", jit_compile=False)
+    assert expect_pass(CHECK, model, x).evidence["steps"]["path"] == "fit"
+    model.fit(x, verbose=0)
+    base.layers[-1].trainable = True
+    base.trainable = True
+    model.compile("sgd", jit_compile=False)
+    model.fit(x, verbose=0)
+    base.trainable = False
+    expect_failure(CHECK, model, x, rule="BN304")
+
+
+def test_a_step_that_trains_another_model(k, x, y):
+    base = base_of(k)
+    base.trainable = False
+    model, other = transfer(k, base), transfer(k, base_of(k))
+
+    def step(x, y):
+        other.train_on_batch(x, y)
+
+    result = expect_verdict(CHECK, "vacuous", model, x, y, train_step=step)
+    assert "train_step changed no variable of this model" in result.summary
+    expect_pass(CHECK, model, x, y, train_step=lambda x, y: model.train_on_batch(x, y))
+
+
 def test_one_layer_frozen_after_fit_without_compiling_again(k, x, y):
     base = base_of(k)
     model = transfer(k, base)

@@ -72,6 +72,9 @@ def test_a_subclass_that_was_never_called_is_refused(k):
         (lambda m: assert_batch_invariance(m, X, row=3), "did you mean 'rows'"),
         (lambda m: check_consistency(m, X, checks=["batch_invariant"]), "unknown check"),
         (lambda m: check_consistency(m, X, checks=["zzz"]), "expected one of batch_invariance"),
+        (lambda m: check_consistency(m, X, checks=[None]), "unknown check None"),
+        (lambda m: check_consistency(m, X, checks=[]), "checks is empty; expected some of batch"),
+        (lambda m: check_consistency(m, X, train_step=3), "expected a function train_step(x, y)"),
         (lambda m: assert_frozen_stability(m, X), "y is missing; give targets as y"),
         (lambda m: assert_frozen_stability(m, X, X[:, :1], frozen="nope/*"), "matches no layer"),
         (lambda m: assert_frozen_stability(m, X, X[:, :1], steps=0), "expected 1 or more"),
@@ -94,6 +97,29 @@ def test_targets_that_the_loss_does_not_take(k):
     model.fit(X, X[:, :1], verbose=0)
     with pytest.raises(BNConsistencyError, match="targets as fit takes them"):
         assert_train_eval_agreement(model, X, {"nobody": X[:, :3], "knows": X[:, :2]})
+
+
+def test_targets_that_are_no_numbers_or_none_of_a_class(k):
+    model = k.Sequential([k.Input((4,)), k.layers.BatchNormalization(), k.layers.Dense(3)])
+    model.compile("sgd", k.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(X, np.arange(len(X)) % 3, verbose=0)
+    for targets, told in (
+        (np.array(["cat", "dog"] * (len(X) // 2)), "these are texts"),
+        (np.arange(len(X)) % 3 + 1, "class numbers of 3 classes go from 0 to 2"),
+    ):
+        with pytest.raises(BNConsistencyError, match=told):
+            assert_train_eval_agreement(model, X, targets)
+
+
+def test_a_report_in_words(k):
+    report = check_consistency(model_of(k), X, checks=["batch_invariance", "frozen_stability"])
+    lines = str(report).splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "batch_invariance passed",
+        "frozen_stability not applicable",
+    ]
+    with pytest.raises(KeyError, match="expected one of batch_invariance, frozen_stability"):
+        report["batch_invarianc"]
 
 
 def test_checks_that_need_data_are_not_applicable_without(k):
