@@ -250,6 +250,8 @@ def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) 
     parts: list[tuple[Any, ...]] = []
     sizes: list[int] = []
     for part in batches:
+        if not parts:
+            _check_batched(part[0], specs)
         parts.append(part)
         arrays = flatten(_arrays(part[0], "x"))
         sizes.append(len(arrays[0]))
@@ -408,6 +410,26 @@ def _arrays(nest: Any, name: str) -> Nest:
 
 def _holds_arrays(nest: Any) -> bool:
     return any(hasattr(leaf, "__array__") and np.ndim(leaf) > 0 for leaf in flatten(nest))
+
+
+def _check_batched(x: Any, specs: Nest | None) -> None:
+    """That a data set gives batches, where the model tells the shape of a row."""
+    if specs is None:
+        return
+    wanted, given = flatten(specs), flatten(x)
+    if len(wanted) == len(given) and all(
+        spec.shape
+        and len(spec.shape) == np.ndim(leaf)
+        and all(
+            want in (None, have) for want, have in zip(spec.shape, np.shape(leaf), strict=True)
+        )
+        for spec, leaf in zip(wanted, given, strict=True)
+    ):
+        shape = np.shape(given[0])
+        raise DataError(
+            f"the data set gives single rows, of shape {shape}; expected batches: write "
+            "ds.batch(32)"
+        )
 
 
 def _check_rows(nest: Nest, name: str) -> int:

@@ -43,7 +43,7 @@ from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.taps import Instrument
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.subjects import Call
-from pytest_bnconsistency.words import first_line, listed
+from pytest_bnconsistency.words import counted, first_line, listed
 
 NAME = "batch_invariance"
 
@@ -95,7 +95,14 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             compare_sizes(entry, judged, x, noise)
             if judged.sizes:
                 compare_places(entry, judged, case, x, noise, notes)
-        judged.has_rows = any(has_rows([output], x) for output in entry.run(WHOLE, x).outputs)
+        in_rows = [has_rows([output], x) for output in entry.run(WHOLE, x).outputs]
+        judged.has_rows = any(in_rows)
+        if judged.has_rows and not all(in_rows):
+            without = in_rows.count(False)
+            notes.append(
+                f"{without} of the {counted(len(in_rows), 'output')} of {entry.name} "
+                f"{'has' if without == 1 else 'have'} not the rows first: not judged"
+            )
         if judged.observed is not None and judged.observed.still:
             notes.append(f"layers that draw random numbers are held still in {entry.name}")
     if not apart:
@@ -157,6 +164,7 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
         )
     leaks = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
     through = listed(mixing.names_of(holding))
+    kept = "values within noise" if any(judged.gathers for judged in known) else "bits"
     more = "" if padded is None else "; more padding moves none"
     within = (
         f"batch sizes {listed(sizes)} stay within {evidence['margin']:.2f} of the noise bound"
@@ -165,7 +173,7 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
         f"{DROWNED:g} of their scale"
     )
     summary = (
-        f"each of {rows_of(x)} rows keeps its bits in {len(joint)} other batches through "
+        f"each of {rows_of(x)} rows keeps its {kept} in {len(joint)} other batches through "
         f"{through}; {within}{more}; a leak of the batch mean into a row would have been seen "
         f"from {leaks}"
     )

@@ -16,6 +16,8 @@ from pytest_bnconsistency.probes.leaks import Leak, leak_into
 from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Observation, Pass
 
+FIRST = 4
+"""Rows into which is leaked, one after the other, until one of them shows it."""
 LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """The shares of the batch's mean that are tried."""
 
@@ -23,13 +25,22 @@ LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 def resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, float | None]:
     """The smallest leak that the exact oracle flags, at the input and inside.
 
-    The first row stands beside a companion, and then beside another one, with a share of their
-    mean in it.
+    A row stands beside a companion, and then beside another one, with a share of their mean in
+    it. It is the first row, unless nothing of that row reaches the outputs.
     """
+    seen: Mapping[str, float | None] = {}
+    for first in range(min(FIRST, rows_of(x))):
+        seen = _into(case, x, apart, first)
+        if any(share is not None for share in seen.values()):
+            break
+    return seen
+
+
+def _into(case: Case, x: Nest, apart: Collection[int], first: int) -> Mapping[str, float | None]:
     way = traced_entry(case, x, False, apart)
     traced = way.observed
     assert traced is not None
-    batch, rows = _unlike_rows(x)
+    batch, rows = _unlike_rows(x, first)
     kept = np.zeros(1, int)
     alike = Exchange("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
     changing = [e for e in exchanges(rows, case.settings.seed) if 0 in e.kept]
@@ -95,13 +106,14 @@ def _varies(mine: list[Array] | None, its: list[Array] | None) -> bool:
     return any(a.shape != b.shape or bool((a[1:] != b[1:]).any()) for a, b in pairs)
 
 
-def _unlike_rows(x: Nest) -> tuple[str, Nest]:
-    """The first row and the first of the others that is not the same, as a batch with its name."""
-    first, *others = (rows_between(x, row, row + 1)[1] for row in range(rows_of(x)))
-    other = next((row for row, rows in enumerate(others, 1) if not _same_rows(rows, first)), 1)
-    if other == 1:
+def _unlike_rows(x: Nest, first: int) -> tuple[str, Nest]:
+    """A row and the first of the others that is not the same, as a batch with its name."""
+    rows = [rows_between(x, row, row + 1)[1] for row in range(rows_of(x))]
+    others = [row for row in range(len(rows)) if row != first]
+    other = next((row for row in others if not _same_rows(rows[row], rows[first])), others[0])
+    if (first, other) == (0, 1):
         return rows_between(x, 0, 2)
-    return f"rows 0 and {other}", map_nest(lambda leaf: leaf[[0, other]], x)
+    return f"rows {first} and {other}", map_nest(lambda leaf: leaf[[first, other]], x)
 
 
 def _same_rows(x: Nest, other: Nest) -> bool:

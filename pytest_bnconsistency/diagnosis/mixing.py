@@ -42,7 +42,8 @@ class Judged:
     that has none again; `stable` are the indices of the pass's calls that repeat themselves.
     `margin` is the largest change between batch sizes, in bounds; `drowned` says that noise leaves
     nothing to be seen there, `raises` that a batch was refused, `untraced` that the trace holds,
-    `has_rows` that an output has the rows first; `failing_rows` (from, to) the first batch that
+    `has_rows` that an output has the rows first, `gathers` that calls get other numbers of rows
+    beside other companions; `failing_rows` (from, to) the first batch that
     failed for its size, `noise` its bound.
     """
 
@@ -61,6 +62,7 @@ class Judged:
     raises: bool = False
     untraced: bool = False
     has_rows: bool = True
+    gathers: bool = False
     anew: Callable[[Nest], list[Array]] | None = None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import sys
 import types
@@ -135,6 +136,12 @@ class _Attributes:
             if variable is not value:
                 self._enter_object(value)  # a Keras variable has a flag of its own
             return []
+        if isinstance(value, tf.random.Generator):
+            self.variables.append(value.state)
+            return []
+        if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
+            self._restore.append(_draws_again(value))
+            return []
         value = getattr(value, "__wrapped__", value) if isinstance(value, Mapping) else value
         if isinstance(value, dict):
             entries = dict(value)
@@ -165,6 +172,18 @@ class _Attributes:
         before = dict(attributes)
         self._restore.append(lambda: _refill_dict(attributes, before))
         return list(before.values())
+
+
+def _draws_again(
+    generator: np.random.Generator | np.random.RandomState | random.Random,
+) -> Callable[[], None]:
+    """A function that has a generator draw once more what it draws from now on."""
+    if isinstance(generator, np.random.Generator):
+        bits, now = generator.bit_generator, generator.bit_generator.state
+        return lambda: setattr(bits, "state", now)
+    if isinstance(generator, random.Random):
+        return functools.partial(generator.setstate, generator.getstate())
+    return functools.partial(generator.set_state, generator.get_state())
 
 
 def _hidden_in_methods(owner: type) -> list[Any]:

@@ -519,3 +519,14 @@ def test_rows_fewer_than_asked_for(k, rows):
         expect_failure(BATCH, model, rows[:count], rule="BN101", layer="leak")
     expect_failure(BATCH, model, rows, rows=2, rule="BN101", layer="leak")
     expect_failure(BATCH, model, np.zeros((8, 4), np.float32), rule="BN101", layer="leak")
+
+
+def test_an_output_without_the_rows_first_beside_one_that_has_them(rows):
+    inputs = keras.Input((4,))
+    boxes = keras.ops.reshape(keras.layers.Dense(8)(inputs), (-1, 4))
+    model = keras.Model(inputs, [keras.layers.Dense(3)(inputs), boxes])
+    notes = expect_pass(BATCH, model, rows).notes
+    assert notes[0] == (
+        "1 of the 2 outputs of tf.function of model(x, training=False) has not the rows first: "
+        "not judged"
+    )

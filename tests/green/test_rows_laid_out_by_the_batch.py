@@ -102,3 +102,57 @@ def test_a_leak_is_found_beside_them(k, ids):
         return h + 1e-3 * tf.reduce_mean(h, 0)
 
     expect_failure(CHECK, model_of(k, leaking), ids, rule="BN101")
+
+
+def wide_experts(k, mixing):
+    """Each row goes to one of four, as wide as kernels that round by the number of rows."""
+
+    class Experts(k.layers.Layer):
+        def __init__(self):
+            super().__init__(name="experts")
+            self.gate = k.layers.Dense(4)
+            self.experts = [k.layers.Dense(32, "relu") for _ in range(4)]
+
+        def build(self, shape):
+            for layer in (self.gate, *self.experts):
+                layer.build(shape)
+            super().build(shape)
+
+        def compute_output_shape(self, shape):
+            return (shape[0], 32)
+
+        def call(self, x):
+            x = x - mixing * tf.reduce_mean(x, 0) if mixing else x
+            chosen = tf.argmax(self.gate(x), -1, output_type=tf.int32)
+            places = tf.dynamic_partition(tf.range(tf.shape(x)[0]), chosen, 4)
+            parts = tf.dynamic_partition(x, chosen, 4)
+            given = [expert(part) for expert, part in zip(self.experts, parts, strict=True)]
+            return tf.ensure_shape(tf.dynamic_stitch(places, given), [None, 32])
+
+    inputs = k.Input((640,))
+    return k.Model(inputs, k.layers.Dense(3)(Experts()(inputs)))
+
+
+def test_experts_that_take_as_many_rows_as_come(k):
+    rows = np.random.default_rng(0).standard_normal((8, 640), np.float32)
+    result = expect_pass(CHECK, wide_experts(k, 0.0), rows)
+    rounded = any("get other numbers of rows" in note for note in result.notes)  # by the machine
+    assert ("keeps its values within noise" in result.summary) is rounded
+    expect_failure(CHECK, wide_experts(k, 1e-3), rows, rule="BN101")
+
+
+def test_a_first_row_that_no_expert_takes(k):
+    """Whether a leak would be seen is then tried on another row."""
+
+    class Gated(k.layers.Layer):
+        def call(self, x):
+            taken = tf.where(x[:, 0] > 0)
+            return tf.scatter_nd(taken, tf.gather_nd(x, taken) ** 2, tf.shape(x, tf.int64))
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    rows = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
+    rows[:, 0] = [-1, 1, 1, -1, 1, -1, 1, -1]
+    inputs = k.Input((5,))
+    expect_pass(CHECK, k.Model(inputs, k.layers.Dense(3)(Gated()(inputs))), rows)

@@ -37,6 +37,8 @@ DATASET = tf.data.Dataset
         (ROWS, None, PAIR, "x has 1 arrays; the model takes 2 inputs: a, b"),
         ({"a": ROWS, "b": np.arange(5)}, None, PAIR, "the parts of x have [5, 6] rows"),
         (DATASET.from_tensor_slices(ROWS[:0]).batch(2), None, SPEC, "the data set has no batches"),
+        (DATASET.from_tensor_slices(ROWS), None, SPEC, "expected batches: write ds.batch(32)"),
+        (DATASET.from_tensor_slices((ROWS, ROWS)), None, SPEC, "gives single rows, of shape (4,)"),
         (iter([]), None, SPEC, "the data set has no batches; expected at least one row"),
         (iter([(ROWS, ROWS, ROWS, ROWS)]), None, SPEC, "has 4 parts; expected x, (x, y)"),
         (iter([()]), None, SPEC, "has 0 parts; expected x, (x, y)"),

@@ -95,6 +95,39 @@ def test_the_random_generators_go_on_as_without_a_check(x, y):
     assert generator is not None
 
 
+def test_the_generators_of_a_layer_go_on_as_without_a_check(k, x, y):
+    class Noisy(k.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.drawn = tf.random.Generator.from_seed(1)
+            self.python, self.numpy = random.Random(2), np.random.default_rng(3)
+            self.legacy = np.random.RandomState(4)
+
+        def call(self, x, training=None):
+            if not training:
+                return x
+            scale = self.python.random() + self.numpy.random() + self.legacy.rand()
+            return x + scale * self.drawn.normal(tf.shape(x))
+
+        def draw(self):
+            mine = [self.python.random(), self.numpy.random(), self.legacy.rand()]
+            return [*mine, float(self.drawn.uniform([]))]
+
+    drawn = []
+    for checked in (False, True):
+        noisy = Noisy()
+        inputs = k.Input((4,))
+        h = k.layers.BatchNormalization()(noisy(inputs))
+        model = k.Model(inputs, k.layers.Dense(3, "softmax")(h))
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        state = noisy.drawn.state.numpy()
+        if checked:
+            check_consistency(model, x, y, checks=CHECKS)
+            np.testing.assert_array_equal(noisy.drawn.state, state)
+        drawn.append(noisy.draw())
+    assert drawn[0] == drawn[1]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
 def test_a_step_that_breaks_off(k, x, y, error):
     model = build(k)
