@@ -19,7 +19,7 @@ from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.batch_sizes import chunks_of, compare_sizes, untraced
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.composition import compare_exchanges, compare_places
+from pytest_bnconsistency.checks.composition import compare_exchanges, compare_otherwise
 from pytest_bnconsistency.checks.entries import (
     ONE,
     WHOLE,
@@ -94,7 +94,7 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
         if not judged.differences and not judged.random:
             compare_sizes(entry, judged, x, noise)
             if judged.sizes:
-                compare_places(entry, judged, case, x, noise, notes)
+                compare_otherwise(entry, judged, case, x, noise, notes)
         in_rows = [has_rows([output], x) for output in entry.run(WHOLE, x).outputs]
         judged.has_rows = any(in_rows)
         if judged.has_rows and not all(in_rows):

@@ -13,7 +13,7 @@ from pytest_bnconsistency.checks.hidden import hidden, laid_out
 from pytest_bnconsistency.data import Array, Nest, distance
 from pytest_bnconsistency.diagnosis import localise
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
-from pytest_bnconsistency.probes.exchanges import Exchange, exchanges, moved_on
+from pytest_bnconsistency.probes.exchanges import Exchange, copied, exchanges, moved_on
 from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.taps import Observation
 from pytest_bnconsistency.words import first_line
@@ -78,14 +78,24 @@ def _gathers(entry: Entry, base: Observation, joint: Sequence[Exchange]) -> bool
     return False
 
 
-def compare_places(
+def compare_otherwise(
     entry: Entry, judged: Judged, case: Case, x: Nest, noise: Noise, notes: list[str]
 ) -> None:
-    """Whether it is their places that rows depend on, where it seems to be the batch's size."""
-    found = _difference(entry, entry.run(WHOLE, x), moved_on(x), noise, notes)
-    if isinstance(found, Difference):
+    """Whether rows depend on companions or places, where they seem to on the batch's size.
+
+    A majority is another one in a small batch, and in a large one of copies of its rows.
+    """
+    assert judged.failing_rows is not None
+    base = entry.run(WHOLE, x)
+    for exchange in (copied(x, *judged.failing_rows), moved_on(x)):
+        found = _difference(entry, base, exchange, noise, notes)
+        if not isinstance(found, Difference):
+            continue
         _look_for_randomness(entry, judged, case, x, notes)
-        judged.differences, judged.sizes = [] if judged.random else [found], []
+        counted = None if judged.random else _counting(case, found, entry, judged, x, noise)
+        if counted is not None or judged.random:
+            judged.differences, judged.sizes = [] if counted is None else [counted], []
+            return
 
 
 def _look_for_randomness(

@@ -121,6 +121,14 @@ def _crowded(x: Nest) -> Exchange:
     return Exchange(name, other, last, last, rows)
 
 
+def copied(x: Nest, start: int, stop: int) -> Exchange:
+    """Some rows in their places, and copies of them in all others: as if they stood alone."""
+    rows, kept = rows_of(x), np.arange(start, stop)
+    places = start + (np.arange(rows) - start) % len(kept)
+    batch = map_nest(lambda leaf: leaf[places], x)
+    return Exchange(f"copies of rows {start} to {stop - 1} alone", batch, kept, kept, rows)
+
+
 def moved_on(x: Nest) -> Exchange:
     """Every row one place further on, the last one first."""
     places = np.arange(rows_of(x))

@@ -368,6 +368,21 @@ def test_a_row_that_depends_on_its_position(k, x):
     expect_pass(CHECK, functional(k, layer_of(k, lambda x: x + tf.range(4.0))), x)
 
 
+@pytest.mark.parametrize("step", [1e-3, 1.0])
+def test_what_most_rows_say_is_no_matter_of_their_number(k, x, step):
+    """A batch of one has another majority; so has a batch of copies."""
+
+    def build(axis):
+        def vote(h):
+            most = tf.reduce_mean(tf.cast(h[:, :1] > 0, h.dtype), axis, keepdims=True) > 0.5
+            return tf.where(most, h + 0.0, h + step)
+
+        return functional(k, layer_of(k, vote))
+
+    expect_failure(CHECK, build(0), x, rule=ROWS_MIX, layer="leak", cause_tested=True)
+    expect_pass(CHECK, build(1), x)
+
+
 @pytest.mark.parametrize("rows", [3, 4, 5, 6, 8])
 def test_a_single_position_that_differs(x, rows):
     for place in range(rows):
@@ -425,18 +440,15 @@ def test_the_batch_size_in_the_code_of_a_subclassed_model(k, x, place, where):
     expect_pass(CHECK, sound, x)
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: times_the_size(times_the_size(x)),
-        lambda x: lengths(longest=True)(tf.nn.relu(x)),
-    ],
-    ids=["read twice", "another size"],
-)
-def test_a_batch_size_that_is_not_read_once_is_not_established(x, function):
-    model = subclassed(keras, function)
+def test_a_batch_size_that_is_not_read_once_is_not_established(x):
+    model = subclassed(keras, lambda x: times_the_size(times_the_size(x)))
     layer = "between one and two"
     expect_failure(CHECK, model, x, rule="BN104", layer=layer, cause_tested=False)
+
+
+def test_the_longest_row_is_no_matter_of_their_number(x):
+    model = subclassed(keras, lambda x: lengths(longest=True)(tf.nn.relu(x)))
+    expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="between one and two")
 
 
 @pytest.mark.parametrize(
