@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pytest_bnconsistency.errors import UnsupportedSubjectError
+
 if TYPE_CHECKING:
     from pytest_bnconsistency.checks import Case, Check
 
@@ -33,7 +35,9 @@ class ConsistencySuite:
 
     def model(self) -> Any:
         """The model under test."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method model(self)")
+        raise UnsupportedSubjectError(
+            f"{type(self).__name__} has no model; expected a method model(self) that returns one"
+        )
 
     def data(self) -> Any:
         """`x`, `(x, y)`, `(x, y, sample_weight)` or a data set; None leaves it to the checks."""

@@ -65,7 +65,8 @@ def _decide(case: Case, data: Data) -> CheckResult:
         return _unseen(
             Verdict.NOT_APPLICABLE,
             "no layer has statistics that move in training mode",
-            "there is no normaliser, or all of them are frozen",
+            "there is no normaliser, or all of them are frozen, or what they keep is no moving "
+            "average of their input (a table with statistics for each domain, say)",
         )
     planned = case.settings.planned_updates
     fresh = never_updated.fresh([*tracked, *stuck, *held])

@@ -50,7 +50,7 @@ def test_a_class_becomes_a_set_of_tests(project):
 @pytest.mark.parametrize(
     ("body", "message", "outcome"),
     [
-        ("pass", "*NotImplementedError: TestModel needs a method model(self)", "failed"),
+        ("pass", "*TestModel has no model; expected a method model(self)*", "errors"),
         ("model = lambda self: 3", "3 is no model; expected a FakeModel", "errors"),
         ("model = lambda self: FakeModel(); options = {'row': 3}", "*did you mean*", "errors"),
     ],
