@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Nest, Spec, flatten, rebuild
+from pytest_bnconsistency.data import Array, Nest, Spec, flatten, rebuild, rows_of
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
 from pytest_bnconsistency.subjects import Call
 
@@ -42,11 +42,11 @@ def lengthened(x: Nest, specs: Nest | None, padding: float) -> Nest | None:
 
 
 def shortest(x: Nest, specs: Nest | None, padding: float) -> Array:
-    """The row that has the fewest steps before its padding, as an array of one."""
+    """The row that has the fewest steps before its padding, and some, as an array of one."""
     if specs is None:
         return np.zeros(1, int)
-    steps = sum(_steps(leaf, padding) for leaf, _ in _sequences(x, specs))
-    return np.array([int(np.argmin(steps))])
+    steps = sum((_steps(leaf, padding) for leaf, _ in _sequences(x, specs)), np.zeros(rows_of(x)))
+    return np.array([int(np.argmin(np.where(steps > 0, steps, np.inf)))])
 
 
 def trimmed(x: Nest, specs: Nest | None, padding: float) -> Nest:
