@@ -28,6 +28,8 @@ from pytest_bnconsistency.probes.taps import Pass
 SETTLED_SHARE = 0.01
 """The remedy's arithmetic aims at this share of the initial values."""
 HALF, MOST = 0.5, 0.8
+RIVALS = 0.05
+"""Two explanations whose shares are as near to each other explain as much."""
 TRIED_ROWS, OF_LARGE = 64, 8
 """Causes that need runs of their own are tried on so many rows, and so many of large models."""
 UNLIKE = 0.2
@@ -278,12 +280,15 @@ def _preprocessing(m: Measured) -> Iterator[Cause]:
         except Exception:  # values that the model cannot take
             return None
 
+    # Standardised features have the statistics that a normaliser begins with.
+    initial = m.explained(with_initial(m, m.initial_share))
     for name, change in itertools.chain(_changes(m), _moved(m, under)):
         values = under(change)
         if values is None:
             continue
         share = m.explained(values)
-        if share > MOST:  # some change of the data brings any statistics nearer
+        # Some change of the data brings any statistics nearer.
+        if share > max(MOST, initial - RIVALS):
             yield Cause(
                 rules.SHIFT,
                 f"the statistics are those of {name}: this data is preprocessed otherwise than "

@@ -27,7 +27,7 @@ from pytest_bnconsistency.probes.population import Moment
 from pytest_bnconsistency.probes.shaking import EPSILON
 from pytest_bnconsistency.probes.state import Variables
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay, neutralised
-from pytest_bnconsistency.subjects import Call, Subject
+from pytest_bnconsistency.subjects import Call, Part, Subject
 
 Role = Literal["mean", "variance", "square", "deviation", "other"]
 
@@ -210,7 +210,8 @@ def find(training: Pass, x: Any) -> list[Tracked]:
                 cumulative=key in cumulative,
             )
         )
-    known = {id(t.layer) for t in found if t.known}
+    # What a black box normalises inside is no input of its own.
+    known = {id(t.layer) for t in found if t.known or isinstance(t.layer, Part)}
     return [_with_partner(tracked, found) for tracked in found if id(tracked.layer) in known]
 
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from pytest_bnconsistency import assert_train_eval_agreement, check_consistency, recalibrate
-from pytest_bnconsistency.testing import expect_pass, expect_verdict
+from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 CHECK = "train_eval_agreement"
 VARIANCE_SHIFT, SMALL_MOMENTUM, ORDER = "BN205", "BN206", "BN207"
@@ -87,6 +87,20 @@ def test_a_momentum_that_no_average_has(k, disagrees, data, momentum):
     disagrees(model, x, rule=MOMENTUM, layer="bn")
     settled(mended := classifier(k), split(x, 32))
     expect_pass(CHECK, mended, x)
+
+
+def test_statistics_that_were_lost_are_no_other_preprocessing(k, data):
+    """What a normaliser begins with are the statistics of standardised features."""
+    x, _ = data
+    rows = x + 5
+    bn = k.layers.BatchNormalization(momentum=0.9, name="bn")
+    model = k.Sequential([k.Input(x.shape[1:]), bn, k.layers.Dense(3, "softmax")])
+    for batch in split(rows, 32) * 40:
+        model(batch, training=True)
+    bn.moving_mean.assign(np.zeros(x.shape[1]))
+    bn.moving_variance.assign(np.ones(x.shape[1]))
+    model(rows[:32], training=True)
+    expect_failure(CHECK, model, rows, rule="BN204", layer="bn", updates=600, cause_tested=False)
 
 
 def test_rows_in_the_order_of_their_classes(k, disagrees):
