@@ -418,7 +418,7 @@ def _check_batched(x: Any, specs: Nest | None) -> None:
         return
     wanted, given = flatten(specs), flatten(x)
     if len(wanted) == len(given) and all(
-        spec.shape
+        spec.shape not in ((), (1,))
         and len(spec.shape) == np.ndim(leaf)
         and all(
             want in (None, have) for want, have in zip(spec.shape, np.shape(leaf), strict=True)
@@ -450,8 +450,10 @@ def _check_inputs(x: Nest, specs: Nest | None) -> None:
         raise DataError(f"x lacks the inputs {missing}; expected {', '.join(sorted(specs))}")
     if len(wanted) != len(given):
         names = ", ".join(spec.name for spec in wanted)
+        several = isinstance(x, tuple) and len(wanted) < len(given)
         raise DataError(
             f"x has {len(given)} arrays; the model takes {len(wanted)} inputs: {names}"
+            + "; give targets as y, not with x" * several
         )
     for spec, array in zip(wanted, given, strict=True):
         shape = array.shape[1:]

@@ -35,7 +35,7 @@ def check(case: Case) -> CheckResult:
         if case.asked:
             raise DataError(
                 "train_eval_agreement needs data and got none; give training data as x, and y "
-                "for loss and metrics"
+                "for loss and metrics, or --bn-data"
             )
         return _unseen(Verdict.NOT_APPLICABLE, "needs training data", "give x and y, or --bn-data")
     if case.data.rows < 2:

@@ -54,6 +54,11 @@ def subject_of(model: Any) -> Subject:
         raise UnsupportedSubjectError(
             f"{model.__name__} is a class; expected a model: write {model.__name__}(...)"
         )
+    if isinstance(model, str):
+        raise UnsupportedSubjectError(
+            f"{_describe(model)} is no model that can be checked; load it first: "
+            f"keras.models.load_model({model!r})"
+        )
     raise UnsupportedSubjectError(
         f"{_describe(model)} is no model that can be checked; expected a keras.Model or a "
         "tf_keras.Model, a tf.Module, a loaded SavedModel or a function of x"

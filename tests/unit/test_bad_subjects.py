@@ -33,7 +33,7 @@ def model_of(k, *, trainable=True, compiled=False):
     ("model", "sentence"),
     [
         (None, "is no model that can be checked; expected a keras.Model or a tf_keras.Model"),
-        ("model.keras", "str 'model.keras' is no model"),
+        ("model.keras", "load it first: keras.models.load_model('model.keras')"),
         (object(), "is no model"),
         (X, "ndarray"),
         (keras.layers.Dense(1), "Dense"),
