@@ -418,11 +418,7 @@ def _check_batched(x: Any, specs: Nest | None) -> None:
         return
     wanted, given = flatten(specs), flatten(x)
     if len(wanted) == len(given) and all(
-        spec.shape not in ((), (1,))
-        and len(spec.shape) == np.ndim(leaf)
-        and all(
-            want in (None, have) for want, have in zip(spec.shape, np.shape(leaf), strict=True)
-        )
+        spec.shape not in ((), (1,)) and _fits(np.shape(leaf), spec.shape)
         for spec, leaf in zip(wanted, given, strict=True)
     ):
         shape = np.shape(given[0])
@@ -457,16 +453,19 @@ def _check_inputs(x: Nest, specs: Nest | None) -> None:
         )
     for spec, array in zip(wanted, given, strict=True):
         shape = array.shape[1:]
-        fits = len(shape) == len(spec.shape) and all(
-            want is None or want == have for want, have in zip(spec.shape, shape, strict=True)
-        )
-        if not fits and not _keras_adjusts(shape, spec.shape):
+        if not _fits(shape, spec.shape) and not _keras_adjusts(shape, spec.shape):
             expected = ", ".join("any" if axis is None else str(axis) for axis in spec.shape)
             raise DataError(
                 f"x has shape {array.shape} for input {spec.name!r}; expected (rows, {expected})"
                 if spec.shape
                 else f"x has shape {array.shape} for input {spec.name!r}; expected (rows,)"
             )
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(
+        want in (None, have) for want, have in zip(wanted, shape, strict=True)
+    )
 
 
 def _keras_adjusts(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

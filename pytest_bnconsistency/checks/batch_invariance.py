@@ -252,12 +252,12 @@ def _padding(
 
     None where that can't be tried, or nothing says what pads.
     """
-    declared, specs = case.settings.padding, case.subject.inputs()
-    tried = False
+    declared, specs, tried = case.settings.padding, case.subject.inputs(), False
+    value = declared or 0.0
     # A row that is padded already may not show it: the shortest one, alone, is not.
-    for rows in (np.arange(rows_of(x)), shortest(x, specs, declared or 0.0)):
-        short = trimmed(_taken(x, rows), specs, declared or 0.0)
-        longer = lengthened(short, specs, declared or 0.0)
+    for rows in (np.arange(rows_of(x)), shortest(x, specs, value)):
+        short = trimmed(_taken(x, rows), specs, value)
+        longer = lengthened(short, specs, value)
         if longer is None:
             return None
         # Traces are for sequences of the length given.

@@ -42,15 +42,6 @@ def compare_exchanges(
     changing = changing or [found for found in seen if isinstance(found, Difference)]
     if judged.observed is not None and _gathers(entry, base, joint):
         judged.gathers = True
-        # Where other numbers of rows meet, kernels round otherwise, as between batch sizes.
-        changing = [
-            found
-            for found in changing
-            if not found.moved
-            or _beyond_noise(
-                base, entry.run(found.exchange.name, found.exchange.x), found.exchange, noise
-            )
-        ]
         notes.append(
             f"layers of {entry.name} get other numbers of rows beside other companions: its "
             "outputs are compared within the noise bound"
@@ -150,11 +141,14 @@ def _counting(
     case: Case, found: Difference, entry: Entry, judged: Judged, x: Nest, noise: Noise
 ) -> Difference | None:
     """The part of a difference that is a dependence on the batch, if there is any."""
-    if judged.observed is None:
-        # Its kernels are not those of the pass, and may compute a row's place in another way.
+    # Kernels of its own may compute a row's place in another way; and where other numbers of rows
+    # meet, they round otherwise, as between batch sizes.
+    if judged.observed is None or (judged.gathers and found.moved):
         base, other = entry.run(WHOLE, x), entry.run(found.exchange.name, found.exchange.x)
-        beyond = _beyond_noise(base, other, found.exchange, noise)
-        return found if beyond and not judged.random else None
+        if not _beyond_noise(base, other, found.exchange, noise):
+            return None
+    if judged.observed is None:
+        return None if judged.random else found
     among = judged.observed.reaching_outputs() & judged.stable
     places = tuple(place for place in found.places if place in among)
     moved = 0.0 if judged.random else found.moved

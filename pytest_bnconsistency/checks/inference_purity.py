@@ -87,9 +87,10 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             seen.append(_seen(case, x, name, held_by))
         except RefusedError as error:
             own = name.partition("(")[0] in subject.own_inference()
-            if own or (name == DATASET and _refuses(case, x, name)):
+            refused = _refuses(case, x, name)
+            if own or (refused and name == DATASET):
                 notes.append(f"not run: {error}")
-            elif _refuses(case, x, name):
+            elif refused:
                 raise
             else:
                 kind = type(error.refusal).__name__

@@ -45,10 +45,10 @@ def _into(case: Case, x: Nest, apart: Collection[int], first: int) -> Mapping[st
     alike = Exchange("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
     changing = [e for e in exchanges(rows, case.settings.seed) if 0 in e.kept]
     exchange = next((e for e in changing if not _same_rows(e.x, rows)), alike)
-    base, seen, apart = way.run(batch, rows), dict[str, float | None](), laid_out(case, traced)
+    base, seen, known = way.run(batch, rows), dict[str, float | None](), laid_out(case, traced)
     if any(is_float(leaf) for leaf in flatten(x)):
         seen["the input"] = _smallest(
-            exchange, base, lambda share: traced.run(leak_into(exchange.x, share)), apart
+            exchange, base, lambda share: traced.run(leak_into(exchange.x, share)), known
         )
     leaking, leak = traced, traced.instrument
     if not isinstance(leak, Leak) or leak.index is None:
@@ -59,7 +59,7 @@ def _into(case: Case, x: Nest, apart: Collection[int], first: int) -> Mapping[st
     if leak.index is not None:
         inside = traced.calls[leak.index].label
         run = _leaking(leaking, leak, exchange.x)
-        seen[inside] = _smallest(exchange, base, run, apart, leak.index)
+        seen[inside] = _smallest(exchange, base, run, known, leak.index)
     if not seen:  # ids and no layers: there is nothing to leak a share into
         other = traced.run(map_nest(lambda leaf: leaf[::-1], rows))
         whole = Exchange("another row", rows, kept, kept, 2)
@@ -83,10 +83,10 @@ def _smallest(
     exchange: Exchange,
     base: Observation,
     run: Callable[[float], Observation],
-    apart: Collection[int],
+    known: Collection[int],
     place: int | None = None,
 ) -> float | None:
-    """The smallest share that shows in a run; the calls `apart` differ without a leak.
+    """The smallest share that shows in a run; the calls `known` differ without a leak.
 
     None, too, where the call at `place` gives both companions the same: it has nothing to leak.
     """
@@ -94,7 +94,7 @@ def _smallest(
         other = run(share)
         if place is not None and not _varies(base.records[place], other.records[place]):
             return None
-        differing = set(localise.differing_calls(base, other, exchange)).difference(apart)
+        differing = set(localise.differing_calls(base, other, exchange)).difference(known)
         if differing or localise.outputs_differ(base.outputs, other.outputs, exchange):
             return share
     return None

@@ -173,15 +173,14 @@ def _compare(
             evidence=evidence,
             warnings=warned,
         )
+    held = f"{limits(case, m)} would have failed"
     if harmful:
         held = (
             f"sampling explains as much ({means} {bound:.2g}; the outputs are "
             f"{apart.outputs:.2g} standard deviations apart)"
         )
         notes.append(f"the gap ({harmful}) is within what sampling explains ({means})")
-    else:
-        held = f"{limits(case, m)} would have failed"
-    if not harmful and apart.outputs > bound:
+    elif apart.outputs > bound:
         notes.append(
             f"the outputs differ beyond sampling ({apart.outputs:.2g} against {bound:.2g} "
             "standard deviations), by less than is worth a person's time, or to the better"

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, flatten
-from pytest_bnconsistency.probes.graphs import is_batch, names_behind
+from pytest_bnconsistency.probes.graphs import is_batch, names_behind, tensors_in
 from pytest_bnconsistency.probes.holding import open_axes
 from pytest_bnconsistency.probes.taps import Instrument, Replay
 from pytest_bnconsistency.subjects import Call
@@ -41,7 +41,7 @@ class WithInputs(Instrument):
         return outputs, [tf.constant([len(given)]), *given, *prints]
 
     def _hashes(self, nest: Any) -> list[Any]:
-        tensors = [leaf for leaf in flatten(nest) if isinstance(leaf, tf.Tensor)]
+        tensors = tensors_in(nest)
         return [along_rows(t, self._rows) for t in tensors if is_batch(t) or _may_hold_rows(t)]
 
 

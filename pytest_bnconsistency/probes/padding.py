@@ -32,8 +32,6 @@ def lengthened(x: Nest, specs: Nest | None, padding: float) -> Nest | None:
     A time axis is the first inner axis of an input of ids `(rows, time)` or of vectors
     `(rows, time, features)`.
     """
-    if specs is None:
-        return None
     leaves, sequences = list(flatten(x)), _sequences(x, specs)
     for leaf, place in sequences:
         added = np.full((len(leaf), MORE, *leaf.shape[2:]), padding, leaf.dtype)
@@ -43,8 +41,6 @@ def lengthened(x: Nest, specs: Nest | None, padding: float) -> Nest | None:
 
 def shortest(x: Nest, specs: Nest | None, padding: float) -> Array:
     """The row that has the fewest steps before its padding, and some, as an array of one."""
-    if specs is None:
-        return np.zeros(1, int)
     steps = sum((_steps(leaf, padding) for leaf, _ in _sequences(x, specs)), np.zeros(rows_of(x)))
     return np.array([int(np.argmin(np.where(steps > 0, steps, np.inf)))])
 
@@ -54,8 +50,6 @@ def trimmed(x: Nest, specs: Nest | None, padding: float) -> Nest:
 
     Inputs of one length stay of one length, and keep a step.
     """
-    if specs is None:
-        return x
     kept: dict[int, int] = {}
     for leaf, _ in _sequences(x, specs):
         time, steps = leaf.shape[1], int(_steps(leaf, padding).max())
@@ -70,8 +64,10 @@ def trimmed(x: Nest, specs: Nest | None, padding: float) -> Nest:
     )
 
 
-def _sequences(x: Nest, specs: Nest) -> list[tuple[Array, int]]:
+def _sequences(x: Nest, specs: Nest | None) -> list[tuple[Array, int]]:
     """The inputs with a time axis of any length, and their places among all."""
+    if specs is None:
+        return []
     pairs = enumerate(zip(flatten(x), flatten(specs), strict=True))
     return [(leaf, i) for i, (leaf, spec) in pairs if _is_sequence(spec) and leaf.shape[1]]
 

@@ -175,22 +175,26 @@ def find(training: Pass, x: Any) -> list[Tracked]:
     if not owners:
         return []
     low, records, kept = _forgetting(training, x, [variable for variable, _ in owners.values()])
+    declared = {
+        key: _declared(owners[key][1][0].layer, len(owners[key][1]), share)
+        for key, share in kept.items()
+    }
     cumulative = set[int]()
-    if any(not _agrees(*owners[key], kept[key]) for key in kept):
+    if None in declared.values():
         twice = map_nest(lambda leaf: np.concatenate([leaf, leaf]), x)
         with contextlib.suppress(DataError):  # it takes no other number of rows
             _, _, again = _forgetting(training, twice, [owners[key][0] for key in kept])
             cumulative = {
                 key
                 for key, share in kept.items()
-                if not _agrees(*owners[key], share)
+                if declared[key] is None
                 and not abs(again.get(key, 1.0) - share) <= UNEVEN * abs(1 - share)
             }
     found: list[Tracked] = []
     for key, share in kept.items():
         variable, calls = owners[key]
         layer, path = calls[0].layer, calls[0].path
-        retention, times = _declared(layer, len(calls), share)
+        retention, times = declared[key] or (share, len(calls))
         t = Tracked(variable, layer, path, "other", retention, times)
         indices = [
             index for index, call in enumerate(training.calls) if call.layer is calls[0].layer
@@ -242,12 +246,6 @@ def _is_even(variable: Any, low: Array, high: Array) -> bool:
     kept = high - low
     round_off = 8 * EPSILON.get(variable.dtype.name, 0.0) * np.abs([low, high]).max(initial=1.0)
     return bool(np.ptp(kept) <= UNEVEN * abs(1 - float(np.median(kept))) + round_off)
-
-
-def _agrees(variable: Any, calls: Sequence[Call], measured: float) -> bool:
-    """Whether the share that is kept is that of the layer's own momentum."""
-    retention, _ = _declared(calls[0].layer, len(calls), measured)
-    return retention != measured
 
 
 def _calls_by_layer(training: Pass) -> dict[int, list[Call]]:
@@ -343,22 +341,22 @@ def _moved_towards(t: Tracked, moments: Sequence[Moment]) -> Array:
     return np.asarray(whole / (1 - t.retention))
 
 
-def _declared(layer: Any, calls: int, measured: float) -> tuple[float, int]:
-    """The share that is kept, and the number of updates that it takes.
+def _declared(layer: Any, calls: int, measured: float) -> tuple[float, int] | None:
+    """The share that is kept by the layer's own momentum, and the updates that it takes.
 
-    By the layer's own momentum where it agrees with the measured share: it has no round-off. A
-    layer in a loop is called once as far as can be seen, and may update for every timestep.
+    It has no round-off; None where it does not agree with the measured share. A layer in a loop is
+    called once as far as can be seen, and may update for every timestep.
     """
     momentum = getattr(layer, "momentum", None)
     if not isinstance(momentum, (int, float)):
-        return measured, calls
+        return None
     if abs(momentum**calls - measured) < 1e-3:
         return float(momentum) ** calls, calls
     if 0 < momentum < 1 and 0 < measured < 1:
         times = round(math.log(measured) / math.log(momentum))
         if times > calls and abs(momentum**times - measured) < 1e-3:
             return float(momentum) ** times, times
-    return measured, calls
+    return None
 
 
 def _recognised(

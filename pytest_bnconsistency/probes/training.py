@@ -79,9 +79,8 @@ class Steps:
         if self.data is None or not self.possible:
             return Ran()
         sizes = self._sizes(self.data.rows)
-        before, all_before = (
-            Variables(held) for held in (list(variables), reachable_variables(self.subject))
-        )
+        held = reachable_variables(self.subject)
+        before, all_before = Variables(list(variables)), Variables(held)
         moved: set[int] = set()
         broken, trained = 0, True
         with preserve_state(self.subject, self.train_step):
@@ -90,11 +89,11 @@ class Steps:
             if anew:
                 self._compile_anew()
             try:
-                finite = _finite(self.subject)
+                finite = _finite(held)
                 for rows in sizes:
                     self._train(self.data, rows)
                     moved |= {id(v) for v in before.moved()}
-                broken = len(finite - _finite(self.subject))
+                broken = len(finite - _finite(held))
                 trained = bool(moved or all_before.moved())
             finally:
                 before.restore()
@@ -165,11 +164,11 @@ def shifted(x: Nest) -> Nest:
     return map_nest(move, x)
 
 
-def _finite(subject: Subject) -> set[int]:
-    """The weights that train and hold no NaN, by identity."""
+def _finite(variables: Sequence[Any]) -> set[int]:
+    """The weights among them that train and hold no NaN, by identity."""
     return {
         id(v)
-        for v in reachable_variables(subject)
+        for v in variables
         if v.trainable and v.dtype.is_floating and bool(tf.reduce_all(tf.math.is_finite(v)))
     }
 

@@ -178,12 +178,12 @@ class KerasModelSubject(BaseSubject):
             return self.model.predict_on_batch(_fed(x))
 
     def own_inference(self) -> list[str]:
-        return [
-            name
-            for name in _INFERRING
-            if name in vars(self.model)
-            or getattr(type(self.model), name) is not getattr(self.model_class, name)
-        ]
+        return [name for name in _INFERRING if name in vars(self.model) or self._overrides(name)]
+
+    def _overrides(self, name: str) -> bool:
+        """Whether the model's class has a method of its own in place of the library's."""
+        own, its = (getattr(kind, name, None) for kind in (type(self.model), self.model_class))
+        return own is not its
 
     @contextlib.contextmanager
     def as_library(self) -> Iterator[None]:
@@ -282,10 +282,7 @@ class KerasModelSubject(BaseSubject):
             return None
 
     def scores(self, data: Data, outputs: Nest) -> dict[str, float] | None:
-        if any(
-            getattr(type(self.model), name, None) is not getattr(self.model_class, name, None)
-            for name in ("evaluate", "test_step", "make_test_function", *_SCORING)
-        ):
+        if any(map(self._overrides, ("evaluate", "test_step", "make_test_function", *_SCORING))):
             return None  # the user's own way to score
         loss = self.loss(data, outputs)
         if loss is None:
@@ -316,10 +313,7 @@ class KerasModelSubject(BaseSubject):
 
     @property
     def needs_targets(self) -> bool:
-        steps = {
-            getattr(kind, "train_step", None) for kind in (type(self.model), self.model_class)
-        }
-        return len(steps) == 1 and getattr(self.model, "loss", None) is not None
+        return not self._overrides("train_step") and getattr(self.model, "loss", None) is not None
 
     def train_on_batch(self, data: Data) -> None:
         self._with_targets(
