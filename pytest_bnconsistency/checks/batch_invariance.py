@@ -199,7 +199,7 @@ def _entry_points(
         production = ways.entry(case, x, name)
         if refusal := _refusal(production, inference, x):
             notes.append(f"not judged: {refusal}")
-        elif _agree(production, inference, x):
+        elif _agree(case, production, inference, x):
             judged.names.insert(0, name)
         else:
             again = functools.partial(ways.anew, case, name=name)
@@ -230,13 +230,14 @@ def _refusal(production: Entry, inference: Entry, x: Nest) -> str:
     return ""
 
 
-def _agree(mine: Entry, its: Entry, x: Nest) -> bool:
+def _agree(case: Case, mine: Entry, its: Entry, x: Nest) -> bool:
     for batch, rows in ((WHOLE, x), (ONE, first_rows(x, 1))):
         try:
-            a, b = mine.run(batch, rows), its.run(batch, rows)
+            b, a = its.run(batch, rows), mine.run(batch, rows)
         except Exception:
             return False  # what it refuses, it is judged on
-        if a.moved or b.moved or not same_outputs(a.outputs, b.outputs):
+        moved = any(ways.moves_layers(case, x, seen) for seen in (a, b))
+        if moved or not same_outputs(a.outputs, b.outputs):
             return False
     return True
 

@@ -7,13 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.entries import rows_between, traced_entry
+from pytest_bnconsistency.checks.entries import rows_between, same_rows, traced_entry
 from pytest_bnconsistency.checks.hidden import laid_out
 from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges
 from pytest_bnconsistency.probes.leaks import Leak, leak_into
-from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Observation, Pass
 
 FIRST = 4
@@ -44,7 +43,7 @@ def _into(case: Case, x: Nest, apart: Collection[int], first: int) -> Mapping[st
     kept = np.zeros(1, int)
     alike = Exchange("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
     changing = [e for e in exchanges(rows, case.settings.seed) if 0 in e.kept]
-    exchange = next((e for e in changing if not _same_rows(e.x, rows)), alike)
+    exchange = next((e for e in changing if not same_rows(e.x, rows)), alike)
     base, seen, known = way.run(batch, rows), dict[str, float | None](), laid_out(case, traced)
     if any(is_float(leaf) for leaf in flatten(x)):
         seen["the input"] = _smallest(
@@ -110,11 +109,7 @@ def _unlike_rows(x: Nest, first: int) -> tuple[str, Nest]:
     """A row and the first of the others that is not the same, as a batch with its name."""
     rows = [rows_between(x, row, row + 1)[1] for row in range(rows_of(x))]
     others = [row for row in range(len(rows)) if row != first]
-    other = next((row for row in others if not _same_rows(rows[row], rows[first])), others[0])
+    other = next((row for row in others if not same_rows(rows[row], rows[first])), others[0])
     if (first, other) == (0, 1):
         return rows_between(x, 0, 2)
     return f"rows {first} and {other}", map_nest(lambda leaf: leaf[[first, other]], x)
-
-
-def _same_rows(x: Nest, other: Nest) -> bool:
-    return all(map(same_bits, flatten(x), flatten(other)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_bnconsistency.data import Data, Nest
-from pytest_bnconsistency.subjects.base import Call, Hook, Part
+from pytest_bnconsistency.data import Array, Data, Nest
+from pytest_bnconsistency.subjects.base import Answer, Call, Hook, Part
 from pytest_bnconsistency.subjects.held import (
     default_mode,
     held_variables,
@@ -58,6 +58,11 @@ class BaseSubject(abc.ABC):
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         return {}
+
+    def answered(
+        self, x: Nest, outputs: Sequence[Array], answer: Answer
+    ) -> contextlib.AbstractContextManager[None] | None:
+        return None
 
     def own_inference(self) -> list[str]:
         return []

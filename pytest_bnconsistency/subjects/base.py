@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pytest_bnconsistency.data import Data, Nest
+from pytest_bnconsistency.data import Array, Data, Nest
 
 RAGGED = 5
 """Rows in a batch of a data set, so that the last one is smaller."""
@@ -37,6 +37,11 @@ class Call:
         return self.path if self.number == 1 else f"{self.path} (call {self.number})"
 
 
+Answer = Callable[[Nest], Sequence[Array] | None]
+"""The outputs, flat, that a model gives for a batch in inference; None where they aren't known.
+
+It must not run TensorFlow: it is asked from within a run.
+"""
 Proceed = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
 Hook = Callable[[Call, Proceed], Any]
 """Stands in for a layer's call: returns what the layer shall return, mostly by `proceed`."""
@@ -94,6 +99,15 @@ class Subject(Protocol):
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         """Other ways to run inference on arrays, by name; the first is that of production."""
+
+    def answered(
+        self, x: Nest, outputs: Sequence[Array], answer: Answer
+    ) -> contextlib.AbstractContextManager[None] | None:
+        """Within it, `entries` get the model's outputs, flat, from `answer`, and no layer runs.
+
+        `x` are rows, and `outputs` what inference gives for them: what is asked for is like these.
+        None where `entries` do more than to call the model in a trace that is theirs to make.
+        """
 
     def own_inference(self) -> list[str]:
         """The methods of the model's own that `entries` run, where a library has its own."""

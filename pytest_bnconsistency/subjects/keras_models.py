@@ -7,16 +7,17 @@ import contextlib
 import inspect
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Data, Nest, Spec, flatten, map_nest, rows_of
+from pytest_bnconsistency.data import Array, Data, Nest, Spec, flatten, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.subjects.adapter import BaseSubject
-from pytest_bnconsistency.subjects.base import RAGGED, Hook
+from pytest_bnconsistency.subjects.answering import answering
+from pytest_bnconsistency.subjects.base import RAGGED, Answer, Hook
 from pytest_bnconsistency.subjects.held import traced_functions
 from pytest_bnconsistency.subjects.refusals import as_sentence
 from pytest_bnconsistency.subjects.watching import by_names, watching
@@ -129,18 +130,14 @@ class KerasModelSubject(BaseSubject):
 
     @contextlib.contextmanager
     def _one_trace(self) -> Iterator[None]:
-        """Have `predict` traced for any number of rows at once, and `predict_on_batch` with it.
+        """Have `predict` traced for any number of rows at once.
 
-        By itself it is traced for the first number, and for any when it meets a second one; and
-        Keras 3 traces x and (x,) apart, which its own step takes for the same.
+        By itself it is traced for the first number, and for any when it meets a second one.
         """
         self.model.make_predict_function()
         function = self.model.predict_function
-        own_step = {"predict_step", "make_predict_function"}.intersection(self.own_inference())
 
         def run(batches: Any) -> Any:
-            if not own_step and isinstance(batches, list):
-                batches = [_without_tuple(batch) for batch in batches]
             self._trace_any_rows(function, batches)
             return function(batches)
 
@@ -176,6 +173,28 @@ class KerasModelSubject(BaseSubject):
     def _predict_on_batch(self, x: Nest) -> Nest:
         with quiet(), self._one_trace(), as_sentence("predict_on_batch", x):
             return self.model.predict_on_batch(_fed(x))
+
+    def answered(
+        self, x: Nest, outputs: Sequence[Array], answer: Answer
+    ) -> contextlib.AbstractContextManager[None] | None:
+        model, function = self.model, self.model.predict_function
+        traced = function is not None and function not in self._traced
+        elsewhere = model.jit_compile or model.run_eagerly
+        if traced or elsewhere or self.own_inference():
+            return None
+        if model.distribute_strategy.num_replicas_in_sync > 1:
+            return None
+        return self._answered(x, outputs, answer)
+
+    @contextlib.contextmanager
+    def _answered(self, x: Nest, outputs: Sequence[Array], answer: Answer) -> Iterator[None]:
+        before = self.model.predict_function
+        self.model.predict_function = None
+        try:
+            with answering(self.model, x, outputs, answer):
+                yield
+        finally:
+            self.model.predict_function = before
 
     def own_inference(self) -> list[str]:
         return [name for name in _INFERRING if name in vars(self.model) or self._overrides(name)]
@@ -394,12 +413,6 @@ class KerasModelSubject(BaseSubject):
     def builds_graph(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call with these arguments builds a graph of Keras tensors only."""
         return any(isinstance(leaf, cls.symbolic_class) for leaf in flatten([args, kwargs]))
-
-
-def _without_tuple(batch: Any) -> Any:
-    if isinstance(batch, tuple) and len(batch) == 1 and not isinstance(batch[0], (tuple, list)):
-        return map_nest(tf.convert_to_tensor, batch[0])
-    return batch
 
 
 def _fed(x: Nest) -> Nest:

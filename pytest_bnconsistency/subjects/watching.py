@@ -12,7 +12,8 @@ from typing import Any
 from pytest_bnconsistency.subjects.base import Call, Hook
 from pytest_bnconsistency.subjects.held import given_mode
 
-_patching = threading.RLock()
+PATCHING = threading.RLock()
+"""Held while the calls of a library's classes are replaced."""
 
 
 @contextlib.contextmanager
@@ -73,7 +74,7 @@ def watching(
 
         return __call__
 
-    with _patching, contextlib.ExitStack() as restore:
+    with PATCHING, contextlib.ExitStack() as restore:
         for owner, is_layer in dict(classes).items():
             original = owner.__dict__["__call__"]
             restore.callback(setattr, owner, "__call__", original)
