@@ -45,6 +45,8 @@ def untraced(
     seen = traced.observed
     if seen is None or not seen.deterministic or judged.fails or judged.random:
         return []
+    if ways.as_traced(case, x):
+        return []
     called, alone = ways.entry(case, x, name), Judged([], seen, untraced=True)
     pair = _outputs(called, alone, x, 0, 2)
     if pair is not None:

@@ -40,10 +40,16 @@ def compare_exchanges(
     ]
     changing = [found for found in singly if isinstance(found, Difference)]
     changing = changing or [found for found in seen if isinstance(found, Difference)]
-    if judged.observed is not None and _gathers(entry, base, joint):
+    if judged.observed is not None and (
+        _gathers(entry, base, joint)
+        or (
+            not any(_moves_outputs(entry, base, found, noise) for found in changing)
+            and localise.routes(judged.observed, x, [exchange.x for exchange in joint])
+        )
+    ):
         judged.gathers = True
         notes.append(
-            f"layers of {entry.name} get other numbers of rows beside other companions: its "
+            f"parts of {entry.name} get other numbers of rows beside other companions: its "
             "outputs are compared within the noise bound"
         )
     counted = [_counting(case, found, entry, judged, x, noise) for found in changing]
@@ -114,7 +120,7 @@ def _difference(
         notes.append(f"{entry.name} refuses a batch with {exchange.name}: {first}")
         return "refused"
     if exchange.moves:
-        change = _beyond_noise(base, other, exchange, noise)
+        change = beyond_noise(base, other, exchange, noise)
         return Difference(exchange, (), change) if change else "same"
     moved = max(
         (
@@ -137,30 +143,33 @@ def _largest_change(mine: Array, its: Array, exchange: Exchange) -> float:
     return max(float(change.max()), 1e-300)
 
 
+def _moves_outputs(entry: Entry, base: Observation, found: Difference, noise: Noise) -> bool:
+    """Whether some output moves by more than noise explains."""
+    other = entry.run(found.exchange.name, found.exchange.x)
+    return bool(beyond_noise(base, other, found.exchange, noise))
+
+
 def _counting(
     case: Case, found: Difference, entry: Entry, judged: Judged, x: Nest, noise: Noise
 ) -> Difference | None:
     """The part of a difference that is a dependence on the batch, if there is any."""
     # Kernels of its own may compute a row's place in another way; and where other numbers of rows
     # meet, they round otherwise, as between batch sizes.
-    if judged.observed is None or (judged.gathers and found.moved):
-        base, other = entry.run(WHOLE, x), entry.run(found.exchange.name, found.exchange.x)
-        if not _beyond_noise(base, other, found.exchange, noise):
-            return None
+    rounds = judged.observed is None or (judged.gathers and found.moved)
+    if rounds and not _moves_outputs(entry, entry.run(WHOLE, x), found, noise):
+        return None
     if judged.observed is None:
         return None if judged.random else found
     among = judged.observed.reaching_outputs() & judged.stable
     places = tuple(place for place in found.places if place in among)
     moved = 0.0 if judged.random else found.moved
     if not found.moved:
-        places = hidden(case, judged.observed, x, found.exchange, places)
+        places = hidden(case, judged.observed, x, found.exchange, places, judged.gathers)
         judged.stable -= laid_out(case, judged.observed)
     return replace(found, places=places, moved=moved) if moved or places else None
 
 
-def _beyond_noise(
-    base: Observation, other: Observation, exchange: Exchange, noise: Noise
-) -> float:
+def beyond_noise(base: Observation, other: Observation, exchange: Exchange, noise: Noise) -> float:
     """The largest change of a kept row of the outputs that noise does not explain."""
     kept, now = exchange.kept, exchange.now
     moves = [

@@ -16,7 +16,7 @@ from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.holding import of_kept_rows
 from pytest_bnconsistency.probes.state import same_bits
 from pytest_bnconsistency.probes.taps import Pass
-from pytest_bnconsistency.probes.values import outputs_with, values_of
+from pytest_bnconsistency.probes.values import differ, outputs_with, values_of
 
 TRIED = 16
 """Layers that are tried, one by one, at most."""
@@ -29,13 +29,19 @@ def laid_out(case: Case, seen: Pass) -> set[int]:
 
 
 def hidden(
-    case: Case, seen: Pass, x: Nest, exchange: Exchange, places: Sequence[int]
+    case: Case,
+    seen: Pass,
+    x: Nest,
+    exchange: Exchange,
+    places: Sequence[int],
+    gathers: bool,
 ) -> tuple[int, ...]:
     """Of the calls at `places`, whose kept rows change while no output's do, those that count.
 
     What a call's kept rows change by is put alone into the first batch. If the outputs stay as
     they are, but for noise, they hide it; if they change, the rest of the model had undone it. So
-    it has where rows only get another length.
+    it has where rows only get another length. Where the model `gathers` rows, a call whose values
+    move by no more than rounding is left out, too.
     """
     known = laid_out(case, seen)
     unknown = [place for place in places if place not in known]
@@ -48,6 +54,9 @@ def hidden(
         mine, its = base.get(label, []), other.get(label, [])
         if [a.shape for a in mine] == [b.shape for b in its]:
             changed = [_with_rows_of(b, a, exchange) for a, b in zip(mine, its, strict=True)]
+            if gathers and not any(map(differ, mine, changed)):
+                known.add(place)
+                continue
             still, moved = (outputs_with(seen, x, {label: held}) for held in (mine, changed))
             if still is None or moved is None or not _answers(case, still, moved):
                 break

@@ -11,10 +11,12 @@ import numpy as np
 from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import (
+    ONE,
     PAIR,
     WHOLE,
     Entry,
     anew,
+    as_traced,
     calls_of,
     entry,
     first_rows,
@@ -183,13 +185,13 @@ def _repeats(case: Case, x: Nest, way: Entry, batch: str) -> bool:
     traced = traced_entry(case, x, False)
     if traced.observed is not None and traced.observed.deterministic:
         calls = calls_of(case)
-        others = (
-            [entry(case, x, name) for name in calls if name != way.name]
-            if way.name in calls
-            else [traced]
-        )
+        others = [entry(case, x, name) for name in calls if name != way.name]
         mine = way.run(batch, rows).outputs
-        if any(same_outputs(mine, other.run(batch, rows).outputs) for other in others):
+        if same_outputs(mine, traced.run(batch, rows).outputs):
+            return True
+        if way.name in calls and any(
+            same_outputs(mine, other.run(batch, rows).outputs) for other in others
+        ):
             return True
     first, second = way.twice(batch, rows)
     return same_outputs(first.outputs, second.outputs)
@@ -206,13 +208,15 @@ def _evaluated(case: Case, held: list[Any]) -> Seen:
 
 
 def _batch(case: Case, x: Nest, name: str) -> str:
-    """What an entry point runs; code in Python runs on two rows, where the model takes them."""
+    """What an entry point runs; code in Python runs on few rows, where the model takes them."""
+    if name == case.subject.spelled(False) and as_traced(case, x):
+        return ONE
     in_python = name in calls_of(case) or name == "predict_on_batch"
     return PAIR if in_python and takes_two_rows(case, x) else WHOLE
 
 
 def _rows(x: Nest, batch: str) -> Nest:
-    return x if batch == WHOLE else first_rows(x, 2)
+    return first_rows(x, {ONE: 1, PAIR: 2, WHOLE: rows_of(x)}[batch])
 
 
 def _state(case: Case, x: Nest, seen: list[Seen], held_by: dict[int, str]) -> list[Finding]:

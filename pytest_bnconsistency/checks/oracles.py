@@ -10,6 +10,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.composition import beyond_noise
 from pytest_bnconsistency.checks.entries import repeating, same_outputs
 from pytest_bnconsistency.checks.hidden import hidden, laid_out
 from pytest_bnconsistency.checks.passes import observed
@@ -80,6 +81,7 @@ class Rows:
         broken = {finding.rule for finding in result.findings} if result else set()
         self._mixing = any(rule.id in broken for rule in MIXING)
         self._passes = passes_of(case, x, apart)
+        self._routes: dict[str, bool] = {}
         self._stable: dict[str, frozenset[int]] = {}
         self._among: dict[str, set[int] | frozenset[int]] = {}
         for name, seen in list(self._passes.items()):
@@ -136,8 +138,11 @@ class Rows:
             return None
         x = self.source.expand(Recipe(recipe.count, {}, recipe.rest))
         exchange = replace(exchange, x=self.source.expand(recipe))
+        gathers, seen = self._gathers(name, x, exchange), self._passes[name]
+        if gathers and shown:
+            shown = bool(beyond_noise(alone, other, exchange, Noise(seen, x)))
         if not shown:
-            places = list(hidden(self.case, self._passes[name], x, exchange, places))
+            places = list(hidden(self.case, seen, x, exchange, places, gathers))
         if not places and not shown:
             return None
         moved, row = _largest_move(alone.outputs, other.outputs, recipe)
@@ -153,6 +158,12 @@ class Rows:
         message = f"{how} when {beside} instead of {recipe.rest} ({among_rows}), through {name}"
         judged.differences = [Difference(exchange, tuple(places), moved)]
         return Violation(recipe, MIXING, message, judged, x)
+
+    def _gathers(self, name: str, x: Nest, exchange: Exchange) -> bool:
+        """Whether other numbers of rows meet in a pass; asked of the first batch that differs."""
+        if name not in self._routes:
+            self._routes[name] = localise.routes(self._passes[name], x, [exchange.x])
+        return self._routes[name]
 
     def _sized(self, name: str, recipe: Recipe) -> Violation | None:
         """What the size alone does, to rows that are all of the rest."""

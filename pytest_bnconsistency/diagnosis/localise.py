@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +132,26 @@ def reduced(seen: Pass, x: Nest, exchange: Exchange) -> dict[str, list[Array]]:
         for call, mine, its in zip(watched.calls, base.records, other.records, strict=True)
         if mine and its and not all(map(same_bits, mine, its))
     }
+
+
+def routes(seen: Pass, x: Nest, others: Iterable[Nest]) -> bool:
+    """Whether some operation gives other numbers of entries for other rows in the same places.
+
+    So does one that picks the rows that an expert takes.
+    """
+    watched = seen.again(x, Operations(rows_of(x)))
+
+    def counts(rows: Nest) -> list[int]:
+        return [len(hashes) for hashes in watched.run(rows).records[-1] or ()]
+
+    if not watched.is_traced:
+        return False
+    base = counts(x)
+    for other in others:
+        with contextlib.suppress(Exception):  # it refuses these rows
+            if counts(other) != base:
+                return True
+    return False
 
 
 def meeting_operations(

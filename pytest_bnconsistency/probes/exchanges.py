@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -34,8 +33,6 @@ class Exchange:
 def exchanges(x: Nest, seed: int) -> list[Exchange]:
     """Batches in which every row serves as a kept row beside every other row that changes.
 
-    Row i is kept in the batches of the i-th of the ways to choose half of k batches: no choice
-    holds another one, so that for any two rows some batch keeps the first and changes the second.
     Batches follow in which companions are alike, rows change places, or one is NaN or Inf.
     """
     rows = rows_of(x)
@@ -52,38 +49,38 @@ def exchanges(x: Nest, seed: int) -> list[Exchange]:
 def joint_exchanges(x: Nest, seed: int) -> list[Exchange]:
     """The same changes of companions in fewer batches: a NaN and an Inf along with others.
 
-    Rows that keep their bits here keep them in each of `exchanges` where they keep their places.
+    Both are in the first batch: what they would hide shows in the others.
     """
-    joint = []
-    for number, exchange in enumerate(_designed(x, seed)):
-        changed = np.setdiff1d(np.arange(exchange.rows), exchange.kept)
-        name = exchange.name
-        if _has_floats(x) and number < 2:
-            _poison(exchange.x, changed[0], (np.nan, np.inf)[number])
-            name += (", one of them with a NaN", ", one of them with an Inf")[number]
-        joint.append(replace(exchange, name=name))
-    return joint
+    first, *others = _designed(x, seed)
+    if not _has_floats(x):
+        return [first, *others]
+    changed = np.setdiff1d(np.arange(first.rows), first.kept)
+    _poison(first.x, changed[-1], np.inf)
+    _poison(first.x, changed[0], np.nan)
+    told = ", one of them with a NaN" + ", one with an Inf" * (len(changed) > 1)
+    return [replace(first, name=first.name + told), *others]
 
 
 def _designed(x: Nest, seed: int) -> list[Exchange]:
+    """Every second row kept, the others kept, and the last row by itself.
+
+    So a row stands apart from its neighbours, and the last one from all others both ways: what
+    treats rows alike, whichever of them it has meet, shows on it.
+    """
     rows, rng = rows_of(x), np.random.default_rng(seed)
-    count = next(k for k in itertools.count(2) if _ways(k) >= rows)
-    choices = list(itertools.combinations(range(count), count // 2))[:rows]
     kinds = itertools.cycle((_redrawn, _hundredfold, _constant, _duplicated, _shortened, _emptied))
     found = []
-    for number in range(count):
-        kept = np.array([row for row, choice in enumerate(choices) if number in choice])
-        changed = np.setdiff1d(np.arange(rows), kept)
+    for number in (0, 1):
+        kept = np.arange(number, rows - (rows > 2), 2)
         names, other = [], map_nest(np.copy, x)
-        for row in changed:
+        for row in np.setdiff1d(np.arange(rows), kept):
             kind = next(kinds)
             names.append(kind.__name__.strip("_"))
             for leaf, original in zip(flatten(other), flatten(x), strict=True):
                 leaf[row : row + 1] = kind(original, row, rng)
-        if len(kept) and len(changed):
-            kinds_seen = ", ".join(dict.fromkeys(names))
-            name = f"batch {number + 1}: {len(changed)} companions {kinds_seen}"
-            found.append(Exchange(name, other, kept, kept, rows))
+        kinds_seen = ", ".join(dict.fromkeys(names))
+        name = f"batch {number + 1}: {len(names)} companions {kinds_seen}"
+        found.append(Exchange(name, other, kept, kept, rows))
     return [*found, *_at_the_ends(x), _crowded(x)]
 
 
@@ -145,10 +142,6 @@ def _poison(x: Nest, row: int, value: float) -> None:
     for leaf in flatten(x):
         if is_float(leaf):
             leaf[row].flat[0] = value
-
-
-def _ways(k: int) -> int:
-    return math.comb(k, k // 2)
 
 
 def _redrawn(leaf: Array, row: int, rng: np.random.Generator) -> Array:

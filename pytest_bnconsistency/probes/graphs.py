@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -34,6 +35,22 @@ def names_behind(tensors: Iterable[Any]) -> set[str]:
                 behind.add(tensor.op.name)
                 stack.append(tensor.op)
     return behind
+
+
+@contextlib.contextmanager
+def as_written() -> Iterator[None]:
+    """Within it, a graph runs operation by operation as it was traced.
+
+    TensorFlow would rewrite it first, which takes as long as a run or two and may round otherwise:
+    so the bits are those of the same code outside of a trace.
+    """
+    optimizer, option = tf.config.optimizer, "disable_meta_optimizer"
+    before = optimizer.get_experimental_options().get(option, False)
+    optimizer.set_experimental_options({option: True})
+    try:
+        yield
+    finally:
+        optimizer.set_experimental_options({option: before})
 
 
 def current_graph() -> Any:

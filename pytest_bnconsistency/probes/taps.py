@@ -18,6 +18,7 @@ import tensorflow as tf
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rebuild
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
 from pytest_bnconsistency.probes.graphs import (
+    as_written,
     current_graph,
     is_batch,
     names_behind,
@@ -133,7 +134,7 @@ class Pass:
         function = self._body if self._concrete is None else self._concrete
         before = Variables(self.written)
         try:
-            with as_sentence(self.subject.spelled(self.training), x):
+            with as_written(), as_sentence(self.subject.spelled(self.training), x):
                 outputs, flat = function(map_nest(tf.convert_to_tensor, x))
             moved = before.moved()
             after = {id(variable): variable.numpy() for variable in moved}

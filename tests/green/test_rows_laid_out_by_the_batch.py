@@ -141,18 +141,33 @@ def test_experts_that_take_as_many_rows_as_come(k):
     expect_failure(CHECK, wide_experts(k, 1e-3), rows, rule="BN101")
 
 
-def test_a_first_row_that_no_expert_takes(k):
-    """Whether a leak would be seen is then tried on another row."""
+def gated(k, expert):
+    """Rows with a first feature above zero go through the expert, the others are zeros."""
 
     class Gated(k.layers.Layer):
         def call(self, x):
             taken = tf.where(x[:, 0] > 0)
-            return tf.scatter_nd(taken, tf.gather_nd(x, taken) ** 2, tf.shape(x, tf.int64))
+            return tf.scatter_nd(taken, expert(tf.gather_nd(x, taken)), tf.shape(x, tf.int64))
 
         def compute_output_shape(self, shape):
             return shape
 
+    inputs = k.Input((5,))
+    return k.Model(inputs, k.layers.Dense(3)(Gated(name="gated")(inputs)))
+
+
+def test_a_first_row_that_no_expert_takes(k):
+    """Whether a leak would be seen is then tried on another row."""
     rows = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
     rows[:, 0] = [-1, 1, 1, -1, 1, -1, 1, -1]
-    inputs = k.Input((5,))
-    expect_pass(CHECK, k.Model(inputs, k.layers.Dense(3)(Gated()(inputs))), rows)
+    expect_pass(CHECK, gated(k, tf.square), rows)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("expert", [tf.sigmoid, lambda x: x**2.0], ids=["sigmoid", "power"])
+def test_an_expert_inside_of_a_layer(k, expert, seed):
+    """The rows that it gets have other places beside other companions: kernels round otherwise."""
+    rows = np.random.default_rng(seed).standard_normal((8, 5)).astype(np.float32)
+    expect_pass(CHECK, gated(k, expert), rows, examples=10)
+    leaking = gated(k, lambda x: expert(x) + 1e-3 * tf.reduce_mean(x, 0))
+    expect_failure(CHECK, leaking, rows, rule="BN101", layer="gated")

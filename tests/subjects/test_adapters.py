@@ -15,7 +15,7 @@ from pytest_bnconsistency.subjects.adapter import BaseSubject
 
 class Box:
     def __init__(self, leaks): self.leaks = leaks
-    def score(self, x): return x - x[:1] * 0 - (sum_of(x) if self.leaks else 0)
+    def score(self, x): return x - (sum_of(x) if self.leaks else 1)
 
 def sum_of(x):
     import tensorflow as tf
