@@ -33,12 +33,12 @@ WHOLE, PAIR, ONE = "all rows", "the first two rows", "the first row"
 class Entry:
     """A way in which users run inference; no batch that has a name runs twice through it.
 
-    `call` runs it on rows and leaves what it changed changed. `observed` is the traced pass
-    behind it, where there is one. `held` are the variables that it may change.
+    `call` runs it on rows; what it changed stays changed if it is told to keep it. `observed` is
+    the traced pass behind it, where there is one. `held` are the variables that it may change.
     """
 
     name: str
-    call: Callable[[Nest], Observation]
+    call: Callable[[Nest, bool], Observation]
     held: list[Any]
     observed: Pass | None = None
     _seen: dict[str, Observation] = field(default_factory=dict)
@@ -48,8 +48,7 @@ class Entry:
     def run(self, batch: str, x: Nest) -> Observation:
         """What it gives for the batch of that name; everything is as before afterwards."""
         if batch not in self._seen:
-            with _restored(self.held):
-                found = self.call(x)
+            found = self.call(x, False)
             counts = [len(seen.outputs) for seen in (found, *self._seen.values())]
             if rows_of(x) == counts[0] != counts[-1]:
                 raise UnsupportedSubjectError(
@@ -75,8 +74,8 @@ class Entry:
             with _restored(self.held):
                 if first.moved:
                     with _restored(state):
-                        first = self.call(x)
-                self._pairs[key] = first, self.call(x)
+                        first = self.call(x, True)
+                self._pairs[key] = first, self.call(x, True)
         return self._pairs[key]
 
 
@@ -109,49 +108,53 @@ def traced_entry(case: Case, x: Nest, training: bool | None, apart: Collection[i
     if key not in case.shared:
         traced = observed(case, x, training, apart)
         name = f"tf.function of {case.subject.spelled(training)}"
-        case.shared[key] = Entry(
-            name, lambda rows: traced.run(rows, keep=True), traced.written, traced
-        )
+        case.shared[key] = Entry(name, traced.run, traced.written, traced)
     made: Entry = case.shared[key]
     return made
 
 
 def _eager(
     case: Case, x: Nest, training: bool | None, held: list[Any]
-) -> Callable[[Nest], Observation]:
-    run = Pass(
+) -> Callable[[Nest, bool], Observation]:
+    return Pass(
         case.subject,
         x,
         training=training,
         instrument=Fingerprints(),
         traced=False,
         written=held,
-    )
-    return lambda rows: run.run(rows, keep=True)
+    ).run
 
 
 def _method(
     case: Case, x: Nest, run: Callable[[Nest], Nest], held: list[Any]
-) -> Callable[[Nest], Observation]:
-    def call(rows: Nest) -> Observation:
-        if (handed := _handed_on(case, x, run, rows, held)) is not None:
-            return handed
+) -> Callable[[Nest, bool], Observation]:
+    def call(rows: Nest, keep: bool) -> Observation:
+        before, moved = Variables(held), None
+        try:
+            outputs = _handed_on(case, x, run, rows)
+            if outputs is None:
+                before.restore()
+                outputs = as_it_is(rows)
+            moved = before.moved()
+            return Observation(outputs, [], tuple(moved), {})
+        finally:
+            if not keep and moved != []:
+                before.restore()
+
+    def as_it_is(rows: Nest) -> list[Array]:
         # Each check leaves the model without the function that it came without; the trace is the
         # same for the next one.
         if "predict function" in case.shared:
             case.subject.predict_function = case.shared["predict function"]
-        before = Variables(held)
         outputs = _arrays(run(rows))
-        moved = before.moved()
         case.shared["predict function"] = case.subject.predict_function
-        return Observation(outputs, [], tuple(moved), {})
+        return outputs
 
     return call
 
 
-def _handed_on(
-    case: Case, x: Nest, run: Callable[[Nest], Nest], rows: Nest, held: list[Any]
-) -> Observation | None:
+def _handed_on(case: Case, x: Nest, run: Callable[[Nest], Nest], rows: Nest) -> list[Array] | None:
     """What an entry point gives that hands all rows on to the model's inference, as they are.
 
     None if it does more, or other outputs come back than the model gave. Nothing runs but the
@@ -173,7 +176,6 @@ def _handed_on(
     context = case.subject.answered(rows, whole.outputs, answer)
     if context is None:
         return None
-    before = Variables(held)
     try:
         with context:
             outputs = _arrays(run(rows))
@@ -181,9 +183,8 @@ def _handed_on(
         expected = [np.concatenate(leaves) for leaves in zip(*gave, strict=True)]
     except Exception:
         return None  # run as it is, it says what is wrong
-    if not (same_outputs(given_rows, flatten(rows)) and same_outputs(outputs, expected)):
-        return None
-    return Observation(outputs, [], tuple(before.moved()), {})
+    as_they_are = same_outputs(given_rows, flatten(rows)) and same_outputs(outputs, expected)
+    return outputs if as_they_are else None
 
 
 def _arrays(outputs: Nest) -> list[Array]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_bnconsistency.checks.case import Case
@@ -21,8 +23,26 @@ class Check:
 
     def run(self, case: Case) -> CheckResult:
         module = importlib.import_module(f"pytest_bnconsistency.checks.{self.name}")
-        result: CheckResult = module.check(case)
+        with _heap_at_rest():
+            result: CheckResult = module.check(case)
         return result
+
+
+@contextlib.contextmanager
+def _heap_at_rest() -> Iterator[None]:
+    """Within it, Python's garbage collector leaves alone what was there before.
+
+    Traces make objects by the hundred thousand, so that it would walk through all of TensorFlow's
+    a few times in each check.
+    """
+    if gc.get_freeze_count():  # somebody else's, who may not want it thawed
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 CHECKS = {

@@ -51,7 +51,8 @@ class Shaken(Instrument):
             # element costs more than the network itself.
             shape = [n if axis in (0, 1, len(shape) - 1) else 1 for axis, n in enumerate(shape)]
         signs = 2 * self._rng.integers(0, 2, shape, np.int8) - 1
-        return with_mask(tensor + tensor * tf.cast(signs * size, tensor.dtype), tensor)
+        share = (signs * size).astype(tensor.dtype.as_numpy_dtype)
+        return with_mask(tensor + tensor * share, tensor)
 
 
 class ShakenOperations:

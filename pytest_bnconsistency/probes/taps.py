@@ -126,20 +126,20 @@ class Pass:
         else:
             self.written = reachable_variables(subject) if written is None else list(written)
 
-    def run(self, x: Nest, *, keep: bool = False) -> Observation:
+    def run(self, x: Nest, keep: bool = False) -> Observation:
         """Run on arrays `x` of shape `(rows, ...)`; every variable is as before afterwards.
 
         With `keep`, what the run changed stays changed: whoever says so restores it.
         """
         function = self._body if self._concrete is None else self._concrete
-        before = Variables(self.written)
+        before, moved = Variables(self.written), None
         try:
             with as_written(), as_sentence(self.subject.spelled(self.training), x):
                 outputs, flat = function(map_nest(tf.convert_to_tensor, x))
             moved = before.moved()
             after = {id(variable): variable.numpy() for variable in moved}
         finally:
-            if not keep:
+            if not keep and moved != []:
                 before.restore()
         values = iter([tensor.numpy() for tensor in flat])
         records = [
