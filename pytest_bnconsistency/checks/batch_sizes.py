@@ -9,6 +9,7 @@ import numpy as np
 from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import (
+    ONE,
     PAIR,
     WHOLE,
     Entry,
@@ -85,7 +86,9 @@ def _outputs(entry: Entry, judged: Judged, x: Nest, start: int, stop: int) -> li
     """What it gives for some of the rows; that it refuses them is a failure."""
     judged.tried.append(stop - start)
     try:
-        return entry.run(*rows_between(x, start, stop)).outputs
+        name, batch = rows_between(x, start, stop)
+        shared = name in (ONE, PAIR, WHOLE)  # also for what their layers give
+        return entry.run(name, batch, None if shared else (0, 0)).outputs
     except UnsupportedSubjectError:
         raise
     except Exception as error:

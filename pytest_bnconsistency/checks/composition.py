@@ -113,7 +113,7 @@ def _difference(
 ) -> Difference | Literal["same", "refused"]:
     """What an exchange does to kept rows."""
     try:
-        other = entry.run(exchange.name, exchange.x)
+        other = entry.exchanged(exchange)
     except Exception as error:
         # A model may refuse some rows, NaN above all; that is no dependence.
         first = first_line(error)[:80]

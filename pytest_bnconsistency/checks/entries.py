@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
+from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.state import (
@@ -45,10 +46,14 @@ class Entry:
     _rows: dict[str, Nest] = field(default_factory=dict)
     _pairs: dict[tuple[str, bool], tuple[Observation, Observation]] = field(default_factory=dict)
 
-    def run(self, batch: str, x: Nest) -> Observation:
-        """What it gives for the batch of that name; everything is as before afterwards."""
+    def run(self, batch: str, x: Nest, prints: tuple[int, int] | None = None) -> Observation:
+        """What it gives for the batch of that name; everything is as before afterwards.
+
+        Of layers, `prints` says from which entry up to which hashes are taken, by default of all.
+        """
         if batch not in self._seen:
-            found = self.call(x, False)
+            with self._printing(prints):
+                found = self.call(x, False)
             counts = [len(seen.outputs) for seen in (found, *self._seen.values())]
             if rows_of(x) == counts[0] != counts[-1]:
                 raise UnsupportedSubjectError(
@@ -58,6 +63,31 @@ class Entry:
                 )
             self._seen[batch], self._rows[batch] = found, x
         return self._seen[batch]
+
+    def exchanged(self, exchange: Exchange) -> Observation:
+        """What it gives in the exchange: of one row kept, the others' hashes are as in `WHOLE`."""
+        base, row = self._seen[WHOLE], int(exchange.kept[0])
+        by_row = all(len(hashes) == exchange.rows for r in base.records for hashes in r or ())
+        if exchange.name in self._seen or exchange.moves or len(exchange.kept) > 1 or not by_row:
+            return self.run(exchange.name, exchange.x)
+        other = self.run(exchange.name, exchange.x, (row, row + 1))
+
+        def among_all(all_rows: Array, its: Array) -> Array:
+            return its if len(its) != 1 else np.insert(np.delete(all_rows, row, 0), row, its, 0)
+
+        pairs = zip(base.records, other.records, strict=True)
+        records = [
+            None if mine is None or its is None else list(map(among_all, mine, its))
+            for mine, its in pairs
+        ]
+        self._seen[exchange.name] = replace(other, records=records)
+        return self._seen[exchange.name]
+
+    def _printing(self, prints: tuple[int, int] | None) -> contextlib.AbstractContextManager[None]:
+        instrument = None if self.observed is None else self.observed.instrument
+        if prints is None or not isinstance(instrument, Fingerprints):
+            return contextlib.nullcontext()
+        return instrument.only(*prints)
 
     def known(self, x: Nest) -> Observation | None:
         """What it gave for a batch with these bits."""

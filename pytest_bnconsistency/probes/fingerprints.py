@@ -7,6 +7,8 @@ by bit.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +21,36 @@ from pytest_bnconsistency.probes.holding import open_axes
 from pytest_bnconsistency.probes.taps import Instrument, Replay
 from pytest_bnconsistency.subjects import Call
 
+_ALL = [[0], [2**31 - 1]]
+"""Where recording begins and ends: at the last entry that there may be."""
+
 
 class Fingerprints(Instrument):
     """Records, for each tensor that a layer returns, a hash for each entry of its first axis."""
 
+    def __init__(self) -> None:
+        self._between = tf.Variable(_ALL, trainable=False)
+        self._slice: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def only(self, start: int, stop: int) -> Iterator[None]:
+        """Within it, what is traced records the entries from `start` up to `stop` only."""
+        self._between.assign([[start], [stop]])
+        try:
+            yield
+        finally:
+            self._between.assign(_ALL)
+
+    def begin(self) -> None:
+        if not tf.executing_eagerly():
+            start, stop = tf.unstack(self._between.read_value())
+            self._slice = {"begin": start, "end": stop, "strides": tf.constant([1])}
+
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        return outputs, [fingerprint(tensor) for tensor in flatten(outputs) if is_batch(tensor)]
+        tensors = [tensor for tensor in flatten(outputs) if is_batch(tensor)]
+        if not tf.executing_eagerly():  # a slice of rows shares their memory
+            tensors = [tf.raw_ops.StridedSlice(input=tensor, **self._slice) for tensor in tensors]
+        return outputs, [fingerprint(tensor) for tensor in tensors]
 
 
 class WithInputs(Instrument):

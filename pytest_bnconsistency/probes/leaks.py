@@ -23,11 +23,13 @@ class Leak(Fingerprints):
     """
 
     def __init__(self, place: int) -> None:
+        super().__init__()
         self.share = tf.Variable(0.0, trainable=False)
         self.index: int | None = None
         self._place, self._calls = place, 0
 
     def begin(self) -> None:
+        super().begin()
         self.index, self._calls = None, 0
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
