@@ -233,11 +233,11 @@ def _refusal(production: Entry, inference: Entry, x: Nest) -> str:
 def _agree(case: Case, mine: Entry, its: Entry, x: Nest) -> bool:
     for batch, rows in ((WHOLE, x), (ONE, first_rows(x, 1))):
         try:
-            b, a = its.run(batch, rows), mine.run(batch, rows)
+            both = its.run(batch, rows), mine.run(batch, rows)
         except Exception:
             return False  # what it refuses, it is judged on
-        moved = any(ways.moves_layers(case, x, seen) for seen in (a, b))
-        if moved or not same_outputs(a.outputs, b.outputs):
+        moved = any(ways.moves_layers(case, x, seen) for seen in both)
+        if moved or not same_outputs(*(seen.outputs for seen in both)):
             return False
     return True
 

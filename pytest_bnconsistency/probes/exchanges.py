@@ -31,7 +31,7 @@ class Exchange:
 
 
 def exchanges(x: Nest, seed: int) -> list[Exchange]:
-    """Batches in which every row serves as a kept row beside every other row that changes.
+    """Batches in which every row serves as a kept row while others change.
 
     Batches follow in which companions are alike, rows change places, or one is NaN or Inf.
     """

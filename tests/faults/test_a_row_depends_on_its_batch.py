@@ -943,6 +943,20 @@ def test_experts_of_limited_capacity(k, x, rows):
     expect_pass(CHECK, functional(k, experts(k, None)), x[:rows])
 
 
+def test_a_crowd_that_saturation_hides(k, x):
+    """Only the last row's hidden bits show it, among companions that are all of one kind."""
+
+    def crowded(x):
+        alike = tf.reduce_all(tf.sign(x) == tf.sign(x[-1:]))
+        return x + 1e-3 * tf.cast(alike, x.dtype)
+
+    inputs = k.Input((4,))
+    far = k.layers.Rescaling(1e-3, offset=50)(layer_of(k, crowded)(inputs))
+    model = k.Model(inputs, k.layers.Activation("sigmoid")(far))
+    finding = expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="leak", cause_tested=True)
+    assert "saturation hides it" in finding.message
+
+
 @pytest.mark.parametrize("kind", ["floats", "numbers", "texts", "booleans", "a dictionary"])
 @pytest.mark.parametrize("rows", [2, 8])
 def test_a_row_that_is_marked_where_the_one_before_is_the_same(kind, rows):
