@@ -12,7 +12,7 @@ import tensorflow as tf
 from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.probes.state import Variables
 from pytest_bnconsistency.subjects.held import held_variables, mode_argument, with_mode
-from pytest_bnconsistency.subjects.keras_models import quiet
+from pytest_bnconsistency.subjects.predicting import quiet
 
 ROWS, SIDE = 16, 2
 """The shape of the batch: its rows, and what is as long as no statistic (height, timesteps)."""

@@ -13,7 +13,7 @@ from pytest_bnconsistency.data import Array, all_finite
 from pytest_bnconsistency.probes.state import preserve_state, same_bits
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.subjects import Subject
-from pytest_bnconsistency.subjects.keras_models import quiet
+from pytest_bnconsistency.subjects.predicting import quiet
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import abc
 import contextlib
 import inspect
-import warnings
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, Data, Nest, Spec, flatten, map_nest, rows_of
+from pytest_bnconsistency.data import Data, Nest, Spec, flatten, map_nest
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
-from pytest_bnconsistency.subjects.adapter import BaseSubject
-from pytest_bnconsistency.subjects.answering import answering
-from pytest_bnconsistency.subjects.base import RAGGED, Answer, Hook
+from pytest_bnconsistency.subjects.base import Hook
 from pytest_bnconsistency.subjects.held import traced_functions
+from pytest_bnconsistency.subjects.predicting import PredictingSubject, fed, quiet
 from pytest_bnconsistency.subjects.refusals import as_sentence
 from pytest_bnconsistency.subjects.watching import by_names, watching
 from pytest_bnconsistency.words import first_line
@@ -27,15 +24,12 @@ _UNFIT = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
 """What TensorFlow raises on targets that a loss can't take."""
 _SCORING = ("compute_loss", "compute_metrics", "get_metrics_result", "reset_metrics")
 """What turns outputs into loss and metrics."""
-_INFERRING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
-"""What turns rows into outputs, apart from the model's call."""
 
 
-class KerasModelSubject(BaseSubject):
+class KerasModelSubject(PredictingSubject):
     """A model of either Keras generation. Subclasses name the classes whose calls are watched."""
 
     layer_class: type
-    model_class: type
     symbolic_class: type
     """The tensors that a graph is built of."""
     inputs_attribute: str
@@ -50,15 +44,6 @@ class KerasModelSubject(BaseSubject):
                 "model: call it once on a batch, or give it an input shape"
             )
         super().__init__(model)
-        self._traced: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
-
-    @property
-    def predict_function(self) -> Any:
-        return self.model.predict_function
-
-    @predict_function.setter
-    def predict_function(self, function: Any) -> None:
-        self.model.predict_function = function
 
     @property
     def modeless(self) -> str:
@@ -100,122 +85,6 @@ class KerasModelSubject(BaseSubject):
 
     def spelled(self, training: bool | None) -> str:
         return "model(x)" if training is None else f"model(x, training={training})"
-
-    def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
-        return {
-            "predict": self._predict,
-            "predict(dataset)": self._predict_dataset,
-            "predict_on_batch": self._predict_on_batch,
-        }
-
-    def _predict(self, x: Nest) -> Nest:
-        with quiet(), self._one_trace(), as_sentence("predict", x):
-            return self._predicted(_fed(x), batch_size=rows_of(x))
-
-    def _predict_dataset(self, x: Nest) -> Nest:
-        """`predict` of a `tf.data.Dataset` of batches, the last one smaller."""
-        # A data set takes a list for one tensor, and `predict` takes a tuple for (x, y).
-        rows = (_with_tuples(x),) if isinstance(x, (tuple, list)) else _with_tuples(x)
-        rows = tf.data.Dataset.from_tensor_slices(rows).batch(RAGGED)
-        with quiet(), self._one_trace(), as_sentence("predict(dataset)", x):
-            return self._predicted(rows)
-
-    def _predicted(self, x: Any, **options: Any) -> Nest:
-        """`predict` of the model's own is given the options that it takes."""
-        options["verbose"] = 0
-        parameters = inspect.signature(self.model.predict).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            options = {name: value for name, value in options.items() if name in parameters}
-        return self.model.predict(x, **options)
-
-    @contextlib.contextmanager
-    def _one_trace(self) -> Iterator[None]:
-        """Have `predict` traced for any number of rows at once.
-
-        By itself it is traced for the first number, and for any when it meets a second one.
-        """
-        self.model.make_predict_function()
-        function = self.model.predict_function
-
-        def run(batches: Any) -> Any:
-            self._trace_any_rows(function, batches)
-            return function(batches)
-
-        self.model.predict_function = run
-        try:
-            yield
-        finally:
-            self.model.predict_function = function
-
-    def _trace_any_rows(self, function: Any, batches: Any) -> None:
-        if not hasattr(function, "get_concrete_function"):
-            return
-        if not function.experimental_get_tracing_count():
-            self._traced[function] = set()
-        if function not in self._traced:
-            return  # what the user runs has its traces
-
-        def any_rows(spec: Any) -> Any:
-            return tf.TensorSpec((None, *spec.shape[1:]), spec.dtype)
-
-        def spec(leaf: Any) -> Any:
-            if isinstance(leaf, tf.data.Iterator):
-                return tf.data.IteratorSpec(tf.nest.map_structure(any_rows, leaf.element_spec))
-            return any_rows(leaf)
-
-        signature = tf.nest.map_structure(spec, batches)
-        if str(signature) not in self._traced[function]:
-            self._traced[function].add(str(signature))
-            # Code that needs the number of rows is traced for each, as without this.
-            with contextlib.suppress(Exception):
-                function.get_concrete_function(signature)
-
-    def _predict_on_batch(self, x: Nest) -> Nest:
-        with quiet(), self._one_trace(), as_sentence("predict_on_batch", x):
-            return self.model.predict_on_batch(_fed(x))
-
-    def answered(
-        self, x: Nest, outputs: Sequence[Array], answer: Answer
-    ) -> contextlib.AbstractContextManager[None] | None:
-        model, function = self.model, self.model.predict_function
-        traced = function is not None and function not in self._traced
-        elsewhere = model.jit_compile or model.run_eagerly
-        if traced or elsewhere or self.own_inference():
-            return None
-        if model.distribute_strategy.num_replicas_in_sync > 1:
-            return None
-        return self._answered(x, outputs, answer)
-
-    @contextlib.contextmanager
-    def _answered(self, x: Nest, outputs: Sequence[Array], answer: Answer) -> Iterator[None]:
-        before = self.model.predict_function
-        self.model.predict_function = None
-        try:
-            with answering(self.model, x, outputs, answer):
-                yield
-        finally:
-            self.model.predict_function = before
-
-    def own_inference(self) -> list[str]:
-        return [name for name in _INFERRING if name in vars(self.model) or self._overrides(name)]
-
-    def _overrides(self, name: str) -> bool:
-        """Whether the model's class has a method of its own in place of the library's."""
-        own, its = (getattr(kind, name, None) for kind in (type(self.model), self.model_class))
-        return own is not its
-
-    @contextlib.contextmanager
-    def as_library(self) -> Iterator[None]:
-        attributes = vars(self.model)
-        before = dict(attributes)
-        for name in self.own_inference():
-            attributes[name] = getattr(self.model_class, name).__get__(self.model)
-        try:
-            yield
-        finally:
-            for name in _INFERRING:
-                attributes.pop(name, None)
-            attributes.update({name: before[name] for name in _INFERRING if name in before})
 
     def layers(self) -> list[Any]:
         """The layers that the model tracks, itself first."""
@@ -281,7 +150,7 @@ class KerasModelSubject(BaseSubject):
         scores = self._with_targets(
             data,
             lambda: self.model.evaluate(
-                _fed(data.x),
+                fed(data.x),
                 data.y,
                 sample_weight=data.sample_weight,
                 batch_size=batch_size,
@@ -320,7 +189,7 @@ class KerasModelSubject(BaseSubject):
         self._with_targets(
             data,
             lambda: self.model.fit(
-                _fed(data.x),
+                fed(data.x),
                 data.y,
                 sample_weight=data.sample_weight,
                 batch_size=batch_size,
@@ -336,7 +205,7 @@ class KerasModelSubject(BaseSubject):
 
     def train_on_batch(self, data: Data) -> None:
         self._with_targets(
-            data, lambda: self.model.train_on_batch(_fed(data.x), data.y, data.sample_weight)
+            data, lambda: self.model.train_on_batch(fed(data.x), data.y, data.sample_weight)
         )
 
     @property
@@ -415,32 +284,5 @@ class KerasModelSubject(BaseSubject):
         return any(isinstance(leaf, cls.symbolic_class) for leaf in flatten([args, kwargs]))
 
 
-def _fed(x: Nest) -> Nest:
-    """`x` as Keras takes it: texts as tensors only."""
-    return map_nest(lambda leaf: tf.constant(leaf) if leaf.dtype == object else leaf, x)
-
-
-def _with_tuples(nest: Nest) -> Nest:
-    if isinstance(nest, Mapping):
-        return {key: _with_tuples(part) for key, part in nest.items()}
-    if isinstance(nest, list):
-        return tuple(map(_with_tuples, nest))
-    return nest
-
-
 def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in scores.items() if np.ndim(value) == 0}
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """What a model's own step warns of, its user has seen in runs of its own."""
-    logger = tf.get_logger()
-    level = logger.level
-    try:
-        logger.setLevel("ERROR")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -8,7 +8,8 @@ from typing import Any
 import tf_keras
 from tf_keras.src.engine import keras_tensor
 
-from pytest_bnconsistency.subjects.keras_models import KerasModelSubject, quiet
+from pytest_bnconsistency.subjects.keras_models import KerasModelSubject
+from pytest_bnconsistency.subjects.predicting import quiet
 
 
 class TfKerasSubject(KerasModelSubject):

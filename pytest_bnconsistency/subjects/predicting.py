@@ -1,0 +1,182 @@
+"""How Keras models infer by `predict` and its kin, and what of it is the library's."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from pytest_bnconsistency.data import Array, Nest, map_nest, rows_of
+from pytest_bnconsistency.subjects.adapter import BaseSubject
+from pytest_bnconsistency.subjects.answering import answering
+from pytest_bnconsistency.subjects.base import RAGGED, Answer
+from pytest_bnconsistency.subjects.refusals import as_sentence
+
+_INFERRING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
+"""What turns rows into outputs, apart from the model's call."""
+
+
+class PredictingSubject(BaseSubject):
+    """A model whose library has a `predict`, which compiles a function when it first runs."""
+
+    model_class: type
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self._traced: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+
+    @property
+    def predict_function(self) -> Any:
+        return self.model.predict_function
+
+    @predict_function.setter
+    def predict_function(self, function: Any) -> None:
+        self.model.predict_function = function
+
+    def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
+        return {
+            "predict": self._predict,
+            "predict(dataset)": self._predict_dataset,
+            "predict_on_batch": self._predict_on_batch,
+        }
+
+    def _predict(self, x: Nest) -> Nest:
+        with quiet(), self._one_trace(), as_sentence("predict", x):
+            return self._predicted(fed(x), batch_size=rows_of(x))
+
+    def _predict_dataset(self, x: Nest) -> Nest:
+        """`predict` of a `tf.data.Dataset` of batches, the last one smaller."""
+        # A data set takes a list for one tensor, and `predict` takes a tuple for (x, y).
+        rows = (_with_tuples(x),) if isinstance(x, (tuple, list)) else _with_tuples(x)
+        rows = tf.data.Dataset.from_tensor_slices(rows).batch(RAGGED)
+        with quiet(), self._one_trace(), as_sentence("predict(dataset)", x):
+            return self._predicted(rows)
+
+    def _predicted(self, x: Any, **options: Any) -> Nest:
+        """`predict` of the model's own is given the options that it takes."""
+        options["verbose"] = 0
+        parameters = inspect.signature(self.model.predict).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            options = {name: value for name, value in options.items() if name in parameters}
+        return self.model.predict(x, **options)
+
+    @contextlib.contextmanager
+    def _one_trace(self) -> Iterator[None]:
+        """Have `predict` traced for any number of rows at once.
+
+        By itself it is traced for the first number, and for any when it meets a second one.
+        """
+        self.model.make_predict_function()
+        function = self.model.predict_function
+
+        def run(batches: Any) -> Any:
+            self._trace_any_rows(function, batches)
+            return function(batches)
+
+        self.model.predict_function = run
+        try:
+            yield
+        finally:
+            self.model.predict_function = function
+
+    def _trace_any_rows(self, function: Any, batches: Any) -> None:
+        if not hasattr(function, "get_concrete_function"):
+            return
+        if not function.experimental_get_tracing_count():
+            self._traced[function] = set()
+        if function not in self._traced:
+            return  # what the user runs has its traces
+
+        def any_rows(spec: Any) -> Any:
+            return tf.TensorSpec((None, *spec.shape[1:]), spec.dtype)
+
+        def spec(leaf: Any) -> Any:
+            if isinstance(leaf, tf.data.Iterator):
+                return tf.data.IteratorSpec(tf.nest.map_structure(any_rows, leaf.element_spec))
+            return any_rows(leaf)
+
+        signature = tf.nest.map_structure(spec, batches)
+        if str(signature) not in self._traced[function]:
+            self._traced[function].add(str(signature))
+            # Code that needs the number of rows is traced for each, as without this.
+            with contextlib.suppress(Exception):
+                function.get_concrete_function(signature)
+
+    def _predict_on_batch(self, x: Nest) -> Nest:
+        with quiet(), self._one_trace(), as_sentence("predict_on_batch", x):
+            return self.model.predict_on_batch(fed(x))
+
+    def answered(
+        self, x: Nest, outputs: Sequence[Array], answer: Answer
+    ) -> contextlib.AbstractContextManager[None] | None:
+        model, function = self.model, self.model.predict_function
+        traced = function is not None and function not in self._traced
+        elsewhere = model.jit_compile or model.run_eagerly
+        if traced or elsewhere or self.own_inference():
+            return None
+        if model.distribute_strategy.num_replicas_in_sync > 1:
+            return None
+        return self._answered(x, outputs, answer)
+
+    @contextlib.contextmanager
+    def _answered(self, x: Nest, outputs: Sequence[Array], answer: Answer) -> Iterator[None]:
+        before = self.model.predict_function
+        self.model.predict_function = None
+        try:
+            with answering(self.model, x, outputs, answer):
+                yield
+        finally:
+            self.model.predict_function = before
+
+    def own_inference(self) -> list[str]:
+        return [name for name in _INFERRING if name in vars(self.model) or self._overrides(name)]
+
+    def _overrides(self, name: str) -> bool:
+        """Whether the model's class has a method of its own in place of the library's."""
+        own, its = (getattr(kind, name, None) for kind in (type(self.model), self.model_class))
+        return own is not its
+
+    @contextlib.contextmanager
+    def as_library(self) -> Iterator[None]:
+        attributes = vars(self.model)
+        before = dict(attributes)
+        for name in self.own_inference():
+            attributes[name] = getattr(self.model_class, name).__get__(self.model)
+        try:
+            yield
+        finally:
+            for name in _INFERRING:
+                attributes.pop(name, None)
+            attributes.update({name: before[name] for name in _INFERRING if name in before})
+
+
+def fed(x: Nest) -> Nest:
+    """`x` as Keras takes it: texts as tensors only."""
+    return map_nest(lambda leaf: tf.constant(leaf) if leaf.dtype == object else leaf, x)
+
+
+def _with_tuples(nest: Nest) -> Nest:
+    if isinstance(nest, Mapping):
+        return {key: _with_tuples(part) for key, part in nest.items()}
+    if isinstance(nest, list):
+        return tuple(map(_with_tuples, nest))
+    return nest
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What a model's own step warns of, its user has seen in runs of its own."""
+    logger = tf.get_logger()
+    level = logger.level
+    try:
+        logger.setLevel("ERROR")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
