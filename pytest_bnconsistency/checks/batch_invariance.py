@@ -155,7 +155,8 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             f"no output has the {rows_of(x)} rows of the batch first: {shapes}",
             "give a model, or a function around it, whose outputs have the rows first",
         )
-    seen = resolution(case, x, apart)
+    gathers = any(judged.gathers for judged in known)
+    seen = resolution(case, x, apart, noise if gathers else None)
     evidence["resolution"] = {place: share for place, share in seen.items() if share is not None}
     if all(share is None for share in seen.values()):
         return unseen(
@@ -164,7 +165,7 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
         )
     leaks = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
     through = listed(mixing.names_of(holding))
-    kept = "values within noise" if any(judged.gathers for judged in known) else "bits"
+    kept = "values within noise" if gathers else "bits"
     more = "" if padded is None else "; more padding moves none"
     within = (
         f"batch sizes {listed(sizes)} stay within {evidence['margin']:.2f} of the noise bound"

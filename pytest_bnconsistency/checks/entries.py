@@ -11,7 +11,16 @@ import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.passes import observed
-from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rows_of
+from pytest_bnconsistency.data import (
+    Array,
+    Nest,
+    all_finite,
+    flatten,
+    is_text,
+    map_nest,
+    rebuild,
+    rows_of,
+)
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
@@ -192,8 +201,10 @@ def _handed_on(case: Case, x: Nest, run: Callable[[Nest], Nest], rows: Nest) -> 
     """
     inference = traced_entry(case, x, False)
     seen, whole = inference.observed, inference.known(rows)
-    if whole is None or seen is None or not seen.deterministic or seen.written:
+    if whole is None or seen is None or not seen.pure or seen.written:
         return None
+    if not all(flatten(seen.structure)) or any(is_text(leaf) for leaf in flatten(rows)):
+        return None  # an output is None; texts come as bytes
     given, gave = list[Nest](), list[list[Array]]()
 
     def answer(batch: Nest) -> list[Array] | None:
@@ -203,7 +214,7 @@ def _handed_on(case: Case, x: Nest, run: Callable[[Nest], Nest], rows: Nest) -> 
         gave.append(found.outputs)
         return found.outputs
 
-    context = case.subject.answered(rows, whole.outputs, answer)
+    context = case.subject.answered(rows, rebuild(seen.structure, whole.outputs), answer)
     if context is None:
         return None
     try:
@@ -280,11 +291,7 @@ def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> Noise:
     if key not in case.shared:
         traced, still = observed(case, x, False, apart), None
         if traced.deterministic and not apart:
-            called = (
-                traced_entry(case, x, False)
-                if as_traced(case, x)
-                else entry(case, x, case.subject.spelled(False))
-            )
+            called = entry(case, x, case.subject.spelled(False))
             with contextlib.suppress(DataError):  # then it is measured on all rows
                 still = called.run(PAIR, first_rows(x, 2)).outputs
         case.shared[key] = Noise(traced, x, still)
@@ -304,8 +311,8 @@ def takes_two_rows(case: Case, x: Nest) -> bool:
 def as_traced(case: Case, x: Nest) -> bool:
     """Whether code gives outside of a trace the bits that it gives in one.
 
-    That is the call that leaves `training` out, on two rows and in every layer, and inference on
-    one row: each runs the model's Python code once.
+    That is inference on two rows, and the call that leaves `training` out on one, in every layer:
+    each runs the model's Python code once.
     """
     if "as traced" not in case.shared:
         case.shared["as traced"] = _as_traced(case, x)
@@ -315,13 +322,16 @@ def as_traced(case: Case, x: Nest) -> bool:
 def _as_traced(case: Case, x: Nest) -> bool:
     inference, calls = traced_entry(case, x, False), calls_of(case)
     seen = inference.observed
-    if seen is None or not seen.deterministic or seen.written or len(calls) == 1:
+    if seen is None or not seen.pure or seen.written or len(calls) == 1:
         return False
     told, left_out = (entry(case, x, name) for name in calls)
     pair, one = first_rows(x, 2), first_rows(x, 1)
     try:
-        return same_records(left_out.run(PAIR, pair), inference.run(PAIR, pair)) and same_records(
-            told.run(ONE, one), inference.run(ONE, one)
+        by_one = left_out.run(ONE, one)
+        return (
+            all_finite(by_one.outputs)
+            and same_records(by_one, inference.run(ONE, one))
+            and same_records(told.run(PAIR, pair), inference.run(PAIR, pair))
         )
     except DataError:
         return False  # what it refuses, it is judged on

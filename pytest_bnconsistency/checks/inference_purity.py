@@ -209,7 +209,7 @@ def _evaluated(case: Case, held: list[Any]) -> Seen:
 
 def _batch(case: Case, x: Nest, name: str) -> str:
     """What an entry point runs; code in Python runs on few rows, where the model takes them."""
-    if name == case.subject.spelled(False) and as_traced(case, x):
+    if name == case.subject.spelled(None) and as_traced(case, x):
         return ONE
     in_python = name in calls_of(case) or name == "predict_on_batch"
     return PAIR if in_python and takes_two_rows(case, x) else WHOLE

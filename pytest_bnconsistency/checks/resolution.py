@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.composition import beyond_noise
 from pytest_bnconsistency.checks.entries import rows_between, same_rows, traced_entry
 from pytest_bnconsistency.checks.hidden import laid_out
 from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges
 from pytest_bnconsistency.probes.leaks import Leak, leak_into
+from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.taps import Observation, Pass
 
 FIRST = 4
@@ -21,21 +23,25 @@ LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """The shares of the batch's mean that are tried."""
 
 
-def resolution(case: Case, x: Nest, apart: Collection[int]) -> Mapping[str, float | None]:
-    """The smallest leak that the exact oracle flags, at the input and inside.
+def resolution(
+    case: Case, x: Nest, apart: Collection[int], noise: Noise | None = None
+) -> Mapping[str, float | None]:
+    """The smallest leak that is flagged at the input and inside, bit by bit or beyond `noise`.
 
     A row stands beside a companion, and then beside another one, with a share of their mean in
     it. It is the first row, unless nothing of that row reaches the outputs.
     """
     seen: Mapping[str, float | None] = {}
     for first in range(min(FIRST, rows_of(x))):
-        seen = _into(case, x, apart, first)
+        seen = _into(case, x, apart, first, noise)
         if any(share is not None for share in seen.values()):
             break
     return seen
 
 
-def _into(case: Case, x: Nest, apart: Collection[int], first: int) -> Mapping[str, float | None]:
+def _into(
+    case: Case, x: Nest, apart: Collection[int], first: int, noise: Noise | None
+) -> Mapping[str, float | None]:
     way = traced_entry(case, x, False, apart)
     traced = way.observed
     assert traced is not None
@@ -46,9 +52,11 @@ def _into(case: Case, x: Nest, apart: Collection[int], first: int) -> Mapping[st
     exchange = next((e for e in changing if not same_rows(e.x, rows)), alike)
     base, seen, known = way.run(batch, rows), dict[str, float | None](), laid_out(case, traced)
     if any(is_float(leaf) for leaf in flatten(x)):
-        seen["the input"] = _smallest(
-            exchange, base, lambda share: traced.run(leak_into(exchange.x, share)), known
-        )
+
+        def leaking_in(share: float) -> Observation:
+            return traced.run(leak_into(exchange.x, share))
+
+        seen["the input"] = _smallest(exchange, base, leaking_in, known, noise)
     leaking, leak = traced, traced.instrument
     if not isinstance(leak, Leak) or leak.index is None:
         # Fewer calls than the model has layers: the first one will do.
@@ -58,7 +66,7 @@ def _into(case: Case, x: Nest, apart: Collection[int], first: int) -> Mapping[st
     if leak.index is not None:
         inside = traced.calls[leak.index].label
         run = _leaking(leaking, leak, exchange.x)
-        seen[inside] = _smallest(exchange, base, run, known, leak.index)
+        seen[inside] = _smallest(exchange, base, run, known, noise, leak.index)
     if not seen:  # ids and no layers: there is nothing to leak a share into
         other = traced.run(map_nest(lambda leaf: leaf[::-1], rows))
         whole = Exchange("another row", rows, kept, kept, 2)
@@ -83,16 +91,22 @@ def _smallest(
     base: Observation,
     run: Callable[[float], Observation],
     known: Collection[int],
+    noise: Noise | None,
     place: int | None = None,
 ) -> float | None:
     """The smallest share that shows in a run; the calls `known` differ without a leak.
 
+    With `noise`, only what moves the outputs by more than that shows.
     None, too, where the call at `place` gives both companions the same: it has nothing to leak.
     """
     for share in LEAKS:
         other = run(share)
         if place is not None and not _varies(base.records[place], other.records[place]):
             return None
+        if noise is not None:
+            if beyond_noise(base, other, exchange, noise):
+                return share
+            continue
         differing = set(localise.differing_calls(base, other, exchange)).difference(known)
         if differing or localise.outputs_differ(base.outputs, other.outputs, exchange):
             return share

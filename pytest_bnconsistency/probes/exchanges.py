@@ -62,16 +62,17 @@ def joint_exchanges(x: Nest, seed: int) -> list[Exchange]:
 
 
 def _designed(x: Nest, seed: int) -> list[Exchange]:
-    """Every second row kept, the others kept, and the last row by itself.
+    """Every second row kept, the others kept, until each kind was tried; the last row by itself.
 
     So a row stands apart from its neighbours, and the last one from all others both ways: what
     treats rows alike, whichever of them it has meet, shows on it.
     """
     rows, rng = rows_of(x), np.random.default_rng(seed)
-    kinds = itertools.cycle((_redrawn, _hundredfold, _constant, _duplicated, _shortened, _emptied))
-    found = []
-    for number in (0, 1):
-        kept = np.arange(number, rows - (rows > 2), 2)
+    every = (_redrawn, _hundredfold, _constant, _duplicated, _shortened, _emptied)
+    kinds, changed = itertools.cycle(every), 0
+    found: list[Exchange] = []
+    while len(found) < 2 or changed < len(every):  # few rows take more batches
+        kept = np.arange(len(found) % 2, rows - (rows > 2), 2)
         names, other = [], map_nest(np.copy, x)
         for row in np.setdiff1d(np.arange(rows), kept):
             kind = next(kinds)
@@ -79,7 +80,8 @@ def _designed(x: Nest, seed: int) -> list[Exchange]:
             for leaf, original in zip(flatten(other), flatten(x), strict=True):
                 leaf[row : row + 1] = kind(original, row, rng)
         kinds_seen = ", ".join(dict.fromkeys(names))
-        name = f"batch {number + 1}: {len(names)} companions {kinds_seen}"
+        changed += len(names)
+        name = f"batch {len(found) + 1}: {len(names)} companions {kinds_seen}"
         found.append(Exchange(name, other, kept, kept, rows))
     return [*found, *_at_the_ends(x), _crowded(x)]
 

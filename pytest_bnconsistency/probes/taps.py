@@ -21,6 +21,7 @@ from pytest_bnconsistency.probes.graphs import (
     as_written,
     current_graph,
     is_batch,
+    is_pure,
     names_behind,
     operation_count,
     random_operations,
@@ -86,7 +87,8 @@ class Pass:
 
     `calls` are the calls of layers in execution order, those that return what they were given
     (or what an inner layer returned) left out: these are `passing_calls`; `inner_calls` those in
-    loops and nested functions, of which nothing can be recorded. `random_layers` are the layers
+    loops and nested functions, of which nothing can be recorded. `structure` is the nest of the
+    outputs, and tells in each place whether there is one. `random_layers` are the layers
     whose own code draws random numbers, `fed_by_random` those that feed a layer, by its identity,
     where the pass was `neutralised`. `written` are the variables that a run may change.
     """
@@ -118,6 +120,7 @@ class Pass:
         self._modes, self._held = dict(modes or {}), dict(held or {})
         self._operations = dict(operations or {})
         self._concrete: Any = None
+        self.structure: Nest = None
         self._record_sizes: list[int | None] = []
         self._tapped: list[list[Any]] = []
         self.written: list[Any] = []
@@ -187,6 +190,11 @@ class Pass:
     def deterministic(self) -> bool:
         """Whether it is traced and no layer draws random numbers in it."""
         return self._concrete is not None and not self.random_layers
+
+    @property
+    def pure(self) -> bool:
+        """Whether it is traced, draws no random numbers, and can hold or change no state."""
+        return self.deterministic and is_pure(self._concrete.graph)
 
     @property
     def dtypes(self) -> set[str]:
@@ -326,6 +334,7 @@ class Pass:
         self.instrument.begin()
         with self.subject.watch(hook), holding(self._operations):
             outputs = self.subject.forward(x, self.training)
+        self.structure = map_nest(lambda leaf: leaf is not None, outputs)
         flat = [self._dense(leaf) for leaf in flatten(outputs) if leaf is not None]
         if (record := self.instrument.finish(flat)) is not None:
             records.append(record)

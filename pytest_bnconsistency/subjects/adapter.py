@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from pytest_bnconsistency.data import Array, Data, Nest
+from pytest_bnconsistency.data import Data, Nest
 from pytest_bnconsistency.subjects.base import Answer, Call, Hook, Part
 from pytest_bnconsistency.subjects.held import (
     default_mode,
@@ -60,7 +60,7 @@ class BaseSubject(abc.ABC):
         return {}
 
     def answered(
-        self, x: Nest, outputs: Sequence[Array], answer: Answer
+        self, x: Nest, outputs: Nest, answer: Answer
     ) -> contextlib.AbstractContextManager[None] | None:
         return None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -19,19 +20,21 @@ class NotAnsweredError(Exception):
 
 
 @contextlib.contextmanager
-def answering(model: Any, x: Nest, outputs: Sequence[Array], answer: Answer) -> Iterator[None]:
+def answering(model: Any, x: Nest, outputs: Nest, answer: Answer) -> Iterator[None]:
     """Within it, `model(x, training=False)` gives in a trace what `answer` says, layers unrun.
+
+    Calls outside of a trace, and in other threads, are as they were.
 
     Args:
         x: example rows; another nest, dtype or inner shape is not answered.
-        outputs: what the model gives for them, for the dtypes and the number of axes.
+        outputs: what the model gives for them, for the nest, the dtypes and the number of axes.
 
     Raises:
-        NotAnsweredError: on a call with other arguments, or outside of a trace; on a batch whose
-            outputs are not known TensorFlow raises its own error.
+        NotAnsweredError: on a call in a trace with other arguments; on a batch whose outputs are
+            not known TensorFlow raises its own error.
     """
     owner = next(base for base in type(model).__mro__ if "__call__" in vars(base))
-    original = vars(owner)["__call__"]
+    original, thread = vars(owner)["__call__"], threading.get_ident()
 
     def given(nest: Nest, *leaves: Array) -> list[Array]:
         known = answer(rebuild(nest, leaves))
@@ -41,15 +44,17 @@ def answering(model: Any, x: Nest, outputs: Sequence[Array], answer: Answer) -> 
 
     @functools.wraps(original)
     def __call__(called: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-        if called is not model:
+        elsewhere = tf.executing_eagerly() or threading.get_ident() != thread
+        if called is not model or elsewhere:
             return original(called, *args, **kwargs)
         if len(args) != 1 or kwargs != {"training": False} or not _alike(args[0], x):
             raise NotAnsweredError
-        dtypes = [output.dtype for output in outputs]
+        arrays = flatten(outputs)
+        dtypes = [output.dtype for output in arrays]
         tensors = tf.numpy_function(functools.partial(given, args[0]), flatten(args[0]), dtypes)
-        for tensor, output in zip(tensors, outputs, strict=True):
+        for tensor, output in zip(tensors, arrays, strict=True):
             tensor.set_shape([None] * output.ndim)
-        return tensors[0] if len(tensors) == 1 else tensors
+        return rebuild(outputs, tensors)
 
     with PATCHING:
         setattr(owner, "__call__", __call__)  # noqa: B010
@@ -61,8 +66,6 @@ def answering(model: Any, x: Nest, outputs: Sequence[Array], answer: Answer) -> 
 
 def _alike(given: Nest, x: Nest) -> bool:
     """Whether a nest of tensors in a trace is what rows such as `x` are in one."""
-    if tf.executing_eagerly():
-        return False
     try:
         tf.nest.assert_same_structure(given, x)
     except (TypeError, ValueError):

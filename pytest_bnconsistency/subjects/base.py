@@ -101,9 +101,9 @@ class Subject(Protocol):
         """Other ways to run inference on arrays, by name; the first is that of production."""
 
     def answered(
-        self, x: Nest, outputs: Sequence[Array], answer: Answer
+        self, x: Nest, outputs: Nest, answer: Answer
     ) -> contextlib.AbstractContextManager[None] | None:
-        """Within it, `entries` get the model's outputs, flat, from `answer`, and no layer runs.
+        """Within it, `entries` get the model's outputs from `answer`, and no layer runs.
 
         `x` are rows, and `outputs` what inference gives for them: what is asked for is like these.
         None where `entries` do more than to call the model in a trace that is theirs to make.

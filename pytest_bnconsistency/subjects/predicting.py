@@ -6,12 +6,12 @@ import contextlib
 import inspect
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, Nest, map_nest, rows_of
+from pytest_bnconsistency.data import Nest, map_nest, rows_of
 from pytest_bnconsistency.subjects.adapter import BaseSubject
 from pytest_bnconsistency.subjects.answering import answering
 from pytest_bnconsistency.subjects.base import RAGGED, Answer
@@ -100,11 +100,12 @@ class PredictingSubject(BaseSubject):
                 return tf.data.IteratorSpec(tf.nest.map_structure(any_rows, leaf.element_spec))
             return any_rows(leaf)
 
-        signature = tf.nest.map_structure(spec, batches)
-        if str(signature) not in self._traced[function]:
-            self._traced[function].add(str(signature))
-            # Code that needs the number of rows is traced for each, as without this.
-            with contextlib.suppress(Exception):
+        # Code that needs the number of rows is traced for each, as without this; so are the
+        # batches of a distribution strategy, which have no shape.
+        with contextlib.suppress(Exception):
+            signature = tf.nest.map_structure(spec, batches)
+            if str(signature) not in self._traced[function]:
+                self._traced[function].add(str(signature))
                 function.get_concrete_function(signature)
 
     def _predict_on_batch(self, x: Nest) -> Nest:
@@ -112,7 +113,7 @@ class PredictingSubject(BaseSubject):
             return self.model.predict_on_batch(fed(x))
 
     def answered(
-        self, x: Nest, outputs: Sequence[Array], answer: Answer
+        self, x: Nest, outputs: Nest, answer: Answer
     ) -> contextlib.AbstractContextManager[None] | None:
         model, function = self.model, self.model.predict_function
         traced = function is not None and function not in self._traced
@@ -124,7 +125,7 @@ class PredictingSubject(BaseSubject):
         return self._answered(x, outputs, answer)
 
     @contextlib.contextmanager
-    def _answered(self, x: Nest, outputs: Sequence[Array], answer: Answer) -> Iterator[None]:
+    def _answered(self, x: Nest, outputs: Nest, answer: Answer) -> Iterator[None]:
         before = self.model.predict_function
         self.model.predict_function = None
         try:
