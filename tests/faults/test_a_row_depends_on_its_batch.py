@@ -943,6 +943,15 @@ def test_experts_of_limited_capacity(k, x, rows):
     expect_pass(CHECK, functional(k, experts(k, None)), x[:rows])
 
 
+@pytest.mark.parametrize("rows", [2, 3, 4, 8])
+def test_a_companion_of_zeros_with_few_rows(k, x, rows):
+    def doubled(x):
+        return tf.where(tf.reduce_any(tf.reduce_all(x == 0, 1)), 2 * x, x)
+
+    model = functional(k, layer_of(k, doubled))
+    expect_failure(CHECK, model, x[:rows], rule=ROWS_MIX, layer="leak", cause_tested=True)
+
+
 def test_a_crowd_that_saturation_hides(k, x):
     """Only the last row's hidden bits show it, among companions that are all of one kind."""
 

@@ -1,5 +1,7 @@
 """Inference that changes state, does not repeat itself, or means something else another way."""
 
+import threading
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -321,3 +323,99 @@ def test_state_that_only_a_predict_step_moves_is_not_explained(k, x):
     model = model_of(k, kind=Model)
     expect_failure(CHECK, model, x, rule="BN001", layer="head", cause_tested=False)
     expect_pass(CHECK, model_of(k), x)
+
+
+def own(k, code):
+    """A subclassed model whose code gets x, `training` and its dense layer's result."""
+
+    class Own(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = k.layers.Dense(3)
+            self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, x, training=None):
+            return code(self, x, training, self.dense(x))
+
+    model = Own()
+    model(np.zeros((2, 4), np.float32))
+    return model
+
+
+def test_predict_that_cannot_give_none(k, x):
+    model = own(k, lambda model, x, training, h: {"aux": None, "h": h})
+    found = expect_failure(CHECK, model, x, rule="BN003", layer="the model's output")
+    assert "predict raises" in found.message
+    expect_pass(CHECK, own(k, lambda model, x, training, h: {"aux": h + 1, "h": h}), x)
+
+
+def test_python_code_in_a_graph_may_draw_numbers(k, x):
+    """In batches of more than two rows, so that a few rows don't show it."""
+    rng = np.random.default_rng(0)
+
+    def noisy(h):
+        return h + np.float32(rng.normal()) if len(h) > 2 else h
+
+    def code(noise):
+        def call(model, x, training, h):
+            given = tf.numpy_function(noise, [h], tf.float32)
+            given.set_shape([None, 3])
+            return given
+
+        return call
+
+    expect_failure(CHECK, own(k, code(noisy)), x, rule="BN002")
+    expect_pass(CHECK, own(k, code(np.tanh)), x)
+
+
+def test_inference_of_several_rows_outside_of_traces(k, x):
+    def code(told):
+        def call(model, x, training, h):
+            several = x.shape[0] is not None and x.shape[0] > 1
+            if training is told and several:
+                model.calls.assign_add(1.0)
+            return h
+
+        return call
+
+    expect_failure(CHECK, own(k, code(False)), x, rule="BN001")
+    expect_pass(CHECK, own(k, code(True)), x)
+
+
+def test_predict_leaves_the_models_call_alone(k, x):
+    """A thread that runs the model meanwhile gets what the model gives."""
+    model = own(k, lambda model, x, training, h: h)
+    call, stop, wrong = vars(k.layers.Layer)["__call__"], threading.Event(), []
+    expected = np.asarray(model(x, training=False))
+
+    def infer():
+        while not stop.is_set():
+            try:
+                if not np.array_equal(model(x, training=False), expected):
+                    wrong.append("other outputs")
+            except Exception as error:
+                wrong.append(error)
+
+    thread = threading.Thread(target=infer)
+    thread.start()
+    try:
+        expect_pass(CHECK, model, x)
+    finally:
+        stop.set()
+        thread.join()
+    assert wrong == []
+    assert vars(k.layers.Layer)["__call__"] is call
+
+
+def test_texts_are_no_noise_on_the_screen(k, capfd):
+    inputs = k.Input((), dtype="string")
+    hashed = k.layers.Hashing(num_bins=8)(inputs)
+    model = k.Model(inputs, k.layers.Embedding(8, 3)(hashed))
+    expect_pass(CHECK, model, np.array(["a", "b", "c", "d"], object))
+    assert "Error" not in capfd.readouterr().err
+
+
+def test_a_model_of_a_strategy(k, x):
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = model_of(k, k.layers.BatchNormalization())
+    expect_pass(CHECK, model, x)
