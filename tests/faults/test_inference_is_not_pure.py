@@ -416,6 +416,6 @@ def test_texts_are_no_noise_on_the_screen(k, capfd):
 
 
 def test_a_model_of_a_strategy(k, x):
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
         model = model_of(k, k.layers.BatchNormalization())
     expect_pass(CHECK, model, x)
