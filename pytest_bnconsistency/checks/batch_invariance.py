@@ -157,6 +157,8 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
         )
     gathers = any(judged.gathers for judged in known)
     seen = resolution(case, x, apart, noise if gathers else None)
+    if gathers and all(share is None for share in seen.values()):
+        seen = resolution(case, x, apart)  # no output shows it: hidden bits may
     evidence["resolution"] = {place: share for place, share in seen.items() if share is not None}
     if all(share is None for share in seen.values()):
         return unseen(
