@@ -185,13 +185,11 @@ def _repeats(case: Case, x: Nest, way: Entry, batch: str) -> bool:
     traced = traced_entry(case, x, False)
     if traced.observed is not None and traced.observed.deterministic:
         calls = calls_of(case)
-        others = [entry(case, x, name) for name in calls if name != way.name]
+        others = [traced]
+        if way.name in calls:
+            others += [entry(case, x, name) for name in calls if name != way.name]
         mine = way.run(batch, rows).outputs
-        if same_outputs(mine, traced.run(batch, rows).outputs):
-            return True
-        if way.name in calls and any(
-            same_outputs(mine, other.run(batch, rows).outputs) for other in others
-        ):
+        if any(same_outputs(mine, other.run(batch, rows).outputs) for other in others):
             return True
     first, second = way.twice(batch, rows)
     return same_outputs(first.outputs, second.outputs)
