@@ -134,11 +134,10 @@ class Pass:
 
         With `keep`, what the run changed stays changed: whoever says so restores it.
         """
-        function = self._body if self._concrete is None else self._concrete
         before, moved = Variables(self.written), None
         try:
-            with as_written(), as_sentence(self.subject.spelled(self.training), x):
-                outputs, flat = function(map_nest(tf.convert_to_tensor, x))
+            with as_sentence(self.subject.spelled(self.training), x):
+                outputs, flat = self._ran(map_nest(tf.convert_to_tensor, x))
             moved = before.moved()
             after = {id(variable): variable.numpy() for variable in moved}
         finally:
@@ -270,6 +269,13 @@ class Pass:
                 before.restore()
         else:
             self.written = written_variables(self._concrete)
+
+    def _ran(self, x: Nest) -> tuple[list[Any], list[Any]]:
+        if self._concrete is None:
+            return self._body(x)
+        with as_written():
+            outputs, flat = self._concrete(x)
+        return outputs, flat
 
     def _body(self, x: Nest) -> tuple[list[Any], list[Any]]:
         graph = current_graph()

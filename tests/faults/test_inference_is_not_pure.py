@@ -419,3 +419,16 @@ def test_a_model_of_a_strategy(k, x):
     with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
         model = model_of(k, k.layers.BatchNormalization())
     expect_pass(CHECK, model, x)
+
+
+def test_calls_outside_of_a_trace_are_as_users_make_them(k, x, capsys):
+    class Noting(k.layers.Layer):
+        def call(self, h):
+            if tf.executing_eagerly():
+                print(tf.config.optimizer.get_experimental_options())
+            return h
+
+    for check in (CHECK, "batch_invariance"):
+        expect_pass(check, model_of(k, Noting()), x)
+    options = f"{tf.config.optimizer.get_experimental_options()}"
+    assert set(capsys.readouterr().out.splitlines()) == {options}
