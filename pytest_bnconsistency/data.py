@@ -96,10 +96,14 @@ class Data:
             yield self.take(slice(start, start + size))
 
 
+def _sorted_keys(nest: Mapping[Any, Nest]) -> list[Any]:
+    return sorted(nest, key=lambda key: (type(key).__name__, key))
+
+
 def flatten(nest: Nest) -> list[Any]:
-    """The leaves of `nest`, dictionaries in the order of their sorted keys."""
+    """The leaves of `nest`, dictionaries in the order of their keys, sorted by type and value."""
     if isinstance(nest, Mapping):
-        return [leaf for key in sorted(nest) for leaf in flatten(nest[key])]
+        return [leaf for key in _sorted_keys(nest) for leaf in flatten(nest[key])]
     if isinstance(nest, (list, tuple)):
         return [leaf for item in nest for leaf in flatten(item)]
     return [nest]
@@ -122,7 +126,7 @@ def rebuild(nest: Nest, leaves: Iterable[Any]) -> Nest:
 
     def visit(part: Nest) -> Nest:
         if isinstance(part, Mapping):
-            filled = {key: visit(part[key]) for key in sorted(part)}
+            filled = {key: visit(part[key]) for key in _sorted_keys(part)}
             return {key: filled[key] for key in part}
         if isinstance(part, tuple) and hasattr(part, "_fields"):
             return type(part)(*map(visit, part))

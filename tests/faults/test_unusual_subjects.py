@@ -530,3 +530,23 @@ def test_an_output_without_the_rows_first_beside_one_that_has_them(rows):
         "1 of the 2 outputs of tf.function of model(x, training=False) has not the rows first: "
         "not judged"
     )
+
+
+def test_outputs_whose_names_are_of_several_types(k, rows):
+    def model(mixing):
+        class Own(k.Model):
+            def __init__(self):
+                super().__init__()
+                self.middle = centred(k) if mixing else passing_on(k)
+
+            def call(self, x):
+                h = self.middle(x)
+                return {"a": h * 2, 1: h, ("b", 2): h + 1}
+
+        built = Own()
+        built(rows)
+        return built
+
+    expect_failure(BATCH, model(True), rows, rule="BN101", layer="leak")
+    passed = expect_pass(BATCH, model(False), rows)
+    assert "predict raised TypeError" in passed.notes[0]  # these libraries sort the names
