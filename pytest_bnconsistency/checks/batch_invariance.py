@@ -20,15 +20,8 @@ from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.batch_sizes import chunks_of, compare_sizes, untraced
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.composition import compare_exchanges, compare_otherwise
-from pytest_bnconsistency.checks.entries import (
-    ONE,
-    WHOLE,
-    Entry,
-    first_rows,
-    has_rows,
-    measured_noise,
-    same_outputs,
-)
+from pytest_bnconsistency.checks.entries import ONE, WHOLE, Entry, first_rows, measured_noise
+from pytest_bnconsistency.checks.observations import has_rows, same_outputs
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.checks.resolution import resolution
 from pytest_bnconsistency.data import Array, Nest, all_finite, map_nest, rows_of

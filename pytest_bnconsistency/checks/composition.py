@@ -8,8 +8,9 @@ from typing import Literal
 
 from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.entries import WHOLE, Entry, repeating, same_outputs
+from pytest_bnconsistency.checks.entries import WHOLE, Entry
 from pytest_bnconsistency.checks.hidden import hidden, laid_out
+from pytest_bnconsistency.checks.observations import repeating, same_outputs
 from pytest_bnconsistency.data import Array, Nest, distance
 from pytest_bnconsistency.diagnosis import localise
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged

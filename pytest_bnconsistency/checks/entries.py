@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.methods import arrays_of, method
+from pytest_bnconsistency.checks.observations import same_records, same_rows
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import (
     Array,
     Nest,
     all_finite,
-    flatten,
-    is_text,
     map_nest,
-    rebuild,
     rows_of,
 )
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
@@ -29,7 +28,6 @@ from pytest_bnconsistency.probes.state import (
     Variables,
     preserve_state,
     reachable_variables,
-    same_bits,
 )
 from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.subjects.base import holders
@@ -126,7 +124,9 @@ def entry(case: Case, x: Nest, name: str) -> Entry:
         if name in told:
             call = _eager(case, x, told[name], held)
         else:
-            call = _method(case, x, case.subject.entries()[name], held)
+            inference = traced_entry(case, x, False)
+            seen, run = observed(case, x, False), case.subject.entries()[name]
+            call = method(case, seen, inference.known, run, held)
         case.shared[key] = Entry(name, call, held)
     made: Entry = case.shared[key]
     return made
@@ -165,76 +165,6 @@ def _eager(
     ).run
 
 
-def _method(
-    case: Case, x: Nest, run: Callable[[Nest], Nest], held: list[Any]
-) -> Callable[[Nest, bool], Observation]:
-    def call(rows: Nest, keep: bool) -> Observation:
-        before, moved = Variables(held), None
-        try:
-            outputs = _handed_on(case, x, run, rows)
-            if outputs is None:
-                before.restore()
-                outputs = as_it_is(rows)
-            moved = before.moved()
-            return Observation(outputs, [], tuple(moved), {})
-        finally:
-            if not keep and moved != []:
-                before.restore()
-
-    def as_it_is(rows: Nest) -> list[Array]:
-        # Each check leaves the model without the function that it came without; the trace is the
-        # same for the next one.
-        if "predict function" in case.shared:
-            case.subject.predict_function = case.shared["predict function"]
-        outputs = _arrays(run(rows))
-        case.shared["predict function"] = case.subject.predict_function
-        return outputs
-
-    return call
-
-
-def _handed_on(case: Case, x: Nest, run: Callable[[Nest], Nest], rows: Nest) -> list[Array] | None:
-    """What an entry point gives that hands all rows on to the model's inference, as they are.
-
-    None if it does more, or other outputs come back than the model gave. Nothing runs but the
-    code around the model: that is given what inference gave for its batches before.
-    """
-    inference = traced_entry(case, x, False)
-    seen, whole = inference.observed, inference.known(rows)
-    if whole is None or seen is None or not seen.pure or seen.written:
-        return None
-    if not all(flatten(seen.structure)) or any(is_text(leaf) for leaf in flatten(rows)):
-        return None  # an output is None; texts come as bytes
-    given, gave = list[Nest](), list[list[Array]]()
-
-    def answer(batch: Nest) -> list[Array] | None:
-        if (found := inference.known(batch)) is None:
-            return None
-        given.append(batch)
-        gave.append(found.outputs)
-        return found.outputs
-
-    context = case.subject.answered(rows, rebuild(seen.structure, whole.outputs), answer)
-    if context is None:
-        return None
-    try:
-        with context:
-            outputs = _arrays(run(rows))
-        given_rows = [np.concatenate(leaves) for leaves in zip(*map(flatten, given), strict=True)]
-        expected = [np.concatenate(leaves) for leaves in zip(*gave, strict=True)]
-    except Exception:
-        return None  # run as it is, it says what is wrong
-    as_they_are = same_outputs(given_rows, flatten(rows)) and same_outputs(outputs, expected)
-    return outputs if as_they_are else None
-
-
-def _arrays(outputs: Nest) -> list[Array]:
-    if isinstance(outputs, list) and all(isinstance(leaf, (str, bytes)) for leaf in outputs):
-        return [np.array(outputs, object)]  # a text for each row
-    # As in a pass, an output that is None is none.
-    return [np.asarray(leaf) for leaf in flatten(outputs) if leaf is not None]
-
-
 def anew(case: Case, x: Nest, name: str) -> list[Array]:
     """What the entry point of that name gives when its code runs or is traced once more."""
     told = calls_of(case)
@@ -242,7 +172,7 @@ def anew(case: Case, x: Nest, name: str) -> list[Array]:
         case.subject.predict_function = None
         if name in told:
             return Pass(case.subject, x, training=told[name], traced=False).run(x).outputs
-        return _arrays(case.subject.entries()[name](x))
+        return arrays_of(case.subject.entries()[name](x))
 
 
 def owners(case: Case, *passes: Pass) -> dict[int, str]:
@@ -347,41 +277,6 @@ def same_on_two_rows(case: Case, x: Nest) -> bool:
     except DataError:
         return False  # what it refuses, it is judged on
     return not told.moved and all(same_records(told, other) for other in left_out)
-
-
-def same_records(mine: Observation, its: Observation) -> bool:
-    """Whether no state moved, and all outputs and all records of layers have the same bits."""
-    return (
-        not (mine.moved or its.moved)
-        and same_outputs(mine.outputs, its.outputs)
-        and len(mine.records) == len(its.records)
-        and all(
-            a is b if a is None or b is None else same_outputs(a, b)
-            for a, b in zip(mine.records, its.records, strict=True)
-        )
-    )
-
-
-def same_rows(x: Nest, other: Nest) -> bool:
-    return same_outputs(flatten(x), flatten(other))
-
-
-def same_outputs(mine: list[Array], its: list[Array]) -> bool:
-    return len(mine) == len(its) and all(map(same_bits, mine, its))
-
-
-def repeating(first: Observation, second: Observation) -> frozenset[int]:
-    """The calls of which every record has the same bits in two runs of one batch."""
-    return frozenset(
-        index
-        for index, (mine, its) in enumerate(zip(first.records, second.records, strict=True))
-        if mine is not None and its is not None and same_outputs(mine, its)
-    )
-
-
-def has_rows(outputs: list[Array], x: Nest) -> bool:
-    """Whether each output has its rows first, as many as `x` has."""
-    return all(output.ndim and len(output) == rows_of(x) for output in outputs)
 
 
 def first_rows(x: Nest, count: int) -> Nest:

@@ -20,15 +20,14 @@ from pytest_bnconsistency.checks.entries import (
     calls_of,
     entry,
     first_rows,
-    has_rows,
     held_variables,
     measured_noise,
     owners,
     rows_between,
-    same_outputs,
     takes_two_rows,
     traced_entry,
 )
+from pytest_bnconsistency.checks.observations import has_rows, same_outputs
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.diagnosis import inference

@@ -11,8 +11,8 @@ import numpy as np
 from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.composition import beyond_noise
-from pytest_bnconsistency.checks.entries import repeating, same_outputs
 from pytest_bnconsistency.checks.hidden import hidden, laid_out
+from pytest_bnconsistency.checks.observations import repeating, same_outputs
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, distance, flatten, rebuild, rows_of
 from pytest_bnconsistency.diagnosis import localise, mixing, rules

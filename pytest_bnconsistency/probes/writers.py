@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_bnconsistency.subjects.held import LIBRARIES
+from pytest_bnconsistency.subjects.watching import PATCHING
 
 METHODS = ("assign", "assign_add", "assign_sub")
 OURS = __name__.partition(".")[0]
-_patching = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def writers_of(variables: Sequence[Any], *, let: bool = True) -> Iterator[dict[i
 
         return write
 
-    with _patching, contextlib.ExitStack() as restore:
+    with PATCHING, contextlib.ExitStack() as restore:
         for owner, name in methods:
             original = owner.__dict__[name]
             restore.callback(setattr, owner, name, original)

@@ -1,5 +1,6 @@
 """Inference that changes state, does not repeat itself, or means something else another way."""
 
+import sys
 import threading
 
 import numpy as np
@@ -425,7 +426,7 @@ def test_calls_outside_of_a_trace_are_as_users_make_them(k, x, capsys):
     class Noting(k.layers.Layer):
         def call(self, h):
             if tf.executing_eagerly():
-                print(tf.config.optimizer.get_experimental_options())
+                sys.stdout.write(f"{tf.config.optimizer.get_experimental_options()}\n")
             return h
 
     for check in (CHECK, "batch_invariance"):
