@@ -36,6 +36,9 @@ from pytest_bnconsistency.subjects.refusals import as_sentence
 Replay = Callable[[bool], Any]
 """Run the layer again on the identical input, in training mode or not."""
 
+AHEAD = 4
+"""How many calls a trace may be ahead of its records, so that it keeps few outputs for them."""
+
 
 class Instrument:
     """What a pass does at each layer and at the end; this one does nothing."""
@@ -312,7 +315,8 @@ class Pass:
                 return proceed(args, kwargs)
             first, unclaimed = operation_count(graph), claimed
             quiet = replay(call, proceed, False) if id(call.layer) in self.still else None
-            outputs = proceed(args, kwargs)
+            with tf.control_dependencies(records[-AHEAD] or [] if len(records) >= AHEAD else []):
+                outputs = proceed(args, kwargs)
             if quiet is not None:
                 outputs = quiet
             if id(call.layer) in self.apart:
