@@ -51,7 +51,7 @@ class SavedModelSubject(BaseSubject):
     @classmethod
     def accepts(cls, model: Any) -> bool:
         loaded = hasattr(model, "signatures") and hasattr(model, "tensorflow_version")
-        return loaded or isinstance(model, tf.types.experimental.ConcreteFunction)
+        return loaded or _is_part(model)
 
     @property
     def modeless(self) -> str:
@@ -100,6 +100,8 @@ class SavedModelSubject(BaseSubject):
 def _endpoint(model: Any) -> tuple[Any, str]:
     if isinstance(model, tf.types.experimental.ConcreteFunction):
         return model, "signature"
+    if _is_part(model):
+        return model, "endpoint"
     if callable(model):
         return model.__call__, "model"
     if callable(getattr(model, "serve", None)):
@@ -114,6 +116,14 @@ def _endpoint(model: Any) -> tuple[Any, str]:
             "expected one of them: give loaded.signatures[name]"
         )
     return next((signature, name) for name, signature in signatures.items())
+
+
+def _is_part(model: Any) -> bool:
+    """Whether it is a signature or a function of a loaded SavedModel."""
+    kinds = tf.types.experimental
+    return isinstance(model, kinds.ConcreteFunction) or (
+        isinstance(model, kinds.GenericFunction) and hasattr(model, "concrete_functions")
+    )
 
 
 def _concrete(endpoint: Any) -> Iterator[Any]:
@@ -132,7 +142,8 @@ def _mode(endpoint: Any, functions: list[Any]) -> str | None:
             for function in functions:
                 args, kwargs = function.structured_input_signature
                 value = args[position] if position < len(args) else kwargs.get(name)
-                values |= {value} if isinstance(value, bool) else {True, False}
+                values |= {True, False} if isinstance(value, tf.TensorSpec) else {value}
+            values.discard(None)  # the call that leaves it out
             if values == {True, False}:
                 return name
     return None

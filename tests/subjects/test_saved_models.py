@@ -62,6 +62,24 @@ def test_a_single_signature(exported, rows):
             expect_pass(BATCH, signature, rows)
 
 
+def test_an_endpoint_that_an_archive_added(tmp_path, rows):
+    """Of `model.call`, whose mode is left out in its only trace: it can't be told."""
+    for told, faulty in (({}, False), ({"training": True}, True)):
+        archive, folder = keras.export.ExportArchive(), str(tmp_path / str(faulty))
+        model = model_of(keras, **told)
+        archive.track(model)
+        archive.add_endpoint("serve", model.call, [tf.TensorSpec((None, 4), tf.float32)])
+        archive.write_out(folder, verbose=False)
+        loaded = tf.saved_model.load(folder)
+        for subject in (loaded, loaded.serve):
+            if faulty:
+                expect_failure(BATCH, subject, rows, rule="BN101")
+                expect_failure(PURE, subject, rows, rule="BN001")
+            else:
+                expect_pass(BATCH, subject, rows)
+                expect_pass(PURE, subject, rows)
+
+
 def test_a_layer_made_of_a_saved_model(exported, rows):
     for name, faulty in (("sound", False), ("baked", True)):
         layer = keras.layers.TFSMLayer(str(exported / name), name="served")
