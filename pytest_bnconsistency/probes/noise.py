@@ -147,6 +147,15 @@ class Noise:
                 break
         return worst
 
+    def compare_whole(self, output: int, mine: Array, its: Array, *, sides: int = 1) -> Moved | None:
+        """The same for an output whose rows are not known: the noise of any row may explain it."""
+        found = None
+        for row in range(rows_of(self._x)):
+            found = self.compare(output, mine[None], its[None], np.array([row]), sides=sides)
+            if found is None or not found.beyond:
+                break
+        return found
+
     def _inside(self, row: int) -> list[Floor]:
         """The noise of a row with the rounding of each operation, where there is a trace."""
         if row not in self._inner:
@@ -230,11 +239,17 @@ def _floors(
 def _floor(
     still: Array, draws: Sequence[Array], lower: Sequence[Array], known: int, coarsest: str
 ) -> Floor:
-    """`known` is the number of rows of a draw, 0 of a black box; it computes in `coarsest`."""
-    shaken = known > 0 and still.ndim > 0 and len(still) == known
+    """The change of the first row, or of all where rows are not first.
+
+    `known` is the number of rows of a draw, 0 of a black box; it computes in `coarsest`.
+    """
+    shaken = known > 0 and all(y.shape == still.shape for y in (*draws, *lower))
+
+    def first(output: Array) -> Array:
+        return output[:1] if output.ndim and len(output) == known else output[None]
 
     def largest(values: Sequence[Array]) -> float:
-        changes = (float(_changes(still[:1], y[:1]).max(initial=0.0)) for y in values)
+        changes = (float(_changes(first(still), first(y)).max(initial=0.0)) for y in values)
         return max(changes, default=0.0)
 
     noise, low = (largest(draws), largest(lower)) if shaken else (0.0, 0.0)

@@ -433,3 +433,16 @@ def test_calls_outside_of_a_trace_are_as_users_make_them(k, x, capsys):
         expect_pass(check, model_of(k, Noting()), x)
     options = f"{tf.config.optimizer.get_experimental_options()}"
     assert set(capsys.readouterr().out.splitlines()) == {options}
+
+
+@pytest.mark.parametrize("shape", [[-1], [3, -1], []])
+def test_outputs_without_rows_are_compared_as_well(k, x, shape):
+    def code(factor):
+        def call(model, x, training, h):
+            h = tf.exp(tf.tile(h, [1, 5])) * (factor if tf.executing_eagerly() else 1.0)
+            return tf.reshape(h, shape) if shape else tf.reduce_sum(h)
+
+        return call
+
+    expect_failure(CHECK, own(k, code(1.001)), x, rule="BN003")
+    expect_pass(CHECK, own(k, code(1.0)), x)
