@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,9 +25,9 @@ from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.state import (
-    Variables,
     preserve_state,
     reachable_variables,
+    restored,
 )
 from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.subjects.base import holders
@@ -108,9 +108,9 @@ class Entry:
         key = batch, bool(state)
         if key not in self._pairs:
             first = self.run(batch, x)
-            with _restored(self.held):
+            with restored(self.held):
                 if first.moved:
-                    with _restored(state):
+                    with restored(state):
                         first = self.call(x, True)
                 self._pairs[key] = first, self.call(x, True)
         return self._pairs[key]
@@ -204,7 +204,10 @@ def moves_layers(case: Case, x: Nest, seen: Observation) -> bool:
 def state_of_layers(case: Case, x: Nest, way: Entry) -> list[Any]:
     """The variables of layers that a run may change; none if random numbers may hang on them."""
     passes = [observed(case, x, False), *([way.observed] if way.observed else [])]
-    if any(id(layer) not in seen.still for seen in passes for layer in seen.random_layers):
+    free = (
+        layer for seen in passes for layer in seen.random_layers if id(layer) not in seen.still
+    )
+    if any(free) or any(seen.drawing for seen in passes):
         return []
     held_by = owners(case, *passes)
     return [variable for variable in way.held if id(variable) in held_by]
@@ -288,12 +291,3 @@ def rows_between(x: Nest, start: int, stop: int) -> tuple[str, Nest]:
     shared = {(0, rows_of(x)): WHOLE} | {(0, 1): ONE, (0, 2): PAIR}
     rows = map_nest(lambda leaf: leaf[start:stop], x)
     return shared.get((start, stop), f"rows {start} to {stop - 1}"), rows
-
-
-@contextlib.contextmanager
-def _restored(variables: Sequence[Any]) -> Iterator[None]:
-    before = Variables(list(variables))
-    try:
-        yield
-    finally:
-        before.restore()

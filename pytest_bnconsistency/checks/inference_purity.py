@@ -22,6 +22,7 @@ from pytest_bnconsistency.checks.entries import (
     first_rows,
     held_variables,
     measured_noise,
+    moves_layers,
     owners,
     rows_between,
     takes_two_rows,
@@ -178,11 +179,13 @@ def _seen(case: Case, x: Nest, name: str, held_by: dict[int, str]) -> Seen:
 def _repeats(case: Case, x: Nest, way: Entry, batch: str) -> bool:
     """Whether the same rows give the same bits a second time, through the entry point or another.
 
-    Another one counts where no layer draws random numbers: the trace would hold it still.
+    Another one counts where nothing draws random numbers and no state moves that inference reads:
+    a trace would hold layers still that draw, and each run begins with the same state.
     """
     rows = _rows(x, batch)
     traced = traced_entry(case, x, False)
-    if traced.observed is not None and traced.observed.deterministic:
+    drawing = traced.observed is None or not traced.observed.deterministic
+    if not (drawing or moves_layers(case, x, way.run(batch, rows))):
         calls = calls_of(case)
         others = [traced]
         if way.name in calls:
@@ -231,7 +234,7 @@ def _repeatability(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
         return []
     told, default = calls_of(case), observed(case, x, None)
     # What moves state starts from another one the second time.
-    drawing = bool(default.random_layers)
+    drawing = bool(default.random_layers or default.drawing)
     random = [s.name for s in seen if not s.repeats and (drawing or not s.moved)]
     if not random:
         return []
@@ -245,7 +248,8 @@ def _agreement(
 ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
     """What sets entry points apart from inference: faults, and what the model's own code adds."""
     reference = traced_entry(case, x, False)
-    if reference.observed is None or reference.observed.random_layers:
+    traced = reference.observed
+    if traced is None or traced.random_layers or traced.drawing:
         # The trace holds layers still that draw random numbers.
         reference = entry(case, x, case.subject.spelled(False))
         if all(s.name != reference.name for s in seen):

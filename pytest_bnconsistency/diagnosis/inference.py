@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,13 +11,16 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest
 from pytest_bnconsistency.diagnosis import rules, sizes
-from pytest_bnconsistency.probes.state import preserve_state, same_bits
+from pytest_bnconsistency.probes.holding import Held
+from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.probes.values import (
     differ,
     given_and_returned,
     in_trace,
     outputs_with,
+    repeats_with,
+    results_of,
     values_of,
 )
 from pytest_bnconsistency.results import Finding
@@ -242,39 +246,53 @@ def not_repeatable(
             for layer in default.random_layers
         )
     )
-    tested = _repeats_with(subject, x, mode, [call.label for call in calls])
-    draws = f"{listed(paths)} {'draws' if len(paths) == 1 else 'draw'} random numbers"
-    whose = "its" if len(paths) == 1 else "their"
+    around = [f"between {before} and {after}" for before, after in default.drawing.values()]
+    places = [*paths, *dict.fromkeys(around)]
+    labels, tested = [call.label for call in calls], False
+    with contextlib.suppress(Exception):
+        tested = _repeats_with(subject, x, mode, labels, default.drawing)
+    who = listed([*paths, *(f"the code {place}" for place in dict.fromkeys(around))])
+    draws = f"{who} {'draws' if len(places) == 1 else 'draw'} random numbers"
+    whose = "its" if len(places) == 1 else "their"
+    what = "random numbers" if around else "outputs"
     if tested:
         cause = f"{draws} in inference"
-    elif paths:
-        cause = f"not established; {draws}, and holding {whose} outputs does not help"
+    elif places:
+        cause = f"not established; {draws}, and holding {whose} {what} does not help"
     else:
-        cause = "not established; no random operation was seen in a layer"
+        cause = "not established; no random operation was seen"
     return Finding(
         rules.NOT_REPEATABLE.id,
         rules.NOT_REPEATABLE.slug,
-        paths[0] if paths else "not located",
+        places[0] if places else "not located",
         f"the same batch gives other bits the second time, through {listed(random)}",
         cause,
         tested,
         "draw random numbers in training mode only; keep augmentation outside the model"
-        if paths
+        if places
         else "keep nothing from one call to the next: no counter, no cache",
-        f"with {whose} outputs held, the same batch gives the same bits" if tested else "",
+        f"with {whose} {what} held, the same batch gives the same bits" if tested else "",
         "no tolerance: bitwise",
         evidence={"random": list(random), "layers": paths},
     )
 
 
 def _repeats_with(
-    subject: Subject, x: Nest, training: bool | None, labels: Collection[str]
+    subject: Subject,
+    x: Nest,
+    training: bool | None,
+    labels: Collection[str],
+    drawing: Collection[str],
 ) -> bool:
-    """Whether the same rows give the same bits twice once the outputs of some calls are held."""
-    seen = Pass(subject, x, training=training, traced=False)
-    held = {label: known for label, known in values_of(seen, x).items() if label in labels}
-    first, second = outputs_with(seen, x, held), outputs_with(seen, x, held)
-    return bool(held and first and second and all(map(same_bits, first, second)))
+    """Whether the same rows give the same bits twice once calls and operations are held."""
+    if not drawing:
+        seen = Pass(subject, x, training=training, traced=False)
+        held = {label: known for label, known in values_of(seen, x).items() if label in labels}
+        return bool(held) and repeats_with(seen, x, held)
+    traced = Pass(subject, x, training=training)
+    held = {k: v for k, v in in_trace(traced, x)[1].items() if k in labels}
+    drawn = {name: Held(values) for name, values in results_of(traced, x, drawing).items()}
+    return repeats_with(traced, x, held, drawn)
 
 
 def _heals(run: Run, unlike: Unlike) -> bool:

@@ -147,7 +147,9 @@ class Noise:
                 break
         return worst
 
-    def compare_whole(self, output: int, mine: Array, its: Array, *, sides: int = 1) -> Moved | None:
+    def compare_whole(
+        self, output: int, mine: Array, its: Array, *, sides: int = 1
+    ) -> Moved | None:
         """The same for an output whose rows are not known: the noise of any row may explain it."""
         found = None
         for row in range(rows_of(self._x)):

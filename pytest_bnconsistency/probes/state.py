@@ -7,7 +7,7 @@ import functools
 import random
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,16 @@ class Variables:
     def value(self, variable: Any) -> Array:
         array: Array = self._values[id(variable)][1].numpy()
         return array
+
+
+@contextlib.contextmanager
+def restored(variables: Sequence[Any]) -> Iterator[None]:
+    """Within it, variables may change; they are as before on the way out."""
+    before = Variables(list(variables))
+    try:
+        yield
+    finally:
+        before.restore()
 
 
 def _holds(variable: Any, value: Any) -> bool:

@@ -24,6 +24,7 @@ from pytest_bnconsistency.probes.graphs import (
     is_pure,
     names_behind,
     operation_count,
+    random_between,
     random_operations,
     tensors_in,
     written_variables,
@@ -93,7 +94,9 @@ class Pass:
     loops and nested functions, of which nothing can be recorded. `structure` is the nest of the
     outputs, and tells in each place whether there is one. `random_layers` are the layers
     whose own code draws random numbers, `fed_by_random` those that feed a layer, by its identity,
-    where the pass was `neutralised`. `written` are the variables that a run may change.
+    where the pass was `neutralised`. `drawing` are the random operations of a trace that are no
+    layer's, by name, each with the two places between which it stands. `written` are the
+    variables that a run may change.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Pass:
         self.passing_calls: list[Call] = []
         self.inner_calls: list[Call] = []
         self.random_layers: list[Any] = []
+        self.drawing: dict[str, tuple[str, str]] = {}
         self.fed_by_random: dict[int, list[Any]] = {}
         self.instrument = instrument or Instrument()
         self.still, self.apart = frozenset(still), frozenset(apart)
@@ -190,8 +194,8 @@ class Pass:
 
     @property
     def deterministic(self) -> bool:
-        """Whether it is traced and no layer draws random numbers in it."""
-        return self._concrete is not None and not self.random_layers
+        """Whether it is traced and draws no random numbers, in layers or not."""
+        return self._concrete is not None and not (self.random_layers or self.drawing)
 
     @property
     def pure(self) -> bool:
@@ -288,6 +292,7 @@ class Pass:
         records: list[list[Any] | None] = []
         tapped: list[list[Any]] = []
         random_layers: list[Any] = []
+        spans: list[tuple[int, int, str]] = []
         claimed = 0
         replaying = False
         # Weak: a run outside of a graph would hold the outputs of all layers at once.
@@ -327,6 +332,7 @@ class Pass:
             claimed += own
             if own and id(call.layer) not in self.still | {id(layer) for layer in random_layers}:
                 random_layers.append(call.layer)
+            spans.append((first, operation_count(graph), call.label))
             fresh = [tensor for tensor in tensors_in(outputs) if not is_known(tensor)]
             if not fresh:
                 passing.append(replace(call, args=(), kwargs={}))
@@ -350,6 +356,7 @@ class Pass:
             records.append(record)
         self.calls, self.passing_calls, self.inner_calls = calls, passing, inner
         self.random_layers, self._tapped = random_layers, tapped
+        self.drawing = random_between(graph, spans)
         self._record_sizes = [None if record is None else len(record) for record in records]
         self._output_count = len(flat)
         return flat, [tensor for record in records if record is not None for tensor in record]

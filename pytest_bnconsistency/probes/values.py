@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, distance, flatten
 from pytest_bnconsistency.probes.holding import Held
+from pytest_bnconsistency.probes.state import restored, same_bits
 from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
 from pytest_bnconsistency.subjects import Call
 
@@ -109,6 +110,23 @@ def outputs_with(
         return again.run(x).outputs
     except Exception:
         return None
+
+
+def repeats_with(
+    seen: Pass,
+    x: Nest,
+    held: Mapping[str, list[Array]],
+    operations: Mapping[str, Held] | None = None,
+) -> bool:
+    """Whether a second run, from what the first left behind, gives the same bits so."""
+    try:
+        traced = operations is not None
+        again = seen.again(x, Instrument(), held=held, operations=operations, traced=traced)
+        with restored(again.written):
+            first, second = (again.run(x, keep=True).outputs for _ in range(2))
+    except Exception:
+        return False
+    return len(first) == len(second) and all(map(same_bits, first, second))
 
 
 def differ(mine: Array, its: Array) -> bool:

@@ -3,6 +3,7 @@
 import sys
 import threading
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -446,3 +447,67 @@ def test_outputs_without_rows_are_compared_as_well(k, x, shape):
 
     expect_failure(CHECK, own(k, code(1.001)), x, rule="BN003")
     expect_pass(CHECK, own(k, code(1.0)), x)
+
+
+@pytest.mark.parametrize("count", [3, 6])
+@pytest.mark.parametrize("kind", ["generator", "random operation", "categories"])
+def test_code_between_layers_that_draws(k, x, kind, count):
+    generator = tf.random.Generator.from_seed(1)
+    seeds = keras.random.SeedGenerator(1) if k is keras else None
+
+    def drawn(h):
+        if kind == "random operation":
+            return tf.nn.dropout(h, 0.5)
+        if kind == "categories":
+            return h + tf.cast(tf.random.categorical(h, 3), tf.float32)
+        if seeds is None:
+            return h + generator.normal(tf.shape(h))
+        return keras.random.dropout(h, 0.5, seed=seeds)
+
+    class Own(k.Model):
+        def __init__(self, always):
+            super().__init__()
+            self.first, self.head = k.layers.Dense(3, name="first"), k.layers.Dense(3, name="head")
+            self.seeds, self.always = seeds, always
+
+        def call(self, x, training=False):
+            h = self.first(x)
+            return self.head(drawn(h) if self.always or training else h)
+
+    def built(always):
+        model = Own(always)
+        model(x)
+        return model
+
+    expect_failure(
+        CHECK,
+        built(True),
+        x[:count],
+        rule="BN002",
+        layer="between first and head",
+        cause_tested=True,
+        cause_contains="the code between first and head draws random numbers",
+    )
+    expect_verdict("batch_invariance", "vacuous", built(True), x[:count])
+    for check in (CHECK, "batch_invariance"):
+        expect_pass(check, built(False), x[:count])
+
+
+def test_what_hangs_on_a_metric(k, x):
+    def build(weight):
+        class Own(k.Model):
+            def __init__(self):
+                super().__init__()
+                self.dense, self.seen = k.layers.Dense(3), k.metrics.Sum()
+
+            def call(self, x):
+                h = self.dense(x)
+                self.seen.update_state(tf.abs(h))
+                return h + weight * self.seen.result()
+
+        model = Own()
+        model(x)
+        return model
+
+    expect_failure(CHECK, build(1.0), x, rule="BN002")
+    expect_pass(CHECK, build(0.0), x)
