@@ -101,7 +101,13 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     names = [s.name for s in seen]
     if case.data is not None and case.data.y is not None and subject.compiled:
         seen.append(_evaluated(case, held))
-    alike = [s for s in seen if s.repeats and not s.moved]
+    # A data set runs once, through the first way to predict.
+    first = next((s for s in seen if s.name != DATASET), None)
+    alike = [
+        s
+        for s in seen
+        if s.repeats and not s.moved and (s.name != DATASET or first is None or first.repeats)
+    ]
     wrong, meant = _agreement(case, x, alike, notes)
     random = _repeatability(case, x, seen)
     if random and DROWNED_NOTE in notes:
@@ -212,7 +218,9 @@ def _batch(case: Case, x: Nest, name: str) -> str:
     if name == case.subject.spelled(None) and as_traced(case, x):
         return ONE
     in_python = name in calls_of(case) or name == "predict_on_batch"
-    return PAIR if in_python and takes_two_rows(case, x) else WHOLE
+    # Two rows draw too little to tell: shuffled, they are as before every second time.
+    few = in_python and not observed(case, x, False).draws and takes_two_rows(case, x)
+    return PAIR if few else WHOLE
 
 
 def _rows(x: Nest, batch: str) -> Nest:
@@ -234,7 +242,7 @@ def _repeatability(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
         return []
     told, default = calls_of(case), observed(case, x, None)
     # What moves state starts from another one the second time.
-    drawing = bool(default.random_layers or default.drawing)
+    drawing = default.draws
     random = [s.name for s in seen if not s.repeats and (drawing or not s.moved)]
     if not random:
         return []
@@ -249,7 +257,7 @@ def _agreement(
     """What sets entry points apart from inference: faults, and what the model's own code adds."""
     reference = traced_entry(case, x, False)
     traced = reference.observed
-    if traced is None or traced.random_layers or traced.drawing:
+    if traced is None or traced.draws:
         # The trace holds layers still that draw random numbers.
         reference = entry(case, x, case.subject.spelled(False))
         if all(s.name != reference.name for s in seen):

@@ -258,7 +258,7 @@ def not_repeatable(
     if tested:
         cause = f"{draws} in inference"
     elif places:
-        cause = f"not established; {draws}, and holding {whose} {what} does not help"
+        cause = f"not established; {draws}, and holding {whose} {what} showed nothing"
     else:
         cause = "not established; no random operation was seen"
     return Finding(

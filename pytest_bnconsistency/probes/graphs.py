@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -15,13 +15,6 @@ SHAPES = ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike")
 
 READS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
 """Operations that are bound to a state and only read it."""
-
-
-DRAWS = (
-    *("Random", "Multinomial", "TruncatedNormal", "StatefulUniform", "StatefulStandardNormal"),
-    *("CandidateSampler", "SampleDistorted"),
-)
-"""Parts of the types of operations that draw random numbers."""
 
 
 def is_batch(leaf: Any) -> bool:
@@ -69,36 +62,6 @@ def current_graph() -> Any:
 
 def operation_count(graph: Any) -> int:
     return 0 if graph is None else len(graph.get_operations())
-
-
-def random_operations(graph: Any, first: int) -> int:
-    if graph is None:
-        return 0
-    return sum(map(is_random, graph.get_operations()[first:]))
-
-
-def is_random(operation: Any) -> bool:
-    return any(part in operation.type for part in DRAWS)
-
-
-def random_between(
-    graph: Any, spans: Sequence[tuple[int, int, str]]
-) -> dict[str, tuple[str, str]]:
-    """The random operations outside of calls, by name, each with the places around it.
-
-    `spans` tells of each call between which operations it ran, and its name.
-    """
-    found = {}
-    for index, operation in enumerate([] if graph is None else graph.get_operations()):
-        if not is_random(operation) or any(start <= index < end for start, end, _ in spans):
-            continue
-        before = [(end, name) for _, end, name in spans if end <= index]
-        after = [(start, name) for start, _, name in spans if start > index]
-        found[operation.name] = (
-            max(before, default=(0, "the model's input"))[1],
-            min(after, default=(0, "the model's output"))[1],
-        )
-    return found
 
 
 def is_pure(graph: Any) -> bool:

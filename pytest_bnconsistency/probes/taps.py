@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rebuild
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
+from pytest_bnconsistency.probes.drawing import Span, draws
 from pytest_bnconsistency.probes.graphs import (
     as_written,
     current_graph,
@@ -24,8 +25,6 @@ from pytest_bnconsistency.probes.graphs import (
     is_pure,
     names_behind,
     operation_count,
-    random_between,
-    random_operations,
     tensors_in,
     written_variables,
 )
@@ -193,9 +192,13 @@ class Pass:
         return self._concrete is not None
 
     @property
+    def draws(self) -> bool:
+        """Whether a trace draws random numbers, in layers or not."""
+        return bool(self.random_layers or self.drawing)
+
+    @property
     def deterministic(self) -> bool:
-        """Whether it is traced and draws no random numbers, in layers or not."""
-        return self._concrete is not None and not (self.random_layers or self.drawing)
+        return self.is_traced and not self.draws
 
     @property
     def pure(self) -> bool:
@@ -291,9 +294,7 @@ class Pass:
         inner: list[Call] = []
         records: list[list[Any] | None] = []
         tapped: list[list[Any]] = []
-        random_layers: list[Any] = []
-        spans: list[tuple[int, int, str]] = []
-        claimed = 0
+        spans: list[Span] = []
         replaying = False
         # Weak: a run outside of a graph would hold the outputs of all layers at once.
         known = {id(leaf): weakref.ref(leaf) for leaf in flatten(x)}
@@ -310,7 +311,6 @@ class Pass:
                 replaying = False
 
         def hook(call: Call, proceed: Proceed) -> Any:
-            nonlocal claimed
             args, kwargs = self._told(call, self._modes.get(id(call.layer)))
             if replaying:
                 return proceed(args, kwargs)
@@ -318,7 +318,7 @@ class Pass:
                 # The tensors of a loop's body or of a nested function can't leave it.
                 inner.append(call)
                 return proceed(args, kwargs)
-            first, unclaimed = operation_count(graph), claimed
+            first = operation_count(graph)
             quiet = replay(call, proceed, False) if id(call.layer) in self.still else None
             with tf.control_dependencies(records[-AHEAD] or [] if len(records) >= AHEAD else []):
                 outputs = proceed(args, kwargs)
@@ -328,11 +328,7 @@ class Pass:
                 outputs = _row_by_row(proceed, args, kwargs, outputs)
             if call.label in self._held:
                 outputs = rebuild(outputs, map(tf.constant, self._held[call.label]))
-            own = random_operations(graph, first) - (claimed - unclaimed)
-            claimed += own
-            if own and id(call.layer) not in self.still | {id(layer) for layer in random_layers}:
-                random_layers.append(call.layer)
-            spans.append((first, operation_count(graph), call.label))
+            spans.append(Span(call, first, operation_count(graph)))
             fresh = [tensor for tensor in tensors_in(outputs) if not is_known(tensor)]
             if not fresh:
                 passing.append(replace(call, args=(), kwargs={}))
@@ -355,8 +351,9 @@ class Pass:
         if (record := self.instrument.finish(flat)) is not None:
             records.append(record)
         self.calls, self.passing_calls, self.inner_calls = calls, passing, inner
-        self.random_layers, self._tapped = random_layers, tapped
-        self.drawing = random_between(graph, spans)
+        self._tapped = tapped
+        drawing, self.drawing = ([], {}) if graph is None else draws(graph, spans)
+        self.random_layers = [layer for layer in drawing if id(layer) not in self.still]
         self._record_sizes = [None if record is None else len(record) for record in records]
         self._output_count = len(flat)
         return flat, [tensor for record in records if record is not None for tensor in record]
