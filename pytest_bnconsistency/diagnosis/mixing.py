@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -126,8 +127,9 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
                 message,
                 f"the model's own {own} mixes the rows",
                 True,
-                f"compute over the feature axes in {own}, not over axis 0; if rows are meant to "
-                "meet there, declare it: transductive='reason'",
+                f"in {own}, call the model with training=False, and compute over the feature "
+                "axes, not over axis 0; if rows are meant to meet there, declare it: "
+                "transductive='reason'",
                 "with the library's own in its place, every kept row has the same bits in every "
                 "output",
                 bound,
@@ -282,20 +284,29 @@ def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: 
     call = origin.call
     called = [*seen.passing_calls, *seen.calls]
     paths = {id(c.layer): c.path for c in called}
+
+    def path_of(layer: Any) -> str:
+        return paths.get(id(layer), type(layer).__name__)
+
+    def defaults(layers: Iterable[Any]) -> str:
+        for layer in layers:
+            if subject.training_default(layer) is not True:
+                continue
+            told = subject.model is layer or localise.independent_with(
+                seen, x, exchange, modes={id(layer): False}
+            )
+            if told:
+                whose = "the model's" if layer is subject.model else f"{path_of(layer)}'s"
+                return f", because {whose} call defaults to training=True"
+        return ""
+
     if call is not None and True in call.told:
-        who = [*call.parents, call.layer][call.told.index(True)]
-        path = call.path if who is call.layer else paths.get(id(who), type(who).__name__)
-        return f", because {path} is called with training=True"
-    defaults = [subject.model, *{id(c.layer): c.layer for c in called}.values()]
-    for layer in defaults:
-        if subject.training_default(layer) is not True:
-            continue
-        told = subject.model is layer or localise.independent_with(
-            seen, x, exchange, modes={id(layer): False}
-        )
-        if told:
-            whose = "the model's call" if layer is subject.model else f"{paths[id(layer)]}'s call"
-            return f", because {whose} defaults to training=True"
+        above = [*call.parents, call.layer][: call.told.index(True) + 1]
+        # What a layer above hands on may be its default; Keras writes one into a graph's calls.
+        path = call.path if above[-1] is call.layer else path_of(above[-1])
+        return defaults(above) or f", because {path} is called with training=True"
+    if found := defaults([subject.model, *{id(c.layer): c.layer for c in called}.values()]):
+        return found
     if subject.training_phase():
         return ", because the global learning phase is set to training"
     return ""

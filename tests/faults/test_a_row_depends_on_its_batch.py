@@ -883,6 +883,20 @@ def test_a_default_is_named_as_the_cause(x):
     expect_failure(CHECK, model, x, rule=TRAINING_MODE, layer="bn", cause_contains=cause)
 
 
+def test_a_default_that_a_graph_wrote_down_is_named_as_one(k, x):
+    class Block(k.layers.Layer):
+        def __init__(self):
+            super().__init__(name="block")
+            self.bn = k.layers.BatchNormalization(name="bn")
+
+        def call(self, x, training=True):
+            return self.bn(x, training=training)
+
+    cause = "because block's call defaults to training=True"
+    model = functional(k, Block())
+    expect_failure(CHECK, model, x, rule=TRAINING_MODE, layer="block/bn", cause_contains=cause)
+
+
 @pytest.mark.parametrize(
     ("form", "operation"),
     [("centred", "Mean over axis 0"), ("cumulated", "Cumsum"), ("sorted", "TopK")],
