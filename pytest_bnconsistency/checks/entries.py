@@ -204,11 +204,9 @@ def moves_layers(case: Case, x: Nest, seen: Observation) -> bool:
 def state_of_layers(case: Case, x: Nest, way: Entry) -> list[Any]:
     """The variables of layers that a run may change; none if random numbers may hang on them."""
     passes = [observed(case, x, False), *([way.observed] if way.observed else [])]
-    free = (
-        layer for seen in passes for layer in seen.random_layers if id(layer) not in seen.still
-    )
-    if any(free) or any(seen.drawing for seen in passes):
-        return []
+    for seen in passes:
+        if seen.drawing or any(id(layer) not in seen.still for layer in seen.random_layers):
+            return []
     held_by = owners(case, *passes)
     return [variable for variable in way.held if id(variable) in held_by]
 
