@@ -114,10 +114,11 @@ def _outside_of_trace(subject: Subject, called: Called, unlike: Unlike) -> Cause
     seen = Pass(subject, called.x, training=called.training, traced=False)
     try:
         known = unlike(_traced_for(subject, called))
+        kept = unlike(Pass(subject, called.x, training=called.training).run(called.x).outputs)
         traced_given, traced = in_trace(seen, called.x)
     except Exception:
         return None  # what can't be traced can't be compared
-    place, who, tested = UNKNOWN.place, "the model's code", ""
+    place, who, tested, before = UNKNOWN.place, "the model's code", "", "the model's input"
     given, returned = given_and_returned(seen, called.x)
     for label in sizes.in_order(list(returned), list(traced)):
         # A call that is not seen in a run hands its inputs on there.
@@ -127,8 +128,19 @@ def _outside_of_trace(subject: Subject, called: Called, unlike: Unlike) -> Cause
             outputs = outputs_with(seen, called.x, {label: its})
             if outputs is not None and not unlike(outputs):
                 place = who = label
-                tested = "given what it gives in such a trace, the outputs agree"
+                if any(map(differ, given.get(label, []), traced_given.get(label, []))):
+                    place = f"between {before} and {label}"
+                    who = f"the code {place}"
+                tested = f"given what {label} gives in such a trace, the outputs agree"
             break
+        before = label
+    if kept:
+        return Cause(
+            place,
+            f"{who} keeps something in Python objects from one call to the next",
+            tested or "traced anew, it is as far away from what such a trace gave before",
+            "keep nothing from one call to the next",
+        )
     if known:
         return Cause(
             place,

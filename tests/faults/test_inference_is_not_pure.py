@@ -265,6 +265,39 @@ def test_code_between_layers_that_is_another_in_a_trace(k, x):
     expect_failure(CHECK, model, x, rule="BN003", cause_tested=True, cause_contains=cause)
 
 
+def test_code_between_two_layers_that_is_another_in_a_trace(k, x):
+    class Model(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = (k.layers.Dense(3, name=n) for n in ("first", "second"))
+
+        def call(self, x):
+            h = self.first(x)
+            return self.second(h * (2 if tf.executing_eagerly() else 1))
+
+    model = Model()
+    model(x)
+    place = "between first and second"
+    expect_failure(CHECK, model, x, rule="BN003", layer=place, cause_contains=f"the code {place}")
+
+
+def test_what_a_layer_keeps_of_the_first_batch(k, x):
+    class Centred(k.layers.Layer):
+        mean = None
+
+        def call(self, h):
+            if self.mean is None and tf.executing_eagerly():
+                self.mean = h.numpy().mean(0)
+            return h if self.mean is None else h - self.mean
+
+    inputs = k.Input((4,))
+    model = k.Model(inputs, Centred(name="centred")(inputs))
+    result = check_consistency(model, x, checks=[CHECK])[CHECK]
+    assert {finding.rule for finding in result.findings} == {"BN003"}
+    assert not any("number of rows" in finding.cause for finding in result.findings)
+    assert any("keeps something in Python" in finding.cause for finding in result.findings)
+
+
 def test_an_entry_point_that_refuses_what_inference_takes(k, x):
     class Model(k.Model):
         def predict_step(self, data):
