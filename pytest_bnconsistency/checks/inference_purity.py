@@ -39,6 +39,7 @@ from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.subjects.base import RAGGED
+from pytest_bnconsistency.subjects.held import is_of_library
 from pytest_bnconsistency.words import counted, first_line, listed
 
 EVALUATED = 32
@@ -287,6 +288,12 @@ def _agreement(
             if other.raised:
                 cause = refusing(cause)
             found.setdefault(cause, {})[other.name] = how
+        elif (
+            in_trace
+            and other.name == case.subject.spelled(False)
+            and (after := _after_another(case, x, reference, rows_of(rows), notes))
+        ):
+            found.setdefault(after[0], {})[other.name] = after[1]
     bound = (
         f"{2 * noise.MULTIPLE:g} noise floors, half of them for each side, measured on this model"
     )
@@ -297,6 +304,34 @@ def _agreement(
         kind = meant if cause.intended and alike else wrong
         kind.append(inference.disagree(cause, apart, reference.name, bound))
     return tuple(wrong), tuple(meant)
+
+
+def _after_another(
+    case: Case, x: Nest, reference: Entry, count: int, notes: list[str]
+) -> tuple[Cause, str] | None:
+    """Why, and how far, inference outside of a trace is off right after a call with other rows.
+
+    What code of the user's keeps from one call to the next, a cache or a carried state, mostly
+    hangs on the shape: so both calls have as many rows.
+    """
+    traced, start = reference.observed, max(rows_of(x) - count, 0)
+    assert traced is not None
+    layers = [*case.subject.layers(), *(call.layer for call in traced.calls)]
+    if not start or all(map(is_of_library, layers)):
+        return None
+    called = entry(case, x, case.subject.spelled(False))
+    expected = reference.run(*rows_between(x, start, rows_of(x)))
+    try:
+        called.call(first_rows(x, count), False)
+        after = called.call(rows_between(x, start, rows_of(x))[1], False)
+        how = _unlike(case, x, reference.name, expected.outputs, notes, after.outputs)
+    except RefusedError:
+        return None
+    if not how:
+        return None
+    pairs = zip(traced.calls, expected.records, after.records, strict=False)
+    apart = (call.label for call, mine, its in pairs if not same_outputs(mine or [], its or []))
+    return inference.remembering(next(apart, "")), f"{how}, right after a call with other rows"
 
 
 def _in_batches(way: Entry, x: Nest) -> list[Array]:

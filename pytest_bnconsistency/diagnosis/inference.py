@@ -165,6 +165,18 @@ def _traced_for(subject: Subject, called: Called) -> list[Array]:
         return [leaf.numpy() for leaf in flatten(function()) if leaf is not None]
 
 
+def remembering(label: str) -> Cause:
+    """The cause of calls that go wrong after others; `label` is the first call that does."""
+    first = f"; {label} is the first to give something else" if label else ""
+    return Cause(
+        label or UNKNOWN.place,
+        "not established; the code keeps something from one call to the next in Python objects"
+        + first,
+        "",
+        "keep nothing from one call to the next: no cache by shape, no carried state",
+    )
+
+
 def refusing(cause: Cause) -> Cause:
     """The cause of an entry point that raises, which nobody means it to."""
     if not cause.tested:

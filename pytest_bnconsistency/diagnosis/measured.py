@@ -98,6 +98,8 @@ class Measured:
             stored, population, trained = (float(loss or 0.0) for loss in losses)
             if stored > trained:
                 return min(1.0, max(0.0, (stored - population) / (stored - trained)))
+            if population < stored:
+                return 1.0  # evaluation does better than training, and better still with these
         before = gap(self.stored, self.trained, self.data).outputs
         left = gap(self.population, self.trained, self.data).outputs
         if not math.isfinite(before):

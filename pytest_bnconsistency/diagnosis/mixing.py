@@ -302,9 +302,11 @@ def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: 
 
     if call is not None and True in call.told:
         above = [*call.parents, call.layer][: call.told.index(True) + 1]
-        # What a layer above hands on may be its default; Keras writes one into a graph's calls.
         path = call.path if above[-1] is call.layer else path_of(above[-1])
-        return defaults(above) or f", because {path} is called with training=True"
+        # Keras writes a default into a graph's calls; what a layer hands on may be one.
+        if subject.training_default(above[-1]) is True:
+            return f", because {path}'s call defaults to training=True"
+        return defaults(above[:-1]) or f", because {path} is called with training=True"
     if found := defaults([subject.model, *{id(c.layer): c.layer for c in called}.values()]):
         return found
     if subject.training_phase():

@@ -73,6 +73,12 @@ def _from_library(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] in LIBRARIES
 
 
+def is_of_library(layer: Any) -> bool:
+    """Whether a layer runs a library's code only: that of its class, and of functions it holds."""
+    held = [value for value in vars(layer).values() if isinstance(value, types.FunctionType)]
+    return _from_library(layer) and all(map(_is_library_code, held))
+
+
 def mode_argument(layer: Any) -> str | None:
     """The name of the argument by which `layer` is told to train, None where it takes none."""
     return _mode_of(getattr(layer, "call", None) or layer)

@@ -80,6 +80,27 @@ def test_a_momentum_of_the_other_convention(k, disagrees, many, momentum):
     expect_pass(CHECK, settled(linear(k, 0.9), split(many, 8), 2), many, batch_size=8)
 
 
+def test_a_momentum_where_small_batches_cost_training_more(k):
+    """Evaluation has less loss than training, whose batches are noisy, and could have less."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 256)
+    x = (rng.normal(0, 2, (3, 8))[y] + rng.standard_normal((256, 8))).astype(np.float32)
+
+    def trained(momentum):
+        k.utils.set_random_seed(3)
+        inputs = k.Input((8,))
+        h = k.layers.BatchNormalization(momentum=momentum, name="bn")(k.layers.Dense(16)(inputs))
+        model = k.Model(inputs, k.layers.Dense(3, activation="softmax")(k.layers.ReLU()(h)))
+        model.compile(k.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+        model.fit(x, y, epochs=15, batch_size=8, verbose=0)
+        model.optimizer.learning_rate = 5e-4
+        model.fit(x, y, epochs=8, batch_size=8, verbose=0)
+        return model
+
+    model = trained(0.01)
+    expect_failure(CHECK, model, x, y, rule=SMALL_MOMENTUM, layer="bn", batch_size=8)
+
+
 @pytest.mark.parametrize("momentum", [1.0, 1.5, -0.5])
 def test_a_momentum_that_no_average_has(k, disagrees, data, momentum):
     x, _ = data

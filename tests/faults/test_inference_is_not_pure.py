@@ -298,6 +298,35 @@ def test_what_a_layer_keeps_of_the_first_batch(k, x):
     assert any("keeps something in Python" in finding.cause for finding in result.findings)
 
 
+@pytest.mark.parametrize("kept", ["of the first call", "of the last call", "nothing", "by shape"])
+def test_what_calls_outside_of_a_trace_keep_for_the_next(k, x, kept):
+    """The first call gives what inference gives in a trace, and so do two of the same rows."""
+    memory = {}
+
+    def centre(h):
+        mean = tf.reduce_mean(h, -1, keepdims=True)
+        if not tf.executing_eagerly() or kept == "nothing":
+            return mean
+        if kept == "by shape":  # a cache that is right
+            return mean * memory.setdefault(tuple(h.shape), tf.ones_like(mean))
+        if kept == "of the first call":
+            return memory.setdefault(tuple(h.shape), mean)
+        before, memory[tuple(h.shape)] = memory.get(tuple(h.shape), mean), mean
+        return before
+
+    class Own(k.layers.Layer):
+        def call(self, h):
+            return h - centre(h)
+
+    model = model_of(k, Own(name="own"))
+    memory.clear()
+    if kept in ("nothing", "by shape"):
+        expect_pass(CHECK, model, x)
+    else:
+        what = "keeps something"
+        expect_failure(CHECK, model, x, rule="BN003", layer="own", cause_contains=what)
+
+
 def test_an_entry_point_that_refuses_what_inference_takes(k, x):
     class Model(k.Model):
         def predict_step(self, data):
