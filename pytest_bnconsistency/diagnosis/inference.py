@@ -180,7 +180,8 @@ def remembering(label: str) -> Cause:
 def refusing(cause: Cause) -> Cause:
     """The cause of an entry point that raises, which nobody means it to."""
     if not cause.tested:
-        return replace(cause, remedy=sizes.ANY_NUMBER)
+        remedy = f"mend what it says; if it is about the number of rows, {sizes.ANY_NUMBER}"
+        return replace(cause, remedy=remedy)
     if not cause.intended:
         return cause
     return replace(
