@@ -21,7 +21,6 @@ from pytest_bnconsistency.checks.batch_sizes import chunks_of, compare_sizes, un
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.composition import compare_exchanges, compare_otherwise
 from pytest_bnconsistency.checks.entries import ONE, WHOLE, Entry, first_rows, measured_noise
-from pytest_bnconsistency.checks.observations import has_rows, same_outputs
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.checks.resolution import resolution
 from pytest_bnconsistency.data import Array, Nest, all_finite, map_nest, rows_of
@@ -30,6 +29,7 @@ from pytest_bnconsistency.diagnosis.mixing import Judged
 from pytest_bnconsistency.errors import OptionError, RefusedError
 from pytest_bnconsistency.probes.exchanges import joint_exchanges
 from pytest_bnconsistency.probes.noise import DROWNED, Noise
+from pytest_bnconsistency.probes.observations import has_rows, same_outputs
 from pytest_bnconsistency.probes.padding import lengthened, masks_added, shortest, trimmed
 from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import preserve_state

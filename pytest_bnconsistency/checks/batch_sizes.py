@@ -9,11 +9,11 @@ import numpy as np
 from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import ONE, PAIR, WHOLE, Entry, first_rows, rows_between
-from pytest_bnconsistency.checks.observations import has_rows, same_outputs
 from pytest_bnconsistency.data import Array, Nest, rows_of
 from pytest_bnconsistency.diagnosis.mixing import Judged
 from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.probes.noise import Noise
+from pytest_bnconsistency.probes.observations import has_rows, same_outputs
 from pytest_bnconsistency.subjects.base import RAGGED
 from pytest_bnconsistency.words import first_line
 

@@ -10,13 +10,13 @@ from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.entries import WHOLE, Entry
 from pytest_bnconsistency.checks.hidden import hidden, laid_out
-from pytest_bnconsistency.checks.observations import repeating, same_outputs
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, distance
 from pytest_bnconsistency.diagnosis import localise
 from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
 from pytest_bnconsistency.probes.exchanges import Exchange, copied, exchanges, moved_on
 from pytest_bnconsistency.probes.noise import Noise
+from pytest_bnconsistency.probes.observations import repeating, same_outputs
 from pytest_bnconsistency.probes.taps import Observation
 from pytest_bnconsistency.words import first_line
 

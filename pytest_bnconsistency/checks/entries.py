@@ -11,24 +11,14 @@ import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.methods import arrays_of, method
-from pytest_bnconsistency.checks.observations import same_records, same_rows
 from pytest_bnconsistency.checks.passes import observed
-from pytest_bnconsistency.data import (
-    Array,
-    Nest,
-    all_finite,
-    map_nest,
-    rows_of,
-)
+from pytest_bnconsistency.data import Array, Nest, all_finite, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.noise import Noise
-from pytest_bnconsistency.probes.state import (
-    preserve_state,
-    reachable_variables,
-    restored,
-)
+from pytest_bnconsistency.probes.observations import same_records, same_rows
+from pytest_bnconsistency.probes.state import preserve_state, reachable_variables, restored
 from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.subjects.base import holders
 from pytest_bnconsistency.words import counted

@@ -28,13 +28,13 @@ from pytest_bnconsistency.checks.entries import (
     takes_two_rows,
     traced_entry,
 )
-from pytest_bnconsistency.checks.observations import has_rows, same_outputs
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.diagnosis import inference
 from pytest_bnconsistency.diagnosis.inference import Called, Cause, refusing, sets_apart
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.probes import noise
+from pytest_bnconsistency.probes.observations import has_rows, same_outputs
 from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
@@ -191,14 +191,13 @@ def _repeats(case: Case, x: Nest, way: Entry, batch: str) -> bool:
     """
     rows = _rows(x, batch)
     traced = traced_entry(case, x, False)
-    drawing = traced.observed is None or not traced.observed.deterministic
-    if not (drawing or moves_layers(case, x, way.run(batch, rows))):
+    drawing, mine = not observed(case, x, False).deterministic, way.run(batch, rows)
+    if not (drawing or moves_layers(case, x, mine)):
         calls = calls_of(case)
         others = [traced]
         if way.name in calls:
             others += [entry(case, x, name) for name in calls if name != way.name]
-        mine = way.run(batch, rows).outputs
-        if any(same_outputs(mine, other.run(batch, rows).outputs) for other in others):
+        if any(same_outputs(mine.outputs, other.run(batch, rows).outputs) for other in others):
             return True
     first, second = way.twice(batch, rows)
     return same_outputs(first.outputs, second.outputs)
@@ -320,10 +319,11 @@ def _after_another(
     if not start or all(map(is_of_library, layers)):
         return None
     called = entry(case, x, case.subject.spelled(False))
-    expected = reference.run(*rows_between(x, start, rows_of(x)))
+    batch, others = rows_between(x, start, rows_of(x))
+    expected = reference.run(batch, others)
     try:
         called.call(first_rows(x, count), False)
-        after = called.call(rows_between(x, start, rows_of(x))[1], False)
+        after = called.call(others, False)
         how = _unlike(case, x, reference.name, expected.outputs, notes, after.outputs)
     except RefusedError:
         return None

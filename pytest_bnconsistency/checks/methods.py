@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.observations import same_outputs
 from pytest_bnconsistency.data import Array, Nest, flatten, is_text, rebuild
+from pytest_bnconsistency.probes.observations import same_outputs
 from pytest_bnconsistency.probes.state import Variables
 from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.subjects.base import Subject

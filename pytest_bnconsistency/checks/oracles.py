@@ -12,7 +12,6 @@ from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.composition import beyond_noise
 from pytest_bnconsistency.checks.hidden import hidden, laid_out
-from pytest_bnconsistency.checks.observations import repeating, same_outputs
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, distance, flatten, rebuild, rows_of
 from pytest_bnconsistency.diagnosis import localise, mixing, rules
@@ -21,6 +20,7 @@ from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.expansion import Source, specs_like
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.noise import Noise
+from pytest_bnconsistency.probes.observations import repeating, same_outputs
 from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.recipes import Recipe, Row
 from pytest_bnconsistency.results import CheckResult, Finding

@@ -10,12 +10,12 @@ from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.composition import beyond_noise
 from pytest_bnconsistency.checks.entries import rows_between, traced_entry
 from pytest_bnconsistency.checks.hidden import laid_out
-from pytest_bnconsistency.checks.observations import same_rows
 from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges
 from pytest_bnconsistency.probes.leaks import Leak, leak_into
 from pytest_bnconsistency.probes.noise import Noise
+from pytest_bnconsistency.probes.observations import same_rows
 from pytest_bnconsistency.probes.taps import Observation, Pass
 
 FIRST = 4
