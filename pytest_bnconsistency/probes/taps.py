@@ -320,7 +320,8 @@ class Pass:
                 return proceed(args, kwargs)
             first = operation_count(graph)
             quiet = replay(call, proceed, False) if id(call.layer) in self.still else None
-            with tf.control_dependencies(records[-AHEAD] or [] if len(records) >= AHEAD else []):
+            awaited = records[-AHEAD] if len(records) >= AHEAD else None
+            with tf.control_dependencies(awaited or []):
                 outputs = proceed(args, kwargs)
             if quiet is not None:
                 outputs = quiet

@@ -75,8 +75,9 @@ def _from_library(value: Any) -> bool:
 
 def is_of_library(layer: Any) -> bool:
     """Whether a layer runs a library's code only: that of its class, and of functions it holds."""
-    held = [value for value in vars(layer).values() if isinstance(value, types.FunctionType)]
-    return _from_library(layer) and all(map(_is_library_code, held))
+    held = getattr(layer, "__dict__", {}).values()
+    functions = [value for value in held if isinstance(value, types.FunctionType)]
+    return _from_library(layer) and all(map(_is_library_code, functions))
 
 
 def mode_argument(layer: Any) -> str | None:
