@@ -7,19 +7,17 @@ comes nearer.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Data, is_float, map_nest
+from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis import rules
+from pytest_bnconsistency.diagnosis.cause import HALF, MOST, OF_LARGE, TRIED_ROWS, Cause, Try
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
-from pytest_bnconsistency.diagnosis.misplaced import REMEDY, misplaced
-from pytest_bnconsistency.diagnosis.rules import Rule
-from pytest_bnconsistency.diagnosis.sides import gap
+from pytest_bnconsistency.diagnosis.preprocessing import preprocessed
+from pytest_bnconsistency.diagnosis.rewritten import exchanged
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.batches import in_batches
 from pytest_bnconsistency.probes.statistics import BatchStatistics, Moments
@@ -27,33 +25,9 @@ from pytest_bnconsistency.probes.taps import Pass
 
 SETTLED_SHARE = 0.01
 """The remedy's arithmetic aims at this share of the initial values."""
-HALF, MOST = 0.5, 0.8
-RIVALS = 0.05
-"""Two explanations whose shares are as near to each other explain as much."""
-TRIED_ROWS, OF_LARGE = 64, 8
-"""Causes that need runs of their own are tried on so many rows, and so many of large models."""
-UNLIKE = 0.2
-"""How much of the means must lie aside, against the number that is said to move them all."""
-USUAL_SCALES = (1 / 255, 255.0, 1 / 127.5, 127.5)
 USUAL_MOMENTUM = 0.9
 ENOUGH = 16
 """A variance within so many rows is about that of the data."""
-
-
-@dataclass(frozen=True)
-class Cause:
-    """A rule, what happened, what to do, and how it was proven; `share` is how much of what is
-    stored it explains.
-    """
-
-    rule: Rule
-    text: str
-    remedy: str
-    proof: str
-    share: float
-
-
-Try = Callable[[Measured], Iterator[Cause]]
 
 
 def predicted(m: Measured) -> tuple[Cause | None, list[str]]:
@@ -76,7 +50,7 @@ def stale(m: Measured) -> Iterator[Cause]:
     share = m.initial_share if certain is None else certain
     if (certain is None and share < HALF) or t.cumulative or not 0 < t.retention < 1:
         return
-    explained = m.explained(with_initial(m, share))
+    explained = m.explained(m.with_initial(share))
     if certain is None or not m.updates:
         yield Cause(
             rules.STALE,
@@ -108,14 +82,6 @@ def stale(m: Measured) -> Iterator[Cause]:
     )
 
 
-def with_initial(m: Measured, share: float) -> list[Array]:
-    """The population statistics with a share of the initial values (mean 0, variance 1)."""
-    return [
-        share * (0.0 if t.role == "mean" else 1.0) + (1 - share) * value
-        for t, value in zip(m.tracked, m.reference, strict=True)
-    ]
-
-
 def _harmless_share(m: Measured) -> tuple[float, str]:
     """The share of the initial variance 1 that is 5 % of the smallest of all, and its path."""
     shares = [(1.0, "")]
@@ -124,23 +90,6 @@ def _harmless_share(m: Measured) -> tuple[float, str]:
             own = float(np.median(value))
             shares.append((0.05 * own / max(1 - own, 1e-9) if 0 < own < 1 else 1.0, t.path))
     return min(shares)
-
-
-def _misplaced(m: Measured) -> Iterator[Cause]:
-    """Exchange vectors that stand in each other's place: does the gap close?"""
-    found = misplaced(m.tracked, m.moving, m.reference)
-    if found is None:
-        return
-    before = gap(m.stored, m.population, m.data).outputs
-    after = gap(m.under(found.exchanged), m.population, m.data).outputs
-    yield Cause(
-        rules.MISPLACED,
-        found.cause,
-        f"{REMEDY}; or recalibrate(model, x)",
-        f"{found.tested}; evaluation is then {after:.2g} from that under population statistics, "
-        f"as stored {before:.2g}",
-        1 - found.after / found.before if after < HALF * before else 0.0,
-    )
 
 
 def _variance_shift(m: Measured) -> Iterator[Cause]:
@@ -266,95 +215,6 @@ def _by_chance(m: Measured, momentum: float | None = None) -> float:
     return float(np.median([m.apart(values, m.reference) for values in draws]))
 
 
-def _preprocessing(m: Measured) -> Iterator[Cause]:
-    """The data under other preprocessing: scaled and shifted, standardised, channels reversed."""
-    count = min(m.data.rows, TRIED_ROWS if m.small else OF_LARGE)
-    rows = np.linspace(0, m.data.rows - 1, count).round().astype(int)
-    some = m.data.take(rows)
-    size = len(m.batches.rows[0])
-
-    def under(change: Callable[[Array], Array]) -> list[Array] | None:
-        changed = Data(map_nest(change, some.x))
-        try:
-            return m.statistics_of(changed.batches(size)).population
-        except Exception:  # values that the model cannot take
-            return None
-
-    # Standardised features have the statistics that a normaliser begins with.
-    initial = m.explained(with_initial(m, m.initial_share))
-    for name, change in itertools.chain(_changes(m), _moved(m, under)):
-        values = under(change)
-        if values is None:
-            continue
-        share = m.explained(values)
-        # Some change of the data brings any statistics nearer.
-        if share > max(MOST, initial - RIVALS):
-            yield Cause(
-                rules.SHIFT,
-                f"the statistics are those of {name}: this data is preprocessed otherwise than "
-                "the training data",
-                "give evaluation the preprocessing of training (best inside the model)",
-                f"with {name} the statistics of this data are what is stored",
-                share,
-            )
-
-
-def _floats(change: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    return lambda leaf: change(leaf).astype(leaf.dtype) if is_float(leaf) else leaf
-
-
-def _moved(
-    m: Measured, under: Callable[[Callable[[Array], Array]], list[Array] | None]
-) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-    """The data and its negative, moved by the number that gives the first mean that is stored.
-
-    Where the data's own means lie along what a number moves, it brings them to any others.
-    """
-    first = next((i for i, t in enumerate(m.tracked) if t.role == "mean"), None)
-    for scale in (1, -1) if first is not None else ():
-        still, moved = under(_floats(_scaled(scale, 0))), under(_floats(_scaled(scale, 1)))
-        if first is None or still is None or moved is None:
-            continue
-        slope, means = (moved[first] - still[first]).ravel(), still[first].ravel()
-        unit = max(slope @ slope, 1e-30)
-        offset = float(slope @ (m.moving[first].ravel() - means) / unit)
-        left = means - slope * (slope @ means) / unit
-        if np.linalg.norm(left) < UNLIKE * abs(offset) * np.linalg.norm(slope):
-            continue
-        named = f"x {'+' if offset >= 0 else '-'} {abs(offset):.2g}"
-        yield named if scale > 0 else f"{offset:.2g} - x", _floats(_scaled(scale, offset))
-
-
-def _changes(m: Measured) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-    for scale in (*USUAL_SCALES, *_scales(m)):
-        name = f"x * {scale:.3g}" if scale >= 1 else f"x / {1 / scale:.3g}"
-        yield name, _floats(_scaled(scale, 0))
-        if scale < 1:
-            yield f"{name} - 1", _floats(_scaled(scale, -1))
-        else:
-            yield f"(x + 1) * {scale:.3g}", _floats(_scaled(scale, scale))
-    yield (
-        "the features standardised",
-        _floats(lambda leaf: (leaf - leaf.mean(0)) / np.maximum(leaf.std(0), 1e-7)),
-    )
-    yield "the channels in reverse order", _floats(lambda leaf: leaf[..., ::-1])
-
-
-def _scaled(scale: float, offset: float) -> Callable[[Array], Array]:
-    return lambda leaf: np.asarray(leaf * scale + offset)
-
-
-def _scales(m: Measured) -> list[float]:
-    """The scale of the data that gives the first normaliser the variance that is stored."""
-    for t, stored, value in zip(m.tracked, m.moving, m.reference, strict=True):
-        if t.role == "variance":
-            ratio = float(np.median(np.maximum(stored, 0) / np.maximum(value, 1e-12)))
-            scale = math.sqrt(ratio)
-            usual = any(abs(scale / known - 1) < 0.1 for known in (1.0, *USUAL_SCALES))
-            return [scale] if scale > 0 and not usual else []
-    return []
-
-
 def _average(
     m: Measured, seen: Sequence[BatchStatistics], momentum: float | None = None
 ) -> list[Array]:
@@ -376,10 +236,10 @@ def _redrawn(
 
 TRIES: dict[str, Try] = {
     "few updates": stale,
-    "vectors in each other's place": _misplaced,
+    "vectors in each other's place": exchanged,
     "random layers on": _variance_shift,
     "batches of few rows": _small_batches,
     "rows in the order given": _batch_order,
     "the momentum": _small_momentum,
-    "other preprocessing": _preprocessing,
+    "other preprocessing": preprocessed,
 }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.diagnosis import attribution, causes, poisoned, rules
-from pytest_bnconsistency.diagnosis.causes import HALF, Cause
+from pytest_bnconsistency.diagnosis.cause import HALF, Cause
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.diagnosis.sides import Side, gap, number, numbers
 from pytest_bnconsistency.probes import statistics
@@ -120,7 +120,7 @@ def _lagging(m: Measured) -> Cause | None:
             return None
         now = [t.variable.numpy().astype(np.float64) for t in m.tracked]
         opened = m.apart(now, m.statistics_of(m.batches).population)
-    whole = m.apart(m.moving, causes.with_initial(m, m.certain_share or 0.0))
+    whole = m.apart(m.moving, m.with_initial(m.certain_share or 0.0))
     expected = whole * min(1.0, steps / horizon)
     if not opened > HALF * expected:
         return None

@@ -60,6 +60,13 @@ class Measured:
         """The share of the initial values, measured in the statistics themselves."""
         return attribution.initial_share(self.tracked, self.moving, self.reference)
 
+    def with_initial(self, share: float) -> list[Array]:
+        """The population statistics with a share of the initial values (mean 0, variance 1)."""
+        return [
+            share * (0.0 if t.role == "mean" else 1.0) + (1 - share) * value
+            for t, value in zip(self.tracked, self.reference, strict=True)
+        ]
+
     @property
     def small(self) -> bool:
         return len(self.training.calls) <= SMALL_MODEL
