@@ -8,6 +8,8 @@ distance to the population's is told in standard errors.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,26 @@ from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.estimation import Estimated, estimated
 from pytest_bnconsistency.checks.unusable import unusable
 from pytest_bnconsistency.checks.unusual import fed_by_noise, unusual
+from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.probes.state import preserve_state
+from pytest_bnconsistency.probes.statistics import Role
 from pytest_bnconsistency.probes.stored import by_behaviour, normalisers
 from pytest_bnconsistency.results import CheckResult, Finding, Table, Verdict
 from pytest_bnconsistency.words import counted
 
 NAME = "statistics_health"
-FAR_ERRORS, FAR_DEVIATIONS = 10, 0.5
-"""A layer is far from the population beyond so many standard errors and standard deviations."""
+FAR_ERRORS, FAR = 10, 0.5
+"""A mean is far from the population's beyond so many standard errors and standard deviations,
+any other statistic beyond so many standard errors and this share of the population's."""
+_PLURALS: Mapping[Role, str] = {
+    "mean": "means",
+    "variance": "variances",
+    "square": "mean squares",
+    "deviation": "deviations",
+    "other": "statistics",
+}
 UNSEEN = "with data as x, or --bn-data, normalisers of one's own are found by what they do"
 
 
@@ -89,54 +101,86 @@ def _distances(known: Estimated) -> tuple[Table | None, list[Finding]]:
     """Each layer's distance to the population statistics of the data, in standard errors."""
     if not known.tracked:
         return None, []
-    far: list[tuple[float, str]] = []
-    rows = []
+    rows, far = [], []
     for layer in dict.fromkeys(t.layer for t in known.tracked):
-        path, cells, errors, deviations = _distance(known, layer)
-        rows.append((errors, (path, *cells)))
-        if errors > FAR_ERRORS and deviations > FAR_DEVIATIONS:
-            far.append((deviations, path))
+        path = next(t.path for t in known.tracked if t.layer is layer)
+        distances = _distances_of(known, layer)
+        cells = {d.role: "?" if math.isnan(d.errors) else f"{d.errors:.1f}" for d in distances}
+        told = (path, cells.get("mean", "?"), cells.get("variance", "?"), str(known.estimate.rows))
+        rows.append((max(np.nan_to_num(d.errors) for d in distances), told))
+        beyond = [d for d in distances if d.errors > FAR_ERRORS and d.off > FAR]
+        if beyond:
+            far.append((path, max(beyond, key=lambda d: d.off)))
     rows.sort(key=lambda row: -row[0])
     columns = ("layer", "mean, standard errors off", "variance, standard errors off", "rows")
     table = Table(columns, tuple(row for _, row in rows))
     if not far:
         return table, []
-    deviations, path = max(far)
+    path, farthest = max(far, key=lambda place: place[1].off)
     return table, [
         Finding(
             rules.FAR_OFF.id,
             rules.FAR_OFF.slug,
             path,
             f"the statistics of {counted(len(far), 'normaliser')} are far from those of this "
-            f"data, {path} by {deviations:.2g} standard deviations",
+            f"data: {farthest.how}",
             "not established; train_eval_agreement tries the causes",
             False,
             "run train_eval_agreement on training data; or recalibrate(model, x)",
-            bound=f"{FAR_ERRORS} standard errors and {FAR_DEVIATIONS} standard deviations",
-            evidence={"layers": [place for _, place in far]},
+            bound=f"{FAR_ERRORS} standard errors, and {FAR} standard deviations of a mean or "
+            f"{FAR:.0%} of another statistic",
+            evidence={"layers": [place for place, _ in far]},
         )
     ]
 
 
-def _distance(known: Estimated, layer: Any) -> tuple[str, tuple[str, ...], float, float]:
-    """A layer's path, cells, and its larger distance, in standard errors and in deviations."""
-    estimate, cells, worst, path = known.estimate, {}, (0.0, 0.0), ""
+@dataclass(frozen=True)
+class Distance:
+    """How far a statistic is from the population's: the median over its channels.
+
+    In standard errors (NaN where there are none to tell), and `off` in standard deviations of the
+    layer's input for a mean, where another statistic tells these, else in shares of the
+    population's own; `how` says that in words.
+    """
+
+    role: Role
+    errors: float
+    off: float
+    how: str
+
+
+def _distances_of(known: Estimated, layer: Any) -> list[Distance]:
+    """How far each statistic of a layer is from the population's."""
+    estimate, found = known.estimate, []
     by_role = {t.role: i for i, t in enumerate(known.tracked) if t.layer is layer}
     population, spread = estimate.population, estimate.spread
-    variance = population[by_role["variance"]] if "variance" in by_role else None
+    deviation = _deviation({role: population[i] for role, i in by_role.items()})
     for role, i in by_role.items():
-        t = known.tracked[i]
-        path = t.path
-        apart = np.abs(t.variable.numpy().astype(np.float64) - population[i])
+        t, value = known.tracked[i], population[i]
+        stored = t.variable.numpy().astype(np.float64)
         jitter = math.sqrt((1 - t.momentum) / (1 + t.momentum)) if 0 <= t.momentum < 1 else 1.0
         error = spread[i] * math.sqrt(1 / estimate.batches + jitter**2)
-        unit = population[i] if role == "variance" else variance
-        unit = np.ones(1) if unit is None else np.abs(unit)
-        unit = unit if role == "variance" else np.sqrt(unit)
+        size = np.maximum(np.abs(value), 1e-12)
+        unit = deviation if role == "mean" and deviation is not None else size
         usable = error > 1e-6 * unit
+        apart = np.abs(stored - value)
         errors = float(np.median(apart[usable] / error[usable])) if usable.any() else math.nan
-        deviations = float(np.median(apart / np.maximum(unit, 1e-12)))
-        cells[role] = "?" if math.isnan(errors) else f"{errors:.1f}"
-        worst = max(worst, (0.0 if math.isnan(errors) else errors, deviations))
-    told = (cells.get("mean", "?"), cells.get("variance", "?"), str(estimate.rows))
-    return path, told, *worst
+        off = float(np.median(apart / unit))
+        how = f"{off:.2g} standard deviations off"
+        if unit is size:
+            how = f"{float(np.median(stored / size)):.2g} times those of the data"
+        found.append(Distance(role, errors, off, f"the {_PLURALS[role]} of {t.path} are {how}"))
+    return found
+
+
+def _deviation(population: Mapping[Role, Array]) -> Array | None:
+    """The standard deviation of a layer's input, as far as its statistics tell it."""
+    if "variance" in population:
+        variance = population["variance"]
+    elif "deviation" in population:
+        variance = population["deviation"] ** 2
+    elif "square" in population and "mean" in population:
+        variance = population["square"] - population["mean"] ** 2
+    else:
+        return None
+    return np.asarray(np.sqrt(np.maximum(variance, 1e-24)))

@@ -20,6 +20,8 @@ SMALLEST_MOMENTUM = 0.5
 USUAL_EPSILON = (1e-6, 1e-2)
 OTHER_EPSILON = 1e-5
 """What other frameworks add to a variance."""
+HARMLESS_GAIN = 1.0
+"""What reaches a channel without variance is not enlarged: gamma took back what epsilon allows."""
 FACTOR, SHARE = 2.0, 0.1
 """Another epsilon matters if it moves a share of the channels by this factor."""
 
@@ -51,16 +53,21 @@ def unusual(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Fin
     yield from _other_epsilon(subject, [n for n in moving if n not in odd])
     yield from _dead(subject, moving)
     fresh = [n for n in moving if n.fresh]
-    if fresh:
+    if fresh and _trained(subject, moving):
         yield _warning(
             rules.UNTRAINED,
             fresh,
             f"the statistics of {_named(fresh)} are exactly their initial values",
-            "no training step has moved them",
+            "the model was trained, and no step has moved them",
             "train, load weights, or recalibrate(model, x)",
         )
     yield from _axis(subject, moving)
     yield from _graph(subject, moving)
+
+
+def _trained(subject: Subject, normalisers: Sequence[Normaliser]) -> bool:
+    """Whether something tells that the model was trained; one that was not is not wrong."""
+    return bool(subject.updates()) or any(not n.fresh or n.learnt for n in normalisers)
 
 
 def _other_epsilon(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
@@ -92,10 +99,11 @@ def _dead(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Findi
     for n in normalisers:
         for _, value in n.variances() if n.epsilon else ():
             low = (value >= 0) & (value < (n.epsilon or 0.0) / 100)
-            if low.any():
+            gains = n.gains(value)[low]
+            if gains.size and gains.max() > HARMLESS_GAIN:
                 places.append(n)
                 channels += int(low.sum())
-                gain = max(gain, float(1 / np.sqrt(n.epsilon or 1.0)))
+                gain = max(gain, float(gains.max()))
     if places:
         yield _warning(
             rules.DEAD_CHANNELS,

@@ -67,6 +67,29 @@ class Normaliser:
         return all(value.flat[0] in (0, 1) and (value == value.flat[0]).all() for value in values)
 
     @property
+    def scale(self) -> Array | None:
+        """What the layer multiplies normalised channels by, where an attribute tells."""
+        return self._weight("gamma")
+
+    @property
+    def learnt(self) -> bool:
+        """Whether its scale or offset is no longer one number throughout."""
+        own = (self.scale, self._weight("beta"))
+        return any(value is not None and np.ptp(value) > 0 for value in own)
+
+    def gains(self, variance: Array) -> Array:
+        """What an input of each channel is multiplied by in inference."""
+        scale = self.scale
+        known = scale is not None and scale.size == variance.size
+        own = np.abs(scale).reshape(variance.shape) if known and scale is not None else 1.0
+        return np.asarray(own / np.sqrt(np.maximum(variance, 0) + (self.epsilon or 0.0)))
+
+    def _weight(self, name: str) -> Array | None:
+        weight = getattr(self.layer, name, None)
+        numbers = getattr(getattr(weight, "_value", weight), "numpy", None)
+        return None if numbers is None else np.asarray(numbers(), np.float64)
+
+    @property
     def axis(self) -> tuple[int, int] | None:
         """The axis of the statistics and the rank of the input, where both are told."""
         spec = getattr(self.layer, "input_spec", None)

@@ -400,7 +400,6 @@ def test_the_epsilon_of_another_framework(k):
     [
         ({"epsilon": 0.5}, "BN406"),
         ({"momentum": 0.1}, "BN206"),
-        ({"mean": 0.0, "variance": 1.0}, "BN411"),
     ],
 )
 def test_what_is_unusual_is_a_warning(k, arguments, rule):

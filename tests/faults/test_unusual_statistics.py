@@ -1,0 +1,90 @@
+"""Warnings of unusual statistics say what is so, in the right unit, and of nothing harmless."""
+
+import numpy as np
+import pytest
+
+from pytest_bnconsistency import recalibrate
+from pytest_bnconsistency.testing import expect_pass
+
+CHECK = "statistics_health"
+
+
+def model_of(k, *layers):
+    model = k.Sequential([k.Input((4,)), *layers, k.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def normaliser(k, mean=0.5, variance=2.0, gamma=1.0, **arguments):
+    bn = k.layers.BatchNormalization(name="bn", **arguments)
+    bn.build((None, 4))
+    values = {"moving_mean": mean, "moving_variance": variance, "gamma": gamma}
+    for name, value in values.items():
+        if getattr(bn, name) is not None:
+            getattr(bn, name).assign(np.broadcast_to(value, 4).astype(np.float32))
+    return bn
+
+
+def warnings(result, rule):
+    return [warning for warning in result.warnings if warning.rule == rule]
+
+
+@pytest.mark.parametrize(
+    ("gamma", "said"),
+    [
+        (1.0, "up to 31.6, an input 0.1 off gives 3.16"),
+        ([0.1, 9, 9, 9], "up to 3.16, an input 0.1 off gives 0.316"),
+        ([-2.0, 1, 1, 1], "up to 63.2, an input 0.1 off gives 6.32"),
+        ([0.0, 1, 1, 1], None),
+        ([1e-3, 1, 1, 1], None),
+    ],
+)
+def test_the_gain_of_a_dead_channel_is_that_of_its_scale_too(k, gamma, said):
+    bn = normaliser(k, variance=np.array([0, 1, 1, 1]), gamma=np.array(gamma))
+    found = warnings(expect_pass(CHECK, model_of(k, bn)), "BN405")
+    assert bool(found) == bool(said)
+    assert all(said in warning.message for warning in found)
+
+
+def test_the_gain_of_a_dead_channel_without_a_scale(k):
+    bn = normaliser(k, variance=np.array([0, 1, 1, 1]), scale=False)
+    assert "up to 31.6" in warnings(expect_pass(CHECK, model_of(k, bn)), "BN405")[0].message
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"mean": 9.0, "variance": 4.0}, "the means of bn are 3 standard deviations off"),
+        ({"mean": 3.0, "variance": 16.0}, "the variances of bn are 4 times those of the data"),
+        ({"mean": 3.0, "variance": 1.0}, "the variances of bn are 0.25 times those of the data"),
+        ({"mean": 3.0, "variance": 4.0}, None),
+    ],
+)
+def test_distances_are_told_in_units_of_their_own(k, changed, said):
+    x = np.random.default_rng(0).standard_normal((512, 4))
+    x = (3 + 2 * (x - x.mean(0)) / x.std(0)).astype(np.float32)
+    bn = normaliser(k, **changed)
+    model = model_of(k, bn)
+    found = warnings(expect_pass(CHECK, model, x), "BN410")
+    assert [w.message.split(": ")[1] for w in found] == ([said] if said else [])
+    assert all("standard deviations of a mean or 50% of another" in w.bound for w in found)
+    recalibrate(model, x)
+    assert not warnings(expect_pass(CHECK, model, x), "BN410")
+
+
+def test_initial_statistics_of_a_model_that_was_never_trained_are_no_news(k):
+    def fresh():
+        return model_of(k, k.layers.Dense(4), k.layers.BatchNormalization(name="bn"))
+
+    assert not expect_pass(CHECK, fresh()).warnings
+    stepped = fresh()
+    stepped.optimizer.build(stepped.trainable_variables)
+    stepped.optimizer.iterations.assign(3)
+    learnt = fresh()
+    learnt.get_layer("bn").gamma.assign([1, 2, 1, 1])
+    beside = model_of(
+        k, normaliser(k), k.layers.Dense(4), k.layers.BatchNormalization(name="other")
+    )
+    for model, name in ((stepped, "bn"), (learnt, "bn"), (beside, "other")):
+        found = warnings(expect_pass(CHECK, model), "BN411")
+        assert [w.layer for w in found] == [name]
