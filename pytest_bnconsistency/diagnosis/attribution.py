@@ -15,6 +15,8 @@ from pytest_bnconsistency.results import Table
 
 LAYERS, ROWS = 24, 4
 """The layers that moved farthest are tried, on this many rows: the cost stays bounded."""
+NOISE = 0.05
+"""What chance may add to a share of all."""
 COLUMNS = (
     "layer",
     "closes the gap",
@@ -32,7 +34,8 @@ def initial_share(
     """The share of the initial values (mean 0, variance 1) in the moving statistics.
 
     The least-squares s of `moving = s * initial + (1 - s) * reference`, every channel in units
-    of its own size.
+    of its own size. Below 0 or above 1 it is no share: then nothing of the initial values is known
+    to be left.
     """
     above = below = 0.0
     for t, stored, value in zip(tracked, moving, reference, strict=True):
@@ -43,7 +46,8 @@ def initial_share(
         away, start = (stored - value) / unit, (initial - value) / unit
         above += float((away * start).sum())
         below += float((start * start).sum())
-    return above / below if below else 0.0
+    share = above / below if below else 0.0
+    return min(share, 1.0) if 0 <= share <= 1 + NOISE else 0.0
 
 
 def table(
@@ -89,7 +93,8 @@ def table(
         closing = 1 - _apart(closing_alone[key], target) / whole
         opening = _apart(opening_alone[key], target) / whole
         mean, ratio = shift[key]
-        left = "?" if updates is None else f"{t.momentum ** (updates * t.calls):.1%}"
+        averages = updates is not None and 0 <= t.momentum <= 1
+        left = f"{t.momentum ** ((updates or 0) * t.calls):.1%}" if averages else "?"
         rows.append(
             (
                 (closing, opening),
