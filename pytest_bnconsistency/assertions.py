@@ -236,17 +236,18 @@ def judge(check: checks.Check, case: checks.Case) -> CheckResult:
 
 
 def enforce(results: Sequence[CheckResult], chosen: settings.Settings, *, asked: bool) -> None:
-    """Let `results` fail, skip, warn or pass, as their verdicts and the settings say.
+    """Let `results` fail, warn or pass, as their verdicts and the settings say.
 
-    `asked` says that the checks were asked for by name. They are skipped only together.
+    `asked` says that the checks were asked for by name. What is skipped is left to the door: an
+    assertion never cuts short the test around it.
 
     Raises:
         ConsistencyFailure: at least one verdict fails.
     """
     around = door.get()
-    outcomes = [_outcome(result.verdict, chosen, asked) for result in results]
+    outcomes = [_outcome(result, chosen, asked) for result in results]
     for result, outcome in zip(results, outcomes, strict=True):
-        around.record(result)
+        around.record(result, outcome)
         if outcome == "warn":
             warnings.warn(result.headline, UserWarning, stacklevel=4)
         if chosen.planned_updates is not None:
@@ -259,14 +260,15 @@ def enforce(results: Sequence[CheckResult], chosen: settings.Settings, *, asked:
         texts = [text.render(r, verbose=around.verbose, reproduce="") for r in failed[:-1]]
         texts.append(text.render(failed[-1], verbose=around.verbose, reproduce=around.reproduce))
         raise ConsistencyFailure("\n\n".join(texts), failed)
-    if set(outcomes) == {"skip"}:
-        around.skip("; ".join(part for r in results for part in (r.summary, r.hint) if part))
 
 
-def _outcome(verdict: Verdict, chosen: settings.Settings, asked: bool) -> str:
-    if verdict is Verdict.VACUOUS:
-        return chosen.vacuous or ("fail" if asked else "skip")
-    return {Verdict.PASSED: "pass", Verdict.FAILED: "fail"}.get(verdict, "skip")
+def _outcome(result: CheckResult, chosen: settings.Settings, asked: bool) -> str:
+    by_default = "fail" if asked else "skip"
+    if result.verdict is Verdict.VACUOUS:
+        return chosen.vacuous or by_default
+    if result.verdict is Verdict.NOT_APPLICABLE:
+        return "skip" if result.waived else chosen.not_applicable or by_default
+    return "pass" if result.verdict is Verdict.PASSED else "fail"
 
 
 def _assert(

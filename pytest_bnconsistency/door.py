@@ -40,15 +40,14 @@ class Progress:
 class Door:
     """Where options come from, and where results go.
 
-    `options` are the layers of settings below the call's own, the strongest first. `skip` is
-    called with the reason of a result that is skipped; it raises where skipping is known.
+    `options` are the layers of settings below the call's own, the strongest first. `record` is
+    told each result, and what comes of it: `fail`, `skip`, `warn` or `pass`.
     `progress` is told the rows that were read so far, and how many there are where it is known.
     `reproduce` is the command that runs the same test again.
     """
 
     options: tuple[Mapping[str, Any], ...] = ()
-    record: Callable[[CheckResult], None] = lambda result: None
-    skip: Callable[[str], object] = lambda reason: None
+    record: Callable[[CheckResult, str], None] = lambda result, outcome: None
     progress: Callable[[int, int | None], object] = Progress()  # noqa: RUF009 - a line on a terminal
     verbose: bool = False
     reproduce: str = ""

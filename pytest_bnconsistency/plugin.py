@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import types
 from collections.abc import Callable, Generator, Mapping
@@ -16,12 +17,15 @@ from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, 
 
 if TYPE_CHECKING:
     from pytest_bnconsistency.assertions import BnCheck
+    from pytest_bnconsistency.results import CheckResult
 
 ExceptionInfo: TypeAlias = pytest.ExceptionInfo[BaseException]
 
 HERE = Path(__file__).parent
 MARKER = "bnconsistency"
 LAYERS = pytest.StashKey[tuple[Mapping[str, Any], Mapping[str, Any]]]()
+OUTCOMES = pytest.StashKey[dict[str, dict[str, None]]]()
+"""What came of the checks in a test: the outcomes, each with what was said of it, once."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,14 +66,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    def record(result: Any) -> None:
+    def record(result: CheckResult, outcome: str) -> None:
         item.user_properties.append((MARKER, result.to_dict()))
+        said = "; ".join(part for part in (result.summary, result.hint) if part)
+        item.stash[OUTCOMES].setdefault(outcome, {})[said] = None
 
     marks = tuple(mark.kwargs for mark in item.iter_markers(MARKER))
     around = Door(
         options=(*marks, *item.config.stash[LAYERS]),
         record=record,
-        skip=pytest.skip,
         progress=_Progress(item.config),
         verbose=item.config.get_verbosity() >= 2,
         reproduce=_reproduce(item),
@@ -83,6 +88,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[OUTCOMES] = {}
     for mark in item.iter_markers(MARKER):
         if mark.args:
             raise OptionError(
@@ -90,6 +96,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 f"options by name: @pytest.mark.{MARKER}(rows=16)"
             )
         settings.resolve(mark.kwargs)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test is skipped at its end, if its checks had nothing to say: what it asserts counts."""
+    result = yield
+    outcomes = item.stash[OUTCOMES]
+    if outcomes.keys() == {"skip"}:
+        pytest.skip("; ".join(outcomes["skip"]))
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -104,10 +120,7 @@ def pytest_runtest_makereport(
         report.longrepr = _text(item, call.excinfo)
         report.bn_misuse = isinstance(error, BNConsistencyError)  # type: ignore[attr-defined]
     elif isinstance(report.longrepr, tuple) and Path(report.longrepr[0]).parent == HERE:
-        users = _users_part(call.excinfo)
-        where = users.traceback[-1] if users else None
-        place = (str(where.path), where.lineno + 1) if where else (str(item.path), 1)
-        report.longrepr = (*place, report.longrepr[2])
+        report.longrepr = (*_place(item), report.longrepr[2])
     return report
 
 
@@ -208,7 +221,7 @@ def _text(item: pytest.Item, excinfo: ExceptionInfo) -> Any:
         shown: Any = item.repr_failure(users)
     else:
         shown = excinfo.getrepr(style="value")
-        shown.reprcrash.path, shown.reprcrash.lineno = str(item.path), 1
+        shown.reprcrash.path, shown.reprcrash.lineno = _place(item)
     if hasattr(shown, "chain"):
         shown.chain = shown.chain[-1:]
     if hasattr(shown, "reprcrash"):
@@ -220,15 +233,26 @@ def _text(item: pytest.Item, excinfo: ExceptionInfo) -> Any:
     return shown
 
 
+def _place(item: pytest.Item) -> tuple[str, int]:
+    """Where a test is written, for what has no line of its own."""
+    path, line, _ = item.reportinfo()
+    return os.fspath(path), (line or 0) + 1
+
+
 def _users_part(excinfo: ExceptionInfo) -> ExceptionInfo | None:
     """The same error, raised by the user's line that called us; None if pytest called us."""
     calls: list[types.TracebackType] = []
+    ended = False
     entry: types.TracebackType | None = excinfo.tb
-    while entry is not None and _package(entry) != __package__:
-        calls.append(entry)
+    while entry is not None:
+        package = _package(entry)
+        if package in ("_pytest", "pluggy"):
+            calls, ended = [], False
+        elif package == __package__ or ended:
+            ended = True
+        else:
+            calls.append(entry)
         entry = entry.tb_next
-    if calls and _package(calls[-1]) in ("_pytest", "pluggy"):
-        return None
     cut = None
     for entry in reversed(calls):
         cut = types.TracebackType(cut, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)

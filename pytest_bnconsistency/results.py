@@ -67,7 +67,7 @@ class CheckResult:
     `summary` is one sentence: for a pass what held and what could have been seen, for a vacuous
     or inapplicable check the reason. `hint` says what to do about it. `warnings` are findings of
     what is unusual and fails nothing. `notes` are facts that decide nothing but that a person
-    should know.
+    should know. `waived` says that the user declared the property not to be meant here.
     """
 
     check: str
@@ -79,6 +79,7 @@ class CheckResult:
     table: Table | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[Finding, ...] = ()
+    waived: bool = False
 
     @property
     def headline(self) -> str:

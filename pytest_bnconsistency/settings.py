@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pytest_bnconsistency.errors import OptionError
 
 Vacuous = Literal["fail", "skip", "warn"]
+NotApplicable = Literal["fail", "skip", "pass"]
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,17 @@ class Settings:
     vacuous: Vacuous | None = dataclasses.field(
         default=None,
         metadata={
-            "help": "what a check that could not have seen a violation does: fail, skip or warn",
+            "help": "what a check that could not have seen a violation does: fail, skip or warn "
+            "(default: fail if it was asked for by name, else skip)",
             "choices": ("fail", "skip", "warn"),
+        },
+    )
+    not_applicable: NotApplicable | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "what a check that finds nothing to check does: fail, skip or pass (default: "
+            "fail if it was asked for by name, else skip)",
+            "choices": ("fail", "skip", "pass"),
         },
     )
 

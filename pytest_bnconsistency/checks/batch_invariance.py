@@ -45,7 +45,7 @@ def check(case: Case) -> CheckResult:
     reason = case.settings.transductive
     if isinstance(reason, str):
         summary = f"the model is declared transductive: {reason}"
-        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=summary)
+        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=summary, waived=True)
     if refusal := only_size(case.subject):
         return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=refusal)
     x = case.sample()
@@ -59,7 +59,7 @@ def check(case: Case) -> CheckResult:
         return result
     reasons = "; ".join(f"{call.path}: {why}" for call, why in declared.items())
     summary = f"rows are meant to meet in {reasons}; apart from that, {result.summary}"
-    return replace(result, verdict=Verdict.NOT_APPLICABLE, summary=summary)
+    return replace(result, verdict=Verdict.NOT_APPLICABLE, summary=summary, waived=True)
 
 
 def _declared(case: Case, x: Nest, reasons: Mapping[str, str]) -> dict[Call, str]:

@@ -7,11 +7,16 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from pytest_bnconsistency.results import CheckResult, Finding, Table
+from pytest_bnconsistency.results import CheckResult, Finding, Table, Verdict
 
 T = TypeVar("T")
 WIDTH = 100
 FINDINGS, ROWS, NOTES = 3, 6, 4
+ON_PURPOSE = {
+    Verdict.VACUOUS: "vacuous='skip', if no more can be checked here",
+    Verdict.NOT_APPLICABLE: "not_applicable='pass', if there need be nothing to check",
+}
+"""How to say that a verdict that fails a test is as it should be."""
 
 
 def render(result: CheckResult, *, verbose: bool = False, reproduce: str = "") -> str:
@@ -24,6 +29,7 @@ def lines(result: CheckResult, *, verbose: bool = False, reproduce: str = "") ->
         yield result.headline
         yield from _table(result.table, verbose)
         yield from _labelled("hint", result.hint)
+        yield from _labelled("on purpose", ON_PURPOSE.get(result.verdict, ""))
         for warning in _cut(result.warnings, NOTES, verbose):
             yield from _warning(warning)
         for note in _cut(result.notes, NOTES, verbose):

@@ -79,7 +79,8 @@ def test_help_tells_every_option(pytester):
 
 @pytest.mark.parametrize("name", sorted(FIELDS))
 def test_every_option_is_read_from_the_command_line(project, name):
-    value = {"vacuous": "warn", "frozen": "a/*"}.get(name, "7")
+    words = {"vacuous": "warn", "not_applicable": "pass", "frozen": "a/*"}
+    value = words.get(name, "7")
     project.makepyfile(
         f"""
         def test_option(bn_check, fake):
@@ -121,6 +122,6 @@ def test_vacuous(project, vacuous, outcome):
     )
     result.assert_outcomes(**{outcome: 1}, warnings=int(vacuous == "warn"))
     if vacuous == "skip":
-        result.stdout.fnmatch_lines(["SKIPPED*test_vacuous.py:2: nothing to see*; look elsewhere"])
+        result.stdout.fnmatch_lines(["SKIPPED*test_vacuous.py:1: nothing to see*; look elsewhere"])
     if vacuous == "warn":
         result.stdout.fnmatch_lines(["*test_vacuous.py:2: UserWarning: batch_invariance vacuous*"])
