@@ -48,8 +48,9 @@ def compare_exchanges(
     if judged.observed is not None and (
         _gathers(entry, base, joint)
         or (
-            not any(_moves_outputs(entry, base, found, noise) for found in changing)
+            not any(_moves_farther(entry, base, found, noise) for found in changing)
             and localise.routes(judged.observed, x, [exchange.x for exchange in joint])
+            and not any(_moves_outputs(entry, base, found, noise) for found in changing)
         )
     ):
         judged.gathers = True
@@ -152,6 +153,19 @@ def _moves_outputs(entry: Entry, base: Observation, found: Difference, noise: No
     """Whether some output moves by more than noise explains."""
     other = entry.run(found.exchange.name, found.exchange.x)
     return bool(beyond_noise(base, other, found.exchange, noise))
+
+
+def _moves_farther(entry: Entry, base: Observation, found: Difference, noise: Noise) -> bool:
+    """Whether a kept row of some output moves farther than noise may, without measuring it."""
+    if found.exchange.moves:
+        return False
+    kept, now = found.exchange.kept, found.exchange.now
+    other = entry.run(found.exchange.name, found.exchange.x)
+    return any(
+        noise.drowned_by(index, mine[kept], its[now], kept)
+        for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
+        if mine.ndim and len(mine) == len(its) == found.exchange.rows
+    )
 
 
 def _counting(

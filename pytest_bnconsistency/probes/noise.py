@@ -106,8 +106,8 @@ class Noise:
     """
 
     def __init__(self, seen: Pass, x: Nest, still: list[Array] | None = None) -> None:
-        self._seen, self._x, self._still = seen, x, still
-        self._count = 2
+        self._seen, self._x, self._count = seen, x, 2
+        self._still = {} if still is None else {0: still}
         self._rows: dict[int, list[Floor]] = {}
         self._first: list[Floor] | None = None
         self._inner: dict[int, list[Floor]] = {}
@@ -139,13 +139,26 @@ class Noise:
         worst = moved(int(by_row.argmax()), self.floors)
         if worst.margin <= 1:
             return worst
-        suspect = np.flatnonzero(by_row > worst.bound)
-        for measured in (self._of_row, self._inside):
-            found = [moved(int(row), measured(int(rows[row]))) for row in suspect]
-            worst = max(found, key=lambda one: (one.beyond, one.margin))
-            if not worst.beyond:
-                break
-        return worst
+        explained = []
+        for row in np.argsort(-by_row, kind="stable")[: np.count_nonzero(by_row > worst.bound)]:
+            for measured in (self._of_row, self._inside):
+                found = moved(int(row), measured(int(rows[row])))
+                if not found.beyond:
+                    break
+            else:
+                return found  # one row tells; to measure each costs many runs
+            explained.append(found)
+        return max(explained, key=lambda one: one.margin)
+
+    def drowned_by(self, output: int, mine: Array, its: Array, rows: Array) -> bool:
+        """Whether noise that explained how far an output moved would drown it: see `Moved.large`.
+
+        The arguments are those of `compare`. No noise has to be measured for the answer.
+        """
+        by_row = _changes(mine, its)
+        row = int(by_row.argmax())
+        scale = max(_scale(self._still_of(place)[output]) for place in (0, int(rows[row])))
+        return bool(by_row[row] > DROWNED * scale > 0)
 
     def compare_whole(
         self, output: int, mine: Array, its: Array, *, sides: int = 1
@@ -195,13 +208,7 @@ class Noise:
         A draw has few rows: outside of a graph, the outputs of all layers may be held at once.
         """
         shaken = [Shaken(seed, EPSILON, sums=sums) for seed in range(draws)]
-        still = self._still if row == 0 else None
-        if still is None:
-            try:
-                still = self._run(self._drawn(row), Instrument())
-            except DataError:
-                self._count = rows_of(self._x)
-                still = self._run(self._drawn(row), Instrument())
+        still = self._still_of(row)
         rows = self._drawn(row)
         seen = [self._run(rows, s) for s in shaken]
         known = self._count if any(s.places for s in shaken) else 0
@@ -211,6 +218,16 @@ class Noise:
             return floors
         lower = self._run(rows, Shaken(draws, LOWER, sums=False))
         return _floors(still, seen, [lower], known, coarsest)
+
+    def _still_of(self, row: int) -> list[Array]:
+        """What the pass gives for a draw of which nothing is shaken."""
+        if row not in self._still:
+            try:
+                self._still[row] = self._run(self._drawn(row), Instrument())
+            except DataError:
+                self._count = rows_of(self._x)
+                self._still[row] = self._run(self._drawn(row), Instrument())
+        return self._still[row]
 
     def _run(self, rows: Nest, instrument: Instrument) -> list[Array]:
         if isinstance(instrument, Shaken) and instrument.sums:
@@ -257,13 +274,20 @@ def _floor(
     noise, low = (largest(draws), largest(lower)) if shaken else (0.0, 0.0)
     if not is_float(still):
         return Floor(noise, 0.0, low, FLIPS)
-    sizes = np.abs(still.astype(np.float64))
-    scale = float(sizes[np.isfinite(sizes)].max(initial=0.0))
+    scale = _scale(still)
     dtype = max(str(still.dtype), coarsest, key=_eps)
     # An output that rounds to itself still has half a unit in its last place.
     unit = EPSILON[dtype] * scale
     floor = max(unit, noise) if shaken else UNITS * unit
     return Floor(floor, scale, max(low, LOWER[dtype] * scale))
+
+
+def _scale(output: Array) -> float:
+    """The largest magnitude of an output, as far as it is a finite number."""
+    if not is_float(output):
+        return 0.0
+    sizes = np.abs(output.astype(np.float64))
+    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
 
 
 def _changes(mine: Array, its: Array) -> Array:
