@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_bnconsistency.results import CheckResult
 
+LOGGER = logging.getLogger("pytest_bnconsistency")
+
 
 class Progress:
-    """A line on a terminal that says how far a long reading is, after some seconds of it."""
+    """A line on a terminal that says what long work is doing, after some seconds of it.
+
+    It goes to the log as well, at level INFO.
+    """
 
     PATIENCE, PAUSE = 5.0, 1.0
 
     def __init__(self) -> None:
+        self._work = ""
         self._begun = self._shown = 0.0
-        self._rows = 0
 
-    def __call__(self, rows: int, total: int | None) -> None:
-        now = time.monotonic()
-        if rows <= self._rows or not self._begun:
-            self._begun = now  # another reading
-        self._rows = rows
+    @contextlib.contextmanager
+    def of(self, work: str) -> Iterator[None]:
+        """Within it, what is told is part of this work."""
+        self._work, self._begun, self._shown = work, time.monotonic(), 0.0
+        try:
+            yield
+        finally:
+            self._work = ""
+            if self._shown:
+                self.show("")
+
+    def doing(self, what: str) -> None:
+        line, now = f"{self._work}: {what}", time.monotonic()
+        self.log(line)
         if now - self._begun > self.PATIENCE and now - self._shown > self.PAUSE:
             self._shown = now
-            self.show(f"statistics of {rows} rows{f' of {total}' if total else ''} read")
+            self.show(line)
+
+    def log(self, line: str) -> None:
+        LOGGER.info(line)
 
     def show(self, line: str) -> None:
+        """Put `line` where the last one stood; an empty one takes that away."""
         if sys.stderr.isatty():
-            sys.stderr.write(f"\r{line}")
+            sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
 
 
@@ -42,13 +62,13 @@ class Door:
 
     `options` are the layers of settings below the call's own, the strongest first. `record` is
     told each result, and what comes of it: `fail`, `skip`, `warn` or `pass`.
-    `progress` is told the rows that were read so far, and how many there are where it is known.
+    `progress` is told what a check is doing.
     `reproduce` is the command that runs the same test again.
     """
 
     options: tuple[Mapping[str, Any], ...] = ()
     record: Callable[[CheckResult, str], None] = lambda result, outcome: None
-    progress: Callable[[int, int | None], object] = Progress()  # noqa: RUF009 - a line on a terminal
+    progress: Progress = Progress()  # noqa: RUF009 - a line on a terminal
     verbose: bool = False
     reproduce: str = ""
 

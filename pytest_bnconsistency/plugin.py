@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import types
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -175,18 +176,24 @@ def bn_check() -> type[BnCheck]:
 
 
 class _Progress(Progress):
-    """How far a long reading is, past pytest's capture and on terminals only."""
+    """What a check is doing, past pytest's capture and on terminals only."""
 
     def __init__(self, config: pytest.Config) -> None:
         super().__init__()
         self._terminal = config.pluginmanager.get_plugin("terminalreporter")
         self._capture = config.pluginmanager.get_plugin("capturemanager")
 
+    def log(self, line: str) -> None:
+        """The terminal tells; a test's log is for what the test says."""
+
     def show(self, line: str) -> None:
         if self._terminal is None or self._capture is None or not self._terminal.isatty:
             return
         with self._capture.global_and_fixture_disabled():
-            self._terminal.rewrite(line, erase=True)
+            width = shutil.get_terminal_size().columns - 1
+            self._terminal.ensure_newline()  # what pytest wrote there stays
+            self._terminal.rewrite(line[:width], erase=True)
+            self._terminal.write("\r", flush=True)
 
 
 def _flag(name: str) -> str:

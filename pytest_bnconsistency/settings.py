@@ -103,6 +103,13 @@ class Settings:
     save_batches: str | None = dataclasses.field(
         default=None, metadata={"help": "folder in which failing batches are saved as .npz"}
     )
+    diagnosis_seconds: float = dataclasses.field(
+        default=60.0,
+        metadata={
+            "help": "seconds for finding out why a check fails; then it reports what it knows",
+            "min": 0,
+        },
+    )
     seed: int = dataclasses.field(default=0, metadata={"help": "seed of all that is drawn"})
     vacuous: Vacuous | None = dataclasses.field(
         default=None,

@@ -84,7 +84,8 @@ def estimated(case: Case, data: Data) -> Estimated:
             for batch in statistics.batch_statistics(training, tracked, data.rest.of(size)):
                 estimate.add(batch)
                 gc.collect(1)  # tensors that a run leaves in cycles hold on to the batch
-                door.get().progress(estimate.rows, total)
+                told = f"{estimate.rows} rows{f' of {total}' if total else ''}"
+                door.get().progress.doing(f"statistics of {told} read")
         case.shared["estimated"] = Estimated(
             size, notes, training, batches, tracked, seen, estimate
         )

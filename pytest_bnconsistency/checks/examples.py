@@ -12,7 +12,7 @@ import functools
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -21,16 +21,26 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.oracles import Oracle, Rows, State, Violation, generic_row
+from pytest_bnconsistency.checks.oracles import (
+    MIXING,
+    Oracle,
+    Rows,
+    State,
+    Violation,
+    generic_row,
+)
 from pytest_bnconsistency.data import Nest, flatten, rows_of
+from pytest_bnconsistency.diagnosis.budget import Tries
+from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.recipes import Recipe, Row
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.words import counted, listed
 
 BY_DEFAULT = 10
 """Batches that are tried where no rows were given."""
-FAILING = 100
+FAILING = 50
 """Batches that are tried to show a failure by its simplest batch."""
+SIMPLEST = "the simplest batch that fails"
 LARGEST = 100.0
 OTHERS = 3
 """Rows of a batch that are not like the rest."""
@@ -66,10 +76,11 @@ def _judged(
     oracle = kind(case, x, result)
     if oracle.random:
         return result
-    search = Search(check, oracle)
     # What fails is there to be found, if a pass can see it.
-    shows = any(finding.evidence.get("fails") != ["predict"] for finding in result.findings)
-    found = search.run(max(count, FAILING) if shows else count)
+    broken = {f.rule for f in result.findings if f.evidence.get("fails") != ["predict"]}
+    shows = not broken.isdisjoint(oracle.breaks)
+    search = Search(check, oracle)
+    found = search.of_failure(max(count, FAILING), broken) if shows else search.run(count)
     told = {**result.evidence, "examples": search.told()}
     if found is None:
         summary = result.summary
@@ -78,13 +89,13 @@ def _judged(
             made = f"{tried} batches of up to {oracle.largest} rows"
             summary += f"; and so in {made} that Hypothesis made" * bool(tried)
         return replace(result, summary=summary, evidence=told)
-    shown = _shown(check, case, oracle, found)
     ids = {rule.id for rule in found.rules}
     for index, finding in enumerate(result.findings):
         if finding.rule in ids:
-            same = replace(finding, recipe=shown.recipe, code=shown.code)
+            same = _with_batch(check, case, oracle, found.recipe, finding)
             findings = (*result.findings[:index], same, *result.findings[index + 1 :])
             return replace(result, findings=findings, evidence=told)
+    shown = _with_batch(check, case, oracle, found.recipe, oracle.finding(found))
     return replace(
         result,
         verdict=Verdict.FAILED,
@@ -114,19 +125,21 @@ def _replayed(check: str, case: Case, oracle: Oracle) -> CheckResult:
     if found is None:
         summary = f"the property holds for the batch {str(recipe)!r}, the only one that was run"
         return CheckResult(check, Verdict.PASSED, summary=summary)
-    return CheckResult(check, Verdict.FAILED, (_shown(check, case, oracle, found),))
+    finding = _with_batch(check, case, oracle, found.recipe, oracle.finding(found))
+    return CheckResult(check, Verdict.FAILED, (finding,))
 
 
-def _shown(check: str, case: Case, oracle: Oracle, found: Violation) -> Finding:
-    """The finding with the batch as words and as code; the arrays are saved on request."""
-    words = str(found.recipe)
+def _with_batch(
+    check: str, case: Case, oracle: Oracle, recipe: Recipe, finding: Finding
+) -> Finding:
+    """The finding with a batch as words and as code; the arrays are saved on request."""
+    words = str(recipe)
     data = ", data=x" if case.data is not None and "data " in words else ""
     code = f"x = strategies.from_recipe(model, {words!r}{data})"
-    finding = oracle.finding(found)
     if case.settings.save_batches is not None:
         name = f"{check}-{finding.rule}-{zlib.crc32(words.encode()):08x}.npz"
         path = Path(case.settings.save_batches) / name
-        x = oracle.source.expand(found.recipe)
+        x = oracle.source.expand(recipe)
         leaves = x.items() if isinstance(x, dict) else enumerate(flatten(x))
         several = isinstance(x, dict) or len(flatten(x)) > 1
         try:
@@ -146,6 +159,9 @@ class Search:
     oracle: Oracle
     sizes: Counter[int] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
+    _known: dict[str, tuple[bool, float]] = field(default_factory=dict)
+    _tries: Tries = field(default_factory=Tries)
+    _within_budget: bool = False
 
     def told(self) -> dict[str, Any]:
         return {
@@ -154,16 +170,40 @@ class Search:
             "rows": dict(sorted(self.kinds.items())),
         }
 
+    def of_failure(self, count: int, broken: Collection[str]) -> Violation | None:
+        """The violation of the simplest batch, where it is known which rules are broken.
+
+        What fails mostly does so in the plainest batches, so they come before Hypothesis'.
+        """
+        if not _phases():
+            return None
+        self._within_budget = True
+        # What rows beside others do, their number alone doesn't.
+        alone = () if broken <= {rule.id for rule in MIXING} else self._alone()
+        return self._first([*alone, *self._beside_others()]) or self.run(count)
+
     def run(self, count: int) -> Violation | None:
-        """The violation of the simplest batch out of `count` and what they shrink to."""
+        """The violation of the simplest batch, if one of `count` batches has any."""
+        found = self._by_hypothesis(count, _phases(shrinking=False))
+        if found is None:
+            return None
+        self._within_budget = True
+        # Shrinking ends at one of several batches that are as simple as each other, and cannot
+        # leap over sizes that hold: this way it is always the same one.
+        simplest = self._first(self._beside_others() if found.recipe.rows else (), found.rules)
+        if simplest is None:
+            found = self._by_hypothesis(count, _phases()) or found
+            simplest = self._first(_fewer(found.recipe), found.rules)
+        return simplest or found
+
+    def _by_hypothesis(self, count: int, phases: Sequence[Any]) -> Violation | None:
         import hypothesis
         from hypothesis import core, errors
 
-        seed: Any = core.global_force_seed
-        # The profile's database and phases count; explaining would only run the model more.
-        phases = [p for p in hypothesis.settings().phases if p is not hypothesis.Phase.explain]
-        if hypothesis.Phase.generate not in phases:
+        if not phases:
             return None
+        seed: Any = core.global_force_seed
+        # The profile's database counts.
         settings = hypothesis.settings(
             max_examples=count,
             deadline=None,
@@ -183,19 +223,40 @@ class Search:
             )
         except errors.NoSuchExample:
             return None
-        found = self.oracle.violation(simplest)
-        return found and self._simplest(found)
+        return self.oracle.violation(simplest)
 
     def _fails(self, recipe: Recipe) -> bool:
         import hypothesis
 
+        kinds = sorted({row.kind for row in recipe.rows.values()})
+        hypothesis.event(f"{counted(recipe.count, 'row')}, others {listed(kinds) or '-'}")
+        known = str(recipe) in self._known
+        if not known and self._within_budget and not self._tries.may(SIMPLEST):
+            return False
+        self._count(recipe)
+        if not known:
+            fails = self.oracle.violation(recipe) is not None
+            self._known[str(recipe)] = fails, self.oracle.score
+        fails, score = self._known[str(recipe)]
+        hypothesis.target(score, label="largest difference over bound")
+        return fails
+
+    def _first(
+        self, recipes: Iterable[Recipe], rules: tuple[Rule, ...] | None = None
+    ) -> Violation | None:
+        """The violation of the first of some batches that has one, of these rules if given."""
+        for recipe in recipes:
+            if not self._tries.may(SIMPLEST):
+                return None
+            self._count(recipe)
+            found = self.oracle.violation(recipe)
+            if found is not None and rules in (None, found.rules):
+                return found
+        return None
+
+    def _count(self, recipe: Recipe) -> None:
         self.sizes[recipe.count] += 1
-        kinds = {row.kind for row in recipe.rows.values()}
-        self.kinds.update(kinds)
-        hypothesis.event(f"{counted(recipe.count, 'row')}, others {listed(sorted(kinds)) or '-'}")
-        found = self.oracle.violation(recipe)
-        hypothesis.target(self.oracle.score, label="largest difference over bound")
-        return found is not None
+        self.kinds.update({row.kind for row in recipe.rows.values()})
 
     def _recipes(self) -> Any:
         from hypothesis import strategies as st
@@ -218,26 +279,32 @@ class Search:
 
         return recipes()
 
-    def _simplest(self, found: Violation) -> Violation:
-        """The same with fewer or plainer rows, where that still fails.
+    def _alone(self) -> Iterator[Recipe]:
+        """Batches of rows that are all alike, the smallest first."""
+        for count in range(1, self.oracle.largest + 1):
+            for rest in (Row(), generic_row(self.oracle.source)):
+                yield Recipe(count, {}, rest)
 
-        Shrinking cannot leap over sizes that hold, and ends at one of several batches that are as
-        simple as each other: this way it is always the same one.
-        """
-        for recipe in [*self._plain(found.recipe), *_fewer(found.recipe)]:
-            simpler = self.oracle.violation(recipe)
-            if simpler is not None and simpler.rules == found.rules:
-                return simpler
-        return found
-
-    def _plain(self, recipe: Recipe) -> Iterator[Recipe]:
-        """The plainest batches of a row or two, if this one has others among the rest."""
+    def _beside_others(self) -> Iterator[Recipe]:
+        """The plainest batches of a row or two with another among the rest."""
         amounts = (1.0, -1.0, 10.0, -10.0, LARGEST, -LARGEST)
         others = [*(Row("constant", amount) for amount in amounts), Row(spike=math.nan)]
-        for rest in (Row(), generic_row(self.oracle.source)) if recipe.rows else ():
+        for rest in (Row(), generic_row(self.oracle.source)):
             for other in others:
                 for count, place in ((1, 0), (2, 1), (2, 0)):
                     yield Recipe(count, {place: other}, rest)
+
+
+def _phases(*, shrinking: bool = True) -> list[Any]:
+    """What Hypothesis does under the user's profile; nothing where it makes no examples."""
+    import hypothesis
+
+    phases, phase = hypothesis.settings().phases, hypothesis.Phase
+    if phase.generate not in phases:
+        return []
+    # Explaining would only run the model more.
+    without = {phase.explain} if shrinking else {phase.explain, phase.shrink}
+    return [one for one in phases if one not in without]
 
 
 def _fewer(recipe: Recipe) -> Iterator[Recipe]:

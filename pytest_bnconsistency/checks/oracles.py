@@ -45,10 +45,14 @@ class Violation:
 
 
 class Oracle(Protocol):
-    """What must hold for every batch. `largest` is the largest number of rows to try."""
+    """What must hold for every batch, or a batch `breaks` one of these rules.
+
+    `largest` is the largest number of rows to try.
+    """
 
     case: Case
     source: Source
+    breaks: frozenset[str]
     largest: int
     random: bool
     score: float
@@ -73,6 +77,7 @@ class Rows:
     ) -> None:
         self.case, self.source, self.base = case, source_of(case, x), rows_of(x)
         self.largest = 2 * self.base + 1
+        self.breaks = frozenset(rule.id for rule in (*MIXING, *SIZED))
         self.generic = generic_row(self.source)
         self.score = 0.0
         self._usual = self.source.expand(Recipe(self.base, {}, self.generic))
@@ -206,6 +211,7 @@ class State:
 
     def __init__(self, case: Case, x: Nest, result: CheckResult | None) -> None:
         self.case, self.source, self.largest = case, source_of(case, x), rows_of(x)
+        self.breaks = frozenset({rules.STATE_MOVES.id})
         self.score, self.random = 0.0, False
         self._passes = passes_of(case, x)
         self._owners = ways.owners(case, *self._passes.values())

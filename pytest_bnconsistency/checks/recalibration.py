@@ -6,6 +6,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.estimation import estimated
+from pytest_bnconsistency.door import door
 from pytest_bnconsistency.errors import BNConsistencyError, DataError
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.state import preserve_state
@@ -26,7 +27,7 @@ def recalibrate(case: Case, frozen: bool) -> list[str]:
     if case.data is None:
         raise DataError("recalibrate needs data and got none; give training data")
     subject = case.subject
-    with preserve_state(subject):
+    with preserve_state(subject), door.get().progress.of("recalibrate"):
         if frozen:
             for layer in subject.layers():
                 subject.unfreeze(layer)

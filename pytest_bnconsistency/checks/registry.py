@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.diagnosis.budget import diagnosing
+from pytest_bnconsistency.door import door
 from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.results import CheckResult
 from pytest_bnconsistency.settings import did_you_mean
@@ -23,7 +25,8 @@ class Check:
 
     def run(self, case: Case) -> CheckResult:
         module = importlib.import_module(f"pytest_bnconsistency.checks.{self.name}")
-        with _heap_at_rest():
+        seconds = case.settings.diagnosis_seconds
+        with _heap_at_rest(), door.get().progress.of(self.name), diagnosing(seconds):
             result: CheckResult = module.check(case)
         return result
 

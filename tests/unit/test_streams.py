@@ -121,7 +121,7 @@ def test_progress_of_a_long_reading(monkeypatch):
         recalibrate(normalised(keras.layers.BatchNormalization()), x, max_rows=100)
     finally:
         door.reset(token)
-    assert lines[-1] == "statistics of 333 rows of 333 read"
+    assert lines[-2:] == ["recalibrate: statistics of 333 rows of 333 read", ""]
 
 
 def test_masked_places_count_as_training_counts_them(k):

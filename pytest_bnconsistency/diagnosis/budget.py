@@ -1,0 +1,77 @@
+"""How long it is looked for causes, and what is told meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+from pytest_bnconsistency.door import door
+from pytest_bnconsistency.words import listed
+
+
+class Budget:
+    """The time that a check has to explain its failure.
+
+    It runs from the first question on. A try that has begun goes on to its end.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._begun: float | None = None
+
+    @property
+    def left(self) -> bool:
+        """Whether there is time for one more try."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now
+        return now - self._begun < self.seconds
+
+
+# Around a check, so that what explains need not hand it down through every function.
+_budget: ContextVar[Budget] = ContextVar("budget", default=Budget(math.inf))  # noqa: B039
+
+
+@contextlib.contextmanager
+def diagnosing(seconds: float) -> Iterator[None]:
+    """Within it, all that is tried shares so much time."""
+    token = _budget.set(Budget(seconds))
+    try:
+        yield
+    finally:
+        _budget.reset(token)
+
+
+class Tries:
+    """What is tried to explain one finding, as far as there is time.
+
+    `cut` says that there was no time for something.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.cut = False
+        self._budget = _budget.get()
+
+    def may(self, what: str) -> bool:
+        """Whether there is time to try one more thing; `what` is for a reader."""
+        if not self._budget.left:
+            self.cut = True
+            return False
+        door.get().progress.doing(f"looking for the cause: {what}")
+        if what not in self.made:
+            self.made.append(what)
+        return True
+
+    def without_cause(self, complete: str) -> str:
+        """The cause's text where none is established; `complete` where all was tried."""
+        if not self.cut:
+            return complete
+        made = f"tried: {listed(self.made)}" if self.made else "nothing was tried"
+        return (
+            f"not established within {self._budget.seconds:g} s; {made}; give a larger "
+            "diagnosis_seconds for more"
+        )
