@@ -179,7 +179,8 @@ class Search:
             return None
         self._within_budget = True
         # What rows beside others do, their number alone doesn't.
-        alone = () if broken <= {rule.id for rule in MIXING} else self._alone()
+        mixing = {rule.id for rule in MIXING}
+        alone = () if mixing.issuperset(broken) else self._alone()
         return self._first([*alone, *self._beside_others()]) or self.run(count)
 
     def run(self, count: int) -> Violation | None:
