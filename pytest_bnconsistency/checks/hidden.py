@@ -44,10 +44,13 @@ def hidden(
     move by no more than rounding is left out, too.
     """
     known = laid_out(case, seen)
+    hiding: set[int] = case.shared.setdefault(("hiding", id(seen)), set())
     unknown = [place for place in places if place not in known]
     labels = {seen.calls[place].label for place in unknown[:TRIED]}
     if not labels:
         return ()
+    if unknown[0] in hiding:
+        return tuple(unknown)
     base, other = (values_of(seen, rows, labels) for rows in (x, exchange.x))
     for place in unknown[:TRIED]:
         label = seen.calls[place].label
@@ -59,6 +62,7 @@ def hidden(
                 continue
             still, moved = (outputs_with(seen, x, {label: held}) for held in (mine, changed))
             if still is None or moved is None or not _answers(case, still, moved):
+                hiding.add(place)
                 break
         known.add(place)
     else:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -86,38 +85,55 @@ def first_origin(watched: Pass, x: Nest, exchange: Exchange, among: set[int]) ->
     return Origin(None, calls[-1].label if calls else "the input", False, calls)
 
 
-def independent_with(
+def first_known(seen: Pass, places: Sequence[int]) -> Origin:
+    """The first of the calls at `places`, whose rows change; nothing was run to look closer."""
+    calls = tuple(seen.calls)
+    if not places:
+        return Origin(None, calls[-1].label if calls else "the input", False, calls)
+    return Origin(calls[min(places)], "", True, calls)
+
+
+def intervened(
     seen: Pass,
     x: Nest,
-    exchange: Exchange,
     *,
     modes: Mapping[int, bool] | None = None,
     apart: Collection[int] = (),
     held: Mapping[str, list[Array]] | None = None,
     operations: Mapping[str, Held] | None = None,
-) -> bool:
-    """Whether kept rows are the same in every layer and output with this intervention.
+) -> Pass | None:
+    """The pass with an intervention, None where the code does not take it.
 
     `modes` are other modes for layers, by identity; layers `apart` get one row at a time; calls
     that are `held` return what is given for them, and so do single `operations`, by name.
     """
     try:
-        forced = seen.again(
+        return seen.again(
             x, Fingerprints(), modes=modes, apart=apart, held=held, operations=operations
         )
+    except Exception:
+        return None
+
+
+def independent(forced: Pass | None, x: Nest, exchange: Exchange) -> bool:
+    """Whether kept rows are the same in every layer and output of a pass that is `intervened`."""
+    if forced is None:
+        return False
+    try:
         base, other = forced.run(x), forced.run(exchange.x)
     except Exception:
-        # An intervention that the code does not take proves nothing.
-        return False
+        return False  # an intervention that the code does not take proves nothing
     differing = forced.reaching_outputs().intersection(differing_calls(base, other, exchange))
     return not differing and not outputs_differ(base.outputs, other.outputs, exchange)
 
 
-def runs_apart(seen: Pass, x: Nest, layer: Any) -> bool:
-    """Whether a layer can be given one row at a time, in a trace and outside of one."""
+def runs_apart(forced: Pass | None, x: Nest) -> bool:
+    """Whether layers can be given one row at a time as in `forced`, also outside of a trace."""
+    if forced is None:
+        return False
     try:
-        for traced in (True, False):
-            seen.again(x, Instrument(), apart=[id(layer)], traced=traced).run(x)
+        for run in (forced, forced.again(x, Instrument(), traced=False)):
+            run.run(x)
     except Exception:
         return False
     return True
@@ -139,7 +155,7 @@ def routes(seen: Pass, x: Nest, others: Iterable[Nest]) -> bool:
 
     So does one that picks the rows that an expert takes.
     """
-    watched = seen.again(x, Operations(rows_of(x)))
+    _, watched = _operations_of(seen, x)
 
     def counts(rows: Nest) -> list[int]:
         return [len(hashes) for hashes in watched.run(rows).records[-1] or ()]
@@ -162,8 +178,7 @@ def meeting_operations(
     They give a kept row, or give as a whole, what changes with the companions, while all that
     they are given is the same; and by way of what changes it reaches a kept row.
     """
-    operations = Operations(exchange.rows)
-    watched = seen.again(x, operations, operations=held)
+    operations, watched = _operations_of(seen, x, held)
     if not watched.is_traced:
         return {}
     base, again, other = (watched.run(rows).records[-1] or [] for rows in (x, x, exchange.x))
@@ -183,6 +198,21 @@ def meeting_operations(
         and not results[index].turned
         and all(changed[i] is False for i in results[index].given)
     }
+
+
+def _operations_of(
+    seen: Pass, x: Nest, held: Mapping[str, Held] | None = None
+) -> tuple[Operations, Pass]:
+    """A pass that hashes what each operation gives, traced once for all who ask."""
+    key = "operations", rows_of(x)
+    if held or key not in seen.known:
+        operations = Operations(rows_of(x))
+        found = operations, seen.again(x, operations, operations=held)
+        if held:
+            return found
+        seen.known[key] = found
+    known: tuple[Operations, Pass] = seen.known[key]
+    return known
 
 
 def tested_operations(
@@ -206,8 +236,9 @@ def tested_operations(
             found = meeting_operations(seen, x, exchange, held)
     except Exception:
         return []  # an intervention that the code does not take proves nothing
-    mended = bool(held) and independent_with(seen, x, exchange, operations=held)
-    return list(told.values()) if mended else []
+    if not held or not independent(intervened(seen, x, operations=held), x, exchange):
+        return []
+    return list(told.values())
 
 
 def outputs_differ(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 
 from pytest_bnconsistency.data import Array, Nest
 from pytest_bnconsistency.diagnosis import localise, rules, sizes
+from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.localise import Origin
 from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.probes import noise
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.results import Finding
-from pytest_bnconsistency.subjects import Subject
+from pytest_bnconsistency.subjects import Call, Subject
 from pytest_bnconsistency.words import counted, listed
 
 SHOWN = 3
@@ -104,10 +105,11 @@ def names_of(judged: Sequence[Judged]) -> list[str]:
 def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
     # The entry whose layers can be seen; with several, the one that says least to the model.
     entry = next((e for e in reversed(failing) if e.observed is not None), failing[-1])
-    exchange = max(
+    difference = max(
         (found for found in entry.differences if not found.exchange.moves),
         key=lambda found: np.nan_to_num(found.moved, posinf=0.0),
-    ).exchange
+    )
+    exchange = difference.exchange
     message, moved = _symptom(failing, holding, exchange, "only its companions change")
     evidence = {
         "fails": names_of(failing),
@@ -147,11 +149,16 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
             bound=bound,
             evidence=evidence,
         )
-    seen = entry.observed
-    among = seen.reaching_outputs() & entry.stable
-    origin = localise.first_origin(localise.with_inputs(seen, x), x, exchange, among)
+    seen, tries = entry.observed, Tries()
+    cured = _in_inference(subject, seen, x, exchange, tries)
+    if tries.may("the first layer whose rows change"):
+        among = seen.reaching_outputs() & entry.stable
+        origin = localise.first_origin(localise.with_inputs(seen, x), x, exchange, among)
+    else:
+        origin = localise.first_known(seen, difference.places)
     evidence["layer"] = origin.label
-    rule, cause, tested, remedy = _cause(subject, seen, x, exchange, origin)
+    explain = _training_mode if cured else _across_rows
+    rule, cause, tested, remedy = explain(subject, seen, x, exchange, origin, tries)
     return Finding(
         rule.id,
         rule.slug,
@@ -200,53 +207,65 @@ def _where(failing: Sequence[Judged], holding: list[str]) -> str:
     return f"through {listed(names_of(failing))}{where}"
 
 
-def _cause(
-    subject: Subject,
-    seen: Pass,
-    x: Nest,
-    exchange: Exchange,
-    origin: Origin,
+def _in_inference(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, tries: Tries) -> bool:
+    """Whether rows are independent with every layer in inference mode."""
+    takes = {id(c.layer) for c in seen.calls if subject.takes_training(c.layer)}
+    if not takes or not tries.may("inference mode forced on every layer that takes one"):
+        return False
+    forced = localise.intervened(seen, x, modes=dict.fromkeys(takes, False))
+    return localise.independent(forced, x, exchange)
+
+
+def _training_mode(
+    subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin, tries: Tries
 ) -> tuple[Rule, str, str, str]:
     """The rule, the cause, how it was tested, and the remedy."""
     takes = {id(c.layer): c.layer for c in origin.calls if subject.takes_training(c.layer)}
-    if takes and localise.independent_with(seen, x, exchange, modes=dict.fromkeys(takes, False)):
-        moving = {id(v) for v in seen.run(x).moved}
-        more = sum(
-            any(id(v) in moving for v in subject.own_variables(layer))
-            for layer in takes.values()
-            if origin.call is None or layer is not origin.call.layer
-        )
-        who = f"{origin.label} normalises by the batch: it runs"
-        if more:
-            others = counted(more, "more layer")
-            who = f"{origin.label} and {others} normalise by the batch: they run"
-        return (
-            rules.TRAINING_MODE,
-            f"{who} in training mode{_told_by(subject, seen, x, exchange, origin)}",
-            "forced into inference mode, every kept row has the same bits in every layer and "
-            "output",
-            "call the model with training=False; take training=True out of the call (pass "
-            "training=None on); where the batch size of production is fixed or rows must not "
-            "meet at all, use GroupNormalization",
-        )
-    tried = "inference mode forced on every layer that takes one: the row still moves"
+    moving = {id(v) for v in seen.run(x).moved}
+    more = sum(
+        any(id(v) in moving for v in subject.own_variables(layer))
+        for layer in takes.values()
+        if origin.call is None or layer is not origin.call.layer
+    )
+    who = f"{origin.label} normalises by the batch: it runs"
+    if more:
+        others = counted(more, "more layer")
+        who = f"{origin.label} and {others} normalise by the batch: they run"
+    return (
+        rules.TRAINING_MODE,
+        f"{who} in training mode{_told_by(subject, seen, x, exchange, origin, tries)}",
+        "forced into inference mode, every kept row has the same bits in every layer and output",
+        "call the model with training=False; take training=True out of the call (pass "
+        "training=None on); where the batch size of production is fixed or rows must not meet at "
+        "all, use GroupNormalization",
+    )
+
+
+def _across_rows(
+    subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin, tries: Tries
+) -> tuple[Rule, str, str, str]:
+    """The rule, the cause, how it was tested, and the remedy."""
     how_known = (
         "its input row is the same to the bit and its output row is not"
         if origin.replayed
         else "what comes before is the same to the bit"
     )
-    meeting = localise.meeting_operations(seen, x, exchange)
+    meeting = dict[str, str]()
+    if tries.may("the operations in which rows meet"):
+        meeting = localise.meeting_operations(seen, x, exchange)
     operation = next(iter(meeting.values()), "")
-    by = f"; the first operation that differs is {operation}" if operation else ""
     call = origin.call if origin.replayed else None
-    apart = call is not None and localise.runs_apart(seen, x, call.layer)
+    alone = None
+    if call is not None and tries.may(f"{origin.label} given one row at a time"):
+        alone = localise.intervened(seen, x, apart=[id(call.layer)])
+    apart = call is not None and localise.runs_apart(alone, x)
     declared = f"{{{call.path!r}: 'reason'}}" if call is not None and apart else "'reason'"
     remedy = (
         "compute over the feature axes, not over axis 0; give statistics of the batch to "
         "training mode only; if rows are meant to meet here, declare it: "
         f"transductive={declared}"
     )
-    if call is not None and localise.independent_with(seen, x, exchange, apart=[id(call.layer)]):
+    if localise.independent(alone, x, exchange):
         what = f": {operation} is the first operation that differs" if operation else ""
         return (
             rules.ROWS_MIX,
@@ -255,31 +274,56 @@ def _cause(
             "layer and output",
             remedy,
         )
-    held = localise.reduced(seen, x, exchange)
-    if held and localise.independent_with(seen, x, exchange, held=held):
-        return (
-            rules.ROWS_MIX,
-            f"{listed(held)} {'reduce' if len(held) > 1 else 'reduces'} the batch axis away, and "
-            f"{origin.label} brings the result back into the rows",
-            f"with {listed(held)} held at what {'they' if len(held) > 1 else 'it'} gave for the "
-            "first batch, every kept row has the same bits in every layer and output",
-            remedy,
-        )
-    if operations := localise.tested_operations(seen, x, exchange, meeting):
-        more = len(operations) - SHOWN
-        shown = [*operations[:SHOWN], *([counted(more, "more operation")] if more > 0 else [])]
-        where = f"in {origin.label}" if origin.replayed else origin.label
-        return (
-            rules.ROWS_MIX,
-            f"the rows meet in {listed(shown)}, {'at first ' * (len(operations) > 1)}{where}",
-            "with the results held at what they were for the kept rows of the first batch, every "
-            "kept row has the same bits in every layer and output",
-            remedy,
-        )
-    return rules.ROWS_MIX, f"not established; the rows mix here: {how_known}{by}", tried, remedy
+    proven = _held(seen, x, exchange, origin, meeting, tries)
+    if proven is not None:
+        return (rules.ROWS_MIX, *proven, remedy)
+    by = f"; the first operation that differs is {operation}" if operation else ""
+    complete = f"not established; the rows mix here: {how_known}"
+    tried = "inference mode forced on every layer that takes one: the row still moves"
+    return (
+        rules.ROWS_MIX,
+        f"{tries.without_cause(complete)}{by}",
+        "" if tries.cut else tried,
+        remedy,
+    )
 
 
-def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin) -> str:
+def _held(
+    seen: Pass,
+    x: Nest,
+    exchange: Exchange,
+    origin: Origin,
+    meeting: Mapping[str, str],
+    tries: Tries,
+) -> tuple[str, str] | None:
+    """The cause, and how it was tested, if rows stay once what joins them is held."""
+    if tries.may("what the layers give that reduce the batch away, held"):
+        held = localise.reduced(seen, x, exchange)
+        forced = localise.intervened(seen, x, held=held) if held else None
+        if localise.independent(forced, x, exchange):
+            return (
+                f"{listed(held)} {'reduce' if len(held) > 1 else 'reduces'} the batch axis away, "
+                f"and {origin.label} brings the result back into the rows",
+                f"with {listed(held)} held at what {'they' if len(held) > 1 else 'it'} gave for "
+                "the first batch, every kept row has the same bits in every layer and output",
+            )
+    if meeting and tries.may("the operations in which rows meet, held"):
+        operations = localise.tested_operations(seen, x, exchange, meeting)
+        if operations:
+            more = len(operations) - SHOWN
+            shown = [*operations[:SHOWN]] + [counted(more, "more operation")] * (more > 0)
+            where = f"in {origin.label}" if origin.replayed else origin.label
+            return (
+                f"the rows meet in {listed(shown)}, {'at first ' * (len(operations) > 1)}{where}",
+                "with the results held at what they were for the kept rows of the first batch, "
+                "every kept row has the same bits in every layer and output",
+            )
+    return None
+
+
+def _told_by(
+    subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin, tries: Tries
+) -> str:
     """Who put the first layer into training mode, as far as it can be established."""
     call = origin.call
     called = [*seen.passing_calls, *seen.calls]
@@ -288,14 +332,17 @@ def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: 
     def path_of(layer: Any) -> str:
         return paths.get(id(layer), type(layer).__name__)
 
+    def without(layer: Any) -> bool:
+        if not tries.may(f"inference mode for {path_of(layer)} alone"):
+            return False
+        forced = localise.intervened(seen, x, modes={id(layer): False})
+        return localise.independent(forced, x, exchange)
+
     def defaults(layers: Iterable[Any]) -> str:
         for layer in layers:
             if subject.training_default(layer) is not True:
                 continue
-            told = subject.model is layer or localise.independent_with(
-                seen, x, exchange, modes={id(layer): False}
-            )
-            if told:
+            if subject.model is layer or without(layer):
                 whose = "the model's" if layer is subject.model else f"{path_of(layer)}'s"
                 return f", because {whose} call defaults to training=True"
         return ""
@@ -307,11 +354,17 @@ def _told_by(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: 
         if subject.training_default(above[-1]) is True:
             return f", because {path}'s call defaults to training=True"
         return defaults(above[:-1]) or f", because {path} is called with training=True"
-    if found := defaults([subject.model, *{id(c.layer): c.layer for c in called}.values()]):
+    # What runs last before it is what it follows, in most cases.
+    first = next((i for i, c in enumerate(seen.calls) if call and c.label == call.label), 0)
+    if found := defaults([subject.model, *_layers_of([*seen.calls[:first][::-1], *called])]):
         return found
     if subject.training_phase():
         return ", because the global learning phase is set to training"
     return ""
+
+
+def _layers_of(calls: Iterable[Call]) -> list[Any]:
+    return list({id(call.layer): call.layer for call in calls}.values())
 
 
 def _shown(failing: Sequence[Judged]) -> Judged:

@@ -18,7 +18,8 @@ from pytest_bnconsistency.probes.values import (
     differ,
     given_and_returned,
     outputs_with,
-    results_of,
+    outputs_with_each,
+    results_in,
 )
 
 END = "the model's output"
@@ -170,16 +171,20 @@ def _mending(
     raises ValueError where it can't.
     """
     told = {result.operation: result.told for result in candidates[:TRIED]}
+    if not told:
+        return ""
     try:
-        wholes, parts = (results_of(seen, batch, told) for batch in (x, some))
+        wholes, parts = results_in(seen, [x, some], told)
     except Exception:
         return ""  # what can't be run can't be undone
+    held: dict[str, Held] = {}
     for name in told:
         with contextlib.suppress(ValueError):
-            held = {name: Held(undone(wholes[name], parts[name]))}
-            if mends(outputs_with(seen, some, operations=held)):
-                return told[name]
-    return ""
+            held[name] = Held(undone(wholes[name], parts[name]))
+    each = outputs_with_each(seen, some, held)
+    return next(
+        (told[name] for name, outputs in zip(held, each, strict=False) if mends(outputs)), ""
+    )
 
 
 def depends_on_place(seen: Pass, x: Nest, exchange: Exchange) -> Place | None:

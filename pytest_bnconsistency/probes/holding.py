@@ -19,12 +19,14 @@ class Held:
     """What an operation gives instead: `values`, an array for each of its tensors.
 
     With `kept` of `rows` rows, only these are held where rows lie along an axis: the others go on
-    as they are, so that rows which meet further on are not hidden.
+    as they are, so that rows which meet further on are not hidden. With `when`, it gives that only
+    where the tensor that `when` makes says so.
     """
 
     values: list[Array]
     kept: Array | None = None
     rows: int = 1
+    when: Callable[[], Any] | None = None
 
     def instead_of(self, tensors: Sequence[Any]) -> list[Any]:
         return [self._held(t, value) for t, value in zip(tensors, self.values, strict=True)]
@@ -37,6 +39,8 @@ class Held:
             shape = [-1 if axis == along[0] else 1 for axis in range(value.ndim)]
             entries = of_kept_rows(lengths[along[0]], self.kept, self.rows)
             given = tf.where(entries.reshape(shape), value, tensor)
+        if self.when is not None:
+            given = tf.cond(self.when(), lambda: tf.convert_to_tensor(given), lambda: tensor)
         # The code that follows may read the static shape.
         return tf.compat.v1.placeholder_with_default(given, tensor.shape)
 

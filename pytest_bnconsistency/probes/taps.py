@@ -95,7 +95,8 @@ class Pass:
     whose own code draws random numbers, `fed_by_random` those that feed a layer, by its identity,
     where the pass was `neutralised`. `drawing` are the random operations of a trace that are no
     layer's, by name, each with the two places between which it stands. `written` are the
-    variables that a run may change.
+    variables that a run may change. `known` is what was found out about the pass, for those who
+    ask again.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Pass:
         self._modes, self._held = dict(modes or {}), dict(held or {})
         self._operations = dict(operations or {})
         self._concrete: Any = None
+        self.known: dict[Any, Any] = {}
         self.structure: Nest = None
         self._record_sizes: list[int | None] = []
         self._tapped: list[list[Any]] = []
