@@ -127,6 +127,13 @@ def independent(forced: Pass | None, x: Nest, exchange: Exchange) -> bool:
     return not differing and not outputs_differ(base.outputs, other.outputs, exchange)
 
 
+def independent_with(
+    seen: Pass, x: Nest, exchange: Exchange, *, modes: Mapping[int, bool]
+) -> bool:
+    """Whether kept rows are the same with other modes for layers, by identity."""
+    return independent(intervened(seen, x, modes=modes), x, exchange)
+
+
 def runs_apart(forced: Pass | None, x: Nest) -> bool:
     """Whether layers can be given one row at a time as in `forced`, also outside of a trace."""
     if forced is None:

@@ -212,8 +212,7 @@ def _in_inference(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, tri
     takes = {id(c.layer) for c in seen.calls if subject.takes_training(c.layer)}
     if not takes or not tries.may("inference mode forced on every layer that takes one"):
         return False
-    forced = localise.intervened(seen, x, modes=dict.fromkeys(takes, False))
-    return localise.independent(forced, x, exchange)
+    return localise.independent_with(seen, x, exchange, modes=dict.fromkeys(takes, False))
 
 
 def _training_mode(
@@ -335,8 +334,7 @@ def _told_by(
     def without(layer: Any) -> bool:
         if not tries.may(f"inference mode for {path_of(layer)} alone"):
             return False
-        forced = localise.intervened(seen, x, modes={id(layer): False})
-        return localise.independent(forced, x, exchange)
+        return localise.independent_with(seen, x, exchange, modes={id(layer): False})
 
     def defaults(layers: Iterable[Any]) -> str:
         for layer in layers:
