@@ -63,6 +63,41 @@ class Rest:
 
 
 @dataclass(frozen=True)
+class Given:
+    """An array of x as a user gives it: its place among those of the model, and its dtype."""
+
+    place: int
+    dtype: Any
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a user gives rows, where the model gets them otherwise.
+
+    `x` is the user's nest, of `Given`. `alone` says that a batch of a data set is x without a
+    tuple around it, `tensors` that its parts are tensors.
+    """
+
+    x: Nest
+    streamed: bool = False
+    alone: bool = False
+    tensors: bool = False
+
+    def applied(self, x: Nest) -> Nest:
+        """Arrays in the model's nest as the user gives them."""
+        leaves = flatten(x)
+
+        def fill(part: Nest) -> Nest:
+            if isinstance(part, Given):
+                return leaves[part.place].astype(part.dtype, copy=False)
+            if isinstance(part, Mapping):
+                return {key: fill(item) for key, item in part.items()}
+            return [fill(item) for item in part]
+
+        return fill(self.x)
+
+
+@dataclass(frozen=True)
 class Data:
     """Rows for a model: arrays of shape `(rows, ...)` in the nest that the model takes."""
 
@@ -75,6 +110,7 @@ class Data:
     rest: Rest | None = None
     """What was given beyond these rows."""
     empty_batches: int = 0
+    form: Form | None = None
 
     @property
     def rows(self) -> int:
@@ -89,7 +125,12 @@ class Data:
             None if self.y is None else map_nest(lambda leaf: leaf[index], self.y),
             None if weight is None else weight[index],
             self.notes,
+            form=self.form,
         )
+
+    def as_given(self) -> Nest:
+        """x in the nest and in the dtypes in which the user gives it."""
+        return self.x if self.form is None else self.form.applied(self.x)
 
     def batches(self, size: int) -> Iterator[Data]:
         for start in range(0, self.rows, size):
@@ -198,7 +239,7 @@ def read(x: Any, y: Any, specs: Nest | None, max_rows: int, all_rows: int | None
                 "set, as (x, y) batches: leave y out"
             )
         return _read_stream(x, specs, max_rows, max_rows if _endless(x) else all_rows)
-    given = _checked(x, y, None, specs)
+    given = dataclasses.replace(_checked(x, y, None, specs), form=_form(x, specs))
     total = given.rows
     if total <= max_rows:
         return _clean(given, specs)
@@ -228,7 +269,7 @@ class _Blocks:
 
 def _checked(x: Any, y: Any, weight: Any, specs: Nest | None) -> Data:
     """Arrays of as many rows as one another, in the shapes that the model takes."""
-    x = _arrays(x, "x")
+    x = _in_order(_arrays(x, "x"), specs)
     total = _check_rows(x, "x")
     _check_inputs(x, specs)
     if y is not None:
@@ -250,7 +291,9 @@ KEPT_BYTES, FEWEST_KEPT = 2**26, 64
 
 
 def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) -> Data:
-    batches = _parts(stream)
+    given = _batches(stream)
+    first = next(given, None)
+    batches = _parts([] if first is None else itertools.chain([first], given))
     parts: list[tuple[Any, ...]] = []
     sizes: list[int] = []
     for part in batches:
@@ -269,11 +312,17 @@ def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) 
     full = [part for part, size in zip(parts, sizes, strict=True) if size] or parts[:1]
     joined = [_join([part[i] for part in full], "xyw"[i]) for i in range(len(full[0]))]
     x, y, weight = _three(joined)
-    given = _checked(x, y, weight, specs)
-    head = _clean(given.take(slice(0, max_rows)), specs)
+    joint = _checked(x, y, weight, specs)
+    head = _clean(joint.take(slice(0, max_rows)), specs)
+    form = dataclasses.replace(
+        _form(full[0][0], specs), streamed=True, alone=not isinstance(first, tuple)
+    )
+    form = dataclasses.replace(
+        _form(full[0][0], specs), streamed=True, alone=not isinstance(first, tuple)
+    )
     rest = None
     if sum(sizes) >= max_rows < all_rows:
-        over = given.take(slice(max_rows, None)) if given.rows > max_rows else None
+        over = joint.take(slice(max_rows, None)) if joint.rows > max_rows else None
         rest = Rest(_remaining(over, batches, specs, all_rows - max_rows))
     notes: tuple[str, ...] = ()
     if sum(sizes) > max_rows or rest is not None:
@@ -284,6 +333,7 @@ def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) 
         batch_size=max(sizes),
         rest=rest,
         empty_batches=sizes.count(0),
+        form=form,
     )
 
 
@@ -308,8 +358,8 @@ def _remaining(
             return
 
 
-def _parts(stream: Any) -> Iterator[tuple[Any, ...]]:
-    for batch in _batches(stream):
+def _parts(batches: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    for batch in batches:
         part = batch if isinstance(batch, tuple) else (batch,)
         if not 1 <= len(part) <= 3:
             raise DataError(
@@ -420,7 +470,7 @@ def _check_batched(x: Any, specs: Nest | None) -> None:
     """That a data set gives batches, where the model tells the shape of a row."""
     if specs is None:
         return
-    wanted, given = flatten(specs), flatten(x)
+    wanted, given = flatten(specs), flatten(_in_order(x, specs))
     if len(wanted) == len(given) and all(
         spec.shape not in ((), (1,)) and _fits(np.shape(leaf), spec.shape)
         for spec, leaf in zip(wanted, given, strict=True)
@@ -441,13 +491,48 @@ def _check_rows(nest: Nest, name: str) -> int:
     return sizes.pop()
 
 
+def _in_order(x: Nest, specs: Nest | None) -> Nest:
+    """`x` in the nest of the model, where x names the model's inputs, as Keras takes it.
+
+    Raises:
+        DataError: x lacks some of them.
+    """
+    if not (isinstance(x, Mapping) and isinstance(specs, (Mapping, list, tuple))):
+        return x
+    listed = not isinstance(specs, Mapping)
+    if listed and not all(isinstance(spec, Spec) for spec in specs):
+        return x
+    names = [spec.name for spec in specs] if listed else list(specs)
+    if missing := set(names) - set(x):
+        raise DataError(
+            f"x lacks the inputs {', '.join(sorted(missing))}; expected {', '.join(sorted(names))}"
+        )
+    return [x[name] for name in names] if listed else {name: x[name] for name in names}
+
+
+def _form(x: Any, specs: Nest | None) -> Form:
+    """How `x`, as the user gives it, becomes what the model takes."""
+    arrays = _arrays(x, "x")
+    leaves = flatten(arrays)
+    places = rebuild(arrays, range(len(leaves)))
+    order = flatten(_in_order(places, specs))
+
+    def template(part: Nest) -> Nest:
+        if isinstance(part, Mapping):
+            filled = {key: template(item) for key, item in part.items()}
+            return {key: item for key, item in filled.items() if item is not None}
+        if isinstance(part, (list, tuple)):
+            return [template(item) for item in part]
+        return Given(order.index(part), leaves[part].dtype) if part in order else None
+
+    tensors = any(hasattr(leaf, "numpy") for leaf in flatten(x))
+    return Form(template(places), tensors=tensors)
+
+
 def _check_inputs(x: Nest, specs: Nest | None) -> None:
     if specs is None:
         return
     wanted, given = flatten(specs), flatten(x)
-    if isinstance(specs, Mapping) and isinstance(x, Mapping) and set(specs) - set(x):
-        missing = ", ".join(sorted(set(specs) - set(x)))
-        raise DataError(f"x lacks the inputs {missing}; expected {', '.join(sorted(specs))}")
     if len(wanted) != len(given):
         names = ", ".join(spec.name for spec in wanted)
         several = isinstance(x, tuple) and len(wanted) < len(given)

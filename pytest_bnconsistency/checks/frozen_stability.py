@@ -15,6 +15,7 @@ from pytest_bnconsistency.diagnosis import fine_tuning, freezing, normalisers
 from pytest_bnconsistency.diagnosis.freezing import Frozen, Measured
 from pytest_bnconsistency.diagnosis.normalisers import Normaliser
 from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.probes.flags import flags_set
 from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.probes.statistics import tracked_candidates
@@ -30,7 +31,8 @@ from pytest_bnconsistency.probes.training import (
 )
 from pytest_bnconsistency.results import CheckResult, Table, Verdict
 from pytest_bnconsistency.subjects import Call, Subject
-from pytest_bnconsistency.words import counted
+from pytest_bnconsistency.subjects.feeding import form_of
+from pytest_bnconsistency.words import counted, listed
 
 NAME = "frozen_stability"
 COLUMNS = ("layer", "frozen by", "own flag", "state in training", "output in training")
@@ -93,7 +95,8 @@ def _decide(case: Case, x: Any, state: Variables) -> CheckResult:
     steps = Steps(
         subject, case.data, case.train_step, case.settings.batch_size, case.settings.steps
     )
-    ran = steps.run(watched)
+    with flags_set([f.call.layer for f in frozen], subject.layers()) as flagged:
+        ran = steps.run(watched)
     m = Measured(
         subject,
         moved_rows,
@@ -101,6 +104,7 @@ def _decide(case: Case, x: Any, state: Variables) -> CheckResult:
         frozen,
         frozenset(id(v) for v in seen.moved),
         ran.moved,
+        flagged,
         apart,
         Table(COLUMNS, ()),
         "",
@@ -206,7 +210,9 @@ def _all_calls(training: Pass) -> Iterator[Call]:
                 yield Call(inside, path, 0, True, parents, told, (), {})
     for layer in subject.layers():
         if id(layer) not in seen and layer is not subject.model:
-            yield Call(layer, subject.path(layer), 0, True, (), (None,), (), {})
+            above = subject.above(layer)
+            told = (None,) * (len(above) + 1)
+            yield Call(layer, subject.path(layer), 0, True, above, told, (), {})
 
 
 def _normalisers(subject: Subject, training: Pass, declared: Declared) -> list[Normaliser]:
@@ -276,6 +282,7 @@ def _with_text(m: Measured, start: fine_tuning.Start | None) -> Measured:
         m.frozen,
         m.by_forward,
         m.by_steps,
+        m.flagged,
         m.apart,
         Table(COLUMNS, rows),
         gap,
@@ -327,6 +334,18 @@ def _notes(
     notes = []
     if not steps.possible:
         notes.append("no training step ran (no targets): only the forward pass was looked at")
+    if ran.unlike:
+        notes.append(
+            f"fit was also traced for batches that the data given doesn't fit: no step ran on "
+            f"{listed([form_of(batch) for batch in ran.unlike])}"
+        )
+    left = {id(seen.layer): seen for seen in m.flagged}
+    freed = [f for f in m.frozen if id(f.call.layer) in left and left[id(f.call.layer)].value]
+    if freed and not freed[0].any_of(m.by_steps):
+        notes.append(
+            f"{left[id(freed[0].call.layer)].label} leaves trainable = True on {freed[0].path}, "
+            "which was False: what is compiled or traced after that trains it"
+        )
     if ran.broken:
         notes.append(
             f"the steps leave NaN or Inf in {counted(ran.broken, 'weight')}: the loss is not "

@@ -10,11 +10,13 @@ from pytest_bnconsistency.data import Nest
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.diagnosis.writing import named_writers
+from pytest_bnconsistency.probes.flags import Flagged, flags_set
 from pytest_bnconsistency.probes.state import preserve_state
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.probes.training import UNITS, Apart, Modes, Steps, apart_of
 from pytest_bnconsistency.results import Finding, Table
 from pytest_bnconsistency.subjects import Call, Subject
+from pytest_bnconsistency.words import listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,8 @@ class Measured:
     """What the check measured, and the means to measure more.
 
     `by_forward` and `by_steps` are the variables that a forward pass in training mode, and real
-    steps, move; `apart` is how far a layer's modes are from one another, by its identity.
+    steps, move; `flagged` the flags that the steps set; `apart` is how far a layer's modes are
+    from one another, by its identity.
     """
 
     subject: Subject
@@ -56,6 +59,7 @@ class Measured:
     frozen: Sequence[Frozen]
     by_forward: frozenset[int]
     by_steps: frozenset[int]
+    flagged: Sequence[Flagged]
     apart: Mapping[int, Apart]
     table: Table
     gap: str
@@ -91,7 +95,7 @@ def explain(m: Measured) -> list[Finding]:
     """One finding a cause, with all the layers that it explains."""
     findings: list[Finding] = []
     left = list(m.moving)
-    for named in (_overridden, _child, _expected, _not_compiled, _ignoring, _written):
+    for named in (_overridden, _set_midway, _child, _expected, _not_compiled, _ignoring, _written):
         cause = named(m, left)
         if cause is not None and cause.layers:
             left = [f for f in left if f not in cause.layers]
@@ -118,6 +122,28 @@ def _overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         proof if _holds_forward(m, layers, frozen=True) else "",
         "set trainable = False on each of these normalisers and compile again; or give the base "
         "to a layer that calls it with training=False in its own call",
+    )
+
+
+def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
+    freed = {id(seen.layer): seen for seen in m.flagged if seen.value}
+    layers = [f for f in left if id(f.call.layer) in freed and not f.own_flag]
+    if not layers:
+        return None
+    with flags_set([f.call.layer for f in layers], m.subject.layers(), let=False):
+        still = m.steps.run([v for f in layers for v in f.variables]).moved
+    kept = [f for f in layers if not f.any_of(still)]
+    if not kept:
+        return None
+    by = listed(dict.fromkeys(freed[id(f.call.layer)].label for f in kept))
+    more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
+    return Cause(
+        rules.FROZEN_MOVES,
+        kept,
+        f"{by} sets trainable of {kept[0].path}{more} from False to True while training runs",
+        "with their flags held at False, their state stays",
+        "put back the flag that was there before (was = layer.trainable; ...; layer.trainable = "
+        "was), rather than True",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,33 +20,54 @@ from pytest_bnconsistency.probes.state import Variables, preserve_state, reachab
 from pytest_bnconsistency.probes.taps import Instrument, Replay
 from pytest_bnconsistency.probes.traces import Traces
 from pytest_bnconsistency.subjects import Call, Subject
+from pytest_bnconsistency.subjects.base import TracedBatch
+from pytest_bnconsistency.subjects.feeding import (
+    as_batch,
+    batch_like,
+    rows_in,
+    same_form,
+    traced_batches,
+)
 from pytest_bnconsistency.subjects.held import LIBRARIES, traced_functions
 from pytest_bnconsistency.words import first_line
 
 SHIFT = 3.0
 """Rows are moved by this many standard deviations."""
-TRACED_SIZES = 2
+TRACED = 4
+"""Forms of batches that training was traced for, at most, besides those of the data given."""
 UNITS = 64
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How steps get their rows: so many in a batch, as `like` if training was traced for that."""
+
+    rows: int
+    like: TracedBatch | None = None
 
 
 @dataclass(frozen=True)
 class Ran:
     """What some steps did: the variables that moved, by identity, and how many now hold NaN.
 
-    `trained` says that some variable of the subject's moved, whichever it is.
+    `trained` says that some variable of the subject's moved, whichever it is; `unlike` are forms
+    of batches that `fit` was traced for, and that the data given can't take.
     """
 
     moved: frozenset[int] = frozenset()
     sizes: tuple[int, ...] = ()
     broken: int = 0
     trained: bool = True
+    unlike: tuple[TracedBatch, ...] = ()
 
 
 @dataclass(frozen=True)
 class Steps:
     """Training steps on rows moved by `SHIFT`, with two batch shapes and the first of them again.
 
-    Each run begins with the state that the subject is in, and leaves it so.
+    Batches are as the user gives them, and as training was traced for: what was traced before a
+    flag changed still runs as it was, for batches of its own form alone. Each run begins with the
+    state that the subject is in, and leaves it so.
     """
 
     subject: Subject
@@ -78,7 +100,7 @@ class Steps:
         """
         if self.data is None or not self.possible:
             return Ran()
-        sizes = self._sizes(self.data.rows)
+        feeds, unlike = self._feeds(self.data)
         held = reachable_variables(self.subject)
         before, all_before = Variables(list(variables)), Variables(held)
         moved: set[int] = set()
@@ -90,39 +112,65 @@ class Steps:
                 self._compile_anew()
             try:
                 finite = _finite(held)
-                for rows in sizes:
-                    self._train(self.data, rows)
+                for feed in feeds:
+                    # What a step refers to may be traced for other things than batches.
+                    guess = feed.like is not None and self.train_step is not None
+                    with contextlib.suppress(*([StepError] if guess else [])):
+                        self._train(self.data, feed)
                     moved |= {id(v) for v in before.moved()}
                 broken = len(finite - _finite(held))
                 trained = bool(moved or all_before.moved())
             finally:
                 before.restore()
-        return Ran(frozenset(moved), tuple(sizes), broken, trained)
+        sizes = tuple(feed.rows for feed in feeds)
+        return Ran(frozenset(moved), sizes, broken, trained, unlike)
 
-    def _sizes(self, rows: int) -> list[int]:
-        size = min(self.batch_size, rows)
+    def _feeds(self, data: Data) -> tuple[list[Feed], tuple[TracedBatch, ...]]:
+        """What steps are fed with, and the traced batches that `data` doesn't fit."""
+        size = min(self.batch_size, data.rows)
         sizes = [size, size - 1, size] if size > 1 else [1, 2, 1]
-        # What was traced before a flag changed still runs as it was, for its batch size alone.
-        traced = [rows for rows in self.subject.traced_batch_sizes() if rows not in sizes]
-        return [*traced[:TRACED_SIZES], *sizes]
+        own = self.train_step is not None
+        narrowed = not own and (data.form is None or not data.form.streamed)
+        one = data.take([0])
+        mine, names = as_batch(one), self.subject.input_names()
+        feeds, unlike = list[Feed](), list[TracedBatch]()
+        for traced in [*self.subject.traced_batches(), *traced_batches(self.train_step)]:
+            rows = rows_in(traced)
+            known = rows in (None, *sizes) and same_form(mine, traced, narrowed=narrowed)
+            if known and (own or not traced.by_call):
+                continue  # as the steps below
+            if batch_like(one, traced, names) is not None:
+                feeds.append(Feed(rows or size, traced))
+            elif not own:
+                unlike.append(traced)
+        return [*feeds[:TRACED], *map(Feed, sizes)], tuple(unlike)
 
     def _compile_anew(self) -> None:
         if self.subject.compiled:
             self.subject.rebuild_training()
         Traces(traced_functions(self.train_step)).forget()
 
-    def _train(self, data: Data, rows: int) -> None:
-        batch = data.take(np.arange(rows * self.steps) % data.rows)
-        batch = Data(shifted(batch.x), batch.y, batch.sample_weight)
+    def _train(self, data: Data, feed: Feed) -> None:
+        batch = data.take(np.arange(feed.rows * self.steps) % data.rows)
+        batch = dataclasses.replace(batch, x=shifted(batch.x))
         with _as_sentence(self.path):
-            if self.train_step is None:
-                self.subject.fit(batch, rows)
-                if self.subject.trained_by_batch:
-                    for part in batch.batches(rows):
-                        self.subject.train_on_batch(part)
-                return
-            for part in batch.batches(rows):
-                self.train_step(part.x, part.y)
+            if self.train_step is not None:
+                for part in batch.batches(feed.rows):
+                    self.train_step(*self._handed(part, feed))
+            elif feed.like is not None:
+                self.subject.fit_like(batch, feed.rows, feed.like)
+            else:
+                self.subject.fit(batch, feed.rows)
+
+    def _handed(self, batch: Data, feed: Feed) -> tuple[Nest, Nest | None]:
+        """x and y as the user's own step is given them."""
+        x, y = batch.as_given(), batch.y
+        if feed.like is not None:
+            parts = batch_like(batch, feed.like, self.subject.input_names())
+            x, y = (*parts, None)[:2] if isinstance(parts, tuple) else (parts, None)
+        if batch.form is not None and batch.form.tensors:
+            x, y = (None if v is None else map_nest(tf.convert_to_tensor, v) for v in (x, y))
+        return x, y
 
 
 @contextlib.contextmanager

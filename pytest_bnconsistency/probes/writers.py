@@ -50,7 +50,7 @@ def writers_of(variables: Sequence[Any], *, let: bool = True) -> Iterator[dict[i
         def write(variable: Any, *args: Any, **kwargs: Any) -> Any:
             if id(variable) not in found:
                 return original(variable, *args, **kwargs)
-            writer = _writer(sys._getframe(1))
+            writer = writer_at(sys._getframe(1))
             if writer is None:
                 return original(variable, *args, **kwargs)
             if writer not in found[id(variable)]:
@@ -67,11 +67,11 @@ def writers_of(variables: Sequence[Any], *, let: bool = True) -> Iterator[dict[i
         yield found
 
 
-def _writer(frame: types.FrameType | None) -> Writer | None:
+def writer_at(frame: types.FrameType | None) -> Writer | None:
     """Who stands behind a write; None where it is a probe, which restores what it tried."""
     place = ""
     while frame is not None:
-        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        module = _module(frame)
         if module == OURS:
             break
         owner = frame.f_locals.get("self")
@@ -83,3 +83,16 @@ def _writer(frame: types.FrameType | None) -> Writer | None:
             place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
         frame = frame.f_back
     return Writer("code", None, place) if place else None
+
+
+def place_of(frame: types.FrameType | None) -> str:
+    """The file and the line of the user's own code behind a write, "" where there is none."""
+    while frame is not None and _module(frame) != OURS:
+        if _module(frame) not in LIBRARIES:
+            return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def _module(frame: types.FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from pytest_bnconsistency.data import Data, Nest
-from pytest_bnconsistency.subjects.base import Answer, Call, Hook, Part
+from pytest_bnconsistency.data import Data, Nest, flatten
+from pytest_bnconsistency.subjects.base import Answer, Call, Hook, Part, TracedBatch
 from pytest_bnconsistency.subjects.held import (
     default_mode,
     held_variables,
@@ -53,6 +53,10 @@ class BaseSubject(abc.ABC):
     def inputs(self) -> Nest | None:
         return None
 
+    def input_names(self) -> list[str]:
+        specs = self.inputs()
+        return [] if specs is None else [spec.name for spec in flatten(specs)]
+
     def declared_rows(self) -> int | None:
         return None
 
@@ -66,6 +70,9 @@ class BaseSubject(abc.ABC):
 
     def own_inference(self) -> list[str]:
         return []
+
+    def by_step(self) -> BaseSubject | None:
+        return None
 
     def as_library(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -111,6 +118,9 @@ class BaseSubject(abc.ABC):
 
     def path(self, layer: Any) -> str:
         return str(layer.name)
+
+    def above(self, layer: Any) -> tuple[Any, ...]:
+        return ()
 
     def sublayers(self, layer: Any) -> list[Any]:
         return []
@@ -174,21 +184,17 @@ class BaseSubject(abc.ABC):
     def fit(self, data: Data, batch_size: int) -> None:
         raise NotImplementedError(f"{self.name} can't be trained by fit")
 
+    def fit_like(self, data: Data, batch_size: int, batch: TracedBatch) -> None:
+        self.fit(data, batch_size)
+
     @property
     def needs_targets(self) -> bool:
         return True
 
-    def train_on_batch(self, data: Data) -> None:
-        self.fit(data, data.rows)
-
-    @property
-    def trained_by_batch(self) -> bool:
-        return False
-
     def training_function(self) -> Any:
         return None
 
-    def traced_batch_sizes(self) -> list[int]:
+    def traced_batches(self) -> list[TracedBatch]:
         return []
 
     def freeze(self, layer: Any) -> None:

@@ -60,6 +60,18 @@ class Part:
     trainable: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class TracedBatch:
+    """A batch that training was traced for, and that runs as it was traced.
+
+    `specs` are those of its tensors, in a nest of x, or a tuple of x, y and weights of samples.
+    `by_call` says that `train_on_batch` was given it.
+    """
+
+    specs: Nest
+    by_call: bool = False
+
+
 def holders(subject: Subject, call: Call) -> Iterator[tuple[str, Any]]:
     """The layers that may hold state in a call, by path: its own and, run by it, those inside."""
     for inside in subject.sublayers(call.layer):
@@ -88,6 +100,9 @@ class Subject(Protocol):
     def inputs(self) -> Nest | None:
         """A nest of `Spec`, or None where the model does not tell."""
 
+    def input_names(self) -> list[str]:
+        """The names of the inputs, in the order of `flatten`; none if the model doesn't tell."""
+
     def declared_rows(self) -> int | None:
         """The number of rows that the model was built for, where it is for one only."""
 
@@ -112,6 +127,9 @@ class Subject(Protocol):
     def own_inference(self) -> list[str]:
         """The methods of the model's own that `entries` run, where a library has its own."""
 
+    def by_step(self) -> Subject | None:
+        """The same whose inference is the model's own `predict_step`; None where it has none."""
+
     def as_library(self) -> contextlib.AbstractContextManager[None]:
         """Within it, `entries` run the library's methods instead."""
 
@@ -120,6 +138,9 @@ class Subject(Protocol):
 
     def path(self, layer: Any) -> str:
         """The path of one of `layers`, as far as it can be told without a run."""
+
+    def above(self, layer: Any) -> tuple[Any, ...]:
+        """The layers that hold a layer of the model, the outermost first, without a run."""
 
     def sublayers(self, layer: Any) -> list[Any]:
         """The layers that `layer` tracks, however deep."""
@@ -179,24 +200,20 @@ class Subject(Protocol):
         """
 
     def fit(self, data: Data, batch_size: int) -> None:
-        """One epoch of the user's own training, in the order of the rows."""
+        """One epoch of the user's own training, in the order of the rows, as they were given."""
+
+    def fit_like(self, data: Data, batch_size: int, batch: TracedBatch) -> None:
+        """The same in the form of a batch that training was traced for, and that `data` fits."""
 
     @property
     def needs_targets(self) -> bool:
         """Whether `fit` needs targets: it scores outputs by a compiled loss."""
 
-    def train_on_batch(self, data: Data) -> None:
-        """One step of training on all rows."""
-
-    @property
-    def trained_by_batch(self) -> bool:
-        """Whether `train_on_batch` compiled a step of its own before."""
-
     def training_function(self) -> Any:
         """What `fit` compiled, with its traces; None before the first `fit`."""
 
-    def traced_batch_sizes(self) -> list[int]:
-        """The batch sizes that the training function was already traced for."""
+    def traced_batches(self) -> list[TracedBatch]:
+        """The batches that the training function was already traced for."""
 
     def freeze(self, layer: Any) -> None:
         """Set the layer's flag to not trainable, as a user would."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,14 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Data, Nest, Spec, flatten, map_nest
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
-from pytest_bnconsistency.subjects.base import Hook
-from pytest_bnconsistency.subjects.held import traced_functions
+from pytest_bnconsistency.subjects.base import Hook, TracedBatch
+from pytest_bnconsistency.subjects.feeding import (
+    as_batch,
+    batch_like,
+    dataset_of,
+    rows_in,
+    traced_batches,
+)
 from pytest_bnconsistency.subjects.predicting import PredictingSubject, fed, quiet
 from pytest_bnconsistency.subjects.refusals import as_sentence
 from pytest_bnconsistency.subjects.watching import by_names, watching
@@ -44,6 +50,7 @@ class KerasModelSubject(PredictingSubject):
                 "model: call it once on a batch, or give it an input shape"
             )
         super().__init__(model)
+        self._above: dict[int, tuple[Any, ...]] = {}
 
     @property
     def modeless(self) -> str:
@@ -81,6 +88,8 @@ class KerasModelSubject(PredictingSubject):
 
     def call(self, x: Nest, training: bool | None) -> Nest:
         with quiet(), as_sentence(self.spelled(training), x):
+            if self.steps:
+                return self.model.predict_step((x,))
             return self.model(x) if training is None else self.model(x, training=training)
 
     def spelled(self, training: bool | None) -> str:
@@ -91,8 +100,19 @@ class KerasModelSubject(PredictingSubject):
         return list(self.model._flatten_layers())
 
     def path(self, layer: Any) -> str:
-        # As all checks print it: without the name of the model itself.
-        return str(getattr(layer, "path", layer.name)).removeprefix(f"{self.name}/")
+        return by_names(list(self.above(layer)), layer)
+
+    def above(self, layer: Any) -> tuple[Any, ...]:
+        """The layers that hold a layer of the model, the outermost first."""
+        if not self._above:
+            stack: list[tuple[Any, tuple[Any, ...]]] = [(self.model, ())]
+            while stack:
+                held_by, parents = stack.pop()
+                for inside in _held(held_by):
+                    if id(inside) not in self._above:
+                        self._above[id(inside)] = parents
+                        stack.append((inside, (*parents, inside)))
+        return self._above.get(id(layer), ())
 
     def sublayers(self, layer: Any) -> list[Any]:
         return list(layer._flatten_layers(include_self=False))
@@ -186,10 +206,13 @@ class KerasModelSubject(PredictingSubject):
         return {"loss": loss, **_numbers({k: v for k, v in scores.items() if k != "loss"})}
 
     def fit(self, data: Data, batch_size: int) -> None:
+        if data.form is not None and data.form.streamed:
+            self._fit_dataset(data, dataset_of(as_batch(data), batch_size))
+            return
         self._with_targets(
             data,
             lambda: self.model.fit(
-                fed(data.x),
+                fed(data.as_given()),
                 data.y,
                 sample_weight=data.sample_weight,
                 batch_size=batch_size,
@@ -199,38 +222,31 @@ class KerasModelSubject(PredictingSubject):
             ),
         )
 
+    def fit_like(self, data: Data, batch_size: int, batch: TracedBatch) -> None:
+        names = self.input_names()
+        if not batch.by_call:
+            exact = rows_in(batch) is not None
+            rows = batch_like(data, batch, names)
+            self._fit_dataset(data, dataset_of(rows, batch_size, exact=exact))
+            return
+        for part in data.batches(batch_size):
+            given = batch_like(part, batch, names)
+            self._with_targets(data, lambda given=given: self.model.train_on_batch(*given))
+
+    def _fit_dataset(self, data: Data, dataset: Any) -> None:
+        self._with_targets(
+            data, lambda: self.model.fit(dataset, epochs=1, shuffle=False, verbose=0)
+        )
+
     @property
     def needs_targets(self) -> bool:
         return not self._overrides("train_step") and getattr(self.model, "loss", None) is not None
 
-    def train_on_batch(self, data: Data) -> None:
-        self._with_targets(
-            data, lambda: self.model.train_on_batch(fed(data.x), data.y, data.sample_weight)
-        )
-
-    @property
-    def trained_by_batch(self) -> bool:
-        # It hands its step the weight of the samples, None where there is none; `fit` does not.
-        return any(
-            None in tf.nest.flatten(concrete.structured_input_signature)
-            for concrete in self._traced_steps()
-        )
-
     def training_function(self) -> Any:
         return getattr(self.model, "train_function", None)
 
-    def traced_batch_sizes(self) -> list[int]:
-        sizes = {
-            int(spec.shape[0])
-            for concrete in self._traced_steps()
-            for spec in tf.nest.flatten(concrete.structured_input_signature)
-            if isinstance(spec, tf.TensorSpec) and spec.shape.rank and spec.shape[0]
-        }
-        return sorted(sizes)
-
-    def _traced_steps(self) -> Iterator[Any]:
-        for function in traced_functions(self.training_function()):
-            yield from getattr(function, "_list_all_concrete_functions", list)()
+    def traced_batches(self) -> list[TracedBatch]:
+        return traced_batches(self.training_function())
 
     def freeze(self, layer: Any) -> None:
         layer.trainable = False
@@ -282,6 +298,10 @@ class KerasModelSubject(PredictingSubject):
     def builds_graph(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call with these arguments builds a graph of Keras tensors only."""
         return any(isinstance(leaf, cls.symbolic_class) for leaf in flatten([args, kwargs]))
+
+
+def _held(layer: Any) -> list[Any]:
+    return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import warnings
 import weakref
@@ -15,6 +16,7 @@ from pytest_bnconsistency.data import Nest, map_nest, rows_of
 from pytest_bnconsistency.subjects.adapter import BaseSubject
 from pytest_bnconsistency.subjects.answering import answering
 from pytest_bnconsistency.subjects.base import RAGGED, Answer
+from pytest_bnconsistency.subjects.feeding import dataset_of
 from pytest_bnconsistency.subjects.refusals import as_sentence
 
 _INFERRING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
@@ -25,6 +27,8 @@ class PredictingSubject(BaseSubject):
     """A model whose library has a `predict`, which compiles a function when it first runs."""
 
     model_class: type
+    steps = False
+    """Whether inference runs the model's own `predict_step`."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -52,8 +56,7 @@ class PredictingSubject(BaseSubject):
     def _predict_dataset(self, x: Nest) -> Nest:
         """`predict` of a `tf.data.Dataset` of batches, the last one smaller."""
         # A data set takes a list for one tensor, and `predict` takes a tuple for (x, y).
-        rows = (_with_tuples(x),) if isinstance(x, (tuple, list)) else _with_tuples(x)
-        rows = tf.data.Dataset.from_tensor_slices(rows).batch(RAGGED)
+        rows = dataset_of((x,) if isinstance(x, (tuple, list)) else x, RAGGED)
         with quiet(), self._one_trace(), as_sentence("predict(dataset)", x):
             return self._predicted(rows)
 
@@ -137,6 +140,13 @@ class PredictingSubject(BaseSubject):
     def own_inference(self) -> list[str]:
         return [name for name in _INFERRING if name in vars(self.model) or self._overrides(name)]
 
+    def by_step(self) -> BaseSubject | None:
+        if "predict_step" not in self.own_inference():
+            return None
+        stepping = copy.copy(self)
+        stepping.steps = True
+        return stepping
+
     def _overrides(self, name: str) -> bool:
         """Whether the model's class has a method of its own in place of the library's."""
         own, its = (getattr(kind, name, None) for kind in (type(self.model), self.model_class))
@@ -159,14 +169,6 @@ class PredictingSubject(BaseSubject):
 def fed(x: Nest) -> Nest:
     """`x` as Keras takes it: texts as tensors only."""
     return map_nest(lambda leaf: tf.constant(leaf) if leaf.dtype == object else leaf, x)
-
-
-def _with_tuples(nest: Nest) -> Nest:
-    if isinstance(nest, Mapping):
-        return {key: _with_tuples(part) for key, part in nest.items()}
-    if isinstance(nest, list):
-        return tuple(map(_with_tuples, nest))
-    return nest
 
 
 @contextlib.contextmanager
