@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -141,23 +142,60 @@ def _sorted_keys(nest: Mapping[Any, Nest]) -> list[Any]:
     return sorted(nest, key=lambda key: (type(key).__name__, key))
 
 
+_LIBRARIES = ("builtins", "numpy", "tensorflow", "keras", "tf_keras")
+
+
+def _fields_of(nest: Nest) -> list[str]:
+    """The names of the fields of a record, a dataclass or of attrs, that a model gives."""
+    kind = type(nest)
+    if isinstance(nest, (Spec, type)) or _is_of_library(kind):
+        return []
+    if dataclasses.is_dataclass(nest):
+        return [part.name for part in dataclasses.fields(nest)]
+    return [part.name for part in getattr(kind, "__attrs_attrs__", ())]
+
+
+def _is_of_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in _LIBRARIES
+
+
+def _filled(nest: Nest, items: Mapping[Any, Nest]) -> Nest:
+    """A mapping or a record such as `nest` with other items, of its class, where that can be."""
+    if _is_of_library(type(nest)):
+        return dict(items)
+    try:
+        made = copy.copy(nest)
+        for key, item in items.items():
+            if isinstance(nest, Mapping):
+                made[key] = item
+            else:
+                object.__setattr__(made, key, item)
+    except Exception:  # one that can't be written to
+        return dict(items)
+    return made
+
+
 def flatten(nest: Nest) -> list[Any]:
     """The leaves of `nest`, dictionaries in the order of their keys, sorted by type and value."""
     if isinstance(nest, Mapping):
         return [leaf for key in _sorted_keys(nest) for leaf in flatten(nest[key])]
     if isinstance(nest, (list, tuple)):
         return [leaf for item in nest for leaf in flatten(item)]
+    if fields := _fields_of(nest):
+        return [leaf for name in fields for leaf in flatten(getattr(nest, name))]
     return [nest]
 
 
 def map_nest(function: Callable[[Any], Any], nest: Nest) -> Nest:
     """`nest` with `function` applied to each leaf."""
     if isinstance(nest, Mapping):
-        return {key: map_nest(function, item) for key, item in nest.items()}
+        return _filled(nest, {key: map_nest(function, item) for key, item in nest.items()})
     if isinstance(nest, tuple) and hasattr(nest, "_fields"):
         return type(nest)(*(map_nest(function, item) for item in nest))
     if isinstance(nest, (list, tuple)):
         return type(nest)(map_nest(function, item) for item in nest)
+    if fields := _fields_of(nest):
+        return _filled(nest, {name: map_nest(function, getattr(nest, name)) for name in fields})
     return function(nest)
 
 
@@ -168,11 +206,13 @@ def rebuild(nest: Nest, leaves: Iterable[Any]) -> Nest:
     def visit(part: Nest) -> Nest:
         if isinstance(part, Mapping):
             filled = {key: visit(part[key]) for key in _sorted_keys(part)}
-            return {key: filled[key] for key in part}
+            return _filled(part, {key: filled[key] for key in part})
         if isinstance(part, tuple) and hasattr(part, "_fields"):
             return type(part)(*map(visit, part))
         if isinstance(part, (list, tuple)):
             return type(part)(map(visit, part))
+        if fields := _fields_of(part):
+            return _filled(part, {name: visit(getattr(part, name)) for name in fields})
         return next(remaining)
 
     return visit(nest)

@@ -21,6 +21,7 @@ from pytest_bnconsistency.checks.batch_sizes import chunks_of, compare_sizes, un
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.composition import compare_exchanges, compare_otherwise
 from pytest_bnconsistency.checks.entries import ONE, WHOLE, Entry, first_rows, measured_noise
+from pytest_bnconsistency.checks.own_outputs import noise_of
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.checks.resolution import resolution
 from pytest_bnconsistency.data import Array, Nest, all_finite, map_nest, rows_of
@@ -83,11 +84,12 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     groups = _entry_points(case, x, apart, notes)
     noise = measured_noise(case, x, apart)
     for entry, judged in groups:
-        compare_exchanges(entry, judged, case, x, joint, noise, notes)
+        mine = noise_of(case, x, entry, apart)
+        compare_exchanges(entry, judged, case, x, joint, mine, notes)
         if not judged.differences and not judged.random:
-            compare_sizes(entry, judged, x, noise)
+            compare_sizes(entry, judged, x, mine)
             if judged.sizes:
-                compare_otherwise(entry, judged, case, x, noise, notes)
+                compare_otherwise(entry, judged, case, x, mine, notes)
         in_rows = [has_rows([output], x) for output in entry.run(WHOLE, x).outputs]
         judged.has_rows = any(in_rows)
         if judged.has_rows and not all(in_rows):

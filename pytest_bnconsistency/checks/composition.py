@@ -31,6 +31,9 @@ def compare_exchanges(
     notes: list[str],
 ) -> None:
     base = entry.run(WHOLE, x)
+    if widths := _other_widths(entry, base, joint):
+        judged.shapes.append(widths)
+        return
     seen = [_difference(entry, base, exchange, noise, []) for exchange in joint]
     if all(found == "same" for found in seen):
         if observed(case, x, False).draws:
@@ -60,6 +63,23 @@ def compare_exchanges(
         )
     counted = [_counting(case, found, entry, judged, x, noise) for found in changing]
     judged.differences = [found for found in counted if found is not None]
+
+
+def _other_widths(entry: Entry, base: Observation, joint: Sequence[Exchange]) -> str:
+    """How an output's shape depends on companions, as one as wide as the longest row; else ""."""
+    for exchange in joint:
+        try:
+            other = entry.run(exchange.name, exchange.x)
+        except Exception:
+            continue  # it refuses these rows
+        for mine, its in zip(base.outputs, other.outputs, strict=False):
+            rows = mine.ndim and its.ndim and len(mine) == len(its) == exchange.rows
+            if rows and mine.shape != its.shape:
+                return (
+                    f"a batch of {exchange.rows} gives shape {mine.shape}, and {its.shape} when "
+                    "only companions change"
+                )
+    return ""
 
 
 def _gathers(entry: Entry, base: Observation, joint: Sequence[Exchange]) -> bool:
@@ -132,7 +152,7 @@ def _difference(
         (
             _largest_change(mine, its, exchange)
             for mine, its in zip(base.outputs, other.outputs, strict=True)
-            if mine.ndim and len(mine) == len(its) == exchange.rows
+            if mine.ndim and mine.shape == its.shape and len(mine) == exchange.rows
         ),
         default=0.0,
     )
@@ -194,7 +214,7 @@ def beyond_noise(base: Observation, other: Observation, exchange: Exchange, nois
     moves = [
         noise.compare(index, mine[kept], its[now], kept)
         for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
-        if mine.ndim and len(mine) == len(its) == exchange.rows
+        if mine.ndim and mine.shape == its.shape and len(mine) == exchange.rows
     ]
     # In the same place next to no noise is to be expected, however much the network has.
     beyond = [m for m in moves if m is not None and (m.beyond if exchange.moves else m.large)]

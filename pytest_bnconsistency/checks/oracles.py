@@ -136,6 +136,13 @@ class Rows:
         if isinstance(alone, str) or isinstance(other, str):
             return None  # a model may refuse some rows; that is no dependence
         judged, kept = self._judged(name), np.array(recipe.kept)
+        for mine, its in zip(alone.outputs, other.outputs, strict=True):
+            if mine.ndim and its.ndim and len(mine) == len(its) and mine.shape != its.shape:
+                x = self.source.expand(recipe)
+                judged.shapes = [f"{recipe} gives shape {its.shape}; other rows give {mine.shape}"]
+                return Violation(
+                    recipe, SIZED[1:], f"{judged.shapes[0]}, through {name}", judged, x
+                )
         exchange = Exchange(str(recipe), None, kept, kept, recipe.count)
         places = sorted({*localise.differing_calls(alone, other, exchange)} & self._among[name])
         shown = localise.outputs_differ(alone.outputs, other.outputs, exchange)
@@ -268,7 +275,7 @@ def _largest_move(mine: list[Array], its: list[Array], recipe: Recipe) -> tuple[
     """By how much a kept row of the outputs moves, at most, and which one."""
     largest, row = 0.0, recipe.kept[0]
     for a, b in zip(mine, its, strict=True):
-        if a.ndim and len(a) == len(b) == recipe.count:
+        if a.ndim and a.shape == b.shape and len(a) == recipe.count:
             change = distance(a[recipe.kept], b[recipe.kept]).reshape(len(recipe.kept), -1)
             if change.max(initial=0.0) > largest:
                 largest = float(change.max())

@@ -25,6 +25,12 @@ SHOWN = 3
 """Operations that a cause names at most."""
 NAMED_AXIS = "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)"
 """The remedy for a batch that is given back without its axis."""
+WIDENS = "gives each row as many values as the longest row of its batch needs"
+ONE_WIDTH = (
+    "give all batches one width: output_sequence_length=..., to_tensor(shape=[None, width]), "
+    "pad_sequences(maxlen=...)"
+)
+"""What makes an output as wide as its batch needs, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -403,19 +409,29 @@ def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
     if entry.observed is not None and entry.failing_rows is not None:
         place = sizes.loses_axis(entry.observed, x, *entry.failing_rows)
     tested = place is not None and place.tested
+    width = place is not None and place.width
     return Finding(
         rules.BATCH_AXIS_LOST.id,
         rules.BATCH_AXIS_LOST.slug,
         "the model's output" if place is None else place.label,
         f"{entry.shapes[0]}, {_where(failing, holding)}",
-        place.that("drops the batch axis of a small batch")
+        place.that(WIDENS if width else "drops the batch axis of a small batch")
         if place is not None and tested
         else f"not established; tried: batches of {listed(sorted(set(entry.tried)))}",
         tested,
-        sizes.BRANCHING if entry.untraced else sizes.ANY_NUMBER if entry.raises else NAMED_AXIS,
-        "with the axis put back behind it, the outputs have their shapes" if tested else "",
+        _shape_remedy(entry, width),
+        f"with {'its result padded to one width' if width else 'the axis put back behind it'}, "
+        "the outputs have their shapes"
+        if tested
+        else "",
         evidence={"fails": names_of(failing), "holds": holding},
     )
+
+
+def _shape_remedy(entry: Judged, width: bool) -> str:
+    if width:
+        return ONE_WIDTH
+    return sizes.BRANCHING if entry.untraced else sizes.ANY_NUMBER if entry.raises else NAMED_AXIS
 
 
 def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:

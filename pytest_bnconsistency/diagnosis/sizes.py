@@ -40,12 +40,14 @@ TRIED = 16
 class Place:
     """A layer, or code between two, and whether undoing what it does to the batch mends it all.
 
-    `operation` is the one in that code that was undone, if it was one.
+    `operation` is the one in that code that was undone, if it was one; `width` says that it is not
+    the batch axis that depends on the batch, but another one.
     """
 
     label: str
     tested: bool
     operation: str = ""
+    width: bool = False
 
     def that(self, does: str) -> str:
         """A sentence of what it `does`."""
@@ -80,7 +82,9 @@ def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
             after = label
             break
         if [part.size for part in parts] != [math.prod(shape) for shape in wanted(wholes)]:
-            return Place(label, False)
+            held = _widened(parts, wanted(wholes))
+            mended = held is not None and keep(outputs_with(seen, some, {label: held}), expected)
+            return Place(label, mended, width=held is not None)
         held = [part.reshape(s) for part, s in zip(parts, wanted(wholes), strict=True)]
         return Place(label, keep(outputs_with(seen, some, {label: held}), expected))
 
@@ -92,6 +96,23 @@ def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
     losing = [o for o in operations if not o.ranked and all(operations[i].ranked for i in o.given)]
     told = _mending(seen, x, some, losing, put_back, lambda outputs: keep(outputs, expected))
     return Place(f"between {before} and {after}", bool(told), told)
+
+
+def _widened(parts: list[Array], shapes: list[tuple[int, ...]]) -> list[Array] | None:
+    """Arrays padded to wider shapes; None where a shape has other axes, or is narrower."""
+    made = []
+    for part, shape in zip(parts, shapes, strict=True):
+        if part.ndim != len(shape) or any(a > b for a, b in zip(part.shape, shape, strict=True)):
+            return None
+        more = [(0, b - a) for a, b in zip(part.shape, shape, strict=True)]
+        made.append(np.pad(part, more) if part.dtype.kind != "O" else _padded(part, shape))
+    return made
+
+
+def _padded(texts: Array, shape: tuple[int, ...]) -> Array:
+    padded: Array = np.full(shape, b"", object)
+    padded[tuple(slice(size) for size in texts.shape)] = texts
+    return padded
 
 
 def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) -> Place | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -234,6 +234,34 @@ class Noise:
             shake = instrument.shake
             rows = map_nest(lambda leaf: shake(tf.constant(leaf)).numpy(), rows)
         return self._seen.again(rows, instrument, traced=False).run(rows).outputs
+
+
+class NoiseLike(Noise):
+    """The noise of outputs that only code around a pass gives, which can't be run in it.
+
+    It is what noise does to the outputs of the pass, as a share of their scale, at most.
+    """
+
+    def __init__(self, usual: Noise, outputs: Sequence[Array]) -> None:
+        super().__init__(usual._seen, usual._x)
+        shares = [f.floor / f.scale for f in usual.floors if f.scale]
+        lower = [f.lower / f.scale for f in usual.floors if f.scale]
+
+        def floor(output: Array) -> Floor:
+            known = _floor(output, [], [], 0, max(usual._seen.dtypes, key=_eps, default=""))
+            if not known.scale:
+                return known
+            mine = max([known.floor, *(share * known.scale for share in shares)])
+            return replace(
+                known, floor=mine, lower=max([known.lower, *(s * known.scale for s in lower)])
+            )
+
+        self._first = [floor(output) for output in outputs]
+
+    def _of_row(self, row: int) -> list[Floor]:
+        return self.floors
+
+    _inside = _of_row
 
 
 def _eps(dtype: str) -> float:

@@ -21,6 +21,8 @@ from pytest_bnconsistency.subjects.held import as_variable, library_objects, tra
 _OPAQUE = (type, types.ModuleType, str, bytes, int, float, complex, bool, np.ndarray, tf.Tensor)
 _FOREIGN = ("numpy", "tensorflow.python", "tensorflow.core", "threading", "weakref", "optree")
 
+_NATIVE = ("pybind11_builtins", "nanobind")
+
 
 class Variables:
     """The values of some `tf.Variable`s at one moment.
@@ -130,6 +132,8 @@ class _Attributes:
             value = stack.pop()
             if value is None or isinstance(value, _OPAQUE) or id(value) in seen:
                 continue
+            if _is_handle(value):
+                continue
             seen.add(id(value))
             keep.append(value)
             stack.extend(self._enter(value))
@@ -179,9 +183,17 @@ class _Attributes:
         attributes = getattr(value, "__dict__", None)
         if not isinstance(attributes, dict):
             return []
-        before = dict(attributes)
-        self._restore.append(lambda: _refill_dict(attributes, before))
+        before = {key: held for key, held in attributes.items() if not _is_handle(held)}
+        self._restore.append(lambda: _refill_attributes(attributes, before))
         return list(before.values())
+
+
+def _is_handle(value: Any) -> bool:
+    """Whether `value` is an object of native code, which may count who else holds it.
+
+    An interpreter of TFLite refuses to run while somebody does. It stays as it is.
+    """
+    return type(type(value)).__module__.partition(".")[0] in _NATIVE
 
 
 def _draws_again(
@@ -222,6 +234,10 @@ def _refill_dict(target: dict[Any, Any], entries: dict[Any, Any]) -> None:
     ):
         dict.clear(target)
         dict.update(target, entries)
+
+
+def _refill_attributes(target: dict[str, Any], entries: dict[str, Any]) -> None:
+    _refill_dict(target, {**{k: v for k, v in target.items() if _is_handle(v)}, **entries})
 
 
 def _refill_list(target: list[Any], items: list[Any]) -> None:

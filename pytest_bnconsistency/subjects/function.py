@@ -139,7 +139,7 @@ def called(
     """
     kwargs = {} if mode is None or training is None else {mode: training}
     try:
-        return function(x, **kwargs)
+        return map_nest(_own, function(x, **kwargs))
     except Exception as error:
         if not tf.executing_eagerly():
             raise
@@ -147,6 +147,11 @@ def called(
             f"{name}(x) raised {type(error).__name__}: {first_line(error)[:200]}; expected x "
             f"as {name} takes it, rows first"
         ) from error
+
+
+def _own(output: Any) -> Any:
+    """An array that no one else writes to: a view may be of a buffer that the next call fills."""
+    return output.copy() if isinstance(output, np.ndarray) and output.base is not None else output
 
 
 def input_specs(function: Any) -> Nest | None:
