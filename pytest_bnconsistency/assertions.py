@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_bnconsistency import checks, settings
+from pytest_bnconsistency.data import Returned
 from pytest_bnconsistency.door import door
-from pytest_bnconsistency.errors import ConsistencyFailure, OptionError
+from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Report, Verdict
 
@@ -27,11 +28,13 @@ def assert_batch_invariance(model: Any, x: Any = None, **options: Any) -> CheckR
         ConsistencyFailure: a row depends on its batch, or the check could not have seen it.
         BNConsistencyError: the model, `x` or an option cannot be used.
     """
+    __tracebackhide__ = True
     return _assert("batch_invariance", model, x, None, options).results[0]
 
 
 def assert_inference_purity(model: Any, x: Any = None, **options: Any) -> CheckResult:
     """Inference changes no state, repeats itself, and means the same through every entry point."""
+    __tracebackhide__ = True
     return _assert("inference_purity", model, x, None, options).results[0]
 
 
@@ -63,6 +66,7 @@ def assert_train_eval_agreement(
     With `planned_updates`, a model that is not trained yet passes, and a `UserWarning` says if
     so many updates can't warm up its statistics.
     """
+    __tracebackhide__ = True
     report = _assert("train_eval_agreement", model, x, y, options, train_step=train_step)
     return report.results[0]
 
@@ -92,6 +96,7 @@ def assert_frozen_stability(
         ConsistencyFailure: a frozen layer's state moves, or it runs in training mode.
         BNConsistencyError: the model, the data or an option cannot be used.
     """
+    __tracebackhide__ = True
     given = {"frozen": frozen, "steps": steps}
     options.update({name: value for name, value in given.items() if value is not None})
     return _assert("frozen_stability", model, x, y, options, train_step=train_step).results[0]
@@ -99,6 +104,7 @@ def assert_frozen_stability(
 
 def assert_healthy_statistics(model: Any, x: Any = None, **options: Any) -> CheckResult:
     """The stored statistics are usable."""
+    __tracebackhide__ = True
     return _assert("statistics_health", model, x, None, options).results[0]
 
 
@@ -119,6 +125,7 @@ def assert_consistency(
         ConsistencyFailure: one or more checks failed.
         BNConsistencyError: the model, the data, an option or a check's name cannot be used.
     """
+    __tracebackhide__ = True
     return _assert(checks, model, x, y, options, train_step=train_step)
 
 
@@ -214,7 +221,7 @@ def case(
     train_step: Callable[..., Any] | None = None,
 ) -> checks.Case:
     """The case of `model` under the options of the call, and of the door that stands around."""
-    chosen = _settings(options)
+    chosen = resolved(options)
     if train_step is not None and not callable(train_step):
         raise OptionError(
             f"train_step is {train_step!r}; expected a function train_step(x, y) that trains one "
@@ -223,16 +230,10 @@ def case(
     return checks.Case.of(model, x, y, chosen, asked=asked, train_step=train_step)
 
 
-def one_batch(given: Any) -> Any:
-    """`(x, y)` or `(x, y, sample_weight)`, as a data function returns them, as a single `x`."""
-    return iter([given]) if isinstance(given, tuple) else given
-
-
-def judge(check: checks.Check, case: checks.Case) -> CheckResult:
-    """Run one check on a case that others share, and let its verdict count."""
-    result = check.run(case)
-    enforce([result], case.settings, asked=case.asked)
-    return result
+def case_of(model: Any, data: Any, chosen: settings.Settings, *, asked: bool) -> checks.Case:
+    """The case of `model` with what a function of data returned: the same as for a call."""
+    given = None if data is None else Returned(data)
+    return checks.Case.of(model, given, None, chosen, asked=asked)
 
 
 def enforce(results: Sequence[CheckResult], chosen: settings.Settings, *, asked: bool) -> None:
@@ -244,6 +245,7 @@ def enforce(results: Sequence[CheckResult], chosen: settings.Settings, *, asked:
     Raises:
         ConsistencyFailure: at least one verdict fails.
     """
+    __tracebackhide__ = True
     around = door.get()
     outcomes = [_outcome(result, chosen, asked) for result in results]
     for result, outcome in zip(results, outcomes, strict=True):
@@ -280,10 +282,15 @@ def _assert(
     *,
     train_step: Callable[..., Any] | None = None,
 ) -> Report:
-    report = run(model, x, y, names, options, train_step=train_step)
-    enforce(report.results, _settings(options), asked=names is not None)
+    __tracebackhide__ = True
+    try:
+        report = run(model, x, y, names, options, train_step=train_step)
+    except BNConsistencyError as error:
+        raise error.with_traceback(None)  # noqa: B904 - the sentence says all
+    enforce(report.results, resolved(options), asked=names is not None)
     return report
 
 
-def _settings(options: Mapping[str, Any]) -> settings.Settings:
+def resolved(options: Mapping[str, Any]) -> settings.Settings:
+    """The settings of a call with `options`, and of the door that stands around."""
     return settings.resolve(options, *door.get().options)

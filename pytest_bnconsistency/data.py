@@ -138,6 +138,59 @@ class Data:
             yield self.take(slice(start, start + size))
 
 
+@dataclass(frozen=True)
+class Returned:
+    """What a function of data returns, as good as `x`, `y` and `sample_weight` of a call.
+
+    That is `x`, `(x, y)` or `(x, y, sample_weight)`; or two or three of these, for training and
+    for testing, as in `((x, y), (x_test, y_test))`: then the first of them counts.
+    """
+
+    value: Any
+
+    def parts(self, specs: Nest | None) -> tuple[Any, Any, Any, tuple[str, ...]]:
+        """x, y, sample_weight, None where there is none, and what a person should know."""
+        value = self.value
+        if not isinstance(value, tuple):
+            return value, None, None, ()
+        notes: tuple[str, ...] = ()
+        if _are_sets(value, specs):
+            notes = (f"of {len(value)} sets of data the first counts, as the training data",)
+            value = value[0] if isinstance(value[0], tuple) else (value[0],)
+        if not 1 <= len(value) <= 3:
+            raise DataError(
+                f"the data has {len(value)} parts; expected x, (x, y) or (x, y, sample_weight)"
+            )
+        return *_three(value), notes
+
+
+def _are_sets(value: tuple[Any, ...], specs: Nest | None) -> bool:
+    """Whether `value` holds sets of data, rather than x and y that are tuples themselves."""
+    if not 2 <= len(value) <= 3:
+        return False
+    if all(map(_is_stream, value)):
+        return True
+    if not all(isinstance(part, tuple) and 2 <= len(part) <= 3 for part in value):
+        return False
+    first, last = value[0], value[-1]
+    if specs is not None:
+        inputs = len(flatten(specs))
+        return len(_shapes(first)) != inputs == len(_shapes(first[0]))
+    if any(len({shape[:1] for shape in _shapes(part)}) > 1 for part in value):
+        return False  # rows of one set are as many in x as in y
+    unlike = _row_shapes(first[0]) != _row_shapes(first[1])
+    more_rows = _shapes(first[0])[0][:1] != _shapes(last[0])[0][:1]
+    return _row_shapes(first[0]) == _row_shapes(last[0]) and (unlike or more_rows)
+
+
+def _shapes(nest: Nest) -> list[tuple[int, ...]]:
+    return [np.shape(leaf) for leaf in flatten(_arrays(nest, "x"))]
+
+
+def _row_shapes(nest: Nest) -> list[tuple[int, ...]]:
+    return [shape[1:] for shape in _shapes(nest)]
+
+
 def _sorted_keys(nest: Mapping[Any, Nest]) -> list[Any]:
     return sorted(nest, key=lambda key: (type(key).__name__, key))
 
@@ -262,7 +315,8 @@ def read(x: Any, y: Any, specs: Nest | None, max_rows: int, all_rows: int | None
 
     Args:
         x: arrays or tensors of shape `(rows, ...)` in a nest, a `tf.data.Dataset` of batches, a
-            `PyDataset`, or an iterable of batches `x`, `(x, y)` or `(x, y, sample_weight)`.
+            `PyDataset`, or an iterable of batches `x`, `(x, y)` or `(x, y, sample_weight)`; or
+            what a function of data `Returned`.
         y: targets of shape `(rows, ...)`, or None.
         specs: a nest of `Spec`, or None where the model does not tell its inputs.
         max_rows: how many rows are kept in memory at most.
@@ -272,6 +326,14 @@ def read(x: Any, y: Any, specs: Nest | None, max_rows: int, all_rows: int | None
         DataError: no rows, shapes that don't fit, NaN or Inf, or targets of another length.
     """
     all_rows = max(max_rows, all_rows or 0)
+    weight, notes = None, tuple[str, ...]()
+    if isinstance(x, Returned):
+        x, y, weight, notes = x.parts(specs)
+    found = _read(x, y, weight, specs, max_rows, all_rows)
+    return dataclasses.replace(found, notes=(*notes, *found.notes))
+
+
+def _read(x: Any, y: Any, weight: Any, specs: Nest | None, max_rows: int, all_rows: int) -> Data:
     if _is_stream(x):
         if y is not None:
             raise DataError(
@@ -279,7 +341,7 @@ def read(x: Any, y: Any, specs: Nest | None, max_rows: int, all_rows: int | None
                 "set, as (x, y) batches: leave y out"
             )
         return _read_stream(x, specs, max_rows, max_rows if _endless(x) else all_rows)
-    given = dataclasses.replace(_checked(x, y, None, specs), form=_form(x, specs))
+    given = dataclasses.replace(_checked(x, y, weight, specs), form=_form(x, specs))
     total = given.rows
     if total <= max_rows:
         return _clean(given, specs)
@@ -318,7 +380,14 @@ def _checked(x: Any, y: Any, weight: Any, specs: Nest | None) -> Data:
             raise DataError(
                 f"y has {_check_rows(y, 'y')} rows and x has {total}; expected one target a row"
             )
-    return Data(x, y, None if weight is None else _arrays(weight, "sample_weight"))
+    if weight is not None:
+        weight = _arrays(weight, "sample_weight")
+        if _check_rows(weight, "sample_weight") != total:
+            raise DataError(
+                f"sample_weight has {len(flatten(weight)[0])} rows and x has {total}; expected "
+                "one weight a row"
+            )
+    return Data(x, y, weight)
 
 
 def _clean(given: Data, specs: Nest | None) -> Data:

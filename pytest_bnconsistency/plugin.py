@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import sys
 import types
 from collections.abc import Callable, Generator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from pytest_bnconsistency import settings, zero_code
+from pytest_bnconsistency import ini, settings, zero_code
 from pytest_bnconsistency.door import Door, Progress, door
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
+from pytest_bnconsistency.shared import Skip
 
 if TYPE_CHECKING:
     from pytest_bnconsistency.assertions import BnCheck
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 ExceptionInfo: TypeAlias = pytest.ExceptionInfo[BaseException]
 
-HERE = Path(__file__).parent
 MARKER = "bnconsistency"
 LAYERS = pytest.StashKey[tuple[Mapping[str, Any], Mapping[str, Any]]]()
 OUTCOMES = pytest.StashKey[dict[str, dict[str, None]]]()
@@ -37,11 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             text += f" (default: {option.default})"
         group.addoption(_flag(name), dest=f"bn_{name}", metavar="VALUE", help=text)
         parser.addini(f"bn_{name}", text, default=None)
-    for name, metavar, many, text in zero_code.OPTIONS:
-        action = "append" if many else "store"
-        kind: Literal["linelist", "string"] = "linelist" if many else "string"
-        group.addoption(_flag(name), dest=f"bn_{name}", action=action, metavar=metavar, help=text)
-        parser.addini(f"bn_{name}", text, type=kind, default=None)
+    for name, metavar, text in zero_code.OPTIONS:
+        # Which data belongs to which model is told by their order.
+        dest, kind = ("bn_given", _kind(name)) if name != "check" else ("bn_check", str)
+        group.addoption(
+            _flag(name), dest=dest, type=kind, action="append", metavar=metavar, help=text
+        )
+        parser.addini(f"bn_{name}", text, type="linelist", default=None)
+    parser.addini("bn_checks", zero_code.OPTIONS[-1][-1], type="linelist", default=None)
     trust = zero_code.TRUST
     group.addoption(
         _flag(trust), dest=f"bn_{trust}", action="store_true", help=zero_code.TRUST_HELP
@@ -55,14 +58,25 @@ def pytest_configure(config: pytest.Config) -> None:
         f"{MARKER}(option=value, ...): options of the checks in this test, without their prefix: "
         f"{', '.join(settings.FIELDS)}",
     )
+    config.stash[LAYERS] = {}, {}
     try:
         config.stash[LAYERS] = (
             _layer(_flag, lambda name: config.getoption(f"bn_{name}")),
-            _layer("bn_{}".format, lambda name: config.getini(f"bn_{name}")),
+            _layer("bn_{}".format, lambda name: ini.value(config, name)),
         )
         zero_code.register(config)
     except OptionError as error:
+        if config.getoption("help") or config.getoption("markers"):
+            return  # which help to mend it
         raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(
+    collector: pytest.Module | pytest.Class, name: str, obj: object
+) -> Any:
+    suites = sys.modules.get("pytest_bnconsistency.suite")
+    return suites.collected(collector, name, obj) if suites else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -105,7 +119,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     result = yield
     outcomes = item.stash[OUTCOMES]
     if outcomes.keys() == {"skip"}:
-        pytest.skip("; ".join(outcomes["skip"]))
+        raise Skip("; ".join(outcomes["skip"]))
     return result
 
 
@@ -120,8 +134,10 @@ def pytest_runtest_makereport(
     if report.failed and isinstance(error, (BNConsistencyError, ConsistencyFailure)):
         report.longrepr = _text(item, call.excinfo)
         report.bn_misuse = isinstance(error, BNConsistencyError)  # type: ignore[attr-defined]
-    elif isinstance(report.longrepr, tuple) and Path(report.longrepr[0]).parent == HERE:
-        report.longrepr = (*_place(item), report.longrepr[2])
+    elif report.failed and isinstance(item, zero_code.CheckItem):
+        report.longrepr = item.repr_failure(call.excinfo)  # in each phase
+    elif isinstance(error, Skip) and isinstance(report.longrepr, tuple):
+        report.longrepr = (*_place(item), f"Skipped: {error}")
     return report
 
 
@@ -198,6 +214,10 @@ class _Progress(Progress):
 
 def _flag(name: str) -> str:
     return f"--bn-{name.replace('_', '-')}"
+
+
+def _kind(name: str) -> Callable[[str], tuple[str, str]]:
+    return lambda spec: (name, spec)
 
 
 def _layer(spell: Callable[[str], str], read: Callable[[str], Any]) -> dict[str, Any]:

@@ -172,7 +172,9 @@ def parse(name: str, value: Any) -> Any:
     except (TypeError, ValueError, OverflowError):
         wanted = "a whole number" if number is int else "a number"
         raise OptionError(f"option {name!r} is {value!r}; expected {wanted}") from None
-    if not parsed >= meta.get("min", float("-inf")):
+    if parsed != parsed:
+        raise OptionError(f"option {name!r} is {value!r}; expected a number")
+    if parsed < meta.get("min", parsed):
         raise OptionError(f"option {name!r} is {value!r}; expected {meta['min']} or more")
     return parsed
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
 
 from pytest_bnconsistency.errors import UnsupportedSubjectError
+from pytest_bnconsistency.shared import SharedModel
 
-if TYPE_CHECKING:
-    from pytest_bnconsistency.checks import Case, Check
+__tracebackhide__ = True  # the user's own frames are what counts
+FIXTURE = "_bn_given"
+_uses_fixtures = pytest.mark.usefixtures(FIXTURE)
 
 
 class ConsistencySuite:
     """Subclass it and say what the model is; each check becomes a test of the subclass.
 
-    The model is built once for all tests of the class. A check that could not have seen a
-    violation is skipped, unless `checks` names it: then it fails.
+    The model is built once for all tests of the class, for each set of parameters. `model` and
+    `data` may take fixtures and parameters as arguments. A check that could not have seen a
+    violation, or finds nothing to check, is skipped, unless `checks` names it: then it fails. A
+    class without a model of its own, that others derive from, is no set of tests.
 
     Example:
         class TestMyModel(ConsistencySuite):
@@ -31,51 +39,170 @@ class ConsistencySuite:
     """Names of the checks; all of them by default."""
     options: ClassVar[Mapping[str, Any]] = {}
     """Fields of `Settings`, as strong as a call's own."""
-    _shared: ClassVar[Case | None] = None
+    _is_explicit: ClassVar[bool] = True
+    _shared: ClassVar[list[_Given]] = []
+    _given: _Given | None = None
 
-    def model(self) -> Any:
+    def model(self, *fixtures: Any, **more_fixtures: Any) -> Any:
         """The model under test."""
         raise UnsupportedSubjectError(
             f"{type(self).__name__} has no model; expected a method model(self) that returns one"
         )
 
-    def data(self) -> Any:
+    def data(self, *fixtures: Any, **more_fixtures: Any) -> Any:
         """`x`, `(x, y)`, `(x, y, sample_weight)` or a data set; None leaves it to the checks."""
         return None
+
+    @_uses_fixtures
+    def test_batch_invariance(self) -> None:
+        """A row's result does not depend on its batch."""
+        self._judge("batch_invariance")
+
+    @_uses_fixtures
+    def test_inference_purity(self) -> None:
+        """Inference changes nothing and means one thing."""
+        self._judge("inference_purity")
+
+    @_uses_fixtures
+    def test_train_eval_agreement(self) -> None:
+        """Evaluation says what training said."""
+        self._judge("train_eval_agreement")
+
+    @_uses_fixtures
+    def test_frozen_stability(self) -> None:
+        """What is declared frozen stays frozen."""
+        self._judge("frozen_stability")
+
+    @_uses_fixtures
+    def test_statistics_health(self) -> None:
+        """The stored statistics are usable."""
+        self._judge("statistics_health")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         from pytest_bnconsistency.checks import named
 
         super().__init_subclass__(**kwargs)
-        if "__test__" not in vars(cls):
+        named(cls.checks)  # told when the class is made, if one is unknown
+        cls._shared = []
+        cls._is_explicit = "__test__" in vars(cls)
+        if not cls._is_explicit:
             cls.__test__ = True
-        chosen = named(cls.checks)
-        for check in named(None):
-            name = f"test_{check.name}"
-            if name not in vars(cls):
-                # None hides what a parent with more checks hands down.
-                setattr(cls, name, _test(check) if check in chosen else None)
+        for name, test in vars(cls).items():
+            if name in _TESTS and inspect.isfunction(test):
+                _uses_fixtures(test)
+        setattr(cls, FIXTURE, _fixture(_arguments(cls, "model"), _arguments(cls, "data")))
 
-    def _case(self) -> Case:
-        from pytest_bnconsistency import assertions
+    def _judge(self, check: str) -> None:
+        __tracebackhide__ = True
+        from pytest_bnconsistency.checks import named
 
-        cls = type(self)
-        if cls._shared is None:
-            x = assertions.one_batch(self.data())
-            asked = cls.checks is not None
-            cls._shared = assertions.case(self.model(), x, None, cls.options, asked=asked)
-        return cls._shared
-
-    @classmethod
-    def teardown_class(cls) -> None:
-        cls._shared = None
+        given = self._given or _Given(self, {}, (), ())
+        given.shared.judge(named([check])[0], given.place, self.options)
 
 
-def _test(check: Check) -> Callable[[ConsistencySuite], None]:
-    def test(self: ConsistencySuite) -> None:
-        from pytest_bnconsistency import assertions
+class _Given:
+    """What the tests of a class share that are given the same parameters and fixtures."""
 
-        assertions.judge(check, self._case())
+    def __init__(
+        self,
+        suite: ConsistencySuite,
+        known: Mapping[str, Any],
+        to_model: Sequence[str],
+        to_data: Sequence[str],
+    ) -> None:
+        self.known, self.suite, self.place = known, suite, ""
+        self.shared = SharedModel(
+            lambda: self.suite.model(**{name: known[name] for name in to_model}),
+            lambda: self.suite.data(**{name: known[name] for name in to_data}),
+            suite.checks is not None,
+        )
 
-    test.__name__, test.__doc__ = f"test_{check.name}", check.property
-    return test
+    def is_for(self, known: Mapping[str, Any]) -> bool:
+        return self.known.keys() == known.keys() and all(
+            value is known[name] for name, value in self.known.items()
+        )
+
+
+_TESTS = [name for name in vars(ConsistencySuite) if name.startswith("test_")]
+
+
+def _arguments(cls: type[ConsistencySuite], method: str) -> list[str]:
+    """The fixtures that `model` or `data` of `cls` takes as arguments."""
+    known = inspect.signature(getattr(cls, method)).parameters.values()
+    bound = isinstance(inspect.getattr_static(cls, method), (staticmethod, classmethod))
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [
+        parameter.name
+        for parameter in list(known)[0 if bound else 1 :]
+        if parameter.kind in kinds and parameter.default is parameter.empty
+    ]
+
+
+def _fixture(to_model: list[str], to_data: list[str]) -> Any:
+    """A fixture that hands to a test what it shares with others, and asks for their fixtures."""
+
+    def given(self: ConsistencySuite, request: pytest.FixtureRequest, **fixtures: Any) -> None:
+        node: Any = request.node
+        known = {**getattr(getattr(node, "callspec", None), "params", {}), **fixtures}
+        shared = type(self)._shared
+        if not shared:
+            node.getparent(pytest.Class).addfinalizer(shared.clear)
+        same = next((one for one in shared if one.is_for(known)), None)
+        if same is None:
+            same = _Given(self, known, to_model, to_data)
+            shared.append(same)
+        same.suite, same.place = self, node.nodeid
+        self._given = same
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    names = dict.fromkeys(("self", "request", *to_model, *to_data))
+    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    given.__signature__ = signature  # type: ignore[attr-defined]
+    return pytest.fixture(name=FIXTURE)(given)
+
+
+class SuiteClass(pytest.Class):
+    """The tests of a suite that its `checks` name, or that it writes itself."""
+
+    def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
+        from pytest_bnconsistency.checks import named
+
+        suite: type[ConsistencySuite] = self.obj
+        wanted = {f"test_{check.name}" for check in named(suite.checks)}
+        place = _place(suite)
+        for node in super().collect():
+            name = getattr(node, "originalname", None)
+            inherited = getattr(suite, str(name), None) is getattr(ConsistencySuite, str(name), 0)
+            if not inherited:
+                yield node
+            elif name in wanted:
+                _put(node, place)
+                yield node
+
+
+def collected(
+    collector: Any, name: str, found: object
+) -> pytest.Collector | list[pytest.Collector] | None:
+    """How pytest collects a class that is a suite: not at all, if others have to complete it."""
+    if not inspect.isclass(found) or not issubclass(found, ConsistencySuite):
+        return None
+    is_complete = found.__test__ and not inspect.isabstract(found)
+    if is_complete and not found._is_explicit:
+        # Of what two of these say a test, one may be missing: a name, a model, no class below.
+        has_model = found.model is not ConsistencySuite.model
+        said = (bool(collector.classnamefilter(name)), has_model, not found.__subclasses__())
+        is_complete = sum(said) >= 2
+    return SuiteClass.from_parent(collector, name=name, obj=found) if is_complete else []
+
+
+def _place(suite: type[ConsistencySuite]) -> tuple[Path, int]:
+    """The user's class, of whatever test is written in this file."""
+    try:
+        return Path(inspect.getfile(suite)), inspect.getsourcelines(suite)[1] - 1
+    except (OSError, TypeError):
+        return Path(inspect.getfile(suite)), 0
+
+
+def _put(node: Any, place: tuple[Path, int]) -> None:
+    domain = node.getmodpath()
+    node.reportinfo = lambda: (*place, domain)

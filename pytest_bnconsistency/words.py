@@ -25,7 +25,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line that says something: Keras and TensorFlow put their own before it.
 
     Of a sentence about what a model raised, that of what it raised.

@@ -3,202 +3,82 @@
 from __future__ import annotations
 
 import fnmatch
-import functools
-import importlib
-import importlib.machinery
-import importlib.util
-import inspect
-import operator
+import itertools
 import os
-import sys
-import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bnconsistency import model_files
-from pytest_bnconsistency.errors import BNConsistencyError, DataError, OptionError
-from pytest_bnconsistency.settings import did_you_mean
+from pytest_bnconsistency import ini, model_files
+from pytest_bnconsistency.errors import OptionError
+from pytest_bnconsistency.shared import SharedModel
+from pytest_bnconsistency.targets import DATA, MODEL, Archive, SavedFile, Target
+from pytest_bnconsistency.words import first_line
 
 if TYPE_CHECKING:
-    from pytest_bnconsistency.checks import Case, Check
+    from pytest_bnconsistency.checks import Check
 
 OPTIONS = (
     (
         "model",
         "MODULE:FACTORY|FILE",
-        True,
         "check the model that a function returns, or that is an attribute of a module: "
-        "'package.module:build'; or that a file holds: 'model.keras'",
+        "'package.module:build', 'models.py:build(classes=4)'; or that a file holds: "
+        "'model.keras'",
     ),
     (
         "data",
         "MODULE:FUNCTION|FILE.npz",
-        False,
-        "data for the models: a function that returns x, (x, y), (x, y, sample_weight) or a "
-        "tf.data.Dataset; or a file with the arrays x and y",
+        "data for the models named before it, or for all: a function that returns x, (x, y), "
+        "(x, y, sample_weight) or a tf.data.Dataset; or a file with the arrays x and y",
     ),
-    ("check", "NAMES", True, "names of the checks of the models, separated by commas"),
+    ("check", "NAMES", "names of the checks of the models, separated by commas"),
 )
 TRUST = "trust_files"
 TRUST_HELP = "load models from .h5 files and SavedModels, which can run code (default: no)"
 
 
 @dataclass(frozen=True)
-class Target:
-    """`package.module:attribute`: its file is known, but nothing is imported yet."""
+class Named:
+    """A model that was named, with its data: of the command line, or by default that of the ini.
 
-    option: str
-    spec: str
-    path: Path
+    In between comes the attribute `data` of the function that builds the model.
+    """
 
-    @classmethod
-    def find(cls, option: str, spec: str, folders: Iterable[Path]) -> Target:
-        """The target `spec`; `folders` are put on `sys.path` where it takes them to find it."""
-        module, colon, attribute = spec.partition(":")
-        names = [*module.split("."), *attribute.split(".")]
-        if not colon or not all(name.isidentifier() for name in names):
-            example = "package.module:build" if option == "--bn-model" else "package.module:load"
-            raise OptionError(f"{option} is {spec!r}; expected a module and a name: {example!r}")
-        path = _file_of(module)
-        for folder in map(str, folders):
-            if path is None:
-                sys.path.insert(0, folder)
-                path = _file_of(module)
-                if path is None:
-                    sys.path.remove(folder)
-        if path is None:
-            raise OptionError(
-                f"{option} is {spec!r}, and there is no Python file of a module {module!r}; "
-                "expected one that can be imported from the root or the current folder"
-            )
-        return cls(option, spec, path)
-
-    @property
-    def attribute(self) -> str:
-        return self.spec.partition(":")[2]
+    target: Target | SavedFile
+    data: Target | Archive | None
+    default: Target | Archive | None
 
     def load(self) -> Any:
-        """What the target names, called if it is a function or a class."""
-        name = self.spec.partition(":")[0]
-        try:
-            module = importlib.import_module(name)
-        except Exception as error:
-            raise self._raised(f"importing {name}", error) from error
-        try:
-            found = operator.attrgetter(self.attribute)(module)
-        except AttributeError:
-            public = tuple(name for name in vars(module) if not name.startswith("_"))
-            hint = did_you_mean(self.attribute, public) if public else ""
-            raise OptionError(
-                f"{self.option} is {self.spec!r}, and {name} has no {self.attribute!r}{hint}"
-            ) from None
-        if not callable(found):
-            wanted = "a function or a model" if self.option == "--bn-model" else "a function"
-            raise OptionError(
-                f"{self.option} is {self.spec!r}, which is {type(found).__name__}; "
-                f"expected {wanted}"
-            )
-        # A model can be called, too, but not to get a model.
-        if not isinstance(found, (type, functools.partial)) and not inspect.isroutine(found):
-            return found
-        try:
-            return found()
-        except BNConsistencyError:
-            raise
-        except Exception as error:
-            raise self._raised(self.spec, error) from error
-
-    def _raised(self, what: str, error: Exception) -> BNConsistencyError:
-        """One sentence with the last line of the user's own file that took part."""
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename) == self.path]
-        where = f" ({self.path.name}:{lines[-1]})" if lines else ""
-        reason = str(error).strip().partition("\n")[0]
-        return BNConsistencyError(
-            f"{self.option}: {what} raised {type(error).__name__}: {reason}{where}"
-        )
-
-
-@dataclass(frozen=True)
-class SavedFile:
-    """A model in a file, or in the folder of a SavedModel; `path` is what pytest collects."""
-
-    spec: str
-    folder: Path
-
-    @classmethod
-    def find(cls, spec: str, folders: Iterable[Path], trusted: bool) -> SavedFile | None:
-        """The file `spec`, None where it is not named as one."""
-        found = next((f / spec for f in folders if (f / spec).exists()), Path(spec))
-        if not model_files.is_model_file(found):
-            return None
-        if not found.exists():
-            raise OptionError(f"--bn-model is {spec!r}, and there is no such file")
-        if model_files.can_run_code(found) and not trusted:
-            raise OptionError(
-                f"--bn-model is {spec!r}, and loading it can run code that somebody put in; if "
-                "you know where it comes from, give --bn-trust-files; or save it as .keras"
-            )
-        return cls(spec, Path(os.path.abspath(found)))
-
-    @property
-    def path(self) -> Path:
-        return self.folder / model_files.SAVED_MODEL if self.folder.is_dir() else self.folder
-
-    @property
-    def attribute(self) -> str:
-        return self.folder.stem
-
-    def load(self) -> Any:
-        return model_files.load(self.folder)
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file `.npz` with `x` and `y`, or `x_<name>` for each of several inputs."""
-
-    path: Path
-
-    def load(self) -> Any:
-        import numpy as np
-
-        try:
-            # A pickle can run code.
-            with np.load(self.path, allow_pickle=False) as archive:
-                arrays = dict(archive)
-        except Exception as error:
-            raise DataError(f"--bn-data: {self.path.name} is no readable npz ({error})") from error
-        x, y = (_nest(arrays, name) for name in "xy")
-        if x is None:
-            raise DataError(
-                f"--bn-data: {self.path.name} has no array 'x' but {', '.join(arrays) or 'none'}; "
-                "expected x and y, or x_<input> for each input"
-            )
-        return x if y is None else (x, y)
+        if self.data is None and (own := self.target.own_data()) is not None:
+            return own
+        source = self.data or self.default
+        return None if source is None else source.load()
 
 
 def register(config: pytest.Config) -> None:
     """Add the models of the command line, or else of the ini file, to the run."""
-    on_command_line = bool(config.getoption("bn_model"))
-    specs = config.getoption("bn_model") or config.getini("bn_model")
-    if not specs:
+    given: list[tuple[str, str]] = config.getoption("bn_given") or []
+    listed = config.getoption("bn_check") or []
+    on_command_line = any(kind == "model" for kind, _ in given)
+    written = [] if on_command_line else [("model", spec) for spec in ini.words(config, "model")]
+    by_default = ini.words(config, "checks") or ini.words(config, "check")
+    names = [name for entry in listed or by_default for name in re.split(r"[,\s]+", entry) if name]
+    checks = _checks(names) if names or given or written else []
+    if not on_command_line and not written:
+        if given or listed:
+            flag = DATA if given else "--bn-check"
+            raise OptionError(f"{flag} is for models, and none is named; give {MODEL}, too")
         return
-    folders = (config.invocation_params.dir, config.rootpath)
-    trusted = config.getoption(f"bn_{TRUST}") or config.getini(f"bn_{TRUST}")
-    models = [
-        SavedFile.find(spec, folders, trusted) or Target.find("--bn-model", spec, folders)
-        for spec in dict.fromkeys(specs)
-    ]
-    listed = config.getoption("bn_check") or config.getini("bn_check") or []
-    names = [name.strip() for entry in listed for name in entry.split(",")]
-    data = _data(config, folders)
-    config.pluginmanager.register(ZeroCode(models, data, _checks(names), bool(names)))
+    models = _named(config, [*written, *given], on_command_line)
+    config.pluginmanager.register(ZeroCode(models, checks, bool(names)))
 
-    files = dict.fromkeys(model.path for model in models)
+    files = dict.fromkeys(model.target.path for model in models)
     if on_command_line and not config.option.file_or_dir:
         config.args[:] = map(str, files)
     elif on_command_line or not config.option.file_or_dir:
@@ -209,32 +89,25 @@ def arguments(item: pytest.Item) -> list[str]:
     """The command line that `item` needs besides its node id."""
     if not isinstance(item, CheckItem):
         return []
-    words = ["--bn-model", item.model.target.spec]
-    if isinstance(item.model.target, SavedFile) and model_files.can_run_code(
-        item.model.target.folder
-    ):
+    named = item.model.named
+    words = [MODEL, named.target.spec]
+    if isinstance(named.target, SavedFile) and model_files.can_run_code(named.target.folder):
         words.append("--bn-trust-files")
-    if given := item.config.getoption("bn_data"):
-        words += ["--bn-data", given]
-    return [*words, "--bn-check", item.check.name] if item.model.asked else words
+    if named.data is not None:
+        words += [DATA, named.data.spec]
+    return [*words, "--bn-check", item.check.name] if item.model.run.asked else words
 
 
 class ZeroCode:
     """The hooks; they stand only where a model was named."""
 
-    def __init__(
-        self,
-        models: Sequence[Target | SavedFile],
-        data: Target | Archive | None,
-        checks: list[Check],
-        asked: bool,
-    ) -> None:
-        self.models, self.data, self.checks, self.asked = models, data, checks, asked
+    def __init__(self, models: Sequence[Named], checks: list[Check], asked: bool) -> None:
+        self.models, self.checks, self.asked = models, checks, asked
 
     def pytest_collect_file(
         self, file_path: Path, parent: pytest.Collector
     ) -> pytest.Collector | None:
-        if any(model.path == file_path for model in self.models):
+        if any(model.target.path == file_path for model in self.models):
             return ModelFile.from_parent(parent, path=file_path, run=self)
         return None
 
@@ -243,7 +116,7 @@ class ZeroCode:
     ) -> pytest.Collector | None:
         """pytest takes every file that is named for a test module; most models' are none."""
         patterns = parent.config.getini("python_files")
-        if any(model.path == module_path for model in self.models) and not any(
+        if any(model.target.path == module_path for model in self.models) and not any(
             module_path.match(pattern) for pattern in patterns
         ):
             return NoModule.from_parent(parent, path=module_path)
@@ -261,35 +134,27 @@ class ModelFile(pytest.File):
         self.run = run
 
     def collect(self) -> Iterator[ModelNode]:
-        for target in self.run.models:
-            if target.path == self.path:
+        for named in self.run.models:
+            if named.target.path == self.path:
                 yield ModelNode.from_parent(
-                    self, name=target.attribute, target=target, run=self.run
+                    self, name=named.target.name, named=named, run=self.run
                 )
 
 
 class ModelNode(pytest.Collector):
     """One model: built when its first check runs, forgotten after its last."""
 
-    case: Case | None = None
-
-    def __init__(self, *, target: Target | SavedFile, run: ZeroCode, **kwargs: Any) -> None:
+    def __init__(self, *, named: Named, run: ZeroCode, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.target, self.run, self.asked = target, run, run.asked
+        self.named, self.run, self.line = named, run, named.target.line
+        self.shared = SharedModel(named.target.load, named.load, run.asked)
 
     def collect(self) -> Iterator[CheckItem]:
         for check in self.run.checks:
             yield CheckItem.from_parent(self, name=check.name, model=self, check=check)
 
-    def setup(self) -> None:
-        from pytest_bnconsistency import assertions
-
-        given = None if self.run.data is None else self.run.data.load()
-        x = assertions.one_batch(given)
-        self.case = assertions.case(self.target.load(), x, None, {}, asked=self.asked)
-
     def teardown(self) -> None:
-        self.case = None
+        self.shared.forget()
 
 
 class CheckItem(pytest.Item):
@@ -297,15 +162,119 @@ class CheckItem(pytest.Item):
         super().__init__(**kwargs)
         self.model, self.check = model, check
 
-    def runtest(self) -> None:
-        from pytest_bnconsistency import assertions
+    def setup(self) -> None:
+        self.model.shared.prepare(self.nodeid, {})
 
-        if self.model.case is None:
-            raise RuntimeError("a check runs after its model's setup")
-        assertions.judge(self.check, self.model.case)
+    def runtest(self) -> None:
+        __tracebackhide__ = True
+        self.model.shared.judge(self.check, self.nodeid, {})
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        return self.path, 0, f"{self.model.target.spec} {self.check.name}"
+        return self.path, self.model.line, f"{self.model.named.target.spec} {self.check.name}"
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """What a user's own function raised, in the user's own frames."""
+        chosen = self.config.getoption("tbstyle")
+        frames = _users_frames(excinfo)
+        shown: Any = excinfo.getrepr(
+            showlocals=self.config.getoption("showlocals"),
+            style="value" if not frames else chosen if chosen in ("short", "native") else "long",
+            tbfilter=not self.config.getoption("fulltrace") and _users_frames,
+        )
+        crash = getattr(shown, "reprcrash", None)
+        if crash is not None:
+            path, line = (frames[-1].path, frames[-1].lineno) if frames else self.reportinfo()[:2]
+            crash.path, crash.lineno = str(path), line + 1
+            said = f"{excinfo.typename}: {first_line(excinfo.value)}"
+            crash.message = f"{said} ({os.path.basename(path)}:{line + 1})"
+        return shown
+
+
+LIBRARIES = (
+    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    Path(__file__).parent,
+)
+
+
+def _users_frames(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    """The frames of the user's own code; those below ours, if all are a library's."""
+
+    def is_own(entry: Any) -> bool:
+        path = Path(entry.path)
+        return path.is_absolute() and not any(map(path.is_relative_to, LIBRARIES))
+
+    frames = list(excinfo.traceback)
+    ours = [at for at, entry in enumerate(frames) if Path(entry.path).parent == LIBRARIES[-1]]
+    below = excinfo.traceback[ours[-1] + 1 if ours else 0 :]
+    return excinfo.traceback.filter(is_own) or below
+
+
+def _named(
+    config: pytest.Config, given: list[tuple[str, str]], on_command_line: bool
+) -> list[Named]:
+    """The models of the run with their data, each once."""
+    folders = (config.invocation_params.dir, config.rootpath)
+    trusted = config.getoption(f"bn_{TRUST}") or ini.flag(config, TRUST)
+    defaults = ini.words(config, "data")
+    count = sum(kind == "model" for kind, _ in given)
+    if not on_command_line and len(defaults) == count:
+        by_default: Sequence[str | None] = defaults
+    elif len(defaults) <= 1:
+        by_default = [defaults[0] if defaults else None] * count
+    elif on_command_line:
+        by_default = [None] * count  # those of other models
+    else:
+        raise OptionError(
+            f"bn_data has {len(defaults)} entries and bn_model {count}; expected one for all, or "
+            "one for each"
+        )
+    found: dict[str, Named] = {}
+    pairs = dict[str, str | None]()
+    for (model, data), default in zip(_paired(given), by_default, strict=True):
+        if pairs.setdefault(model, data) != data:
+            raise OptionError(
+                f"{MODEL} is {model!r} twice, with {pairs[model]} and {data}; expected one {DATA} "
+                "for a model: write a function for each"
+            )
+        target = SavedFile.find(model, folders, trusted) or Target.find(MODEL, model, folders)
+        found[model] = Named(target, _source(data, folders), _source(default, folders))
+    return list(found.values())
+
+
+def _source(spec: str | None, folders: Iterable[Path]) -> Target | Archive | None:
+    if spec is None:
+        return None
+    return Archive.find(spec, folders) or Target.find(DATA, spec, folders)
+
+
+def _paired(given: list[tuple[str, str]]) -> list[tuple[str, str | None]]:
+    """Models with their data: that which is named after them, before the next model.
+
+    Data that is named before all models counts for those that have none. As many data as
+    models, in whichever order, belong to each other in turn.
+    """
+    models = [spec for kind, spec in given if kind == "model"]
+    data = [spec for kind, spec in given if kind == "data"]
+    kinds = [kind for kind, _ in given]
+    in_turn = any(pair == ("data", "data") for pair in itertools.pairwise(kinds))
+    if in_turn or (kinds[0] == "data" and len(data) > 1):
+        if len(data) != len(models):
+            raise OptionError(
+                f"{DATA} is given {len(data)} times for {len(models)} models; expected it once "
+                "for all of them, or after each"
+            )
+        return list(zip(models, data, strict=True))
+    pairs: list[list[Any]] = []
+    for position, (kind, spec) in enumerate(given):
+        if kind == "model":
+            pairs.append([spec, None])
+        elif pairs:
+            for before in range(position - 1, -1, -1):
+                if kinds[before] == "data":
+                    break
+                pairs[before - kinds[:before].count("data")][1] = spec
+    leading = data[0] if kinds[0] == "data" else None
+    return [(model, own or leading) for model, own in pairs]
 
 
 def _checks(names: list[str]) -> list[Check]:
@@ -332,44 +301,3 @@ def _is_covered(file: Path, config: pytest.Config) -> bool:
                 )
         return True
     return False
-
-
-def _data(config: pytest.Config, folders: Iterable[Path]) -> Target | Archive | None:
-    given, base = config.getoption("bn_data"), config.invocation_params.dir
-    if not given:
-        given, base = config.getini("bn_data"), config.rootpath
-    if not given:
-        return None
-    if not given.endswith(".npz"):
-        return Target.find("--bn-data", given, folders)
-    path = base / given
-    if not path.is_file():
-        raise OptionError(f"--bn-data is {given!r}, and there is no such file in {base}")
-    return Archive(path)
-
-
-def _file_of(module: str) -> Path | None:
-    """The source of `module`, found without running it or the packages that it lies in."""
-    top, *rest = module.split(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except ValueError:
-        return None
-    name = top
-    for part in rest:
-        if spec is None or spec.submodule_search_locations is None:
-            return None
-        name = f"{name}.{part}"
-        spec = importlib.machinery.PathFinder.find_spec(name, spec.submodule_search_locations)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return Path(os.path.abspath(spec.origin))
-
-
-def _nest(arrays: Mapping[str, Any], name: str) -> Any:
-    if name in arrays:
-        return arrays[name]
-    prefix = f"{name}_"
-    return {
-        key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
-    } or None

@@ -35,11 +35,11 @@ def test_a_class_becomes_a_set_of_tests(project):
     result.assert_outcomes(passed=2 + 1 + 1 + 1, skipped=1, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*::TestModel::test_own *",
             "*::TestModel::test_batch_invariance *PASSED*",
             "*::TestModel::test_train_eval_agreement *SKIPPED*",
+            "*::TestModel::test_own *",
             "*::TestNamed::test_train_eval_agreement *FAILED*",
-            "SKIPPED *: nothing to see*; look elsewhere",
+            "SKIPPED *test_a_class_becomes_a_set_of_tests.py:6: nothing to see*; look elsewhere",
             "FAILED *::TestNamed::test_train_eval_agreement - train_eval_agreement vacuous: *",
         ]
     )
@@ -48,14 +48,14 @@ def test_a_class_becomes_a_set_of_tests(project):
 
 
 @pytest.mark.parametrize(
-    ("body", "message", "outcome"),
+    ("body", "message"),
     [
-        ("pass", "*TestModel has no model; expected a method model(self)*", "errors"),
-        ("model = lambda self: 3", "3 is no model; expected a FakeModel", "errors"),
-        ("model = lambda self: FakeModel(); options = {'row': 3}", "*did you mean*", "errors"),
+        ("pass", "*TestModel has no model; expected a method model(self)*"),
+        ("model = lambda self: 3", "3 is no model; expected a FakeModel"),
+        ("model = lambda self: FakeModel(); options = {'row': 3}", "*did you mean*"),
     ],
 )
-def test_misuse(project, body, message, outcome):
+def test_misuse_is_told_once(project, body, message):
     project.makepyfile(
         f"""
         from conftest import FakeModel
@@ -66,8 +66,17 @@ def test_misuse(project, body, message, outcome):
         """
     )
     result = project.runpytest("-ra")
-    result.assert_outcomes(**{outcome: CHECKS})
-    result.stdout.fnmatch_lines([message])
+    result.assert_outcomes(errors=1, skipped=CHECKS - 1)
+    result.stdout.fnmatch_lines(
+        [
+            message,
+            "SKIPPED [[]2[]] *.py:4: not checked: the error of *::test_batch_invariance is in*",
+            f"ERROR *::test_batch_invariance - {message}",
+        ]
+    )
+    alone = project.runpytest("-k", "frozen")
+    alone.assert_outcomes(errors=1)
+    alone.stdout.fnmatch_lines([message])
 
 
 def test_an_unknown_check_is_told_when_the_class_is_made(project):

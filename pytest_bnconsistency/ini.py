@@ -1,0 +1,41 @@
+"""What the ini file says, in whichever of pytest's formats it is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_bnconsistency.errors import OptionError
+
+
+def value(config: pytest.Config, name: str) -> Any:
+    """The value of `bn_<name>` as it is written, None if it is not."""
+    key = f"bn_{name}"
+    try:
+        return config.getini(key)
+    except (TypeError, ValueError, pytest.UsageError):
+        # In a native table pytest takes one type only, where ours take a number and its digits.
+        written = getattr(config, "_inicfg", {})
+        if key not in written:
+            raise
+        return getattr(written[key], "value", written[key])
+
+
+def words(config: pytest.Config, name: str) -> list[str]:
+    """A list of texts, each on a line of its own, or in a list."""
+    given = value(config, name)
+    lines = given.splitlines() if isinstance(given, str) else given or []
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise OptionError(f"bn_{name} is {given!r}; expected a string or a list of strings")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def flag(config: pytest.Config, name: str) -> bool:
+    given = value(config, name)
+    if isinstance(given, (bool, type(None))):
+        return bool(given)
+    said = str(given).strip().lower()
+    if said not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
+        raise OptionError(f"bn_{name} is {given!r}; expected true or false")
+    return said in ("true", "yes", "on", "1")
