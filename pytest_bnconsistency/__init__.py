@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_bnconsistency import strategies
     from pytest_bnconsistency.assertions import (
+        BnCheck,
         assert_batch_invariance,
+        assert_consistency,
         assert_frozen_stability,
         assert_healthy_statistics,
         assert_inference_purity,
+        assert_statistics_health,
         assert_train_eval_agreement,
         check_consistency,
         preserve_state,
@@ -27,10 +30,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "assertions": (
+        "BnCheck",
         "assert_batch_invariance",
+        "assert_consistency",
         "assert_frozen_stability",
         "assert_healthy_statistics",
         "assert_inference_purity",
+        "assert_statistics_health",
         "assert_train_eval_agreement",
         "check_consistency",
         "preserve_state",
@@ -44,6 +50,7 @@ _HOMES = {
 __version__ = "0.1.0"
 __all__ = [
     "BNConsistencyError",
+    "BnCheck",
     "CheckResult",
     "ConsistencyFailure",
     "ConsistencySuite",
@@ -51,9 +58,11 @@ __all__ = [
     "Report",
     "Verdict",
     "assert_batch_invariance",
+    "assert_consistency",
     "assert_frozen_stability",
     "assert_healthy_statistics",
     "assert_inference_purity",
+    "assert_statistics_health",
     "assert_train_eval_agreement",
     "check_consistency",
     "preserve_state",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_bnconsistency import checks, settings
 from pytest_bnconsistency.data import Returned
@@ -13,9 +13,14 @@ from pytest_bnconsistency.door import door
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Report, Verdict
+from pytest_bnconsistency.settings import DataOptions, Options
+from pytest_bnconsistency.words import printable
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # Python 3.10 has none of its own
 
 
-def assert_batch_invariance(model: Any, x: Any = None, **options: Any) -> CheckResult:
+def assert_batch_invariance(model: Any, x: Any = None, **options: Unpack[Options]) -> CheckResult:
     """A row's result in inference does not depend on the rows that share its batch.
 
     Args:
@@ -32,7 +37,7 @@ def assert_batch_invariance(model: Any, x: Any = None, **options: Any) -> CheckR
     return _assert("batch_invariance", model, x, None, options).results[0]
 
 
-def assert_inference_purity(model: Any, x: Any = None, **options: Any) -> CheckResult:
+def assert_inference_purity(model: Any, x: Any = None, **options: Unpack[Options]) -> CheckResult:
     """Inference changes no state, repeats itself, and means the same through every entry point."""
     __tracebackhide__ = True
     return _assert("inference_purity", model, x, None, options).results[0]
@@ -44,7 +49,7 @@ def assert_train_eval_agreement(
     y: Any = None,
     *,
     train_step: Callable[..., Any] | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> CheckResult:
     """A trained model says the same in evaluation as it did in training.
 
@@ -76,10 +81,8 @@ def assert_frozen_stability(
     x: Any,
     y: Any = None,
     *,
-    frozen: str | None = None,
     train_step: Callable[..., Any] | None = None,
-    steps: int | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> CheckResult:
     """What is declared frozen stays frozen: training moves none of its state.
 
@@ -87,25 +90,26 @@ def assert_frozen_stability(
         model: the model to train; everything that training changes is restored.
         x: rows to train on, as for `assert_train_eval_agreement`.
         y: the targets; needed where the model is compiled.
-        frozen: a pattern of layer paths that count as frozen, besides `trainable=False` and
-            `training=False`: `"backbone/*"`.
         train_step: a function `train_step(x, y)` that trains one batch, instead of `fit`.
-        steps: training steps for each batch shape (2).
+        options: fields of `Settings`: `frozen`, a pattern of layer paths that count as frozen,
+            besides `trainable=False` and `training=False`, as in `"backbone/*"`; `steps` for each
+            batch shape (2); ...
 
     Raises:
         ConsistencyFailure: a frozen layer's state moves, or it runs in training mode.
         BNConsistencyError: the model, the data or an option cannot be used.
     """
     __tracebackhide__ = True
-    given = {"frozen": frozen, "steps": steps}
-    options.update({name: value for name, value in given.items() if value is not None})
     return _assert("frozen_stability", model, x, y, options, train_step=train_step).results[0]
 
 
-def assert_healthy_statistics(model: Any, x: Any = None, **options: Any) -> CheckResult:
+def assert_statistics_health(model: Any, x: Any = None, **options: Unpack[Options]) -> CheckResult:
     """The stored statistics are usable."""
     __tracebackhide__ = True
     return _assert("statistics_health", model, x, None, options).results[0]
+
+
+assert_healthy_statistics = assert_statistics_health
 
 
 def assert_consistency(
@@ -115,7 +119,7 @@ def assert_consistency(
     *,
     checks: Sequence[str] | None = None,
     train_step: Callable[..., Any] | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Report:
     """Several checks on one model: `check_consistency` that raises, with all failures at once.
 
@@ -130,13 +134,14 @@ def assert_consistency(
 
 
 class BnCheck:
-    """The assertions as methods, for the fixture `bn_check`."""
+    """What the fixture `bn_check` is: the assertions as methods, each named as its check."""
 
     batch_invariance = staticmethod(assert_batch_invariance)
     inference_purity = staticmethod(assert_inference_purity)
     train_eval_agreement = staticmethod(assert_train_eval_agreement)
     frozen_stability = staticmethod(assert_frozen_stability)
-    healthy_statistics = staticmethod(assert_healthy_statistics)
+    statistics_health = staticmethod(assert_statistics_health)
+    healthy_statistics = statistics_health
     all = staticmethod(assert_consistency)
 
 
@@ -147,7 +152,7 @@ def check_consistency(
     *,
     checks: Sequence[str] | None = None,
     train_step: Callable[..., Any] | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Report:
     """Run several checks on one model and return their results; never raises on findings.
 
@@ -165,7 +170,9 @@ def check_consistency(
     return run(model, x, y, checks, options, train_step=train_step)
 
 
-def recalibrate(model: Any, data: Any, *, frozen: bool = False, **options: Any) -> list[str]:
+def recalibrate(
+    model: Any, data: Any, *, frozen: bool = False, **options: Unpack[DataOptions]
+) -> list[str]:
     """Write the population statistics of `data` into the model; return the changed layers.
 
     Args:
@@ -255,7 +262,7 @@ def enforce(results: Sequence[CheckResult], chosen: settings.Settings, *, asked:
         if chosen.planned_updates is not None:
             for warning in result.warnings:
                 if "planned_updates" in warning.evidence:
-                    said = f"{warning.headline}; {warning.remedy}"
+                    said = printable(f"{warning.headline}; {warning.remedy}")
                     warnings.warn(said, UserWarning, stacklevel=4)
     failed = [r for r, outcome in zip(results, outcomes, strict=True) if outcome == "fail"]
     if failed:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_bnconsistency.results import CheckResult
+from pytest_bnconsistency.words import printable
 
 LOGGER = logging.getLogger("pytest_bnconsistency")
 
@@ -40,7 +41,7 @@ class Progress:
                 self.show("")
 
     def doing(self, what: str) -> None:
-        line, now = f"{self._work}: {what}", time.monotonic()
+        line, now = printable(f"{self._work}: {what}"), time.monotonic()
         self.log(line)
         if now - self._begun > self.PATIENCE and now - self._shown > self.PAUSE:
             self._shown = now

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytest_bnconsistency.words import printable
+
 if TYPE_CHECKING:
     from pytest_bnconsistency.results import CheckResult
 
 
 class BNConsistencyError(Exception):
     """The check could not run: the message says what was wrong, expected, and to write instead."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class MissingDependencyError(BNConsistencyError):

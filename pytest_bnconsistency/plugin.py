@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import sys
 import types
 from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
@@ -16,6 +18,7 @@ from pytest_bnconsistency import ini, settings, zero_code
 from pytest_bnconsistency.door import Door, Progress, door
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
 from pytest_bnconsistency.shared import Skip
+from pytest_bnconsistency.words import printable
 
 if TYPE_CHECKING:
     from pytest_bnconsistency.assertions import BnCheck
@@ -83,7 +86,7 @@ def pytest_pycollect_makeitem(
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     def record(result: CheckResult, outcome: str) -> None:
         item.user_properties.append((MARKER, result.to_dict()))
-        said = "; ".join(part for part in (result.summary, result.hint) if part)
+        said = printable("; ".join(part for part in (result.summary, result.hint) if part))
         item.stash[OUTCOMES].setdefault(outcome, {})[said] = None
 
     marks = tuple(mark.kwargs for mark in item.iter_markers(MARKER))
@@ -184,11 +187,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def bn_check() -> type[BnCheck]:
+def bn_check() -> BnCheck:
     """The checks as methods: `bn_check.batch_invariance(model)`, ..., `bn_check.all(model)`."""
     from pytest_bnconsistency.assertions import BnCheck
 
-    return BnCheck
+    return BnCheck()
 
 
 class _Progress(Progress):
@@ -235,10 +238,29 @@ def _layer(spell: Callable[[str], str], read: Callable[[str], Any]) -> dict[str,
 
 
 def _reproduce(item: pytest.Item) -> str:
-    command_line, _ = item.config.stash[LAYERS]
-    words = [word for name, value in command_line.items() for word in (_flag(name), str(value))]
+    """The command that runs `item` again, from the folder in which the user stands."""
+    config = item.config
+    command_line, _ = config.stash[LAYERS]
+    words = list[str]()
+    for name, value in command_line.items():
+        given = str(value)
+        words += [f"{_flag(name)}={given}"] if given.startswith("-") else [_flag(name), given]
     words += zero_code.arguments(item)
-    return " ".join([f'pytest "{item.nodeid}"', *map(shlex.quote, words)])
+    for flag, given in (("-c", config.option.inifilename), ("--rootdir", config.option.rootdir)):
+        words += [flag, str(given)] if given else []
+    for override in config.option.override_ini or ():
+        words += ["-o", override] if override.startswith("bn_") else []
+    return " ".join(["pytest", _node(item), *map(shlex.quote, words)])
+
+
+def _node(item: pytest.Item) -> str:
+    """The node id from here on, quoted for a shell; Windows knows double quotes only."""
+    place, colons, rest = str(item.nodeid).partition("::")
+    here = item.config.invocation_params.dir
+    with contextlib.suppress(ValueError):  # of another drive, to which there is no way from here
+        place = Path(os.path.relpath(item.config.rootpath / place, here)).as_posix()
+    node = f"{place}{colons}{rest}"
+    return shlex.quote(node) if set(node) & set('"$`\\!') else f'"{node}"'
 
 
 def _text(item: pytest.Item, excinfo: ExceptionInfo) -> Any:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_bnconsistency.words import printable
+
 
 class Verdict(str, enum.Enum):
     """The answer of one check."""
@@ -57,7 +59,7 @@ class Finding:
 
     @property
     def headline(self) -> str:
-        return f"{self.rule} {self.slug}: {self.message}"
+        return printable(f"{self.rule} {self.slug}: {self.message}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class CheckResult:
     def headline(self) -> str:
         if self.findings:
             return self.findings[0].headline
-        return f"{self.check} {self.verdict}: {self.summary}"
+        return printable(f"{self.check} {self.verdict}: {self.summary}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers: what `json.dumps` takes."""

@@ -9,12 +9,42 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pytest_bnconsistency.errors import OptionError
 
 Vacuous = Literal["fail", "skip", "warn"]
 NotApplicable = Literal["fail", "skip", "pass"]
+
+
+class DataOptions(TypedDict, total=False):
+    """The fields of `Settings` that say how data is read."""
+
+    max_rows: int
+    statistics_rows: int
+    batch_size: int
+    seed: int
+
+
+class Options(DataOptions, total=False):
+    """The fields of `Settings` as a call takes them, each of which may be left out."""
+
+    rows: int
+    steps: int
+    frozen: str | None
+    transductive: str | Mapping[str, str] | None
+    padding: float | None
+    updates: int | None
+    planned_updates: int | None
+    decisions_tolerance: float
+    loss_tolerance: float
+    output_tolerance: float
+    examples: int | None
+    replay: str | None
+    save_batches: str | None
+    diagnosis_seconds: float
+    vacuous: Vacuous | None
+    not_applicable: NotApplicable | None
 
 
 @dataclass(frozen=True)

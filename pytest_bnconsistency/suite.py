@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from pytest_bnconsistency.errors import UnsupportedSubjectError
+from pytest_bnconsistency.settings import Options
 from pytest_bnconsistency.shared import SharedModel
 
 __tracebackhide__ = True  # the user's own frames are what counts
@@ -37,7 +38,7 @@ class ConsistencySuite:
     __test__ = False
     checks: ClassVar[Sequence[str] | None] = None
     """Names of the checks; all of them by default."""
-    options: ClassVar[Mapping[str, Any]] = {}
+    options: ClassVar[Options] = {}
     """Fields of `Settings`, as strong as a call's own."""
     _is_explicit: ClassVar[bool] = True
     _shared: ClassVar[list[_Given]] = []

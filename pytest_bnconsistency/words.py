@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 _BEFORE = (
@@ -18,6 +19,25 @@ def listed(items: Iterable[object], last: str = "and") -> str:
     """Words as in a sentence: `a, b and c`."""
     words = [str(item) for item in items]
     return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+_REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_COMMAND = re.compile(r"^(\s*):(?=:)|#(?=#(?:\[|vso\[|teamcity\[))")
+
+
+def printable(text: str) -> str:
+    """`text` as one harmless line, whatever names are in it.
+
+    What moves a cursor, hides or reorders text is spelled out, and so is the beginning of what a
+    CI server would take for a command (`::error`, `##vso[`).
+    """
+    shown = "".join(_spelled(letter) for letter in text)
+    return _COMMAND.sub(lambda found: f"{found[1] or ''}\\x{ord(found[0][-1]):x}", shown)
+
+
+def _spelled(letter: str) -> str:
+    hidden = unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _REORDERING
+    return letter.encode("unicode_escape").decode() if hidden else letter
 
 
 def counted(number: int, noun: str) -> str:

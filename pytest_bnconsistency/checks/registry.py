@@ -60,6 +60,9 @@ CHECKS = {
 }
 
 
+ALIASES = {"healthy_statistics": "statistics_health"}
+
+
 def named(names: Sequence[str] | None) -> list[Check]:
     """The checks `names`, or all.
 
@@ -72,6 +75,7 @@ def named(names: Sequence[str] | None) -> list[Check]:
         raise OptionError(
             f"checks is empty; expected some of {', '.join(CHECKS)}, or None for all"
         )
+    names = names and [ALIASES.get(name, name) for name in names]
     for name in names or ():
         if name not in CHECKS:
             near = did_you_mean(str(name), tuple(CHECKS))

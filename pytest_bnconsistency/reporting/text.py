@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pytest_bnconsistency.results import CheckResult, Finding, Table, Verdict
+from pytest_bnconsistency.words import printable
 
 T = TypeVar("T")
 WIDTH = 100
-FINDINGS, ROWS, NOTES = 3, 6, 4
+FINDINGS, ROWS, NOTES, CELL = 3, 6, 4, 80
 ON_PURPOSE = {
     Verdict.VACUOUS: "vacuous='skip', if no more can be checked here",
     Verdict.NOT_APPLICABLE: "not_applicable='pass', if there need be nothing to check",
@@ -25,6 +26,11 @@ def render(result: CheckResult, *, verbose: bool = False, reproduce: str = "") -
 
 
 def lines(result: CheckResult, *, verbose: bool = False, reproduce: str = "") -> Iterator[str]:
+    """The lines of the text; none of them holds what a name could do to a terminal or a log."""
+    return map(printable, _lines(result, verbose, reproduce))
+
+
+def _lines(result: CheckResult, verbose: bool, reproduce: str) -> Iterator[str]:
     if not result.findings:
         yield result.headline
         yield from _table(result.table, verbose)
@@ -60,7 +66,7 @@ def lines(result: CheckResult, *, verbose: bool = False, reproduce: str = "") ->
 def table_lines(plain: Mapping[str, Any], *, verbose: bool = False) -> Iterator[str]:
     """The table of a result that went through `CheckResult.to_dict`."""
     rows = tuple(tuple(row) for row in plain["rows"])
-    return _table(Table(tuple(plain["columns"]), rows, plain["more"]), verbose)
+    return map(printable, _table(Table(tuple(plain["columns"]), rows, plain["more"]), verbose))
 
 
 def _finding(finding: Finding, verbose: bool, *, brief: bool) -> Iterator[str]:
@@ -89,7 +95,8 @@ def warning_lines(results: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[
     """A line for each warning of plain results (`to_dict`), each with where it was met."""
     for place, result in results:
         for warning in result.get("warnings", ()):
-            yield f"{place}: {warning['rule']} {warning['slug']}: {warning['message']}"
+            said = f"{place}: {warning['rule']} {warning['slug']}: {warning['message']}"
+            yield printable(said)
 
 
 def _warning(warning: Finding) -> Iterator[str]:
@@ -100,12 +107,10 @@ def _table(table: Table | None, verbose: bool) -> Iterator[str]:
     if table is None or not table.rows:
         return
     rows = _cut(table.rows, ROWS, verbose)
-    widths = [
-        max(len(row[column]) for row in (table.columns, *rows))
-        for column in range(len(table.columns))
-    ]
+    lines = [[_cell(cell, verbose) for cell in row] for row in (table.columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     yield ""
-    for row in (table.columns, *rows):
+    for row in lines:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield "  " + "   ".join(cells).rstrip()
     more = table.more + len(table.rows) - len(rows)
@@ -114,11 +119,20 @@ def _table(table: Table | None, verbose: bool) -> Iterator[str]:
     yield ""
 
 
+def _cell(text: str, verbose: bool) -> str:
+    text = printable(text)
+    half = CELL // 2
+    return text if verbose or len(text) <= CELL else f"{text[:half]}...{text[-half:]}"
+
+
 def _labelled(label: str, content: str, *, fold: bool = True) -> Iterator[str]:
     if not content:
         return
-    width = WIDTH if fold else 10_000
-    folded = textwrap.wrap(content, width - 13, break_long_words=False, break_on_hyphens=False)
+    folded = [printable(content)]
+    if fold:
+        folded = textwrap.wrap(
+            folded[0], WIDTH - 13, break_long_words=False, break_on_hyphens=False
+        )
     for position, line in enumerate(folded):
         yield f"  {label if position == 0 else '':<11}{line}"
 

@@ -13,6 +13,7 @@ from pytest_bnconsistency.assertions import BnCheck
         "inference_purity",
         "train_eval_agreement",
         "frozen_stability",
+        "statistics_health",
         "healthy_statistics",
     ],
 )
