@@ -23,13 +23,15 @@ Nest = Any
 class Spec:
     """One input of a model: `shape` without the batch axis, None where any size fits.
 
-    `vocabulary` is the number of valid ids of an integer input.
+    `vocabulary` is the number of valid ids of an integer input, `values` are they, where they are
+    not 0 to `vocabulary` - 1.
     """
 
     shape: tuple[int | None, ...]
     dtype: str
     name: str = "x"
     vocabulary: int = 2
+    values: tuple[int, ...] = ()
 
 
 @dataclass
@@ -508,6 +510,7 @@ def generate(specs: Nest, rows: int, seed: int, size: int) -> Nest:
             drawn: Array = rng.integers(least, spec.vocabulary, shape)
             if padded:
                 drawn[np.arange(size) >= lengths[:, None]] = 0
+            drawn = np.asarray(spec.values)[drawn] if spec.values else drawn
         elif spec.dtype == "bool":
             drawn = rng.integers(0, 2, shape)
         elif spec.dtype == "string":
@@ -581,7 +584,7 @@ def _check_batched(x: Any, specs: Nest | None) -> None:
         return
     wanted, given = flatten(specs), flatten(_in_order(x, specs))
     if len(wanted) == len(given) and all(
-        spec.shape not in ((), (1,)) and _fits(np.shape(leaf), spec.shape)
+        spec.shape not in ((), (1,)) and fits(np.shape(leaf), spec.shape)
         for spec, leaf in zip(wanted, given, strict=True)
     ):
         shape = np.shape(given[0])
@@ -651,7 +654,7 @@ def _check_inputs(x: Nest, specs: Nest | None) -> None:
         )
     for spec, array in zip(wanted, given, strict=True):
         shape = array.shape[1:]
-        if not _fits(shape, spec.shape) and not _keras_adjusts(shape, spec.shape):
+        if not fits(shape, spec.shape) and not _keras_adjusts(shape, spec.shape):
             expected = ", ".join("any" if axis is None else str(axis) for axis in spec.shape)
             raise DataError(
                 f"x has shape {array.shape} for input {spec.name!r}; expected (rows, {expected})"
@@ -660,7 +663,8 @@ def _check_inputs(x: Nest, specs: Nest | None) -> None:
             )
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Whether an array's shape is one that is wanted, None where any size fits."""
     return len(shape) == len(wanted) and all(
         want in (None, have) for want, have in zip(wanted, shape, strict=True)
     )

@@ -76,6 +76,7 @@ class Source:
                 made = self._floats(row, shape, index)
             else:
                 made = self._ids(row, spec, shape, index)
+                made = np.asarray(spec.values)[made] if spec.values else made
             if is_float(batch) and self._bounded:
                 made = np.clip(made, self.low, self.high)
             with np.errstate(over="ignore"):  # narrow floats have no room for a hundredfold
@@ -141,7 +142,8 @@ class Source:
                 )
         elif math.isfinite(value) and not _is_mask(spec):
             low, high = self._range(spec)
-            row.flat[place] = int(min(max(value, low), high))
+            held = int(min(max(value, low), high))
+            row.flat[place] = spec.values[held] if spec.values else held
 
 
 def checked(source: Source) -> Source:

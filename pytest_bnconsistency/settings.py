@@ -5,9 +5,11 @@ For every option alike: call, marker, command line, ini, default.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import numbers
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -15,6 +17,8 @@ from pytest_bnconsistency.errors import OptionError
 
 Vacuous = Literal["fail", "skip", "warn"]
 NotApplicable = Literal["fail", "skip", "pass"]
+Shape = Mapping[str, Sequence[int]] | Sequence[int] | str
+"""The axes of a row, by the inputs' names, or of the only input, or either as text."""
 
 
 class DataOptions(TypedDict, total=False):
@@ -33,6 +37,7 @@ class Options(DataOptions, total=False):
     steps: int
     frozen: str | None
     transductive: str | Mapping[str, str] | None
+    shape: Shape | None
     padding: float | None
     updates: int | None
     planned_updates: int | None
@@ -45,6 +50,16 @@ class Options(DataOptions, total=False):
     diagnosis_seconds: float
     vacuous: Vacuous | None
     not_applicable: NotApplicable | None
+
+
+class Shapes(dict[str, tuple[int, ...]]):
+    """Shapes of rows, without the axis of the rows, by name; "" names the only input.
+
+    It prints as it is written on the command line.
+    """
+
+    def __str__(self) -> str:
+        return "; ".join(f"{name}={axes}" if name else str(axes) for name, axes in self.items())
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,14 @@ class Settings:
         metadata={
             "help": "why rows are meant to depend on their batch, for the model; in Python also "
             "for layers: {'discriminator/stddev*': 'why'}"
+        },
+    )
+    shape: Shape | None = dataclasses.field(
+        default=None,
+        metadata={
+            "shapes": True,
+            "help": "shapes of generated rows, by the inputs' names: 'tokens=(128,); image=(64, "
+            "64, 3)', or '(128,)' for a single input",
         },
     )
     padding: float | None = dataclasses.field(
@@ -158,6 +181,11 @@ class Settings:
         },
     )
 
+    @property
+    def shapes(self) -> Shapes:
+        """The shapes that the user says, by the inputs' names."""
+        return Shapes() if self.shape is None else _shapes("shape", self.shape)
+
 
 FIELDS: Mapping[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Settings)}
 
@@ -187,6 +215,8 @@ def parse(name: str, value: Any) -> Any:
             expected = ", ".join(meta["choices"])
             raise OptionError(f"option {name!r} is {value!r}; expected one of {expected}")
         return value
+    if "shapes" in meta:
+        return _shapes(name, value)
     if "Mapping" in kind and isinstance(value, Mapping):
         return {pattern: parse(name, reason) for pattern, reason in value.items()}
     if kind.startswith("str"):
@@ -207,6 +237,36 @@ def parse(name: str, value: Any) -> Any:
     if parsed < meta.get("min", parsed):
         raise OptionError(f"option {name!r} is {value!r}; expected {meta['min']} or more")
     return parsed
+
+
+def _shapes(name: str, value: Any) -> Shapes:
+    given = _told_shapes(value) if isinstance(value, str) else value
+    by_name: Mapping[Any, Any] = given if isinstance(given, Mapping) else {"": given}
+    for axes in list(by_name.values()) or [None]:
+        whole = isinstance(axes, (tuple, list)) and all(map(_is_whole, axes))
+        if not whole or any(axis < 1 for axis in axes):
+            raise OptionError(
+                f"option {name!r} is {value!r}; expected the axes of a row of each input, whole "
+                "numbers of 1 or more: {'tokens': (128,)}, or 'tokens=(128,)' as text"
+            )
+    return Shapes({str(key): tuple(map(int, axes)) for key, axes in by_name.items()})
+
+
+def _is_whole(axis: Any) -> bool:
+    return isinstance(axis, numbers.Integral) and not isinstance(axis, bool)
+
+
+def _told_shapes(text: str) -> dict[str, Any]:
+    """The shapes in a text such as `a=(3,); b=(4, 4)`; what can't be read is None."""
+    found: dict[str, Any] = {}
+    for part in filter(str.strip, text.split(";")):
+        name, _, axes = part.rpartition("=")
+        try:
+            read = ast.literal_eval(axes.strip())
+        except (ValueError, SyntaxError):
+            read = None
+        found[name.strip()] = (read,) if type(read) is int else read
+    return found
 
 
 def did_you_mean(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:

@@ -11,7 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Data, Nest, generate, is_float, map_nest, read
+from pytest_bnconsistency.data import (
+    Array,
+    Data,
+    Nest,
+    flatten,
+    generate,
+    is_float,
+    map_nest,
+    read,
+    rebuild,
+)
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.settings import Settings
 from pytest_bnconsistency.subjects import Subject, subject_of
@@ -53,6 +63,14 @@ class Case:
         )
         return cls(subject, given, settings, asked, train_step)
 
+    def specs(self) -> Nest | None:
+        """The inputs that rows are generated for; None where nothing tells them."""
+        if "specs" not in self.shared:
+            from pytest_bnconsistency.probes.sizes import specs_of
+
+            self.shared["specs"] = specs_of(self.subject, self.settings.shapes)
+        return self.shared["specs"]
+
     def sample(self) -> Nest:
         """The rows that the checks of inference run on."""
         if "sample" not in self.shared:
@@ -67,12 +85,14 @@ class Case:
                 of the sizes that were tried.
         """
         if self.data is not None:
-            return _spread(self.data, min(count, max(self.data.rows, FEWEST_ROWS))).x
-        specs = self.subject.inputs()
+            x = _spread(self.data, min(count, max(self.data.rows, FEWEST_ROWS))).x
+            return self._with_ids(x)
+        specs = self.specs()
         if specs is None:
             raise DataError(
                 f"model {self.subject.name!r} does not tell the shape of its inputs, so no rows "
-                "can be generated; give some rows as x, or --bn-data"
+                "can be generated; give some rows as x, or --bn-data, or their shape: "
+                "shape=(32, 32, 3), --bn-shape '(32, 32, 3)'"
             )
         from pytest_bnconsistency.probes.sizes import fitting_size
 
@@ -80,6 +100,25 @@ class Case:
             return generate(specs, count, self.settings.seed, size)
 
         return make(fitting_size(self.subject, make))
+
+    def _with_ids(self, x: Nest) -> Nest:
+        """`x` with the floats that the model reads as ids for whole numbers, as ids must stay."""
+        if not any(map(_may_be_ids, flatten(x))):
+            return x
+        if "ids" not in self.shared:
+            from pytest_bnconsistency.probes.sizes import read_as_ids
+
+            self.shared["ids"] = read_as_ids(self.subject, x)
+        ids: list[bool] = self.shared["ids"]
+        pairs = zip(flatten(x), ids, strict=True)
+        return rebuild(x, [leaf.astype(np.int32) if held else leaf for leaf, held in pairs])
+
+
+def _may_be_ids(leaf: Array) -> bool:
+    """Whether an array holds floats that are whole numbers, for a value or a sequence a row."""
+    if not (is_float(leaf) and leaf.ndim <= 3 and leaf.size):
+        return False
+    return bool(leaf.min() >= 0 and leaf.max() < 2**31 and (leaf == np.floor(leaf)).all())
 
 
 def _spread(given: Data, count: int) -> Data:

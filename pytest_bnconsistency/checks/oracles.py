@@ -261,7 +261,7 @@ def source_of(case: Case, x: Nest) -> Source:
         return Source(specs_like(case.data.x), case.data.x)
     specs = [
         replace(spec, shape=leaf.shape[1:])
-        for spec, leaf in zip(flatten(case.subject.inputs()), flatten(x), strict=True)
+        for spec, leaf in zip(flatten(case.specs()), flatten(x), strict=True)
     ]
     return Source(rebuild(x, specs))
 

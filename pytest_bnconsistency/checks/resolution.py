@@ -12,6 +12,7 @@ from pytest_bnconsistency.checks.entries import rows_between, traced_entry
 from pytest_bnconsistency.checks.hidden import laid_out
 from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.diagnosis import localise
+from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.probes.exchanges import Exchange, exchanges
 from pytest_bnconsistency.probes.leaks import Leak, leak_into
 from pytest_bnconsistency.probes.noise import Noise
@@ -50,7 +51,7 @@ def _into(
     kept = np.zeros(1, int)
     alike = Exchange("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
     changing = [e for e in exchanges(rows, case.settings.seed) if 0 in e.kept]
-    exchange = next((e for e in changing if not same_rows(e.x, rows)), alike)
+    exchange = next((e for e in changing if _tells(traced, e, rows)), alike)
     base, seen, known = way.run(batch, rows), dict[str, float | None](), laid_out(case, traced)
     if any(is_float(leaf) for leaf in flatten(x)):
 
@@ -74,6 +75,17 @@ def _into(
         differs = localise.outputs_differ(base.outputs, other.outputs, whole)
         seen["the input, a whole row of it"] = 1.0 if differs else None
     return seen
+
+
+def _tells(traced: Pass, exchange: Exchange, rows: Nest) -> bool:
+    """Whether companions are others in an exchange, and the model takes them."""
+    if same_rows(exchange.x, rows):
+        return False
+    try:
+        traced.run(exchange.x)
+    except DataError:
+        return False
+    return True
 
 
 def _leaking(traced: Pass, leak: Leak, x: Nest) -> Callable[[float], Observation]:

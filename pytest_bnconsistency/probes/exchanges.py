@@ -152,8 +152,8 @@ def _redrawn(leaf: Array, row: int, rng: np.random.Generator) -> Array:
         return np.asarray(normal, leaf.dtype)
     if is_text(leaf):
         return np.asarray(rng.choice(leaf.ravel(), leaf.shape[1:]), object)
-    drawn = rng.integers(int(leaf.min()), int(leaf.max()) + 1, leaf.shape[1:])
-    return np.asarray(drawn, leaf.dtype)
+    # Whole numbers may be ids, of which not all between the smallest and the largest are valid.
+    return np.asarray(rng.choice(np.unique(leaf), leaf.shape[1:]), leaf.dtype)
 
 
 def _hundredfold(leaf: Array, row: int, rng: np.random.Generator) -> Array:

@@ -238,10 +238,11 @@ def _source(
     if model_or_spec is not None and all(isinstance(s, Spec) for s in flatten(model_or_spec)):
         specs = model_or_spec
     else:
+        from pytest_bnconsistency.probes.sizes import specs_of
         from pytest_bnconsistency.subjects import subject_of
 
         subject = subject_of(model_or_spec)
-        specs = subject.inputs()
+        specs = specs_of(subject)
         if specs is None:
             raise DataError(
                 f"model {subject.name!r} does not tell the shape of its inputs; give a Spec "

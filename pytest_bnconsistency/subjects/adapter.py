@@ -53,6 +53,9 @@ class BaseSubject(abc.ABC):
     def inputs(self) -> Nest | None:
         return None
 
+    def called_inputs(self) -> Nest | None:
+        return None
+
     def input_names(self) -> list[str]:
         specs = self.inputs()
         return [] if specs is None else [spec.name for spec in flatten(specs)]

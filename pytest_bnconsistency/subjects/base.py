@@ -100,6 +100,9 @@ class Subject(Protocol):
     def inputs(self) -> Nest | None:
         """A nest of `Spec`, or None where the model does not tell."""
 
+    def called_inputs(self) -> Nest | None:
+        """What the model was called with, where it declares no inputs; None if nothing tells."""
+
     def input_names(self) -> list[str]:
         """The names of the inputs, in the order of `flatten`; none if the model doesn't tell."""
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
+from pytest_bnconsistency.data import Nest
 from pytest_bnconsistency.errors import UnsupportedSubjectError
-from pytest_bnconsistency.subjects.keras_models import KerasModelSubject
+from pytest_bnconsistency.subjects.keras_models import KerasModelSubject, specs_of_shapes
 
 
 class Keras3Subject(KerasModelSubject):
@@ -49,6 +50,11 @@ class Keras3Subject(KerasModelSubject):
             for attribute in vars(layer).values()
             for value in (attribute if isinstance(attribute, (list, tuple)) else [attribute])
         )
+
+    def called_inputs(self) -> Nest | None:
+        # Keras keeps the shapes of the first call under a name that is not public.
+        shapes = list((getattr(self.model, "_build_shapes_dict", None) or {}).values())
+        return specs_of_shapes(shapes[0]) if len(shapes) == 1 else None
 
     @property
     def compiled(self) -> bool:

@@ -300,6 +300,18 @@ class KerasModelSubject(PredictingSubject):
         return any(isinstance(leaf, cls.symbolic_class) for leaf in flatten([args, kwargs]))
 
 
+def specs_of_shapes(shapes: Any, name: str = "x") -> Nest | None:
+    """Inputs of shapes, rows first, in a nest, as a model was built for; None where unknown."""
+    if isinstance(shapes, Mapping):
+        parts = {key: specs_of_shapes(shape, str(key)) for key, shape in shapes.items()}
+        return None if not parts or None in parts.values() else parts
+    axes = list(shapes) if isinstance(shapes, (list, tuple, tf.TensorShape)) else []
+    if axes and all(axis is None or isinstance(axis, int) for axis in axes):
+        return Spec(tuple(axes[1:]), "float32", name)
+    items = [specs_of_shapes(shape, f"{name}{index}") for index, shape in enumerate(axes)]
+    return None if not items or None in items else items
+
+
 def _held(layer: Any) -> list[Any]:
     return list(layer._flatten_layers(include_self=False, recursive=False))
 

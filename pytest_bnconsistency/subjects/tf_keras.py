@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import tensorflow as tf
 import tf_keras
 from tf_keras.src.engine import keras_tensor
 
-from pytest_bnconsistency.subjects.keras_models import KerasModelSubject
+from pytest_bnconsistency.data import Nest, Spec, flatten, map_nest
+from pytest_bnconsistency.subjects.keras_models import KerasModelSubject, specs_of_shapes
 from pytest_bnconsistency.subjects.predicting import quiet
 
 
@@ -39,6 +41,18 @@ class TfKerasSubject(KerasModelSubject):
     def training_phase(self) -> bool:
         with quiet():  # the switch is deprecated, and obeyed
             return bool(tf_keras.backend.learning_phase() == 1)
+
+    def called_inputs(self) -> Nest | None:
+        # Keras keeps what the first call was given under names that are not public.
+        specs = getattr(self.model, "_saved_model_inputs_spec", None)
+        if specs is None:
+            return specs_of_shapes(getattr(self.model, "_build_input_shape", None))
+        leaves = flatten(specs)
+        if not all(isinstance(spec, tf.TensorSpec) and spec.shape.rank for spec in leaves):
+            return None
+        return map_nest(
+            lambda spec: Spec(tuple(spec.shape)[1:], spec.dtype.name, spec.name or "x"), specs
+        )
 
     @property
     def compiled(self) -> bool:

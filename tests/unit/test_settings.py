@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_bnconsistency.errors import OptionError
-from pytest_bnconsistency.settings import FIELDS, Settings, resolve
+from pytest_bnconsistency.settings import FIELDS, Settings, Shapes, resolve
 
 
 def test_the_first_layer_is_the_strongest():
@@ -25,6 +25,11 @@ def test_no_layers_give_the_defaults():
     assert resolve() == resolve({}, {}) == Settings()
 
 
+def test_shapes_print_as_they_are_written():
+    for text in ("(3, 4)", "a=(3,); b=(4, 5)"):
+        assert str(resolve({"shape": text}).shape) == text
+
+
 def test_none_in_a_call_overrides_a_weaker_value():
     assert resolve({"frozen": None}, {"frozen": "base/*"}).frozen is None
 
@@ -41,6 +46,10 @@ def test_none_in_a_call_overrides_a_weaker_value():
         ({"updates": "3"}, 3),
         ({"vacuous": "warn"}, "warn"),
         ({"seed": -1}, -1),
+        ({"shape": (np.int64(3), 4)}, Shapes({"": (3, 4)})),
+        ({"shape": {"a": [3]}}, Shapes({"a": (3,)})),
+        ({"shape": "a=(3,); b=(4, 5)"}, Shapes({"a": (3,), "b": (4, 5)})),
+        ({"shape": "7"}, Shapes({"": (7,)})),
     ],
     ids=str,
 )
@@ -67,6 +76,9 @@ def test_values_are_parsed(given, value):
         ({"loss_tolerance": float("nan")}, "option 'loss_tolerance' is nan; expected 0 or more"),
         ({"vacuous": "pass"}, "option 'vacuous' is 'pass'; expected one of fail, skip, warn"),
         ({"vacuous": True}, "option 'vacuous' is True; expected one of fail, skip, warn"),
+        ({"shape": "a=x"}, "option 'shape' is 'a=x'; expected the axes of a row of each input"),
+        ({"shape": 7}, "option 'shape' is 7; expected the axes of a row of each input"),
+        ({"shape": {}}, "option 'shape' is {}; expected the axes of a row of each input"),
         ({"frozen": ["a"]}, "option 'frozen' is ['a']; expected a string"),
     ],
     ids=str,
