@@ -428,9 +428,6 @@ def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) 
     form = dataclasses.replace(
         _form(full[0][0], specs), streamed=True, alone=not isinstance(first, tuple)
     )
-    form = dataclasses.replace(
-        _form(full[0][0], specs), streamed=True, alone=not isinstance(first, tuple)
-    )
     rest = None
     if sum(sizes) >= max_rows < all_rows:
         over = joint.take(slice(max_rows, None)) if joint.rows > max_rows else None
