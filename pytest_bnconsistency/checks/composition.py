@@ -17,7 +17,7 @@ from pytest_bnconsistency.diagnosis.mixing import Difference, Judged
 from pytest_bnconsistency.probes.exchanges import Exchange, copied, exchanges, moved_on
 from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.observations import repeating, same_outputs
-from pytest_bnconsistency.probes.taps import Observation
+from pytest_bnconsistency.probes.taps import Observation, Pass
 from pytest_bnconsistency.words import first_line
 
 
@@ -48,13 +48,8 @@ def compare_exchanges(
     ]
     changing = [found for found in singly if isinstance(found, Difference)]
     changing = changing or [found for found in seen if isinstance(found, Difference)]
-    if judged.observed is not None and (
-        _gathers(entry, base, joint)
-        or (
-            not any(_moves_farther(entry, base, found, noise) for found in changing)
-            and localise.routes(judged.observed, x, [exchange.x for exchange in joint])
-            and not any(_moves_outputs(entry, base, found, noise) for found in changing)
-        )
+    if judged.observed is not None and _routes(
+        case, entry, judged.observed, x, changing, joint, noise
     ):
         judged.gathers = True
         notes.append(
@@ -80,6 +75,29 @@ def _other_widths(entry: Entry, base: Observation, joint: Sequence[Exchange]) ->
                     "only companions change"
                 )
     return ""
+
+
+def _routes(
+    case: Case,
+    entry: Entry,
+    seen: Pass,
+    x: Nest,
+    changing: Sequence[Difference],
+    joint: Sequence[Exchange],
+    noise: Noise,
+) -> bool:
+    """Whether other numbers of rows meet beside other companions, so that they round otherwise."""
+    base = entry.run(WHOLE, x)
+    gathers = _gathers(entry, base, joint)
+    # Where outputs move farther than any rounding takes them, nothing hangs on it.
+    routes = gathers or (
+        not any(_moves_farther(entry, base, found, noise) for found in changing)
+        and localise.routes(seen, x, [exchange.x for exchange in joint])
+    )
+    case.shared["routes", id(seen)] = routes
+    if gathers or not routes:
+        return routes
+    return not any(_moves_outputs(entry, base, found, noise) for found in changing)
 
 
 def _gathers(entry: Entry, base: Observation, joint: Sequence[Exchange]) -> bool:
@@ -184,7 +202,7 @@ def _moves_farther(entry: Entry, base: Observation, found: Difference, noise: No
     return any(
         noise.drowned_by(index, mine[kept], its[now], kept)
         for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
-        if mine.ndim and len(mine) == len(its) == found.exchange.rows
+        if mine.ndim and mine.shape == its.shape and len(mine) == found.exchange.rows
     )
 
 

@@ -86,7 +86,6 @@ class Rows:
         broken = {finding.rule for finding in result.findings} if result else set()
         self._mixing = any(rule.id in broken for rule in MIXING)
         self._passes = passes_of(case, x, apart)
-        self._routes: dict[str, bool] = {}
         self._stable: dict[str, frozenset[int]] = {}
         self._among: dict[str, set[int] | frozenset[int]] = {}
         for name, seen in list(self._passes.items()):
@@ -172,10 +171,11 @@ class Rows:
         return Violation(recipe, MIXING, message, judged, x)
 
     def _gathers(self, name: str, x: Nest, exchange: Exchange) -> bool:
-        """Whether other numbers of rows meet in a pass; asked of the first batch that differs."""
-        if name not in self._routes:
-            self._routes[name] = localise.routes(self._passes[name], x, [exchange.x])
-        return self._routes[name]
+        """Whether other numbers of rows meet in a pass: asked once, of a batch that differs."""
+        key = "routes", id(self._passes[name])
+        if key not in self.case.shared:
+            self.case.shared[key] = localise.routes(self._passes[name], x, [exchange.x])
+        return bool(self.case.shared[key])
 
     def _sized(self, name: str, recipe: Recipe) -> Violation | None:
         """What the size alone does, to rows that are all of the rest."""

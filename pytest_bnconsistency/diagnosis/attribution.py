@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.data import Array, Data, is_float
+from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.probes.taps import Pass
@@ -61,8 +62,9 @@ def table(
     """One row a layer, the one that closes most of the gap first.
 
     One trace, `inference`, serves all: a layer's statistics are put in, the rows run, and the
-    statistics are put back.
+    statistics are put back. Without time for a layer, what it does to the gap stays open.
     """
+    tries = Tries()
     x = data.take(np.linspace(0, data.rows - 1, min(ROWS, data.rows)).round().astype(int)).x
     layers = {id(t.layer): t for t in tracked}
     shift = {key: _shift(tracked, moving, reference, t.layer) for key, t in layers.items()}
@@ -75,6 +77,8 @@ def table(
     def one_by_one(all_have: Sequence[Array], one_has: Sequence[Array]) -> dict[int, list[Array]]:
         found = {}
         for key in tried:
+            if not tries.may("how much of the gap each layer makes"):
+                break
             own = [i for i, t in enumerate(tracked) if id(t.layer) == key]
             variables = [tracked[i] for i in own]
             statistics.write(variables, [one_has[i] for i in own])
@@ -90,8 +94,10 @@ def table(
     rows = []
     for key in tried:
         t = layers[key]
-        closing = 1 - _apart(closing_alone[key], target) / whole
-        opening = _apart(opening_alone[key], target) / whole
+        closing = opening = float("nan")
+        if key in closing_alone and key in opening_alone:
+            closing = 1 - _apart(closing_alone[key], target) / whole
+            opening = _apart(opening_alone[key], target) / whole
         mean, ratio = shift[key]
         averages = updates is not None and 0 <= t.momentum <= 1
         left = f"{t.momentum ** ((updates or 0) * t.calls):.1%}" if averages else "?"
@@ -110,7 +116,8 @@ def table(
             )
         )
     statistics.write(tracked, moving)
-    rows.sort(key=lambda row: (-max(row[0]), row[1]))
+    if not tries.cut:  # else they stand by how far their statistics are off
+        rows.sort(key=lambda row: (-max(row[0]), row[1]))
     return Table(COLUMNS, tuple(row for _, row in rows), more=len(layers) - len(tried))
 
 

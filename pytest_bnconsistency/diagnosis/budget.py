@@ -20,15 +20,19 @@ class Budget:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.refused = 0
         self._begun: float | None = None
 
-    @property
-    def left(self) -> bool:
-        """Whether there is time for one more try."""
+    def may(self, what: str) -> bool:
+        """Whether there is time for one more try, `what`; if so, it is told."""
         now = time.monotonic()
         if self._begun is None:
             self._begun = now
-        return now - self._begun < self.seconds
+        if now - self._begun >= self.seconds:
+            self.refused += 1
+            return False
+        door.get().progress.doing(f"looking for the cause: {what}")
+        return True
 
 
 # Around a check, so that what explains need not hand it down through every function.
@@ -46,22 +50,22 @@ def diagnosing(seconds: float) -> Iterator[None]:
 
 
 class Tries:
-    """What is tried to explain one finding, as far as there is time.
-
-    `cut` says that there was no time for something.
-    """
+    """What is tried to explain one finding, as far as there is time."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
-        self.cut = False
         self._budget = _budget.get()
+        self._refused = self._budget.refused
+
+    @property
+    def cut(self) -> bool:
+        """Whether there was no time for something since the first of these tries."""
+        return self._budget.refused > self._refused
 
     def may(self, what: str) -> bool:
         """Whether there is time to try one more thing; `what` is for a reader."""
-        if not self._budget.left:
-            self.cut = True
+        if not self._budget.may(what):
             return False
-        door.get().progress.doing(f"looking for the cause: {what}")
         if what not in self.made:
             self.made.append(what)
         return True
@@ -71,7 +75,7 @@ class Tries:
         if not self.cut:
             return complete
         made = f"tried: {listed(self.made)}" if self.made else "nothing was tried"
-        return (
-            f"not established within {self._budget.seconds:g} s; {made}; give a larger "
-            "diagnosis_seconds for more"
-        )
+        return f"not established within {self._budget.seconds:g} s; {made}; {MORE_TIME}"
+
+
+MORE_TIME = "give a larger diagnosis_seconds for more"

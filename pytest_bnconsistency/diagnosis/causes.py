@@ -14,6 +14,7 @@ import numpy as np
 
 from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis import rules
+from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.cause import HALF, MOST, OF_LARGE, TRIED_ROWS, Cause, Try
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.diagnosis.preprocessing import preprocessed
@@ -30,19 +31,19 @@ ENOUGH = 16
 """A variance within so many rows is about that of the data."""
 
 
-def predicted(m: Measured) -> tuple[Cause | None, list[str]]:
-    """The cause that explains most of what is stored, if one explains half, and all tried."""
-    tried: list[str] = []
+def predicted(m: Measured, tries: Tries) -> Cause | None:
+    """The cause that explains most of what is stored, if one explains half."""
     found: list[Cause] = []
     for name, attempt in TRIES.items():
-        tried.append(name)
+        if not tries.may(name):
+            return None  # what was not tried may explain more
         found += [cause for cause in attempt(m) if cause.share > HALF]
         # That initial values are left is arithmetic where the updates are known; rows of mean 0
         # and variance 1 would store much the same.
         known = name == "few updates" and (m.certain_share or 0.0) >= CERTAIN_SHARE
         if any(cause.share > 0.95 or known for cause in found):
             break
-    return max(found, key=lambda cause: cause.share, default=None), tried
+    return max(found, key=lambda cause: cause.share, default=None)
 
 
 def stale(m: Measured) -> Iterator[Cause]:

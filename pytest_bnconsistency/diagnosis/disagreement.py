@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.diagnosis import attribution, causes, poisoned, rules
+from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.cause import HALF, Cause
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.diagnosis.sides import Side, gap, number, numbers
@@ -31,25 +32,26 @@ def explain(m: Measured, bound: str) -> Finding:
         f"with the population statistics of this data, {_scores(m.population)}: {m.closed:.0%} of "
         "the distance to training is gone"
     )
-    cause, tried = _poisoned(m) or _degenerate(m), ["population statistics"]
+    cause, tries = _poisoned(m) or _degenerate(m), Tries()
     if cause is None:
-        cause, more = causes.predicted(m)
-        tried += more
-    if cause is None and (m.certain_share or 0.0) >= CERTAIN_SHARE:
+        cause = causes.predicted(m, tries)
+    if cause is None and not tries.cut and (m.certain_share or 0.0) >= CERTAIN_SHARE:
         cause = next(
             causes.stale(m), None
         )  # sure by arithmetic, whatever else is in the statistics
-    if cause is None:
+    if cause is None and m.step and tries.may("the model's own training steps"):
         cause = _lagging(m)
-        tried.append("the model's own training steps" if m.step else "no training step to try")
     table = attribution.table(m.inference, m.data, m.tracked, m.moving, m.reference, m.updates)
     if cause is None:
+        tried = [*tries.made, *([] if m.step else ["no training step to try"])]
         cause = Cause(
             rules.DISAGREES,
-            "not established; the moving statistics are not those of this data under these "
-            "weights",
+            tries.without_cause(
+                "not established; the moving statistics are not those of this data under these "
+                "weights"
+            ),
             "give data as in training; or recalibrate(model, x)",
-            f"{tested}; nothing of this explains what is stored: {', '.join(tried[1:])}",
+            f"{tested}; nothing of this explains what is stored: {', '.join(tried)}",
             0.0,
         )
         return _finding(m, cause, cause.proof, table, bound, known=False)
@@ -199,9 +201,9 @@ def _finding(
 
 
 def _one_explains(table: Table) -> bool:
-    """Whether the first layer alone closes half of the gap."""
+    """Whether the first layer alone closes half of the gap, or that is not known."""
     closes = table.rows[0][1].rstrip("%")
-    return closes.lstrip("-").isdigit() and int(closes) >= 50
+    return closes == "?" or (closes.lstrip("-").isdigit() and int(closes) >= 50)
 
 
 def _scores(side: Side) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_bnconsistency.data import Nest
 from pytest_bnconsistency.diagnosis import rules
+from pytest_bnconsistency.diagnosis.budget import MORE_TIME, Tries
 from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.diagnosis.writing import named_writers
 from pytest_bnconsistency.probes.flags import Flagged, flags_set
@@ -17,6 +18,8 @@ from pytest_bnconsistency.probes.training import UNITS, Apart, Modes, Steps, apa
 from pytest_bnconsistency.results import Finding, Table
 from pytest_bnconsistency.subjects import Call, Subject
 from pytest_bnconsistency.words import listed
+
+FLAGS, WRITERS = "freezing by flag", "what writes to the state"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,15 +97,15 @@ class Cause:
 def explain(m: Measured) -> list[Finding]:
     """One finding a cause, with all the layers that it explains."""
     findings: list[Finding] = []
-    left = list(m.moving)
+    left, tries = list(m.moving), Tries()
     for named in (_overridden, _set_midway, _child, _expected, _not_compiled, _ignoring, _written):
         cause = named(m, left)
         if cause is not None and cause.layers:
             left = [f for f in left if f not in cause.layers]
-            findings.append(_finding(m, cause))
+            findings.append(_finding(m, cause, tries))
     told = [f for f in m.by_batch if f not in m.moving and not f.inference_only]
     if told:
-        findings.append(_finding(m, _by_batch(told)))
+        findings.append(_finding(m, _by_batch(told), tries))
     return findings
 
 
@@ -119,7 +122,7 @@ def _overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         rules.INFERENCE_OVERRIDDEN,
         layers,
         f"{m.steps.path} runs {layers[0].path}{more} in training mode, in spite of {layers[0].by}",
-        proof if _holds_forward(m, layers, frozen=True) else "",
+        proof if _time_for(FLAGS) and _holds_forward(m, layers, frozen=True) else "",
         "set trainable = False on each of these normalisers and compile again; or give the base "
         "to a layer that calls it with training=False in its own call",
     )
@@ -160,10 +163,12 @@ def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cau
     if not free:
         return None
     variables = [v for f in free for v in f.variables]
-    still = m.steps.run(variables, freeze=[f.call.layer for f in free], anew=True).moved
-    moves = _holds_forward(m, free, frozen=True) and not still
+    stays = False
+    if _time_for(FLAGS):
+        still = m.steps.run(variables, freeze=[f.call.layer for f in free], anew=True).moved
+        stays = _holds_forward(m, free, frozen=True) and not still
     text = f"{free[0].by}{says} but the layer's own flag is True"
-    if not any(f.any_of(m.by_forward) for f in free):
+    if not any(f.any_of(m.by_forward) for f in free) and _time_for(WRITERS):
         decay = named_writers(m.steps, variables)
         if decay is not None and decay.by_decay:
             text += f"; no gradient moves it, but {decay.text} does"
@@ -171,7 +176,7 @@ def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cau
         rule,
         free,
         text,
-        "with trainable=False on the layer itself, its state stays" if moves else "",
+        "with trainable=False on the layer itself, its state stays" if stays else "",
         "set trainable = False on the layer itself, after every trainable = True on a parent, "
         "and compile again",
     )
@@ -180,6 +185,8 @@ def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cau
 def _not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     layers = [f for f in left if not f.inference_only and not f.expected]
     if not layers or any(f.any_of(m.by_forward) for f in layers):
+        return None
+    if not _time_for("compiling again"):
         return None
     still = m.steps.run([v for f in layers for v in f.variables], anew=True).moved
     mended = [f for f in layers if not f.any_of(still)]
@@ -199,7 +206,7 @@ def _ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     layers = [f for f in left if f.any_of(m.by_forward)]
     if not layers:
         return None
-    fixed = _holds_forward(m, layers, frozen=False)
+    fixed = _time_for("inference mode forced") and _holds_forward(m, layers, frozen=False)
     return Cause(
         rules.FROZEN_MOVES,
         layers,
@@ -214,7 +221,8 @@ def _ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
 def _written(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     if not left:
         return None
-    found = named_writers(m.steps, [v for f in left for v in f.variables])
+    variables = [v for f in left for v in f.variables]
+    found = named_writers(m.steps, variables) if _time_for(WRITERS) else None
     if found is None:
         return Cause(
             rules.FROZEN_MOVES,
@@ -257,7 +265,11 @@ def _holds_forward(m: Measured, layers: Sequence[Frozen], *, frozen: bool) -> bo
     return alike and not any(id(v) in ours for v in seen.moved)
 
 
-def _finding(m: Measured, cause: Cause) -> Finding:
+def _time_for(what: str) -> bool:
+    return Tries().may(what)
+
+
+def _finding(m: Measured, cause: Cause, tries: Tries) -> Finding:
     first = max(cause.layers, key=m.distance)
     return Finding(
         cause.rule.id,
@@ -267,7 +279,7 @@ def _finding(m: Measured, cause: Cause) -> Finding:
         cause.text,
         bool(cause.proof),
         cause.remedy,
-        cause.proof or cause.tried,
+        cause.proof or (MORE_TIME if tries.cut else cause.tried),
         "no tolerance: bitwise" if first in m.moving else f"{UNITS} units of float32 on one input",
         table=m.table,
         evidence={

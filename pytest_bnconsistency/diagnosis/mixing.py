@@ -379,8 +379,8 @@ def _shown(failing: Sequence[Judged]) -> Judged:
 def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
     entry = _shown(failing)
     exchange = entry.differences[0].exchange
-    place = None
-    if entry.observed is not None:
+    place, tries = None, Tries()
+    if entry.observed is not None and tries.may("what each layer gives rows in other places"):
         place = sizes.depends_on_place(entry.observed, x, exchange)
     tested = place is not None and place.tested
     message, moved = _symptom(failing, holding, exchange, "its position changes")
@@ -391,8 +391,10 @@ def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         message,
         place.that("computes with a row's place in the batch")
         if place is not None and tested
-        else "not established; tried: other companions in the same places, where the rows are the "
-        "same to the bit",
+        else tries.without_cause(
+            "not established; tried: other companions in the same places, where the rows are the "
+            "same to the bit"
+        ),
         tested,
         "take positions along the time or feature axis, not along axis 0",
         "given what it gives the row at its first place, the outputs are as they are there"
@@ -405,8 +407,11 @@ def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
 
 def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
     entry = _shown(failing)
-    place = None
-    if entry.observed is not None and entry.failing_rows is not None:
+    place, tries = None, Tries()
+    known = entry.observed is not None and entry.failing_rows is not None
+    if known and tries.may("what each layer gives in the smaller batch"):
+        assert entry.observed is not None
+        assert entry.failing_rows is not None
         place = sizes.loses_axis(entry.observed, x, *entry.failing_rows)
     tested = place is not None and place.tested
     width = place is not None and place.width
@@ -417,7 +422,9 @@ def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         f"{entry.shapes[0]}, {_where(failing, holding)}",
         place.that(WIDENS if width else "drops the batch axis of a small batch")
         if place is not None and tested
-        else f"not established; tried: batches of {listed(sorted(set(entry.tried)))}",
+        else tries.without_cause(
+            f"not established; tried: batches of {listed(sorted(set(entry.tried)))}"
+        ),
         tested,
         _shape_remedy(entry, width),
         f"with {'its result padded to one width' if width else 'the axis put back behind it'}, "
@@ -436,8 +443,11 @@ def _shape_remedy(entry: Judged, width: bool) -> str:
 
 def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
     entry = _shown(failing)
-    place = None
-    if entry.observed is not None and entry.failing_rows is not None:
+    place, tries = None, Tries()
+    known = entry.observed is not None and entry.failing_rows is not None
+    if known and tries.may("what each layer gives in the smaller batch"):
+        assert entry.observed is not None
+        assert entry.failing_rows is not None
         place = sizes.depends_on_size(entry.observed, x, *entry.failing_rows, entry.noise)
     tested = place is not None and place.tested
     return Finding(
@@ -447,8 +457,10 @@ def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         f"{entry.sizes[0]}, {_where(failing, holding)}",
         place.that("computes with the number of rows")
         if place is not None and tested
-        else "not established; tried: other companions at one batch size, where the rows are the "
-        "same to the bit",
+        else tries.without_cause(
+            "not established; tried: other companions at one batch size, where the rows are the "
+            "same to the bit"
+        ),
         tested,
         sizes.BRANCHING
         if entry.untraced

@@ -14,6 +14,7 @@ import numpy as np
 
 from pytest_bnconsistency.data import Array, Data, all_finite
 from pytest_bnconsistency.diagnosis import unusable
+from pytest_bnconsistency.diagnosis.budget import MORE_TIME, Tries
 from pytest_bnconsistency.diagnosis.misplaced import REMEDY, misplaced
 from pytest_bnconsistency.diagnosis.unusable import BROKEN, FINITE, Reason, Why, tried
 from pytest_bnconsistency.probes import statistics
@@ -36,11 +37,16 @@ def not_finite(subject: Subject, data: Data | None, size: int) -> Why:
 
     @tried(USUAL)
     def why(n: Normaliser) -> Reason:
-        told = []
-        for reason in _not_finite(subject, data, size, n):
+        told, tries, reasons = [], Tries(), _not_finite(subject, data, size, n)
+        while tries.may("rows, batches and steps that make NaN or Inf"):
+            reason = next(reasons, None)
+            if reason is None:
+                break
             if reason.known:
                 return reason
             told.append(reason.tested)
+        if tries.cut:
+            told.append(MORE_TIME)
         return Reason(USUAL, "; ".join(told))
 
     return why

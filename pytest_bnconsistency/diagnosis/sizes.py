@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.data import Array, Nest, distance, map_nest, rows_of
+from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.fingerprints import Operations, Result
 from pytest_bnconsistency.probes.holding import Held
@@ -192,7 +193,7 @@ def _mending(
     raises ValueError where it can't.
     """
     told = {result.operation: result.told for result in candidates[:TRIED]}
-    if not told:
+    if not told or not Tries().may("the operations in between, undone one by one"):
         return ""
     try:
         wholes, parts = results_in(seen, [x, some], told)

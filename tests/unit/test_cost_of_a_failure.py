@@ -1,0 +1,233 @@
+"""A failure costs a few traces more than a pass, and its explanation ends when its time is up."""
+
+import logging
+
+import keras
+import numpy as np
+import pytest
+
+from pytest_bnconsistency import recalibrate
+from pytest_bnconsistency.diagnosis.budget import Tries, diagnosing
+from pytest_bnconsistency.door import Door, Progress, door
+from pytest_bnconsistency.errors import OptionError
+from pytest_bnconsistency.probes.taps import Pass
+from pytest_bnconsistency.settings import resolve
+from pytest_bnconsistency.testing import expect_failure, expect_pass
+
+LITTLE = 1e-9
+"""Seconds: time for the first try, and for no other."""
+TRACES, RUNS = 5, 4
+"""Traces, and runs outside of a trace, that a failure may take for each of a pass."""
+
+
+class Less(keras.layers.Layer):
+    def call(self, x):
+        return x - 0.1 * keras.ops.mean(x, axis=0, keepdims=True)
+
+
+def less(h, name="less"):
+    return Less(name=name)(h)
+
+
+def told(h, name="told"):
+    return keras.layers.BatchNormalization(name=name)(h, training=True)
+
+
+def deep(fault=None, defaults=False):
+    """Twelve blocks with wide outputs; `fault` is a layer in the fifth."""
+    layers = keras.layers
+    inputs = h = keras.Input((8, 8, 2))
+    for block in range(12):
+        h = layers.Conv2D(4, 3, padding="same")(h)
+        if fault is not None and block == 4:
+            h = fault(h)
+        if defaults:
+            h = layers.Resizing(8, 8, name=f"resize{block}")(h)
+        kept = layers.BatchNormalization(name=f"bn{block}", trainable=False)
+        last = layers.BatchNormalization(name="bn")
+        h = layers.ReLU()((last if defaults and block == 11 else kept)(h))
+    return keras.Model(inputs, layers.UpSampling2D(4)(h))
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How many traces were made, and how many runs outside of one."""
+    counts = {"traces": 0, "runs": 0}
+    trace, run = Pass._trace, Pass.run
+
+    def counted_trace(self, x):
+        counts["traces"] += 1
+        trace(self, x)
+
+    def counted_run(self, x, keep=False):
+        counts["runs"] += not self.is_traced
+        return run(self, x, keep)
+
+    monkeypatch.setattr(Pass, "_trace", counted_trace)
+    monkeypatch.setattr(Pass, "run", counted_run)
+    return counts
+
+
+@pytest.fixture
+def passing(made):
+    """What a healthy model of the same size takes."""
+    expect_pass("batch_invariance", deep())
+    taken = dict(made)
+    made.update(traces=0, runs=0)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule", "layer"),
+    [(less, "BN101", "less"), (told, "BN102", "told")],
+)
+def test_a_failure_takes_few_traces(made, passing, fault, rule, layer):
+    model = deep(fault)
+    expect_failure("batch_invariance", model, rule=rule, layer=layer, cause_tested=True)
+    assert made["traces"] <= TRACES * passing["traces"]
+    assert made["runs"] <= RUNS * passing["runs"]
+
+
+def test_not_every_layer_that_defaults_to_training_takes_a_trace(made, passing):
+    model = deep(defaults=True)
+    cause = "because resize11's call defaults to training=True"
+    expect_failure("batch_invariance", model, rule="BN102", layer="bn", cause_contains=cause)
+    assert made["traces"] <= TRACES * passing["traces"]
+
+
+@pytest.mark.parametrize("seconds", [0, LITTLE])
+@pytest.mark.parametrize(
+    ("fault", "rules", "layer"),
+    [
+        (less, {0: "BN101", LITTLE: "BN101"}, "less"),
+        (told, {0: "BN101", LITTLE: "BN102"}, "told"),
+    ],
+)
+def test_mixed_rows_without_time_for_their_cause(x, fault, rules, layer, seconds):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(fault(inputs)))
+    tested = rules[seconds] == "BN102"
+    finding = expect_failure(
+        "batch_invariance",
+        model,
+        x,
+        rule=rules[seconds],
+        layer=layer,
+        cause_tested=tested,
+        diagnosis_seconds=seconds,
+    )
+    assert tested or f"not established within {seconds:g} s" in finding.cause
+    assert tested or "give a larger diagnosis_seconds for more" in finding.cause
+    expect_failure("batch_invariance", model, x, rule=rules[LITTLE], cause_tested=True)
+
+
+def test_sizes_without_time_for_their_cause(x):
+    inputs = keras.Input((4,))
+    counted = keras.layers.Lambda(lambda x: x * keras.ops.cast(keras.ops.shape(x)[0], "float32"))
+    model = keras.Model(inputs, counted(inputs))
+    finding = expect_failure(
+        "batch_invariance", model, x, rule="BN104", cause_tested=False, diagnosis_seconds=0
+    )
+    assert "not established within 0 s; nothing was tried" in finding.cause
+    expect_failure("batch_invariance", model, x, rule="BN104", cause_tested=True)
+
+
+def stale():
+    """A classifier whose statistics are four times and a deviation off, and its data."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, (256, 4)).astype(np.float32)
+    y = (x[:, 0] > 3).astype(np.int32) + (x[:, 1] > 3)
+    layers = [keras.layers.Dense(8), keras.layers.BatchNormalization(momentum=0.9, name="bn")]
+    head = [keras.layers.ReLU(), keras.layers.Dense(3, activation="softmax")]
+    model = keras.Sequential([keras.Input((4,)), *layers, *head])
+    model.compile(
+        keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    model.fit(x, y, epochs=5, batch_size=32, verbose=0)
+    recalibrate(model, x)
+    bn = model.get_layer("bn")
+    bn.moving_mean.assign_add(2 * np.sqrt(bn.moving_variance))
+    return model, x, y
+
+
+def test_a_disagreement_without_time_for_its_cause():
+    model, x, y = stale()
+    finding = expect_failure(
+        "train_eval_agreement",
+        model,
+        x,
+        y,
+        rule="BN204",
+        layer="bn",
+        cause_tested=False,
+        diagnosis_seconds=0,
+    )
+    assert "not established within 0 s" in finding.cause
+    assert finding.table.rows[0][1] == "?"
+
+
+def test_frozen_state_that_moves_without_time_for_its_cause(x):
+    base = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")])
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(base(inputs, training=False)))
+    model.compile("sgd", "mse")
+    y = np.zeros((8, 3), np.float32)
+    for seconds, tested in ((0, False), (60, True)):
+        expect_failure(
+            "frozen_stability",
+            model,
+            x,
+            y,
+            rule="BN303",
+            cause_tested=tested,
+            diagnosis_seconds=seconds,
+        )
+
+
+def test_the_time_is_for_all_tries_together():
+    with diagnosing(0):
+        assert not Tries().may("this")
+    with diagnosing(LITTLE):
+        first, second = Tries(), Tries()
+        assert first.may("this")
+        assert not second.may("that")
+        assert first.cut  # its own tries were made in time, but not what stands beside them
+        later = Tries()
+        assert not later.cut
+        assert later.without_cause("all was tried") == "all was tried"
+    with diagnosing(60):
+        assert Tries().may("this")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (-1, "option 'diagnosis_seconds' is -1; expected 0 or more"),
+        ("soon", "option 'diagnosis_seconds' is 'soon'; expected a number"),
+        (float("nan"), "option 'diagnosis_seconds' is nan; expected 0 or more"),
+    ],
+)
+def test_seconds_that_are_none(given, sentence):
+    with pytest.raises(OptionError, match=sentence):
+        resolve({"diagnosis_seconds": given})
+
+
+def test_long_work_is_told_and_short_work_is_not(monkeypatch, caplog):
+    lines = []
+    progress = Progress()
+    monkeypatch.setattr(progress, "show", lines.append)
+    with caplog.at_level(logging.INFO, "pytest_bnconsistency"), progress.of("a check"):
+        progress.doing("this")
+    assert caplog.messages == ["a check: this"]
+    assert lines == []
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "PAUSE", 0.0)
+    token = door.set(Door(progress=progress))
+    try:
+        inputs = keras.Input((4,))
+        expect_failure("batch_invariance", keras.Model(inputs, Less()(inputs)), rule="BN101")
+    finally:
+        door.reset(token)
+    told = "batch_invariance: looking for the cause: the first layer whose rows change"
+    assert told in lines
+    assert lines[-1] == ""
