@@ -34,7 +34,7 @@ def compare_exchanges(
     if widths := _other_widths(entry, base, joint):
         judged.shapes.append(widths)
         return
-    seen = [_difference(entry, base, exchange, noise, []) for exchange in joint]
+    seen = _differences(entry, base, joint, noise, [])
     if all(found == "same" for found in seen):
         if observed(case, x, False).draws:
             # Each batch begins with the same state, so that the same numbers are drawn.
@@ -42,10 +42,7 @@ def compare_exchanges(
         return
     _look_for_randomness(entry, judged, case, x, notes)
     # One by one, the changes tell what it is that rows depend on.
-    singly = [
-        _difference(entry, base, exchange, noise, notes)
-        for exchange in exchanges(x, case.settings.seed)
-    ]
+    singly = _differences(entry, base, exchanges(x, case.settings.seed), noise, notes)
     changing = [found for found in singly if isinstance(found, Difference)]
     changing = changing or [found for found in seen if isinstance(found, Difference)]
     if judged.observed is not None and _routes(
@@ -150,6 +147,26 @@ def _look_for_randomness(
             f"the same batch gives other outputs through {entry.name}: only layers that "
             "repeat themselves are judged there"
         )
+
+
+def _differences(
+    entry: Entry,
+    base: Observation,
+    among: Sequence[Exchange],
+    noise: Noise,
+    notes: list[str],
+) -> list[Difference | Literal["same", "refused"]]:
+    """What exchanges do to kept rows.
+
+    Rows change their places only where companions alone change nothing: noise explains much of
+    what that does, and has to be measured.
+    """
+    found = list[Difference | Literal["same", "refused"]]()
+    for exchange in sorted(among, key=lambda exchange: exchange.moves):
+        if exchange.moves and any(isinstance(one, Difference) for one in found):
+            break
+        found.append(_difference(entry, base, exchange, noise, notes))
+    return found
 
 
 def _difference(

@@ -204,7 +204,7 @@ def test_the_time_is_for_all_tries_together():
     [
         (-1, "option 'diagnosis_seconds' is -1; expected 0 or more"),
         ("soon", "option 'diagnosis_seconds' is 'soon'; expected a number"),
-        (float("nan"), "option 'diagnosis_seconds' is nan; expected 0 or more"),
+        (float("nan"), "option 'diagnosis_seconds' is nan; expected a number"),
     ],
 )
 def test_seconds_that_are_none(given, sentence):
