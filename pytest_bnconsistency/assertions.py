@@ -188,18 +188,25 @@ def recalibrate(
     Source: the population statistics of Ioffe and Szegedy, 2015 (algorithm 2), aggregated over
     batches as in Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021 (PreciseBN).
     """
-    from pytest_bnconsistency.checks.recalibration import recalibrate as write
+    __tracebackhide__ = True
+    try:
+        given = case(model, data, None, options)
+        from pytest_bnconsistency.checks.recalibration import recalibrate as write
 
-    return write(case(model, data, None, options), frozen)
+        return write(given, frozen)
+    except BNConsistencyError as error:
+        raise error.with_traceback(None)  # noqa: B904 - the sentence says all
 
 
 @contextlib.contextmanager
 def preserve_state(model: Any) -> Iterator[None]:
     """Everything of `model` that changes inside is restored bitwise, also after an exception."""
-    from pytest_bnconsistency.probes.state import preserve_state as preserve
     from pytest_bnconsistency.subjects import subject_of
 
-    with preserve(subject_of(model)):
+    subject = subject_of(model)
+    from pytest_bnconsistency.probes.state import preserve_state as preserve
+
+    with preserve(subject):
         yield
 
 

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_bnconsistency.results import CheckResult
 from pytest_bnconsistency.words import printable
+
+if TYPE_CHECKING:
+    from pytest_bnconsistency.results import CheckResult
 
 LOGGER = logging.getLogger("pytest_bnconsistency")
 

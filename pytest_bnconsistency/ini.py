@@ -1,4 +1,4 @@
-"""What the ini file says, in whichever of pytest's formats it is written."""
+"""Options about models, and what the ini file says, in whichever of pytest's formats."""
 
 from __future__ import annotations
 
@@ -7,6 +7,31 @@ from typing import Any
 import pytest
 
 from pytest_bnconsistency.errors import OptionError
+
+OPTIONS = (
+    (
+        "model",
+        "MODULE:FACTORY|FILE",
+        "check the model that a function returns, or that is an attribute of a module: "
+        "'package.module:build', 'models.py:build(classes=4)'; or that a file holds: "
+        "'model.keras'",
+    ),
+    (
+        "data",
+        "MODULE:FUNCTION|FILE.npz",
+        "data for the models named before it, or for all: a function that returns x, (x, y), "
+        "(x, y, sample_weight) or a tf.data.Dataset; or a file with the arrays x and y",
+    ),
+    ("check", "NAMES", "names of the checks of the models, separated by commas"),
+)
+TRUST = "trust_files"
+TRUST_HELP = "load models from .h5 files and SavedModels, which can run code (default: no)"
+
+
+def names_models(config: pytest.Config) -> bool:
+    """Whether the command line or the ini file says something of models without a test file."""
+    given = config.getoption("bn_given") or config.getoption("bn_check")
+    return bool(given or any(words(config, name) for name in ("model", "check", "checks")))
 
 
 def value(config: pytest.Config, name: str) -> Any:

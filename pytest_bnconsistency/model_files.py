@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from pytest_bnconsistency import libraries
 from pytest_bnconsistency.errors import BNConsistencyError, MissingDependencyError
 
 SAFE, UNSAFE = (".keras",), (".h5", ".hdf5")
@@ -32,12 +32,13 @@ def load(path: Path) -> Any:
         MissingDependencyError: that library is not installed.
         BNConsistencyError: the file can't be read, or safe mode refuses what is in it.
     """
+    tensorflow = libraries.tensorflow()
     try:
         if path.suffix in SAFE:
             return _library(_archived_version(path)).models.load_model(path, safe_mode=True)
         if path.suffix in UNSAFE:
             return _library(_hdf5_version(path)).models.load_model(path)
-        return importlib.import_module("tensorflow").saved_model.load(str(path))
+        return tensorflow.saved_model.load(str(path))
     except BNConsistencyError:
         raise
     except Exception as error:
@@ -51,7 +52,7 @@ def load(path: Path) -> Any:
 
 def _library(version: str) -> Any:
     name = "tf_keras" if version.startswith("2.") else "keras"
-    if importlib.util.find_spec(name) is None:
+    if not libraries.has(name):
         package = name.replace("_", "-")
         raise MissingDependencyError(
             f"the model was saved by Keras {version}, and {package} is not installed; install it "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from pytest_bnconsistency import ini, settings, zero_code
+from pytest_bnconsistency import ini, settings
 from pytest_bnconsistency.door import Door, Progress, door
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
 from pytest_bnconsistency.shared import Skip
@@ -40,19 +40,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             text += f" (default: {option.default})"
         group.addoption(_flag(name), dest=f"bn_{name}", metavar="VALUE", help=text)
         parser.addini(f"bn_{name}", text, default=None)
-    for name, metavar, text in zero_code.OPTIONS:
+    for name, metavar, text in ini.OPTIONS:
         # Which data belongs to which model is told by their order.
         dest, kind = ("bn_given", _kind(name)) if name != "check" else ("bn_check", str)
         group.addoption(
             _flag(name), dest=dest, type=kind, action="append", metavar=metavar, help=text
         )
         parser.addini(f"bn_{name}", text, type="linelist", default=None)
-    parser.addini("bn_checks", zero_code.OPTIONS[-1][-1], type="linelist", default=None)
-    trust = zero_code.TRUST
-    group.addoption(
-        _flag(trust), dest=f"bn_{trust}", action="store_true", help=zero_code.TRUST_HELP
-    )
-    parser.addini(f"bn_{trust}", zero_code.TRUST_HELP, type="bool", default=False)
+    parser.addini("bn_checks", ini.OPTIONS[-1][-1], type="linelist", default=None)
+    trust, text = ini.TRUST, ini.TRUST_HELP
+    group.addoption(_flag(trust), dest=f"bn_{trust}", action="store_true", help=text)
+    parser.addini(f"bn_{trust}", text, type="bool", default=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,7 +65,10 @@ def pytest_configure(config: pytest.Config) -> None:
             _layer(_flag, lambda name: config.getoption(f"bn_{name}")),
             _layer("bn_{}".format, lambda name: ini.value(config, name)),
         )
-        zero_code.register(config)
+        if ini.names_models(config):
+            from pytest_bnconsistency import zero_code
+
+            zero_code.register(config)
     except OptionError as error:
         if config.getoption("help") or config.getoption("markers"):
             return  # which help to mend it
@@ -137,7 +138,7 @@ def pytest_runtest_makereport(
     if report.failed and isinstance(error, (BNConsistencyError, ConsistencyFailure)):
         report.longrepr = _text(item, call.excinfo)
         report.bn_misuse = isinstance(error, BNConsistencyError)  # type: ignore[attr-defined]
-    elif report.failed and isinstance(item, zero_code.CheckItem):
+    elif report.failed and hasattr(item, "bn_arguments"):
         report.longrepr = item.repr_failure(call.excinfo)  # in each phase
     elif isinstance(error, Skip) and isinstance(report.longrepr, tuple):
         report.longrepr = (*_place(item), f"Skipped: {error}")
@@ -245,7 +246,7 @@ def _reproduce(item: pytest.Item) -> str:
     for name, value in command_line.items():
         given = str(value)
         words += [f"{_flag(name)}={given}"] if given.startswith("-") else [_flag(name), given]
-    words += zero_code.arguments(item)
+    words += item.bn_arguments() if hasattr(item, "bn_arguments") else []
     for flag, given in (("-c", config.option.inifilename), ("--rootdir", config.option.rootdir)):
         words += [flag, str(given)] if given else []
     for override in config.option.override_ini or ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
 import os
 import re
@@ -22,25 +23,6 @@ from pytest_bnconsistency.words import first_line
 
 if TYPE_CHECKING:
     from pytest_bnconsistency.checks import Check
-
-OPTIONS = (
-    (
-        "model",
-        "MODULE:FACTORY|FILE",
-        "check the model that a function returns, or that is an attribute of a module: "
-        "'package.module:build', 'models.py:build(classes=4)'; or that a file holds: "
-        "'model.keras'",
-    ),
-    (
-        "data",
-        "MODULE:FUNCTION|FILE.npz",
-        "data for the models named before it, or for all: a function that returns x, (x, y), "
-        "(x, y, sample_weight) or a tf.data.Dataset; or a file with the arrays x and y",
-    ),
-    ("check", "NAMES", "names of the checks of the models, separated by commas"),
-)
-TRUST = "trust_files"
-TRUST_HELP = "load models from .h5 files and SavedModels, which can run code (default: no)"
 
 
 @dataclass(frozen=True)
@@ -83,19 +65,6 @@ def register(config: pytest.Config) -> None:
         config.args[:] = map(str, files)
     elif on_command_line or not config.option.file_or_dir:
         config.args += [str(file) for file in files if not _is_covered(file, config)]
-
-
-def arguments(item: pytest.Item) -> list[str]:
-    """The command line that `item` needs besides its node id."""
-    if not isinstance(item, CheckItem):
-        return []
-    named = item.model.named
-    words = [MODEL, named.target.spec]
-    if isinstance(named.target, SavedFile) and model_files.can_run_code(named.target.folder):
-        words.append("--bn-trust-files")
-    if named.data is not None:
-        words += [DATA, named.data.spec]
-    return [*words, "--bn-check", item.check.name] if item.model.run.asked else words
 
 
 class ZeroCode:
@@ -169,6 +138,16 @@ class CheckItem(pytest.Item):
         __tracebackhide__ = True
         self.model.shared.judge(self.check, self.nodeid, {})
 
+    def bn_arguments(self) -> list[str]:
+        """The command line that this test needs besides its node id."""
+        named = self.model.named
+        words = [MODEL, named.target.spec]
+        if isinstance(named.target, SavedFile) and model_files.can_run_code(named.target.folder):
+            words.append("--bn-trust-files")
+        if named.data is not None:
+            words += [DATA, named.data.spec]
+        return [*words, "--bn-check", self.check.name] if self.model.run.asked else words
+
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, self.model.line, f"{self.model.named.target.spec} {self.check.name}"
 
@@ -190,10 +169,13 @@ class CheckItem(pytest.Item):
         return shown
 
 
-LIBRARIES = (
-    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    Path(__file__).parent,
-)
+HERE = Path(__file__).parent
+
+
+@functools.cache
+def _libraries() -> tuple[Path, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return HERE, *(Path(sysconfig.get_path(name)) for name in names)
 
 
 def _users_frames(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
@@ -201,10 +183,10 @@ def _users_frames(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
 
     def is_own(entry: Any) -> bool:
         path = Path(entry.path)
-        return path.is_absolute() and not any(map(path.is_relative_to, LIBRARIES))
+        return path.is_absolute() and not any(map(path.is_relative_to, _libraries()))
 
     frames = list(excinfo.traceback)
-    ours = [at for at, entry in enumerate(frames) if Path(entry.path).parent == LIBRARIES[-1]]
+    ours = [at for at, entry in enumerate(frames) if Path(entry.path).parent == HERE]
     below = excinfo.traceback[ours[-1] + 1 if ours else 0 :]
     return excinfo.traceback.filter(is_own) or below
 
@@ -214,7 +196,7 @@ def _named(
 ) -> list[Named]:
     """The models of the run with their data, each once."""
     folders = (config.invocation_params.dir, config.rootpath)
-    trusted = config.getoption(f"bn_{TRUST}") or ini.flag(config, TRUST)
+    trusted = config.getoption(f"bn_{ini.TRUST}") or ini.flag(config, ini.TRUST)
     defaults = ini.words(config, "data")
     count = sum(kind == "model" for kind, _ in given)
     if not on_command_line and len(defaults) == count:

@@ -1,7 +1,9 @@
 """A project that does not use the plugin does not pay for it."""
 
+import importlib.metadata
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +27,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 
 def imported(folder: Path, *args: str) -> set[str]:
-    # The plugin of Hypothesis imports it for its summary, and would hide that we do.
-    command = [sys.executable, "-c", PROBE, "-p", "no:hypothesispytest", *args]
+    command = [sys.executable, "-c", PROBE, *args]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return set(json.loads((folder / "imported.json").read_text(encoding="utf-8")))
@@ -35,16 +36,39 @@ def imported(folder: Path, *args: str) -> set[str]:
 @pytest.mark.parametrize("args", [[], ["-q"], ["-v"], ["--collect-only"]], ids=" ".join)
 def test_an_idle_plugin_imports_nothing_heavy(tmp_path, args):
     (tmp_path / "test_idle.py").write_text("def test_idle(): pass\n", encoding="utf-8")
-    modules = imported(tmp_path, *args)
-    assert "pytest_bnconsistency.plugin" in modules
-    assert modules.isdisjoint(HEAVY)
+    # Whatever else is installed is there in both sessions: Hypothesis' plugin imports it all.
+    more = imported(tmp_path, *args) - imported(tmp_path, "-p", "no:bnconsistency", *args)
+    assert "pytest_bnconsistency.plugin" in more
+    assert more.isdisjoint(HEAVY)
+    assert len(more) <= 12
+    assert not (tmp_path / ".hypothesis").exists()
+
+
+def test_what_pip_installs_with_us_is_idle_as_well():
+    """No dependency of ours may bring a plugin that every session loads."""
+    listed = re.search(r"^dependencies = (.*)$", (ROOT / "pyproject.toml").read_text(), re.M)
+    waiting = [re.split(r"[^\w-]", name)[0] for name in json.loads(listed[1])]
+    seen = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            found = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another system
+        assert not [entry for entry in found.entry_points if entry.group == "pytest11"], name
+        needed = [one for one in found.requires or () if "extra ==" not in one]
+        waiting += [re.split(r"[^\w-]", one)[0] for one in needed]
+    assert {"pytest", "numpy", "pluggy"} <= seen
 
 
 def test_the_probe_catches_what_is_imported_late(tmp_path):
-    late = "def pytest_unconfigure():\n    import numpy\n"
+    late = "def pytest_unconfigure():\n    import numpy, sqlite3\n"
     (tmp_path / "conftest.py").write_text(late, encoding="utf-8")
     (tmp_path / "test_idle.py").write_text("def test_idle(): pass\n", encoding="utf-8")
-    assert not imported(tmp_path).isdisjoint(HEAVY)
+    assert {"numpy", "sqlite3"} <= imported(tmp_path)
 
 
 @pytest.mark.parametrize("name", pytest_bnconsistency.__all__)

@@ -8,8 +8,10 @@ once for each size: an example costs one forward pass.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from pytest_bnconsistency import libraries
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.oracles import (
     MIXING,
@@ -38,6 +41,7 @@ from pytest_bnconsistency.words import counted, listed
 
 BY_DEFAULT = 10
 """Batches that are tried where no rows were given."""
+UNTRIED = "Hypothesis, which makes more batches to try, is not installed: pip install hypothesis"
 FAILING = 50
 """Batches that are tried to show a failure by its simplest batch."""
 SIMPLEST = "the simplest batch that fails"
@@ -70,9 +74,12 @@ def _judged(
 ) -> CheckResult:
     if case.settings.replay is not None:
         return _replayed(check, case, kind(case, x, None))
-    result, count = decide(), _wanted(case)
+    count = _wanted(case)
+    result = decide()
     if not count:
-        return result
+        by_default = case.data is None and case.settings.examples is None
+        missing = by_default and not libraries.has("hypothesis")
+        return replace(result, notes=(*result.notes, UNTRIED)) if missing else result
     oracle = kind(case, x, result)
     if oracle.random:
         return result
@@ -110,8 +117,9 @@ def _wanted(case: Case) -> int:
     """How many batches to try: as the user says, or few where no rows were given."""
     chosen = case.settings.examples
     if chosen is None:
-        chosen = BY_DEFAULT if case.data is None else 0
+        chosen = BY_DEFAULT if case.data is None and libraries.has("hypothesis") else 0
     if chosen:
+        libraries.needs_hypothesis("the search for batches that fail (option examples)")
         from hypothesis import currently_in_test_context
 
         # The test's own examples are the search; one inside each would be quadratic.
@@ -205,8 +213,10 @@ class Search:
             return None
         seed: Any = core.global_force_seed
         # The profile's database counts.
+        asked = self.oracle.case.settings.examples is not None
         settings = hypothesis.settings(
             max_examples=count,
+            database=hypothesis.settings().database if asked else None,
             deadline=None,
             phases=phases,
             verbosity=hypothesis.Verbosity.quiet,
@@ -215,13 +225,14 @@ class Search:
         case = self.oracle.case
         inputs = [(spec.shape, spec.dtype) for spec in flatten(self.oracle.source.specs)]
         try:
-            simplest = hypothesis.find(
-                self._recipes(),
-                self._fails,
-                settings=settings,
-                random=Random(case.settings.seed if seed is None else seed),
-                database_key=f"{self.check} {case.subject.name} {inputs}".encode(),
-            )
+            with contextlib.nullcontext() if asked else _without_a_folder():
+                simplest = hypothesis.find(
+                    self._recipes(),
+                    self._fails,
+                    settings=settings,
+                    random=Random(case.settings.seed if seed is None else seed),
+                    database_key=f"{self.check} {case.subject.name} {inputs}".encode(),
+                )
         except errors.NoSuchExample:
             return None
         return self.oracle.violation(simplest)
@@ -306,6 +317,20 @@ def _phases(*, shrinking: bool = True) -> list[Any]:
     # Explaining would only run the model more.
     without = {phase.explain} if shrinking else {phase.explain, phase.shrink}
     return [one for one in phases if one not in without]
+
+
+@contextlib.contextmanager
+def _without_a_folder() -> Iterator[None]:
+    """Within it, Hypothesis leaves nothing in the project: nobody asked for a search."""
+    from hypothesis import configuration
+
+    before: Any = configuration.storage_directory()
+    with tempfile.TemporaryDirectory() as folder:
+        configuration.set_hypothesis_home_dir(folder)
+        try:
+            yield
+        finally:
+            configuration.set_hypothesis_home_dir(getattr(before, "path", before))
 
 
 def _fewer(recipe: Recipe) -> Iterator[Recipe]:

@@ -7,7 +7,12 @@ A batch is drawn as a small recipe for each row (kind, scale, seed) and then exp
 fast however large the rows are, and shrinking works on rows, kinds, scales and sizes.
 """
 
-from pytest_bnconsistency.strategies.arrays import (
+from pytest_bnconsistency import libraries
+
+libraries.tensorflow()
+libraries.needs_hypothesis("pytest_bnconsistency.strategies")
+
+from pytest_bnconsistency.strategies.arrays import (  # noqa: E402
     Pair,
     batch_pairs,
     batch_sizes,
@@ -16,7 +21,10 @@ from pytest_bnconsistency.strategies.arrays import (
     from_recipe,
     splits,
 )
-from pytest_bnconsistency.strategies.lifecycle import Lifecycle, lifecycle_machine
+from pytest_bnconsistency.strategies.lifecycle import (  # noqa: E402
+    Lifecycle,
+    lifecycle_machine,
+)
 
 __all__ = [
     "Lifecycle",

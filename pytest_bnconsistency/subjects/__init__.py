@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import importlib.util
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from pytest_bnconsistency.errors import (
-    BNConsistencyError,
-    MissingDependencyError,
-    UnsupportedSubjectError,
-)
+from pytest_bnconsistency import libraries
+from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
 from pytest_bnconsistency.subjects.base import Call, Hook, Part, Proceed, Subject
-from pytest_bnconsistency.words import first_line
 
 __all__ = ["ADAPTERS", "Call", "Hook", "Part", "Proceed", "Subject", "subject_of"]
 
@@ -30,18 +25,7 @@ def subject_of(model: Any) -> Subject:
         MissingDependencyError: TensorFlow is not installed, or can't be imported.
         UnsupportedSubjectError: `model` is nothing that can be checked, or is not built.
     """
-    if "tensorflow" not in sys.modules and importlib.util.find_spec("tensorflow") is None:
-        raise MissingDependencyError(
-            "TensorFlow is not installed, and the checks run models with it; install it with: "
-            'pip install "pytest-bnconsistency[tensorflow]"'
-        )
-    try:
-        importlib.import_module("tensorflow")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"TensorFlow is installed and can't be imported: {first_line(error)}; mend its "
-            'installation: python -c "import tensorflow" must not fail'
-        ) from error
+    libraries.tensorflow()
     from pytest_bnconsistency.subjects.adapter import BaseSubject
 
     if isinstance(model, BaseSubject):
