@@ -18,7 +18,8 @@ TRIED_ROWS, OF_LARGE = 64, 8
 @dataclass(frozen=True)
 class Cause:
     """A rule, what happened, what to do, and how it was proven; `share` is how much of what is
-    stored it explains.
+    stored it explains. `place` is the path of the layer to blame, where it is known, and `sure`
+    says that what was found in the model itself leaves no room for another.
     """
 
     rule: Rule
@@ -26,6 +27,8 @@ class Cause:
     remedy: str
     proof: str
     share: float
+    place: str = ""
+    sure: bool = False
 
 
 Try = Callable[[Measured], Iterator[Cause]]

@@ -16,9 +16,11 @@ from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.cause import HALF, MOST, OF_LARGE, TRIED_ROWS, Cause, Try
+from pytest_bnconsistency.diagnosis.fixed import misfit
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.diagnosis.preprocessing import preprocessed
 from pytest_bnconsistency.diagnosis.rewritten import exchanged
+from pytest_bnconsistency.diagnosis.sides import gap
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.batches import in_batches
 from pytest_bnconsistency.probes.statistics import BatchStatistics, Moments
@@ -41,9 +43,10 @@ def predicted(m: Measured, tries: Tries) -> Cause | None:
         # That initial values are left is arithmetic where the updates are known; rows of mean 0
         # and variance 1 would store much the same.
         known = name == "few updates" and (m.certain_share or 0.0) >= CERTAIN_SHARE
-        if any(cause.share > 0.95 or known for cause in found):
+        measured = name == "few updates" and not known
+        if any(cause.sure or (cause.share > 0.95 and not measured) or known for cause in found):
             break
-    return max(found, key=lambda cause: cause.share, default=None)
+    return max(found, key=lambda cause: (cause.sure, cause.share), default=None)
 
 
 def stale(m: Measured) -> Iterator[Cause]:
@@ -59,7 +62,7 @@ def stale(m: Measured) -> Iterator[Cause]:
             f"updates there were is not known; momentum {t.momentum:.3g})",
             "train for more updates, or with a smaller momentum; or recalibrate(model, x)",
             "",
-            explained,
+            min(explained, _remade(m, m.with_initial(share))),
         )
         return
     needed = math.ceil(math.log(SETTLED_SHARE) / math.log(t.retention))
@@ -81,6 +84,15 @@ def stale(m: Measured) -> Iterator[Cause]:
         "",
         explained if certain >= CERTAIN_SHARE or explained > MOST else 0.0,
     )
+
+
+def _remade(m: Measured, values: list[Array]) -> float:
+    """How much nearer evaluation under `values` is to what it says than under the population's;
+    beyond a standard deviation all distances are alike.
+    """
+    before = min(gap(m.population, m.stored, m.data).outputs, 1.0)
+    after = gap(m.under(values), m.stored, m.data).outputs
+    return 1 - after / before if before and math.isfinite(after) else 0.0
 
 
 def _harmless_share(m: Measured) -> tuple[float, str]:
@@ -236,6 +248,7 @@ def _redrawn(
 
 
 TRIES: dict[str, Try] = {
+    "the numbers of layers of preprocessing": misfit,
     "few updates": stale,
     "vectors in each other's place": exchanged,
     "random layers on": _variance_shift,

@@ -182,8 +182,9 @@ def _finding(
     layers = len({id(t.layer) for t in m.tracked})
     shared = [t.path for t in m.tracked if t.calls > 1]
     layer = table.rows[0][0] if table else (shared or [m.tracked[0].path])[0]
+    layer = cause.place or layer
     text = cause.text
-    if table and layers > 1 and not _one_explains(table):
+    if table and not cause.place and layers > 1 and not _one_explains(table):
         text += f" (in {layers} normalisers; none alone closes half of the gap)"
     return Finding(
         cause.rule.id,

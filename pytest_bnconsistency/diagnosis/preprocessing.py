@@ -2,106 +2,222 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Data, is_float, map_nest
+from pytest_bnconsistency.data import Array, flatten, is_float
 from pytest_bnconsistency.diagnosis import rules
-from pytest_bnconsistency.diagnosis.cause import MOST, OF_LARGE, RIVALS, TRIED_ROWS, Cause
+from pytest_bnconsistency.diagnosis.cause import HALF, MOST, RIVALS, Cause
+from pytest_bnconsistency.diagnosis.fitting import ROUNDS, Values, fitted, named, usual
+from pytest_bnconsistency.diagnosis.fixed import misfits
 from pytest_bnconsistency.diagnosis.measured import Measured
+from pytest_bnconsistency.diagnosis.trials import Candidate, InputTrial, best
 
-UNLIKE = 0.2
-"""How much of the means must lie aside, against the number that is said to move them all."""
-USUAL_SCALES = (1 / 255, 255.0, 1 / 127.5, 127.5)
+ENOUGH_STATISTICS = 2
+"""Numbers that are fitted for each channel must explain so many times as many statistics."""
+MOST_CHANNELS = 4
+LARGE_ROUNDS = 2
+NEAR_USUAL, FITTED = 1.5, 2.0
+"""Weights of numbers that were fitted, and are usual ones or not."""
+USUAL_CHANGES = (
+    (255.0, 0.0),
+    (1 / 255, 0.0),
+    (1 / 127.5, -1.0),
+    (127.5, 127.5),
+    (2.0, -1.0),
+    (0.5, 0.5),
+    (-1.0, 1.0),
+    (-1.0, 255.0),
+)
+CAFFE = np.array([103.939, 116.779, 123.68])
+MEANS, DEVIATIONS = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+"""The means of many images, blue first, in [0, 255], and means and deviations in [0, 1]."""
+
+Transform = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to the data, in words and as a function.
+
+    `weight` grows with the numbers that were found by the statistics themselves; `free` says that
+    these are no usual ones.
+    """
+
+    name: str
+    apply: Transform
+    weight: float = 1.0
+    free: bool = False
 
 
 def preprocessed(m: Measured) -> Iterator[Cause]:
-    """The data under other preprocessing: scaled and shifted, standardised, channels reversed."""
-    count = min(m.data.rows, TRIED_ROWS if m.small else OF_LARGE)
-    rows = np.linspace(0, m.data.rows - 1, count).round().astype(int)
-    some = m.data.take(rows)
-    size = len(m.batches.rows[0])
+    """The data under other preprocessing: what of it gives the stored statistics?
 
-    def under(change: Callable[[Array], Array]) -> list[Array] | None:
-        changed = Data(map_nest(change, some.x))
-        try:
-            return m.statistics_of(changed.batches(size)).population
-        except Exception:  # values that the model cannot take
-            return None
+    Usual changes are tried first, then layers of preprocessing, then what fits best.
+    """
+    leaves = [i for i, leaf in enumerate(flatten(m.data.x)) if is_float(leaf)]
+    inputs = [InputTrial(m, i) for i in ([None, *leaves] if len(leaves) > 1 else leaves)]
+    found: list[Candidate] = []
+    for more in (
+        _changed(inputs, _usual),
+        misfits(m),
+        _changed(inputs, _global),
+        _changed(inputs, _by_channel),
+    ):
+        found += more
+        if any(candidate.tried.decides for candidate in found):
+            break
+    cause = best(found)
+    if cause is not None:
+        yield cause
 
-    # Standardised features have the statistics that a normaliser begins with.
-    initial = m.explained(m.with_initial(m.initial_share))
-    for name, change in itertools.chain(_changes(m), _moved(m, under)):
-        values = under(change)
-        if values is None:
-            continue
-        share = m.explained(values)
-        # Some change of the data brings any statistics nearer.
-        if share > max(MOST, initial - RIVALS):
-            yield Cause(
-                rules.SHIFT,
-                f"the statistics are those of {name}: this data is preprocessed otherwise than "
-                "the training data",
-                "give evaluation the preprocessing of training (best inside the model)",
-                f"with {name} the statistics of this data are what is stored",
-                share,
+
+def _changed(
+    inputs: Sequence[InputTrial], changes: Callable[[InputTrial], Iterator[Change]]
+) -> Iterator[Candidate]:
+    for trial in inputs:
+        for change in changes(trial):
+            yield from _explaining(trial, change)
+
+
+def _explaining(trial: InputTrial, change: Change) -> Iterator[Candidate]:
+    tried = trial.tried(change.apply)
+    if tried is None or not tried.explains:
+        return
+    # Standardised features have the statistics that a normaliser begins with, and some change
+    # of the data brings any statistics nearer.
+    if tried.share > tried.initial + (RIVALS if change.free else -RIVALS):
+        cause = Cause(
+            rules.SHIFT,
+            f"the statistics are those of {change.name}: this data is preprocessed otherwise than "
+            "the training data",
+            f"the model was trained on {change.name}: give evaluation the preprocessing of "
+            "training (best inside the model)",
+            f"with {change.name} the statistics of this data are what is stored; {tried.said}",
+            tried.share,
+        )
+        yield Candidate(cause, tried, change.weight)
+
+
+def _usual(trial: InputTrial) -> Iterator[Change]:
+    for scale, offset in USUAL_CHANGES:
+        yield Change(named(scale, offset), _scaled(scale, offset, _same))
+    yield Change("the features standardised", lambda x: _standardised(x, (0,)))
+    yield Change("each row standardised", lambda x: _standardised(x, tuple(range(1, x.ndim))))
+    yield Change("the features scaled to [0, 1]", _to_unit_interval)
+    if all(leaf.min() > -1 for leaf in trial.leaves):
+        yield Change("log(1 + x)", np.log1p)
+    if any(leaf.shape[-1] > 1 for leaf in trial.leaves):
+        yield Change("the channels in reverse order", _reversed)
+    if all(leaf.ndim > 2 for leaf in trial.leaves):
+        yield Change(
+            "each channel standardised", lambda x: _standardised(x, tuple(range(x.ndim - 1)))
+        )
+        if all(leaf.shape[-1] == 3 for leaf in trial.leaves):
+            yield from _usual_images()
+
+
+def _usual_images() -> Iterator[Change]:
+    """As `preprocess_input` of two modes does, of images in [0, 255] and in [0, 1]."""
+    for scale, of in ((1.0, "x"), (255.0, "255 * x")):
+        yield Change(
+            f"{of}, the channels in reverse order and less {CAFFE.tolist()} (preprocess_input of "
+            "mode 'caffe')",
+            _scaled(scale, -CAFFE, _reversed),
+        )
+    for scale, of in ((1 / 255, "x / 255"), (1.0, "x")):
+        yield Change(
+            f"{of}, the channels less {MEANS.tolist()} and by {DEVIATIONS.tolist()} "
+            "(preprocess_input of mode 'torch')",
+            _scaled(scale / DEVIATIONS, -MEANS / DEVIATIONS, _same),
+        )
+
+
+def _global(trial: InputTrial) -> Iterator[Change]:
+    """One scale and one offset for all, fitted, the channels as they are and reversed."""
+    m = trial.m
+    spread = float(np.mean([leaf.std() for leaf in trial.leaves])) or 1.0
+    several = any(leaf.shape[-1] > 1 for leaf in trial.leaves)
+    for order, of in ((_same, "x"), (_reversed, "x[..., ::-1]"))[: 1 + several]:
+
+        def values(scale: Array, offset: Array, order: Transform = order) -> list[Array] | None:
+            return trial.values(_scaled(scale[0], offset[0], order))
+
+        for scales, offsets in fitted(m, m.moving, values, np.array([spread]), _rounds(trial)):
+            scale, offset = float(scales[0]), float(offsets[0])
+            for a, b in usual(scale, offset, spread):
+                yield Change(named(a, b, of), _scaled(a, b, order), NEAR_USUAL)
+            now = values(scales, offsets)
+            explains = now is not None and trial.explained(now) > HALF
+            if explains and _is_particular(trial, values, spread):
+                apply = _scaled(scale, offset, order)
+                yield Change(named(scale, offset, of), apply, FITTED, free=True)
+
+
+def _is_particular(trial: InputTrial, values: Values, spread: float) -> bool:
+    """Whether no two numbers bring the data to the stored statistics in the next channel's place.
+
+    Where the channels are alike, they bring it to any others.
+    """
+    moved = [np.roll(value, 1) for value in trial.m.moving]
+    for numbers in fitted(trial.m, moved, values, np.array([spread]), _rounds(trial)):
+        now = values(*numbers)
+        if now is not None and trial.explained(now, stored=moved) > MOST:
+            return False
+    return True
+
+
+def _by_channel(trial: InputTrial) -> Iterator[Change]:
+    """A scale and an offset for each of a few channels, fitted."""
+    lasts = {leaf.shape[-1] for leaf in trial.leaves}
+    channels = max(lasts)
+    numbers = sum(value.size for value in trial.m.moving[:2])
+    if lasts != {channels} or not 1 < channels <= MOST_CHANNELS:
+        return
+    if numbers < ENOUGH_STATISTICS * 2 * channels:
+        return
+    spread = np.mean([leaf.reshape(-1, channels).std(0) for leaf in trial.leaves], axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    for order, of in ((_same, "x"), (_reversed, "x[..., ::-1]")):
+
+        def values(scale: Array, offset: Array, order: Transform = order) -> list[Array] | None:
+            return trial.values(_scaled(scale, offset, order))
+
+        for scale, offset in fitted(trial.m, trial.m.moving, values, spread, _rounds(trial)):
+            told = " and ".join(
+                str([float(f"{number:.3g}") for number in numbers]) for numbers in (scale, offset)
+            )
+            yield Change(
+                f"{of} scaled and shifted channel by channel ({told})",
+                _scaled(scale, offset, order),
+                FITTED * channels,
+                free=True,
             )
 
 
-def _floats(change: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    return lambda leaf: change(leaf).astype(leaf.dtype) if is_float(leaf) else leaf
+def _rounds(trial: InputTrial) -> int:
+    return ROUNDS if trial.m.small else LARGE_ROUNDS
 
 
-def _moved(
-    m: Measured, under: Callable[[Callable[[Array], Array]], list[Array] | None]
-) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-    """The data and its negative, moved by the number that gives the first mean that is stored.
-
-    Where the data's own means lie along what a number moves, it brings them to any others.
-    """
-    first = next((i for i, t in enumerate(m.tracked) if t.role == "mean"), None)
-    for scale in (1, -1) if first is not None else ():
-        still, moved = under(_floats(_scaled(scale, 0))), under(_floats(_scaled(scale, 1)))
-        if first is None or still is None or moved is None:
-            continue
-        slope, means = (moved[first] - still[first]).ravel(), still[first].ravel()
-        unit = max(slope @ slope, 1e-30)
-        offset = float(slope @ (m.moving[first].ravel() - means) / unit)
-        left = means - slope * (slope @ means) / unit
-        if np.linalg.norm(left) < UNLIKE * abs(offset) * np.linalg.norm(slope):
-            continue
-        named = f"x {'+' if offset >= 0 else '-'} {abs(offset):.2g}"
-        yield named if scale > 0 else f"{offset:.2g} - x", _floats(_scaled(scale, offset))
+def _scaled(scale: float | Array, offset: float | Array, order: Transform) -> Transform:
+    return lambda x: np.asarray(order(x) * scale + offset)
 
 
-def _changes(m: Measured) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-    for scale in (*USUAL_SCALES, *_scales(m)):
-        name = f"x * {scale:.3g}" if scale >= 1 else f"x / {1 / scale:.3g}"
-        yield name, _floats(_scaled(scale, 0))
-        if scale < 1:
-            yield f"{name} - 1", _floats(_scaled(scale, -1))
-        else:
-            yield f"(x + 1) * {scale:.3g}", _floats(_scaled(scale, scale))
-    yield (
-        "the features standardised",
-        _floats(lambda leaf: (leaf - leaf.mean(0)) / np.maximum(leaf.std(0), 1e-7)),
-    )
-    yield "the channels in reverse order", _floats(lambda leaf: leaf[..., ::-1])
+def _same(x: Array) -> Array:
+    return x
 
 
-def _scaled(scale: float, offset: float) -> Callable[[Array], Array]:
-    return lambda leaf: np.asarray(leaf * scale + offset)
+def _reversed(x: Array) -> Array:
+    return x[..., ::-1]
 
 
-def _scales(m: Measured) -> list[float]:
-    """The scale of the data that gives the first normaliser the variance that is stored."""
-    for t, stored, value in zip(m.tracked, m.moving, m.reference, strict=True):
-        if t.role == "variance":
-            ratio = float(np.median(np.maximum(stored, 0) / np.maximum(value, 1e-12)))
-            scale = math.sqrt(ratio)
-            usual = any(abs(scale / known - 1) < 0.1 for known in (1.0, *USUAL_SCALES))
-            return [scale] if scale > 0 and not usual else []
-    return []
+def _standardised(x: Array, axes: tuple[int, ...]) -> Array:
+    deviation = x.std(axes, keepdims=True)
+    return np.asarray((x - x.mean(axes, keepdims=True)) / np.maximum(deviation, 1e-7))
+
+
+def _to_unit_interval(x: Array) -> Array:
+    low, high = x.min(0, keepdims=True), x.max(0, keepdims=True)
+    return np.asarray((x - low) / np.maximum(high - low, 1e-7))

@@ -1,0 +1,177 @@
+"""Data or layers of preprocessing that are not those of training: named by what undoes it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pytest_bnconsistency.testing import expect_pass
+
+CHECK, SHIFT = "train_eval_agreement", "BN209"
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Images whose colours are unlike one another."""
+    rng = np.random.default_rng(0)
+    shades = rng.uniform(size=(128, 1, 1, 1)) * rng.uniform(0.5, 1, (1, 6, 6, 1))
+    noise = rng.uniform(-0.1, 0.1, (128, 6, 6, 3))
+    tints = np.array([0.9, 0.5, 0.2]) * shades + np.array([0.0, 0.3, 0.1])
+    return np.clip(tints + noise, 0, 1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Features of unlike means and deviations."""
+    rng = np.random.default_rng(0)
+    centres, deviations = rng.uniform(1, 9, 8), 10 ** np.linspace(-2, 0.5, 8)
+    mixed = rng.standard_normal((256, 8)) @ (np.eye(8) + 0.3 * rng.standard_normal((8, 8)))
+    return (centres + deviations * mixed / mixed.std(0)).astype(np.float32)
+
+
+def settled(model, x, times=25):
+    step = tf.function(lambda batch: model(batch, training=True), reduce_retracing=True)
+    for _ in range(times):
+        for start in range(0, len(x), 32):
+            step(tf.constant(x[start : start + 32].astype(np.float32)))
+    return model
+
+
+def net_for_images(k):
+    bn = k.layers.BatchNormalization(momentum=0.9, name="bn")
+    layers = [k.layers.Conv2D(16, 3), bn, k.layers.ReLU(), k.layers.GlobalAveragePooling2D()]
+    model = k.Sequential([k.Input((6, 6, 3)), *layers, k.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "said"),
+    [
+        (lambda x: 2 * x - 1, lambda x: x, "those of 2 * x - 1:"),
+        (lambda x: x, lambda x: 2 * x - 1, "those of 0.5 * x + 0.5:"),
+        (lambda x: 2 * x - 1, lambda x: 255 * x, "those of x / 127.5 - 1:"),
+        (lambda x: 2 * x - 1, lambda x: 1 - x, "those of 1 - 2 * x:"),
+        (lambda x: x, lambda x: 10 * x - 3, "those of x / 10 + 0.3:"),
+        (lambda x: x, lambda x: 255 * x[..., ::-1], "those of x[..., ::-1] / 255:"),
+        (
+            lambda x: x * [2, 5, 3] - [1, 0, 2],
+            lambda x: x,
+            "those of x scaled and shifted channel by channel",
+        ),
+        (lambda x: (255 * x)[..., ::-1] - [103.939, 116.779, 123.68], lambda x: x, "mode 'caffe'"),
+    ],
+    ids=["2x-1", "(x+1)/2", "x/127.5-1", "1-2x", "odd", "bgr", "channels", "caffe"],
+)
+def test_images_at_another_scale(k, disagrees, images, trained, given, said):
+    model = settled(net_for_images(k), trained(images))
+    finding = disagrees(model, given(images).astype(np.float32), rule=SHIFT, layer="bn")
+    assert said in finding.cause
+    assert "evaluation is then" in finding.tested
+    assert finding.remedy.startswith("the model was trained on ")
+    expect_pass(CHECK, model, trained(images).astype(np.float32))
+
+
+def net_for_tables(k):
+    inputs = k.Input((8,))
+    h = k.layers.BatchNormalization(momentum=0.9, name="bn")(k.layers.Dense(16)(inputs))
+    model = k.Model(inputs, k.layers.Dense(3)(k.layers.ReLU()(h)), name="net")
+    model.compile("sgd", "mse")
+    return model
+
+
+def behind(k, net, layer):
+    """The net as it is delivered: with its preprocessing in front of it."""
+    inputs = k.Input((8,))
+    model = k.Model(inputs, net(layer(inputs)))
+    model.compile("sgd", "mse")
+    return model
+
+
+def adapted(k, x):
+    layer = k.layers.Normalization(name="pre")
+    layer.adapt(x)
+    return layer
+
+
+def given_deviations(k, x):
+    return k.layers.Normalization(mean=x.mean(0), variance=x.std(0), name="pre")
+
+
+def given_inverses(k, x):
+    return k.layers.Normalization(mean=x.mean(0), variance=1 / x.std(0), name="pre")
+
+
+def given_in_another_order(k, x):
+    return k.layers.Normalization(mean=x.var(0), variance=x.mean(0), name="pre")
+
+
+def given_inverted(k, x):
+    return k.layers.Normalization(mean=x.mean(0), variance=x.var(0), invert=True, name="pre")
+
+
+def given_others(k, x):
+    drawn = np.random.default_rng(1).uniform(0.4, 2.5, (2, 8))
+    return k.layers.Normalization(
+        mean=drawn[0] * x.mean(0), variance=drawn[1] * x.var(0), name="pre"
+    )
+
+
+def dividing_by_variances(k, x):
+    mean, variance = x.mean(0), x.var(0)
+    return k.layers.Lambda(lambda rows: (rows - mean) / variance, name="pre")
+
+
+def scaling_to_one(k, x):
+    low, high = x.min(0), x.max(0)
+    return k.layers.Lambda(lambda rows: (rows - low) / (high - low), name="pre")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (given_deviations, "its variance is the standard deviation of the data"),
+        (given_inverses, "its variance is 1 / the standard deviation of the data"),
+        (given_in_another_order, "its mean is the data's variance"),
+        (given_inverted, "it multiplies by the data's standard deviation"),
+        (dividing_by_variances, "it divides by the variance of the data"),
+        (scaling_to_one, "it scales the data to [0, 1]"),
+        (given_others, "the statistics are those of its input standardised"),
+        (lambda k, x: adapted(k, 255 * x), "its mean and variance are those of 255 * x"),
+    ],
+)
+def test_a_layer_whose_numbers_are_not_the_data_s(k, disagrees, table, wrong, said):
+    net = settled(net_for_tables(k), (table - table.mean(0)) / table.std(0))
+    finding = disagrees(behind(k, net, wrong(k, table)), table, rule=SHIFT, layer="pre")
+    assert said in finding.cause
+    assert "where pre gives its input standardised by the mean and deviation" in finding.tested
+
+
+def test_layers_that_prepare_the_data_as_in_training(k, table):
+    net = settled(net_for_tables(k), (table - table.mean(0)) / table.std(0))
+    expect_pass(CHECK, behind(k, net, adapted(k, table)), table)
+    wrong = behind(k, net_for_tables(k), given_deviations(k, table))
+    expect_pass(CHECK, settled(wrong, table), table)  # trained that way
+
+
+def test_data_that_is_standardised_twice(k, disagrees, table):
+    rows = (table - table.mean(0)) / table.std(0)
+    net = settled(net_for_tables(k), rows)
+    finding = disagrees(behind(k, net, adapted(k, table)), rows, rule=SHIFT, layer="pre")
+    said = "the statistics are those of its input as it is, and it gives it standardised once more"
+    assert said in finding.cause
+
+
+@pytest.mark.parametrize("stem", [True, False])
+def test_what_is_left_of_initial_values_is_not_blamed_on_a_layer(k, disagrees, table, stem):
+    """A layer that fits the data stands before statistics that had no time."""
+    inputs = h = k.Input((8,))
+    if stem:
+        h = k.layers.Rescaling(2.0, name="pre")(h)
+    h = k.layers.BatchNormalization(name="bn")(
+        h if stem else adapted(k, table)(k.layers.Dense(8)(h))
+    )
+    model = k.Model(inputs, k.layers.Dense(3)(h))
+    model.compile("sgd", "mse")
+    settled(model, table, 1)
+    model.optimizer.iterations.assign(8)
+    disagrees(model, table, rule="BN201", layer="bn")
