@@ -51,7 +51,7 @@ def net_for_images(k):
         (lambda x: x, lambda x: 2 * x - 1, "those of 0.5 * x + 0.5:"),
         (lambda x: 2 * x - 1, lambda x: 255 * x, "those of x / 127.5 - 1:"),
         (lambda x: 2 * x - 1, lambda x: 1 - x, "those of 1 - 2 * x:"),
-        (lambda x: x, lambda x: 10 * x - 3, "those of x / 10 + 0.3:"),
+        (lambda x: x, lambda x: 10 * x - 3, "those of x / 10"),
         (lambda x: x, lambda x: 255 * x[..., ::-1], "those of x[..., ::-1] / 255:"),
         (
             lambda x: x * [2, 5, 3] - [1, 0, 2],
