@@ -18,8 +18,9 @@ from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.cause import HALF, MOST, OF_LARGE, TRIED_ROWS, Cause, Try
 from pytest_bnconsistency.diagnosis.fixed import misfit
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
+from pytest_bnconsistency.diagnosis.other_weights import other_weights
 from pytest_bnconsistency.diagnosis.preprocessing import preprocessed
-from pytest_bnconsistency.diagnosis.rewritten import exchanged
+from pytest_bnconsistency.diagnosis.rewritten import rewritten
 from pytest_bnconsistency.diagnosis.sides import gap
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.batches import in_batches
@@ -249,8 +250,9 @@ def _redrawn(
 
 TRIES: dict[str, Try] = {
     "the numbers of layers of preprocessing": misfit,
+    "other weights that the optimizer has": other_weights,
     "few updates": stale,
-    "vectors in each other's place": exchanged,
+    "vectors in another place, order or form": rewritten,
     "random layers on": _variance_shift,
     "batches of few rows": _small_batches,
     "rows in the order given": _batch_order,

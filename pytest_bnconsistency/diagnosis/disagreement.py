@@ -11,6 +11,8 @@ from pytest_bnconsistency.diagnosis import attribution, causes, poisoned, rules
 from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.cause import HALF, Cause
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
+from pytest_bnconsistency.diagnosis.other_weights import REMEDY as CHANGED
+from pytest_bnconsistency.diagnosis.other_weights import likely
 from pytest_bnconsistency.diagnosis.sides import Side, gap, number, numbers
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.per_call import per_call
@@ -19,6 +21,10 @@ from pytest_bnconsistency.results import Finding, Table
 
 MOST_STEPS = 200
 """Training steps that a lag is tried on, where they are cheap."""
+OTHERWISE = (
+    "give data as in training; or, where the weights were changed after the last step (averaged, "
+    "pruned, rounded, restored), recalibrate(model, x)"
+)
 
 
 def explain(m: Measured, bound: str) -> Finding:
@@ -43,20 +49,26 @@ def explain(m: Measured, bound: str) -> Finding:
         cause = _lagging(m)
     table = attribution.table(m.inference, m.data, m.tracked, m.moving, m.reference, m.updates)
     if cause is None:
-        tried = [*tries.made, *([] if m.step else ["no training step to try"])]
-        cause = Cause(
-            rules.DISAGREES,
-            tries.without_cause(
-                "not established; the moving statistics are not those of this data under these "
-                "weights"
-            ),
-            "give data as in training; or recalibrate(model, x)",
-            f"{tested}; nothing of this explains what is stored: {', '.join(tried)}",
-            0.0,
-        )
+        cause = _not_established(m, tries, tested)
         return _finding(m, cause, cause.proof, table, bound, known=False)
     proof = f"{cause.proof}; {tested}" if cause.proof else tested
     return _finding(m, cause, proof, table, bound)
+
+
+def _not_established(m: Measured, tries: Tries, tested: str) -> Cause:
+    """What is likely where no cause that was tried explains what is stored."""
+    changed = likely(m)
+    tried = [*tries.made, *([] if m.step else ["no training step to try"])]
+    return Cause(
+        rules.OTHER_WEIGHTS if changed else rules.DISAGREES,
+        tries.without_cause(
+            "not established; the moving statistics are not those of this data under these "
+            f"weights{changed and ': '}{changed}"
+        ),
+        f"{CHANGED}; or give data as in training" if changed else OTHERWISE,
+        f"{tested}; nothing of this explains what is stored: {', '.join(tried)}",
+        0.0,
+    )
 
 
 def unexplained(m: Measured, bound: str) -> Finding:

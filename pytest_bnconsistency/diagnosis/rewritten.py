@@ -2,27 +2,220 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+
+from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.cause import HALF, Cause
 from pytest_bnconsistency.diagnosis.measured import Measured
-from pytest_bnconsistency.diagnosis.misplaced import REMEDY, misplaced
+from pytest_bnconsistency.diagnosis.misplaced import (
+    FEWEST_CHANNELS,
+    NEARER,
+    REMEDY,
+    SHOWN,
+    distances,
+    misplaced,
+)
+from pytest_bnconsistency.diagnosis.orders import orders
+from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.diagnosis.sides import gap
+from pytest_bnconsistency.words import listed
+
+RIGHT = 0.1
+"""Statistics as near to the population's, in its deviations, have had nothing done to them."""
+RECALIBRATE = "or recalibrate(model, x)"
+
+Function = Callable[[Array], Array]
+
+FORMS: dict[str, Function] = {
+    "the square root of the variance (the standard deviation)": np.square,
+    "the square of the variance": np.sqrt,
+    "1 / the variance": np.reciprocal,
+    "1 / the standard deviation": lambda stored: 1 / np.square(stored),
+    "the logarithm of the variance": np.exp,
+    "the logarithm of the standard deviation": lambda stored: np.exp(2 * stored),
+}
+"""What may be stored for a variance, and how that is undone."""
 
 
-def exchanged(m: Measured) -> Iterator[Cause]:
-    """Exchange vectors that stand in each other's place: does the gap close?"""
-    found = misplaced(m.tracked, m.moving, m.reference)
-    if found is None:
-        return
+@dataclass(frozen=True)
+class Undone:
+    """What was done to the statistics of some places, and all of them with that undone.
+
+    `nearer` is how far those are from what they are said to be, `before` how far from the
+    population's in their own places.
+    """
+
+    rule: Rule
+    cause: str
+    remedy: str
+    values: list[Array]
+    before: float
+    nearer: float
+    tested: str = ""
+
+
+def rewritten(m: Measured) -> Iterator[Cause]:
+    """Undo what may have been done to the stored statistics: does the gap close?"""
     before = gap(m.stored, m.population, m.data).outputs
-    after = gap(m.under(found.exchanged), m.population, m.data).outputs
-    yield Cause(
+    for find in (_exchanged, _in_another_form, _in_another_order, _of_another_layer):
+        for undone in find(m):
+            after = gap(m.under(undone.values), m.population, m.data).outputs
+            closes = after < HALF * min(before, 1.0)
+            told = (
+                f"undone, they are {undone.nearer:.2g} standard deviations from those of this "
+                f"data, as stored {undone.before:.2g}"
+            )
+            yield Cause(
+                undone.rule,
+                undone.cause,
+                f"{undone.remedy}; {RECALIBRATE}",
+                f"{undone.tested or told}; evaluation is then {after:.2g} from that under "
+                f"population statistics, as stored {before:.2g}",
+                1 - undone.nearer / undone.before if closes else 0.0,
+            )
+
+
+def _exchanged(m: Measured) -> Iterator[Undone]:
+    """Vectors that stand in each other's place."""
+    found = misplaced(m.tracked, m.moving, m.reference)
+    if found is not None:
+        yield Undone(
+            rules.MISPLACED,
+            found.cause,
+            REMEDY,
+            found.exchanged,
+            found.before,
+            found.after,
+            found.tested,
+        )
+
+
+def _in_another_form(m: Measured) -> Iterator[Undone]:
+    """Variances that are stored as a function of what they should be."""
+    off, places = _off(m), _wrong(m)
+    for name, undo in FORMS.items():
+        with np.errstate(all="ignore"):
+            candidates = {i: undo(m.moving[i]) for i in places if m.tracked[i].role == "variance"}
+        nearer = {i: v for i, v in candidates.items() if off(i, v) < HALF * off(i, m.moving[i])}
+        if sum(value.size for value in nearer.values()) >= FEWEST_CHANNELS:
+            yield _undone(
+                m,
+                nearer,
+                rules.ANOTHER_FORM,
+                f"what is stored as the variance of {_paths(m, nearer)} is {name}",
+                "store the variance, as the layer takes its root",
+            )
+
+
+def _in_another_order(m: Measured) -> Iterator[Undone]:
+    """Statistics of the right layer, in another order of the channels."""
+    off, places = _off(m), _wrong(m)
+    found: dict[str, dict[int, Array]] = {}
+    for layer in dict.fromkeys(m.tracked[i].layer for i in places):
+        own = [i for i in places if m.tracked[i].layer is layer and m.moving[i].ndim == 1]
+        best: tuple[float, str, dict[int, Array]] = (NEARER, "", {})
+        for name, order in orders([m.moving[i] for i in own], [m.reference[i] for i in own]):
+            moved = {i: m.moving[i][order] for i in own}
+            left = sum(off(i, v) for i, v in moved.items())
+            whole = sum(off(i, m.moving[i]) for i in own)
+            if left < best[0] * whole:
+                best = (left / whole, name, moved)
+        if best[1]:
+            found.setdefault(best[1], {}).update(best[2])
+    for name, nearer in found.items():
+        yield _undone(
+            m,
+            nearer,
+            rules.MISPLACED,
+            f"the channels of the stored statistics of {_paths(m, nearer)} are {name}",
+            "load the statistics in the order of the layer's channels",
+        )
+
+
+def _of_another_layer(m: Measured) -> Iterator[Undone]:
+    """Statistics that are those of another layer, or the first of them."""
+    off, moved, sources = _off(m), dict[int, Array](), dict[int, str]()
+    before = after = 0.0
+    far = distances(m.tracked, m.reference)
+    for i in _wrong(m):
+        if m.moving[i].ndim != 1:
+            continue
+        own = off(i, m.moving[i])
+        best = NEARER * own
+        for j, t in enumerate(m.tracked):
+            if t.role != m.tracked[i].role or t.layer is m.tracked[i].layer:
+                continue
+            for name, part in _parts(m.reference[j], m.moving[i].size):
+                apart = float(np.mean(far[i](m.moving[i].ravel(), part)))
+                if apart < best:
+                    best, moved[i], sources[i] = apart, m.reference[i], f"{name}{t.path}"
+        if i in moved:
+            before, after = before + own, after + best
+    if sum(value.size for value in moved.values()) < FEWEST_CHANNELS:
+        return
+    pairs = dict.fromkeys((m.tracked[i].path, source) for i, source in sources.items())
+    said = [f"in {path} those of {source}" for path, source in pairs]
+    more = len(said) - SHOWN
+    said = [*said[:SHOWN], f"{more} more"] if more > 0 else said
+    yield Undone(
         rules.MISPLACED,
-        found.cause,
-        f"{REMEDY}; or recalibrate(model, x)",
-        f"{found.tested}; evaluation is then {after:.2g} from that under population statistics, "
-        f"as stored {before:.2g}",
-        1 - found.after / found.before if after < HALF * before else 0.0,
+        f"the stored statistics are those of another layer: {listed(said)}",
+        REMEDY,
+        [moved.get(i, value) for i, value in enumerate(m.moving)],
+        before / len(moved),
+        after / len(moved),
+        f"they are {after / len(moved):.2g} standard deviations from those, and "
+        f"{before / len(moved):.2g} from what this data gives in their own places; with that put "
+        "in",
     )
+
+
+def _parts(value: Array, size: int) -> Iterator[tuple[str, Array]]:
+    """What of a vector a shorter or longer one may be."""
+    value = value.ravel()
+    if value.size == size:
+        yield "", value
+    elif value.size > size:
+        yield f"the first {size} channels of ", value[:size]
+        yield f"the last {size} channels of ", value[-size:]
+    else:
+        yield f"the {value.size} channels, again and again, of ", np.resize(value, size)
+
+
+def _undone(m: Measured, nearer: dict[int, Array], rule: Rule, cause: str, remedy: str) -> Undone:
+    off = _off(m)
+    return Undone(
+        rule,
+        cause,
+        remedy,
+        [nearer.get(i, value) for i, value in enumerate(m.moving)],
+        float(np.mean([off(i, m.moving[i]) for i in nearer])),
+        float(np.mean([off(i, value) for i, value in nearer.items()])),
+    )
+
+
+def _off(m: Measured) -> Callable[[int, Array], float]:
+    """How far a value is from the population's in a place."""
+    far = distances(m.tracked, m.reference)
+
+    def off(place: int, value: Array) -> float:
+        apart = float(np.mean(far[place](value, m.reference[place])))
+        return apart if np.isfinite(apart) else np.inf
+
+    return off
+
+
+def _wrong(m: Measured) -> list[int]:
+    """The places whose statistics are not those of the population."""
+    off = _off(m)
+    return [i for i, value in enumerate(m.moving) if off(i, value) > RIGHT]
+
+
+def _paths(m: Measured, places: Sequence[int] | dict[int, Array]) -> str:
+    paths = list(dict.fromkeys(m.tracked[i].path for i in places))
+    more = len(paths) - SHOWN
+    return listed([*paths[:SHOWN], f"{more} more"] if more > 0 else paths)

@@ -35,6 +35,8 @@ SHIFT = Rule("BN209", "data-shift")
 DOMAINS = Rule("BN210", "one-layer-many-domains")
 SEVERAL_UPDATES = Rule("BN211", "several-updates-per-step")
 MISPLACED = Rule("BN212", "statistics-misplaced")
+OTHER_WEIGHTS = Rule("BN213", "statistics-of-other-weights")
+ANOTHER_FORM = Rule("BN214", "variance-in-another-form")
 
 FROZEN_MOVES = Rule("BN301", "frozen-state-moves")
 FROZEN_BY_BATCH = Rule("BN302", "frozen-layer-uses-the-batch")

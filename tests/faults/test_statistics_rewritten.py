@@ -1,0 +1,109 @@
+"""Stored statistics to which something was done: named by what undoes it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pytest_bnconsistency.testing import expect_pass
+
+CHECK, MISPLACED, FORM = "train_eval_agreement", "BN212", "BN214"
+
+
+@pytest.fixture(scope="module")
+def x():
+    rng = np.random.default_rng(0)
+    return (rng.normal(3, 2, (512, 6)) * 10 ** np.linspace(-1, 0.5, 6)).astype(np.float32)
+
+
+def net(k, x, widths=(12, 12)):
+    inputs = h = k.Input((6,))
+    for index, width in enumerate(widths):
+        h = k.layers.Dense(width, kernel_initializer=k.initializers.RandomNormal(0, 1.5))(h)
+        h = k.layers.BatchNormalization(momentum=0.9, name=f"bn{index}")(h)
+        h = k.layers.ReLU()(h)
+    model = k.Model(inputs, k.layers.Dense(3)(h))
+    model.compile("sgd", "mse")
+    step = tf.function(lambda batch: model(batch, training=True))
+    for _ in range(8):
+        for start in range(0, len(x), 32):
+            step(tf.constant(x[start : start + 32]))
+    model.optimizer.iterations.assign(128)
+    return model
+
+
+def vectors(model, *names):
+    for name in names:
+        bn = model.get_layer(name)
+        yield from (bn.moving_mean, bn.moving_variance)
+
+
+def rewrite(variables, change):
+    for variable in variables:
+        variable.assign(change(variable.numpy()).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (np.sqrt, "the square root of the variance"),
+        (np.square, "the square of the variance"),
+        (np.reciprocal, "1 / the variance"),
+        (lambda v: 1 / np.sqrt(v), "1 / the standard deviation"),
+    ],
+)
+def test_something_else_stored_for_a_variance(k, disagrees, x, change, said):
+    model = net(k, x)
+    expect_pass(CHECK, model, x)
+    rewrite((model.get_layer(name).moving_variance for name in ("bn0", "bn1")), change)
+    finding = disagrees(model, x, rule=FORM)
+    assert said in finding.cause
+    assert "bn0" in finding.cause
+    assert "store the variance" in finding.remedy
+
+
+def test_a_deviation_stored_for_one_of_two_variances(k, disagrees, x):
+    model = net(k, x)
+    rewrite([model.get_layer("bn1").moving_variance], np.sqrt)
+    cause = disagrees(model, x, rule=FORM).cause
+    assert "of bn1 is the square root" in cause
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (lambda v: np.roll(v, 1), "bn0 are shifted by 1"),
+        (lambda v: np.roll(v, -3), "bn0 are shifted by 3"),
+        (lambda v: v[::-1], "bn0 are in reverse order"),
+        (lambda v: v.reshape(3, 4).T.ravel(), "transposed"),
+        (lambda v: v[[5, 0, 7, 2, 11, 4, 1, 9, 3, 10, 8, 6]], "bn0 are in another order"),
+    ],
+    ids=["by 1", "by 3", "reversed", "transposed", "mixed"],
+)
+def test_channels_in_another_order(k, disagrees, x, order, said):
+    model = net(k, x)
+    rewrite(vectors(model, "bn0"), order)
+    finding = disagrees(model, x, rule=MISPLACED)
+    assert said in finding.cause
+    assert "order of the layer's channels" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("widths", "said"),
+    [
+        ((12, 12), "in bn0 those of bn1"),
+        ((12, 16), "in bn0 those of the first 12 channels of bn1"),
+    ],
+)
+def test_statistics_of_the_next_layer(k, disagrees, x, widths, said):
+    model = net(k, x, widths)
+    pairs = zip(vectors(model, "bn0"), vectors(model, "bn1"), strict=True)
+    for mine, its in pairs:
+        mine.assign(its.numpy()[:12])
+    finding = disagrees(model, x, rule=MISPLACED)
+    assert said in finding.cause
+    assert "by name" in finding.remedy
+
+
+def test_statistics_as_they_should_be_pass(k, x):
+    model = net(k, x, (12, 16))
+    expect_pass(CHECK, model, x)
