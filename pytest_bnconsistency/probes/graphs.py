@@ -90,3 +90,11 @@ def written_variables(concrete: Any) -> list[Any]:
     }
     written = {id(outer) for outer, inner in graph.captures if id(inner) in handles}
     return [variable for variable in graph.variables if id(variable.handle) in written]
+
+
+def with_mask(changed: Any, tensor: Any) -> Any:
+    """`changed`, with the Keras mask of `tensor`, if it has one."""
+    mask = getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        changed._keras_mask = mask
+    return changed

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, flatten, is_float, map_nest
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
-from pytest_bnconsistency.probes.graphs import is_batch
-from pytest_bnconsistency.probes.shaking import floating, with_mask
+from pytest_bnconsistency.probes.graphs import is_batch, with_mask
+from pytest_bnconsistency.probes.shaking import floating
 from pytest_bnconsistency.probes.taps import Replay
 from pytest_bnconsistency.subjects import Call
 

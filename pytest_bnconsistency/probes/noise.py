@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +30,11 @@ FLIPS = 1e-4
 """The share of a row's whole numbers, texts or decisions that may always be others."""
 DROWNED = 0.1
 """Where noise explains this share of the outputs' scale, nothing can be told from a change."""
+TRUSTED = 2.0**13
+"""What is seen of whole layers explains so many units of the outputs' scale at most.
+
+Where it is more, single operations tell: a layer's output may cancel, or be masked away.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,15 @@ class Floor:
         # the lower precision moves by at least.
         return max(self.least, min(MULTIPLE * self.floor, self.lower / 4))
 
+    def explains(self, sides: int, believed: float) -> float:
+        """What it explains between two runs, as far as it is `believed`: a share of the scale."""
+        explained = sides * self.bound
+        return min(explained, believed * self.scale) if self.scale else explained
+
     @property
     def uncapped(self) -> bool:
         """Whether more noise of the lower precision would leave the bound as it is."""
         return max(self.least, MULTIPLE * self.floor) <= max(self.least, self.lower / 4)
-
-    def joined(self, other: Floor) -> Floor:
-        """The larger noise of two measurements of one output."""
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return Floor(*(max(pair) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,11 @@ class Moved:
         return self.beyond or (self.drowned and self.change > DROWNED * self.scale)
 
     @property
+    def dominated(self) -> bool:
+        """Whether noise may move the output by as much as it is large."""
+        return self.bound >= self.scale > 0
+
+    @property
     def drowned(self) -> bool:
         """Whether noise may move the output by so much that a change tells nothing."""
         return self.bound > DROWNED * self.scale > 0
@@ -98,8 +108,9 @@ class Noise:
 
     At first only the rounding of what layers give is measured, on the first row. A row that
     moves by more is measured itself, since the network may be ill-conditioned on it, and with the
-    rounding of sums inside of layers, whose length is not known: that of a row at most. If it
-    moves by more than that, the rounding of single operations counts as well.
+    rounding of sums inside of layers, whose length is not known: that of a row at most. What so
+    is measured is believed as far as it is small: a layer may take huge values back, or mask them
+    away. If a row moves by more than that, the rounding of single operations tells.
 
     A draw is a run of a row beside the next one, or beside all others if two rows are refused.
     `still` is what the pass gives outside of a graph for the first two rows, where that is known.
@@ -125,24 +136,28 @@ class Noise:
         """How far an output moved between two runs; None if its bits are the same.
 
         `mine` and `its` are the output of rows `rows` of `x`, of shape `(len(rows), ...)`;
-        `sides` says how many of the two have noise of their own.
+        `sides` says how many of the two have noise of their own. The scale is that of both.
         """
         if same_bits(np.ascontiguousarray(mine), np.ascontiguousarray(its)):
             return None
-        by_row = _changes(mine, its)
+        by_row, scales = _changes(mine, its), np.maximum(_scales(mine), _scales(its))
+        overflowing = _overflow(mine, its) | _overflow(its, mine)
 
-        def moved(row: int, floors: list[Floor]) -> Moved:
-            floor, first = floors[output], self.floors[output]
-            bound = sides * max(floor.bound, first.bound)
-            return Moved(int(rows[row]), float(by_row[row]), bound, max(floor.scale, first.scale))
+        def moved(row: int, floors: list[Floor], believed: float) -> Moved:
+            known = [(self.floors[output], self._trusted), (floors[output], believed)]
+            bound = max(floor.explains(sides, share) for floor, share in known)
+            if overflowing[row]:
+                bound = np.inf
+            scale = max(float(scales[row]), *(floor.scale for floor, _ in known))
+            return Moved(int(rows[row]), float(by_row[row]), bound, scale)
 
-        worst = moved(int(by_row.argmax()), self.floors)
+        worst = moved(int(by_row.argmax()), self.floors, self._trusted)
         if worst.margin <= 1:
             return worst
         explained = []
         for row in np.argsort(-by_row, kind="stable")[: np.count_nonzero(by_row > worst.bound)]:
-            for measured in (self._of_row, self._inside):
-                found = moved(int(row), measured(int(rows[row])))
+            for measured, believed in ((self._of_row, self._trusted), (self._inside, np.inf)):
+                found = moved(int(row), measured(int(rows[row])), believed)
                 if not found.beyond:
                     break
             else:
@@ -155,10 +170,17 @@ class Noise:
 
         The arguments are those of `compare`. No noise has to be measured for the answer.
         """
-        by_row = _changes(mine, its)
+        by_row, scales = _changes(mine, its), np.maximum(_scales(mine), _scales(its))
         row = int(by_row.argmax())
-        scale = max(_scale(self._still_of(place)[output]) for place in (0, int(rows[row])))
+        drawn = (self._still_of(place)[output] for place in (0, int(rows[row])))
+        scale = max(float(scales[row]), *(_scale(output) for output in drawn))
         return bool(by_row[row] > DROWNED * scale > 0)
+
+    @functools.cached_property
+    def _trusted(self) -> float:
+        """The share of their scale that what is seen of whole layers explains at most."""
+        units = [_eps(dtype) for dtype in self._seen.dtypes]
+        return min(TRUSTED * max(units, default=1.0), DROWNED)
 
     def compare_whole(
         self, output: int, mine: Array, its: Array, *, sides: int = 1
@@ -172,18 +194,22 @@ class Noise:
         return found
 
     def _inside(self, row: int) -> list[Floor]:
-        """The noise of a row with the rounding of each operation, where there is a trace."""
+        """The noise of a row by the rounding of each operation, where there is a trace."""
         if row not in self._inner:
             shaken, traced = self._operations
             floors, rows = self._of_row(row), self._drawn(row)
             if traced.is_traced:
-                still = shaken.run(traced, rows, shaken.STILL)
-                draws, lower = (
-                    [shaken.run(traced, rows, mode, seed) for seed in range(THOROUGH)]
-                    for mode in (shaken.ROUNDED, shaken.LOWERED)
+                still, *draws = (
+                    shaken.run(traced, rows, mode, seed)
+                    for mode, seed in [
+                        (shaken.STILL, 0),
+                        *((shaken.ROUNDED, seed) for seed in range(THOROUGH)),
+                    ]
                 )
-                inner = _floors(still, draws, lower, self._count, "")
-                floors = [a.joined(b) for a, b in zip(floors, inner, strict=True)]
+                floors = _floors(still, draws, [], self._count, "")
+                if not all(floor.uncapped for floor in floors):
+                    lower = [shaken.run(traced, rows, shaken.LOWERED, s) for s in range(THOROUGH)]
+                    floors = _floors(still, draws, lower, self._count, "")
             self._inner[row] = floors
         return self._inner[row]
 
@@ -312,10 +338,27 @@ def _floor(
 
 def _scale(output: Array) -> float:
     """The largest magnitude of an output, as far as it is a finite number."""
+    return float(_scales(output[None])[0])
+
+
+def _scales(output: Array) -> Array:
+    """The largest magnitude of each row, as far as it is a finite number."""
     if not is_float(output):
-        return 0.0
-    sizes = np.abs(output.astype(np.float64))
-    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
+        return np.zeros(len(output))
+    sizes = np.abs(output.astype(np.float64)).reshape(len(output), -1)
+    return np.asarray(np.where(np.isfinite(sizes), sizes, 0.0).max(axis=1, initial=0.0))
+
+
+def _overflow(mine: Array, its: Array) -> Array:
+    """The rows in which rounding may have taken `mine` beyond what its type holds, as `its`."""
+    if not is_float(mine):
+        return np.zeros(len(mine), bool)
+    name = str(mine.dtype)
+    largest = float(tf.as_dtype(name).max) * (1 - EPSILON[name])
+    a, b = (values.astype(np.float64).reshape(len(mine), -1) for values in (mine, its))
+    return np.asarray(
+        (np.isinf(b) & (np.abs(a) >= largest) & (np.sign(a) == np.sign(b))).any(axis=1)
+    )
 
 
 def _changes(mine: Array, its: Array) -> Array:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pytest_bnconsistency.assertions import case
+from pytest_bnconsistency.assertions import case, check_consistency
 from pytest_bnconsistency.checks.entries import measured_noise
+from pytest_bnconsistency.results import Verdict
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 PRECISIONS = ["float64", "float32", "mixed_float16", "mixed_bfloat16", "bfloat16"]
@@ -149,8 +150,11 @@ def test_what_cancels_within_a_layer_has_more_noise(name, kind):
     if kind == "layer":
         inputs = keras.Input((64,))
         model = keras.Model(inputs, keras.layers.Lambda(function)(inputs))
-    for check in ("batch_invariance", "inference_purity"):
-        expect_pass(check, model, REFERENCES[:8])
+    expect_pass("inference_purity", model, REFERENCES[:8])
+    # Where nothing is left but rounding, sizes can't be judged; but they are no fault.
+    result = check_consistency(model, REFERENCES[:8], checks=["batch_invariance"]).results[0]
+    inconclusive = result.verdict is Verdict.VACUOUS and "rounding alone" in result.summary
+    assert result.verdict is Verdict.PASSED or inconclusive
 
 
 @pytest.mark.parametrize("kind", ["function", "layer"])
@@ -167,7 +171,7 @@ def test_a_size_that_matters_is_beyond_the_noise_of_operations(kind):
 
 def test_an_output_without_rows_beside_one_that_cancels():
     def function(x):
-        return angle(x), tf.constant(1.0)
+        return x + angle(x), tf.constant(1.0)
 
     expect_pass("batch_invariance", function, REFERENCES[:8])
 
