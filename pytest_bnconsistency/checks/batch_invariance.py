@@ -13,8 +13,6 @@ import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from pytest_bnconsistency.checks import entries as ways
 from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.batch_sizes import chunks_of, compare_sizes, untraced
@@ -22,22 +20,21 @@ from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.composition import compare_exchanges, compare_otherwise
 from pytest_bnconsistency.checks.entries import ONE, WHOLE, Entry, first_rows, measured_noise
 from pytest_bnconsistency.checks.own_outputs import noise_of
+from pytest_bnconsistency.checks.padding import Further, pad_further
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.checks.resolution import resolution
-from pytest_bnconsistency.data import Array, Nest, all_finite, map_nest, rows_of
-from pytest_bnconsistency.diagnosis import mixing, padding
+from pytest_bnconsistency.data import Nest, all_finite, rows_of
+from pytest_bnconsistency.diagnosis import mixing
 from pytest_bnconsistency.diagnosis.mixing import Judged
 from pytest_bnconsistency.errors import OptionError, RefusedError
 from pytest_bnconsistency.probes.exchanges import joint_exchanges
-from pytest_bnconsistency.probes.noise import DROWNED, Noise
+from pytest_bnconsistency.probes.noise import DROWNED
 from pytest_bnconsistency.probes.observations import has_rows, same_outputs
-from pytest_bnconsistency.probes.padding import lengthened, masks_added, shortest, trimmed
 from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import preserve_state
-from pytest_bnconsistency.probes.taps import Instrument
-from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.results import CheckResult, Verdict
 from pytest_bnconsistency.subjects import Call
-from pytest_bnconsistency.words import counted, first_line, listed
+from pytest_bnconsistency.words import counted, listed
 
 NAME = "batch_invariance"
 
@@ -121,10 +118,11 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             {"floor": f.floor, "bound": f.bound, "lower": f.lower, "scale": f.scale}
             for f in noise.floors
         ]
-    findings, padded = tuple(mixing.findings(case.subject, x, all_judged)), None
+    findings, further = tuple(mixing.findings(case.subject, x, all_judged)), Further()
     if not findings and known:
-        padded = _padding(case, x, apart, noise, notes)
-        findings = tuple(padded or ())
+        further = pad_further(case, x, apart)
+        findings = tuple(further.findings)
+        notes += further.notes
     if findings:
         return CheckResult(NAME, Verdict.FAILED, findings, notes=tuple(notes), evidence=evidence)
 
@@ -150,6 +148,13 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             f"no output has the {rows_of(x)} rows of the batch first: {shapes}",
             "give a model, or a function around it, whose outputs have the rows first",
         )
+    if any(judged.dominated for judged in known) or any(m.dominated for m in further.moves):
+        return unseen(
+            "rounding alone may move the outputs by as much as they are large, so no change of "
+            "them between batches of other sizes or lengths tells anything",
+            "give rows whose outputs do not cancel to nearly zero, or compute in a higher "
+            "precision",
+        )
     gathers = any(judged.gathers for judged in known)
     seen = resolution(case, x, apart, noise if gathers else None)
     if gathers and all(share is None for share in seen.values()):
@@ -163,7 +168,6 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     leaks = "; ".join(f"{share:.0e} at {place}" for place, share in seen.items() if share)
     through = listed(mixing.names_of(holding))
     kept = "values within noise" if gathers else "bits"
-    more = "" if padded is None else "; more padding moves none"
     within = (
         f"batch sizes {listed(sizes)} stay within {evidence['margin']:.2f} of the noise bound"
         if not any(judged.drowned for judged in known)
@@ -172,8 +176,8 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     )
     summary = (
         f"each of {rows_of(x)} rows keeps its {kept} in {len(joint)} other batches through "
-        f"{through}; {within}{more}; a leak of the batch mean into a row would have been seen "
-        f"from {leaks}"
+        f"{through}; {within}{further.holds}; a leak of the batch mean into a row would have been "
+        f"seen from {leaks}"
     )
     return CheckResult(
         NAME, Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence
@@ -238,51 +242,3 @@ def _agree(case: Case, mine: Entry, its: Entry, x: Nest) -> bool:
         if moved or not same_outputs(*(seen.outputs for seen in both)):
             return False
     return True
-
-
-def _padding(
-    case: Case,
-    x: Nest,
-    apart: Collection[int],
-    noise: Noise,
-    notes: list[str],
-) -> list[Finding] | None:
-    """Whether rows keep their results when a longer companion has the batch padded further.
-
-    None where that can't be tried, or nothing says what pads.
-    """
-    declared, specs, tried = case.settings.padding, case.subject.inputs(), False
-    value = declared or 0.0
-    # A row that is padded already may not show it: the shortest one, alone, is not.
-    for rows in (np.arange(rows_of(x)), shortest(x, specs, value)):
-        short = trimmed(_taken(x, rows), specs, value)
-        longer = lengthened(short, specs, value)
-        if longer is None:
-            return None
-        # Traces are for sequences of the length given.
-        seen = observed(case, x, False, apart)
-        try:
-            if declared is None and not masks_added(seen, longer):
-                return None
-            mine, its = (
-                seen.again(batch, Instrument(), traced=False).run(batch).outputs
-                for batch in (short, longer)
-            )
-        except Exception as error:
-            first = first_line(error)[:80]
-            notes.append(f"sequences of another length are refused: {first}")
-            break
-        tried = True
-        moves = [
-            noise.compare(index, a, padding.same_steps(b, a), rows)
-            for index, (a, b) in enumerate(zip(mine, its, strict=True))
-            if a.ndim and len(a) == len(rows)
-        ]
-        beyond = [moved for moved in moves if moved is not None and moved.beyond]
-        if beyond:
-            return [padding.finding(seen, short, longer, beyond[0])]
-    return [] if tried else None
-
-
-def _taken(x: Nest, rows: Array) -> Nest:
-    return map_nest(lambda leaf: leaf[rows], x)

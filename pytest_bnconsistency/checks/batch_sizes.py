@@ -124,6 +124,7 @@ def _compare_size(
             continue
         if moved.drowned:
             judged.drowned = True
+            judged.dominated |= moved.dominated
             continue
         judged.margin = max(judged.margin, moved.margin)
         if moved.beyond:

@@ -49,10 +49,10 @@ class Judged:
     `observed` is the traced pass behind them, where there is one, and `anew` runs the code of one
     that has none again; `stable` are the indices of the pass's calls that repeat themselves.
     `margin` is the largest change between batch sizes, in bounds; `drowned` says that noise leaves
-    nothing to be seen there, `raises` that a batch was refused, `untraced` that the trace holds,
-    `has_rows` that an output has the rows first, `gathers` that calls get other numbers of rows
-    beside other companions; `failing_rows` (from, to) the first batch that
-    failed for its size, `noise` its bound.
+    nothing to be seen there, `dominated` that it may be as large as the outputs, `raises` that a
+    batch was refused, `untraced` that the trace holds, `has_rows` that an output has the rows
+    first, `gathers` that calls get other numbers of rows beside other companions; `failing_rows`
+    (from, to) the first batch that failed for its size, `noise` its bound.
     """
 
     names: list[str]
@@ -67,6 +67,7 @@ class Judged:
     stable: frozenset[int] = frozenset()
     margin: float = 0.0
     drowned: bool = False
+    dominated: bool = False
     raises: bool = False
     untraced: bool = False
     has_rows: bool = True

@@ -1,61 +1,104 @@
-"""Rows that depend on how far their batch is padded."""
+"""Rows that depend on how far their batch is padded: what reads the padding."""
 
 from __future__ import annotations
 
-from pytest_bnconsistency.data import Array, Nest, distance
+from pytest_bnconsistency.data import Array, distance
 from pytest_bnconsistency.diagnosis import rules
+from pytest_bnconsistency.diagnosis.sizes import END
 from pytest_bnconsistency.probes.noise import Moved
-from pytest_bnconsistency.probes.padding import MORE
+from pytest_bnconsistency.probes.padding import MORE, Padded
 from pytest_bnconsistency.probes.taps import Pass
-from pytest_bnconsistency.probes.values import differ, outputs_with, values_of
+from pytest_bnconsistency.probes.values import Recorded, differ, outputs_with, recorded
 from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.words import listed
+
+ROUNDS = 4
+"""How many readers of padding, one behind the other, are looked for."""
 
 
-def same_steps(longer: Array, base: Array) -> Array:
-    """The steps of `longer`, of shape `(rows, time, ...)`, that `base` has as well."""
-    if longer.ndim < 2 or longer.shape[1] != base.shape[1] + MORE:
-        return longer
-    return longer[:, : base.shape[1]]
-
-
-def finding(seen: Pass, x: Nest, longer: Nest, moved: Moved) -> Finding:
+def finding(seen: Pass, batch: Padded, moved: Moved) -> Finding:
     """The finding for outputs that moved beyond their noise."""
-    short, long = values_of(seen, x), values_of(seen, longer)
-    layer = next((label for label, mine in short.items() if _moved(mine, long.get(label))), None)
-    tested = layer is not None and _healed(seen, x, longer, {layer: short[layer]}, moved.bound)
-    layer = layer or "not located"
+    places, tested = reading(seen, batch, moved.bound)
+    named = listed([f"the code {p}" if p.startswith("between") else p for p in places])
     return Finding(
         rules.PADDING.id,
         rules.PADDING.slug,
-        layer,
+        places[0],
         f"row {moved.row} moves by {moved.change:.3g} when its batch is padded {MORE} steps "
-        f"further; noise explains {moved.bound:.3g}",
-        f"{layer} takes padded steps for steps of the sequence"
+        f"further on the {batch.side}; noise explains {moved.bound:.3g}",
+        f"{named} {'take' if len(places) > 1 else 'takes'} padded steps for steps of the sequence"
         if tested
         else "not established; tried: each layer's values with and without the added steps",
         tested,
         "hand the mask on (mask_zero=True or Masking, and layers that support masks up to the "
         "pooling), or pad every batch to one fixed length",
-        f"with {layer} held at what it gives without the added steps, every row is as before"
+        f"with {named} held at what comes without the added steps for those of the sequence, "
+        "every row is as before"
         if tested
         else "",
         "the noise bound, measured on this model",
-        evidence={"moved": moved.change, "bound": moved.bound, "added_steps": MORE},
+        evidence={
+            "moved": moved.change,
+            "bound": moved.bound,
+            "added_steps": MORE,
+            "side": batch.side,
+        },
     )
 
 
-def _moved(mine: list[Array], its: list[Array] | None) -> bool:
-    """Whether a call gives other values for the same steps; it may well give none for more."""
-    pairs = zip(mine, its or [], strict=False)
-    same = [(a, b) for a, b in ((a, same_steps(b, a)) for a, b in pairs) if a.shape == b.shape]
-    return any(differ(a, b) for a, b in same)
+def reading(seen: Pass, batch: Padded, bound: float) -> tuple[list[str], bool]:
+    """The layers, or code between two, that give the steps that count other values; whether that
+    is all that moves the outputs.
+
+    What differs in padded steps alone is no fault yet: it is one of whoever reads them. Where one
+    gives back what it gives without the added steps, another may read them further on.
+    """
+    base, places, held = recorded(seen, batch.short), list[str](), dict[str, list[Array]]()
+    for _ in range(ROUNDS):
+        longer = recorded(seen, batch.long, held=held)
+        place, label = _first_reader(batch, base, longer)
+        places.append(place)
+        if not label or label in held:
+            break
+        pairs = zip(base.returned[label], longer.returned[label], strict=False)
+        held[label] = [batch.with_steps_of(its, mine) for mine, its in pairs]
+        if _mends(seen, batch, held, bound):
+            return places, True
+    return places[:1], False
 
 
-def _healed(seen: Pass, x: Nest, longer: Nest, held: dict[str, list[Array]], bound: float) -> bool:
-    base, outputs = outputs_with(seen, x, {}), outputs_with(seen, longer, held)
+def _first_reader(batch: Padded, base: Recorded, longer: Recorded) -> tuple[str, str]:
+    """The first place whose values differ in the steps that count, and the call that shows it.
+
+    That is "" where no call does.
+    """
+
+    def apart(mine: list[Array], its: list[Array]) -> bool:
+        pairs = (batch.of_both(a, b) for a, b in zip(mine, its, strict=False))
+        return any(differ(*pair) for pair in pairs if pair is not None)
+
+    def gives_others(label: str) -> bool:
+        return apart(base.returned[label], longer.returned.get(label, []))
+
+    def is_given_others(label: str) -> bool:
+        return apart(base.given[label], longer.given.get(label, []))
+
+    before = "the input"
+    for label in base.returned:
+        around = base.around(label)
+        if not gives_others(label):
+            before = label
+        elif all(map(gives_others, around)):
+            # A loop in a layer takes padding for a step: then it is the layer that reads it.
+            reader = next((one for one in (label, *around) if not is_given_others(one)), "")
+            return reader or f"between {before} and {label}", reader or label
+    return f"between {before} and {END}", ""
+
+
+def _mends(seen: Pass, batch: Padded, held: dict[str, list[Array]], bound: float) -> bool:
+    base, outputs = outputs_with(seen, batch.short), outputs_with(seen, batch.long, held)
     if base is None or outputs is None:
         return False
-    return all(
-        mine.shape != its.shape or distance(mine, its).max(initial=0.0) <= bound
-        for mine, its in ((a, same_steps(b, a)) for a, b in zip(base, outputs, strict=True))
-    )
+    pairs = (batch.of_both(a, b) for a, b in zip(base, outputs, strict=True))
+    known = [pair for pair in pairs if pair is not None]
+    return all(distance(*pair).max(initial=0.0) <= bound for pair in known)

@@ -26,6 +26,7 @@ from pytest_bnconsistency.probes.graphs import (
     names_behind,
     operation_count,
     tensors_in,
+    with_mask,
     written_variables,
 )
 from pytest_bnconsistency.probes.holding import Held, holding
@@ -330,7 +331,8 @@ class Pass:
             if id(call.layer) in self.apart:
                 outputs = _row_by_row(proceed, args, kwargs, outputs)
             if call.label in self._held:
-                outputs = rebuild(outputs, map(tf.constant, self._held[call.label]))
+                held = zip(self._held[call.label], flatten(outputs), strict=True)
+                outputs = rebuild(outputs, [with_mask(tf.constant(v), leaf) for v, leaf in held])
             spans.append(Span(call, first, operation_count(graph)))
             fresh = [tensor for tensor in tensors_in(outputs) if not is_known(tensor)]
             if not fresh:

@@ -22,10 +22,14 @@ APART = 2.0**-10
 """The share of their scale by which a call's values move if not by noise: far above that."""
 
 
-class _Values(Instrument):
+class Recorded(Instrument):
+    """Keeps what calls are given and what they give, by label. For runs outside of a graph."""
+
     def __init__(self, labels: Collection[str] | None = None) -> None:
         self.given: dict[str, list[Array]] = {}
         self.returned: dict[str, list[Array]] = {}
+        self._inside: dict[str, tuple[Any, ...]] = {}
+        self._layers: dict[str, Any] = {}
         self._labels = labels
 
     def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
@@ -34,7 +38,18 @@ class _Values(Instrument):
         given = flatten([list(call.args), dict(call.kwargs)])
         self.given[call.label] = [np.asarray(leaf) for leaf in given if tf.is_tensor(leaf)]
         self.returned[call.label] = [np.asarray(leaf) for leaf in flatten(outputs)]
+        self._inside[call.label], self._layers[call.label] = call.parents, call.layer
         return outputs, None
+
+    def around(self, label: str) -> list[str]:
+        """The calls within which a call ran: the next ones of its parents, the innermost first."""
+        labels = list(self.returned)
+        later = labels[labels.index(label) + 1 :]
+        found = (
+            next((other for other in later if self._layers[other] is parent), None)
+            for parent in reversed(self._inside[label])
+        )
+        return [other for other in found if other is not None]
 
 
 class _InTrace(Instrument):
@@ -70,10 +85,24 @@ def given_and_returned(
     seen: Pass, x: Nest, labels: Collection[str] | None = None
 ) -> tuple[dict[str, list[Array]], dict[str, list[Array]]]:
     """The tensors that each call is given on rows `x`, and what it gives, by its label."""
-    values = _Values(labels)
-    with contextlib.suppress(Exception):
-        seen.again(x, values, traced=False).run(x)
+    values = recorded(seen, x, labels)
     return values.given, values.returned
+
+
+def recorded(
+    seen: Pass,
+    x: Nest,
+    labels: Collection[str] | None = None,
+    held: Mapping[str, list[Array]] | None = None,
+) -> Recorded:
+    """What each call, or those of `labels`, is given on rows `x` and gives, as far as it gets.
+
+    Calls may give what is `held` instead.
+    """
+    values = Recorded(labels)
+    with contextlib.suppress(Exception):
+        seen.again(x, values, held=held, traced=False).run(x)
+    return values
 
 
 def in_trace(seen: Pass, x: Nest) -> tuple[dict[str, list[Array]], dict[str, list[Array]]]:
