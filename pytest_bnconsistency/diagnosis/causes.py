@@ -47,6 +47,9 @@ def predicted(m: Measured, tries: Tries) -> Cause | None:
         measured = name == "few updates" and not known
         if any(cause.sure or (cause.share > 0.95 and not measured) or known for cause in found):
             break
+    else:
+        if tries.cut:
+            return None
     return max(found, key=lambda cause: (cause.sure, cause.share), default=None)
 
 

@@ -66,7 +66,7 @@ def _not_established(m: Measured, tries: Tries, tested: str) -> Cause:
             f"weights{changed and ': '}{changed}"
         ),
         f"{CHANGED}; or give data as in training" if changed else OTHERWISE,
-        f"{tested}; nothing of this explains what is stored: {', '.join(tried)}",
+        tested + f"; nothing of this explains what is stored: {', '.join(tried)}" * bool(tried),
         0.0,
     )
 

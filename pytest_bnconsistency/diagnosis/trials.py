@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from pytest_bnconsistency.data import Array, Data, flatten, is_float, rebuild
+from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.cause import HALF, MOST, OF_LARGE, Cause
 from pytest_bnconsistency.diagnosis.measured import Measured
 from pytest_bnconsistency.diagnosis.misplaced import distances
@@ -140,7 +141,12 @@ class Trial(abc.ABC, Generic[Change]):
         return found if all(np.isfinite(value).all() for value in found) else None
 
     def tried(self, change: Change) -> Tried | None:
-        """What comes of a change; None where it is far from explaining what is stored."""
+        """What comes of a change; None where it is far from explaining what is stored.
+
+        None, too, where no time is left to try it.
+        """
+        if not Tries().may("other preprocessing"):
+            return None
         m, few = self.m, self.values(change)
         if few is None or not self.explained(few) > WORTH_A_TRY:
             return None
