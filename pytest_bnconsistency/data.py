@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,12 +65,17 @@ class Rest:
             yield from Data(_join(waiting, "x")).batches(size)
 
 
+Kind = Literal["", "ragged", "sparse"]
+"""What a tensor is that holds rows otherwise than an array does, which stands for it here."""
+
+
 @dataclass(frozen=True)
 class Given:
-    """An array of x as a user gives it: its place among those of the model, and its dtype."""
+    """An array of x as a user gives it: its place among those of the model, dtype and kind."""
 
     place: int
     dtype: Any
+    kind: Kind = ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,13 @@ class Data:
             self.notes,
             form=self.form,
         )
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """The kinds of the arrays of x, in the order of `flatten`; none where all are arrays."""
+        given = [] if self.form is None else flatten(self.form.x)
+        kinds = [leaf.kind for leaf in sorted(given, key=lambda leaf: leaf.place)]
+        return kinds if any(kinds) else []
 
     def as_given(self) -> Nest:
         """x in the nest and in the dtypes in which the user gives it."""
@@ -197,13 +209,13 @@ def _sorted_keys(nest: Mapping[Any, Nest]) -> list[Any]:
     return sorted(nest, key=lambda key: (type(key).__name__, key))
 
 
-_LIBRARIES = ("builtins", "numpy", "tensorflow", "keras", "tf_keras")
+_LIBRARIES = ("builtins", "numpy", "tensorflow", "keras", "tf_keras", __name__.partition(".")[0])
 
 
 def _fields_of(nest: Nest) -> list[str]:
     """The names of the fields of a record, a dataclass or of attrs, that a model gives."""
     kind = type(nest)
-    if isinstance(nest, (Spec, type)) or _is_of_library(kind):
+    if isinstance(nest, type) or _is_of_library(kind):
         return []
     if dataclasses.is_dataclass(nest):
         return [part.name for part in dataclasses.fields(nest)]
@@ -525,6 +537,8 @@ def generate(specs: Nest, rows: int, seed: int, size: int) -> Nest:
 def _is_stream(x: Any) -> bool:
     if isinstance(x, (str, bytes, Mapping, list, tuple)) or hasattr(x, "__array__"):
         return False
+    if kind_of(x):
+        return False
     return isinstance(x, (Iterable, Iterator)) or (
         hasattr(x, "__getitem__") and hasattr(x, "__len__")
     )
@@ -538,8 +552,63 @@ def _batches(stream: Any) -> Iterator[Any]:
 
 def _join(parts: list[Any], name: str) -> Nest:
     nests = [_arrays(part, name) for part in parts]
-    flat = (np.concatenate(leaves) for leaves in zip(*map(flatten, nests), strict=True))
+    flat = (_concatenated(leaves, name) for leaves in zip(*map(flatten, nests), strict=True))
     return rebuild(nests[0], flat)
+
+
+def _concatenated(arrays: Sequence[Array], name: str) -> Array:
+    """Batches one after another; sequences, each as long as its batch needs, padded with zeros.
+
+    Raises:
+        DataError: their rows are unlike in another way.
+    """
+    shapes = {array.shape[1:] for array in arrays}
+    if len(shapes) == 1:
+        return np.concatenate(arrays)
+    if len({(len(shape), shape[1:]) for shape in shapes}) > 1 or not all(shapes):
+        told = ", ".join(map(str, sorted(shapes)[:3]))
+        raise DataError(
+            f"batches of the data set have rows of unlike shapes in {name}: {told}; expected one "
+            "shape, or sequences that differ in their length alone"
+        )
+    longest = max(shape[0] for shape in shapes)
+    wide = [
+        np.concatenate(
+            [a, np.full((len(a), longest - a.shape[1], *a.shape[2:]), _nothing(a), a.dtype)], 1
+        )
+        for a in arrays
+    ]
+    return np.concatenate(wide)
+
+
+def _nothing(array: Array) -> Any:
+    """What pads an array: as `padded_batch` does."""
+    return type(array.flat[0])() if array.dtype == object and array.size else 0
+
+
+def doubles_in(x: Any) -> Nest | None:
+    """The `Spec`s of arrays, where some hold doubles; None of a data set, which is read once."""
+    if _is_stream(x):
+        return None
+    specs = map_nest(lambda leaf: Spec(leaf.shape[1:], str(leaf.dtype)), _arrays(x, "x"))
+    return specs if any(spec.dtype == "float64" for spec in flatten(specs)) else None
+
+
+def kind_of(value: Any) -> Kind:
+    """Whether a tensor is ragged or sparse, told by what it offers."""
+    if hasattr(value, "to_tensor") and hasattr(value, "row_splits"):
+        return "ragged"
+    return "sparse" if hasattr(value, "dense_shape") and hasattr(value, "indices") else ""
+
+
+def _dense(value: Any) -> Any:
+    """A ragged or sparse tensor as an array, with zeros or empty texts where it holds nothing."""
+    kind = kind_of(value)
+    if not kind:
+        return value
+    import tensorflow as tf
+
+    return value.to_tensor() if kind == "ragged" else tf.sparse.to_dense(tf.sparse.reorder(value))
 
 
 def _arrays(nest: Any, name: str) -> Nest:
@@ -555,7 +624,7 @@ def _arrays(nest: Any, name: str) -> Nest:
 
     def leaf(value: Any) -> Array:
         try:
-            array = np.asarray(value)
+            array = np.asarray(_dense(value))
         except Exception as error:
             raise DataError(
                 f"{name} holds {type(value).__name__}, which is no array ({error}); expected "
@@ -623,6 +692,8 @@ def _form(x: Any, specs: Nest | None) -> Form:
     """How `x`, as the user gives it, becomes what the model takes."""
     arrays = _arrays(x, "x")
     leaves = flatten(arrays)
+    given = flatten(x)
+    kinds: list[Kind] = [kind_of(leaf) for leaf in given] if len(given) == len(leaves) else []
     places = rebuild(arrays, range(len(leaves)))
     order = flatten(_in_order(places, specs))
 
@@ -632,9 +703,11 @@ def _form(x: Any, specs: Nest | None) -> Form:
             return {key: item for key, item in filled.items() if item is not None}
         if isinstance(part, (list, tuple)):
             return [template(item) for item in part]
-        return Given(order.index(part), leaves[part].dtype) if part in order else None
+        if part not in order:
+            return None
+        return Given(order.index(part), leaves[part].dtype, kinds[part] if kinds else "")
 
-    tensors = any(hasattr(leaf, "numpy") for leaf in flatten(x))
+    tensors = any(hasattr(leaf, "numpy") for leaf in given)
     return Form(template(places), tensors=tensors)
 
 

@@ -5,6 +5,7 @@ Nothing here imports TensorFlow by itself: tests are collected without it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from pytest_bnconsistency.data import (
     Array,
     Data,
     Nest,
+    doubles_in,
     flatten,
     generate,
     is_float,
@@ -56,11 +58,13 @@ class Case:
         train_step: Callable[..., Any] | None = None,
     ) -> Case:
         subject = subject_of(model)
-        given = (
-            None
-            if x is None
-            else read(x, y, subject.inputs(), settings.max_rows, settings.statistics_rows)
-        )
+        given = None
+        if x is not None:
+            specs = _seen_as(subject, x)
+            given = read(x, y, specs, settings.max_rows, settings.statistics_rows)
+            if given.kinds:
+                subject = copy.copy(subject)
+                subject.kinds = given.kinds
         return cls(subject, given, settings, asked, train_step)
 
     def specs(self) -> Nest | None:
@@ -112,6 +116,19 @@ class Case:
         ids: list[bool] = self.shared["ids"]
         pairs = zip(flatten(x), ids, strict=True)
         return rebuild(x, [leaf.astype(np.int32) if held else leaf for leaf, held in pairs])
+
+
+def _seen_as(subject: Subject, x: Any) -> Nest | None:
+    """The inputs of the model; doubles, where it tells none and takes no single floats."""
+    specs = subject.inputs()
+    doubles = None if specs is not None else doubles_in(x)
+    if doubles is None:
+        return specs
+    from pytest_bnconsistency.probes.sizes import takes
+
+    first = map_nest(lambda leaf: leaf[:2], read(x, None, doubles, FEWEST_ROWS).x)
+    narrow = map_nest(lambda leaf: leaf.astype(np.float32) if is_float(leaf) else leaf, first)
+    return None if takes(subject, narrow) or not takes(subject, first) else doubles
 
 
 def _may_be_ids(leaf: Array) -> bool:

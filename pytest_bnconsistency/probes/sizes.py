@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from pytest_bnconsistency.data import (
     Nest,
@@ -137,12 +138,17 @@ def read_as_ids(subject: Subject, x: Nest) -> list[bool]:
     ]
     pairs = zip(flatten(x), ids, strict=True)
     rows = rebuild(x, [leaf[:1].astype("int32") if held else leaf[:1] for leaf, held in pairs])
+    return ids if takes(subject, rows) else [False] * len(ids)
+
+
+def takes(subject: Subject, x: Nest) -> bool:
+    """Whether inference runs on rows `x`."""
     try:
         with preserve_state(subject):
-            subject.forward(rows, False)
+            subject.forward(map_nest(tf.convert_to_tensor, x), False)
     except Exception:
-        return [False] * len(ids)  # it wants them as floats
-    return ids
+        return False
+    return True
 
 
 def _told_sizes(subject: Subject) -> list[int]:

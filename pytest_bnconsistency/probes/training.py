@@ -23,6 +23,7 @@ from pytest_bnconsistency.subjects import Call, Subject
 from pytest_bnconsistency.subjects.base import TracedBatch
 from pytest_bnconsistency.subjects.feeding import (
     as_batch,
+    as_given,
     batch_like,
     rows_in,
     same_form,
@@ -164,7 +165,7 @@ class Steps:
 
     def _handed(self, batch: Data, feed: Feed) -> tuple[Nest, Nest | None]:
         """x and y as the user's own step is given them."""
-        x, y = batch.as_given(), batch.y
+        x, y = as_given(batch), batch.y
         if feed.like is not None:
             parts = batch_like(batch, feed.like, self.subject.input_names())
             x, y = (*parts, None)[:2] if isinstance(parts, tuple) else (parts, None)

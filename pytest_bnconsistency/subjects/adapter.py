@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_bnconsistency.data import Data, Nest, flatten
+from pytest_bnconsistency.data import Data, Kind, Nest, flatten
 from pytest_bnconsistency.subjects.base import Answer, Call, Hook, Part, TracedBatch
+from pytest_bnconsistency.subjects.feeding import packed
 from pytest_bnconsistency.subjects.held import (
     default_mode,
     held_variables,
@@ -30,6 +31,8 @@ class BaseSubject(abc.ABC):
     mode_required = False
     """Whether it must be given: then inference is `False`."""
     predict_function: Any = None
+    kinds: Sequence[Kind] = ()
+    """What the arrays of x stand for, in the order of `flatten`; empty where all are arrays."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -100,10 +103,13 @@ class BaseSubject(abc.ABC):
         if training is None and self.mode_required:
             training = False
         if self._hook is None:
-            return self.call(x, training)
+            return self.call(packed(x, self.kinds), training)
         kwargs = {} if training is None else {"training": training}
         whole = Call(self.whole, self.name, 1, True, (), (training,), (x,), kwargs)
-        return self._hook(whole, lambda args, kwargs: self.call(args[0], kwargs.get("training")))
+        return self._hook(whole, self._through)
+
+    def _through(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Nest:
+        return self.call(packed(args[0], self.kinds), kwargs.get("training"))
 
     @property
     def watched(self) -> bool:

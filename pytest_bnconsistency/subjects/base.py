@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pytest_bnconsistency.data import Array, Data, Nest
+from pytest_bnconsistency.data import Array, Data, Kind, Nest
 
 RAGGED = 5
 """Rows in a batch of a data set, so that the last one is smaller."""
@@ -88,6 +88,8 @@ class Subject(Protocol):
 
     name: str
     model: Any
+    kinds: Sequence[Kind]
+    """What the arrays of x stand for, in the order of `flatten`; empty where all are arrays."""
     predict_function: Any
     """What `predict` compiled; None before it ran, and to have it compiled anew."""
 

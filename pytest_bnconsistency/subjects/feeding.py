@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, Data, Nest, flatten
+from pytest_bnconsistency.data import Array, Data, Kind, Nest, flatten, rebuild
 from pytest_bnconsistency.subjects.base import TracedBatch
 from pytest_bnconsistency.subjects.held import traced_functions
 
@@ -48,11 +48,48 @@ def _is_dense(specs: Nest) -> bool:
 
 
 def as_batch(data: Data) -> Nest:
-    """The rows of `data` as the user's own data set gives them."""
+    """The rows of `data` as the user's own data set gives them; arrays for all tensors."""
     if data.form is not None and data.form.alone:
         return data.as_given()
     parts = (data.as_given(), data.y, data.sample_weight)
     return tuple(part for part in parts if part is not None)
+
+
+def packed(x: Nest, kinds: Sequence[Kind]) -> Nest:
+    """`x` with the ragged and sparse tensors that arrays stand for; `kinds` as `flatten` orders.
+
+    What pads the rows of an array, zeros and empty texts at their ends, is left out.
+    """
+    if not any(kinds):
+        return x
+    return rebuild(x, map(_packed, flatten(x), kinds))
+
+
+def _packed(leaf: Any, kind: Kind) -> Any:
+    tensor = tf.convert_to_tensor(leaf)
+    if kind == "sparse":
+        return tf.sparse.from_dense(tensor)
+    if kind == "ragged":
+        nothing = "" if tensor.dtype == tf.string else tf.zeros([], tensor.dtype)
+        return tf.RaggedTensor.from_tensor(tensor, padding=tf.fill(tensor.shape[2:], nothing))
+    return leaf
+
+
+def as_given(data: Data) -> Nest:
+    """x as the user gives it, ragged and sparse tensors included."""
+    kinds = [] if data.form is None else [leaf.kind for leaf in flatten(data.form.x)]
+    return packed(data.as_given(), kinds)
+
+
+def given_dataset(data: Data, rows: int) -> Any:
+    """A `tf.data.Dataset` of batches of `rows` rows, as the user's own gives them."""
+    dataset = dataset_of(as_batch(data), rows)
+    kinds = [] if data.form is None else [leaf.kind for leaf in flatten(data.form.x)]
+    if not any(kinds):
+        return dataset
+    if data.form is not None and data.form.alone:
+        return dataset.map(lambda x: packed(x, kinds))
+    return dataset.map(lambda x, *others: (packed(x, kinds), *others))
 
 
 def rows_in(batch: TracedBatch) -> int | None:

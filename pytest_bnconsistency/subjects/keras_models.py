@@ -15,9 +15,11 @@ from pytest_bnconsistency.data import Data, Nest, Spec, flatten, map_nest
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.subjects.base import Hook, TracedBatch
 from pytest_bnconsistency.subjects.feeding import (
-    as_batch,
+    as_given,
     batch_like,
     dataset_of,
+    given_dataset,
+    packed,
     rows_in,
     traced_batches,
 )
@@ -84,7 +86,7 @@ class KerasModelSubject(PredictingSubject):
         return next((shape[0] for shape in shapes if len(shape) and shape[0]), None)
 
     def forward(self, x: Nest, training: bool | None) -> Nest:
-        return self.call(x, training)
+        return self.call(packed(x, self.kinds), training)
 
     def call(self, x: Nest, training: bool | None) -> Nest:
         with quiet(), as_sentence(self.spelled(training), x):
@@ -170,7 +172,7 @@ class KerasModelSubject(PredictingSubject):
         scores = self._with_targets(
             data,
             lambda: self.model.evaluate(
-                fed(data.x),
+                fed(packed(data.x, self.kinds)),
                 data.y,
                 sample_weight=data.sample_weight,
                 batch_size=batch_size,
@@ -207,12 +209,12 @@ class KerasModelSubject(PredictingSubject):
 
     def fit(self, data: Data, batch_size: int) -> None:
         if data.form is not None and data.form.streamed:
-            self._fit_dataset(data, dataset_of(as_batch(data), batch_size))
+            self._fit_dataset(data, given_dataset(data, batch_size))
             return
         self._with_targets(
             data,
             lambda: self.model.fit(
-                fed(data.as_given()),
+                fed(as_given(data)),
                 data.y,
                 sample_weight=data.sample_weight,
                 batch_size=batch_size,

@@ -16,7 +16,7 @@ from pytest_bnconsistency.data import Nest, map_nest, rows_of
 from pytest_bnconsistency.subjects.adapter import BaseSubject
 from pytest_bnconsistency.subjects.answering import answering
 from pytest_bnconsistency.subjects.base import RAGGED, Answer
-from pytest_bnconsistency.subjects.feeding import dataset_of
+from pytest_bnconsistency.subjects.feeding import dataset_of, packed
 from pytest_bnconsistency.subjects.refusals import as_sentence
 
 _INFERRING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
@@ -51,12 +51,14 @@ class PredictingSubject(BaseSubject):
 
     def _predict(self, x: Nest) -> Nest:
         with quiet(), self._one_trace(), as_sentence("predict", x):
-            return self._predicted(fed(x), batch_size=rows_of(x))
+            return self._predicted(fed(packed(x, self.kinds)), batch_size=rows_of(x))
 
     def _predict_dataset(self, x: Nest) -> Nest:
         """`predict` of a `tf.data.Dataset` of batches, the last one smaller."""
         # A data set takes a list for one tensor, and `predict` takes a tuple for (x, y).
         rows = dataset_of((x,) if isinstance(x, (tuple, list)) else x, RAGGED)
+        if any(self.kinds):
+            rows = rows.map(lambda x: packed(x, self.kinds))
         with quiet(), self._one_trace(), as_sentence("predict(dataset)", x):
             return self._predicted(rows)
 
@@ -113,7 +115,7 @@ class PredictingSubject(BaseSubject):
 
     def _predict_on_batch(self, x: Nest) -> Nest:
         with quiet(), self._one_trace(), as_sentence("predict_on_batch", x):
-            return self.model.predict_on_batch(fed(x))
+            return self.model.predict_on_batch(fed(packed(x, self.kinds)))
 
     def answered(
         self, x: Nest, outputs: Nest, answer: Answer
