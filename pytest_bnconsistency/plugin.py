@@ -132,6 +132,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    report.bn_about = getattr(item, "bn_about", None)  # type: ignore[attr-defined]
     if call.excinfo is None:
         return report
     error = call.excinfo.value
@@ -170,7 +171,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if terminalreporter.verbosity >= 1 and report.passed and value["table"]
     ]
     warned = [(report.nodeid, value) for report, value in known if value.get("warnings")]
-    if not (tables or warned):
+    models = _models(terminalreporter)
+    if not (tables or warned or models):
         return
     from pytest_bnconsistency.reporting import text
 
@@ -185,6 +187,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("bnconsistency: unusual, and not failed")
         for line in text.warning_lines(warned):
             terminalreporter.line(line)
+    if models:
+        terminalreporter.section("bnconsistency: models")
+        for line in text.model_lines(models):
+            terminalreporter.line(line)
+
+
+def _models(terminalreporter: pytest.TerminalReporter) -> dict[str, dict[str, tuple[str, str]]]:
+    """Of each model without a test file, by check: the outcome, and why, if it is no pass."""
+    models: dict[str, dict[str, tuple[str, str]]] = {}
+    for outcome in ("passed", "failed", "error", "skipped", "xfailed", "xpassed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            about = getattr(report, "bn_about", None)
+            if about is None or report.when == "teardown":
+                continue
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+            crash = getattr(report.longrepr, "reprcrash", None)
+            said = reason.removeprefix("Skipped: ") or getattr(crash, "message", "")
+            model, check = about
+            models.setdefault(model, {})[check] = outcome, said.partition("\n")[0]
+    return models
 
 
 @pytest.fixture(scope="session")

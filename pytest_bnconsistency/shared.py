@@ -103,4 +103,4 @@ def _what(error: BNConsistencyError) -> object:
 
 
 def _skip(place: str) -> None:
-    raise Skip(f"not checked: the error of {place} is in its way, too")
+    raise Skip(f"not checked, for the same error as {place}")

@@ -130,6 +130,7 @@ class CheckItem(pytest.Item):
     def __init__(self, *, model: ModelNode, check: Check, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model, self.check = model, check
+        self.bn_about = (model.named.target.spec, check.name)
 
     def setup(self) -> None:
         self.model.shared.prepare(self.nodeid, {})
@@ -155,6 +156,8 @@ class CheckItem(pytest.Item):
         """What a user's own function raised, in the user's own frames."""
         chosen = self.config.getoption("tbstyle")
         frames = _users_frames(excinfo)
+        if chosen == "native" and frames:
+            excinfo.traceback = frames  # that style does not filter
         shown: Any = excinfo.getrepr(
             showlocals=self.config.getoption("showlocals"),
             style="value" if not frames else chosen if chosen in ("short", "native") else "long",

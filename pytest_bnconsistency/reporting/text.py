@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pytest_bnconsistency.results import CheckResult, Finding, Table, Verdict
-from pytest_bnconsistency.words import printable
+from pytest_bnconsistency.words import counted, listed, printable
 
 T = TypeVar("T")
 WIDTH = 100
@@ -97,6 +97,21 @@ def warning_lines(results: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[
         for warning in result.get("warnings", ()):
             said = f"{place}: {warning['rule']} {warning['slug']}: {warning['message']}"
             yield printable(said)
+
+
+def model_lines(models: Mapping[str, Mapping[str, tuple[str, str]]]) -> Iterator[str]:
+    """What a run of models ends with: by check, its outcome and what was said of it."""
+    for model, checks in models.items():
+        counts: dict[str, int] = {}
+        alike: dict[tuple[str, str], list[str]] = {}
+        for check, (outcome, said) in checks.items():
+            counts[outcome] = counts.get(outcome, 0) + 1
+            alike.setdefault((outcome, said), []).append(check)
+        total = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
+        yield printable(f"{model}: {counted(len(checks), 'check')}, {total}")
+        for (outcome, said), names in alike.items():
+            if outcome != "passed":
+                yield from _labelled(outcome, ": ".join(filter(None, (listed(names), said))))
 
 
 def _warning(warning: Finding) -> Iterator[str]:
