@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.data import Array, Nest
-from pytest_bnconsistency.diagnosis import localise, rules, sizes
+from pytest_bnconsistency.diagnosis import localise, padding, rules, sizes
 from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.localise import Origin
 from pytest_bnconsistency.diagnosis.rules import Rule
@@ -158,6 +158,10 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
         )
     seen, tries = entry.observed, Tries()
     cured = _in_inference(subject, seen, x, exchange, tries)
+    if not cured and tries.may("the reader of what the model pads"):
+        found = padding.finding_inside(seen, x, exchange, message, evidence)
+        if found is not None:
+            return found
     if tries.may("the first layer whose rows change"):
         among = seen.reaching_outputs() & entry.stable
         origin = localise.first_origin(localise.with_inputs(seen, x), x, exchange, among)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from pytest_bnconsistency.data import Array, distance
+from typing import Any
+
+from pytest_bnconsistency.data import Array, Nest, distance
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.sizes import END
+from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.noise import Moved
-from pytest_bnconsistency.probes.padding import MORE, Padded
+from pytest_bnconsistency.probes.padding import MORE, Padded, padded_inside
 from pytest_bnconsistency.probes.taps import Pass
-from pytest_bnconsistency.probes.values import Recorded, differ, outputs_with, recorded
+from pytest_bnconsistency.probes.values import APART, Recorded, differ, outputs_with, recorded
 from pytest_bnconsistency.results import Finding
 from pytest_bnconsistency.words import listed
 
+MASKS = (
+    "hand the mask on (mask_zero=True or Masking, and layers that support masks up to the pooling)"
+)
 ROUNDS = 4
 """How many readers of padding, one behind the other, are looked for."""
 
@@ -19,19 +25,18 @@ ROUNDS = 4
 def finding(seen: Pass, batch: Padded, moved: Moved) -> Finding:
     """The finding for outputs that moved beyond their noise."""
     places, tested = reading(seen, batch, moved.bound)
-    named = listed([f"the code {p}" if p.startswith("between") else p for p in places])
+    named = _listed(places)
     return Finding(
         rules.PADDING.id,
         rules.PADDING.slug,
         places[0],
         f"row {moved.row} moves by {moved.change:.3g} when its batch is padded {MORE} steps "
         f"further on the {batch.side}; noise explains {moved.bound:.3g}",
-        f"{named} {'take' if len(places) > 1 else 'takes'} padded steps for steps of the sequence"
+        _takes(places)
         if tested
         else "not established; tried: each layer's values with and without the added steps",
         tested,
-        "hand the mask on (mask_zero=True or Masking, and layers that support masks up to the "
-        "pooling), or pad every batch to one fixed length",
+        f"{MASKS}, or pad every batch to one fixed length",
         f"with {named} held at what comes without the added steps for those of the sequence, "
         "every row is as before"
         if tested
@@ -44,6 +49,54 @@ def finding(seen: Pass, batch: Padded, moved: Moved) -> Finding:
             "side": batch.side,
         },
     )
+
+
+def finding_inside(
+    seen: Pass, x: Nest, exchange: Exchange, message: str, evidence: dict[str, Any]
+) -> Finding | None:
+    """The finding for rows that move with their companions because code of the model pads each
+    batch to its longest row; None if that is not why.
+    """
+    base, other = recorded(seen, x), recorded(seen, exchange.x)
+    for label, mine in base.returned.items():
+        its = other.returned.get(label, [])
+        if len(mine) != 1 or len(its) != 1:
+            continue
+        batch = padded_inside(x, exchange.x, exchange.kept, mine[0], its[0])
+        if batch is None:
+            continue
+        given = [*base.given[label], *other.given[label]]
+        longest = batch.counted.shape[1] + batch.more
+        if any(leaf.ndim > 1 and leaf.shape[1] >= longest for leaf in given):
+            return None  # its rows were of one length, until here
+        bound = APART * max(float(evidence["largest_change"]), 0.0)
+        places, tested = reading(seen, batch, bound)
+        if not tested:
+            return None
+        return Finding(
+            rules.PADDING.id,
+            rules.PADDING.slug,
+            places[0],
+            message,
+            f"{_takes(places)}: {label} pads each batch to its longest row",
+            True,
+            f"{MASKS}, or have {label} pad to one fixed length: output_sequence_length of a "
+            "TextVectorization, shape of RaggedTensor.to_tensor",
+            f"with {_listed(places)} held at what it gives where the batch is padded less, every "
+            "kept row is as before",
+            "no tolerance: bitwise, at one number of rows",
+            evidence={**evidence, "layer": places[0], "added_steps": batch.more},
+        )
+    return None
+
+
+def _takes(places: list[str]) -> str:
+    takes = "take" if len(places) > 1 else "takes"
+    return f"{_listed(places)} {takes} padded steps for steps of the sequence"
+
+
+def _listed(places: list[str]) -> str:
+    return listed([f"the code {p}" if p.startswith("between") else p for p in places])
 
 
 def reading(seen: Pass, batch: Padded, bound: float) -> tuple[list[str], bool]:

@@ -73,9 +73,10 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Padded:
-    """Rows `rows` of a batch, and the same with `MORE` steps of padding on a side.
+    """Rows `rows` of a batch, and the same with `more` steps of padding on a side.
 
-    `counted` tells which steps of the shorter one count.
+    `counted` tells which steps of the shorter one count. Only the rows `among` them are the same
+    in both, if that is given.
     """
 
     short: Nest
@@ -83,6 +84,8 @@ class Padded:
     counted: Array
     side: Side
     rows: Array
+    more: int = MORE
+    among: Array | None = None
 
     def of_both(self, mine: Array, its: Array) -> tuple[Array, Array] | None:
         """What two runs, of the shorter batch and of the longer, have in common in the steps that
@@ -98,7 +101,7 @@ class Padded:
 
     def with_steps_of(self, its: Array, mine: Array) -> Array:
         """`its`, of the longer batch, with the steps that count as the shorter one has them."""
-        axes = _longer_axes(mine, its)
+        axes = _longer_axes(mine, its, self.more)
         if not axes:
             return mine
         changed: Array = its.copy()
@@ -109,8 +112,9 @@ class Padded:
 
     def _aligned(self, mine: Array, its: Array, turned: bool) -> tuple[Array, Array] | None:
         if mine.shape == its.shape:
-            return mine, its
-        axes = _longer_axes(mine, its)
+            rowless = self.among is None or mine.shape[:1] != self.rows.shape
+            return (mine, its) if rowless else (mine[self.among], its[self.among])
+        axes = _longer_axes(mine, its, self.more)
         count = self._counts(mine, axes, turned) if axes else None
         if count is None:
             return None
@@ -120,7 +124,7 @@ class Padded:
 
     def _place(self, mine: Array, axes: Sequence[int], turned: bool = False) -> tuple[slice, ...]:
         behind = (self.side == "left") != turned
-        start = MORE if behind else 0
+        start = self.more if behind else 0
         return tuple(
             slice(start, start + length) if axis in axes else slice(None)
             for axis, length in enumerate(mine.shape)
@@ -147,6 +151,28 @@ def padded(x: Nest, sequences: Sequences, side: Side) -> Iterator[Padded]:
     x, sequences = sequences.laid(x, side)
     for rows in (np.arange(rows_of(x)), sequences.shortest()):
         yield _padded(_rows(x, rows), sequences, side, rows)
+
+
+def padded_inside(x: Nest, other: Nest, kept: Array, mine: Array, its: Array) -> Padded | None:
+    """The batches `x` and `other`, if code gives `mine` and `its` for them and these are the rows
+    `kept` of both, one padded further than the other; else None.
+    """
+    if mine.ndim < 2 or mine.shape[1:2] == its.shape[1:2]:
+        return None
+    if mine.shape[:1] + mine.shape[2:] != its.shape[:1] + its.shape[2:]:
+        return None
+    if mine.shape[1] > its.shape[1]:
+        x, other, mine, its = other, x, its, mine
+    steps = mine.shape[1]
+    more = its[kept, steps:]
+    if not ((mine[kept] == its[kept, :steps]).all() and (more == more[0, 0]).all()):
+        return None
+    counts = (mine != more[0, 0]).reshape(len(mine), steps, -1).any(axis=2)
+    # A step counts that stands before another one that does.
+    counted = np.logical_or.accumulate(counts[:, ::-1], axis=1)[:, ::-1]
+    counted[np.setdiff1d(np.arange(len(mine)), kept)] = False
+    rows = np.arange(len(mine))
+    return Padded(x, other, counted, "right", rows, its.shape[1] - steps, kept)
 
 
 def _rows(x: Nest, rows: Array) -> Nest:
@@ -271,10 +297,10 @@ def _in_one_piece(counted: Array) -> bool:
     return bool((starts.sum(axis=1) <= 1).all())
 
 
-def _longer_axes(mine: Array, its: Array) -> list[int]:
+def _longer_axes(mine: Array, its: Array, more: int) -> list[int]:
     """The inner axes along which `its` is longer by what was added; none if others differ, too."""
     if mine.ndim != its.ndim:
         return []
     pairs = list(enumerate(zip(mine.shape, its.shape, strict=True)))
-    axes = [axis for axis, (a, b) in pairs if axis and b == a + MORE]
+    axes = [axis for axis, (a, b) in pairs if axis and b == a + more]
     return axes if all(a == b or axis in axes for axis, (a, b) in pairs) else []

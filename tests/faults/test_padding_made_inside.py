@@ -1,0 +1,78 @@
+"""Models that pad their texts to the longest of the batch, inside of themselves."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pytest_bnconsistency.testing import expect_failure, expect_pass
+
+CHECK = "batch_invariance"
+WORDS = "the a cat dog sat ran on mat far away and then came back home again".split(" ")
+TEXTS = np.array(
+    [[" ".join(np.random.default_rng(n).choice(WORDS, 1 + n))] for n in range(8)], object
+)
+
+
+def build(k, texts_to_ids, *, mask_zero, convolve=False):
+    k.utils.set_random_seed(0)
+    texts = k.Input((1,), dtype="string")
+    h = k.layers.Embedding(
+        20, 8, mask_zero=mask_zero, embeddings_initializer=k.initializers.RandomNormal(0, 1)
+    )(texts_to_ids(texts))
+    if convolve:
+        h = k.layers.Conv1D(8, 3, padding="same", name="convolve")(h)
+    h = k.layers.GlobalAveragePooling1D(name="pool")(h)
+    return k.Model(texts, k.layers.Dense(2)(h))
+
+
+def vectorization(k, **options):
+    layer = k.layers.TextVectorization(vocabulary=WORDS, name="to_ids", **options)
+    return layer
+
+
+def splitting(k):
+    """Ids by hashing, ragged and then padded."""
+
+    class ToIds(k.layers.Layer):
+        def call(self, texts):
+            words = tf.strings.split(tf.squeeze(texts, 1))
+            return (tf.strings.to_hash_bucket_fast(words, 19) + 1).to_tensor()
+
+        def compute_output_shape(self, shape):
+            return (shape[0], None)
+
+        def compute_output_spec(self, texts):
+            return keras.KerasTensor((texts.shape[0], None), "int64")
+
+    return ToIds(name="to_ids")
+
+
+def test_pooling_reads_what_a_vectorization_pads(k):
+    finding = expect_failure(
+        CHECK,
+        build(k, vectorization(k), mask_zero=False),
+        TEXTS,
+        rule="BN106",
+        layer="pool",
+        cause_tested=True,
+        cause_contains="to_ids pads each batch to its longest row",
+    )
+    assert "output_sequence_length" in finding.remedy
+    expect_pass(CHECK, build(k, vectorization(k), mask_zero=True), TEXTS)
+    fixed = vectorization(k, output_sequence_length=12)
+    expect_pass(CHECK, build(k, fixed, mask_zero=False), TEXTS)
+
+
+@pytest.mark.parametrize("mask_zero", [False, True])
+def test_pooling_reads_what_a_layer_of_the_users_pads(k, mask_zero):
+    model = build(k, splitting(k), mask_zero=mask_zero)
+    if mask_zero:
+        expect_pass(CHECK, model, TEXTS)
+    else:
+        expect_failure(CHECK, model, TEXTS, rule="BN106", layer="pool", cause_tested=True)
+
+
+def test_a_convolution_reads_it_first():
+    model = build(keras, vectorization(keras), mask_zero=False, convolve=True)
+    expect_failure(CHECK, model, TEXTS, rule="BN106", layer="convolve", cause_contains="pool")
