@@ -6,7 +6,6 @@ averages at the end of each fit, that is tried; otherwise it is only what is lik
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,9 +25,10 @@ REMEDY = (
     "recalibrate(model, x) after the weights were changed; or change the statistics along with "
     "the weights"
 )
-MOST_STEPS, OF_LARGE = 100, 8
-LAG = 0.5
-"""What a lag would do without averaging, of what steps with it do."""
+STEPS, OF_LARGE = 100, 8
+"""Training steps that are tried: weights that move on leave their average behind."""
+SEEN = 0.25
+"""So much of the distance must such steps open again."""
 PRUNED, FEW_VALUES, LARGE = 0.2, 256, 64
 """Zeros among weights, and distinct values in kernels of at least so many weights, that training
 does not leave.
@@ -94,8 +94,9 @@ def _averaged(m: Measured) -> Iterator[Cause]:
     optimizer = getattr(m.subject.model, "optimizer", None)
     if optimizer is None or m.step is None or not getattr(optimizer, "use_ema", False):
         return
-    count = math.ceil(1 / max(1 - m.slowest.momentum, 1e-3))
-    steps = min(count, MOST_STEPS if m.small else OF_LARGE)
+    if m.biased:  # averages or not, the initial values are left
+        return
+    steps = STEPS if m.small else OF_LARGE
     opened = []
     for averages in (True, False):
         with preserve_state(m.subject):
@@ -109,9 +110,7 @@ def _averaged(m: Measured) -> Iterator[Cause]:
             opened.append(m.apart(now, m.statistics_of(m.batches).population))
     whole = m.apart(m.moving, m.reference)
     with_average, without = opened
-    if not with_average > HALF * whole * min(1.0, steps / count):
-        return
-    if not without < LAG * with_average:
+    if not with_average - without > SEEN * whole or not without < HALF * with_average:
         return
     yield Cause(
         rules.OTHER_WEIGHTS,

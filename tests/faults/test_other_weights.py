@@ -1,0 +1,107 @@
+"""Weights changed after the last step: the statistics that are stored belong to others."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from pytest_bnconsistency import recalibrate
+from pytest_bnconsistency.testing import expect_failure, expect_pass
+
+CHECK, OTHER_WEIGHTS, UNKNOWN = "train_eval_agreement", "BN213", "BN204"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    x, y = load_digits(return_X_y=True)
+    return (x[:512] / 16).astype(np.float32), y[:512].astype(np.int32)
+
+
+def trained(k, digits, rate=0.05, **options):
+    k.utils.set_random_seed(0)
+    layers = []
+    for name in ("bn", "other"):
+        bn = k.layers.BatchNormalization(momentum=0.9, name=name)
+        layers += [k.layers.Dense(32), bn, k.layers.ReLU()]
+    model = k.Sequential([k.Input((64,)), *layers, k.layers.Dense(10)])
+    loss = k.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(k.optimizers.Adam(rate, **options), loss, metrics=["accuracy"])
+    model.fit(*digits, epochs=4, batch_size=32, verbose=0)
+    return model
+
+
+def kernels(model):
+    return [weight for weight in model.trainable_weights if len(weight.shape) > 1]
+
+
+def test_an_average_that_the_optimizer_puts_in_at_the_end(k, digits):
+    model = trained(k, digits, use_ema=True, ema_momentum=0.99)
+    finding = expect_failure(
+        CHECK, model, *digits, rule=OTHER_WEIGHTS, cause_tested=True, batch_size=32
+    )
+    assert "the average of the weights" in finding.cause
+    assert "where the average is not put in" in finding.tested
+    assert "recalibrate(model, x)" in finding.remedy
+    recalibrate(model, digits[0], batch_size=32)
+    expect_pass(CHECK, model, *digits, batch_size=32)
+
+
+def test_weights_exchanged_for_those_of_the_optimizer(k, digits):
+    model = trained(k, digits, use_ema=True, ema_momentum=0.98)
+    recalibrate(model, digits[0])
+    weights = [weight.numpy() for weight in model.trainable_weights]
+    copies = model.optimizer._model_variables_moving_average
+    rng = np.random.default_rng(0)
+    for weight, slot in zip(model.trainable_weights, copies, strict=True):
+        slot.assign(weight.numpy())
+        spread = 0.5 * float(np.std(weight.numpy()))
+        weight.assign(weight.numpy() + spread * rng.standard_normal(weight.shape))
+    model.optimizer.use_ema = False
+    finding = expect_failure(CHECK, model, *digits, rule=OTHER_WEIGHTS, cause_tested=True)
+    assert "which the optimizer keeps beside the model's" in finding.cause
+    for weight, value in zip(model.trainable_weights, weights, strict=True):
+        weight.assign(value)
+    expect_pass(CHECK, model, *digits)
+
+
+def pruned(value):
+    return np.where(np.abs(value) < np.quantile(np.abs(value), 0.7), 0, value)
+
+
+def quantised(value):
+    step = np.abs(value).max() / 3
+    return step * np.round(value / step) + 0.3 * step
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (pruned, "of the weights are exactly 0, as after pruning"),
+        (quantised, "no kernel has more than 256 different weights"),
+    ],
+)
+def test_what_weights_tell_is_likely_and_not_established(k, digits, change, said):
+    model = trained(k, digits, rate=0.01)
+    recalibrate(model, digits[0])
+    expect_pass(CHECK, model, *digits)
+    for kernel in kernels(model):
+        kernel.assign(change(kernel.numpy()))
+    finding = expect_failure(
+        CHECK, model, *digits, rule=OTHER_WEIGHTS, cause_tested=False, cause_contains=said
+    )
+    assert finding.cause.startswith("not established")
+    assert "recalibrate(model, x)" in finding.remedy
+    recalibrate(model, digits[0])
+    expect_pass(CHECK, model, *digits)
+
+
+def test_weights_that_tell_nothing(k, digits):
+    """The mean of two nets, say: other weights or other data, and no more is known."""
+    model = trained(k, digits, rate=0.01)
+    recalibrate(model, digits[0])
+    rng = np.random.default_rng(0)
+    for kernel in kernels(model):
+        value = kernel.numpy()
+        kernel.assign((value + value.std() * rng.standard_normal(value.shape)) / 1.5)
+    finding = expect_failure(CHECK, model, *digits, rule=UNKNOWN, cause_tested=False)
+    assert "averaged, pruned, rounded, restored" in finding.remedy
+    assert "recalibrate(model, x)" in finding.remedy
