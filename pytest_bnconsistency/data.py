@@ -322,32 +322,31 @@ def rows_of(nest: Nest) -> int:
     return len(flatten(nest)[0])
 
 
-def read(x: Any, y: Any, specs: Nest | None, max_rows: int, all_rows: int | None = None) -> Data:
+def read(
+    x: Any,
+    y: Any,
+    specs: Nest | None,
+    max_rows: int,
+    all_rows: int | None = None,
+    weight: Any = None,
+) -> Data:
     """`max_rows` rows of what the user gave, checked against the model's inputs, and the rest.
 
     Of arrays, the rows that are kept are spread over all; of a data set, they are the first.
 
     Args:
         x: arrays or tensors of shape `(rows, ...)` in a nest, a `tf.data.Dataset` of batches, a
-            `PyDataset`, or an iterable of batches `x`, `(x, y)` or `(x, y, sample_weight)`; or
-            what a function of data `Returned`.
+            `PyDataset`, or an iterable of batches `x`, `(x, y)` or `(x, y, sample_weight)`.
         y: targets of shape `(rows, ...)`, or None.
         specs: a nest of `Spec`, or None where the model does not tell its inputs.
         max_rows: how many rows are kept in memory at most.
         all_rows: how many rows there may be with the rest; as many as `max_rows` by default.
+        weight: a weight for each row of arrays, or None.
 
     Raises:
         DataError: no rows, shapes that don't fit, NaN or Inf, or targets of another length.
     """
     all_rows = max(max_rows, all_rows or 0)
-    weight, notes = None, tuple[str, ...]()
-    if isinstance(x, Returned):
-        x, y, weight, notes = x.parts(specs)
-    found = _read(x, y, weight, specs, max_rows, all_rows)
-    return dataclasses.replace(found, notes=(*notes, *found.notes))
-
-
-def _read(x: Any, y: Any, weight: Any, specs: Nest | None, max_rows: int, all_rows: int) -> Data:
     if _is_stream(x):
         if y is not None:
             raise DataError(

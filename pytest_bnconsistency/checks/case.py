@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from pytest_bnconsistency.data import (
     Array,
     Data,
     Nest,
+    Returned,
     doubles_in,
     flatten,
     generate,
@@ -58,10 +59,13 @@ class Case:
         train_step: Callable[..., Any] | None = None,
     ) -> Case:
         subject = subject_of(model)
-        given = None
+        given, weight, notes = None, None, tuple[str, ...]()
+        if isinstance(x, Returned):
+            x, y, weight, notes = x.parts(subject.inputs())
         if x is not None:
             specs = _seen_as(subject, x)
-            given = read(x, y, specs, settings.max_rows, settings.statistics_rows)
+            given = read(x, y, specs, settings.max_rows, settings.statistics_rows, weight)
+            given = replace(given, notes=(*notes, *given.notes))
             if given.kinds:
                 subject = copy.copy(subject)
                 subject.kinds = given.kinds
