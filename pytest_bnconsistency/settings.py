@@ -224,7 +224,10 @@ def parse(name: str, value: Any) -> Any:
             wanted = "a reason, or {pattern: reason}" if "Mapping" in kind else "a string"
             raise OptionError(f"option {name!r} is {value!r}; expected {wanted}")
         return value
-    number = int if kind.startswith("int") else float
+    return _number(name, value, int if kind.startswith("int") else float)
+
+
+def _number(name: str, value: Any, number: type[int] | type[float]) -> int | float:
     try:
         if isinstance(value, bool) or (number is int and float(value) != int(float(value))):
             raise ValueError
@@ -234,8 +237,9 @@ def parse(name: str, value: Any) -> Any:
         raise OptionError(f"option {name!r} is {value!r}; expected {wanted}") from None
     if parsed != parsed:
         raise OptionError(f"option {name!r} is {value!r}; expected a number")
-    if parsed < meta.get("min", parsed):
-        raise OptionError(f"option {name!r} is {value!r}; expected {meta['min']} or more")
+    least = FIELDS[name].metadata.get("min", parsed)
+    if parsed < least:
+        raise OptionError(f"option {name!r} is {value!r}; expected {least} or more")
     return parsed
 
 

@@ -334,18 +334,7 @@ def _notes(
     notes = []
     if not steps.possible:
         notes.append("no training step ran (no targets): only the forward pass was looked at")
-    if ran.unlike:
-        notes.append(
-            f"fit was also traced for batches that the data given doesn't fit: no step ran on "
-            f"{listed([form_of(batch) for batch in ran.unlike])}"
-        )
-    left = {id(seen.layer): seen for seen in m.flagged}
-    freed = [f for f in m.frozen if id(f.call.layer) in left and left[id(f.call.layer)].value]
-    if freed and not freed[0].any_of(m.by_steps):
-        notes.append(
-            f"{left[id(freed[0].call.layer)].label} leaves trainable = True on {freed[0].path}, "
-            "which was False: what is compiled or traced after that trains it"
-        )
+    notes += _of_steps(m, ran)
     if ran.broken:
         notes.append(
             f"the steps leave NaN or Inf in {counted(ran.broken, 'weight')}: the loss is not "
@@ -361,6 +350,24 @@ def _notes(
         notes.append(f"frozen under a parent that is not: {alone[0].path}{more}")
     notes.append(_which(subject, training, m.frozen))
     return tuple(notes)
+
+
+def _of_steps(m: Measured, ran: Ran) -> list[str]:
+    """What no step ran on, and what the steps leave for those that follow."""
+    notes = []
+    if ran.unlike:
+        notes.append(
+            f"fit was also traced for batches that the data given doesn't fit: no step ran on "
+            f"{listed([form_of(batch) for batch in ran.unlike])}"
+        )
+    left = {id(seen.layer): seen for seen in m.flagged}
+    freed = [f for f in m.frozen if id(f.call.layer) in left and left[id(f.call.layer)].value]
+    if freed and not freed[0].any_of(m.by_steps):
+        notes.append(
+            f"{left[id(freed[0].call.layer)].label} leaves trainable = True on {freed[0].path}, "
+            "which was False: what is compiled or traced after that trains it"
+        )
+    return notes
 
 
 def _free(subject: Subject, training: Pass, frozen: Sequence[Frozen]) -> dict[str, Any]:

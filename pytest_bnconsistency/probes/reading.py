@@ -96,17 +96,24 @@ def _readings(concrete: Any, count: int) -> list[Reading]:
         given = [carried.get(tensor.name, set()) for tensor in operation.inputs]
         if not any(given):
             continue
-        if (reader := READERS.get(operation.type)) is not None:
-            place, table = reader
-            for index, added in given[place]:
-                if isinstance(size := table(operation, concrete), int):
-                    readings[index].narrowed(size - added)
-                elif size is not None:
-                    readings[index].keys = size
+        if operation.type in READERS:
+            place, table = READERS[operation.type]
+            _read(readings, given[place], table(operation, concrete))
         passed = _passed_on(operation, given)
         for tensor in operation.outputs if passed else ():
             carried[tensor.name] = passed
     return readings
+
+
+def _read(
+    readings: list[Reading], ids: set[tuple[int, int]], table: int | tuple[int, ...] | None
+) -> None:
+    """Note down that numbers are read as places in a table of that size, or as its keys."""
+    for index, added in ids:
+        if isinstance(table, int):
+            readings[index].narrowed(table - added)
+        elif table is not None:
+            readings[index].keys = table
 
 
 def _passed_on(operation: Any, given: list[set[tuple[int, int]]]) -> set[tuple[int, int]]:
@@ -121,8 +128,11 @@ def _passed_on(operation: Any, given: list[set[tuple[int, int]]]) -> set[tuple[i
 
 
 def _shifted(operation: Any, given: list[set[tuple[int, int]]]) -> set[tuple[int, int]]:
+    dtype = operation.inputs[1].dtype
     added = tf.get_static_value(operation.inputs[1])
-    if added is None or np.ndim(added) or added != int(added):
+    if added is None or np.ndim(added) or not (dtype.is_integer or dtype.is_floating):
+        return set()
+    if not np.isfinite(added) or added != int(added):
         return set()
     sign = 1 if operation.type == "AddV2" else -1
     return {(index, before + sign * int(added)) for index, before in given[0]}

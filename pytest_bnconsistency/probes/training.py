@@ -130,21 +130,30 @@ class Steps:
         """What steps are fed with, and the traced batches that `data` doesn't fit."""
         size = min(self.batch_size, data.rows)
         sizes = [size, size - 1, size] if size > 1 else [1, 2, 1]
+        fitting, unlike = self._traced(data, sizes)
+        feeds = [Feed(rows_in(traced) or size, traced) for traced in fitting[:TRACED]]
+        return [*feeds, *map(Feed, sizes)], () if self.train_step is not None else tuple(unlike)
+
+    def _traced(
+        self, data: Data, sizes: Sequence[int]
+    ) -> tuple[list[TracedBatch], list[TracedBatch]]:
+        """The batches that training was traced for and `data` fits, and those that it doesn't.
+
+        Without those that steps of `sizes` rows run on anyway.
+        """
         own = self.train_step is not None
         narrowed = not own and (data.form is None or not data.form.streamed)
         one = data.take([0])
         mine, names = as_batch(one), self.subject.input_names()
-        feeds, unlike = list[Feed](), list[TracedBatch]()
+        fitting, unlike = list[TracedBatch](), list[TracedBatch]()
         for traced in [*self.subject.traced_batches(), *traced_batches(self.train_step)]:
             rows = rows_in(traced)
             known = rows in (None, *sizes) and same_form(mine, traced, narrowed=narrowed)
             if known and (own or not traced.by_call):
-                continue  # as the steps below
-            if batch_like(one, traced, names) is not None:
-                feeds.append(Feed(rows or size, traced))
-            elif not own:
-                unlike.append(traced)
-        return [*feeds[:TRACED], *map(Feed, sizes)], tuple(unlike)
+                continue
+            fits = batch_like(one, traced, names) is not None
+            (fitting if fits else unlike).append(traced)
+        return fitting, unlike
 
     def _compile_anew(self) -> None:
         if self.subject.compiled:
