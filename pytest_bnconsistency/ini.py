@@ -39,11 +39,11 @@ def value(config: pytest.Config, name: str) -> Any:
     key = f"bn_{name}"
     try:
         return config.getini(key)
-    except (TypeError, ValueError, pytest.UsageError):
+    except (TypeError, ValueError, pytest.UsageError) as error:
         # In a native table pytest takes one type only, where ours take a number and its digits.
         written = getattr(config, "_inicfg", {})
         if key not in written:
-            raise
+            raise OptionError(f"{key}: {error}") from None
         return getattr(written[key], "value", written[key])
 
 

@@ -22,7 +22,7 @@ def test_what_was_not_checked_why_and_what_to_give(project, workers):
     project.makepyfile(models=MODELS, test_own="def test_own(): pass")
     names = ("sound", "broken", "raising")
     run = project.runpytest_subprocess if workers else project.runpytest
-    result = run(*(f"--bn-model=models:{name}" for name in names), "test_own.py", ".", *workers)
+    result = run(*(f"--bn-model=models:{name}" for name in names), ".", *workers)
     result.assert_outcomes(passed=3 + 1, failed=1, skipped=2 + 2, errors=1)
     result.stdout.fnmatch_lines(["=* bnconsistency: models =*"])
     result.stdout.fnmatch_lines_random(
