@@ -26,6 +26,8 @@ from pytest_bnconsistency.words import listed
 
 RIGHT = 0.1
 """Statistics as near to the population's, in its deviations, have had nothing done to them."""
+ALIKE = 0.3
+"""A form is believed where it, undone, leaves less than this share of the distance."""
 RECALIBRATE = "or recalibrate(model, x)"
 
 Function = Callable[[Array], Array]
@@ -100,7 +102,7 @@ def _in_another_form(m: Measured) -> Iterator[Undone]:
     for name, undo in FORMS.items():
         with np.errstate(all="ignore"):
             candidates = {i: undo(m.moving[i]) for i in places if m.tracked[i].role == "variance"}
-        nearer = {i: v for i, v in candidates.items() if off(i, v) < HALF * off(i, m.moving[i])}
+        nearer = {i: v for i, v in candidates.items() if off(i, v) < ALIKE * off(i, m.moving[i])}
         if sum(value.size for value in nearer.values()) >= FEWEST_CHANNELS:
             yield _undone(
                 m,
@@ -113,19 +115,12 @@ def _in_another_form(m: Measured) -> Iterator[Undone]:
 
 def _in_another_order(m: Measured) -> Iterator[Undone]:
     """Statistics of the right layer, in another order of the channels."""
-    off, places = _off(m), _wrong(m)
+    places = [i for i in _wrong(m) if m.moving[i].ndim == 1]
     found: dict[str, dict[int, Array]] = {}
     for layer in dict.fromkeys(m.tracked[i].layer for i in places):
-        own = [i for i in places if m.tracked[i].layer is layer and m.moving[i].ndim == 1]
-        best: tuple[float, str, dict[int, Array]] = (NEARER, "", {})
-        for name, order in orders([m.moving[i] for i in own], [m.reference[i] for i in own]):
-            moved = {i: m.moving[i][order] for i in own}
-            left = sum(off(i, v) for i, v in moved.items())
-            whole = sum(off(i, m.moving[i]) for i in own)
-            if left < best[0] * whole:
-                best = (left / whole, name, moved)
-        if best[1]:
-            found.setdefault(best[1], {}).update(best[2])
+        name, moved = _order(m, [i for i in places if m.tracked[i].layer is layer])
+        if moved:
+            found.setdefault(name, {}).update(moved)
     for name, nearer in found.items():
         yield _undone(
             m,
@@ -136,42 +131,61 @@ def _in_another_order(m: Measured) -> Iterator[Undone]:
         )
 
 
+def _order(m: Measured, places: Sequence[int]) -> tuple[str, dict[int, Array]]:
+    """The order that brings the vectors of a layer to the population's, and them in it."""
+    off, best = _off(m), (NEARER * sum(_off(m)(i, m.moving[i]) for i in places), "")
+    moved: dict[int, Array] = {}
+    for name, order in orders([m.moving[i] for i in places], [m.reference[i] for i in places]):
+        now = {i: m.moving[i][order] for i in places}
+        left = sum(off(i, value) for i, value in now.items())
+        if left < best[0]:
+            best, moved = (left, name), now
+    return best[1], moved
+
+
 def _of_another_layer(m: Measured) -> Iterator[Undone]:
     """Statistics that are those of another layer, or the first of them."""
-    off, moved, sources = _off(m), dict[int, Array](), dict[int, str]()
-    before = after = 0.0
-    far = distances(m.tracked, m.reference)
-    for i in _wrong(m):
-        if m.moving[i].ndim != 1:
-            continue
-        own = off(i, m.moving[i])
-        best = NEARER * own
-        for j, t in enumerate(m.tracked):
-            if t.role != m.tracked[i].role or t.layer is m.tracked[i].layer:
-                continue
-            for name, part in _parts(m.reference[j], m.moving[i].size):
-                apart = float(np.mean(far[i](m.moving[i].ravel(), part)))
-                if apart < best:
-                    best, moved[i], sources[i] = apart, m.reference[i], f"{name}{t.path}"
-        if i in moved:
-            before, after = before + own, after + best
-    if sum(value.size for value in moved.values()) < FEWEST_CHANNELS:
+    off = _off(m)
+    sources = {i: _source(m, i) for i in _wrong(m) if m.moving[i].ndim == 1}
+    found = {i: source for i, source in sources.items() if source is not None}
+    if sum(m.moving[i].size for i in found) < FEWEST_CHANNELS:
         return
-    pairs = dict.fromkeys((m.tracked[i].path, source) for i, source in sources.items())
+    pairs = dict.fromkeys((m.tracked[i].path, source) for i, (_, source) in found.items())
     said = [f"in {path} those of {source}" for path, source in pairs]
     more = len(said) - SHOWN
     said = [*said[:SHOWN], f"{more} more"] if more > 0 else said
+    before = float(np.mean([off(i, m.moving[i]) for i in found]))
+    nearer = float(np.mean([apart for apart, _ in found.values()]))
     yield Undone(
         rules.MISPLACED,
         f"the stored statistics are those of another layer: {listed(said)}",
         REMEDY,
-        [moved.get(i, value) for i, value in enumerate(m.moving)],
-        before / len(moved),
-        after / len(moved),
-        f"they are {after / len(moved):.2g} standard deviations from those, and "
-        f"{before / len(moved):.2g} from what this data gives in their own places; with that put "
-        "in",
+        [m.reference[i] if i in found else value for i, value in enumerate(m.moving)],
+        before,
+        nearer,
+        f"they are {nearer:.2g} standard deviations from those, and {before:.2g} from what this "
+        "data gives in their own places; with that put in",
     )
+
+
+def _source(m: Measured, place: int) -> tuple[float, str] | None:
+    """The layer that has what is stored in a place, channel by channel, and how near it is.
+
+    Its channels in the next one's places must be as far off as those of the place itself: where
+    all vectors are near to one another, none tells.
+    """
+    t, stored = m.tracked[place], m.moving[place]
+    far = distances(m.tracked, m.reference)[place]
+    limit = NEARER * float(np.mean(far(stored, m.reference[place])))
+    found: list[tuple[float, str]] = []
+    for other, value in zip(m.tracked, m.reference, strict=True):
+        if other.role == t.role and other.layer is not t.layer:
+            for name, part in _parts(value, stored.size):
+                apart = float(np.mean(far(stored, part)))
+                moved = float(np.mean(far(stored, np.roll(part, 1))))
+                if apart < min(limit, NEARER * moved):
+                    found.append((apart, f"{name}{other.path}"))
+    return min(found, default=None)
 
 
 def _parts(value: Array, size: int) -> Iterator[tuple[str, Array]]:

@@ -34,17 +34,25 @@ def beside(subject: Subject, weights: Sequence[Any]) -> list[Array] | None:
     places = [_nearest(weights[i].numpy(), slots) for i in kernels]
     if not kernels or None in places:
         return None
-    # A copy of each weight, in the order of the weights: at equal distances from one another.
-    start, stride = places[0] or 0, 1
-    if len(kernels) > 1:
-        stride = ((places[1] or 0) - start) // max(kernels[1] - kernels[0], 1)
-    start -= stride * kernels[0]
-    own = [start + stride * i for i in range(len(weights))]
-    if [own[i] for i in kernels] != places or not 0 <= own[0] <= own[-1] < len(slots):
+    own = _in_step(kernels, [place or 0 for place in places], len(weights))
+    fits = own is not None and 0 <= own[0] <= own[-1] < len(slots)
+    if own is None or not fits:
         return None
-    if any(slots[at].shape != w.shape for at, w in zip(own, weights, strict=True)):
+    copies = [slots[at] for at in own]
+    if any(copy.shape != w.shape for copy, w in zip(copies, weights, strict=True)):
         return None
-    return [slots[at].numpy() for at in own]
+    return [copy.numpy() for copy in copies]
+
+
+def _in_step(known: Sequence[int], places: Sequence[int], count: int) -> list[int] | None:
+    """The places of all, at equal distances in the order of the weights; None where the known
+    ones are not.
+    """
+    stride = 1
+    if len(known) > 1:
+        stride = (places[1] - places[0]) // (known[1] - known[0])
+    own = [places[0] + stride * (i - known[0]) for i in range(count)]
+    return own if [own[i] for i in known] == list(places) else None
 
 
 def _nearest(weight: Array, slots: Sequence[Any]) -> int | None:

@@ -38,7 +38,9 @@ def settled(model, x, times=25):
 
 def net_for_images(k):
     bn = k.layers.BatchNormalization(momentum=0.9, name="bn")
-    layers = [k.layers.Conv2D(16, 3), bn, k.layers.ReLU(), k.layers.GlobalAveragePooling2D()]
+    other = k.layers.BatchNormalization(momentum=0.9, name="other")
+    layers = [k.layers.Conv2D(16, 3), bn, k.layers.ReLU(), k.layers.Conv2D(16, 3), other]
+    layers.append(k.layers.GlobalAveragePooling2D())
     model = k.Sequential([k.Input((6, 6, 3)), *layers, k.layers.Dense(3)])
     model.compile("sgd", "mse")
     return model
