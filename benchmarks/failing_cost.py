@@ -68,14 +68,16 @@ def rows_meet(build: Build, faulty: bool) -> Given:
 
 
 def stale(build: Build, faulty: bool) -> Given:
-    """The variances of all normalisers are four times, their means a deviation off."""
+    """The variances of all normalisers are four times, their means three deviations off."""
     model = build()
     x = np.random.default_rng(0).standard_normal((ROWS, *model.input_shape[1:]), np.float32)
     recalibrate(model, x)
     y = model.predict(x, verbose=0).argmax(-1)
-    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    for layer in normalisers(model) if faulty else ():
-        layer.moving_mean.assign_add(np.sqrt(layer.moving_variance))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=["accuracy"])
+    kept = [n for n in normalisers(model) if isinstance(n, layers.BatchNormalization)]
+    for layer in kept if faulty else ():
+        layer.moving_mean.assign_add(3 * np.sqrt(layer.moving_variance))
         layer.moving_variance.assign(4 * layer.moving_variance)
     return model, {"x": x, "y": y}
 
@@ -143,13 +145,13 @@ class Pair:
 PAIRS = {
     "MobileNetV2": Pair("batch_invariance", in_training_mode, application("MobileNetV2")),
     "ResNet50": Pair("batch_invariance", rows_meet, application("ResNet50")),
-    "EfficientNetB0": Pair("train_eval_agreement", stale, application("EfficientNetB0")),
+    "EfficientNetB0": Pair("batch_invariance", in_training_mode, application("EfficientNetB0")),
     "DenseNet121": Pair("frozen_stability", thawed, application("DenseNet121")),
     "Xception": Pair("inference_purity", in_training_mode, application("Xception", 71)),
-    "InceptionV3": Pair("train_eval_agreement", stale, application("InceptionV3", 75)),
+    "InceptionV3": Pair("inference_purity", in_training_mode, application("InceptionV3", 75)),
     "MobileNetV3Small": Pair("batch_invariance", rows_meet, application("MobileNetV3Small")),
     "NASNetMobile": Pair("batch_invariance", in_training_mode, application("NASNetMobile")),
-    "segmenter": Pair("batch_invariance", in_training_mode, segmenter),
+    "segmenter": Pair("train_eval_agreement", stale, segmenter),
     "transformer": Pair("batch_invariance", rows_meet, transformer),
 }
 

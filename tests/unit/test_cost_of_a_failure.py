@@ -91,6 +91,16 @@ def test_a_failure_takes_few_traces(made, passing, fault, rule, layer):
     assert made["runs"] <= RUNS * passing["runs"]
 
 
+def test_the_noise_of_one_row_tells_that_sizes_matter(made):
+    layers = keras.layers
+    inputs = h = keras.Input((8, 8, 2))
+    h = layers.Conv2D(4, 3, padding="same")(h)
+    h = layers.Lambda(lambda h: h * keras.ops.cast(keras.ops.shape(h)[0], "float32"))(h)
+    model = keras.Model(inputs, layers.Conv2D(4, 3)(h))
+    expect_failure("batch_invariance", model, rule="BN104", cause_tested=True, examples=0)
+    assert made["runs"] <= 2 * 8 + 4  # a look, the row itself, and where it begins
+
+
 def test_not_every_layer_that_defaults_to_training_takes_a_trace(made, passing):
     model = deep(defaults=True)
     cause = "because resize11's call defaults to training=True"
