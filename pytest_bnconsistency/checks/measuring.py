@@ -14,6 +14,7 @@ from pytest_bnconsistency.diagnosis.measured import Measured
 from pytest_bnconsistency.diagnosis.sides import Side
 from pytest_bnconsistency.probes import statistics, updates
 from pytest_bnconsistency.probes.batches import Batches, in_batches
+from pytest_bnconsistency.probes.resting import RealStep
 from pytest_bnconsistency.probes.statistics import BatchStatistics
 from pytest_bnconsistency.probes.taps import Pass
 
@@ -54,25 +55,15 @@ def measured(case: Case, data: Data, known: Estimated, done: int | None) -> Meas
         case.settings.seed,
         under,
         step,
-        _once(
-            lambda: (
-                []
-                if step is None
-                else updates.observed(subject, tracked, lambda: step(batches[0]))
-            )
-        ),
+        _once(lambda: [] if step is None else updates.observed(step, tracked, batches[0])),
         _once(lambda: _in_other_batches(case, data, known)),
     )
 
 
-def _step(case: Case, data: Data, size: int) -> Callable[[Data], object] | None:
-    """The user's own training step, over the batches of what it is given."""
-    own = case.train_step
-    if own is not None:
-        return lambda given: [own(batch.x, batch.y) for batch in given.batches(size)]
-    if case.subject.compiled and data.y is not None:
-        return lambda given: case.subject.fit(given, size)
-    return None
+def _step(case: Case, data: Data, size: int) -> RealStep | None:
+    own, subject = case.train_step, case.subject
+    possible = own is not None or (subject.compiled and data.y is not None)
+    return RealStep(subject, own, size) if possible else None
 
 
 def _once(measure: Callable[[], T]) -> Callable[[], T]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pytest_bnconsistency.diagnosis import rules
-from pytest_bnconsistency.diagnosis.causes import SETTLED_SHARE
+from pytest_bnconsistency.diagnosis.initial_values import SETTLED_SHARE
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,12 @@ def table(
     moving: Sequence[Array],
     reference: Sequence[Array],
     updates: int | None,
+    shares: Mapping[int, float],
 ) -> Table:
     """One row a layer, the one that closes most of the gap first.
+
+    `shares` of the initial values, by identity of the layer, were measured: without, the share is
+    what the updates leave.
 
     One trace, `inference`, serves all: a layer's statistics are put in, the rows run, and the
     statistics are put back. Without time for a layer, what it does to the gap stays open.
@@ -101,6 +105,8 @@ def table(
         mean, ratio = shift[key]
         averages = updates is not None and 0 <= t.momentum <= 1
         left = f"{t.momentum ** ((updates or 0) * t.calls):.1%}" if averages else "?"
+        if key in shares:
+            left = f"{shares[key]:.0%} (measured)"
         rows.append(
             (
                 (closing, opening),

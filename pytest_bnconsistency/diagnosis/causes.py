@@ -7,7 +7,6 @@ comes nearer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,20 +14,20 @@ import numpy as np
 from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.budget import Tries
-from pytest_bnconsistency.diagnosis.cause import HALF, MOST, OF_LARGE, TRIED_ROWS, Cause, Try
+from pytest_bnconsistency.diagnosis.cause import HALF, OF_LARGE, TRIED_ROWS, Cause, Try
 from pytest_bnconsistency.diagnosis.fixed import misfit
+from pytest_bnconsistency.diagnosis.initial_values import set_back, stale
 from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
+from pytest_bnconsistency.diagnosis.order import by_chance, in_order, moving_averages
 from pytest_bnconsistency.diagnosis.other_weights import other_weights
+from pytest_bnconsistency.diagnosis.own_steps import own_steps
 from pytest_bnconsistency.diagnosis.preprocessing import preprocessed
 from pytest_bnconsistency.diagnosis.rewritten import rewritten
-from pytest_bnconsistency.diagnosis.sides import gap
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.batches import in_batches
-from pytest_bnconsistency.probes.statistics import BatchStatistics, Moments
+from pytest_bnconsistency.probes.statistics import Moments
 from pytest_bnconsistency.probes.taps import Pass
 
-SETTLED_SHARE = 0.01
-"""The remedy's arithmetic aims at this share of the initial values."""
 USUAL_MOMENTUM = 0.9
 ENOUGH = 16
 """A variance within so many rows is about that of the data."""
@@ -51,62 +50,6 @@ def predicted(m: Measured, tries: Tries) -> Cause | None:
         if tries.cut:
             return None
     return max(found, key=lambda cause: (cause.sure, cause.share), default=None)
-
-
-def stale(m: Measured) -> Iterator[Cause]:
-    certain, t = m.certain_share, m.slowest
-    share = m.initial_share if certain is None else certain
-    if (certain is None and share < HALF) or t.cumulative or not 0 < t.retention < 1:
-        return
-    explained = m.explained(m.with_initial(share))
-    if certain is None or not m.updates:
-        yield Cause(
-            rules.STALE,
-            f"{share:.0%} of the initial values are still in the statistics (measured; how many "
-            f"updates there were is not known; momentum {t.momentum:.3g})",
-            "train for more updates, or with a smaller momentum; or recalibrate(model, x)",
-            "",
-            min(explained, _remade(m, m.with_initial(share))),
-        )
-        return
-    needed = math.ceil(math.log(SETTLED_SHARE) / math.log(t.retention))
-    largest = math.floor(100 * SETTLED_SHARE ** (1 / (m.updates * t.calls))) / 100
-    harmless, place = _harmless_share(m)
-    more = math.ceil(math.log(harmless) / math.log(t.retention))
-    also = ""
-    if more > needed:
-        also = f" ({more} for {place}, whose variance is far below the initial 1)"
-    if certain < CERTAIN_SHARE:  # little is left, of what is large against the variances
-        needed, largest = more, math.floor(100 * harmless ** (1 / (m.updates * t.calls))) / 100
-        also = f" (for {place}, whose variance is far below the initial 1)"
-    steps = f"{m.updates} updates" if t.calls == 1 else f"{m.updates} steps of {t.calls} updates"
-    yield Cause(
-        rules.STALE,
-        f"momentum {t.momentum:.3g} after {steps} leaves {certain:.1%} of the initial values",
-        f"train for {needed} updates or more{also}; or momentum <= {largest:.2f} for {m.updates} "
-        "updates; or recalibrate(model, x)",
-        "",
-        explained if certain >= CERTAIN_SHARE or explained > MOST else 0.0,
-    )
-
-
-def _remade(m: Measured, values: list[Array]) -> float:
-    """How much nearer evaluation under `values` is to what it says than under the population's;
-    beyond a standard deviation all distances are alike.
-    """
-    before = min(gap(m.population, m.stored, m.data).outputs, 1.0)
-    after = gap(m.under(values), m.stored, m.data).outputs
-    return 1 - after / before if before and math.isfinite(after) else 0.0
-
-
-def _harmless_share(m: Measured) -> tuple[float, str]:
-    """The share of the initial variance 1 that is 5 % of the smallest of all, and its path."""
-    shares = [(1.0, "")]
-    for t, value in zip(m.tracked, m.reference, strict=True):
-        if t.role == "variance":
-            own = float(np.median(value))
-            shares.append((0.05 * own / max(1 - own, 1e-9) if 0 < own < 1 else 1.0, t.path))
-    return min(shares)
 
 
 def _variance_shift(m: Measured) -> Iterator[Cause]:
@@ -137,34 +80,6 @@ def _variances_explained(m: Measured, values: Sequence[Array]) -> float:
 
     whole = apart(m.reference)
     return 1 - apart(values) / whole if whole else 0.0
-
-
-def _batch_order(m: Measured) -> Iterator[Cause]:
-    """Batches of the rows in the order given: as moving averages take them, and in no order."""
-    size = len(m.batches.rows[0])
-    given = in_batches(m.data, np.arange(m.data.rows), size)
-    if len(given) < 2:
-        return
-    seen = list(statistics.batch_statistics(m.training, m.tracked, given))
-    ordered, mixed = _average(m, seen), _average(m, _redrawn(m, seen, 400))
-    chance = _by_chance(m) / m.apart(m.moving, m.reference)
-    yield Cause(
-        rules.ORDER,
-        "the rows came in an order: the moving averages end on rows of one kind",
-        "shuffle the training data; or recalibrate(model, x)",
-        "moving averages over the rows in the order given are what is stored, those over the "
-        "same rows in random order are not",
-        m.explained(ordered) if chance < HALF else 0.0,
-    )
-    yield Cause(
-        rules.DOMAINS,
-        "each batch held rows of one kind: the stored variances are those within a kind, and "
-        "training normalised each kind by itself",
-        "mix the kinds in every batch, or give each a normaliser of its own",
-        "statistics over batches of neighbouring rows are what is stored, those over the same "
-        "rows in random order are not",
-        m.explained(mixed),
-    )
 
 
 def _small_batches(m: Measured) -> Iterator[Cause]:
@@ -202,7 +117,7 @@ def _small_batches(m: Measured) -> Iterator[Cause]:
             "drop the remainder (dataset.batch(..., drop_remainder=True)), or use another batch "
             "size; or recalibrate(model, x)",
             "moving averages that end on a single row are what is stored",
-            max(m.explained(_average(m, [*seen, *seen, *seen])) for seen in last),
+            max(m.explained(moving_averages(m, [*seen, *seen, *seen])) for seen in last),
         )
 
 
@@ -212,7 +127,7 @@ def _small_momentum(m: Measured) -> Iterator[Cause]:
     if t.momentum >= HALF or len(m.seen) < 2:
         return
     whole = m.apart(m.moving, m.reference)
-    now, usual = _by_chance(m), _by_chance(m, USUAL_MOMENTUM)
+    now, usual = by_chance(m), by_chance(m, USUAL_MOMENTUM)
     other = 1 - t.momentum
     yield Cause(
         rules.SMALL_MOMENTUM,
@@ -226,31 +141,6 @@ def _small_momentum(m: Measured) -> Iterator[Cause]:
     )
 
 
-def _by_chance(m: Measured, momentum: float | None = None) -> float:
-    """How far moving averages over batches in random order are from the population."""
-    draws = (_average(m, _redrawn(m, m.seen, 60, draw), momentum) for draw in range(8))
-    return float(np.median([m.apart(values, m.reference) for values in draws]))
-
-
-def _average(
-    m: Measured, seen: Sequence[BatchStatistics], momentum: float | None = None
-) -> list[Array]:
-    """Moving averages over `seen` in this order, from the population statistics on."""
-    values = [np.array(value) for value in m.reference]
-    for batch in seen:
-        for i, t in enumerate(m.tracked):
-            kept = t.retention if momentum is None else momentum
-            values[i] = kept * values[i] + (1 - kept) * batch.values[i]
-    return values
-
-
-def _redrawn(
-    m: Measured, seen: Sequence[BatchStatistics], steps: int, draw: int = 0
-) -> list[BatchStatistics]:
-    rng = np.random.default_rng(m.seed + draw)
-    return [seen[i] for i in rng.integers(0, len(seen), steps)]
-
-
 TRIES: dict[str, Try] = {
     "the numbers of layers of preprocessing": misfit,
     "other weights that the optimizer has": other_weights,
@@ -258,7 +148,9 @@ TRIES: dict[str, Try] = {
     "vectors in another place, order or form": rewritten,
     "random layers on": _variance_shift,
     "batches of few rows": _small_batches,
-    "rows in the order given": _batch_order,
+    "real steps with the weights put back": own_steps,
+    "rows in an order": in_order,
     "the momentum": _small_momentum,
     "other preprocessing": preprocessed,
+    "statistics set back": set_back,
 }

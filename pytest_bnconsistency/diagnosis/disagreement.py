@@ -10,9 +10,12 @@ import numpy as np
 from pytest_bnconsistency.diagnosis import attribution, causes, poisoned, rules
 from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.cause import HALF, Cause
-from pytest_bnconsistency.diagnosis.measured import CERTAIN_SHARE, Measured
+from pytest_bnconsistency.diagnosis.initial_values import shares_against_count, stale
+from pytest_bnconsistency.diagnosis.measured import Measured
+from pytest_bnconsistency.diagnosis.order import moving_averages
 from pytest_bnconsistency.diagnosis.other_weights import REMEDY as CHANGED
 from pytest_bnconsistency.diagnosis.other_weights import likely
+from pytest_bnconsistency.diagnosis.own_steps import JOIN, away
 from pytest_bnconsistency.diagnosis.sides import Side, gap, number, numbers
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.per_call import per_call
@@ -41,13 +44,19 @@ def explain(m: Measured, bound: str) -> Finding:
     cause, tries = _poisoned(m) or _degenerate(m), Tries()
     if cause is None:
         cause = causes.predicted(m, tries)
-    if cause is None and not tries.cut and (m.certain_share or 0.0) >= CERTAIN_SHARE:
-        cause = next(
-            causes.stale(m), None
-        )  # sure by arithmetic, whatever else is in the statistics
+    if cause is None and not tries.cut and m.biased:
+        cause = next(stale(m), None)  # sure by arithmetic, whatever else is in the statistics
     if cause is None and m.step and tries.may("the model's own training steps"):
         cause = _lagging(m)
-    table = attribution.table(m.inference, m.data, m.tracked, m.moving, m.reference, m.updates)
+    table = attribution.table(
+        m.inference,
+        m.data,
+        m.tracked,
+        m.moving,
+        m.reference,
+        m.updates,
+        shares_against_count(m),
+    )
     if cause is None:
         cause = _not_established(m, tries, tested)
         return _finding(m, cause, cause.proof, table, bound, known=False)
@@ -120,13 +129,17 @@ def _degenerate(m: Measured) -> Cause | None:
 
 
 def _lagging(m: Measured) -> Cause | None:
-    """Put the population statistics in and train on: a lag opens again as far as it was."""
-    if m.step is None:
+    """Put the population statistics in and train on: a lag opens again as far as it was.
+
+    With the weights at rest, neither the steps nor chance may do so.
+    """
+    far = away(m)
+    if m.step is None or far is None or not far <= HALF:
         return None
     size, momentum = len(m.batches.rows[0]), m.slowest.momentum
     horizon = math.ceil(1 / max(1 - momentum, 1e-3))
     steps = min(horizon, MOST_STEPS if m.small else 2 * len(m.batches))
-    with preserve_state(m.subject):
+    with preserve_state(m.subject, m.step.own):
         statistics.write(m.tracked, m.reference)
         try:
             m.step(m.data.take(np.resize(m.batches.order, steps * size)))
@@ -134,9 +147,11 @@ def _lagging(m: Measured) -> Cause | None:
             return None
         now = [t.variable.numpy().astype(np.float64) for t in m.tracked]
         opened = m.apart(now, m.statistics_of(m.batches).population)
+    in_turn = [m.seen[i % len(m.seen)] for i in range(steps)]
+    at_rest = m.apart(moving_averages(m, in_turn), m.reference)
     whole = m.apart(m.moving, m.with_initial(m.certain_share or 0.0))
-    expected = whole * min(1.0, steps / horizon)
-    if not opened > HALF * expected:
+    expected = whole * (1 - max(momentum, 0.0) ** steps)
+    if not opened - at_rest > HALF * expected:
         return None
     left = "" if m.certain_share is None else f", {m.certain_share:.1%} of the initial values left"
     return Cause(
@@ -147,7 +162,7 @@ def _lagging(m: Measured) -> Cause | None:
         "recalibrate(model, x)",
         f"{steps} more training steps, begun with the population statistics, open a distance of "
         f"{opened:.2g} standard deviations between them and the moving ones again ({whole:.2g} as "
-        "stored)",
+        f"stored); with the weights at rest, the same batches open {at_rest:.2g}",
         1.0,
     )
 
@@ -170,7 +185,7 @@ def _domains(m: Measured) -> Cause | None:
         rules.DOMAINS,
         f"{path} normalises {len(levels)} inputs of unlike distribution in one step (means "
         f"{told}): training normalises each by itself, evaluation all by one mixture",
-        "give each input a normaliser of its own, or join the inputs in one batch",
+        JOIN,
         f"with statistics of its own for each call, the outputs are {left:.2g} standard "
         f"deviations from those of training, with the stored ones {before:.2g}",
         1.0,

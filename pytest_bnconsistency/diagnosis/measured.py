@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pytest_bnconsistency.diagnosis.sides import Side, gap
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.batches import Batches
 from pytest_bnconsistency.probes.population import Estimate
+from pytest_bnconsistency.probes.resting import RealStep, Rested, steps_at_rest
 from pytest_bnconsistency.probes.statistics import BatchStatistics, Tracked
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.probes.updates import Update
@@ -22,6 +24,8 @@ from pytest_bnconsistency.subjects import Subject
 
 SMALL_MODEL = 100
 """Models of at most so many calls are cheap to run: more is tried, on more rows."""
+STEPS, OF_LARGE = 8, 2
+"""Real steps with the weights put back: so many, and so many of large models."""
 CERTAIN_SHARE, MEASURED_SHARE = 0.05, 0.8
 """Shares of the initial values that count as stale: by arithmetic, or measured without it."""
 
@@ -51,7 +55,7 @@ class Measured:
     updates: int | None
     seed: int
     under: Callable[..., Side]
-    step: Callable[[Data], object] | None
+    step: RealStep | None
     observe: Callable[[], list[Update]]
     again: Callable[[], Side]
 
@@ -115,6 +119,26 @@ class Measured:
             by_batch = gap(self.again(), self.trained, self.data).outputs ** 2 / 2
             before, left = (math.sqrt(max(g**2 - by_batch, 0.0)) for g in (before, left))
         return max(0.0, 1 - left / before) if before else 0.0
+
+    @functools.cached_property
+    def rested(self) -> list[Rested]:
+        """What real steps make of the stored statistics, the weights put back after each."""
+        return self.steps_at_rest()
+
+    def steps_at_rest(self, *, others: bool = True) -> list[Rested]:
+        """The same; with `others=False` without what others than the layers write to them.
+
+        Empty where no step runs.
+        """
+        if self.step is None:
+            return []
+        size = min(self.step.size, self.data.rows)
+        whole = [rows for rows in self.batches.rows if len(rows) == size]
+        batches = [self.data.take(rows) for rows in whole[: STEPS if self.small else OF_LARGE]]
+        try:
+            return steps_at_rest(self.step, self.tracked, batches, self.moving, others=others)
+        except Exception:  # whatever the user's step raises, it is not what was asked
+            return []
 
     def statistics_of(self, batches: Iterable[Data], training: Pass | None = None) -> Estimate:
         """The statistics of other batches, or of a pass that runs otherwise."""

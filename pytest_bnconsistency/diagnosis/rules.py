@@ -37,6 +37,7 @@ SEVERAL_UPDATES = Rule("BN211", "several-updates-per-step")
 MISPLACED = Rule("BN212", "statistics-misplaced")
 OTHER_WEIGHTS = Rule("BN213", "statistics-of-other-weights")
 ANOTHER_FORM = Rule("BN214", "variance-in-another-form")
+STEP_WRITES = Rule("BN215", "step-writes-statistics")
 
 FROZEN_MOVES = Rule("BN301", "frozen-state-moves")
 FROZEN_BY_BATCH = Rule("BN302", "frozen-layer-uses-the-batch")

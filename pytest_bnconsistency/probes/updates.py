@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, all_finite
+from pytest_bnconsistency.data import Array, Data, all_finite
+from pytest_bnconsistency.probes.resting import RealStep
 from pytest_bnconsistency.probes.state import preserve_state, same_bits
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.subjects import Subject
@@ -30,14 +31,12 @@ class Update:
     towards: Array
 
 
-def observed(
-    subject: Subject, tracked: Sequence[Tracked], step: Callable[[], object]
-) -> list[Update]:
-    """Run `step` from statistics at zero and at one; everything is restored after each run.
+def observed(step: RealStep, tracked: Sequence[Tracked], batch: Data) -> list[Update]:
+    """Run a step from statistics at zero and at one; everything is restored after each run.
 
     From zero, v <- a v + (1 - a) s leaves (1 - a) s; from one it leaves a more.
     """
-    zero, one = (_after(subject, tracked, step, start) for start in (0.0, 1.0))
+    zero, one = (_after(step, tracked, batch, start) for start in (0.0, 1.0))
     found = []
     for t, low, high in zip(tracked, zero, one, strict=True):
         kept = float(np.median(high - low))
@@ -48,13 +47,11 @@ def observed(
     return found
 
 
-def _after(
-    subject: Subject, tracked: Sequence[Tracked], step: Callable[[], object], start: float
-) -> list[Array]:
-    with preserve_state(subject):
+def _after(step: RealStep, tracked: Sequence[Tracked], batch: Data, start: float) -> list[Array]:
+    with preserve_state(step.subject, step.own):
         for t in tracked:
             t.variable.assign(tf.fill(t.variable.shape, tf.cast(start, t.variable.dtype)))
-        step()
+        step(batch)
         return [t.variable.numpy().astype(np.float64) for t in tracked]
 
 

@@ -121,7 +121,8 @@ def test_statistics_that_were_lost_are_no_other_preprocessing(k, data):
     bn.moving_mean.assign(np.zeros(x.shape[1]))
     bn.moving_variance.assign(np.ones(x.shape[1]))
     model(rows[:32], training=True)
-    expect_failure(CHECK, model, rows, rule="BN204", layer="bn", updates=600, cause_tested=False)
+    cause = "90% of the initial values are in the statistics of bn (measured)"
+    expect_failure(CHECK, model, rows, rule="BN201", updates=600, cause_contains=cause)
 
 
 def test_rows_in_the_order_of_their_classes(k, disagrees):
@@ -140,7 +141,7 @@ def test_batches_of_one_kind_each(k, disagrees):
     batches = [b for pair in zip(split(real, 16), split(made, 16), strict=True) for b in pair]
     model = settled(classifier(k, 0.99), batches, 200)
     x = np.concatenate([real, made])
-    disagrees(model, x, rule=DOMAINS, layer="bn", batch_size=16)
+    disagrees(model, x, rule=ORDER, layer="bn", cause_contains="each batch", batch_size=16)
     mixed = rng.permutation(x)
     expect_pass(CHECK, settled(classifier(k), split(mixed, 16)), mixed, batch_size=16)
 

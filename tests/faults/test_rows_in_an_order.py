@@ -1,0 +1,66 @@
+"""Training met the rows sorted, or one kind last; the data of the check may be shuffled."""
+
+import keras
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from pytest_bnconsistency.testing import expect_pass
+
+CHECK = "train_eval_agreement"
+ORDER = "BN207"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    x, y = load_digits(return_X_y=True)
+    return x[:600].astype(np.float32), y[:600].astype(np.int32)
+
+
+def dense(k, classes):
+    layers = [k.layers.Dense(32), k.layers.BatchNormalization(momentum=0.9, name="bn")]
+    layers += [k.layers.ReLU(), k.layers.Dense(classes)]
+    model = k.Sequential([k.Input((64,)), *layers])
+    loss = k.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(k.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
+    return model
+
+
+def test_two_classes_that_were_not_shuffled(k, disagrees):
+    x, y = load_digits(n_class=2, return_X_y=True)
+    mixed = x.astype(np.float32), y.astype(np.int32)
+    order = np.argsort(mixed[1], kind="stable")
+    in_order = mixed[0][order], mixed[1][order]
+    model = dense(k, 2)
+    model.fit(*in_order, epochs=10, batch_size=32, shuffle=False, verbose=0)
+    for data, said in ((in_order, "(as given)"), (mixed, "(sorted by class)")):
+        disagrees(model, *data, rule=ORDER, layer="bn", cause_contains=said, batch_size=32)
+    model.fit(*mixed, epochs=10, batch_size=32, verbose=0)
+    expect_pass(CHECK, model, *mixed, batch_size=32)
+
+
+def test_training_that_ended_on_some_classes(disagrees, digits):
+    """The weights hardly move in it: the statistics do."""
+    x, y = digits
+    model = dense(keras, 10)
+    model.fit(x, y, epochs=30, batch_size=32, verbose=0)
+    model.optimizer.learning_rate.assign(1e-5)
+    for some in (y < 3, y > 6):
+        model.fit(x[some], y[some], epochs=12, batch_size=32, verbose=0)
+        said = "training ended on some of them alone"
+        disagrees(model, x, y, rule=ORDER, layer="bn", cause_contains=said, batch_size=32)
+    model.fit(x, y, epochs=6, batch_size=32, verbose=0)
+    expect_pass(CHECK, model, x, y, batch_size=32)
+
+
+def test_one_task_after_the_other_in_the_order_given(disagrees, digits):
+    """Without classes: a stream whose rows drift, and the last of them trained on for longer."""
+    x, _ = digits
+    x = x + np.linspace(0, 60, len(x), dtype=np.float32)[:, None]
+    model = dense(keras, 1)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    late = x[400:]
+    model.fit(x, x[:, :1], epochs=6, batch_size=32, verbose=0)
+    expect_pass(CHECK, model, x, batch_size=32)
+    model.fit(late, late[:, :1], epochs=10, batch_size=32, verbose=0)
+    disagrees(model, x, rule=ORDER, layer="bn", batch_size=32)

@@ -1,0 +1,244 @@
+"""Statistics that are not those of the data: do the weights move, or does a step keep them away?
+
+The weights may be at rest. Each test makes one fault, and passes without it.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from pytest_bnconsistency.testing import expect_failure, expect_pass
+
+CHECK = "train_eval_agreement"
+STALE, LAGGING, SHIFT, DOMAINS, SEVERAL, STEP_WRITES = (
+    "BN201",
+    "BN202",
+    "BN209",
+    "BN210",
+    "BN211",
+    "BN215",
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 256)
+    x = rng.normal(0, 1.5, (3, 8))[y] + rng.standard_normal((256, 8)) + 8
+    return x.astype(np.float32), y.astype(np.int32)
+
+
+def net(k, momentum=0.9, last=True):
+    inputs = k.Input((8,))
+    h = inputs
+    for name in ("first", "last")[: 1 + last]:
+        h = k.layers.BatchNormalization(momentum=momentum, name=name)(k.layers.Dense(12)(h))
+        h = k.layers.ReLU()(h)
+    model = k.Model(inputs, k.layers.Dense(3)(h))
+    loss = k.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(k.optimizers.Adam(0.01), loss)
+    return model
+
+
+def stepper(model, after=None, views=(lambda x: x,), traced=True):
+    """A training step on the sum of the losses of some views of the rows, and what comes after."""
+
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            losses = [model.loss(y, model(view(x), training=True)) for view in views]
+            loss = tf.add_n(losses) / len(losses)
+        weights = model.trainable_variables
+        model.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        for write in [after] if after else []:
+            write(model)
+
+    return tf.function(step) if traced else step
+
+
+def trained(model, step, x, y, rates=((0.01, 10), (0.0, 6))):
+    """At last the weights stand still: what is left is not theirs."""
+    rng = np.random.default_rng(0)
+    for rate, epochs in rates:
+        model.optimizer.learning_rate.assign(rate)
+        for _ in range(epochs):
+            order = rng.permutation(len(x))
+            for rows in np.split(order, len(x) // 32):
+                step(tf.constant(x[rows]), tf.constant(y[rows]))
+    return model
+
+
+def decays(model):
+    for layer in model.layers:
+        for weight in layer.non_trainable_weights:
+            weight.assign(weight * 0.97)
+
+
+def clips(model):
+    for layer in model.layers:
+        for weight in layer.weights:
+            weight.assign(tf.clip_by_value(weight, -1.0, 1.0))
+
+
+def draws_to_one(model):
+    """As a slow average of all variables does, begun with those of another model."""
+    for weight in [w for layer in model.layers for w in layer.non_trainable_weights]:
+        weight.assign(0.9 * weight + 0.1)
+
+
+@pytest.mark.parametrize(
+    ("k", "fault", "place"),
+    [
+        (tf_keras, decays, ".py, in decays writes"),
+        (keras, clips, ".py:"),
+        (keras, draws_to_one, ".py, in draws_to_one writes"),
+    ],
+)
+def test_a_step_that_writes_to_the_statistics(disagrees, data, k, fault, place):
+    x, y = data
+    model = net(k)
+    step = stepper(model, after=fault, traced=fault is not clips)
+    trained(model, step, x, y)
+    finding = disagrees(model, x, y, rule=STEP_WRITES, train_step=step, batch_size=32)
+    assert f"the code at test_what_keeps_statistics_away{place}" in finding.cause
+    step = stepper(model)
+    trained(model, step, x, y)
+    result = expect_pass(CHECK, model, x, y, train_step=step, batch_size=32)
+    assert result.warnings == ()
+
+
+def test_a_train_step_of_the_model_that_writes_to_the_statistics(disagrees, data):
+    """Weight decay of all variables, as long as it lasts."""
+
+    class Decaying(keras.Model):
+        all_of_them = True
+
+        def train_step(self, batch):
+            x, y = batch
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            weights = self.trainable_variables
+            self.optimizer.apply(tape.gradient(loss, weights), weights)
+            for weight in self.weights if self.all_of_them else []:
+                weight.assign(weight * 0.99)
+            return {"loss": loss}
+
+    x, y = data
+    inner = net(keras, 0.97)
+    model = Decaying(inner.inputs, inner.outputs)
+    for all_of_them, rate in ((True, 3e-3), (False, 1e-3)):
+        model.all_of_them = all_of_them
+        model.compile(keras.optimizers.Adam(rate), inner.loss)
+        model.fit(x, y, epochs=25, batch_size=32, verbose=0)
+        if all_of_them:
+            disagrees(model, x, y, rule=STEP_WRITES, batch_size=32)
+        else:
+            expect_pass(CHECK, model, x, y, batch_size=32)
+
+
+def far(x):
+    return 3 * x - 10
+
+
+def noise(x):
+    return tf.random.stateless_normal(tf.shape(x), (1, 2))
+
+
+def left_half(x):
+    return x * tf.constant([2.0] * 4 + [0.0] * 4)
+
+
+@pytest.mark.parametrize(("k", "other"), [(tf_keras, far), (keras, noise), (keras, left_half)])
+def test_a_step_that_calls_a_layer_on_several_distributions(disagrees, data, k, other):
+    x, y = data
+    model = net(k)
+    step = stepper(model, views=(lambda x: x, other))
+    trained(model, step, x, y)
+    finding = disagrees(model, x, y, rule=DOMAINS, train_step=step, batch_size=32)
+    assert "normalises 2 inputs of unlike distribution in one step" in finding.cause
+    step = stepper(model, views=(lambda x: x, lambda x: x[::-1]))
+    trained(model, step, x, y)
+    result = expect_pass(CHECK, model, x, y, train_step=step, batch_size=32)
+    (warning,) = result.warnings
+    assert warning.rule == SEVERAL
+    assert "the step calls the layer 2 times" in warning.cause
+
+
+def test_a_step_that_preprocesses_its_rows(disagrees, data):
+    x, y = data
+    model = net(keras)
+    step = stepper(model, views=(lambda x: 2 * tf.reverse(x, [1]) + tf.range(8.0),))
+    trained(model, step, x, y)
+    finding = disagrees(model, x, y, rule=SHIFT, train_step=step, batch_size=32)
+    assert "in the step alone" in finding.cause
+    step = stepper(model, views=(lambda x: x + tf.random.normal(tf.shape(x), stddev=0.05),))
+    trained(model, step, x, y)
+    expect_pass(CHECK, model, x, y, train_step=step, batch_size=32)
+
+
+def test_a_lag_of_weights_that_move(disagrees, data):
+    x, y = data
+    y = np.where(np.random.default_rng(1).random(256) < 0.3, (y + 1) % 3, y).astype(np.int32)
+    model = net(keras, 0.98)
+    step = stepper(model)
+    trained(model, step, x, y, rates=((0.05, 30),))
+    finding = disagrees(model, x, y, rule=LAGGING, train_step=step, batch_size=32)
+    assert "with the weights at rest, the same batches open 0.0" in finding.tested
+    trained(model, step, x, y, rates=((0.0, 30),))
+    expect_pass(CHECK, model, x, y, train_step=step, batch_size=32)
+
+
+def reset(layer):
+    layer.moving_mean.assign(np.zeros(layer.moving_mean.shape))
+    layer.moving_variance.assign(np.ones(layer.moving_variance.shape))
+
+
+@pytest.mark.parametrize(
+    ("k", "names", "passes"),
+    [(keras, ["first", "last"], 2), (keras, ["last"], 6), (tf_keras, ["first"], 12)],
+)
+def test_statistics_that_were_set_back(disagrees, data, k, names, passes):
+    """What they hold speaks against the number of updates."""
+    x, y = data
+    model = net(k, 0.95)
+    trained(model, stepper(model), x, y)
+    expect_pass(CHECK, model, x, y, batch_size=32)
+    for name in names:
+        reset(model.get_layer(name))
+    for rows in range(passes):
+        model(x[rows * 16 : rows * 16 + 32], training=True)
+    finding = disagrees(model, x, y, rule=STALE, batch_size=32)
+    assert f"in the statistics of {' and '.join(names)} (measured), though 128" in finding.cause
+    share = int(finding.cause.partition("%")[0]) / 100
+    assert share == pytest.approx(0.95**passes, abs=0.03)
+    column = {row[0]: row[-1] for row in finding.table.rows}
+    assert [column[name].endswith("(measured)") for name in ("first", "last")] == [
+        name in names for name in ("first", "last")
+    ]
+
+
+def test_a_count_of_updates_that_is_not_that_of_the_statistics(data):
+    """A new optimizer counts from 0: few updates, and nothing of the initial values is left."""
+    x, y = data
+    model = net(keras, 0.95)
+    trained(model, stepper(model), x * 20, y)
+    model.compile(keras.optimizers.SGD(0.0), model.loss)
+    for _ in range(2):
+        model.optimizer.iterations.assign_add(1)
+    expect_pass(CHECK, model, x * 20, y, batch_size=32)
+    expect_failure(CHECK, model, x, y, rule=SHIFT, batch_size=32, without=[STALE])
+
+
+def test_a_little_of_the_initial_values_that_is_large_against_the_variances(disagrees, data):
+    x, y = data
+    model = net(keras, 0.9)
+    x = x / 200
+    step = stepper(model)
+    trained(model, step, x, y, rates=((0.001, 4), (0.0, 1)))
+    for rows in range(4):  # more than the optimizer counts
+        model(x[rows * 32 : rows * 32 + 32], training=True)
+    finding = disagrees(model, x, y, rule=STALE, batch_size=32)
+    assert finding.evidence["initial_share"] < 0.05
+    trained(model, step, x, y, rates=((0.0, 12),))
+    expect_pass(CHECK, model, x, y, batch_size=32)
