@@ -24,7 +24,7 @@ class Spec:
     """One input of a model: `shape` without the batch axis, None where any size fits.
 
     `vocabulary` is the number of valid ids of an integer input, `values` are they, where they are
-    not 0 to `vocabulary` - 1.
+    not 0 to `vocabulary` - 1. `rows` is the number of rows where the model was built for one only.
     """
 
     shape: tuple[int | None, ...]
@@ -32,6 +32,7 @@ class Spec:
     name: str = "x"
     vocabulary: int = 2
     values: tuple[int, ...] = ()
+    rows: int | None = None
 
 
 @dataclass

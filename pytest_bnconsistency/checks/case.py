@@ -82,8 +82,19 @@ class Case:
     def sample(self) -> Nest:
         """The rows that the checks of inference run on."""
         if "sample" not in self.shared:
-            self.shared["sample"] = self.rows(self.settings.rows)
+            self.shared["sample"] = self.rows(self.fixed_rows or self.settings.rows)
         return self.shared["sample"]
+
+    @property
+    def fixed_rows(self) -> int | None:
+        """The only number of rows that the model takes, if there is only one."""
+        if "fixed rows" not in self.shared:
+            from pytest_bnconsistency.probes.sizes import only_size
+
+            fixed = bool(only_size(self.subject))
+            self.shared["fixed rows"] = self.subject.declared_rows() if fixed else None
+        rows: int | None = self.shared["fixed rows"]
+        return rows
 
     def rows(self, count: int) -> Nest:
         """`count` rows of the given data, spread over it and made up to that number, or generated.
@@ -93,7 +104,8 @@ class Case:
                 of the sizes that were tried.
         """
         if self.data is not None:
-            x = _spread(self.data, min(count, max(self.data.rows, FEWEST_ROWS))).x
+            fewest = max(FEWEST_ROWS, self.subject.declared_rows() or 0)
+            x = _spread(self.data, min(count, max(self.data.rows, fewest))).x
             return self._with_ids(x)
         specs = self.specs()
         if specs is None:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.methods import arrays_of, method
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, all_finite, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
+from pytest_bnconsistency.probes.drawing import draws_compiled
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.fingerprints import Fingerprints
 from pytest_bnconsistency.probes.noise import Noise
-from pytest_bnconsistency.probes.observations import same_records, same_rows
+from pytest_bnconsistency.probes.observations import same_outputs, same_records, same_rows
 from pytest_bnconsistency.probes.state import preserve_state, reachable_variables, restored
 from pytest_bnconsistency.probes.taps import Observation, Pass
+from pytest_bnconsistency.probes.values import with_draws
 from pytest_bnconsistency.subjects.base import holders
 from pytest_bnconsistency.words import counted
 
@@ -157,12 +161,62 @@ def _eager(
 
 def anew(case: Case, x: Nest, name: str) -> list[Array]:
     """What the entry point of that name gives when its code runs or is traced once more."""
-    told = calls_of(case)
     with preserve_state(case.subject):
-        case.subject.predict_function = None
-        if name in told:
-            return Pass(case.subject, x, training=told[name], traced=False).run(x).outputs
-        return arrays_of(case.subject.entries()[name](x))
+        return run_anew(case, x, name)
+
+
+def run_anew(case: Case, x: Nest, name: str) -> list[Array]:
+    """The same; what it changed stays changed."""
+    told = calls_of(case)
+    if name in told:
+        outputs = case.subject.forward(map_nest(tf.convert_to_tensor, x), told[name])
+        return arrays_of(outputs)
+    case.subject.compile_anew()
+    return arrays_of(case.subject.entries()[name](x))
+
+
+def is_random(case: Case, x: Nest, way: Entry, batch: str) -> bool:
+    """Whether an entry point draws random numbers on which its outputs hang.
+
+    `batch` is one that it ran on.
+    """
+    drawn = drawn_otherwise(case, x, way, batch)
+    return any(not same_outputs(drawn[0].outputs, other.outputs) for other in drawn[1:])
+
+
+def drawn_otherwise(case: Case, x: Nest, way: Entry, batch: str) -> list[Observation]:
+    """What an entry point gives for other random numbers; empty if it draws none.
+
+    Layers of a traced pass that are held still give what they give in inference: only what is
+    drawn there counts.
+    """
+    key = ("drawn otherwise", _code_of(case, way.name))
+    if key not in case.shared:
+        case.shared[key] = _drawn_otherwise(case, x, way, batch)
+    found: list[Observation] = case.shared[key]
+    return found
+
+
+def _drawn_otherwise(case: Case, x: Nest, way: Entry, batch: str) -> list[Observation]:
+    seen, known, name = way.observed, observed(case, x, False), _code_of(case, way.name)
+    if seen is not None:
+        again = functools.partial(seen.again, x)
+        return with_draws(lambda: again(Fingerprints()).run(x)) if seen.draws else []
+    drew = (
+        way.run(batch, x).drew
+        if way.name in calls_of(case)
+        else known.draws or draws_compiled(case.shared.get("predict function"))
+    )
+    if not drew:
+        return []
+    with restored(held_variables(case, x)):
+        return with_draws(lambda: Observation(anew(case, x, name), [], (), {}))
+
+
+def _code_of(case: Case, name: str) -> str:
+    """The first entry point that runs the same code."""
+    names = list(case.subject.entries())
+    return names[0] if name in names else name
 
 
 def owners(case: Case, *passes: Pass) -> dict[int, str]:
@@ -222,6 +276,8 @@ def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> Noise:
 
 def takes_two_rows(case: Case, x: Nest) -> bool:
     """Whether the model takes a batch of two rows."""
+    if case.fixed_rows is not None:
+        return False  # a trace may be less strict
     try:
         traced_entry(case, x, False).run(PAIR, first_rows(x, 2))
     except DataError:
@@ -245,12 +301,15 @@ def _as_traced(case: Case, x: Nest) -> bool:
     seen = inference.observed
     if seen is None or not seen.pure or seen.written or len(calls) == 1:
         return False
+    if case.fixed_rows is not None:
+        return False
     told, left_out = (entry(case, x, name) for name in calls)
     pair, one = first_rows(x, 2), first_rows(x, 1)
     try:
         by_one = left_out.run(ONE, one)
         return (
-            all_finite(by_one.outputs)
+            not by_one.drew  # what is drawn may do nothing for once
+            and all_finite(by_one.outputs)
             and same_records(by_one, inference.run(ONE, one))
             and same_records(told.run(PAIR, pair), inference.run(PAIR, pair))
         )
@@ -267,7 +326,9 @@ def same_on_two_rows(case: Case, x: Nest) -> bool:
         told, *left_out = (entry(case, x, name).run(PAIR, pair) for name in calls_of(case))
     except DataError:
         return False  # what it refuses, it is judged on
-    return not told.moved and all(same_records(told, other) for other in left_out)
+    return not told.moved and all(
+        told.drew == other.drew and same_records(told, other) for other in left_out
+    )
 
 
 def first_rows(x: Nest, count: int) -> Nest:

@@ -115,6 +115,8 @@ def _judged(
 
 def _wanted(case: Case) -> int:
     """How many batches to try: as the user says, or few where no rows were given."""
+    if case.fixed_rows is not None:
+        return 0  # batches of other sizes are refused
     chosen = case.settings.examples
     if chosen is None:
         chosen = BY_DEFAULT if case.data is None and libraries.has("hypothesis") else 0

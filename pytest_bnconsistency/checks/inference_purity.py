@@ -10,35 +10,37 @@ import numpy as np
 
 from pytest_bnconsistency.checks import examples
 from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.compiled import compiled_runs
 from pytest_bnconsistency.checks.entries import (
     ONE,
     PAIR,
     WHOLE,
     Entry,
-    anew,
     as_traced,
     calls_of,
     entry,
     first_rows,
     held_variables,
+    is_random,
     measured_noise,
     moves_layers,
     owners,
     rows_between,
+    run_anew,
     takes_two_rows,
     traced_entry,
 )
 from pytest_bnconsistency.checks.passes import observed
 from pytest_bnconsistency.data import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.diagnosis import inference
-from pytest_bnconsistency.diagnosis.inference import Called, Cause, refusing, sets_apart
+from pytest_bnconsistency.diagnosis.inference import Called, Cause, Runner, refusing, sets_apart
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.probes import noise
+from pytest_bnconsistency.probes.noise import Noise
 from pytest_bnconsistency.probes.observations import has_rows, same_outputs
-from pytest_bnconsistency.probes.sizes import only_size
 from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
-from pytest_bnconsistency.subjects.base import RAGGED
+from pytest_bnconsistency.subjects.base import set_batch
 from pytest_bnconsistency.subjects.held import is_of_library
 from pytest_bnconsistency.words import counted, first_line, listed
 
@@ -68,8 +70,6 @@ class Seen:
 
 
 def check(case: Case) -> CheckResult:
-    if refusal := only_size(case.subject):
-        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=refusal)
     x = case.sample()
     with preserve_state(case.subject):
         return examples.of_state(case, x, lambda: _decide(case, x))
@@ -89,12 +89,9 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         try:
             seen.append(_seen(case, x, name, held_by))
         except RefusedError as error:
-            own = name.partition("(")[0] in subject.own_inference()
-            refused = _refuses(case, x, name)
-            if own or (refused and name == DATASET):
-                notes.append(f"not run: {error}")
-            elif refused:
-                raise
+            note = _no_fault(case, x, name, error)
+            if note:
+                notes.append(f"not run: {note}")
             else:
                 kind = type(error.refusal).__name__
                 raised = f"raises {kind}: {first_line(error)[:120]}"
@@ -159,18 +156,50 @@ def _joins(case: Case, x: Nest) -> bool:
     """Whether outputs of batches as those of the data set have the rows first, and one shape."""
     way = traced_entry(case, x, False)
     try:
-        batches = [way.run(WHOLE, x).outputs, *_batches(way, x)]
+        batches = [way.run(WHOLE, x).outputs, *_batches(case, way, x)]
     except RefusedError:
         return True  # what the data set refuses is told by its own run
     shapes = [[output.shape[1:] for output in outputs] for outputs in batches]
     return has_rows(batches[0], x) and all(shape == shapes[0] for shape in shapes)
 
 
+def _no_fault(case: Case, x: Nest, name: str, error: RefusedError) -> str:
+    """Why an entry point may raise what it does, "" if it should not.
+
+    Raises:
+        RefusedError: inference refuses the rows as well.
+    """
+    own = name.partition("(")[0] in case.subject.own_inference()
+    refused = _refuses(case, x, name)
+    if own or (refused and name == DATASET):
+        return str(error)
+    if refused:
+        raise error
+    if _runs_in_single_steps(case, x, name):
+        return (
+            f"{name}, which the library does not run with steps_per_execution="
+            f"{case.subject.steps_at_once}; with 1 it runs"
+        )
+    return ""
+
+
+def _runs_in_single_steps(case: Case, x: Nest, name: str) -> bool:
+    """Whether it is not the model that refuses, but its library, to run several steps at once."""
+    if case.subject.steps_at_once == 1:
+        return False
+    try:
+        with preserve_state(case.subject), case.subject.single_steps():
+            case.subject.entries()[name](_rows(x, _batch(case, x, name)))
+    except RefusedError:
+        return False
+    return True
+
+
 def _refuses(case: Case, x: Nest, name: str) -> bool:
     """Whether inference refuses the batches that an entry point runs, too."""
     way, batch = traced_entry(case, x, False), _batch(case, x, name)
     try:
-        _batches(way, x) if name == DATASET else way.run(batch, _rows(x, batch))
+        _batches(case, way, x) if name == DATASET else way.run(batch, _rows(x, batch))
     except RefusedError:
         return True
     return False
@@ -192,6 +221,8 @@ def _repeats(case: Case, x: Nest, way: Entry, batch: str) -> bool:
     rows = _rows(x, batch)
     traced = traced_entry(case, x, False)
     drawing, mine = not observed(case, x, False).deterministic, way.run(batch, rows)
+    if is_random(case, x, way, batch):
+        return False
     if not (drawing or moves_layers(case, x, mine)):
         calls = calls_of(case)
         others = [traced]
@@ -204,11 +235,9 @@ def _repeats(case: Case, x: Nest, way: Entry, batch: str) -> bool:
 
 
 def _evaluated(case: Case, held: list[Any]) -> Seen:
-    assert case.data is not None
     before = Variables(held)
     try:
-        scores = case.subject.evaluate(case.data.take(slice(0, EVALUATED)), EVALUATED)
-        return Seen("evaluate", [np.array(list(scores.values()))], True, tuple(before.moved()))
+        return Seen("evaluate", _scores(case), True, tuple(before.moved()))
     finally:
         before.restore()
 
@@ -228,13 +257,46 @@ def _rows(x: Nest, batch: str) -> Nest:
 
 
 def _state(case: Case, x: Nest, seen: list[Seen], held_by: dict[int, str]) -> list[Finding]:
-    ids = {id(v) for s in seen for v in s.moved}
-    moved = {key: path for key, path in held_by.items() if key in ids}
-    if not moved:
-        return []
-    moving = [s.name for s in seen if s.moved]
-    still = [s.name for s in seen if not s.moved]
-    return [inference.state_moves(case.subject, x, moved, moving, still)]
+    """A finding for each cause that has entry points move state."""
+    calls, still = calls_of(case), [s.name for s in seen if not s.moved]
+    # What runs the same code moves the same state: the calls one by one, the ways to predict.
+    kinds: dict[str, list[Seen]] = {}
+    for s in seen:
+        kind = s.name if s.name in calls or s.name == "evaluate" else "predict"
+        if s.moved:
+            kinds.setdefault(kind, []).append(s)
+    found: dict[Cause, list[Seen]] = {}
+    for alike in kinds.values():
+        runner = _runner(case, x, alike[0].name)
+        cause = inference.moves_because(case.subject, runner, alike[0].moved, held_by)
+        found.setdefault(cause, []).extend(alike)
+    findings = []
+    for cause, moving in found.items():
+        ids = {id(v) for s in moving for v in s.moved}
+        layers = list(dict.fromkeys(path for key, path in held_by.items() if key in ids))
+        findings.append(inference.state_moves(cause, layers, [s.name for s in moving], still))
+    return findings
+
+
+def _runner(case: Case, x: Nest, name: str) -> Runner:
+    """The entry point of that name, to be run anew on the rows that it runs on here."""
+    held = held_variables(case, x)
+    if name == "evaluate":
+        return Runner(lambda: _evaluated_anew(case), case.subject.own_evaluation(), held)
+    rows = _rows(x, _batch(case, x, name))
+    own = [] if name in calls_of(case) else case.subject.own_inference()
+    return Runner(lambda: run_anew(case, rows, name), own, held)
+
+
+def _evaluated_anew(case: Case) -> list[Array]:
+    case.subject.compile_anew()
+    return _scores(case)
+
+
+def _scores(case: Case) -> list[Array]:
+    assert case.data is not None
+    scores = case.subject.evaluate(case.data.take(slice(0, EVALUATED)), EVALUATED)
+    return [np.array(list(scores.values()))]
 
 
 def _repeatability(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
@@ -274,16 +336,17 @@ def _agreement(
         expected = (
             reference.run(batch, rows).outputs
             if other.name != DATASET
-            else _in_batches(reference, x)
+            else _in_batches(case, reference, x)
         )
-        unlike = functools.partial(_unlike, case, x, reference.name, expected, notes)
+        known = measured_noise(case, x)
+        unlike = functools.partial(_unlike, known, rows_of(x), reference.name, expected, notes)
         how = other.raised or unlike(other.outputs)
         if how:
-            run = functools.partial(anew, case, rows, other.name)
+            runner = _runner(case, x, other.name)
             called = None
             if in_trace and other.name in calls:
                 called = Called(rows, calls[other.name])
-            cause = sets_apart(case.subject, run, unlike, called)
+            cause = sets_apart(case.subject, runner, unlike, called)
             if other.raised:
                 cause = refusing(cause)
             found.setdefault(cause, {})[other.name] = how
@@ -293,6 +356,13 @@ def _agreement(
             and (after := _after_another(case, x, reference, rows_of(rows), notes))
         ):
             found.setdefault(after[0], {})[other.name] = after[1]
+    for run in compiled_runs(case, x):
+        unlike = functools.partial(
+            _unlike, run.noise, rows_of(run.rows), reference.name, run.expected, notes
+        )
+        if all_finite(run.expected) and (how := unlike(run.observed.outputs)):
+            cause = sets_apart(case.subject, run.runner, unlike, None)
+            found.setdefault(cause, {})[run.name] = how
     bound = (
         f"{2 * noise.MULTIPLE:g} noise floors, half of them for each side, measured on this model"
     )
@@ -324,7 +394,8 @@ def _after_another(
     try:
         called.call(first_rows(x, count), False)
         after = called.call(others, False)
-        how = _unlike(case, x, reference.name, expected.outputs, notes, after.outputs)
+        known = measured_noise(case, x)
+        how = _unlike(known, rows_of(x), reference.name, expected.outputs, notes, after.outputs)
     except RefusedError:
         return None
     if not how:
@@ -334,30 +405,30 @@ def _after_another(
     return inference.remembering(next(apart, "")), f"{how}, right after a call with other rows"
 
 
-def _in_batches(way: Entry, x: Nest) -> list[Array]:
+def _in_batches(case: Case, way: Entry, x: Nest) -> list[Array]:
     """What an entry point gives for batches as those of the data set, put together."""
-    return [np.concatenate(outputs) for outputs in zip(*_batches(way, x), strict=True)]
+    return [np.concatenate(outputs) for outputs in zip(*_batches(case, way, x), strict=True)]
 
 
-def _batches(way: Entry, x: Nest) -> list[list[Array]]:
-    starts = range(0, rows_of(x), RAGGED)
-    batches = [rows_between(x, start, min(start + RAGGED, rows_of(x))) for start in starts]
+def _batches(case: Case, way: Entry, x: Nest) -> list[list[Array]]:
+    rows, size = rows_of(x), set_batch(case.subject, x)
+    batches = [rows_between(x, start, min(start + size, rows)) for start in range(0, rows, size)]
     return [way.run(*batch).outputs for batch in batches]
 
 
 def _unlike(
-    case: Case,
-    x: Nest,
+    known: Noise,
+    count: int,
     reference: str,
     expected: list[Array],
     notes: list[str],
     outputs: list[Array],
 ) -> str:
-    """How far outputs are from those expected, if noise does not explain it."""
+    """How far outputs are from those expected of `count` rows, if noise does not explain it."""
     for index, (mine, its) in enumerate(zip(outputs, expected, strict=False)):
         if mine.shape != its.shape:
             return f"gives shape {mine.shape}, {reference} gives {its.shape}"
-        known, by_row = measured_noise(case, x), mine.ndim > 0 and len(mine) <= rows_of(x)
+        by_row = mine.ndim > 0 and len(mine) <= count
         # Each side has noise of its own: eager and graph, fused and not.
         if by_row:
             moved = known.compare(index, mine, its, np.arange(len(mine)), sides=2)

@@ -11,8 +11,10 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest
 from pytest_bnconsistency.diagnosis import rules, sizes
+from pytest_bnconsistency.diagnosis.modes import in_inference, who_tells
 from pytest_bnconsistency.probes.holding import Held
-from pytest_bnconsistency.probes.state import preserve_state
+from pytest_bnconsistency.probes.observations import same_outputs
+from pytest_bnconsistency.probes.state import Variables, preserve_state, restored
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.probes.values import (
     differ,
@@ -27,6 +29,8 @@ from pytest_bnconsistency.results import Finding
 from pytest_bnconsistency.subjects import Call, Proceed, Subject
 from pytest_bnconsistency.words import counted, listed
 
+RESETS = ("reset_states", "reset_state")
+"""What the methods are called that put a recurrence back to its initial state."""
 Run = Callable[[], list[Array]]
 """Runs an entry point, traced anew, and gives its outputs."""
 Unlike = Callable[[list[Array]], str]
@@ -56,6 +60,14 @@ UNKNOWN = Cause(
 )
 
 
+STALE = Cause(
+    "the compiled function",
+    "it was compiled before the model changed",
+    "compiled anew, it agrees",
+    "have it compiled anew: model.predict_function = None, or compile the model again",
+)
+
+
 @dataclass(frozen=True)
 class Called:
     """Rows on which the model is called outside of a trace, and the mode that it is told."""
@@ -64,49 +76,124 @@ class Called:
     training: bool | None
 
 
-def sets_apart(subject: Subject, run: Run, unlike: Unlike, called: Called | None) -> Cause:
+@dataclass(frozen=True)
+class Runner:
+    """An entry point whose code runs, or is traced, once more each time.
+
+    `own` are the methods of the model's own that it goes through. What `run` changes stays
+    changed: `held` are the variables that it may change.
+    """
+
+    run: Run
+    own: Sequence[str]
+    held: Sequence[Any]
+
+
+def sets_apart(subject: Subject, runner: Runner, unlike: Unlike, called: Called | None) -> Cause:
     """What makes an entry point give other outputs than inference, found by undoing it.
 
     `called` is what it is called with, if it is the model's call and inference is traced.
     """
-    if _heals(run, unlike):
-        return Cause(
-            "the compiled function",
-            "it was compiled before the model changed",
-            "compiled anew, it agrees",
-            "have it compiled anew: model.predict_function = None, or compile the model again",
-        )
-    training: list[str] = []
+    undoing = _Undoing(subject, runner, lambda: not unlike(runner.run()), "it agrees")
+    if undoing.anew:
+        return STALE
 
-    def told_inference(call: Call, proceed: Proceed) -> Any:
-        if not (call.is_layer and subject.takes_training(call.layer)):
-            return proceed(call.args, call.kwargs)
-        if call.told[-1] or (call.told[-1] is None and subject.training_default(call.layer)):
-            training.append(call.path)
-        return proceed(*subject.told(call, False))
-
-    with subject.watch(told_inference):
-        healed = _heals(run, unlike)
-    if healed:
+    def adds(step: str, who: str) -> Cause:
         return Cause(
-            training[0] if training else UNKNOWN.place,
-            f"{training[0] if training else 'a layer'} runs in training mode",
-            "with every layer told training=False, it agrees",
-            "give the argument training the default None, and call the model with training=False "
-            "for inference",
-        )
-    own = subject.own_inference()
-    with subject.as_library():
-        healed = bool(own) and _heals(run, unlike)
-    if healed:
-        return Cause(
-            listed(own),
-            f"the model's own {listed(own)} adds to what its layers give",
+            step,
+            f"{who} adds to what its layers give",
             "with the library's own in its place, it agrees",
             "leave it if it is meant; otherwise move it into call, or out of the model",
             intended=True,
         )
+
+    if found := undoing.mode_or_step(_first_in_training(subject, undoing.calls), adds):
+        return found
     return (_outside_of_trace(subject, called, unlike) if called else None) or UNKNOWN
+
+
+class _Undoing:
+    """Tries one cause of a symptom after the other: `healed` runs and tells whether it is gone.
+
+    `ok` says so in words. `anew` tells of the code run anew and nothing else, `calls` are the
+    calls of layers in that run.
+    """
+
+    def __init__(
+        self, subject: Subject, runner: Runner, healed: Callable[[], bool], ok: str
+    ) -> None:
+        self._subject, self._runner, self._healed, self._ok = subject, runner, healed, ok
+        self.calls: list[Call] = []
+        self.anew = self._with({}, self.calls)
+
+    def mode_or_step(
+        self, call: Call | None, by_itself: Callable[[str, str], Cause]
+    ) -> Cause | None:
+        """A step of the model's own, or the mode in which the layer of `call` runs.
+
+        `by_itself` words the cause where it is not the mode that a step runs layers in.
+        """
+        subject, own = self._subject, self._runner.own
+        alone = [name for name in own if self._by_library([name])]
+        step = alone[:1] or (list(own) if len(own) > 1 and self._by_library(own) else [])
+        with in_inference(subject):
+            inference = self._ran()
+        named = listed([subject.qualified(name) for name in step])
+        if step and inference:
+            return Cause(
+                listed(step),
+                f"the model's own {named} runs the layers in training mode",
+                f"with the library's own in its place, {self._ok}; so it is with every layer told "
+                "training=False",
+                f"in {listed(step)}, call the model with training=False",
+            )
+        if step:
+            return by_itself(listed(step), f"the model's own {named}")
+        if not inference:
+            return None
+        teller = who_tells(subject, call, self.calls, self._with)
+        who = call.path if call is not None else "a layer"
+        return Cause(
+            call.path if call is not None else UNKNOWN.place,
+            f"{who} runs in training mode" + (f", because {teller.because}" if teller else ""),
+            f"with every layer told training=False, {self._ok}",
+            teller.remedy if teller else "call the model with training=False for inference",
+        )
+
+    def _by_library(self, names: Collection[str]) -> bool:
+        with self._subject.as_library(names):
+            return self._ran()
+
+    def _with(self, modes: Mapping[int, bool], calls: list[Call] | None = None) -> bool:
+        """Whether it is gone with layers, by identity, in these modes; `calls` takes the calls."""
+        subject = self._subject
+
+        def told(call: Call, proceed: Proceed) -> Any:
+            if calls is not None:
+                calls.append(replace(call, args=(), kwargs={}))
+            mode = modes.get(id(call.layer))
+            if mode is None or not (call.is_layer and subject.takes_training(call.layer)):
+                return proceed(call.args, call.kwargs)
+            return proceed(*subject.told(call, mode))
+
+        with subject.watch(told):
+            return self._ran()
+
+    def _ran(self) -> bool:
+        try:
+            with preserve_state(self._subject), restored(self._runner.held):
+                return self._healed()
+        except Exception:
+            return False
+
+
+def _first_in_training(subject: Subject, calls: Sequence[Call]) -> Call | None:
+    """The first call of a layer that is told to train, or takes it for granted."""
+    modes = ((c, c.told[-1]) for c in calls if c.is_layer and subject.takes_training(c.layer))
+    return next(
+        (c for c, told in modes if told or (told is None and subject.training_default(c.layer))),
+        None,
+    )
 
 
 def _outside_of_trace(subject: Subject, called: Called, unlike: Unlike) -> Cause | None:
@@ -210,47 +297,118 @@ def disagree(cause: Cause, apart: Mapping[str, str], reference: str, bound: str)
     )
 
 
-def state_moves(
-    subject: Subject,
-    x: Nest,
-    moved: Mapping[int, str],
-    moving: Sequence[str],
-    still: Sequence[str],
-) -> Finding:
-    """The finding for variables, by identity with their layers' paths, that entry points move."""
-    layers = list(dict.fromkeys(moved.values()))
-    training = None if subject.spelled(None) in moving else False
-    free = Pass(subject, x, training=training)
-    told = [call.layer for call in free.calls if call.is_layer]
-    modes = {id(layer): False for layer in told if subject.takes_training(layer)}
-    forced = Pass(subject, x, training=training, modes=modes)
-    # What only an entry point's own code moves, no call of the model tells about.
-    moves, moves_still = (
-        any(id(variable) in moved for variable in seen.run(x).moved) for seen in (free, forced)
-    )
-    tested = moves and not moves_still
-    holds = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
-    runs = "the layer runs" if len(layers) == 1 else "these layers run"
+def moves_because(
+    subject: Subject, runner: Runner, moved: Sequence[Any], paths: Mapping[int, str]
+) -> Cause:
+    """What makes an entry point move state, found by undoing it.
+
+    `paths` are those of the layers that hold the variables `moved`, by identity.
+    """
+    layers = list(dict.fromkeys(paths[id(variable)] for variable in moved))
+
+    def stays() -> bool:
+        before = Variables(list(moved))
+        runner.run()
+        return not before.moved()
+
+    undoing = _Undoing(subject, runner, stays, "all of their state stays")
+    if undoing.anew:
+        return replace(STALE, tested="compiled anew, it moves no state")
+    ids = {id(variable) for variable in moved}
+    holding = [c for c in undoing.calls if ids & {id(v) for v in subject.own_variables(c.layer)}]
+
+    def writes_itself(step: str, who: str) -> Cause:
+        tested = "with the library's own in its place, all of their state stays"
+        return Cause(step, f"{who} writes state", tested, f"write no state in {step}")
+
+    found = undoing.mode_or_step(holding[0] if holding else None, writes_itself)
+    if found is not None:
+        return found if found.place != UNKNOWN.place else replace(found, place=layers[0])
     writes = f"{layers[0]} writes" if len(layers) == 1 else "these layers write"
+    return _carried(subject, runner, holding, moved) or Cause(
+        layers[0],
+        f"not established; {writes} state in inference as well",
+        "",
+        "write state only `if training`; keep nothing from one call to the next",
+    )
+
+
+def _carried(
+    subject: Subject, runner: Runner, holding: Sequence[Call], moved: Sequence[Any]
+) -> Cause | None:
+    """The cause where layers carry a state by design: where they, or the model, can reset it."""
+    for whole in (True, False):
+        found = (_reset(subject, call, whole) for call in holding)
+        resets = list({reset.spelled: reset for reset in found if reset is not None}.values())
+        if not resets or not _resettable(subject, runner, resets, moved):
+            continue
+        paths = list(dict.fromkeys(call.path for call in holding))
+        carry = "is stateful: it carries its" if len(paths) == 1 else "are stateful: they carry"
+        return Cause(
+            paths[0],
+            f"{listed(paths)} {carry} state from one call to the next",
+            "reset before each call, the same rows give the same bits",
+            f"call {listed([reset.spelled for reset in resets])} before each new sequence; or "
+            "build it with stateful=False",
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class _Reset:
+    """A method that puts a recurrence back to its initial state."""
+
+    spelled: str
+    run: Callable[[], None]
+
+
+def _reset(subject: Subject, call: Call, whole: bool) -> _Reset | None:
+    """The method of the whole model, or of the layer of `call` or the innermost around it."""
+    for layer in [subject.model] if whole else [call.layer, *reversed(call.parents)]:
+        for name in RESETS:
+            if callable(reset := getattr(layer, name, None)):
+                paths = {id(call.layer): call.path, id(subject.model): "model"}
+                return _Reset(f"{paths.get(id(layer), layer.name)}.{name}()", reset)
+    return None
+
+
+def _resettable(
+    subject: Subject, runner: Runner, resets: Sequence[_Reset], moved: Sequence[Any]
+) -> bool:
+    """Whether two runs, each after a reset, give the same bits and leave the same state."""
+
+    def reset_and_run() -> list[Array]:
+        for reset in resets:
+            reset.run()
+        return runner.run()
+
+    try:
+        with preserve_state(subject), restored(runner.held):
+            first, after = reset_and_run(), Variables(list(moved))
+            return same_outputs(first, reset_and_run()) and not after.moved()
+    except Exception:
+        return False
+
+
+def state_moves(
+    cause: Cause, layers: Sequence[str], moving: Sequence[str], still: Sequence[str]
+) -> Finding:
+    """The finding for entry points that one cause has `moving` the state of `layers`."""
+    holds = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
     return Finding(
         rules.STATE_MOVES.id,
         rules.STATE_MOVES.slug,
-        layers[0],
+        cause.place,
         f"{listed(moving)} {'moves' if len(moving) == 1 else 'move'} the state of "
         f"{counted(len(layers), 'layer')}{holds}",
-        f"{runs} in training mode though no training was asked for"
-        if tested
-        else f"not established; {writes} state in inference as well",
-        tested,
-        "take training=True out of calls and defaults (training=None); "
-        "call model(x, training=False)"
-        if tested
-        else "write state only `if training`; keep nothing from one call to the next",
-        "with every layer told training=False, all of their state stays"
-        if tested
-        else "every layer told training=False",
+        cause.text,
+        bool(cause.tested),
+        cause.remedy,
+        cause.tested
+        or "tried: the code run anew, every layer told training=False, the library's "
+        "methods in place of the model's own",
         "no tolerance: bitwise",
-        evidence={"moves": list(moving), "holds": list(still), "layers": layers},
+        evidence={"moves": list(moving), "holds": list(still), "layers": list(layers)},
     )
 
 
@@ -318,10 +476,3 @@ def _repeats_with(
     held = {k: v for k, v in in_trace(traced, x)[1].items() if k in labels}
     drawn = {name: Held(values) for name, values in results_of(traced, x, drawing).items()}
     return repeats_with(traced, x, held, drawn)
-
-
-def _heals(run: Run, unlike: Unlike) -> bool:
-    try:
-        return not unlike(run())
-    except Exception:
-        return False

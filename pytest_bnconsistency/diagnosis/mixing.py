@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,13 @@ from pytest_bnconsistency.data import Array, Nest
 from pytest_bnconsistency.diagnosis import localise, padding, rules, sizes
 from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.localise import Origin
+from pytest_bnconsistency.diagnosis.modes import in_inference, who_tells
 from pytest_bnconsistency.diagnosis.rules import Rule
 from pytest_bnconsistency.probes import noise
 from pytest_bnconsistency.probes.exchanges import Exchange
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.results import Finding
-from pytest_bnconsistency.subjects import Call, Subject
+from pytest_bnconsistency.subjects import Subject
 from pytest_bnconsistency.words import counted, listed
 
 SHOWN = 3
@@ -127,33 +128,17 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
         "largest_change": moved,
     }
     if entry.observed is None:
-        bound = "no tolerance: bitwise, at one batch shape"
-        if own := _own_code_mixes(subject, x, exchange, entry):
-            return Finding(
-                rules.ROWS_MIX.id,
-                rules.ROWS_MIX.slug,
-                own,
-                message,
-                f"the model's own {own} mixes the rows",
-                True,
-                f"in {own}, call the model with training=False, and compute over the feature "
-                "axes, not over axis 0; if rows are meant to meet there, declare it: "
-                "transductive='reason'",
-                "with the library's own in its place, every kept row has the same bits in every "
-                "output",
-                bound,
-                evidence=evidence,
-            )
+        rule, place, cause, tested, remedy = _own_code(subject, x, exchange, entry)
         return Finding(
-            rules.ROWS_MIX.id,
-            rules.ROWS_MIX.slug,
-            f"not located: only {listed(entry.names)} mixes the rows",
+            rule.id,
+            rule.slug,
+            place,
             message,
-            "not established; tried: the same rows through model(x) and model(x, training=False), "
-            "where they are independent",
-            False,
-            "look at the model's own predict, predict_step and make_predict_function",
-            bound=bound,
+            cause,
+            bool(tested),
+            remedy,
+            tested,
+            "no tolerance: bitwise, at one batch shape",
             evidence=evidence,
         )
     seen, tries = entry.observed, Tries()
@@ -184,16 +169,52 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
     )
 
 
-def _own_code_mixes(subject: Subject, x: Nest, exchange: Exchange, entry: Judged) -> str:
-    """The model's own methods of inference, if kept rows are the same without them; else ""."""
-    own = subject.own_inference()
-    if not own or entry.anew is None:
-        return ""
-    with contextlib.suppress(Exception), subject.as_library():
-        mine, its = entry.anew(x), entry.anew(exchange.x)
-        if not localise.outputs_differ(mine, its, exchange):
-            return listed(own)
-    return ""
+def _own_code(
+    subject: Subject, x: Nest, exchange: Exchange, entry: Judged
+) -> tuple[Rule, str, str, str, str]:
+    """The rule, place, cause, how it was tested, and the remedy, where no layer is seen."""
+
+    def independent(within: contextlib.AbstractContextManager[Any]) -> bool:
+        if entry.anew is None:
+            return False
+        try:
+            with within:
+                mine, its = entry.anew(x), entry.anew(exchange.x)
+        except Exception:
+            return False
+        return not localise.outputs_differ(mine, its, exchange)
+
+    names = subject.own_inference()
+    alone = [name for name in names if independent(subject.as_library([name]))]
+    own = alone[:1] or (names if names and independent(subject.as_library(names)) else [])
+    if not own:
+        return (
+            rules.ROWS_MIX,
+            f"not located: only {listed(entry.names)} mixes the rows",
+            "not established; tried: the same rows through model(x) and model(x, training=False), "
+            "where they are independent",
+            "",
+            "look at the model's own predict, predict_step and make_predict_function",
+        )
+    place, who = listed(own), f"the model's own {listed([subject.qualified(n) for n in own])}"
+    same = "every kept row has the same bits in every output"
+    if independent(in_inference(subject)):
+        return (
+            rules.TRAINING_MODE,
+            place,
+            f"{who} runs the layers in training mode",
+            f"with the library's own in its place, {same}; so it has with every layer told "
+            "training=False",
+            f"in {place}, call the model with training=False",
+        )
+    return (
+        rules.ROWS_MIX,
+        place,
+        f"{who} mixes the rows",
+        f"with the library's own in its place, {same}",
+        f"in {place}, compute over the feature axes, not over axis 0; if rows are meant to meet "
+        "there, declare it: transductive='reason'",
+    )
 
 
 def _symptom(
@@ -241,13 +262,19 @@ def _training_mode(
     if more:
         others = counted(more, "more layer")
         who = f"{origin.label} and {others} normalise by the batch: they run"
+
+    def undone(modes: Mapping[int, bool]) -> bool:
+        if not tries.may("inference mode for a layer alone"):
+            return False
+        return localise.independent_with(seen, x, exchange, modes=modes)
+
+    teller = who_tells(subject, origin.call, [*seen.passing_calls, *seen.calls], undone)
     return (
         rules.TRAINING_MODE,
-        f"{who} in training mode{_told_by(subject, seen, x, exchange, origin, tries)}",
+        f"{who} in training mode" + (f", because {teller.because}" if teller else ""),
         "forced into inference mode, every kept row has the same bits in every layer and output",
-        "call the model with training=False; take training=True out of the call (pass "
-        "training=None on); where the batch size of production is fixed or rows must not meet at "
-        "all, use GroupNormalization",
+        f"{teller.remedy if teller else 'call the model with training=False'}; where the batch "
+        "size of production is fixed or rows must not meet at all, use GroupNormalization",
     )
 
 
@@ -329,51 +356,6 @@ def _held(
                 "every kept row has the same bits in every layer and output",
             )
     return None
-
-
-def _told_by(
-    subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin, tries: Tries
-) -> str:
-    """Who put the first layer into training mode, as far as it can be established."""
-    call = origin.call
-    called = [*seen.passing_calls, *seen.calls]
-    paths = {id(c.layer): c.path for c in called}
-
-    def path_of(layer: Any) -> str:
-        return paths.get(id(layer), type(layer).__name__)
-
-    def without(layer: Any) -> bool:
-        if not tries.may(f"inference mode for {path_of(layer)} alone"):
-            return False
-        return localise.independent_with(seen, x, exchange, modes={id(layer): False})
-
-    def defaults(layers: Iterable[Any]) -> str:
-        for layer in layers:
-            if subject.training_default(layer) is not True:
-                continue
-            if subject.model is layer or without(layer):
-                whose = "the model's" if layer is subject.model else f"{path_of(layer)}'s"
-                return f", because {whose} call defaults to training=True"
-        return ""
-
-    if call is not None and True in call.told:
-        above = [*call.parents, call.layer][: call.told.index(True) + 1]
-        path = call.path if above[-1] is call.layer else path_of(above[-1])
-        # Keras writes a default into a graph's calls; what a layer hands on may be one.
-        if subject.training_default(above[-1]) is True:
-            return f", because {path}'s call defaults to training=True"
-        return defaults(above[:-1]) or f", because {path} is called with training=True"
-    # What runs last before it is what it follows, in most cases.
-    first = next((i for i, c in enumerate(seen.calls) if call and c.label == call.label), 0)
-    if found := defaults([subject.model, *_layers_of([*seen.calls[:first][::-1], *called])]):
-        return found
-    if subject.training_phase():
-        return ", because the global learning phase is set to training"
-    return ""
-
-
-def _layers_of(calls: Iterable[Call]) -> list[Any]:
-    return list({id(call.layer): call.layer for call in calls}.values())
 
 
 def _shown(failing: Sequence[Judged]) -> Judged:

@@ -1,10 +1,20 @@
-"""Who draws random numbers in a trace: a layer's own code, or code between layers."""
+"""Who draws random numbers: in a trace a layer's own code, or code between layers; in a run.
+
+Whether numbers are drawn does not hang on luck, and nor does what they do: in place of what is
+drawn comes what could be drawn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager import context
+from tensorflow.python.framework import op_callbacks
 
 from pytest_bnconsistency.subjects import Call
 
@@ -15,6 +25,10 @@ DRAWS = (
 """Parts of the types of operations that draw random numbers."""
 CALLS = ("Call", "While", "If", "Case")
 """The ends of the types of operations that run functions."""
+SHARES = (0.0, 0.5, 1.0)
+"""Which of the numbers that can be drawn are tried: the least, one in between, the largest."""
+WIDE = 2.0
+"""How many deviations of a normal distribution count as the largest number."""
 
 
 @dataclass(frozen=True)
@@ -84,3 +98,92 @@ def _runs(kind: str) -> bool:
 
 def _is_random(kind: str) -> bool:
     return any(part in kind for part in DRAWS)
+
+
+@contextlib.contextmanager
+def noting_draws() -> Iterator[Callable[[], bool]]:
+    """Within it, operations that draw are noted, in traces and outside; gives whether any did."""
+    found: list[str] = []
+
+    def note(
+        kind: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
+    ) -> None:
+        name = kind.decode() if isinstance(kind, bytes) else kind
+        if not found and (_is_random(name) or _function_draws(name, set())):
+            found.append(name)
+
+    with _called_back(note):
+        yield lambda: bool(found)
+
+
+@contextlib.contextmanager
+def drawing(share: float) -> Iterator[None]:
+    """Within it, operations give instead of what they draw one of the numbers that they can draw.
+
+    That is in code that runs or is traced within. `share` says which, from 0, the least, to 1,
+    the largest. In loops they draw: what is drawn may end them.
+    """
+
+    def replace(
+        kind: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
+    ) -> Any:
+        name = kind.decode() if isinstance(kind, bytes) else kind
+        if not _is_random(name) or "While" in type(graph).__name__:
+            return None
+        drawn = _drawn(name, inputs, outputs[0], share)
+        if drawn is None:
+            return None
+        if isinstance(outputs, list):
+            outputs[0] = drawn  # outside of graphs, what a callback returns does not count
+        return [drawn, *outputs[1:]]
+
+    with _called_back(replace):
+        yield
+
+
+@contextlib.contextmanager
+def _called_back(callback: Callable[..., Any]) -> Iterator[None]:
+    op_callbacks.add_op_callback(callback)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(callback)
+
+
+def _drawn(kind: str, inputs: Sequence[Any], output: Any, share: float) -> Any:
+    """The number that is drawn at a share of what can be drawn; None where that isn't known."""
+    dtype = output.dtype
+    least: Any
+    largest: Any
+    if "Shuffle" in kind:
+        return tf.reverse(output, [0]) if share > SHARES[0] else output
+    if dtype.is_floating and "Uniform" in kind:
+        least, largest = 0.0, 1.0 - float(np.finfo(dtype.as_numpy_dtype).eps)
+    elif dtype.is_floating and "Normal" in kind:
+        least, largest = -WIDE, WIDE
+    elif "Multinomial" in kind:
+        least, largest = 0, tf.shape(inputs[0])[-1] - 1
+    elif dtype.is_integer and kind.removesuffix("V2").endswith("UniformInt"):
+        least, largest = inputs[-2], inputs[-1] - 1
+    else:
+        return None
+    least, largest = tf.cast(least, dtype), tf.cast(largest, dtype)
+    between = tf.cast(share * tf.cast(largest - least, tf.float64), dtype)
+    return tf.broadcast_to(largest if share == SHARES[-1] else least + between, tf.shape(output))
+
+
+def _function_draws(name: str, seen: set[str]) -> bool:
+    """Whether a compiled function of that name draws, or runs one that does."""
+    if name in seen or not context.context().has_function(name.encode()):
+        return False
+    seen.add(name)
+    nodes = context.context().get_function_def(name).node_def
+    return any(_is_random(node.op) for node in nodes) or any(
+        _function_draws(inner, seen) for node in nodes for inner in (node.op, *_functions_of(node))
+    )
+
+
+def draws_compiled(function: Any) -> bool:
+    """Whether a trace that a `tf.function` holds draws."""
+    traces: list[Any] = getattr(function, "_list_all_concrete_functions", list)()
+    return any(next(_random_operations(trace.graph), None) is not None for trace in traces)

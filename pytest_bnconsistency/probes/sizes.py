@@ -19,6 +19,7 @@ from pytest_bnconsistency.data import (
     is_float,
     map_nest,
     rebuild,
+    rows_of,
 )
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.probes.reading import as_read
@@ -95,8 +96,9 @@ def fitting_size(subject: Subject, make: Callable[[int], Nest]) -> int:
         DataError: none of them does.
     """
     refusal, running, seen = "", 0, set[tuple[tuple[int, ...], ...]]()
+    fewest = subject.declared_rows() or 1
     for size in itertools.chain(SIZES, _told_sizes(subject)):
-        x = map_nest(lambda leaf: leaf[:1], make(size))
+        x = map_nest(lambda leaf: leaf[:fewest], make(size))
         shapes = tuple(leaf.shape for leaf in flatten(x))
         if shapes in seen:
             break  # no axis is open
@@ -107,7 +109,11 @@ def fitting_size(subject: Subject, make: Callable[[int], Nest]) -> int:
         except Exception as error:
             refusal = refusal or f"{size}: {first_line(error)}"
             continue
-        if any(np.ndim(output) and len(output) == 1 for output in outputs if output is not None):
+        if any(
+            np.ndim(output) and len(output) == rows_of(x)
+            for output in outputs
+            if output is not None
+        ):
             return size
         running = running or size  # it runs, and gives other rows than it is given
     if running:

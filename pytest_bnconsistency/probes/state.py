@@ -99,9 +99,8 @@ def preserve_state(subject: Subject, step: Any = None) -> Iterator[Variables]:
     random generators of Python, numpy, TensorFlow and Keras.
     """
     attributes = _Attributes([*subject.roots(), *([] if step is None else library_objects(step))])
-    traces = Traces(
-        f for owner in (subject.training_function(), step) for f in traced_functions(owner)
-    )
+    owners = (subject.training_function(), subject.predict_function, step)
+    traces = Traces(f for owner in owners for f in traced_functions(owner))
     variables = Variables(attributes.variables)
     generators = _random_generators()
     try:

@@ -8,6 +8,7 @@ the model goes on with.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rebuild
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
-from pytest_bnconsistency.probes.drawing import Span, draws
+from pytest_bnconsistency.probes.drawing import Span, draws, noting_draws
 from pytest_bnconsistency.probes.graphs import (
     as_written,
     current_graph,
@@ -63,13 +64,14 @@ class Observation:
     `outputs` are the model's outputs, flat, rows first. `records` are the instrument's arrays,
     one list for each of the pass's `calls`, and one more if it records at the end. `after` holds
     the values of the variables that the run changed, by identity of the variable in `moved`; the
-    variables themselves are as before.
+    variables themselves are as before. `drew` says whether random numbers were drawn.
     """
 
     outputs: list[Array]
     records: list[list[Array] | None]
     moved: tuple[Any, ...]
     after: Mapping[int, Array]
+    drew: bool = False
 
 
 class Pass:
@@ -145,7 +147,8 @@ class Pass:
         """
         before, moved = Variables(self.written), None
         try:
-            with as_sentence(self.subject.spelled(self.training), x):
+            noting = contextlib.nullcontext() if self.is_traced else noting_draws()
+            with as_sentence(self.subject.spelled(self.training), x), noting as noted:
                 outputs, flat = self._ran(map_nest(tf.convert_to_tensor, x))
             moved = before.moved()
             after = {id(variable): variable.numpy() for variable in moved}
@@ -157,7 +160,9 @@ class Pass:
             None if size is None else [next(values) for _ in range(size)]
             for size in self._record_sizes
         ]
-        return Observation([leaf.numpy() for leaf in outputs], records, tuple(moved), after)
+        arrays = [leaf.numpy() for leaf in outputs]
+        drew = self.draws if noted is None else noted()
+        return Observation(arrays, records, tuple(moved), after, drew)
 
     def again(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, distance, flatten
+from pytest_bnconsistency.probes.drawing import SHARES, drawing
 from pytest_bnconsistency.probes.holding import Held
 from pytest_bnconsistency.probes.observations import same_outputs
 from pytest_bnconsistency.probes.state import restored, same_bits
-from pytest_bnconsistency.probes.taps import Instrument, Pass, Replay
+from pytest_bnconsistency.probes.taps import Instrument, Observation, Pass, Replay
 from pytest_bnconsistency.subjects import Call
 
 APART = 2.0**-10
@@ -197,6 +198,19 @@ def repeats_with(
     except Exception:
         return False
     return same_outputs(first, second)
+
+
+def with_draws(run: Callable[[], Observation]) -> list[Observation]:
+    """What code that runs, or is traced, anew gives for other random numbers.
+
+    The least, a middle and the largest number stand in place of each that is drawn: so rare draws
+    count as well, whatever the seed.
+    """
+    found: list[Observation] = []
+    for share in SHARES:
+        with contextlib.suppress(Exception), drawing(share):
+            found.append(run())
+    return found
 
 
 def differ(mine: Array, its: Array) -> bool:

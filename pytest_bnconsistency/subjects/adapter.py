@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_bnconsistency.data import Data, Kind, Nest, flatten
-from pytest_bnconsistency.subjects.base import Answer, Call, Hook, Part, TracedBatch
+from pytest_bnconsistency.subjects.base import Answer, Call, Compiled, Hook, Part, TracedBatch
 from pytest_bnconsistency.subjects.feeding import packed
 from pytest_bnconsistency.subjects.held import (
     default_mode,
@@ -64,7 +64,8 @@ class BaseSubject(abc.ABC):
         return [] if specs is None else [spec.name for spec in flatten(specs)]
 
     def declared_rows(self) -> int | None:
-        return None
+        specs = flatten(self.inputs())
+        return next((spec.rows for spec in specs if spec is not None and spec.rows), None)
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         return {}
@@ -74,14 +75,33 @@ class BaseSubject(abc.ABC):
     ) -> contextlib.AbstractContextManager[None] | None:
         return None
 
+    @property
+    def steps_at_once(self) -> int:
+        return 1
+
+    def single_steps(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def compiled_for(self) -> list[Compiled]:
+        return []
+
     def own_inference(self) -> list[str]:
         return []
 
     def by_step(self) -> BaseSubject | None:
         return None
 
-    def as_library(self) -> contextlib.AbstractContextManager[None]:
+    def own_evaluation(self) -> list[str]:
+        return []
+
+    def qualified(self, name: str) -> str:
+        return name
+
+    def as_library(self, names: Collection[str]) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def compile_anew(self) -> None:
+        return None
 
     @property
     def modeless(self) -> str:

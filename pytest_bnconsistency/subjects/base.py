@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pytest_bnconsistency.data import Array, Data, Kind, Nest
+from pytest_bnconsistency.data import Array, Data, Kind, Nest, rows_of
 
 RAGGED = 5
 """Rows in a batch of a data set, so that the last one is smaller."""
@@ -47,6 +47,18 @@ Hook = Callable[[Call, Proceed], Any]
 """Stands in for a layer's call: returns what the layer shall return, mostly by `proceed`."""
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """What a compiled function was made for: the number of rows, None for any, and their specs.
+
+    `run` runs it on such rows.
+    """
+
+    rows: int | None
+    specs: Nest
+    run: Callable[[Nest], Nest]
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """A subject as a whole, or a part of it, that no layer stands for.
@@ -77,6 +89,11 @@ def holders(subject: Subject, call: Call) -> Iterator[tuple[str, Any]]:
     for inside in subject.sublayers(call.layer):
         yield f"{call.path}/{inside.name}", inside
     yield call.path, call.layer
+
+
+def set_batch(subject: Subject, x: Nest) -> int:
+    """The rows in a batch of a data set of `x`: all, where the model was built for that number."""
+    return rows_of(x) if subject.declared_rows() == rows_of(x) else RAGGED
 
 
 class Subject(Protocol):
@@ -129,14 +146,33 @@ class Subject(Protocol):
         None where `entries` do more than to call the model in a trace that is theirs to make.
         """
 
+    @property
+    def steps_at_once(self) -> int:
+        """How many batches `entries` run in one step of the library's."""
+
+    def single_steps(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, `entries` run one batch in a step."""
+
+    def compiled_for(self) -> list[Compiled]:
+        """What the user's own calls had the compiled function of `entries` made for."""
+
     def own_inference(self) -> list[str]:
         """The methods of the model's own that `entries` run, where a library has its own."""
 
     def by_step(self) -> Subject | None:
         """The same whose inference is the model's own `predict_step`; None where it has none."""
 
-    def as_library(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, `entries` run the library's methods instead."""
+    def own_evaluation(self) -> list[str]:
+        """The methods of the model's own that `evaluate` runs, where a library has its own."""
+
+    def qualified(self, name: str) -> str:
+        """A method of the model's own with the class that it is of, as a text names it."""
+
+    def as_library(self, names: Collection[str]) -> contextlib.AbstractContextManager[None]:
+        """Within it, the library's methods of these names stand in for the model's own."""
+
+    def compile_anew(self) -> None:
+        """Have `entries` and `evaluate` compiled anew when they run next."""
 
     def layers(self) -> list[Any]:
         """The layers that can be told without a run, the model first."""

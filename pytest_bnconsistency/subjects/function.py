@@ -166,7 +166,8 @@ def input_specs(function: Any) -> Nest | None:
 
 
 def spec_of(tensor: Any) -> Spec:
-    return Spec(tuple(tensor.shape)[1:], tensor.dtype.name, tensor.name or "x")
+    rows, *shape = tensor.shape
+    return Spec(tuple(shape), tensor.dtype.name, tensor.name or "x", rows=rows)
 
 
 @contextlib.contextmanager

@@ -76,14 +76,10 @@ class KerasModelSubject(PredictingSubject):
         def spec(tensor: Any) -> Spec:
             dtype = getattr(tensor.dtype, "name", tensor.dtype)
             name = getattr(tensor, "name", "x").split(":")[0]
-            return Spec(tuple(tensor.shape)[1:], str(dtype), name, vocabulary)
+            rows, *shape = tensor.shape or (None,)
+            return Spec(tuple(shape), str(dtype), name, vocabulary, rows=rows)
 
         return map_nest(spec, structure)
-
-    def declared_rows(self) -> int | None:
-        structure = self._input_structure()
-        shapes = [] if structure is None else [tensor.shape for tensor in flatten(structure)]
-        return next((shape[0] for shape in shapes if len(shape) and shape[0]), None)
 
     def forward(self, x: Nest, training: bool | None) -> Nest:
         return self.call(packed(x, self.kinds), training)

@@ -7,26 +7,28 @@ import copy
 import inspect
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Nest, map_nest, rows_of
+from pytest_bnconsistency.data import Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.subjects.adapter import BaseSubject
 from pytest_bnconsistency.subjects.answering import answering
-from pytest_bnconsistency.subjects.base import RAGGED, Answer
+from pytest_bnconsistency.subjects.base import Answer, Compiled, set_batch
 from pytest_bnconsistency.subjects.feeding import dataset_of, packed
 from pytest_bnconsistency.subjects.refusals import as_sentence
 
 _INFERRING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
 """What turns rows into outputs, apart from the model's call."""
+_EVALUATING = ("evaluate", "test_step", "make_test_function", "compute_loss", "compute_metrics")
+"""What turns rows and targets into scores, apart from the model's call."""
 
 
 class PredictingSubject(BaseSubject):
     """A model whose library has a `predict`, which compiles a function when it first runs."""
 
-    model_class: type
+    model_class: Any
     steps = False
     """Whether inference runs the model's own `predict_step`."""
 
@@ -42,6 +44,9 @@ class PredictingSubject(BaseSubject):
     def predict_function(self, function: Any) -> None:
         self.model.predict_function = function
 
+    def compile_anew(self) -> None:
+        self.model.predict_function = self.model.test_function = None
+
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         return {
             "predict": self._predict,
@@ -56,7 +61,7 @@ class PredictingSubject(BaseSubject):
     def _predict_dataset(self, x: Nest) -> Nest:
         """`predict` of a `tf.data.Dataset` of batches, the last one smaller."""
         # A data set takes a list for one tensor, and `predict` takes a tuple for (x, y).
-        rows = dataset_of((x,) if isinstance(x, (tuple, list)) else x, RAGGED)
+        rows = dataset_of((x,) if isinstance(x, (tuple, list)) else x, set_batch(self, x))
         if any(self.kinds):
             rows = rows.map(lambda x: packed(x, self.kinds))
         with quiet(), self._one_trace(), as_sentence("predict(dataset)", x):
@@ -139,8 +144,69 @@ class PredictingSubject(BaseSubject):
         finally:
             self.model.predict_function = before
 
+    @property
+    def steps_at_once(self) -> int:
+        return int(getattr(self.model, "steps_per_execution", None) or 1)
+
+    @contextlib.contextmanager
+    def single_steps(self) -> Iterator[None]:
+        before, function = self.steps_at_once, self.model.predict_function
+        self.model.steps_per_execution, self.model.predict_function = 1, None
+        try:
+            yield
+        finally:
+            self.model.steps_per_execution, self.model.predict_function = before, function
+
+    def compiled_for(self) -> list[Compiled]:
+        function = self.model.predict_function
+        if function in self._traced:
+            return []  # no user's, with no trace of theirs
+        traces: list[Any] = getattr(function, "_list_all_concrete_functions", list)()
+        found = (self._compiled(trace.structured_input_signature[0][0]) for trace in traces)
+        return [trace for trace in found if trace is not None]
+
+    def _compiled(self, data: Any) -> Compiled | None:
+        """The trace for `data`: a list of batches, or an iterator over batches."""
+        static = isinstance(data, tf.data.IteratorSpec)
+        batch = _with_tuples(data._element_spec if static else data[0])
+        x = batch[0] if isinstance(batch, tuple) else batch
+        leaves = flatten(x)
+        if not all(isinstance(leaf, tf.TensorSpec) and leaf.shape.rank for leaf in leaves):
+            return None
+        sizes = [flatten(each)[0].shape[0] for each in ([batch] if static else data)]
+
+        def run(rows: Nest) -> Nest:
+            """`predict` of batches that look like those that it was compiled for."""
+            given, count = iter(flatten(rows)), rows_of(rows)
+            wanted = {id(leaf) for leaf in leaves}
+
+            def filled(spec: Any) -> Any:
+                if id(spec) in wanted:
+                    return next(given)
+                return tf.zeros((count, *(size or 1 for size in spec.shape[1:])), spec.dtype)
+
+            with quiet(), as_sentence("predict", rows):
+                element = tf.nest.map_structure(filled, batch)
+                if static and sizes[0] is not None:
+                    batches = tf.data.Dataset.from_tensors(element)
+                else:
+                    batches = tf.data.Dataset.from_tensor_slices(element)
+                    batches = batches.batch(sizes[0] or count)
+                return self.model_class.predict(self.model, batches, verbose=0)
+
+        return Compiled(None if None in sizes else sum(sizes), x, run)
+
     def own_inference(self) -> list[str]:
-        return [name for name in _INFERRING if name in vars(self.model) or self._overrides(name)]
+        return [name for name in _INFERRING if self._overrides(name)]
+
+    def own_evaluation(self) -> list[str]:
+        return [name for name in _EVALUATING if self._overrides(name)]
+
+    def qualified(self, name: str) -> str:
+        if name in vars(self.model):
+            return f"{name}, which was set on the model itself,"
+        owner = next(kind for kind in type(self.model).__mro__ if name in vars(kind))
+        return f"{owner.__name__}.{name}"
 
     def by_step(self) -> BaseSubject | None:
         if "predict_step" not in self.own_inference():
@@ -150,22 +216,33 @@ class PredictingSubject(BaseSubject):
         return stepping
 
     def _overrides(self, name: str) -> bool:
-        """Whether the model's class has a method of its own in place of the library's."""
+        """Whether the model, or its class, has a method of its own in place of the library's."""
+        if name in vars(self.model):
+            return True
         own, its = (getattr(kind, name, None) for kind in (type(self.model), self.model_class))
         return own is not its
 
     @contextlib.contextmanager
-    def as_library(self) -> Iterator[None]:
+    def as_library(self, names: Collection[str]) -> Iterator[None]:
         attributes = vars(self.model)
-        before = dict(attributes)
-        for name in self.own_inference():
+        before = {name: attributes[name] for name in names if name in attributes}
+        for name in names:
             attributes[name] = getattr(self.model_class, name).__get__(self.model)
         try:
             yield
         finally:
-            for name in _INFERRING:
+            for name in names:
                 attributes.pop(name, None)
-            attributes.update({name: before[name] for name in _INFERRING if name in before})
+            attributes.update(before)
+
+
+def _with_tuples(nest: Nest) -> Nest:
+    """The nest with tuples for lists, which a data set takes for one tensor."""
+    if isinstance(nest, Mapping):
+        return {key: _with_tuples(part) for key, part in nest.items()}
+    if isinstance(nest, (list, tuple)):
+        return tuple(map(_with_tuples, nest))
+    return nest
 
 
 def fed(x: Nest) -> Nest:

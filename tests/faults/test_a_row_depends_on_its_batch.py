@@ -1074,7 +1074,7 @@ def test_a_predict_step_that_mixes_rows(k, x):
     finding = expect_failure(
         CHECK, faulty, x, rule=ROWS_MIX, layer="predict_step", cause_tested=True
     )
-    assert finding.cause == "the model's own predict_step mixes the rows"
+    assert finding.cause == "the model's own Own.predict_step mixes the rows"
     assert finding.evidence["fails"] == ["predict"]
     expect_pass(CHECK, build(-1), x)
 

@@ -1,0 +1,148 @@
+"""Inference in training mode: the step, the default or the call that asked for it is named."""
+
+import keras
+import numpy as np
+import pytest
+
+from pytest_bnconsistency.testing import expect_failure, expect_pass
+
+PURE, BATCH = "inference_purity", "batch_invariance"
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return np.random.default_rng(0).normal(3, 2, (32, 4)).astype(np.float32)
+
+
+def of_inputs(data):
+    return data[0] if isinstance(data, tuple) else data
+
+
+def compiled(k, rows, **methods):
+    """A model with these methods of its own, in a class that a model's class is derived from."""
+    own = type("Own", (k.Model,), methods)
+    inputs = k.Input((4,))
+    bn = k.layers.BatchNormalization(name="bn")
+    model = type("Derived", (own,), {})(inputs, k.layers.Dense(1)(bn(inputs)))
+    model.compile("sgd", "mse")
+    return model
+
+
+def scores(told):
+    def test_step(self, data):
+        x, y = data[:2]
+        return {"loss": self.compute_loss(x, y, self(x, training=told))}
+
+    return test_step
+
+
+def predicts(told):
+    return lambda self, data: self(of_inputs(data), training=told)
+
+
+def through_call(told):
+    return lambda self, data: self.call(of_inputs(data), training=told)
+
+
+@pytest.mark.parametrize("step", [predicts, through_call])
+def test_a_predict_step_that_trains(k, rows, step):
+    model = compiled(k, rows, predict_step=step(True))
+    found = expect_failure(
+        PURE, model, rows, rule="BN001", layer="predict_step", cause_tested=True
+    )
+    assert found.cause == "the model's own Own.predict_step runs the layers in training mode"
+    assert found.remedy == "in predict_step, call the model with training=False"
+    assert found.evidence["layers"] == ["bn"]
+    expect_failure(
+        BATCH, model, rows, rule="BN102", layer="predict_step", cause_contains="Own.predict_step"
+    )
+    for check in (PURE, BATCH):
+        expect_pass(check, compiled(k, rows, predict_step=step(False)), rows)
+
+
+def test_a_test_step_that_trains_beside_steps_that_do_not(k, rows):
+    """Each of the model's own steps is undone by itself."""
+
+    def built(told):
+        return compiled(k, rows, test_step=scores(told), predict_step=predicts(False))
+
+    found = expect_failure(
+        PURE, built(True), rows, rows[:, :1], rule="BN001", layer="test_step", cause_tested=True
+    )
+    assert found.cause == "the model's own Own.test_step runs the layers in training mode"
+    assert found.evidence["moves"] == ["evaluate"]
+    expect_pass(PURE, built(False), rows, rows[:, :1])
+
+
+def test_a_step_that_is_set_on_the_model(k, rows):
+    model = compiled(k, rows)
+    model.predict_step = lambda data: model(of_inputs(data), training=True)
+    found = expect_failure(PURE, model, rows, rule="BN001", layer="predict_step")
+    assert "set on the model itself" in found.cause
+
+
+def head():
+    layers = [keras.layers.Conv2D(2, 1), keras.layers.BatchNormalization(name="bn")]
+    return keras.Sequential(layers, name="head")
+
+
+def nested(h_of):
+    inputs, outer = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    inner = keras.Model(inputs, h_of(inputs), name="inner")
+    return keras.Model(outer, keras.layers.Conv2D(1, 1)(inner(outer)))
+
+
+def flat(h_of):
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, h_of(inputs))
+
+
+def crop(h):
+    return keras.layers.CenterCrop(4, 4, name="first")(h)
+
+
+def resize(h):
+    return keras.layers.Resizing(4, 4, name="first")(h)
+
+
+def shifted(h):
+    """Two layers with such a default: undoing the last one alone undoes it."""
+    first = keras.layers.RandomBrightness(0.0, name="first")
+    return keras.layers.RandomContrast(0.0, name="second")(first(h))
+
+
+def defaults_reach(model):
+    """Whether this Keras hands the default of one layer on to the next."""
+    pictures = np.zeros((2, 8, 8, 3), np.float32)
+    bn = next(layer for layer in model._flatten_layers() if layer.name == "bn")
+    before = bn.moving_variance.numpy()
+    model(pictures)
+    moved = not np.array_equal(before, bn.moving_variance.numpy())
+    bn.moving_variance.assign(before)
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("around", "default", "path"),
+    [(nested, crop, "inner/first"), (flat, resize, "first"), (nested, shifted, "inner/second")],
+)
+def test_a_default_that_reaches_through_nested_models(around, default, path):
+    model = around(lambda h: head()(default(h)))
+    if not defaults_reach(model):
+        expect_pass(PURE, model)
+        return
+    cause = f"because {path}'s call defaults to training=True"
+    for check, rule in ((PURE, "BN001"), (BATCH, "BN102")):
+        found = expect_failure(check, model, rule=rule, cause_tested=True, cause_contains=cause)
+        assert found.layer.endswith("head/bn")
+        assert "model(x, training=False)" in found.remedy
+        assert f"give {path} training=False where it is called" in found.remedy
+        expect_pass(check, around(lambda h: head()(h)))
+
+
+def test_a_call_that_asks_for_training_behind_a_default():
+    """The default does nothing: the call that follows says itself what to do."""
+    model = flat(lambda h: head()(resize(h), training=True))
+    for check, rule in ((PURE, "BN001"), (BATCH, "BN102")):
+        cause = "because head is called with training=True"
+        expect_failure(check, model, rule=rule, cause_contains=cause)
