@@ -102,7 +102,11 @@ def _in_another_form(m: Measured) -> Iterator[Undone]:
     for name, undo in FORMS.items():
         with np.errstate(all="ignore"):
             candidates = {i: undo(m.moving[i]) for i in places if m.tracked[i].role == "variance"}
-        nearer = {i: v for i, v in candidates.items() if off(i, v) < ALIKE * off(i, m.moving[i])}
+        nearer = {
+            i: value
+            for i, value in candidates.items()
+            if off(i, value) < min(ALIKE * off(i, m.moving[i]), HALF * _beside_a_factor(m, i))
+        }
         if sum(value.size for value in nearer.values()) >= FEWEST_CHANNELS:
             yield _undone(
                 m,
@@ -111,6 +115,15 @@ def _in_another_form(m: Measured) -> Iterator[Undone]:
                 f"what is stored as the variance of {_paths(m, nearer)} is {name}",
                 "store the variance, as the layer takes its root",
             )
+
+
+def _beside_a_factor(m: Measured, place: int) -> float:
+    """How far stored variances are from the population's times one factor: where a factor does as
+    well, as for channels of one variance, no form is told by them.
+    """
+    stored, value = (np.maximum(np.abs(v[place]), 1e-30) for v in (m.moving, m.reference))
+    ratios = np.log(stored / value)
+    return float(np.mean(np.abs(ratios - np.median(ratios))))
 
 
 def _in_another_order(m: Measured) -> Iterator[Undone]:
