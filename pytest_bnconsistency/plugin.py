@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import types
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -165,32 +165,33 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, value in getattr(report, "user_properties", ())
         if name == MARKER
     ]
-    tables = [
-        (report.nodeid, value)
-        for report, value in known
-        if terminalreporter.verbosity >= 1 and report.passed and value["table"]
-    ]
-    warned = [(report.nodeid, value) for report, value in known if value.get("warnings")]
     models = _models(terminalreporter)
-    if not (tables or warned or models):
+    if not (known or models):
         return
     from pytest_bnconsistency.reporting import text
 
-    if tables:
-        terminalreporter.section(MARKER)
-    for nodeid, result in tables:
-        verbose = terminalreporter.verbosity >= 2
-        terminalreporter.write_line(f"{nodeid} {result['check']}")
-        for line in text.table_lines(result["table"], verbose=verbose):
-            terminalreporter.write_line(line)
-    if warned:
-        terminalreporter.section("bnconsistency: unusual, and not failed")
-        for line in text.warning_lines(warned):
+    sections = {
+        MARKER: _table_lines(terminalreporter.verbosity, known),
+        "bnconsistency: unusual, and not failed": text.warning_lines(
+            (report.nodeid, value) for report, value in known
+        ),
+        "bnconsistency: models": text.model_lines(models),
+    }
+    for title, lines in sections.items():
+        for position, line in enumerate(lines):
+            if not position:
+                terminalreporter.section(title)
             terminalreporter.line(line)
-    if models:
-        terminalreporter.section("bnconsistency: models")
-        for line in text.model_lines(models):
-            terminalreporter.line(line)
+
+
+def _table_lines(verbosity: int, known: list[tuple[Any, Any]]) -> Iterator[str]:
+    """What checks that passed rest on, with -v."""
+    from pytest_bnconsistency.reporting import text
+
+    for report, result in known if verbosity >= 1 else ():
+        if report.passed and result["table"]:
+            yield f"{report.nodeid} {result['check']}"
+            yield from text.table_lines(result["table"], verbose=verbosity >= 2)
 
 
 def _models(terminalreporter: pytest.TerminalReporter) -> dict[str, dict[str, tuple[str, str]]]:

@@ -46,18 +46,17 @@ class Named:
 def register(config: pytest.Config) -> None:
     """Add the models of the command line, or else of the ini file, to the run."""
     given: list[tuple[str, str]] = config.getoption("bn_given") or []
-    listed = config.getoption("bn_check") or []
     on_command_line = any(kind == "model" for kind, _ in given)
-    written = [] if on_command_line else [("model", spec) for spec in ini.words(config, "model")]
-    by_default = ini.words(config, "checks") or ini.words(config, "check")
-    names = [name for entry in listed or by_default for name in re.split(r"[,\s]+", entry) if name]
-    checks = _checks(names) if names or given or written else []
-    if not on_command_line and not written:
-        if given or listed:
+    if not on_command_line:
+        given = [*(("model", spec) for spec in ini.words(config, "model")), *given]
+    names = _names(config)
+    checks = _checks(names)
+    if not any(kind == "model" for kind, _ in given):
+        if given or config.getoption("bn_check"):
             flag = DATA if given else "--bn-check"
             raise OptionError(f"{flag} is for models, and none is named; give {MODEL}, too")
         return
-    models = _named(config, [*written, *given], on_command_line)
+    models = _named(config, given, on_command_line)
     config.pluginmanager.register(ZeroCode(models, checks, bool(names)))
 
     files = dict.fromkeys(model.target.path for model in models)
@@ -65,6 +64,13 @@ def register(config: pytest.Config) -> None:
         config.args[:] = map(str, files)
     elif on_command_line or not config.option.file_or_dir:
         config.args += [str(file) for file in files if not _is_covered(file, config)]
+
+
+def _names(config: pytest.Config) -> list[str]:
+    """The names of the checks that were asked for, those of the command line before the ini's."""
+    by_default = ini.words(config, "checks") or ini.words(config, "check")
+    listed = config.getoption("bn_check") or by_default
+    return [name for entry in listed for name in re.split(r"[,\s]+", entry) if name]
 
 
 class ZeroCode:
@@ -200,30 +206,36 @@ def _named(
     """The models of the run with their data, each once."""
     folders = (config.invocation_params.dir, config.rootpath)
     trusted = config.getoption(f"bn_{ini.TRUST}") or ini.flag(config, ini.TRUST)
-    defaults = ini.words(config, "data")
-    count = sum(kind == "model" for kind, _ in given)
-    if not on_command_line and len(defaults) == count:
-        by_default: Sequence[str | None] = defaults
-    elif len(defaults) <= 1:
-        by_default = [defaults[0] if defaults else None] * count
-    elif on_command_line:
-        by_default = [None] * count  # those of other models
-    else:
-        raise OptionError(
-            f"bn_data has {len(defaults)} entries and bn_model {count}; expected one for all, or "
-            "one for each"
-        )
+    pairs = _paired(given)
     found: dict[str, Named] = {}
-    pairs = dict[str, str | None]()
-    for (model, data), default in zip(_paired(given), by_default, strict=True):
-        if pairs.setdefault(model, data) != data:
+    chosen = dict[str, str | None]()
+    defaults = _defaults(config, pairs, on_command_line)
+    for (model, data), default in zip(pairs, defaults, strict=True):
+        if chosen.setdefault(model, data) != data:
             raise OptionError(
-                f"{MODEL} is {model!r} twice, with {pairs[model]} and {data}; expected one {DATA} "
-                "for a model: write a function for each"
+                f"{MODEL} is {model!r} twice, with {chosen[model]} and {data}; expected one "
+                f"{DATA} for a model: write a function for each"
             )
         target = SavedFile.find(model, folders, trusted) or Target.find(MODEL, model, folders)
         found[model] = Named(target, _source(data, folders), _source(default, folders))
     return list(found.values())
+
+
+def _defaults(
+    config: pytest.Config, pairs: Sequence[object], on_command_line: bool
+) -> Sequence[str | None]:
+    """The data that the ini file names for each model."""
+    data = ini.words(config, "data")
+    if len(data) <= 1:
+        return [data[0] if data else None] * len(pairs)
+    if on_command_line:
+        return [None] * len(pairs)  # those of other models
+    if len(data) != len(pairs):
+        raise OptionError(
+            f"bn_data has {len(data)} entries and bn_model {len(pairs)}; expected one for all, or "
+            "one for each"
+        )
+    return data
 
 
 def _source(spec: str | None, folders: Iterable[Path]) -> Target | Archive | None:
@@ -233,33 +245,28 @@ def _source(spec: str | None, folders: Iterable[Path]) -> Target | Archive | Non
 
 
 def _paired(given: list[tuple[str, str]]) -> list[tuple[str, str | None]]:
-    """Models with their data: that which is named after them, before the next model.
+    """Models with their data: that which is named next after them.
 
-    Data that is named before all models counts for those that have none. As many data as
-    models, in whichever order, belong to each other in turn.
+    As many data as models belong to each other in turn, in whichever order they stand. Data that
+    is named before all models counts for those that none comes after.
     """
     models = [spec for kind, spec in given if kind == "model"]
     data = [spec for kind, spec in given if kind == "data"]
-    kinds = [kind for kind, _ in given]
-    in_turn = any(pair == ("data", "data") for pair in itertools.pairwise(kinds))
-    if in_turn or (kinds[0] == "data" and len(data) > 1):
-        if len(data) != len(models):
-            raise OptionError(
-                f"{DATA} is given {len(data)} times for {len(models)} models; expected it once "
-                "for all of them, or after each"
-            )
+    if len(data) == len(models):
         return list(zip(models, data, strict=True))
-    pairs: list[list[Any]] = []
-    for position, (kind, spec) in enumerate(given):
-        if kind == "model":
-            pairs.append([spec, None])
-        elif pairs:
-            for before in range(position - 1, -1, -1):
-                if kinds[before] == "data":
-                    break
-                pairs[before - kinds[:before].count("data")][1] = spec
-    leading = data[0] if kinds[0] == "data" else None
-    return [(model, own or leading) for model, own in pairs]
+    if any(one[0] == other[0] == "data" for one, other in itertools.pairwise(given)):
+        raise OptionError(
+            f"{DATA} is given {len(data)} times for {len(models)} models; expected it once for "
+            "all of them, or after each"
+        )
+    following = data[0] if given[0][0] == "data" else None
+    pairs: list[tuple[str, str | None]] = []
+    for kind, spec in reversed(given):
+        if kind == "data":
+            following = spec
+        else:
+            pairs.insert(0, (spec, following))
+    return pairs
 
 
 def _checks(names: list[str]) -> list[Check]:
