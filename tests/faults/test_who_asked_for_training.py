@@ -47,6 +47,9 @@ def through_call(told):
 @pytest.mark.parametrize("step", [predicts, through_call])
 def test_a_predict_step_that_trains(k, rows, step):
     model = compiled(k, rows, predict_step=step(True))
+    if k is not keras and step is through_call:
+        expect_pass(PURE, model, rows)  # tf_keras hands the mode on by the model's __call__ only
+        return
     found = expect_failure(
         PURE, model, rows, rule="BN001", layer="predict_step", cause_tested=True
     )
