@@ -21,6 +21,8 @@ from pytest_bnconsistency.probes.taps import Observation, Pass
 
 FIRST = 4
 """Rows into which is leaked, one after the other, until one of them shows it."""
+PLACES = 3
+"""Calls into which is leaked where nothing shows at the usual place."""
 LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """The shares of the batch's mean that are tried."""
 
@@ -59,22 +61,39 @@ def _into(
             return traced.run(leak_into(exchange.x, share))
 
         seen["the input"] = _smallest(exchange, base, leaking_in, known, noise)
-    leaking, leak = traced, traced.instrument
-    if not isinstance(leak, Leak) or leak.index is None:
-        # Fewer calls than the model has layers: the first one will do.
-        leak = Leak(0)
-        leaking = traced.again(rows, leak, traced=False)
-        base = leaking.run(rows)
-    if leak.index is not None:
+    leak = traced.instrument
+    if isinstance(leak, Leak) and leak.index is not None:
         inside = traced.calls[leak.index].label
-        run = _leaking(leaking, leak, exchange.x)
+        run = _leaking(traced, leak, exchange.x)
         seen[inside] = _smallest(exchange, base, run, known, noise, leak.index)
+    for place in [] if any(seen.values()) else _telling_rows_apart(base):
+        leak = Leak(place)
+        leaking = traced.again(rows, leak, traced=False)
+        untouched = leaking.run(rows)
+        if leak.index is None:
+            break
+        run = _leaking(leaking, leak, exchange.x)
+        inside = traced.calls[leak.index].label
+        seen[inside] = _smallest(exchange, untouched, run, known, noise, leak.index)
+        if seen[inside] is not None:
+            break
     if not seen:  # ids and no layers: there is nothing to leak a share into
         other = traced.run(map_nest(lambda leaf: leaf[::-1], rows))
         whole = Exchange("another row", rows, kept, kept, 2)
         differs = localise.outputs_differ(base.outputs, other.outputs, whole)
         seen["the input, a whole row of it"] = 1.0 if differs else None
     return seen
+
+
+def _telling_rows_apart(base: Observation) -> list[int]:
+    """Calls, a few from the middle on and the first, that give two rows different values.
+
+    What is the same for all rows, such as a mask without padding, has nothing to leak.
+    """
+    records = enumerate(base.records)
+    apart = [i for i, found in records if any((a[:1] != a[1:]).any() for a in found or ())]
+    middle = len(apart) // 2
+    return list(dict.fromkeys([*apart[middle : middle + PLACES], *apart[:1]]))
 
 
 def _tells(traced: Pass, exchange: Exchange, rows: Nest) -> bool:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import pytest_bnconsistency
 from pytest_bnconsistency import check_consistency
-from pytest_bnconsistency.testing import leaves_no_trace
+from pytest_bnconsistency.testing import expect_pass, leaves_no_trace
 
 CHECKS = ["batch_invariance", "inference_purity", "train_eval_agreement", "frozen_stability"]
 ROOMS = ("checks", "diagnosis", "probes", "subjects")
@@ -150,3 +150,24 @@ def test_each_step_of_each_probe(check, x, y):
     its = weights_after_fit(trained(x, y), x, y)
     assert mine[1] == its[1]
     assert all(np.array_equal(a, b) for a, b in zip(mine[0], its[0], strict=True))
+
+
+def masked_attention(k, depth=14):
+    """Attention over ids with a mask of its own, which passes through `depth` layers."""
+    layers = k.layers
+    ids = k.Input((6,), dtype="int32", name="ids")
+    mask = k.Input((1, 6), dtype="int32", name="mask")
+    words = layers.Embedding(30, 8)(ids)
+    hidden = layers.Lambda(lambda m: tf.cast(1 - m, "float32") * -1e4, output_shape=(1, 6))(mask)
+    for _ in range(depth):
+        hidden = layers.Activation("linear")(hidden)
+    scores = layers.Add()([layers.Dot(axes=2)([words, words]), hidden])
+    mixed = layers.Dot(axes=(2, 1))([layers.Softmax(name="share")(scores), words])
+    return k.Model([ids, mask], layers.Dense(2)(layers.GlobalAveragePooling1D()(mixed)))
+
+
+def test_a_fault_is_injected_where_rows_differ(k):
+    ids = np.random.default_rng(0).integers(1, 30, (8, 6)).astype(np.int32)
+    x = {"ids": ids, "mask": np.ones((8, 1, 6), np.int32)}  # no row has padding
+    seen = expect_pass("batch_invariance", masked_attention(k), x).evidence["resolution"]
+    assert min(seen.values()) <= 1e-5
