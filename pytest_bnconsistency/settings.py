@@ -127,17 +127,20 @@ class Settings:
     )
     decisions_tolerance: float = dataclasses.field(
         default=0.03,
-        metadata={"help": "share of changed decisions that is worth a person's time", "min": 0},
+        metadata={
+            "help": "share of all decisions, wrong ones more than before, that is harm",
+            "min": 0,
+        },
     )
     loss_tolerance: float = dataclasses.field(
         default=0.10,
-        metadata={"help": "relative growth of the loss that is worth a person's time", "min": 0},
+        metadata={"help": "relative growth of the loss that is harm", "min": 0},
     )
     output_tolerance: float = dataclasses.field(
         default=0.10,
         metadata={
-            "help": "change of the outputs, in their standard deviations, that is worth a "
-            "person's time where there is no loss",
+            "help": "change of the outputs, in their standard deviations, that is harm where "
+            "neither a loss nor decisions tell",
             "min": 0,
         },
     )

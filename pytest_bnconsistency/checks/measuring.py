@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -13,12 +14,15 @@ from pytest_bnconsistency.data import Array, Data
 from pytest_bnconsistency.diagnosis.measured import Measured
 from pytest_bnconsistency.diagnosis.sides import Side
 from pytest_bnconsistency.probes import statistics, updates
-from pytest_bnconsistency.probes.batches import Batches, in_batches
+from pytest_bnconsistency.probes.batches import Batches
 from pytest_bnconsistency.probes.resting import RealStep
 from pytest_bnconsistency.probes.statistics import BatchStatistics
 from pytest_bnconsistency.probes.taps import Pass
 
 T = TypeVar("T")
+
+BATCHINGS = 3
+"""In so many orders the rows are cut into batches, where something hangs on it."""
 
 
 def measured(case: Case, data: Data, known: Estimated, done: int | None) -> Measured:
@@ -34,9 +38,13 @@ def measured(case: Case, data: Data, known: Estimated, done: int | None) -> Meas
         return Side(_outputs(inference, rows, size))
 
     def with_scores(values: Sequence[Array]) -> Side:
-        side = under(values)
-        return Side(side.outputs, _scores(case, data, side, size))
+        statistics.write(tracked, values)
+        return evaluated(case, data, inference, size)
 
+    population = with_scores(reference)
+    trained = in_training(case, data, known.seen, batches)
+    if not same_shapes(trained, population):  # more outputs than evaluation gives: no reference
+        trained = population
     step = _step(case, data, size)
     return Measured(
         subject,
@@ -49,14 +57,14 @@ def measured(case: Case, data: Data, known: Estimated, done: int | None) -> Meas
         reference,
         known.seen,
         with_scores(moving),
-        with_scores(reference),
-        _in_training(case, data, known.seen, batches),
+        population,
+        trained,
         done or None,  # statistics that moved before the optimizer was made anew
         case.settings.seed,
         under,
         step,
         _once(lambda: [] if step is None else updates.observed(step, tracked, batches[0])),
-        _once(lambda: _in_other_batches(case, data, known)),
+        lambda: other_batchings(case, data, known)[0].side,
     )
 
 
@@ -82,6 +90,12 @@ def _outputs(inference: Pass, data: Data, size: int) -> list[Array]:
     return [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
 
 
+def evaluated(case: Case, data: Data, inference: Pass, size: int) -> Side:
+    """What the model says in evaluation, as it is, with its scores."""
+    side = Side(_outputs(inference, data, size))
+    return Side(side.outputs, _scores(case, data, side, size))
+
+
 def _scores(case: Case, data: Data, side: Side, size: int) -> dict[str, float]:
     """Loss and metrics: of the outputs where they tell, else by the user's own `evaluate`."""
     if not case.subject.compiled or data.y is None:
@@ -91,24 +105,54 @@ def _scores(case: Case, data: Data, side: Side, size: int) -> dict[str, float]:
     return case.subject.evaluate(data, size) if scores is None else scores
 
 
-def _in_training(
-    case: Case, data: Data, seen: Sequence[BatchStatistics], batches: Batches
-) -> Side:
+def same_shapes(mine: Side, its: Side) -> bool:
+    return [output.shape for output in mine.outputs] == [output.shape for output in its.outputs]
+
+
+@dataclass(frozen=True)
+class Batching:
+    """The rows in other batches, in training mode: what each gave, and what was said."""
+
+    size: int
+    seen: list[BatchStatistics]
+    side: Side
+
+
+def other_batchings(case: Case, data: Data, known: Estimated) -> list[Batching]:
+    """The rows in other batches; where there are not two of the usual size, in halves."""
+    if "batchings" not in case.shared:
+        size = min(known.size, -(-data.rows // 2))
+        case.shared["batchings"] = [
+            _batching(case, data, known, shuffled(case, data, size, draw))
+            for draw in range(1, BATCHINGS)
+        ]
+    found: list[Batching] = case.shared["batchings"]
+    return found
+
+
+def _batching(case: Case, data: Data, known: Estimated, batches: Batches) -> Batching:
+    seen = list(statistics.batch_statistics(known.training, known.tracked, batches))
+    return Batching(len(batches.rows[0]), seen, in_training(case, data, seen, batches))
+
+
+def in_training(case: Case, data: Data, seen: Sequence[BatchStatistics], batches: Batches) -> Side:
     """What the model said in training mode, in the order of the rows, with its loss."""
     back = np.argsort(batches.order)
     parts = zip(*(batch.outputs for batch in seen), strict=True)
-    side = Side([np.concatenate(leaves)[back] for leaves in parts])
+    return with_loss(case, data, Side([np.concatenate(leaves)[back] for leaves in parts]))
+
+
+def under(case: Case, m: Measured, values: Sequence[Array]) -> Side:
+    """What the model says under other statistics, with its loss where there is one."""
+    side = with_loss(case, m.data, m.under(values))
+    if side.loss is None and m.stored.loss is not None:
+        return Side(side.outputs, case.subject.evaluate(m.data, len(m.batches.rows[0])))
+    return side
+
+
+def with_loss(case: Case, data: Data, side: Side) -> Side:
     loss = loss_of(case, data, side)
     return side if loss is None else Side(side.outputs, {"loss": loss})
-
-
-def _in_other_batches(case: Case, data: Data, known: Estimated) -> Side:
-    """What the model says in training mode of the same rows in other batches."""
-    others = shuffled(case, data, known.size, draw=1)
-    if len(others) == 1:
-        others = in_batches(data, known.batches.order, -(-data.rows // 2))
-    seen = list(statistics.batch_statistics(known.training, known.tracked, others))
-    return _in_training(case, data, seen, others)
 
 
 def loss_of(case: Case, data: Data, side: Side) -> float | None:

@@ -4,101 +4,104 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Data
+from pytest_bnconsistency.checks.case import Case
+from pytest_bnconsistency.checks.estimation import Estimated
+from pytest_bnconsistency.checks.measuring import Batching, other_batchings, under
+from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis.measured import Measured
-from pytest_bnconsistency.diagnosis.sides import Gap, Side, gap
+from pytest_bnconsistency.diagnosis.sides import Side
 from pytest_bnconsistency.errors import RefusedError
-from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.population import Estimate
 from pytest_bnconsistency.probes.statistics import Tracked
 
-FEW_ROWS = 16
-"""Below this, halves of the data say nothing: each row is left out in turn instead."""
-DEVIATIONS = 3
-"""A gap beyond this many times what sampling and jitter do is not theirs."""
-JITTERS = 3
+DRAWS = 5
+"""Converged moving averages that are drawn."""
 USUAL_MOMENTUM = 0.9
 """What averages about the last batches only (momentum below 0.5) jitter is not theirs to excuse:
 it is bounded as with this momentum."""
+FORGOTTEN = 0.01
+"""A moving average is drawn from its last batches, up to this share of what came before."""
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """What sampling explains: a gap up to `bound`, and that `restless`, a share, of the decisions
-    change. `few` says that the rows were too few for halves.
+class Alternatives:
+    """What the model says under statistics as good as the reference.
+
+    `samples` are population statistics of halves of the rows: they lie as far from those of all
+    rows as these from the truth. `converged` are moving averages of the momentum and the batch
+    size of training, at rest.
     """
 
-    few: bool
-    bound: float
-    restless: float
-
-    @property
-    def means(self) -> str:
-        return "leaving out one row" if self.few else "split halves of the data"
+    samples: list[Side]
+    converged: list[Side]
 
 
-def sampling(m: Measured, estimate: Estimate, *, thorough: bool) -> Sampling:
-    """Measured on statistics as good as those of the estimate; roughly, unless `thorough`."""
-    noise = _noise(m, _alternatives(m, estimate), thorough)
-    bound = DEVIATIONS * math.hypot(*(max([n.outputs for n in g], default=0.0) for g in noise))
-    restless = max((n.decisions or 0.0 for group in noise for n in group), default=0.0)
-    return Sampling(estimate.rows < FEW_ROWS, bound, restless)
+NONE = Alternatives([], [])
 
 
-def _alternatives(m: Measured, estimate: Estimate) -> list[list[list[Array]]]:
-    """Statistics that would be as good as the reference: other samples, and healthy jitter.
-
-    Other samples are every other batch; of a single batch, every other row; of few rows, all but
-    one.
-    """
-    rng = np.random.default_rng(m.seed)
-    data, halves = m.data, estimate.halves
-    if data.rows < FEW_ROWS and estimate.rows == data.rows:
-        halves = []
-        samples = [np.delete(np.arange(data.rows), row) for row in range(data.rows)]
-    else:
-        samples = [np.arange(data.rows)[start::2] for start in (0, 1)]
-    if not halves:
-        parts = (data.take(rows) for rows in samples)
-        seen = statistics.batch_statistics(m.training, m.tracked, parts)
-        halves = [Estimate(m.tracked, [one]).population for one in seen]
-    jitters = [
-        [
-            value + _jitter(t) * deviation * rng.standard_normal(value.shape)
-            for t, value, deviation in zip(m.tracked, m.reference, estimate.spread, strict=True)
+def alternatives(case: Case, m: Measured, known: Estimated) -> Alternatives:
+    """The rows in several orders, each cut in halves, and drawn moving averages."""
+    others = other_batchings(case, m.data, known)
+    samples = list(known.estimate.halves)
+    if known.estimate.rows == m.data.rows:
+        samples += [
+            half for other in others for half in Estimate(known.tracked, other.seen).halves
         ]
-        for _ in range(JITTERS if estimate.batches > 1 else 0)
-    ]
-    return [halves, jitters]
+    return Alternatives(
+        list(_said(case, m, samples)),
+        list(_said(case, m, _moving_averages(m, known, others))),
+    )
 
 
-def _jitter(t: Tracked) -> float:
-    """The deviation of a converged moving average, in those from batch to batch."""
-    momentum = t.momentum if t.momentum >= 0.5 else USUAL_MOMENTUM
-    return math.sqrt((1 - momentum) / (1 + momentum)) if momentum < 1 else 1.0
+def _said(case: Case, m: Measured, statistics: Iterable[Sequence[Array]]) -> Iterator[Side]:
+    """What the model says under each; numbers that are no statistics for it say nothing."""
+    for values in statistics:
+        with contextlib.suppress(RefusedError):  # a matrix that has no root, say
+            yield under(case, m, values)
 
 
-def _noise(m: Measured, alternatives: list[list[list[Array]]], thorough: bool) -> list[list[Gap]]:
-    """How far each alternative is from the reference.
+def _moving_averages(
+    m: Measured, known: Estimated, others: Sequence[Batching]
+) -> Iterator[list[Array]]:
+    """Where moving averages end that took so many batches of these rows, drawn anew each time.
 
-    Where nothing hangs on it, one of each and some rows tell enough for the evidence. Numbers
-    that are no statistics for the model, a matrix that has no root, say, tell nothing.
+    They lie around the population's: that batches of few rows have other statistics throughout is
+    no jitter. A batch that is a part of few rows varies less than one of many, and so does a
+    larger batch.
     """
+    size = others[0].size
+    if size >= m.data.rows:
+        return
+    spread = math.sqrt(size / known.size / (1 - size / m.data.rows))
+    every = [*known.seen, *(batch for other in others for batch in other.seen)]
+    seen = [batch for batch in every if batch.rows == size]
+    stacked = [np.stack([batch.values[i] for batch in seen]) for i in range(len(m.tracked))]
+    rng = np.random.default_rng(m.seed)
+    for _ in range(DRAWS):
+        order = rng.integers(0, len(seen), _memory(m.tracked))
+        yield [
+            center
+            + spread * (np.tensordot(_weights(t, order, len(seen)), values, 1) - values.mean(0))
+            for t, center, values in zip(m.tracked, m.reference, stacked, strict=True)
+        ]
 
-    def gaps(group: list[list[Array]], reference: Side, rows: Data) -> Iterator[Gap]:
-        for values in group:
-            with contextlib.suppress(RefusedError):
-                yield gap(m.under(values, rows), reference, rows)
 
-    if thorough:
-        return [list(gaps(group, m.population, m.data)) for group in alternatives]
-    count = max(16, m.data.rows // 16) if m.small else 2
-    index = np.linspace(0, m.data.rows - 1, min(m.data.rows, count)).round().astype(int)
-    some = m.data.take(index)
-    reference = Side([output[index] for output in m.population.outputs])
-    return [list(gaps(group[:1], reference, some)) for group in alternatives]
+def _kept(t: Tracked) -> float:
+    return t.retention if 0.5 <= t.momentum < 1 else USUAL_MOMENTUM
+
+
+def _memory(tracked: Sequence[Tracked]) -> int:
+    slowest = max(map(_kept, tracked))
+    return math.ceil(math.log(FORGOTTEN) / math.log(slowest))
+
+
+def _weights(t: Tracked, order: Array, batches: int) -> Array:
+    """The weight of each batch in a moving average over them in this order, the latest first."""
+    kept = _kept(t)
+    weights = np.bincount(order, kept ** np.arange(len(order)), batches)
+    return np.asarray(weights / weights.sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,14 +69,34 @@ def deciding(outputs: list[Array], data: Data) -> list[bool]:
 
 def right(side: Side, data: Data) -> float | None:
     """The share of right decisions, over all outputs that decide; None where none does."""
+    rows = right_rows(side, data)
+    return None if rows is None else float(rows.mean())
+
+
+def right_rows(side: Side, data: Data) -> Array | None:
+    """The share of right decisions of each row."""
     shares = []
     for output, target, decides in zip(
         side.outputs, flatten(data.y), deciding(side.outputs, data), strict=False
     ):
         if decides and _are_classes(target, output):
-            classes = target.argmax(-1) if target.shape == output.shape else target
-            shares.append(float(np.mean(_decision(output).ravel() == classes.ravel())))
-    return float(np.mean(shares)) if shares else None
+            several = target.shape == output.shape and output.shape[-1] > 1
+            classes = target.argmax(-1) if several else target
+            same = _decision(output).ravel() == classes.ravel()
+            shares.append(same.reshape(data.rows, -1).mean(axis=1))
+    return np.mean(shares, axis=0) if shares else None
+
+
+def changed_rows(side: Side, reference: Side, data: Data) -> Array | None:
+    """The share of each row's decisions that change, in the output where most do."""
+    shares = [
+        (_decision(mine) != _decision(its)).reshape(data.rows, -1).mean(axis=1)
+        for mine, its, decides in zip(
+            side.outputs, reference.outputs, deciding(reference.outputs, data), strict=True
+        )
+        if decides
+    ]
+    return max(shares, key=lambda rows: float(rows.mean())) if shares else None
 
 
 def numbers(side: Side, reference: Side, apart: Gap) -> str:
@@ -99,14 +118,13 @@ def number(value: float) -> str:
 
 
 def _are_classes(target: Array, output: Array) -> bool:
+    if output.shape[-1] == 1:
+        return bool(target.size == output.size and np.isin(target, (0, 1)).all())
     if target.shape == output.shape:
         return bool(np.isin(target, (0, 1)).all() and (target.sum(-1) == 1).all())
-    whole: Sequence[bool] = [
-        np.issubdtype(target.dtype, np.integer),
-        target.size == output[..., 0].size,
-        output.shape[-1] > 1 and bool(target.max() < output.shape[-1]),
-    ]
-    return all(whole)
+    if target.size != output[..., 0].size or target.dtype.kind not in "iuf":
+        return False
+    return bool(not np.mod(target, 1).any() and target.max() < output.shape[-1])
 
 
 def _decision(output: Array) -> Array:
