@@ -11,6 +11,18 @@ import tensorflow  # noqa: F401
 pytest_plugins = ["pytester"]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The quick suite takes the first case of each test: what says otherwise is marked."""
+    known = set()
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        later = test in known and not item.get_closest_marker("every_case")
+        if later or item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.thorough)
+        known.add(test)
+
+
 @pytest.fixture(autouse=True)
 def fixed_weights():
     # Each generation draws its weights from a generator of its own.
