@@ -76,6 +76,11 @@ def tensors_in(outputs: Any) -> list[Any]:
     return [leaf for leaf in flatten(outputs) if isinstance(leaf, tf.Tensor)]
 
 
+def traced_in(graph: Any, nest: Any) -> list[Any]:
+    """The tensors of a graph in a nest: what Python computed before it is a constant there."""
+    return [tensor for tensor in tensors_in(nest) if getattr(tensor, "graph", None) is graph]
+
+
 def written_variables(concrete: Any) -> list[Any]:
     """The variables that a traced function writes to; all that it holds, where it calls others."""
     graph = concrete.graph

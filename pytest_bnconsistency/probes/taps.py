@@ -27,6 +27,7 @@ from pytest_bnconsistency.probes.graphs import (
     names_behind,
     operation_count,
     tensors_in,
+    traced_in,
     with_mask,
     written_variables,
 )
@@ -262,7 +263,8 @@ class Pass:
                 reaching[operation.name] = found
         fed: dict[int, dict[int, Any]] = {}
         for call in self.calls:
-            for tensor in tensors_in([list(call.args), dict(call.kwargs)]):
+            given = [list(call.args), dict(call.kwargs)]
+            for tensor in traced_in(self._concrete.graph, given):
                 fed.setdefault(id(call.layer), {}).update(reaching.get(tensor.op.name, {}))
         return {layer: list(found.values()) for layer, found in fed.items() if found}
 
@@ -350,7 +352,7 @@ class Pass:
             known.update((id(tensor), weakref.ref(tensor)) for tensor in [*fresh, *tensors])
             calls.append(call if graph is not None else replace(call, args=(), kwargs={}))
             records.append(record)
-            tapped.append(tensors if graph is not None else [])
+            tapped.append([] if graph is None else traced_in(graph, tensors))
             return outputs
 
         self.instrument.begin()
