@@ -97,7 +97,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
                 raised = f"raises {kind}: {first_line(error)[:120]}"
                 seen.append(Seen(name, [], True, (), raised))
     names = [s.name for s in seen]
-    if case.data is not None and case.data.y is not None and subject.compiled:
+    if _can_evaluate(case):
         seen.append(_evaluated(case, held))
     # A data set runs once, through the first way to predict.
     first = next((s for s in seen if s.name != DATASET), None)
@@ -111,7 +111,6 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     if random and DROWNED_NOTE in notes:
         notes.remove(DROWNED_NOTE)  # what does not repeat itself moves by more than rounding
     findings = (*_state(case, x, seen, held_by), *random, *wrong)
-    through = listed(names)
     evidence = {
         "entry_points": {
             s.name: {"repeats": s.repeats, "moved": sorted({held_by[id(v)] for v in s.moved})}
@@ -135,11 +134,7 @@ def _decide(case: Case, x: Nest) -> CheckResult:
             hint="statistics_health says whether stored statistics are at fault",
             evidence=evidence,
         )
-    layers = counted(len(set(held_by.values())), "layer")
-    summary = (
-        f"{through} leave {counted(len(held), 'variable')} of {layers} as they are, give the "
-        f"same bits twice, and agree within the noise bound on {rows_of(x)} rows"
-    )
+    summary = f"{_what_held(names, len(held), len(set(held_by.values())))} on {rows_of(x)} rows"
     if meant:
         summary += f", but for what {listed([finding.layer for finding in meant])} adds"
     return CheckResult(
@@ -150,6 +145,24 @@ def _decide(case: Case, x: Nest) -> CheckResult:
         evidence=evidence,
         warnings=meant,
     )
+
+
+def _what_held(names: list[str], variables: int, layers: int) -> str:
+    one = len(names) == 1
+    said = [f"{'gives' if one else 'give'} the same bits twice"]
+    if variables:
+        held = f"{counted(variables, 'variable')} of {counted(layers, 'layer')} as they are"
+        said.insert(0, f"{'leaves' if one else 'leave'} {held}")
+    if not one:
+        said.append("agree within the noise bound")
+    return f"{listed(names)} {listed(said)}"
+
+
+def _can_evaluate(case: Case) -> bool:
+    """Whether there are targets for the model's own evaluation, for as many rows as it takes."""
+    if case.data is None or case.data.y is None or not case.subject.compiled:
+        return False
+    return case.data.rows >= (case.fixed_rows or 1)
 
 
 def _joins(case: Case, x: Nest) -> bool:
@@ -295,7 +308,8 @@ def _evaluated_anew(case: Case) -> list[Array]:
 
 def _scores(case: Case) -> list[Array]:
     assert case.data is not None
-    scores = case.subject.evaluate(case.data.take(slice(0, EVALUATED)), EVALUATED)
+    size = case.fixed_rows or EVALUATED
+    scores = case.subject.evaluate(case.data.take(slice(0, size)), size)
     return [np.array(list(scores.values()))]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -39,9 +40,10 @@ def subject_of(model: Any) -> Subject:
             f"{model.__name__} is a class; expected a model: write {model.__name__}(...)"
         )
     if isinstance(model, str):
+        loader = "tf.saved_model.load" if os.path.isdir(model) else "keras.models.load_model"
         raise UnsupportedSubjectError(
             f"{_describe(model)} is no model that can be checked; load it first: "
-            f"keras.models.load_model({model!r})"
+            f"{loader}({model!r})"
         )
     raise UnsupportedSubjectError(
         f"{_describe(model)} is no model that can be checked; expected a keras.Model or a "

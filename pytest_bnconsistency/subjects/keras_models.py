@@ -47,8 +47,11 @@ class KerasModelSubject(PredictingSubject):
 
     def __init__(self, model: Any) -> None:
         if not getattr(model, "built", True) and not getattr(model, "inputs", None):
+            # A custom step may train the parts of a model that itself was never called.
+            parts = any(getattr(layer, "built", True) for layer in model.layers)
+            why = "it was never called itself" if parts else "so it has no weights yet"
             raise UnsupportedSubjectError(
-                f"model {model.name!r} is not built, so it has no weights yet; expected a built "
+                f"model {model.name!r} is not built, {why}; expected a built "
                 "model: call it once on a batch, or give it an input shape"
             )
         super().__init__(model)

@@ -48,6 +48,11 @@ def test_what_is_no_model_is_refused(model, sentence):
     assert len(str(caught.value)) < 200
 
 
+def test_a_folder_is_loaded_as_a_saved_model(tmp_path):
+    with pytest.raises(BNConsistencyError, match="load it first: tf.saved_model.load"):
+        assert_batch_invariance(str(tmp_path), X)
+
+
 def test_a_sequence_of_layers_without_an_input_is_refused(k):
     with pytest.raises(BNConsistencyError, match="model 'mine' is not built"):
         assert_batch_invariance(k.Sequential([k.layers.Dense(1)], name="mine"), X)
@@ -62,8 +67,12 @@ def test_a_subclass_that_was_never_called_is_refused(k):
         def call(self, x):
             return self.head(x)
 
-    with pytest.raises(BNConsistencyError, match="model 'mine' is not built"):
-        assert_batch_invariance(Own(), X)
+    model = Own()
+    with pytest.raises(BNConsistencyError, match="is not built, so it has no weights yet"):
+        assert_batch_invariance(model, X)
+    model.head(X)  # as a step of the user's own calls it
+    with pytest.raises(BNConsistencyError, match="is not built, it was never called itself"):
+        assert_batch_invariance(model, X)
 
 
 @pytest.mark.parametrize(
