@@ -23,7 +23,8 @@ def table(k):
     class Table(k.layers.Layer):
         def __init__(self):
             super().__init__()
-            self.values = tf.reshape(tf.sin(tf.range(STEPS * WIDTH, dtype=tf.float32)), (STEPS, -1))
+            angles = np.arange(STEPS * WIDTH, dtype=np.float32).reshape(STEPS, WIDTH)
+            self.values = tf.sin(angles)
 
         def call(self, h):
             return self.values
