@@ -193,12 +193,12 @@ class KerasModelSubject(PredictingSubject):
     def scores(self, data: Data, outputs: Nest) -> dict[str, float] | None:
         if any(map(self._overrides, ("evaluate", "test_step", "make_test_function", *_SCORING))):
             return None  # the user's own way to score
-        loss = self.loss(data, outputs)
-        if loss is None:
-            return None
         try:
             with quiet():
                 self.model.reset_metrics()
+                loss = self.loss(data, outputs)  # it tracks the losses of single outputs as well
+                if loss is None:
+                    return None
                 targets = map_nest(tf.convert_to_tensor, data.y)
                 tensors = map_nest(tf.convert_to_tensor, outputs)
                 scores = self.model.compute_metrics(None, targets, tensors, data.sample_weight)
