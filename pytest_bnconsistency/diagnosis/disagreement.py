@@ -25,8 +25,8 @@ from pytest_bnconsistency.results import Finding, Table
 MOST_STEPS = 200
 """Training steps that a lag is tried on, where they are cheap."""
 OTHERWISE = (
-    "give data as in training; or, where the weights were changed after the last step (averaged, "
-    "pruned, rounded, restored), recalibrate(model, x)"
+    "give data as in training, augmented as there; or, where the weights were changed after the "
+    "last step (averaged, pruned, rounded, restored), recalibrate(model, x)"
 )
 
 

@@ -451,13 +451,22 @@ def not_repeatable(
         f"the same batch gives other bits the second time, through {listed(random)}",
         cause,
         tested,
-        "draw random numbers in training mode only; keep augmentation outside the model"
+        _to_repeat(subject, random)
         if places
         else "keep nothing from one call to the next: no counter, no cache",
         f"with {whose} {what} held, the same batch gives the same bits" if tested else "",
         "no tolerance: bitwise",
         evidence={"random": list(random), "layers": paths},
     )
+
+
+def _to_repeat(subject: Subject, random: Sequence[str]) -> str:
+    """What has nothing drawn; a mode that was seen to draw nothing comes first."""
+    if list(random) == [subject.spelled(None)]:
+        told = f"call the model with training=False for inference, {subject.spelled(False)}"
+    else:
+        told = "draw random numbers in training mode only"
+    return f"{told}; keep augmentation outside the model"
 
 
 def _repeats_with(

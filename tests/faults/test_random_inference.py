@@ -62,6 +62,7 @@ def test_the_same_verdict_and_rule_for_every_seed(k, x, draw):
         k.utils.set_random_seed(seed)
         assert rules_of(model_of(k, draw), x) == [("vacuous", []), ("failed", ["BN002"])]
     found = expect_failure(CHECK, model_of(k, draw), x, rule="BN002", layer="own")
+    assert found.remedy.startswith("draw random numbers in training mode only")
     assert {"predict", "model(x)"} <= set(found.evidence["random"])
 
 
@@ -102,6 +103,7 @@ def test_augmentation_in_front_of_a_frozen_base(rows):
         model = keras.Model(inputs, layers.Dense(2)(h))
         found = expect_failure(CHECK, model, pictures, rule="BN002", layer="flip")
         assert found.evidence["random"] == ["model(x)"]
+        assert found.remedy.startswith("call the model with training=False for inference, model(")
         assert [rules for _, rules in rules_of(model, pictures)] == [[], ["BN002"]]
     # As users call it where it must not augment.
     expect_pass(CHECK, lambda x, training=False: model(x, training=training), pictures)
