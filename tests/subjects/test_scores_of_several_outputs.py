@@ -25,4 +25,4 @@ def test_each_output_has_its_own_loss(k, named):
 
     assert scores == pytest.approx(told, rel=1e-4)
     assert scores["size_loss"] > 0
-    assert list(scores)[0] == "loss"
+    assert next(iter(scores)) == "loss"
