@@ -11,6 +11,7 @@ from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.estimation import batch_size, estimated
 from pytest_bnconsistency.data import Data
 from pytest_bnconsistency.diagnosis import rules
+from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.probes.statistics import Tracked
@@ -105,7 +106,7 @@ def finding(
     """
     first = untouched[0]
     after = f"after {updates} updates" if updates else "though their weights have moved"
-    rule = rules.NEVER_UPDATED
+    rule, tries = rules.NEVER_UPDATED, Tries()
     told = "told training=True, they move"
     if any(t.layer is first.layer for t in held):
         rule = rules.MOMENTUM
@@ -113,7 +114,7 @@ def finding(
         cause = f"momentum {momentum:g} keeps all of the old value: the statistics never move"
         tested = f"with momentum {ANY_MOMENTUM}, a pass in training mode moves them"
         remedy = "momentum 0.9 to 0.99; then train again"
-    elif stuck or _fit_leaves_alone(case, data, untouched):
+    elif stuck or _fit_leaves_alone(case, data, untouched, tries):
         cause = (
             f"training mode does not reach {first.path} in a training step: a model or layer "
             "around it takes no training argument, or does not pass it on"
@@ -128,7 +129,7 @@ def finding(
             cause = f"a training step of the model's own runs {first.path} in inference mode"
             remedy = "call self(x, training=True) in train_step; then train again"
     else:
-        cause, tested, remedy = _other_steps(case, data, untouched)
+        cause, tested, remedy = _other_steps(case, data, untouched, tries)
     count = counted(len({id(t.layer) for t in untouched}), "normaliser")
     return Finding(
         rule.id,
@@ -144,7 +145,9 @@ def finding(
     )
 
 
-def _other_steps(case: Case, data: Data, untouched: Sequence[Tracked]) -> tuple[str, str, str]:
+def _other_steps(
+    case: Case, data: Data, untouched: Sequence[Tracked], tries: Tries
+) -> tuple[str, str, str]:
     """Cause, test and remedy where a training step of the model's own would move them.
 
     Either other steps trained the weights, with the statistics as they are, or the weights were
@@ -153,7 +156,7 @@ def _other_steps(case: Case, data: Data, untouched: Sequence[Tracked]) -> tuple[
     moves = "one forward pass in training mode moves the statistics"
     in_loop = "the steps ran in inference mode, as model(x) without training=True does in a loop"
     lost = "the weights were trained with other statistics, which were not saved, loaded or kept"
-    losses = _losses(case, data)
+    losses = _losses(case, data, tries)
     if losses is not None:
         stored, trained = losses
         told = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
@@ -165,16 +168,18 @@ def _other_steps(case: Case, data: Data, untouched: Sequence[Tracked]) -> tuple[
             call = "call model(x, training=True) in the training loop; then train again"
             return in_loop, f"{moves}, and the weights fit the initial ones: {told}", call
     return (
-        f"not established; either {in_loop}, or {lost}",
+        tries.without_cause(f"not established; either {in_loop}, or {lost}"),
         moves,
         "call model(x, training=True) in the training loop, or load all weights",
     )
 
 
-def _losses(case: Case, data: Data) -> tuple[float, float] | None:
+def _losses(case: Case, data: Data, tries: Tries) -> tuple[float, float] | None:
     """The loss under the stored statistics and in training mode, where there is one."""
     subject, known = case.subject, estimated(case, data)
     if data.y is None or not subject.compiled or not known.seen:
+        return None
+    if not tries.may("the loss in either mode"):
         return None
     inference = Pass(subject, known.batches[0].x, training=False)
     stored = [inference.run(batch.x).outputs for batch in known.batches]
@@ -188,9 +193,11 @@ def _losses(case: Case, data: Data) -> tuple[float, float] | None:
     return None if both[0] is None or both[1] is None else (both[0], both[1])
 
 
-def _fit_leaves_alone(case: Case, data: Data, untouched: Sequence[Tracked]) -> bool:
+def _fit_leaves_alone(case: Case, data: Data, untouched: Sequence[Tracked], tries: Tries) -> bool:
     """Whether a real step of the user's own training does not move the statistics."""
     if case.train_step is not None or not case.subject.compiled or data.y is None:
+        return False
+    if not tries.may("a step of fit"):
         return False
     before = Variables([t.variable for t in untouched])
     size = min(batch_size(case, data), data.rows)

@@ -50,11 +50,11 @@ def diagnosing(seconds: float) -> Iterator[None]:
 
 
 class Tries:
-    """What is tried to explain one finding, as far as there is time."""
+    """What is tried to explain one finding, as far as there is time: the check's or `budget`."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget | None = None) -> None:
         self.made: list[str] = []
-        self._budget = _budget.get()
+        self._budget = budget or _budget.get()
         self._refused = self._budget.refused
 
     @property

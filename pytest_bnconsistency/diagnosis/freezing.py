@@ -131,7 +131,7 @@ def _overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
 def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     freed = {id(seen.layer): seen for seen in m.flagged if seen.value}
     layers = [f for f in left if id(f.call.layer) in freed and not f.own_flag]
-    if not layers:
+    if not layers or not _time_for(FLAGS):
         return None
     with flags_set([f.call.layer for f in layers], m.subject.layers(), let=False):
         still = m.steps.run([v for f in layers for v in f.variables]).moved

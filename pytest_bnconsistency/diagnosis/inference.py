@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Nest, flatten, map_nest
 from pytest_bnconsistency.diagnosis import rules, sizes
+from pytest_bnconsistency.diagnosis.budget import Budget, Tries
 from pytest_bnconsistency.diagnosis.modes import in_inference, who_tells
 from pytest_bnconsistency.probes.holding import Held
 from pytest_bnconsistency.probes.observations import same_outputs
@@ -51,10 +53,13 @@ class Cause:
     intended: bool = False
 
 
+ANEW, INFERENCE = "the code run anew", "inference mode for every layer"
+LIBRARY = "the library's methods in place of the model's own"
+TRIED = f"tried: {ANEW}, {INFERENCE}, {LIBRARY}"
+
 UNKNOWN = Cause(
     "the model's output",
-    "not established; tried: the code run anew, inference mode for every layer, the library's "
-    "methods in place of the model's own",
+    f"not established; {TRIED}",
     "",
     "call the model with training=False wherever it is used for inference",
 )
@@ -94,7 +99,9 @@ def sets_apart(subject: Subject, runner: Runner, unlike: Unlike, called: Called 
 
     `called` is what it is called with, if it is the model's call and inference is traced.
     """
-    undoing = _Undoing(subject, runner, lambda: not unlike(runner.run()), "it agrees")
+    # What the model's own code adds is no fault: a verdict hangs on it: it has the time it needs.
+    tries = Tries(Budget(math.inf) if runner.own else None)
+    undoing = _Undoing(subject, runner, lambda: not unlike(runner.run()), "it agrees", tries)
     if undoing.anew:
         return STALE
 
@@ -109,20 +116,28 @@ def sets_apart(subject: Subject, runner: Runner, unlike: Unlike, called: Called 
 
     if found := undoing.mode_or_step(_first_in_training(subject, undoing.calls), adds):
         return found
-    return (_outside_of_trace(subject, called, unlike) if called else None) or UNKNOWN
+    if called is not None and tries.may("the same call in a trace"):
+        found = _outside_of_trace(subject, called, unlike)
+    return found or replace(UNKNOWN, text=tries.without_cause(UNKNOWN.text))
 
 
 class _Undoing:
     """Tries one cause of a symptom after the other: `healed` runs and tells whether it is gone.
 
-    `ok` says so in words. `anew` tells of the code run anew and nothing else, `calls` are the
-    calls of layers in that run.
+    `ok` says so in words, `tries` whether there is time. `anew` tells of the code run anew and
+    nothing else, `calls` are the calls of layers in that run.
     """
 
     def __init__(
-        self, subject: Subject, runner: Runner, healed: Callable[[], bool], ok: str
+        self,
+        subject: Subject,
+        runner: Runner,
+        healed: Callable[[], bool],
+        ok: str,
+        tries: Tries,
     ) -> None:
         self._subject, self._runner, self._healed, self._ok = subject, runner, healed, ok
+        self._tries = tries
         self.calls: list[Call] = []
         self.anew = self._with({}, self.calls)
 
@@ -137,7 +152,9 @@ class _Undoing:
         alone = [name for name in own if self._by_library([name])]
         step = alone[:1] or (list(own) if len(own) > 1 and self._by_library(own) else [])
         with in_inference(subject):
-            inference = self._ran()
+            inference = self._ran(INFERENCE)
+        if self._tries.cut:
+            return None
         named = listed([subject.qualified(name) for name in step])
         if step and inference:
             return Cause(
@@ -152,6 +169,8 @@ class _Undoing:
         if not inference:
             return None
         teller = who_tells(subject, call, self.calls, self._with)
+        if self._tries.cut:
+            teller = None
         who = call.path if call is not None else "a layer"
         return Cause(
             call.path if call is not None else UNKNOWN.place,
@@ -162,7 +181,7 @@ class _Undoing:
 
     def _by_library(self, names: Collection[str]) -> bool:
         with self._subject.as_library(names):
-            return self._ran()
+            return self._ran(LIBRARY)
 
     def _with(self, modes: Mapping[int, bool], calls: list[Call] | None = None) -> bool:
         """Whether it is gone with layers, by identity, in these modes; `calls` takes the calls."""
@@ -177,9 +196,11 @@ class _Undoing:
             return proceed(*subject.told(call, mode))
 
         with subject.watch(told):
-            return self._ran()
+            return self._ran("inference mode for one layer" if modes else ANEW)
 
-    def _ran(self) -> bool:
+    def _ran(self, what: str) -> bool:
+        if not self._tries.may(what):
+            return False
         try:
             with preserve_state(self._subject), restored(self._runner.held):
                 return self._healed()
@@ -311,7 +332,8 @@ def moves_because(
         runner.run()
         return not before.moved()
 
-    undoing = _Undoing(subject, runner, stays, "all of their state stays")
+    tries = Tries()
+    undoing = _Undoing(subject, runner, stays, "all of their state stays", tries)
     if undoing.anew:
         return replace(STALE, tested="compiled anew, it moves no state")
     ids = {id(variable) for variable in moved}
@@ -325,22 +347,28 @@ def moves_because(
     if found is not None:
         return found if found.place != UNKNOWN.place else replace(found, place=layers[0])
     writes = f"{layers[0]} writes" if len(layers) == 1 else "these layers write"
-    return _carried(subject, runner, holding, moved) or Cause(
+    return _carried(subject, runner, holding, moved, tries) or Cause(
         layers[0],
-        f"not established; {writes} state in inference as well",
+        tries.without_cause(f"not established; {writes} state in inference as well; {TRIED}"),
         "",
         "write state only `if training`; keep nothing from one call to the next",
     )
 
 
 def _carried(
-    subject: Subject, runner: Runner, holding: Sequence[Call], moved: Sequence[Any]
+    subject: Subject,
+    runner: Runner,
+    holding: Sequence[Call],
+    moved: Sequence[Any],
+    tries: Tries,
 ) -> Cause | None:
     """The cause where layers carry a state by design: where they, or the model, can reset it."""
     for whole in (True, False):
         found = (_reset(subject, call, whole) for call in holding)
         resets = list({reset.spelled: reset for reset in found if reset is not None}.values())
-        if not resets or not _resettable(subject, runner, resets, moved):
+        if not resets or not tries.may("the state reset before each call"):
+            continue
+        if not _resettable(subject, runner, resets, moved):
             continue
         paths = list(dict.fromkeys(call.path for call in holding))
         carry = "is stateful: it carries its" if len(paths) == 1 else "are stateful: they carry"
@@ -404,9 +432,7 @@ def state_moves(
         cause.text,
         bool(cause.tested),
         cause.remedy,
-        cause.tested
-        or "tried: the code run anew, every layer told training=False, the library's "
-        "methods in place of the model's own",
+        cause.tested,
         "no tolerance: bitwise",
         evidence={"moves": list(moving), "holds": list(still), "layers": list(layers)},
     )
@@ -431,9 +457,10 @@ def not_repeatable(
     )
     around = [f"between {before} and {after}" for before, after in default.drawing.values()]
     places = [*paths, *dict.fromkeys(around)]
-    labels, tested = [call.label for call in calls], False
-    with contextlib.suppress(Exception):
-        tested = _repeats_with(subject, x, mode, labels, default.drawing)
+    labels, tested, tries = [call.label for call in calls], False, Tries()
+    if tries.may("the random numbers held"):
+        with contextlib.suppress(Exception):
+            tested = _repeats_with(subject, x, mode, labels, default.drawing)
     who = listed([*paths, *(f"the code {place}" for place in dict.fromkeys(around))])
     draws = f"{who} {'draws' if len(places) == 1 else 'draw'} random numbers"
     whose = "its" if len(places) == 1 else "their"
@@ -441,7 +468,9 @@ def not_repeatable(
     if tested:
         cause = f"{draws} in inference"
     elif places:
-        cause = f"not established; {draws}, and holding {whose} {what} showed nothing"
+        cause = tries.without_cause(
+            f"not established; {draws}, and holding {whose} {what} showed nothing"
+        )
     else:
         cause = "not established; no random operation was seen"
     return Finding(

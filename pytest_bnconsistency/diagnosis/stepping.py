@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_bnconsistency.diagnosis import rules
+from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.measured import Measured
 from pytest_bnconsistency.diagnosis.own_steps import calls_in, other_writers
 from pytest_bnconsistency.results import Finding
@@ -17,6 +18,9 @@ NEVER, SEVERAL = 0.5, 1.5
 
 def warnings(m: Measured, evidence: dict[str, Any]) -> list[Finding]:
     """Normalisers that a step does not update exactly once; what was seen goes to `evidence`."""
+    if not Tries().may("real steps from other statistics"):
+        evidence["updates_per_step"] = "no time was left for real steps"
+        return []
     try:
         seen = m.observe()
     except Exception as error:  # the user's step: its fault is not what was asked
@@ -50,7 +54,8 @@ def warnings(m: Measured, evidence: dict[str, Any]) -> list[Finding]:
 
 def _several(m: Measured, paths: list[str], times: float) -> Finding:
     """What forgets as after several updates: they are counted, or others write as well."""
-    path, steps = paths[0], m.rested
+    path, tries = paths[0], Tries()
+    steps = m.rested if tries.may("what writes to the statistics in real steps") else []
     index = next(i for i, t in enumerate(m.tracked) if t.path == path)
     written, writers = other_writers(m, steps)
     if path in written:
@@ -70,11 +75,11 @@ def _several(m: Measured, paths: list[str], times: float) -> Finding:
         rules.SEVERAL_UPDATES.id,
         rules.SEVERAL_UPDATES.slug,
         f"a training step updates the statistics of {path} {times:.3g} times",
-        several_by(m.tracked[index].calls, calls),
+        tries.without_cause(several_by(m.tracked[index].calls, calls)),
         "normalise outside of the loop over timesteps or micro-batches; or a momentum of "
         f"{_rooted(m, path, times):.4g}, whose {times:.3g} updates keep as much as one",
         REAL_STEPS,
-        known=calls > 1 or m.tracked[index].calls > 1,
+        known=not tries.cut and (calls > 1 or m.tracked[index].calls > 1),
     )
 
 

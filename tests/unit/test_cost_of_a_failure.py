@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from pytest_bnconsistency import recalibrate
+from pytest_bnconsistency import Verdict, check_consistency, recalibrate
 from pytest_bnconsistency.diagnosis.budget import Tries, diagnosing
 from pytest_bnconsistency.door import Door, Progress, door
 from pytest_bnconsistency.errors import OptionError
@@ -193,6 +194,168 @@ def test_frozen_state_that_moves_without_time_for_its_cause(x):
             y,
             rule="BN303",
             cause_tested=tested,
+            diagnosis_seconds=seconds,
+        )
+
+
+def plain(layer):
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, keras.layers.Dense(3)(layer(inputs)))
+
+
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x if tf.executing_eagerly() else x
+
+
+class Counting(keras.layers.Layer):
+    def build(self, shape):
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False, name="calls")
+
+    def call(self, x):
+        self.calls.assign_add(1)
+        return x
+
+
+def dropped(h):
+    return keras.layers.Dropout(0.5, name="dropped")(h, training=True)
+
+
+ANEW = "the code run anew"
+
+
+@pytest.mark.parametrize("seconds", [0, LITTLE])
+@pytest.mark.parametrize(
+    ("fault", "rule", "layer", "first"),
+    [
+        (told, "BN001", "told", ANEW),
+        (Counting(name="counting"), "BN001", "counting", ANEW),
+        (dropped, "BN002", "dropped", ""),
+        (Twice(name="twice"), "BN003", None, ANEW),
+    ],
+    ids=["told", "counting", "dropped", "twice"],
+)
+def test_impure_inference_without_time_for_its_cause(x, fault, rule, layer, first, seconds):
+    model = plain(fault)
+    before = [weight.numpy() for weight in model.weights]
+    tested = bool(seconds) and not first  # one try is all it takes
+    finding = expect_failure(
+        "inference_purity",
+        model,
+        x,
+        rule=rule,
+        layer=layer,
+        cause_tested=tested,
+        diagnosis_seconds=seconds,
+    )
+    made = f"tried: {first}" if seconds else "nothing was tried"
+    cause = f"not established within {seconds:g} s; {made}; give a larger diagnosis_seconds"
+    assert tested or cause in finding.cause
+    assert tested or not finding.tested
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+    known = layer != "counting"  # it cannot be undone
+    expect_failure("inference_purity", model, x, rule=rule, cause_tested=known)
+
+
+class OfItsOwn(keras.Model):
+    """Its `predict_step` calls itself in a mode, and doubles what that gives."""
+
+    mode, factor = False, 2
+
+    def predict_step(self, data):
+        return self.factor * self(data[0] if isinstance(data, tuple) else data, training=self.mode)
+
+
+def own_step(mode, factor):
+    inputs = keras.Input((4,))
+    normalised = keras.layers.BatchNormalization(name="bn")(inputs)
+    model = OfItsOwn(inputs, keras.layers.Dense(3)(normalised))
+    model.mode, model.factor = mode, factor
+    return model
+
+
+@pytest.mark.parametrize("seconds", [0, LITTLE, 60])
+def test_the_verdict_on_a_step_of_the_models_own_takes_its_time(x, seconds):
+    options = {"checks": ["inference_purity"], "diagnosis_seconds": seconds}
+    result = check_consistency(own_step(False, 2), x, **options)["inference_purity"]
+    assert result.verdict is Verdict.PASSED
+    assert [warning.cause_tested for warning in result.warnings] == [True]
+    tested = seconds == 60
+    model = own_step(True, 1)
+    finding = expect_failure(
+        "inference_purity", model, x, rule="BN001", cause_tested=tested, diagnosis_seconds=seconds
+    )
+    assert tested or "not established within" in finding.cause
+
+
+class InInference(keras.Model):
+    def train_step(self, batch):
+        x, y = batch
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=False))
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+def test_statistics_never_updated_without_time_for_their_cause():
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, (64, 4)).astype(np.float32)
+    y = (x[:, 0] > 3).astype(np.int32)
+    inputs = keras.Input((4,))
+    h = keras.layers.BatchNormalization(name="bn")(inputs)
+    model = InInference(inputs, keras.layers.Dense(2, activation="softmax")(h))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=2, verbose=0)
+    for seconds, text in (
+        (0, "not established within 0 s; nothing was tried"),
+        (60, "of the mod"),
+    ):
+        expect_failure(
+            "train_eval_agreement",
+            model,
+            x,
+            y,
+            rule="BN203",
+            layer="bn",
+            cause_tested=seconds > 0,
+            cause_contains=text,
+            diagnosis_seconds=seconds,
+        )
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_steps_are_not_run_for_warnings_without_time(seconds):
+    model, x, y = stale()
+    options = {"checks": ["train_eval_agreement"], "diagnosis_seconds": seconds}
+    result = check_consistency(model, x, y, **options)["train_eval_agreement"]
+    assert result.verdict is Verdict.FAILED
+    told = result.evidence["updates_per_step"]
+    assert told == ({"bn": 1.0} if seconds else "no time was left for real steps")
+
+
+def test_flags_set_midway_without_time_for_their_cause(x):
+    base = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")])
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(base(inputs)))
+    base.trainable = False
+    model.compile("sgd", "mse")
+    y = np.zeros((8, 3), np.float32)
+
+    def step(x, y):
+        base.layers[-1].trainable = True
+        base(x, training=True)
+
+    for seconds in (0, 60):
+        expect_failure(
+            "frozen_stability",
+            model,
+            x,
+            y,
+            train_step=step,
+            rule="BN301",
+            cause_tested=seconds > 0,
             diagnosis_seconds=seconds,
         )
 
