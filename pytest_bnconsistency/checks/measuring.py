@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
@@ -13,13 +12,11 @@ from pytest_bnconsistency.checks.estimation import Estimated, shuffled
 from pytest_bnconsistency.data import Array, Data
 from pytest_bnconsistency.diagnosis.measured import Measured
 from pytest_bnconsistency.diagnosis.sides import Side
-from pytest_bnconsistency.probes import statistics, updates
+from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.batches import Batches
 from pytest_bnconsistency.probes.resting import RealStep
 from pytest_bnconsistency.probes.statistics import BatchStatistics
 from pytest_bnconsistency.probes.taps import Pass
-
-T = TypeVar("T")
 
 BATCHINGS = 3
 """In so many orders the rows are cut into batches, where something hangs on it."""
@@ -63,7 +60,6 @@ def measured(case: Case, data: Data, known: Estimated, done: int | None) -> Meas
         case.settings.seed,
         under,
         step,
-        _once(lambda: [] if step is None else updates.observed(step, tracked, batches[0])),
         lambda: other_batchings(case, data, known)[0].side,
     )
 
@@ -72,17 +68,6 @@ def _step(case: Case, data: Data, size: int) -> RealStep | None:
     own, subject = case.train_step, case.subject
     possible = own is not None or (subject.compiled and data.y is not None)
     return RealStep(subject, own, size) if possible else None
-
-
-def _once(measure: Callable[[], T]) -> Callable[[], T]:
-    known: list[T] = []
-
-    def measured() -> T:
-        if not known:
-            known.append(measure())
-        return known[0]
-
-    return measured
 
 
 def _outputs(inference: Pass, data: Data, size: int) -> list[Array]:

@@ -13,7 +13,7 @@ from pytest_bnconsistency.data import Array, Data
 from pytest_bnconsistency.diagnosis import attribution
 from pytest_bnconsistency.diagnosis.misplaced import distances
 from pytest_bnconsistency.diagnosis.sides import Side, gap
-from pytest_bnconsistency.probes import statistics
+from pytest_bnconsistency.probes import statistics, updates
 from pytest_bnconsistency.probes.batches import Batches
 from pytest_bnconsistency.probes.population import Estimate
 from pytest_bnconsistency.probes.resting import RealStep, Rested, steps_at_rest
@@ -37,7 +37,7 @@ class Measured:
     `stored`, `population` and `trained` are the sides under the moving and the population
     statistics, and in training mode; `again` gives the last in other batches. `seen` is what each
     of the `batches` gave. `under` gives the side under other statistics. `step` is a real training
-    step on a batch, None where there is none. `observe` looks at one, once.
+    step on a batch, None where there is none.
     """
 
     subject: Subject
@@ -56,7 +56,6 @@ class Measured:
     seed: int
     under: Callable[..., Side]
     step: RealStep | None
-    observe: Callable[[], list[Update]]
     again: Callable[[], Side]
 
     @property
@@ -98,7 +97,7 @@ class Measured:
             return self.initial_share >= MEASURED_SHARE
         return certain >= CERTAIN_SHARE and self.initial_share >= certain / 2
 
-    @property
+    @functools.cached_property
     def closed(self) -> float:
         """The share of the distance to training that goes with population statistics, 0 to 1.
 
@@ -123,20 +122,40 @@ class Measured:
     @functools.cached_property
     def rested(self) -> list[Rested]:
         """What real steps make of the stored statistics, the weights put back after each."""
-        return self.steps_at_rest()
+        return self._noted[0]
 
-    def steps_at_rest(self, *, others: bool = True) -> list[Rested]:
-        """The same; with `others=False` without what others than the layers write to them.
+    @functools.cached_property
+    def observed(self) -> list[Update]:
+        """What a real step does to each tracked variable; it raises what the step raises."""
+        if self.step is None:
+            return []
+        # Most of what steps cost is their trace: where some were run, they tell this as well.
+        if "_noted" in vars(self) and (ends := self._noted[1]):
+            return updates.between(self.tracked, *(end.after for end in ends))
+        return updates.observed(self.step, self.tracked, self.batches[0])
 
-        Empty where no step runs.
+    @functools.cached_property
+    def _noted(self) -> tuple[list[Rested], list[Rested]]:
+        """Real steps from the stored statistics, and one from zero and one from one."""
+        found = self.steps_at_rest(at=updates.at_ends(self.tracked))
+        return found[:-2], found[-2:]
+
+    def steps_at_rest(
+        self, *, at: Sequence[Sequence[Array]] = (), others: bool = True
+    ) -> list[Rested]:
+        """The same, and a step from each of the statistics `at`; none where no step runs.
+
+        With `others=False` without what others than the layers write to the statistics.
         """
         if self.step is None:
             return []
         size = min(self.step.size, self.data.rows)
         whole = [rows for rows in self.batches.rows if len(rows) == size]
         batches = [self.data.take(rows) for rows in whole[: STEPS if self.small else OF_LARGE]]
+        begun: list[tuple[Data, Sequence[Array]]] = [(batch, self.moving) for batch in batches]
+        begun += [(self.batches[0], start) for start in at]
         try:
-            return steps_at_rest(self.step, self.tracked, batches, self.moving, others=others)
+            return steps_at_rest(self.step, self.tracked, begun, others=others)
         except Exception:  # whatever the user's step raises, it is not what was asked
             return []
 

@@ -36,7 +36,7 @@ def reached(m: Measured, steps: Sequence[Rested], *, others: bool = True) -> lis
 def _kept(m: Measured, steps: Sequence[Rested]) -> list[float]:
     """The share of a statistic that a step keeps: as seen in one, else by the layer's momentum."""
     try:
-        seen = [update.kept for update in m.observe()]
+        seen = [update.kept for update in m.observed]
     except Exception:  # whatever the user's step raises
         seen = []
     own = _by_momentum(m, steps)

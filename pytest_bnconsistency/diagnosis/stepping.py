@@ -22,7 +22,7 @@ def warnings(m: Measured, evidence: dict[str, Any]) -> list[Finding]:
         evidence["updates_per_step"] = "no time was left for real steps"
         return []
     try:
-        seen = m.observe()
+        seen = m.observed
     except Exception as error:  # the user's step: its fault is not what was asked
         evidence["updates_per_step"] = f"the step raised {type(error).__name__}"
         return []

@@ -68,14 +68,14 @@ class Rested:
 def steps_at_rest(
     step: RealStep,
     tracked: Sequence[Tracked],
-    batches: Iterable[Data],
-    start: Sequence[Array],
+    begun: Iterable[tuple[Data, Sequence[Array]]],
     *,
     others: bool = True,
 ) -> list[Rested]:
-    """One step on each batch, from the same weights and the statistics `start` each time.
+    """One step on each batch, from the same weights and from the statistics that are beside it.
 
-    With `others=False`, all writes to the statistics but those of their layers are left out.
+    One trace serves all, as far as the batches are alike. With `others=False`, all writes to the
+    statistics but those of their layers are left out.
     """
     logs = {id(t.variable): _Log(t) for t in tracked}
 
@@ -92,7 +92,7 @@ def steps_at_rest(
     with preserve_state(step.subject, step.own):
         held = Variables(reachable_variables(step.subject))
         step.forget()
-        for batch in batches:
+        for batch, start in begun:
             held.restore()
             statistics.write(tracked, start)
             before = [_value(t) for t in tracked]

@@ -10,8 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Data, all_finite
+from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.resting import RealStep
-from pytest_bnconsistency.probes.state import preserve_state, same_bits
+from pytest_bnconsistency.probes.state import (
+    Variables,
+    preserve_state,
+    reachable_variables,
+    same_bits,
+)
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.subjects import Subject
 from pytest_bnconsistency.subjects.predicting import quiet
@@ -32,11 +38,31 @@ class Update:
 
 
 def observed(step: RealStep, tracked: Sequence[Tracked], batch: Data) -> list[Update]:
-    """Run a step from statistics at zero and at one; everything is restored after each run.
+    """Run a step from statistics at zero and at one, from the same weights; all is restored.
 
     From zero, v <- a v + (1 - a) s leaves (1 - a) s; from one it leaves a more.
     """
-    zero, one = (_after(step, tracked, batch, start) for start in (0.0, 1.0))
+    with preserve_state(step.subject, step.own):
+        held = Variables(reachable_variables(step.subject))
+        ends = []
+        for start in at_ends(tracked):
+            held.restore()
+            statistics.write(tracked, start)
+            step(batch)
+            ends.append([t.variable.numpy().astype(np.float64) for t in tracked])
+    return between(tracked, *ends)
+
+
+def at_ends(tracked: Sequence[Tracked]) -> tuple[list[Array], list[Array]]:
+    """Statistics that are all zero, and all one."""
+    zero, one = ([np.full(t.variable.shape, end) for t in tracked] for end in (0.0, 1.0))
+    return zero, one
+
+
+def between(
+    tracked: Sequence[Tracked], zero: Sequence[Array], one: Sequence[Array]
+) -> list[Update]:
+    """What a step does that leaves these statistics, begun at zero and at one."""
     found = []
     for t, low, high in zip(tracked, zero, one, strict=True):
         kept = float(np.median(high - low))
@@ -45,14 +71,6 @@ def observed(step: RealStep, tracked: Sequence[Tracked], batch: Data) -> list[Up
             times = math.log(min(kept, 1.0)) / math.log(t.momentum)
         found.append(Update(t, kept, times, low / (1 - kept) if kept < 1 else low))
     return found
-
-
-def _after(step: RealStep, tracked: Sequence[Tracked], batch: Data, start: float) -> list[Array]:
-    with preserve_state(step.subject, step.own):
-        for t in tracked:
-            t.variable.assign(tf.fill(t.variable.shape, tf.cast(start, t.variable.dtype)))
-        step(batch)
-        return [t.variable.numpy().astype(np.float64) for t in tracked]
 
 
 def skipped_overflow(subject: Subject) -> tuple[float, float] | None:
