@@ -73,7 +73,7 @@ def test_values_are_parsed(given, value):
         ({"rows": [3]}, "option 'rows' is [3]; expected a whole number"),
         ({"rows": float("inf")}, "option 'rows' is inf; expected a whole number"),
         ({"loss_tolerance": -0.1}, "option 'loss_tolerance' is -0.1; expected 0 or more"),
-        ({"loss_tolerance": float("nan")}, "option 'loss_tolerance' is nan; expected 0 or more"),
+        ({"loss_tolerance": float("nan")}, "option 'loss_tolerance' is nan; expected a number"),
         ({"vacuous": "pass"}, "option 'vacuous' is 'pass'; expected one of fail, skip, warn"),
         ({"vacuous": True}, "option 'vacuous' is True; expected one of fail, skip, warn"),
         ({"shape": "a=x"}, "option 'shape' is 'a=x'; expected the axes of a row of each input"),
