@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from pytest_bnconsistency.data import flatten
 
@@ -47,13 +48,17 @@ def as_written() -> Iterator[None]:
     TensorFlow would rewrite it first, which takes as long as a run or two and may round otherwise:
     so the bits are those of the same code outside of a trace.
     """
-    optimizer, option = tf.config.optimizer, "disable_meta_optimizer"
-    before = optimizer.get_experimental_options().get(option, False)
-    optimizer.set_experimental_options({option: True})
+    eager = context.context()
+    options = eager._optimizer_experimental_options
+    # Functions are made anew for other call options, and random numbers in them begin again.
+    before, call_options = dict(options), eager.function_call_options
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     try:
         yield
     finally:
-        optimizer.set_experimental_options({option: before})
+        options.clear()
+        options.update(before)
+        eager.function_call_options = call_options
 
 
 def current_graph() -> Any:

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Data, Nest, is_float, map_nest
 from pytest_bnconsistency.errors import BNConsistencyError, StepError
+from pytest_bnconsistency.probes.graphs import as_written
 from pytest_bnconsistency.probes.state import Variables, preserve_state, reachable_variables
 from pytest_bnconsistency.probes.taps import Instrument, Replay
 from pytest_bnconsistency.probes.traces import Traces
@@ -163,7 +164,8 @@ class Steps:
     def _train(self, data: Data, feed: Feed) -> None:
         batch = data.take(np.arange(feed.rows * self.steps) % data.rows)
         batch = dataclasses.replace(batch, x=shifted(batch.x))
-        with _as_sentence(self.path):
+        # As another function than the user's, whose random numbers go on where they were.
+        with _as_sentence(self.path), as_written():
             if self.train_step is not None:
                 for part in batch.batches(feed.rows):
                     self.train_step(*self._handed(part, feed))
