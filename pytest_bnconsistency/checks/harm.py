@@ -13,10 +13,17 @@ from pytest_bnconsistency.checks.case import Case
 from pytest_bnconsistency.checks.measuring import loss_of
 from pytest_bnconsistency.checks.sampling import Alternatives
 from pytest_bnconsistency.data import Array, Data, all_finite, map_nest
-from pytest_bnconsistency.diagnosis.sides import Side, changed_rows, gap, number, right_rows
+from pytest_bnconsistency.diagnosis.sides import (
+    Side,
+    changed_rows,
+    gap,
+    number,
+    right_rows,
+    squared_distances,
+)
 
-DEVIATIONS = 3
-"""What is as many standard errors above nothing is not chance."""
+DEVIATIONS = 2
+"""What is as many standard errors of chance is not chance: all that may be chance is in them."""
 ONE_SIDED = 1.64
 """An excess lies above its upper bound once in 20 times."""
 WOULD_SHOW = 1.5
@@ -25,9 +32,9 @@ PARTS = 16
 """The loss is compared on so many parts of the rows, to tell how much it varies among them."""
 CLEAR = 3
 """Without targets, changed decisions are harm if the outputs move by so many tolerances, too."""
-ANOTHER_ROW = 20
-"""Outputs that move by so many tolerances, 2 standard deviations, are farther from the reference
-than another row's are (the root of 2): that is harm without targets."""
+UNMISTAKABLE = 8
+"""Outputs of a model that has a loss are judged without targets if they move by as many standard
+errors of chance: nets have been seen to bear 7 without harm."""
 UNLIKE = 2
 """Where single rows can't be compared, they are taken to differ by this many times the mean."""
 
@@ -214,8 +221,10 @@ def _changes(case: Case, data: Data, reference: Side) -> list[Quantity]:
     whether outputs that move harm a model that has a loss, only its targets tell.
     """
     if changed_rows(reference, reference, data) is None:
-        sure = ANOTHER_ROW if case.subject.compiled else 1
-        return [_distance(case.settings.output_tolerance, data, reference, sure)]
+        tolerance = case.settings.output_tolerance
+        if not case.subject.compiled:
+            return [_distance(tolerance, data, reference)]
+        return [_distance(tolerance, data, reference, CLEAR, UNMISTAKABLE)]
 
     def changed(side: Side) -> Array:
         rows = changed_rows(side, reference, data)
@@ -233,15 +242,27 @@ def _changes(case: Case, data: Data, reference: Side) -> list[Quantity]:
     return [decisions, _distance(CLEAR * case.settings.output_tolerance, data, reference)]
 
 
-def _distance(tolerance: float, data: Data, reference: Side, sure: float = 1) -> Quantity:
+def _distance(
+    tolerance: float,
+    data: Data,
+    reference: Side,
+    sure: float = 1,
+    deviations: float = DEVIATIONS,
+) -> Quantity:
+    def by_rows(side: Side) -> Array:
+        squares = squared_distances(side, reference)
+        whole = math.sqrt(squares.mean())
+        return (squares / whole + whole) / 2 if whole else squares  # to the first order of a root
+
     return Quantity(
         "distance of the outputs",
         tolerance,
         lambda side: gap(side, reference, data).outputs,
-        lambda side: None,
+        by_rows,
         f"a gap of more than {tolerance:g} standard deviations",
         counted=False,
         sure=sure,
+        deviations=deviations,
     )
 
 

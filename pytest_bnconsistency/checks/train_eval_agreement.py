@@ -163,13 +163,13 @@ def _compare(
 
 
 def _against_population(case: Case, m: Measured, known: Estimated) -> list[Excess]:
-    """What is lost against the population statistics, and where it is harm, what chance does."""
+    """What is lost against the population statistics; what chance does, where that is open."""
 
     def against(others: Alternatives) -> list[Excess]:
         return excesses(case, m.data, m.stored, m.population, others)
 
     found = against(sampling.NONE)
-    if any(excess.harms for excess in found):
+    if doubted(found):
         found = against(sampling.alternatives(case, m, known))
     return found
 

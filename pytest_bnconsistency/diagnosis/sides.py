@@ -36,18 +36,25 @@ class Gap:
 
 def gap(side: Side, reference: Side, data: Data) -> Gap:
     """The distance of a side from the reference; the largest of all outputs."""
-    distances, changed = [0.0], []
-    decides = deciding(reference.outputs, data)
-    for mine, its, decision in zip(side.outputs, reference.outputs, decides, strict=True):
-        if not is_float(its):
-            continue
-        mine, its = mine.astype(np.float64), its.astype(np.float64)
-        scale = its.std(axis=0).max() or np.abs(its).max() or 1.0
-        distance = float(np.sqrt(np.mean((mine - its) ** 2)) / scale)
-        distances.append(distance if math.isfinite(distance) else math.inf)
-        if decision:
-            changed.append(float(np.mean(_decision(mine) != _decision(its))))
-    return Gap(max(distances), max(changed) if changed else None)
+    distance = math.sqrt(squared_distances(side, reference).mean())
+    changed = changed_rows(side, reference, data)
+    return Gap(
+        distance if math.isfinite(distance) else math.inf,
+        None if changed is None else float(changed.mean()),
+    )
+
+
+def squared_distances(side: Side, reference: Side) -> Array:
+    """The mean squared distance of each row, in the output where all are farthest."""
+    rows = [np.zeros(1)]
+    for mine, its in zip(side.outputs, reference.outputs, strict=True):
+        if is_float(its):
+            mine, its = mine.astype(np.float64), its.astype(np.float64)
+            scale = its.std(axis=0).max() or np.abs(its).max() or 1.0
+            squares = ((mine - its) / scale) ** 2
+            rows.append(squares.reshape(len(squares), -1).mean(axis=1))
+    means = [float(squares.mean()) for squares in rows]
+    return rows[int(np.argmax(means))]  # of one that is no number, too
 
 
 def deciding(outputs: list[Array], data: Data) -> list[bool]:

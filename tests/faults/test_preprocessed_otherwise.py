@@ -142,8 +142,10 @@ def scaling_to_one(k, x):
     ],
 )
 def test_a_layer_whose_numbers_are_not_the_data_s(k, disagrees, table, wrong, said):
-    net = settled(net_for_tables(k), (table - table.mean(0)) / table.std(0))
-    finding = disagrees(behind(k, net, wrong(k, table)), table, rule=SHIFT, layer="pre")
+    rows = (table - table.mean(0)) / table.std(0)
+    net = settled(net_for_tables(k), rows)
+    y = net.predict(rows, verbose=0)
+    finding = disagrees(behind(k, net, wrong(k, table)), table, y, rule=SHIFT, layer="pre")
     assert said in finding.cause
     assert "where pre gives its input standardised by the mean and deviation" in finding.tested
 
