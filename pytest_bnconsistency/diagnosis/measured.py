@@ -17,7 +17,7 @@ from pytest_bnconsistency.probes import statistics, updates
 from pytest_bnconsistency.probes.batches import Batches
 from pytest_bnconsistency.probes.population import Estimate
 from pytest_bnconsistency.probes.resting import RealStep, Rested, steps_at_rest
-from pytest_bnconsistency.probes.statistics import BatchStatistics, Tracked
+from pytest_bnconsistency.probes.statistics import BatchStatistics, Moments, Tracked
 from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.probes.updates import Update
 from pytest_bnconsistency.subjects import Subject
@@ -118,6 +118,16 @@ class Measured:
             by_batch = gap(self.again(), self.trained, self.data).outputs ** 2 / 2
             before, left = (math.sqrt(max(g**2 - by_batch, 0.0)) for g in (before, left))
         return max(0.0, 1 - left / before) if before else 0.0
+
+    @functools.cached_property
+    def noisy(self) -> list[Array] | None:
+        """The population statistics with random layers on; None where there are none."""
+        if not self.training.still:
+            return None
+        run = Pass(
+            self.subject, self.batches[0].x, training=True, instrument=Moments(self.subject)
+        )
+        return self.statistics_of(self.batches, run).population
 
     @functools.cached_property
     def rested(self) -> list[Rested]:

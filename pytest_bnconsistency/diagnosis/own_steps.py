@@ -80,11 +80,17 @@ def own_steps(m: Measured) -> Iterator[Cause]:
     if far is None or not far > OF_NOTE:
         return
     overwritten = _overwritten(m, far)
-    kept = m.explained(reached(m, m.rested))
+    there = reached(m, m.rested)
+    kept = 0.0 if _by_random_layers(m, there) else m.explained(there)
     if overwritten is not None:
         yield overwritten
     elif kept > HALF:
         yield _of_other_inputs(m, kept)
+
+
+def _by_random_layers(m: Measured, there: Sequence[Array]) -> bool:
+    """Whether steps carry the statistics to those with random layers on, as they run these."""
+    return m.noisy is not None and m.apart(there, m.noisy) < HALF * m.apart(there, m.reference)
 
 
 def _overwritten(m: Measured, far: float) -> Cause | None:
