@@ -35,6 +35,9 @@ CLEAR = 3
 UNMISTAKABLE = 8
 """Outputs of a model that has a loss are judged without targets if they move by as many standard
 errors of chance: nets have been seen to bear 7 without harm."""
+ANOTHER_ROW = 2.0
+"""Outputs that move by so many standard deviations are farther from the reference than another
+row's are (the root of 2): that is harm without targets, too, if it is not chance."""
 UNLIKE = 2
 """Where single rows can't be compared, they are taken to differ by this many times the mean."""
 
@@ -45,8 +48,8 @@ class Quantity:
 
     `of` gives it for a side, `parts` for each of several parts of the rows, None where that can't
     be told; these are single rows where it is `counted`. More than `tolerance` above the reference
-    may be harm, and more than `sure` tolerances is, if it is `deviations` standard errors; `limit`
-    words that.
+    may be harm, and more than `sure` tolerances is, if it is `deviations` standard errors; of more
+    than `certain` tolerances the usual number of them will do. `limit` words that.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Quantity:
     counted: bool = True
     sure: float = 1
     deviations: float = DEVIATIONS
+    certain: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,9 @@ class Excess:
         """Whether it is more than so many tolerances, and not by chance."""
         if not math.isfinite(self.amount):
             return self.harms
-        above = self.amount - self.counting > max(tolerances, self.quantity.sure)
-        return above and self.amount > self.quantity.deviations * self.noise
+        least, quantity = self.amount - self.counting, self.quantity
+        deviations = DEVIATIONS if least > quantity.certain else quantity.deviations
+        return least > max(tolerances, quantity.sure) and self.amount > deviations * self.noise
 
     def plain(self) -> dict[str, Any]:
         """In the quantity's own unit."""
@@ -263,6 +268,7 @@ def _distance(
         counted=False,
         sure=sure,
         deviations=deviations,
+        certain=ANOTHER_ROW / tolerance if tolerance else 0.0,
     )
 
 

@@ -46,13 +46,15 @@ def gap(side: Side, reference: Side, data: Data) -> Gap:
 
 def squared_distances(side: Side, reference: Side) -> Array:
     """The mean squared distance of each row, in the output where all are farthest."""
-    rows = [np.zeros(1)]
+    rows = list[Array]()
     for mine, its in zip(side.outputs, reference.outputs, strict=True):
         if is_float(its):
             mine, its = mine.astype(np.float64), its.astype(np.float64)
             scale = its.std(axis=0).max() or np.abs(its).max() or 1.0
             squares = ((mine - its) / scale) ** 2
             rows.append(squares.reshape(len(squares), -1).mean(axis=1))
+    if not rows:
+        return np.zeros(len(side.outputs[0]))
     means = [float(squares.mean()) for squares in rows]
     return rows[int(np.argmax(means))]  # of one that is no number, too
 

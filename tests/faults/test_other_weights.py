@@ -53,7 +53,7 @@ def test_weights_exchanged_for_those_of_the_optimizer(k, digits):
     rng = np.random.default_rng(0)
     for weight, slot in zip(model.trainable_weights, copies, strict=True):
         slot.assign(weight.numpy())
-        spread = 0.7 * float(np.std(weight.numpy()))
+        spread = 1.0 * float(np.std(weight.numpy()))
         weight.assign(weight.numpy() + spread * rng.standard_normal(weight.shape))
     model.optimizer.use_ema = False
     finding = expect_failure(CHECK, model, *digits, rule=OTHER_WEIGHTS, cause_tested=True)

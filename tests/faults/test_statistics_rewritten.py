@@ -63,8 +63,9 @@ def test_something_else_stored_for_a_variance(k, disagrees, x, change, said):
 
 def test_a_deviation_stored_for_one_of_two_variances(k, disagrees, x):
     model = net(k, x)
+    y = model.predict(x, verbose=0)
     rewrite([model.get_layer("bn1").moving_variance], np.sqrt)
-    cause = disagrees(model, x, rule=FORM).cause
+    cause = disagrees(model, x, y, rule=FORM).cause
     assert "of bn1 is the square root" in cause
 
 

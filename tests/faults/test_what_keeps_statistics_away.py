@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from pytest_bnconsistency import recalibrate
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 CHECK = "train_eval_agreement"
@@ -203,6 +204,7 @@ def test_statistics_that_were_set_back(disagrees, data, k, names, passes):
     x, y = data
     model = net(k, 0.95)
     trained(model, stepper(model), x, y)
+    recalibrate(model, x)
     expect_pass(CHECK, model, x, y, batch_size=32)
     for name in names:
         reset(model.get_layer(name))
@@ -226,6 +228,7 @@ def test_a_count_of_updates_that_is_not_that_of_the_statistics(data):
     model.compile(keras.optimizers.SGD(0.0), model.loss)
     for _ in range(2):
         model.optimizer.iterations.assign_add(1)
+    recalibrate(model, x * 20)
     expect_pass(CHECK, model, x * 20, y, batch_size=32)
     expect_failure(CHECK, model, x, y, rule=SHIFT, batch_size=32, without=[STALE])
 
