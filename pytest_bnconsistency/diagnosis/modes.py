@@ -39,7 +39,8 @@ def who_tells(
     """What puts the layer of `call` into training mode; None where that is not established.
 
     A default of one layer's call reaches others: those inside of it and, in Keras 3, all that run
-    after it. So each layer with such a default is told inference, until one of them undoes it.
+    after it. So each layer with such a default is told inference, until one of them undoes it: the
+    one that started last first, for what it says is what counts.
 
     Args:
         called: the calls of the run.
@@ -47,7 +48,8 @@ def who_tells(
     """
     paths = {id(c.layer): c.path for c in called}
     inference = subject.spelled(False)
-    for layer, told in _started(subject.model, called, call):
+    model, *layers = _started(subject.model, called, call)
+    for layer, told in (model, *reversed(layers)):
         if told is False or subject.training_default(layer) is not True:
             continue
         own = layer is subject.model
