@@ -10,7 +10,8 @@ import numpy as np
 from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.cause import OF_LARGE, RIVALS, Cause
-from pytest_bnconsistency.diagnosis.fitting import fitted, named, usual
+from pytest_bnconsistency.diagnosis.chance import fits
+from pytest_bnconsistency.diagnosis.fitting import named, usual
 from pytest_bnconsistency.diagnosis.forms import Form, form, is_standard, standardises
 from pytest_bnconsistency.diagnosis.measured import Measured
 from pytest_bnconsistency.diagnosis.trials import Candidate, LayerTrial, Tried
@@ -108,15 +109,17 @@ def _global(trial: LayerTrial, place: Affine) -> Iterator[Change]:
 
     Of a layer that does the same to all, they are told of what it is given.
     """
-    m, like = trial.m, np.ones_like(place.scale)
+    like = np.ones_like(place.scale)
     spread = float(np.mean(place.gives.deviation)) or 1.0
     own, shift = float(place.scale.flat[0]), float(place.offset.flat[0])
 
     def values(scale: Array, offset: Array) -> list[Array] | None:
         return trial.values((scale[0] * like, offset[0] * like))
 
-    for scales, offsets in fitted(m, m.moving, values, np.array([spread])):
-        scale, offset = float(scales[0]), float(offsets[0])
+    for fit in fits(trial, values, np.array([spread])):
+        if not fit.believed(usual=True):
+            continue
+        scale, offset = float(fit.scale[0]), float(fit.offset[0])
         if _is_uniform(place) and own:
             for a, b in usual(scale * own, scale * shift + offset, spread / abs(own)):
                 again = a / own

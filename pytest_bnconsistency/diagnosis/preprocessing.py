@@ -9,7 +9,8 @@ import numpy as np
 
 from pytest_bnconsistency.data import Array, flatten, is_float
 from pytest_bnconsistency.diagnosis import rules
-from pytest_bnconsistency.diagnosis.cause import HALF, MOST, RIVALS, Cause
+from pytest_bnconsistency.diagnosis.cause import MOST, RIVALS, Cause
+from pytest_bnconsistency.diagnosis.chance import fits
 from pytest_bnconsistency.diagnosis.fitting import ROUNDS, Values, fitted, named, usual
 from pytest_bnconsistency.diagnosis.fixed import misfits
 from pytest_bnconsistency.diagnosis.measured import Measured
@@ -137,7 +138,6 @@ def _usual_images() -> Iterator[Change]:
 
 def _global(trial: InputTrial) -> Iterator[Change]:
     """One scale and one offset for all, fitted, the channels as they are and reversed."""
-    m = trial.m
     spread = float(np.mean([leaf.std() for leaf in trial.leaves])) or 1.0
     several = any(leaf.shape[-1] > 1 for leaf in trial.leaves)
     for order, of in ((_same, "x"), (_reversed, "x[..., ::-1]"))[: 1 + several]:
@@ -145,13 +145,12 @@ def _global(trial: InputTrial) -> Iterator[Change]:
         def values(scale: Array, offset: Array, order: Transform = order) -> list[Array] | None:
             return trial.values(_scaled(scale[0], offset[0], order))
 
-        for scales, offsets in fitted(m, m.moving, values, np.array([spread]), _rounds(trial)):
-            scale, offset = float(scales[0]), float(offsets[0])
+        for fit in fits(trial, values, np.array([spread]), _rounds(trial)):
+            scale, offset = float(fit.scale[0]), float(fit.offset[0])
             for a, b in usual(scale, offset, spread):
-                yield Change(named(a, b, of), _scaled(a, b, order), NEAR_USUAL)
-            now = values(scales, offsets)
-            explains = now is not None and trial.explained(now) > HALF
-            if explains and _is_particular(trial, values, spread):
+                if fit.believed(usual=True):
+                    yield Change(named(a, b, of), _scaled(a, b, order), NEAR_USUAL)
+            if fit.explains and fit.believed() and _is_particular(trial, values, spread):
                 apply = _scaled(scale, offset, order)
                 yield Change(named(scale, offset, of), apply, FITTED, free=True)
 
@@ -185,7 +184,10 @@ def _by_channel(trial: InputTrial) -> Iterator[Change]:
         def values(scale: Array, offset: Array, order: Transform = order) -> list[Array] | None:
             return trial.values(_scaled(scale, offset, order))
 
-        for scale, offset in fitted(trial.m, trial.m.moving, values, spread, _rounds(trial)):
+        for fit in fits(trial, values, spread, _rounds(trial)):
+            if not fit.believed():
+                continue
+            scale, offset = fit.scale, fit.offset
             told = " and ".join(
                 str([float(f"{number:.3g}") for number in numbers]) for numbers in (scale, offset)
             )
