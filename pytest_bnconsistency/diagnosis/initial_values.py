@@ -51,9 +51,9 @@ def stale(m: Measured) -> Iterator[Cause]:
         also = f" (for {place}, whose variance is far below the initial 1)"
     steps = f"{m.updates} updates" if t.calls == 1 else f"{m.updates} steps of {t.calls} updates"
     left = f"momentum {t.momentum:.3g} after {steps} leaves {certain:.1%} of the initial values"
-    proof, explained = "", m.explained(m.with_initial(certain))
+    proof, explained = "", m.explained(m.after_updates())
     if certain < CERTAIN_SHARE:
-        proof, explained = _remade(m, m.with_initial(certain))
+        proof, explained = _remade(m, m.after_updates())
         if certain < m.initial_share < CERTAIN_SHARE or 0 < m.initial_share < certain:
             told, better = _remade(m, m.with_initial(m.initial_share))
             if better > explained:

@@ -70,6 +70,14 @@ class Measured:
             for t, value in zip(self.tracked, self.reference, strict=True)
         ]
 
+    def after_updates(self) -> list[Array]:
+        """The same with the share that so many updates leave, in each layer by its momentum."""
+        steps, found = self.updates or 0, []
+        for t, value in zip(self.tracked, self.reference, strict=True):
+            share = t.retention**steps if 0 < t.retention < 1 else 0.0
+            found.append(share * (0.0 if t.role == "mean" else 1.0) + (1 - share) * value)
+        return found
+
     @property
     def small(self) -> bool:
         return len(self.training.calls) <= SMALL_MODEL
