@@ -33,6 +33,7 @@ def imported(folder: Path, *args: str) -> set[str]:
     return set(json.loads((folder / "imported.json").read_text(encoding="utf-8")))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("args", [[], ["-q"], ["-v"], ["--collect-only"]], ids=" ".join)
 def test_an_idle_plugin_imports_nothing_heavy(tmp_path, args):
     (tmp_path / "test_idle.py").write_text("def test_idle(): pass\n", encoding="utf-8")

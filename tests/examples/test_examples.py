@@ -113,6 +113,7 @@ SAID = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scenario", sorted(SAID))
 def test_example(scenario: str) -> None:
     seen = run(scenario, "-m", "not slow")
@@ -130,6 +131,7 @@ def test_example(scenario: str) -> None:
             )
 
 
+@pytest.mark.thorough
 def test_every_example_is_listed() -> None:
     folders = {folder.name for folder in EXAMPLES.iterdir() if list(folder.glob("test_*.py"))}
     assert folders == set(SAID)

@@ -87,6 +87,7 @@ def test_freezing_after_training_without_compiling(k):
     live(machine, "fit", "freeze base/bn", "compile", "fit")
 
 
+@pytest.mark.thorough
 def test_unfreezing_what_holds_a_frozen_normaliser(k):
     machine = strategies.lifecycle_machine(builder(k))
     steps = ["freeze base/bn", "freeze base", "unfreeze base", "compile", "fit"]
@@ -95,6 +96,7 @@ def test_unfreezing_what_holds_a_frozen_normaliser(k):
     live(careful(machine, k), *steps)
 
 
+@pytest.mark.thorough
 def test_a_long_life_of_a_careful_project(k):
     machine = careful(strategies.lifecycle_machine(builder(k)), k)
     steps = ["predict", "fit", "evaluate", "freeze base", "save_and_load", "fit", "compile"]

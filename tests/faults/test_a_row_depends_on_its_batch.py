@@ -589,6 +589,7 @@ def grouped(function, axis):
     return call
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("as_layer", [True, False])
 def test_a_model_that_takes_only_multiples_of_some_rows(k, x, as_layer):
     def build(function, axis):
@@ -779,6 +780,7 @@ def several(k, count):
     return functional(k, body)
 
 
+@pytest.mark.thorough
 def test_three_layers_in_training_mode_are_counted(k, x):
     finding = expect_failure(
         CHECK, several(k, 3), x, rule=TRAINING_MODE, layer="bn_1", cause_tested=True
@@ -917,6 +919,7 @@ def lengths(longest):
     return call
 
 
+@pytest.mark.thorough
 def test_an_operation_that_picks_more_or_fewer_elements(x):
     """Rows of zeros have none, so that how many there are depends on the batch."""
     zeros = np.zeros_like(x)
@@ -1014,6 +1017,7 @@ def along_the_first_axis(layer, shape):
     return keras.Model(inputs, keras.layers.Dense(2)(keras.ops.transpose(turned, (1, 0, 2))))
 
 
+@pytest.mark.thorough
 def test_attention_and_a_recurrence_over_the_batch():
     """The rows lie along another axis there: nothing is reduced."""
     sequences = np.random.default_rng(0).standard_normal((8, 5, 3), np.float32)

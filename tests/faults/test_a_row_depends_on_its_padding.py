@@ -52,6 +52,7 @@ def test_pooling_without_masks_where_the_padding_is_declared(ids):
     expect_pass(CHECK, model, ids)  # zeros may be steps like any other
 
 
+@pytest.mark.thorough
 def test_vectors_with_masks(k):
     def build(pool):
         inputs = k.Input((None, 4))

@@ -66,6 +66,7 @@ def many():
     return np.random.default_rng(0).normal(3, 2, (512, 4)).astype(np.float32)
 
 
+@pytest.mark.thorough
 def test_dropout_that_feeds_a_normaliser(k, disagrees, many):
     model = linear(k, 0.99, [k.layers.Dropout(0.5, name="drop")])
     settled(model, split(many, 64), 100)
@@ -78,6 +79,7 @@ def test_dropout_that_feeds_a_normaliser(k, disagrees, many):
     expect_pass(CHECK, settled(mended, split(many, 64), 100), many)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("momentum", [0.0, 0.1])
 def test_a_momentum_of_the_other_convention(k, disagrees, many, momentum):
     model = settled(linear(k, momentum), split(many, 8), 2)
@@ -88,6 +90,7 @@ def test_a_momentum_of_the_other_convention(k, disagrees, many, momentum):
     expect_pass(CHECK, settled(linear(k, 0.9), split(many, 8), 2), many, batch_size=8)
 
 
+@pytest.mark.thorough
 def test_a_momentum_where_small_batches_cost_training_more(k):
     """Evaluation has less loss than training, whose batches are noisy, and could have less."""
     rng = np.random.default_rng(0)
@@ -118,6 +121,7 @@ def test_a_momentum_that_no_average_has(k, disagrees, data, momentum):
     expect_pass(CHECK, mended, x)
 
 
+@pytest.mark.thorough
 def test_statistics_that_were_lost_are_no_other_preprocessing(k, data):
     """What a normaliser begins with are the statistics of standardised features."""
     x, _ = data
@@ -142,6 +146,7 @@ def test_rows_in_the_order_of_their_classes(k, disagrees):
     expect_pass(CHECK, settled(classifier(k), split(mixed, 16), 20), mixed, batch_size=16)
 
 
+@pytest.mark.thorough
 def test_batches_of_one_kind_each(k, disagrees):
     """As a GAN's discriminator gets them: real rows and generated ones in turns."""
     rng = np.random.default_rng(0)
@@ -181,6 +186,7 @@ def test_one_layer_on_two_inputs_of_unlike_distribution(k, disagrees):
     expect_pass(CHECK, warm(siamese(k, shared=False)), x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "named"),
     [(lambda x: x - 0.5, "those of x + 0."), (lambda x: 1 - x, " - x:")],
@@ -209,6 +215,7 @@ def test_batches_of_one_row(k, disagrees, data):
     expect_pass(CHECK, settled(classifier(k), split(x, 32)), x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("deep", [False, True])
 def test_batches_of_one_row_that_are_given_as_such(k, disagrees, data, deep):
     """Training in them is no reference: a single row has no variance."""
@@ -224,6 +231,7 @@ def test_batches_of_one_row_that_are_given_as_such(k, disagrees, data, deep):
     expect_pass(CHECK, settled(classifier(k, before=before), split(x, 32)), rows)
 
 
+@pytest.mark.thorough
 def test_batches_of_one_image(k, disagrees):
     """One image has a variance, which is not that of all: training in them is the reference."""
     rng = np.random.default_rng(0)

@@ -60,6 +60,7 @@ def inverted_residuals():
     return model
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch_size", [16, 32, 64])
 def test_another_batch_size_sees_the_same(batch_size):
     x, y = images()
@@ -68,12 +69,14 @@ def test_another_batch_size_sees_the_same(batch_size):
     expect_verdict(CHECK, "failed", model, x, y, batch_size=batch_size)
 
 
+@pytest.mark.thorough
 def test_fewer_rows_never_pass_it():
     x, y = images()
     assert verdict(inverted_residuals(), x[:50], y[:50], batch_size=16) != "passed"
     assert verdict(inverted_residuals(), x, batch_size=16) != "passed"
 
 
+@pytest.mark.thorough
 def test_the_same_net_with_the_statistics_of_its_weights():
     x, y = images()
     model = keras.models.clone_model(inverted_residuals())
@@ -99,6 +102,7 @@ def dense_on_digits(momentum):
     return model
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(5))
 def test_a_sixth_of_the_initial_values_on_all_rows_and_on_some(seed):
     x, y = digits()
@@ -179,6 +183,7 @@ def bn():
     return L.BatchNormalization(momentum=0.9)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch_size", [32, 64])
 def test_a_normaliser_in_a_recurrent_cell(batch_size):
     finding = expect_failure(
@@ -204,6 +209,7 @@ def test_a_cell_that_normalises_each_row():
     expect_verdict(CHECK, "not applicable", model, *rows_of_digits())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("build", "times"), [(pyramid, 3), (unrolled, 3)], ids=["head", "block"])
 def test_a_normaliser_shared_by_unlike_inputs(build, times):
     x, y = rows_of_digits()
@@ -274,6 +280,7 @@ def trained_on_domains(read):
     return model
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "read",
     [tf.zeros_like, lambda at: 2 - at, lambda at: tf.minimum(at + 1, 2)],
@@ -287,6 +294,7 @@ def test_a_table_of_statistics_of_which_evaluation_reads_another_row(read):
     assert verdict(model, [leaf[:50] for leaf in x], y[:50]) != "passed"
 
 
+@pytest.mark.thorough
 def test_a_table_of_statistics_that_is_read_as_written():
     model = trained_on_domains(lambda at: at)
     x, y = domains()

@@ -145,6 +145,7 @@ class Validate(keras.callbacks.Callback):
         self.bn.trainable = was if self.carefully else True
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("carefully", [False, True])
 def test_a_callback_that_sets_the_flag(rows, carefully):
     base, model = transfer(keras)

@@ -95,6 +95,7 @@ def test_weight_decay_of_frozen_weights(k, x, y):
     assert "exclude_from_weight_decay" in finding.remedy
 
 
+@pytest.mark.thorough
 def test_a_callback_that_writes(k, x, y):
     model = build(k)
 

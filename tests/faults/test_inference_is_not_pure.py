@@ -514,6 +514,7 @@ def test_outputs_without_rows_are_compared_as_well(k, x, shape):
     expect_pass(CHECK, own(k, code(1.0)), x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", [3, 6])
 @pytest.mark.parametrize("kind", ["generator", "random operation", "categories"])
 def test_code_between_layers_that_draws(k, x, kind, count):

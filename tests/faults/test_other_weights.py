@@ -33,6 +33,7 @@ def kernels(model):
     return [weight for weight in model.trainable_weights if len(weight.shape) > 1]
 
 
+@pytest.mark.thorough
 def test_an_average_that_the_optimizer_puts_in_at_the_end(k, digits):
     model = trained(k, digits, use_ema=True, ema_momentum=0.99)
     finding = expect_failure(
@@ -45,6 +46,7 @@ def test_an_average_that_the_optimizer_puts_in_at_the_end(k, digits):
     expect_pass(CHECK, model, *digits, batch_size=32)
 
 
+@pytest.mark.thorough
 def test_weights_exchanged_for_those_of_the_optimizer(k, digits):
     model = trained(k, digits, use_ema=True, ema_momentum=0.98)
     recalibrate(model, digits[0])
@@ -72,6 +74,7 @@ def quantised(value):
     return step * np.round(value / step) + 0.3 * step
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -94,6 +97,7 @@ def test_what_weights_tell_is_likely_and_not_established(k, digits, change, said
     expect_pass(CHECK, model, *digits)
 
 
+@pytest.mark.thorough
 def test_weights_that_tell_nothing(k, digits):
     """The mean of two nets, say: other weights or other data, and no more is known."""
     model = trained(k, digits, rate=0.01)

@@ -58,6 +58,7 @@ def test_the_last_step_is_read_where_padding_is_on_the_left(k):
     assert "on the right" in found.message
 
 
+@pytest.mark.thorough
 def test_rows_that_do_not_show_where_padding_stands(k):
     model = build(k, attention(k, use_causal_mask=True), last_step(k))
     rows = np.random.default_rng(0).integers(1, 30, (8, 6))
@@ -67,6 +68,7 @@ def test_rows_that_do_not_show_where_padding_stands(k):
     expect_failure(CHECK, model, rows, rule="BN106", layer="pool")
 
 
+@pytest.mark.thorough
 def test_positions_counted_from_the_side_of_the_padding(k):
     pool = k.layers.GlobalAveragePooling1D
     for rows, from_right in ((LEFT, True), (RIGHT, False)):
@@ -75,6 +77,7 @@ def test_positions_counted_from_the_side_of_the_padding(k):
         expect_failure(CHECK, model, rows, rule="BN106", layer="positions", cause_tested=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [LEFT, RIGHT], ids=["left", "right"])
 def test_sequences_read_backwards(rows):
     layers = keras.layers
@@ -84,6 +87,7 @@ def test_sequences_read_backwards(rows):
     expect_pass(CHECK, build(keras, both, layers.GlobalAveragePooling1D()), rows)
 
 
+@pytest.mark.thorough
 def test_a_loop_that_reads_padding_is_its_layers_fault():
     flip = keras.layers.Lambda(lambda h: h[:, ::-1], name="flip")  # hands no mask on
     model = build(keras, flip, keras.layers.GRU(4, name="read"))
@@ -98,6 +102,7 @@ def test_attention_whose_padded_steps_differ_is_not_blamed_for_what_reads_them(k
     expect_pass(CHECK, build(k, attention(k), k.layers.GlobalAveragePooling1D()), rows)
 
 
+@pytest.mark.thorough
 def test_steps_that_a_loop_leaves_behind_are_not_blamed_for_what_reads_them():
     loop = keras.layers.GRU(4, return_sequences=True)
     model = build(keras, loop, keras.layers.GlobalMaxPooling1D(name="pool"))

@@ -88,6 +88,7 @@ def test_draws_of_a_step_of_the_models_own(k, x, draw):
     assert "model(x)" not in found.evidence["random"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [2, 8])
 def test_augmentation_in_front_of_a_frozen_base(rows):
     pictures = np.random.default_rng(0).standard_normal((rows, 8, 8, 3)).astype(np.float32)

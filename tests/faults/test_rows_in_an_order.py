@@ -26,6 +26,7 @@ def dense(k, classes):
     return model
 
 
+@pytest.mark.thorough
 def test_two_classes_that_were_not_shuffled(k, disagrees):
     x, y = load_digits(n_class=2, return_X_y=True)
     mixed = x.astype(np.float32), y.astype(np.int32)
@@ -39,6 +40,7 @@ def test_two_classes_that_were_not_shuffled(k, disagrees):
     expect_pass(CHECK, model, *mixed, batch_size=32)
 
 
+@pytest.mark.thorough
 def test_training_that_ended_on_some_classes(disagrees, digits):
     """The weights hardly move in it: the statistics do."""
     x, y = digits

@@ -71,6 +71,7 @@ def test_a_smaller_momentum_is_a_remedy(k, data):
     expect_pass(CHECK, model, *data)
 
 
+@pytest.mark.thorough
 def test_one_stale_layer_of_two_is_named(k, disagrees, data):
     inputs = k.Input((4,))
     h = k.layers.BatchNormalization(momentum=0.1, name="quick")(k.layers.Dense(8)(inputs))
@@ -139,6 +140,7 @@ def trained(model, k, data):
     return model
 
 
+@pytest.mark.thorough
 def test_a_model_without_the_training_argument_never_updates(k, disagrees, data):
     model = trained(subclassed(k, passes_training=False), k, data)
     if k is keras and not np.ptp(model.bn.moving_mean.numpy()):  # Keras 3.2 to 3.15
@@ -171,6 +173,7 @@ def test_a_custom_loop_without_training(k, disagrees, data):
     expect_pass(CHECK, model, *data)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("lost", ["all", "the last"])
 def test_statistics_that_were_lost_with_the_weights_kept(data, lost):
     """Training moved them: another fault than steps that never did, with another remedy."""
@@ -193,6 +196,7 @@ def test_statistics_that_were_lost_with_the_weights_kept(data, lost):
     assert "save and load" in finding.remedy
 
 
+@pytest.mark.thorough
 def test_a_train_step_that_runs_in_inference_mode(data):
     def build(mode):
         class Own(keras.Model):
@@ -240,6 +244,7 @@ def digits(k, momentum):
     return model
 
 
+@pytest.mark.thorough
 def test_statistics_that_lag_behind_the_weights(k, disagrees):
     images, y = load_digits(return_X_y=True)
     x = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)
@@ -251,6 +256,7 @@ def test_statistics_that_lag_behind_the_weights(k, disagrees):
     expect_pass(CHECK, model, x, y, batch_size=64)
 
 
+@pytest.mark.thorough
 def test_one_of_two_domains_alone_establishes_nothing(k, data):
     """A GAN's discriminator sees real and generated rows in turns: here are the real ones only."""
     x, _ = data
@@ -266,6 +272,7 @@ def test_one_of_two_domains_alone_establishes_nothing(k, data):
     expect_pass(CHECK, model, x, updates=100)
 
 
+@pytest.mark.thorough
 def test_evaluation_data_that_were_scaled_otherwise(k, disagrees, data):
     x, y = data
     model = classifier(k, momentum=0.9)

@@ -30,6 +30,7 @@ def rows():
     return np.random.default_rng(0).standard_normal((24, 4), np.float32)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("as_list", [True, False], ids=["list", "dict"])
 def test_several_inputs(k, rows, as_list):
     def build(middle):
@@ -213,6 +214,7 @@ def test_two_optimizers(rows):
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("recurrent", [True, False], ids=["masked LSTM", "pooled"])
 def test_integer_inputs(k, recurrent):
     if recurrent and k is tf_keras:
@@ -283,6 +285,7 @@ def test_a_predict_that_gives_a_list_of_texts(rows):
     expect_pass(BATCH, build(lambda scores: 0.0), rows)
 
 
+@pytest.mark.thorough
 def test_outputs_with_the_time_first():
     """What is no row of the batch can't be compared, and must not pass for the same."""
     inputs = keras.Input((5, 4))
@@ -317,6 +320,7 @@ def test_a_predict_step_whose_outputs_have_no_rows(k):
         assert any("no output of predict" in note for note in result.notes) == (axis == 0)
 
 
+@pytest.mark.thorough
 def test_a_single_text_a_row_in_training():
     words = np.repeat(["some words", "other words", "no more"], 16)
     split = keras.layers.TextVectorization(output_sequence_length=3, vocabulary=["some", "more"])

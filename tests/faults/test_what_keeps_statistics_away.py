@@ -88,6 +88,7 @@ def draws_to_one(model):
         weight.assign(0.9 * weight + 0.1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("k", "fault", "place"),
     [
@@ -109,6 +110,7 @@ def test_a_step_that_writes_to_the_statistics(disagrees, data, k, fault, place):
     assert result.warnings == ()
 
 
+@pytest.mark.thorough
 def test_a_train_step_of_the_model_that_writes_to_the_statistics(disagrees, data):
     """Weight decay of all variables, as long as it lasts."""
 
@@ -150,6 +152,7 @@ def left_half(x):
     return x * tf.constant([2.0] * 4 + [0.0] * 4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("k", "other"), [(tf_keras, far), (keras, noise), (keras, left_half)])
 def test_a_step_that_calls_a_layer_on_several_distributions(disagrees, data, k, other):
     x, y = data
@@ -166,6 +169,7 @@ def test_a_step_that_calls_a_layer_on_several_distributions(disagrees, data, k, 
     assert "the step calls the layer 2 times" in warning.cause
 
 
+@pytest.mark.thorough
 def test_a_step_that_preprocesses_its_rows(disagrees, data):
     x, y = data
     model = net(keras)
@@ -178,6 +182,7 @@ def test_a_step_that_preprocesses_its_rows(disagrees, data):
     expect_pass(CHECK, model, x, y, train_step=step, batch_size=32)
 
 
+@pytest.mark.thorough
 def test_a_lag_of_weights_that_move(disagrees, data):
     x, y = data
     y = np.where(np.random.default_rng(1).random(256) < 0.3, (y + 1) % 3, y).astype(np.int32)
@@ -195,6 +200,7 @@ def reset(layer):
     layer.moving_variance.assign(np.ones(layer.moving_variance.shape))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("k", "names", "passes"),
     [(keras, ["first", "last"], 2), (keras, ["last"], 6), (tf_keras, ["first"], 12)],
@@ -233,6 +239,7 @@ def test_a_count_of_updates_that_is_not_that_of_the_statistics(data):
     expect_failure(CHECK, model, x, y, rule=SHIFT, batch_size=32, without=[STALE])
 
 
+@pytest.mark.thorough
 def test_a_little_of_the_initial_values_that_is_large_against_the_variances(disagrees, data):
     x, y = data
     model = net(keras, 0.9)

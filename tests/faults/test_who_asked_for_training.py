@@ -44,6 +44,7 @@ def through_call(told):
     return lambda self, data: self.call(of_inputs(data), training=told)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", [predicts, through_call])
 def test_a_predict_step_that_trains(k, rows, step):
     model = compiled(k, rows, predict_step=step(True))

@@ -56,11 +56,13 @@ def packed(model, ids):
     return tf.math.unsorted_segment_sum(single, steps[:, 0], tf.shape(ids)[0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("call", [trimmed, by_length, packed])
 def test_sequences(k, ids, call):
     expect_pass(CHECK, model_of(k, call), ids)
 
 
+@pytest.mark.thorough
 def test_texts_that_are_padded_to_the_longest():
     texts = [
         "a cat sat",
@@ -96,6 +98,7 @@ def test_rows_that_are_sorted_by_expert(k, x):
     expect_pass(CHECK, k.Sequential([k.Input((4,)), Experts(), k.layers.Dense(3)]), x)
 
 
+@pytest.mark.thorough
 def test_a_leak_is_found_beside_them(k, ids):
     def leaking(model, ids):
         h = by_length(model, ids)
@@ -133,6 +136,7 @@ def wide_experts(k, mixing):
     return k.Model(inputs, k.layers.Dense(3)(Experts()(inputs)))
 
 
+@pytest.mark.thorough
 def test_experts_that_take_as_many_rows_as_come(k):
     rows = np.random.default_rng(0).standard_normal((8, 640), np.float32)
     result = expect_pass(CHECK, wide_experts(k, 0.0), rows)

@@ -63,6 +63,7 @@ def test_a_frozen_normaliser_however_it_is_called(k, data, told):
     assert verdicts == {BATCH: "passed", AGREE: "not applicable", FROZEN: "passed"}
 
 
+@pytest.mark.thorough
 def test_a_gap_from_dropout_and_noise_alone(k, data):
     x, y = data
     layers = [k.layers.Dense(8), k.layers.BatchNormalization(), k.layers.ReLU()]
@@ -110,6 +111,7 @@ def test_random_augmentation_in_the_model(k):
     nothing_fails(model, x, y)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layer", ["LSTM", "GRU", "SimpleRNN", "Bidirectional"])
 def test_recurrent_layers(layer):
     x = np.random.default_rng(0).standard_normal((16, 5, 4)).astype(np.float32)
@@ -141,6 +143,7 @@ def test_a_gradient_that_does_not_stop_at_the_frozen_base(k, data):
     expect_pass(FROZEN, model, *data)
 
 
+@pytest.mark.thorough
 def test_a_converged_net_on_digits():
     """Two convolutions, momentum 0.9, a slow last phase: what is left is sampling error."""
     images, y = load_digits(return_X_y=True)
@@ -165,6 +168,7 @@ def test_a_converged_net_on_digits():
     expect_pass(AGREE, model, x[-200:], y[-200:])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["ResNet50", "MobileNetV2", "EfficientNetV2B0"])
 def test_an_architecture_with_random_weights(name):
     size = 32

@@ -95,6 +95,7 @@ def steps(result):
     return result.evidence.get("updates_per_step", {}).values()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["LayerNormalization", "GroupNormalization"])
 def test_a_net_that_normalises_each_row(digits, name):
     x, y = digits
@@ -112,6 +113,7 @@ def test_a_hundred_seeds(digits, seed):
     expect_pass(CHECK, trained(NETS[name], x, y, seed), x, y, batch_size=64, seed=seed)
 
 
+@pytest.mark.thorough
 def test_a_covariance_that_a_root_is_taken_of(digits):
     """What sampling does to each of its numbers alone leaves no matrix that has a root."""
 

@@ -43,6 +43,7 @@ def counting(k):
     return Warming()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("before", [frozen_backbone, frozen_before_it_is_built, counting])
 def test_a_normaliser_behind_it_keeps_its_reference(k, x, before):
     inputs, bn = k.Input((6,)), k.layers.BatchNormalization(momentum=0.9, name="head_bn")

@@ -190,6 +190,7 @@ def test_without_tensorflow_every_surface_is_one_sentence(pytester):
     assert " failed" not in said.splitlines()[-1]
 
 
+@pytest.mark.thorough
 def test_without_hypothesis_the_search_is_left_out(pytester):
     pytester.makepyfile(
         test_it="""
@@ -220,6 +221,7 @@ def test_without_hypothesis_the_search_is_left_out(pytester):
     assert "4 passed" in said, said
 
 
+@pytest.mark.thorough
 def test_a_search_that_nobody_asked_for_leaves_no_folder(pytester):
     pytester.makepyfile(
         test_it="""

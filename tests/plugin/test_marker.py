@@ -19,6 +19,7 @@ def test_the_closest_marker_wins_option_by_option(project):
     project.runpytest("--strict-markers").assert_outcomes(passed=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -90,6 +90,7 @@ CONFTEST = """
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("model", "data", "first"),
     [
@@ -117,6 +118,7 @@ def test_the_same_figures_through_every_door(pytester, model, data, first):
     assert "100 of 160 rows" in json.dumps(seen[0]["notes"])
 
 
+@pytest.mark.thorough
 def test_rows_of_a_file_and_of_a_data_set(pytester):
     """Arrays are kept spread out; of a data set, the first rows are kept: through each door."""
     pytester.makeconftest(CONFTEST)
@@ -137,6 +139,7 @@ def test_rows_of_a_file_and_of_a_data_set(pytester):
     assert "first 100 rows" in json.dumps(seen["models:dataset"]["notes"])
 
 
+@pytest.mark.thorough
 def test_weights_of_the_rows_arrive(pytester):
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(models=MODELS)

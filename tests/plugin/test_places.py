@@ -69,6 +69,7 @@ def test_an_error_with_a_cause(project):
     ]
 
 
+@pytest.mark.thorough
 def test_all_frames_on_request(project):
     project.makepyfile(models=MODELS, helpers=HELPERS)
     result = project.runpytest("--bn-model=models:build", "--full-trace")

@@ -193,6 +193,7 @@ def test_data_that_belongs_to_no_model(shop, args, message):
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
 
 
+@pytest.mark.thorough
 def test_data_reaches_the_workers(shop):
     result = shop.runpytest_subprocess(
         *("-n2", "--bn-model=shop.models:other", "--bn-data=shop.data:one"),

@@ -59,6 +59,7 @@ def test_the_options_of_a_call_are_the_settings():
     assert typing.get_type_hints(settings.Options) == typing.get_type_hints(settings.Settings)
 
 
+@pytest.mark.thorough
 def test_a_typo_is_seen(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "right.py").write_text(RIGHT, encoding="utf-8")

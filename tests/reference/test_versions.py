@@ -202,6 +202,7 @@ def same_versions() -> None:
         pytest.skip(f"the table is of {told and told[1]}; here are {names}")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("same_versions")
 @pytest.mark.parametrize("text", [text for text, measure in ROWS.items() if measure in QUICK])
 def test_a_row_of_the_docs_is_what_is_measured(text: str) -> None:

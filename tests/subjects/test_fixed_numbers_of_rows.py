@@ -35,6 +35,7 @@ RECURRENT = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "rows"), [("lstm", 6), ("lstm", 1), ("cell", 6), ("both directions", 16)]
 )
@@ -49,6 +50,7 @@ def test_a_stateful_recurrence_carries_its_state(k, steps, kind, rows):
         expect_pass(PURE, model_of(k, RECURRENT[kind](k, False), rows), steps)
 
 
+@pytest.mark.thorough
 def test_a_stateful_recurrence_on_generated_rows_and_few(k, steps):
     model = model_of(k, RECURRENT["lstm"](k, True), 16)
     for x in (None, steps[:3]):

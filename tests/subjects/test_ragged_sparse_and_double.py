@@ -44,6 +44,7 @@ def of_ragged_rows(k, *, leak=False, frozen=False):
     return model
 
 
+@pytest.mark.thorough
 def test_ragged_rows(k):
     sound = of_ragged_rows(k)
     for check in (BATCH, PURITY):
@@ -51,6 +52,7 @@ def test_ragged_rows(k):
     expect_failure(BATCH, of_ragged_rows(k, leak=True), RAGGED, rule="BN101", layer="mean")
 
 
+@pytest.mark.thorough
 def test_steps_on_ragged_rows():
     y = np.ones((8, 2), np.float32)
     batches = tf.data.Dataset.from_tensor_slices((RAGGED, y)).batch(4)

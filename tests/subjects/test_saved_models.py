@@ -80,6 +80,7 @@ def test_an_endpoint_that_an_archive_added(tmp_path, rows):
                 expect_pass(PURE, subject, rows)
 
 
+@pytest.mark.thorough
 def test_a_layer_made_of_a_saved_model(exported, rows):
     for name, faulty in (("sound", False), ("baked", True)):
         layer = keras.layers.TFSMLayer(str(exported / name), name="served")

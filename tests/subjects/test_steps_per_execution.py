@@ -43,6 +43,7 @@ def test_what_the_library_does_not_run_is_no_fault_of_the_model(k, x):
     expect_pass("batch_invariance", model, x)
 
 
+@pytest.mark.thorough
 def test_faults_of_the_model_are_found_all_the_same(k, x):
     class Training(k.Model):
         def predict_step(self, data):

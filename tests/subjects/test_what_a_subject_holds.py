@@ -46,6 +46,7 @@ def distiller(k, teacher, *, training):
     return model
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("pattern", ["teacher/*", "*inner/bn"])
 def test_a_teacher_that_the_forward_pass_does_not_run(k, rows, pattern):
     model = distiller(k, net(k, "teacher"), training=True)
@@ -57,6 +58,7 @@ def test_a_teacher_that_the_forward_pass_does_not_run(k, rows, pattern):
         expect_pass(FROZEN, distiller(k, net(k, "teacher"), training=False), rows, **options)
 
 
+@pytest.mark.thorough
 def test_a_child_that_trains_in_a_frozen_teacher(rows):
     teacher = net(keras, "teacher")
     teacher.trainable = False

@@ -81,6 +81,7 @@ def passing(made):
     return taken
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("fault", "rule", "layer"),
     [(less, "BN101", "less"), (told, "BN102", "told")],
@@ -102,6 +103,7 @@ def test_the_noise_of_one_row_tells_that_sizes_matter(made):
     assert made["runs"] <= 2 * 8 + 4  # a look, the row itself, and where it begins
 
 
+@pytest.mark.thorough
 def test_not_every_layer_that_defaults_to_training_takes_a_trace(made, passing):
     model = deep(defaults=True)
     cause = "because resize11's call defaults to training=True"

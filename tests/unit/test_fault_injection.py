@@ -138,6 +138,7 @@ def weights_after_fit(model, x, y):
     return [*model.get_weights(), *slots], history.history, float(tf.random.normal([]))
 
 
+@pytest.mark.thorough
 def test_some_steps_of_each_probe(x, y):
     walk("frozen_stability", x, y, each=150)
 

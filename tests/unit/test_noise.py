@@ -80,6 +80,7 @@ def test_a_row_that_moves_is_measured_itself(images):
     assert noise.compare(0, outputs, moved, np.arange(8)).margin > 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("leak", [0.0, 0.1])
 def test_a_chaotic_network_is_judged_by_its_bits_alone(k, leak):
     """Its rounding grows without bound, so neither sizes nor places nor entry points tell."""

@@ -131,6 +131,7 @@ def cancelling(mask):
     return keras.Model(inputs, keras.layers.Dense(2)(h))
 
 
+@pytest.mark.thorough
 def test_outputs_that_cancel_are_as_large_as_in_the_other_run():
     model = cancelling(mask=True)
     expect_failure(CHECK, model, ROWS, rule="BN106", layer="normalise", cause_tested=True)

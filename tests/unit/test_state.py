@@ -35,6 +35,7 @@ def build(k, *, optimizer="adam", dropout=0.3):
     return model
 
 
+@pytest.mark.thorough
 def test_nothing_moves_in_a_trained_model(k, x, y):
     model = build(k)
     model.fit(x, y, verbose=0)
@@ -53,6 +54,7 @@ def test_an_optimizer_that_was_not_built_stays_so(k, x, y):
     assert int(model.optimizer.iterations.numpy()) == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fitted", [True, False], ids=["after a fit", "before any fit"])
 def test_the_next_fit_is_what_it_would_have_been(k, x, y, fitted):
     results = []
@@ -73,6 +75,7 @@ def test_the_next_fit_is_what_it_would_have_been(k, x, y, fitted):
     assert all(np.array_equal(a, b) for a, b in zip(mine, its, strict=True))
 
 
+@pytest.mark.thorough
 def test_the_random_generators_go_on_as_without_a_check(x, y):
     drawn = []
     generator = keras.random.SeedGenerator(5)
@@ -185,6 +188,7 @@ class Loop:
         self.losses.append(float(self.compiled(x, y)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("trained", [True, False], ids=["trained before", "never run"])
 @pytest.mark.parametrize("checked_step", ["step", "compiled"])
 def test_a_loop_goes_on_as_without_a_check(k, x, y, trained, checked_step):
@@ -211,6 +215,7 @@ def test_a_loop_goes_on_as_without_a_check(k, x, y, trained, checked_step):
     assert all(np.array_equal(a, b) for a, b in zip(mine, its, strict=True))
 
 
+@pytest.mark.thorough
 def test_traces_that_a_check_makes_are_not_left_behind(k, x, y):
     """Otherwise a layer that is frozen later would train in a batch size that the check used."""
     model = build(k)

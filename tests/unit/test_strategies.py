@@ -18,6 +18,7 @@ def simplest(strategy, condition):
     return find(strategy, condition, settings=settings(FIXED, max_examples=2000))
 
 
+@pytest.mark.thorough
 def test_inputs_of_every_kind():
     specs = {
         "image": Spec((None, None, 3), "float16", "image"),

@@ -87,6 +87,7 @@ def test_a_late_bad_row_is_refused_and_nothing_is_written():
     assert not bn.moving_mean.numpy().any()
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_rows():
     bn = keras.layers.BatchNormalization(name="bn", momentum=0.9)
     model = normalised(bn, (16, 16, 4))
