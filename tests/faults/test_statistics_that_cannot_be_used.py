@@ -448,7 +448,7 @@ def test_dropout_that_feeds_a_normaliser_of_a_subclassed_model(k, data):
     for each in (model, sound):
         each(data)
         recalibrate(each, data)
-    assert "drop feeds bn" in warning(expect_pass(CHECK, model, data), "BN409").message
+    assert "drop feeds block/bn" in warning(expect_pass(CHECK, model, data), "BN409").message
     assert expect_pass(CHECK, sound, data).warnings == ()
     assert expect_pass(CHECK, model).warnings == ()  # without data, nothing runs
 
