@@ -46,11 +46,12 @@ def as_written() -> Iterator[None]:
     """Within it, a graph runs operation by operation as it was traced.
 
     TensorFlow would rewrite it first, which takes as long as a run or two and may round otherwise:
-    so the bits are those of the same code outside of a trace.
+    so the bits are those of the same code outside of a trace. And functions that the user traced
+    run as others than outside, so that random numbers in them go on there as if none had run.
     """
     eager = context.context()
     options = eager._optimizer_experimental_options
-    # Functions are made anew for other call options, and random numbers in them begin again.
+    # Functions are made anew for call options that are not the same to the bit.
     before, call_options = dict(options), eager.function_call_options
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     try:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data import Array, Data
 from pytest_bnconsistency.probes import statistics
+from pytest_bnconsistency.probes.graphs import as_written
 from pytest_bnconsistency.probes.state import Variables, preserve_state, reachable_variables
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.probes.traces import Traces
@@ -32,11 +33,12 @@ class RealStep:
     size: int
 
     def __call__(self, given: Data) -> None:
-        if self.own is None:
-            self.subject.fit(given, self.size)
-            return
-        for batch in given.batches(self.size):
-            self.own(batch.x, batch.y)
+        with as_written():
+            if self.own is None:
+                self.subject.fit(given, self.size)
+                return
+            for batch in given.batches(self.size):
+                self.own(batch.x, batch.y)
 
     def forget(self) -> None:
         """Let the next step trace anew."""

@@ -164,7 +164,6 @@ class Steps:
     def _train(self, data: Data, feed: Feed) -> None:
         batch = data.take(np.arange(feed.rows * self.steps) % data.rows)
         batch = dataclasses.replace(batch, x=shifted(batch.x))
-        # As another function than the user's, whose random numbers go on where they were.
         with _as_sentence(self.path), as_written():
             if self.train_step is not None:
                 for part in batch.batches(feed.rows):

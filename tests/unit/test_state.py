@@ -54,6 +54,24 @@ def test_an_optimizer_that_was_not_built_stays_so(k, x, y):
     assert int(model.optimizer.iterations.numpy()) == 0
 
 
+def test_random_numbers_of_a_traced_step_go_on(k):
+    """A check takes real steps: the step that the user traced goes on as without them."""
+    x = 3 * np.random.default_rng(0).standard_normal((64, 4), np.float32) + 5
+    y = (x[:, 0] > 5).astype(np.int32)
+    losses = []
+    for checked in (False, True):
+        k.backend.clear_session()
+        k.utils.set_random_seed(7)
+        model = build(k, optimizer="sgd")
+        model.fit(x, y, epochs=3, verbose=0, batch_size=16)
+        if checked:
+            options = {"checks": ["train_eval_agreement"], "batch_size": 16}
+            result = check_consistency(model, x, y, **options)["train_eval_agreement"]
+            assert result.verdict == "failed"
+        losses.append(model.fit(x, y, epochs=2, verbose=0, batch_size=16).history["loss"])
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("fitted", [True, False], ids=["after a fit", "before any fit"])
 def test_the_next_fit_is_what_it_would_have_been(k, x, y, fitted):
