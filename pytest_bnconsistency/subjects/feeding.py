@@ -77,14 +77,18 @@ def _packed(leaf: Any, kind: Kind) -> Any:
 
 def as_given(data: Data) -> Nest:
     """x as the user gives it, ragged and sparse tensors included."""
-    kinds = [] if data.form is None else [leaf.kind for leaf in flatten(data.form.x)]
-    return packed(data.as_given(), kinds)
+    return packed(data.as_given(), _given_kinds(data))
+
+
+def _given_kinds(data: Data) -> list[Kind]:
+    """The kinds of the arrays of x, in the order of the user's nest."""
+    return [] if data.form is None else [leaf.kind for leaf in flatten(data.form.x)]
 
 
 def given_dataset(data: Data, rows: int) -> Any:
     """A `tf.data.Dataset` of batches of `rows` rows, as the user's own gives them."""
     dataset = dataset_of(as_batch(data), rows)
-    kinds = [] if data.form is None else [leaf.kind for leaf in flatten(data.form.x)]
+    kinds = _given_kinds(data)
     if not any(kinds):
         return dataset
     if data.form is not None and data.form.alone:

@@ -16,7 +16,7 @@ from pytest_bnconsistency.data import Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.subjects.adapter import BaseSubject
 from pytest_bnconsistency.subjects.answering import answering
 from pytest_bnconsistency.subjects.base import Answer, Compiled, set_batch
-from pytest_bnconsistency.subjects.feeding import dataset_of, packed
+from pytest_bnconsistency.subjects.feeding import dataset_of, packed, with_tuples
 from pytest_bnconsistency.subjects.refusals import as_sentence
 
 _INFERRING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
@@ -168,7 +168,7 @@ class PredictingSubject(BaseSubject):
     def _compiled(self, data: Any) -> Compiled | None:
         """The trace for `data`: a list of batches, or an iterator over batches."""
         static = isinstance(data, tf.data.IteratorSpec)
-        batch = _with_tuples(data._element_spec if static else data[0])
+        batch = with_tuples(data._element_spec if static else data[0])
         x = batch[0] if isinstance(batch, tuple) else batch
         leaves = flatten(x)
         if not all(isinstance(leaf, tf.TensorSpec) and leaf.shape.rank for leaf in leaves):
@@ -234,15 +234,6 @@ class PredictingSubject(BaseSubject):
             for name in names:
                 attributes.pop(name, None)
             attributes.update(before)
-
-
-def _with_tuples(nest: Nest) -> Nest:
-    """The nest with tuples for lists, which a data set takes for one tensor."""
-    if isinstance(nest, Mapping):
-        return {key: _with_tuples(part) for key, part in nest.items()}
-    if isinstance(nest, (list, tuple)):
-        return tuple(map(_with_tuples, nest))
-    return nest
 
 
 def fed(x: Nest) -> Nest:

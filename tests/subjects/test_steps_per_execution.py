@@ -1,19 +1,12 @@
 """Models that were compiled to run several steps at once."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras
 
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 PURE = "inference_purity"
-
-
-@pytest.fixture(params=[keras, tf_keras], ids=lambda k: k.__name__)
-def k(request):
-    return request.param
 
 
 @pytest.fixture
