@@ -15,9 +15,11 @@ _BEFORE = (
 )
 
 
-def listed(items: Iterable[object], last: str = "and") -> str:
-    """Words as in a sentence: `a, b and c`."""
+def listed(items: Iterable[object], last: str = "and", most: int | None = None) -> str:
+    """Words as in a sentence: `a, b and c`; with `most`, the first of them: `a, b and 3 more`."""
     words = [str(item) for item in items]
+    if most is not None and len(words) > most:
+        words = [*words[:most], f"{len(words) - most} more"]
     return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 

@@ -32,7 +32,7 @@ def measured(case: Case, data: Data, known: Estimated, done: int | None) -> Meas
 
     def under(values: Sequence[Array], rows: Data = data) -> Side:
         statistics.write(tracked, values)
-        return Side(_outputs(inference, rows, size))
+        return Side(inference.over(rows.batches(size)))
 
     def with_scores(values: Sequence[Array]) -> Side:
         statistics.write(tracked, values)
@@ -70,14 +70,9 @@ def _step(case: Case, data: Data, size: int) -> RealStep | None:
     return RealStep(subject, own, size) if possible else None
 
 
-def _outputs(inference: Pass, data: Data, size: int) -> list[Array]:
-    parts = [inference.run(batch.x).outputs for batch in data.batches(size)]
-    return [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
-
-
 def evaluated(case: Case, data: Data, inference: Pass, size: int) -> Side:
     """What the model says in evaluation, as it is, with its scores."""
-    side = Side(_outputs(inference, data, size))
+    side = Side(inference.over(data.batches(size)))
     return Side(side.outputs, _scores(case, data, side, size))
 
 
@@ -85,8 +80,7 @@ def _scores(case: Case, data: Data, side: Side, size: int) -> dict[str, float]:
     """Loss and metrics: of the outputs where they tell, else by the user's own `evaluate`."""
     if not case.subject.compiled or data.y is None:
         return {}
-    outputs = side.outputs[0] if len(side.outputs) == 1 else side.outputs
-    scores = case.subject.scores(data, outputs)
+    scores = case.subject.scores(data, side.predicted)
     return case.subject.evaluate(data, size) if scores is None else scores
 
 
@@ -144,5 +138,4 @@ def loss_of(case: Case, data: Data, side: Side) -> float | None:
     """The compiled loss of what a side says, where there is one."""
     if data.y is None or not case.subject.compiled:
         return None
-    outputs = side.outputs[0] if len(side.outputs) == 1 else side.outputs
-    return case.subject.loss(data, outputs)
+    return case.subject.loss(data, side.predicted)

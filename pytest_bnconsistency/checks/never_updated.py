@@ -12,7 +12,9 @@ from pytest_bnconsistency.checks.estimation import batch_size, estimated
 from pytest_bnconsistency.data import Data
 from pytest_bnconsistency.diagnosis import rules
 from pytest_bnconsistency.diagnosis.budget import Tries
+from pytest_bnconsistency.diagnosis.sides import Side
 from pytest_bnconsistency.probes import statistics
+from pytest_bnconsistency.probes.resting import RealStep
 from pytest_bnconsistency.probes.state import Variables, preserve_state
 from pytest_bnconsistency.probes.statistics import Tracked
 from pytest_bnconsistency.probes.taps import Pass
@@ -182,14 +184,10 @@ def _losses(case: Case, data: Data, tries: Tries) -> tuple[float, float] | None:
     if not tries.may("the loss in either mode"):
         return None
     inference = Pass(subject, known.batches[0].x, training=False)
-    stored = [inference.run(batch.x).outputs for batch in known.batches]
     ordered = data.take(known.batches.order)
-
-    def loss(parts: Sequence[Sequence[Any]]) -> float | None:
-        outputs = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
-        return subject.loss(ordered, outputs[0] if len(outputs) == 1 else outputs)
-
-    both = loss(stored), loss([batch.outputs for batch in known.seen])
+    trained = zip(*(batch.outputs for batch in known.seen), strict=True)
+    sides = Side(inference.over(known.batches)), Side(list(map(np.concatenate, trained)))
+    both = tuple(subject.loss(ordered, side.predicted) for side in sides)
     return None if both[0] is None or both[1] is None else (both[0], both[1])
 
 
@@ -201,5 +199,5 @@ def _fit_leaves_alone(case: Case, data: Data, untouched: Sequence[Tracked], trie
         return False
     before = Variables([t.variable for t in untouched])
     size = min(batch_size(case, data), data.rows)
-    case.subject.fit(data.take(slice(0, size)), size)
+    RealStep(case.subject, None, size)(data.take(slice(0, size)))
     return not before.moved()

@@ -25,8 +25,6 @@ from pytest_bnconsistency.diagnosis.preprocessing import preprocessed
 from pytest_bnconsistency.diagnosis.rewritten import rewritten
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.batches import in_batches
-from pytest_bnconsistency.probes.statistics import Moments
-from pytest_bnconsistency.probes.taps import Pass
 
 USUAL_MOMENTUM = 0.9
 ENOUGH = 16
@@ -54,10 +52,9 @@ def predicted(m: Measured, tries: Tries) -> Cause | None:
 
 def _variance_shift(m: Measured) -> Iterator[Cause]:
     """Re-estimate with dropout on: if that is what is stored, dropout is what differs."""
-    if not m.training.still:
+    values = m.noisy
+    if values is None:
         return
-    noisy = Pass(m.subject, m.batches[0].x, training=True, instrument=Moments(m.subject))
-    values = m.statistics_of(m.batches, noisy).population
     drawing = ", ".join(dict.fromkeys(layer.name for layer in m.training.random_layers))
     yield Cause(
         rules.VARIANCE_SHIFT,

@@ -173,8 +173,7 @@ def _domains(m: Measured) -> Cause | None:
     if run is None:
         return None
     statistics.write(m.tracked, m.reference)
-    parts = [run.run(batch.x).outputs for batch in m.data.batches(len(m.batches.rows[0]))]
-    alone = Side([np.concatenate(leaves) for leaves in zip(*parts, strict=True)])
+    alone = Side(run.over(m.data.batches(len(m.batches.rows[0]))))
     before = gap(m.stored, m.trained, m.data).outputs
     left = gap(alone, m.trained, m.data).outputs
     if not left < HALF * min(before, gap(m.population, m.trained, m.data).outputs):

@@ -105,9 +105,7 @@ def start(
     given = data.take(slice(0, rows))
 
     def side(seen: Pass) -> Side:
-        parts = [seen.run(batch.x).outputs for batch in given.batches(batch_size)]
-        outputs = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
-        return _scored(subject, given, Side(outputs))
+        return _scored(subject, given, Side(seen.over(given.batches(batch_size))))
 
     evaluation = side(Pass(subject, given.x, training=False))
     trained = side(training)
@@ -123,8 +121,7 @@ def start(
 
 def _scored(subject: Subject, data: Data, side: Side) -> Side:
     scores: dict[str, float] = {}
-    outputs = side.outputs[0] if len(side.outputs) == 1 else side.outputs
-    loss = subject.loss(data, outputs) if data.y is not None and subject.compiled else None
+    loss = subject.loss(data, side.predicted) if data.y is not None and subject.compiled else None
     if loss is not None and math.isfinite(loss):
         scores["loss"] = loss
     accuracy = right(side, data) if data.y is not None else None

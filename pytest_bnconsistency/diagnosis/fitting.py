@@ -9,7 +9,6 @@ import numpy as np
 
 from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis.measured import Measured
-from pytest_bnconsistency.diagnosis.misplaced import distances
 
 RESPONDS = 0.2
 """A statistic that doubling moves by more is one to go by."""
@@ -38,10 +37,9 @@ def fitted(
     doubled = values(2 * ones, zeros)
     if doubled is None:
         return
-    far = distances(m.tracked, m.reference)
     places = [
         i
-        for i, (of, value) in enumerate(zip(far, m.reference, strict=True))
+        for i, (of, value) in enumerate(zip(m.far, m.reference, strict=True))
         if float(np.mean(of(value, doubled[i]))) > RESPONDS
         and m.tracked[i].role in ("mean", "variance")
     ]

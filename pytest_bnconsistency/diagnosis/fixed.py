@@ -9,18 +9,14 @@ import numpy as np
 
 from pytest_bnconsistency.data import Array
 from pytest_bnconsistency.diagnosis import rules
-from pytest_bnconsistency.diagnosis.cause import OF_LARGE, RIVALS, Cause
+from pytest_bnconsistency.diagnosis.cause import RIVALS, Cause
 from pytest_bnconsistency.diagnosis.chance import fits
 from pytest_bnconsistency.diagnosis.fitting import named, usual
 from pytest_bnconsistency.diagnosis.forms import Form, form, is_standard, standardises
 from pytest_bnconsistency.diagnosis.measured import Measured
 from pytest_bnconsistency.diagnosis.trials import Candidate, LayerTrial, Tried
-from pytest_bnconsistency.probes.affine import Affine, affine_calls
-from pytest_bnconsistency.probes.batches import in_batches
+from pytest_bnconsistency.probes.affine import Affine
 
-READ_ROWS = 1024
-"""The data's own numbers are taken of so many rows, and of few of large models."""
-MOST_NUMBERS = 2**14
 WEIGHT = 1.2
 """As well as a layer's numbers, the data may be what is wrong."""
 OTHERWISE = "give {path} the numbers of training, or the model data as in training"
@@ -39,20 +35,11 @@ class Change:
     form: Form | None = None
 
 
-def places(m: Measured) -> list[Affine]:
-    """The layers, or operations, that prepare the data by fixed numbers."""
-    rows = min(m.data.rows, READ_ROWS if m.small else OF_LARGE)
-    order = np.linspace(0, m.data.rows - 1, rows).round().astype(int)
-    batches = in_batches(m.data, order, len(m.batches.rows[0]))
-    found = affine_calls(m.inference, m.tracked, batches)
-    return [place for place in found if place.scale.size <= MOST_NUMBERS]
-
-
 def misfit(m: Measured) -> Iterator[Cause]:
     """A layer that has the data's own numbers, in a wrong form: with the right ones in it, is
     what is stored right?
     """
-    for place in places(m):
+    for place in m.preparing:
         wrong = form(place)
         if wrong is not None:
             change = _standardised(place, wrong)
@@ -62,7 +49,7 @@ def misfit(m: Measured) -> Iterator[Cause]:
 
 def misfits(m: Measured) -> Iterator[Candidate]:
     """A layer that gives what the stored statistics are not those of."""
-    for place in places(m):
+    for place in m.preparing:
         trial = LayerTrial(m, place)
         for changes in (_natural(place), _global(trial, place)):
             found = [(c, tried) for c in changes for tried in _explaining(trial, c)]

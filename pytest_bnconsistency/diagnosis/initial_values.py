@@ -51,9 +51,9 @@ def stale(m: Measured) -> Iterator[Cause]:
         also = f" (for {place}, whose variance is far below the initial 1)"
     steps = f"{m.updates} updates" if t.calls == 1 else f"{m.updates} steps of {t.calls} updates"
     left = f"momentum {t.momentum:.3g} after {steps} leaves {certain:.1%} of the initial values"
-    proof, explained = "", m.explained(m.after_updates())
+    proof, explained = "", m.explained(m.with_initial(m.left))
     if certain < CERTAIN_SHARE:
-        proof, explained = _remade(m, m.after_updates())
+        proof, explained = _remade(m, m.with_initial(m.left))
         if certain < m.initial_share < CERTAIN_SHARE or 0 < m.initial_share < certain:
             told, better = _remade(m, m.with_initial(m.initial_share))
             if better > explained:
@@ -88,17 +88,8 @@ def set_back(m: Measured) -> Iterator[Cause]:
     paths = list(dict.fromkeys(t.path for t in m.tracked if id(t.layer) in shares))
     first = next(t for t in m.tracked if id(t.layer) in shares)
     share, counted = shares[id(first.layer)], _left_by_count(m, id(first.layer))
-    with_shares = {share: m.with_initial(share) for share in shares.values()}
-    proof, explained = _remade(
-        m,
-        [
-            with_shares[shares[id(t.layer)]][i] if id(t.layer) in shares else m.reference[i]
-            for i, t in enumerate(m.tracked)
-        ],
-        ALIKE,
-    )
-    more = len(paths) - SHOWN
-    named = listed([*paths[:SHOWN], f"{more} more"] if more > 0 else paths)
+    proof, explained = _remade(m, m.with_initial(lambda t: shares.get(id(t.layer), 0.0)), ALIKE)
+    named = listed(paths, most=SHOWN)
     yield Cause(
         rules.STALE,
         f"{share:.0%} of the initial values are in the statistics of {named} (measured), though "
@@ -141,8 +132,7 @@ def shares_against_count(m: Measured) -> dict[int, float]:
 
 
 def _left_by_count(m: Measured, key: int) -> float:
-    slowest = max((t for t in m.tracked if id(t.layer) == key), key=lambda t: t.retention)
-    return float(np.clip(slowest.retention, 0.0, 1.0) ** (m.updates or 0))
+    return max(m.left(t) for t in m.tracked if id(t.layer) == key)
 
 
 def _remade(m: Measured, values: list[Array], most: float = math.inf) -> tuple[str, float]:

@@ -11,10 +11,11 @@ import numpy as np
 
 from pytest_bnconsistency.data import Array, Data
 from pytest_bnconsistency.diagnosis import attribution
-from pytest_bnconsistency.diagnosis.misplaced import distances
+from pytest_bnconsistency.diagnosis.misplaced import Distance, distances
 from pytest_bnconsistency.diagnosis.sides import Side, gap
 from pytest_bnconsistency.probes import statistics, updates
-from pytest_bnconsistency.probes.batches import Batches
+from pytest_bnconsistency.probes.affine import Affine, affine_calls
+from pytest_bnconsistency.probes.batches import Batches, in_batches
 from pytest_bnconsistency.probes.population import Estimate
 from pytest_bnconsistency.probes.resting import RealStep, Rested, steps_at_rest
 from pytest_bnconsistency.probes.statistics import BatchStatistics, Moments, Tracked
@@ -26,6 +27,9 @@ SMALL_MODEL = 100
 """Models of at most so many calls are cheap to run: more is tried, on more rows."""
 STEPS, OF_LARGE = 8, 2
 """Real steps with the weights put back: so many, and so many of large models."""
+READ, READ_OF_LARGE, MOST_NUMBERS = 1024, 8, 2**14
+"""What prepares the data is told by so many rows, and so many of large models, if it has no more
+numbers."""
 CERTAIN_SHARE, MEASURED_SHARE = 0.05, 0.8
 """Shares of the initial values that count as stale: by arithmetic, or measured without it."""
 
@@ -63,20 +67,17 @@ class Measured:
         """The share of the initial values, measured in the statistics themselves."""
         return attribution.initial_share(self.tracked, self.moving, self.reference)
 
-    def with_initial(self, share: float) -> list[Array]:
+    def with_initial(self, share: float | Callable[[Tracked], float]) -> list[Array]:
         """The population statistics with a share of the initial values (mean 0, variance 1)."""
-        return [
-            share * (0.0 if t.role == "mean" else 1.0) + (1 - share) * value
-            for t, value in zip(self.tracked, self.reference, strict=True)
-        ]
-
-    def after_updates(self) -> list[Array]:
-        """The same with the share that so many updates leave, in each layer by its momentum."""
-        steps, found = self.updates or 0, []
+        found = []
         for t, value in zip(self.tracked, self.reference, strict=True):
-            share = t.retention**steps if 0 < t.retention < 1 else 0.0
-            found.append(share * (0.0 if t.role == "mean" else 1.0) + (1 - share) * value)
+            own = share(t) if callable(share) else share
+            found.append(own * (0.0 if t.role == "mean" else 1.0) + (1 - own) * value)
         return found
+
+    def left(self, t: Tracked) -> float:
+        """The share of the initial value that the updates leave, as far as these are known."""
+        return float(np.clip(t.retention, 0.0, 1.0) ** (self.updates or 0))
 
     @property
     def small(self) -> bool:
@@ -93,9 +94,7 @@ class Measured:
     @property
     def certain_share(self) -> float | None:
         """The share of the initial values that the number of updates leaves."""
-        if self.updates is None:
-            return None
-        return float(np.clip(self.slowest.retention, 0.0, 1.0) ** self.updates)
+        return None if self.updates is None else self.left(self.slowest)
 
     @property
     def biased(self) -> bool:
@@ -126,6 +125,15 @@ class Measured:
             by_batch = gap(self.again(), self.trained, self.data).outputs ** 2 / 2
             before, left = (math.sqrt(max(g**2 - by_batch, 0.0)) for g in (before, left))
         return max(0.0, 1 - left / before) if before else 0.0
+
+    @functools.cached_property
+    def preparing(self) -> list[Affine]:
+        """The layers, or operations, that prepare the data by fixed numbers."""
+        rows = min(self.data.rows, READ if self.small else READ_OF_LARGE)
+        order = np.linspace(0, self.data.rows - 1, rows).round().astype(int)
+        batches = in_batches(self.data, order, len(self.batches.rows[0]))
+        found = affine_calls(self.inference, self.tracked, batches)
+        return [place for place in found if place.scale.size <= MOST_NUMBERS]
 
     @functools.cached_property
     def noisy(self) -> list[Array] | None:
@@ -182,10 +190,14 @@ class Measured:
         run = self.training if training is None else training
         return Estimate(self.tracked, statistics.batch_statistics(run, self.tracked, batches))
 
+    @functools.cached_property
+    def far(self) -> list[Distance]:
+        """How far two values are apart in each place, channel by channel."""
+        return distances(self.tracked, self.reference)
+
     def apart(self, a: Sequence[Array], b: Sequence[Array]) -> float:
         """How far two sets of statistics are apart: the mean distance over all channels."""
-        far = distances(self.tracked, self.reference)
-        parts = [of(mine, its) for of, mine, its in zip(far, a, b, strict=True)]
+        parts = [of(mine, its) for of, mine, its in zip(self.far, a, b, strict=True)]
         distance = float(np.mean(np.concatenate([part.ravel() for part in parts])))
         return distance if math.isfinite(distance) else math.inf
 

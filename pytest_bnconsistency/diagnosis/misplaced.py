@@ -63,12 +63,10 @@ class Misplaced:
     @property
     def cause(self) -> str:
         paths = list(dict.fromkeys(t.path for t in self.places))
-        more = len(paths) - SHOWN
-        names = [*paths[:SHOWN], f"{more} more"] if more > 0 else paths
         what = "mean and variance" if self.within else "the stored statistics"
         return (
-            f"{what} of {listed(names)} stand in each other's place, as after loading weights in "
-            "another order"
+            f"{what} of {listed(paths, most=SHOWN)} stand in each other's place, as after loading "
+            "weights in another order"
         )
 
     @property

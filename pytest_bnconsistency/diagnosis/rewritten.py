@@ -16,7 +16,6 @@ from pytest_bnconsistency.diagnosis.misplaced import (
     NEARER,
     REMEDY,
     SHOWN,
-    distances,
     misplaced,
 )
 from pytest_bnconsistency.diagnosis.orders import orders
@@ -146,7 +145,8 @@ def _in_another_order(m: Measured) -> Iterator[Undone]:
 
 def _order(m: Measured, places: Sequence[int]) -> tuple[str, dict[int, Array]]:
     """The order that brings the vectors of a layer to the population's, and them in it."""
-    off, best = _off(m), (NEARER * sum(_off(m)(i, m.moving[i]) for i in places), "")
+    off = _off(m)
+    best = NEARER * sum(off(i, m.moving[i]) for i in places), ""
     moved: dict[int, Array] = {}
     for name, order in orders([m.moving[i] for i in places], [m.reference[i] for i in places]):
         now = {i: m.moving[i][order] for i in places}
@@ -165,13 +165,11 @@ def _of_another_layer(m: Measured) -> Iterator[Undone]:
         return
     pairs = dict.fromkeys((m.tracked[i].path, source) for i, (_, source) in found.items())
     said = [f"in {path} those of {source}" for path, source in pairs]
-    more = len(said) - SHOWN
-    said = [*said[:SHOWN], f"{more} more"] if more > 0 else said
     before = float(np.mean([off(i, m.moving[i]) for i in found]))
     nearer = float(np.mean([apart for apart, _ in found.values()]))
     yield Undone(
         rules.MISPLACED,
-        f"the stored statistics are those of another layer: {listed(said)}",
+        f"the stored statistics are those of another layer: {listed(said, most=SHOWN)}",
         REMEDY,
         [m.reference[i] if i in found else value for i, value in enumerate(m.moving)],
         before,
@@ -188,7 +186,7 @@ def _source(m: Measured, place: int) -> tuple[float, str] | None:
     all vectors are near to one another, none tells.
     """
     t, stored = m.tracked[place], m.moving[place]
-    far = distances(m.tracked, m.reference)[place]
+    far = m.far[place]
     limit = NEARER * float(np.mean(far(stored, m.reference[place])))
     found: list[tuple[float, str]] = []
     for other, value in zip(m.tracked, m.reference, strict=True):
@@ -227,10 +225,9 @@ def _undone(m: Measured, nearer: dict[int, Array], rule: Rule, cause: str, remed
 
 def _off(m: Measured) -> Callable[[int, Array], float]:
     """How far a value is from the population's in a place."""
-    far = distances(m.tracked, m.reference)
 
     def off(place: int, value: Array) -> float:
-        apart = float(np.mean(far[place](value, m.reference[place])))
+        apart = float(np.mean(m.far[place](value, m.reference[place])))
         return apart if np.isfinite(apart) else np.inf
 
     return off
@@ -243,6 +240,4 @@ def _wrong(m: Measured) -> list[int]:
 
 
 def _paths(m: Measured, places: Sequence[int] | dict[int, Array]) -> str:
-    paths = list(dict.fromkeys(m.tracked[i].path for i in places))
-    more = len(paths) - SHOWN
-    return listed([*paths[:SHOWN], f"{more} more"] if more > 0 else paths)
+    return listed(dict.fromkeys(m.tracked[i].path for i in places), most=SHOWN)

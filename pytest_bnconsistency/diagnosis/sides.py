@@ -18,6 +18,11 @@ class Side:
     scores: dict[str, float] = field(default_factory=dict)
 
     @property
+    def predicted(self) -> Array | list[Array]:
+        """The outputs as `predict` gives them: one alone is no list."""
+        return self.outputs[0] if len(self.outputs) == 1 else self.outputs
+
+    @property
     def loss(self) -> float | None:
         return self.scores.get("loss")
 

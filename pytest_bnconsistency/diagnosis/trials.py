@@ -15,7 +15,6 @@ from pytest_bnconsistency.data import Array, Data, flatten, is_float, rebuild
 from pytest_bnconsistency.diagnosis.budget import Tries
 from pytest_bnconsistency.diagnosis.cause import HALF, MOST, OF_LARGE, Cause
 from pytest_bnconsistency.diagnosis.measured import Measured
-from pytest_bnconsistency.diagnosis.misplaced import distances
 from pytest_bnconsistency.diagnosis.sides import Side, gap, number
 from pytest_bnconsistency.probes import statistics
 from pytest_bnconsistency.probes.affine import Affine, Rescaled
@@ -177,7 +176,7 @@ class Trial(abc.ABC, Generic[Change]):
         m = self.m
         stored = m.moving if stored is None else stored
         whole = left = 0.0
-        places = zip(distances(m.tracked, m.reference), stored, m.reference, values, strict=True)
+        places = zip(m.far, stored, m.reference, values, strict=True)
         for place, (far, held, reference, value) in enumerate(places):
             if float(np.mean(far(reference, value))) > MOVED:
                 whole += float(np.sum(far(held, reference)))
@@ -192,16 +191,13 @@ class Trial(abc.ABC, Generic[Change]):
     def _says(self, change: Change | None, values: Sequence[Array]) -> Side:
         data, _, inference = self.changed(change, self._judged)
         statistics.write(self.m.tracked, values)
-        parts = [inference.run(batch.x).outputs for batch in data.batches(self._size)]
-        return Side([np.concatenate(leaves) for leaves in zip(*parts, strict=True)])
+        return Side(inference.over(data.batches(self._size)))
 
     def _loss(self, side: Side) -> float | None:
         subject = self.m.subject
         if self._judged.y is None or not subject.compiled:
             return None
-        return subject.loss(
-            self._judged, side.outputs[0] if len(side.outputs) == 1 else side.outputs
-        )
+        return subject.loss(self._judged, side.predicted)
 
 
 class InputTrial(Trial[Callable[[Array], Array]]):

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Array, Nest, flatten, map_nest, rebuild
+from pytest_bnconsistency.data import Array, Data, Nest, flatten, map_nest, rebuild
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
 from pytest_bnconsistency.probes.drawing import Span, draws, noting_draws
 from pytest_bnconsistency.probes.graphs import (
@@ -164,6 +165,11 @@ class Pass:
         arrays = [leaf.numpy() for leaf in outputs]
         drew = self.draws if noted is None else noted()
         return Observation(arrays, records, tuple(moved), after, drew)
+
+    def over(self, batches: Iterable[Data]) -> list[Array]:
+        """The outputs for the rows of all batches, one after the other."""
+        parts = (self.run(batch.x).outputs for batch in batches)
+        return [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
 
     def again(
         self,
