@@ -20,9 +20,9 @@ import keras
 import numpy as np
 
 from pytest_bnconsistency import check_consistency, recalibrate
-from pytest_bnconsistency.probes.statistics import training_pass
-from pytest_bnconsistency.probes.taps import Pass
-from pytest_bnconsistency.subjects import subject_of
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.measurement.normalization_layers import training_pass
+from pytest_bnconsistency.models import subject_of
 
 ROWS, SIZE = 64, 224
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_bnconsistency import checks, settings
-from pytest_bnconsistency.data import Returned
-from pytest_bnconsistency.door import door
+from pytest_bnconsistency.context import door
+from pytest_bnconsistency.data.arrays import Returned
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Report, Verdict
@@ -201,10 +201,10 @@ def recalibrate(
 @contextlib.contextmanager
 def preserve_state(model: Any) -> Iterator[None]:
     """Everything of `model` that changes inside is restored bitwise, also after an exception."""
-    from pytest_bnconsistency.subjects import subject_of
+    from pytest_bnconsistency.models import subject_of
 
     subject = subject_of(model)
-    from pytest_bnconsistency.probes.state import preserve_state as preserve
+    from pytest_bnconsistency.execution.state import preserve_state as preserve
 
     with preserve(subject):
         yield

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pytest
 
 from pytest_bnconsistency import ini, settings
-from pytest_bnconsistency.door import Door, Progress, door
+from pytest_bnconsistency.context import Door, Progress, door
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
-from pytest_bnconsistency.shared import Skip
+from pytest_bnconsistency.shared_models import Skip
 from pytest_bnconsistency.words import printable
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
             _layer("bn_{}".format, lambda name: ini.value(config, name)),
         )
         if ini.names_models(config):
-            from pytest_bnconsistency import zero_code
+            from pytest_bnconsistency import model_collector as zero_code
 
             zero_code.register(config)
     except OptionError as error:

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.settings import Options
-from pytest_bnconsistency.shared import SharedModel
+from pytest_bnconsistency.shared_models import SharedModel
 
 __tracebackhide__ = True  # the user's own frames are what counts
 FIXTURE = "_bn_given"

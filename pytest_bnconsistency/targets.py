@@ -18,8 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pytest_bnconsistency import model_files
 from pytest_bnconsistency.errors import DataError, OptionError
+from pytest_bnconsistency.models import files as model_files
 from pytest_bnconsistency.settings import did_you_mean
 
 MODEL, DATA = "--bn-model", "--bn-data"

@@ -18,7 +18,7 @@ import numpy as np
 from tensorflow.python.eager import context
 
 from pytest_bnconsistency.assertions import check_consistency
-from pytest_bnconsistency.data import flatten
+from pytest_bnconsistency.data.arrays import flatten
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pipelines import Pipeline
 
-from pytest_bnconsistency.subjects.adapter import BaseSubject
+from pytest_bnconsistency.models.adapter import BaseSubject
 
 
 class PipelineSubject(BaseSubject):

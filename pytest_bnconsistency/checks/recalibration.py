@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.checks.estimation import estimated
-from pytest_bnconsistency.door import door
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.population_statistics import estimated
+from pytest_bnconsistency.context import door
 from pytest_bnconsistency.errors import BNConsistencyError, DataError
-from pytest_bnconsistency.probes import statistics
-from pytest_bnconsistency.probes.state import preserve_state
+from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.words import counted
 
 

@@ -8,9 +8,9 @@ import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pytest_bnconsistency.checks.case import Case
-from pytest_bnconsistency.diagnosis.budget import diagnosing
-from pytest_bnconsistency.door import door
+from pytest_bnconsistency.checks.budget import diagnosing
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.context import door
 from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.results import CheckResult
 from pytest_bnconsistency.settings import did_you_mean
@@ -18,13 +18,13 @@ from pytest_bnconsistency.settings import did_you_mean
 
 @dataclass(frozen=True)
 class Check:
-    """One property: its public name, what it says in a line, and where its code is."""
+    """One property: its public name, which its folder has too, and what it says in a line."""
 
     name: str
     property: str
 
     def run(self, case: Case) -> CheckResult:
-        module = importlib.import_module(f"pytest_bnconsistency.checks.{self.name}")
+        module = importlib.import_module(f"pytest_bnconsistency.checks.{self.name}.check")
         seconds = case.settings.diagnosis_seconds
         with _heap_at_rest(), door.get().progress.of(self.name), diagnosing(seconds):
             result: CheckResult = module.check(case)

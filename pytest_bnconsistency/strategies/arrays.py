@@ -12,10 +12,10 @@ import numpy as np
 from hypothesis import currently_in_test_context, note
 from hypothesis import strategies as st
 
-from pytest_bnconsistency.data import Nest, Spec, flatten, read, rows_of
+from pytest_bnconsistency.data.arrays import Nest, Spec, flatten, read, rows_of
+from pytest_bnconsistency.data.generation import Source, checked, specs_like
+from pytest_bnconsistency.data.recipes import Recipe, Row
 from pytest_bnconsistency.errors import DataError
-from pytest_bnconsistency.expansion import Source, checked, specs_like
-from pytest_bnconsistency.recipes import Recipe, Row
 
 SEEDS, PLACES = 2**16, 2**8
 DECADES = (1.0, 10.0, 100.0, 1000.0)
@@ -238,8 +238,8 @@ def _source(
     if model_or_spec is not None and all(isinstance(s, Spec) for s in flatten(model_or_spec)):
         specs = model_or_spec
     else:
-        from pytest_bnconsistency.probes.sizes import specs_of
-        from pytest_bnconsistency.subjects import subject_of
+        from pytest_bnconsistency.execution.accepted_sizes import specs_of
+        from pytest_bnconsistency.models import subject_of
 
         subject = subject_of(model_or_spec)
         specs = specs_of(subject)
@@ -259,7 +259,7 @@ def _source(
             f"input {open_axes[0]!r} has axes of unknown length, and a Spec cannot be tried out; "
             "say how long they are: size=32, or size=(4, 64)"
         )
-    from pytest_bnconsistency.probes.sizes import fitting_size
+    from pytest_bnconsistency.execution.accepted_sizes import fitting_size
 
     sample = Recipe(1, rest=Row("random", 1.0))
     bounds = _bounds(low, high)

@@ -12,17 +12,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pytest_bnconsistency.data import Array, Data, Nest, flatten, is_float, map_nest, read
-from pytest_bnconsistency.diagnosis import rules
-from pytest_bnconsistency.diagnosis.rules import Rule
+from pytest_bnconsistency.data.arrays import Array, Data, Nest, flatten, is_float, map_nest, read
+from pytest_bnconsistency.data.recipes import Recipe, Row
 from pytest_bnconsistency.errors import ConsistencyFailure, DataError
-from pytest_bnconsistency.probes.state import Variables, preserve_state, same_bits
-from pytest_bnconsistency.probes.statistics import tracked_candidates
-from pytest_bnconsistency.recipes import Recipe, Row
+from pytest_bnconsistency.execution.state import Variables, preserve_state, same_bits
+from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
+from pytest_bnconsistency.models import Subject, subject_of
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.strategies.arrays import source_for
-from pytest_bnconsistency.subjects import Subject, subject_of
 from pytest_bnconsistency.words import listed
 
 Step = tuple[str, str]

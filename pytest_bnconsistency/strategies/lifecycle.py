@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.models import subject_of
 from pytest_bnconsistency.strategies.life import Layers, Life, Problem, Step, given_data, some_data
-from pytest_bnconsistency.subjects import subject_of
 
 STEPS = 16
 Script = tuple[Step, ...]

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pytest_bnconsistency.checks import case, registry
+from pytest_bnconsistency.checks import check_context as case
+from pytest_bnconsistency.checks import registry
 from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 

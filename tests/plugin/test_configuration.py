@@ -146,8 +146,8 @@ runpy.run_module("pytest", run_name="__main__")
 SURFACES = """
 import numpy as np
 import pytest
-from pytest_bnconsistency import ConsistencySuite, assert_batch_invariance, check_consistency
-from pytest_bnconsistency import assert_frozen_stability, preserve_state, recalibrate
+from pytest_bnconsistency import (ConsistencySuite, assert_batch_invariance, check_consistency)
+from pytest_bnconsistency import (assert_frozen_stability, preserve_state, recalibrate)
 
 X = np.ones((4, 2), "float32")
 
@@ -196,7 +196,7 @@ def test_without_hypothesis_the_search_is_left_out(pytester):
         test_it="""
         import keras
         import pytest
-        from pytest_bnconsistency import BNConsistencyError, assert_batch_invariance
+        from pytest_bnconsistency import (BNConsistencyError, assert_batch_invariance)
 
         def build():
             return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])

@@ -5,7 +5,7 @@ import pytest
 TEST = """
 import keras
 import numpy as np
-from pytest_bnconsistency import assert_batch_invariance, assert_frozen_stability
+from pytest_bnconsistency import (assert_batch_invariance, assert_frozen_stability)
 
 def build():
     frozen = keras.layers.BatchNormalization(name="frozen", trainable=False)

@@ -9,7 +9,7 @@ MODEL = """
     import tensorflow as tf
     import unittest
     from hypothesis import HealthCheck, Phase, given, settings, strategies as st
-    from pytest_bnconsistency import assert_batch_invariance, strategies
+    from pytest_bnconsistency import (assert_batch_invariance, strategies)
 
     class Leak(keras.layers.Layer):
         def call(self, x):

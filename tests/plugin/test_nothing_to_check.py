@@ -123,7 +123,7 @@ def test_what_the_user_waived_is_skipped_and_the_rest_counts(pytester):
         """
         import keras
         import numpy as np
-        from pytest_bnconsistency import assert_batch_invariance, assert_frozen_stability
+        from pytest_bnconsistency import (assert_batch_invariance, assert_frozen_stability)
         from pytest_bnconsistency import assert_inference_purity
 
         X = np.ones((8, 4), "float32")

@@ -63,7 +63,7 @@ MODELS = """
 """
 TESTS = """
     import models
-    from pytest_bnconsistency import ConsistencySuite, assert_train_eval_agreement
+    from pytest_bnconsistency import (ConsistencySuite, assert_train_eval_agreement)
 
     def test_assertion():
         x, y = models.{data}(){first}

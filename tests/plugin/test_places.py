@@ -79,7 +79,7 @@ def test_all_frames_on_request(project):
 SUITE = """
     import pytest
     from conftest import FakeModel
-    from pytest_bnconsistency import ConsistencySuite, assert_batch_invariance
+    from pytest_bnconsistency import (ConsistencySuite, assert_batch_invariance)
     from pytest_bnconsistency import assert_frozen_stability
     from helpers import widths
 

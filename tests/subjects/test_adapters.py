@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pytest_bnconsistency import BNConsistencyError, assert_batch_invariance, subjects
-from pytest_bnconsistency.subjects.adapter import BaseSubject
+from pytest_bnconsistency import BNConsistencyError, assert_batch_invariance
+from pytest_bnconsistency import models as subjects
+from pytest_bnconsistency.models.adapter import BaseSubject
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 X = np.random.default_rng(0).standard_normal((16, 4), np.float32)
 
 PACKAGE = """
-from pytest_bnconsistency.subjects.adapter import BaseSubject
+from pytest_bnconsistency.models.adapter import BaseSubject
 
 class Box:
     def __init__(self, leaks): self.leaks = leaks

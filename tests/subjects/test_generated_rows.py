@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from pytest_bnconsistency import BNConsistencyError, assert_batch_invariance
-from pytest_bnconsistency.data import flatten
-from pytest_bnconsistency.probes.sizes import specs_of
-from pytest_bnconsistency.subjects import subject_of
+from pytest_bnconsistency.data.arrays import flatten
+from pytest_bnconsistency.execution.accepted_sizes import specs_of
+from pytest_bnconsistency.models import subject_of
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 BATCH = "batch_invariance"

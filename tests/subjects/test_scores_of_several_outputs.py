@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pytest_bnconsistency.data import Data
-from pytest_bnconsistency.subjects import subject_of
+from pytest_bnconsistency.data.arrays import Data
+from pytest_bnconsistency.models import subject_of
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -19,9 +19,9 @@ import tensorflow as tf
 
 from pytest_bnconsistency import check_consistency, recalibrate
 from pytest_bnconsistency.assertions import case
-from pytest_bnconsistency.checks.passes import observed
-from pytest_bnconsistency.diagnosis import localise
-from pytest_bnconsistency.probes.exchanges import exchanges
+from pytest_bnconsistency.checks.batch_invariance import localise
+from pytest_bnconsistency.checks.traced_passes import observed
+from pytest_bnconsistency.execution.batch_variants import exchanges
 
 SMALLEST = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 ARCHITECTURES = sorted(

@@ -143,7 +143,7 @@ find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "tensorflow" else find(name, *rest)
 """
 CHECKED = """
-from pytest_bnconsistency import BNConsistencyError, assert_batch_invariance
+from pytest_bnconsistency import (BNConsistencyError, assert_batch_invariance)
 try:
     assert_batch_invariance(object())
 except BNConsistencyError as error:

@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 
 from pytest_bnconsistency import Verdict, check_consistency, recalibrate
-from pytest_bnconsistency.diagnosis.budget import Tries, diagnosing
-from pytest_bnconsistency.door import Door, Progress, door
+from pytest_bnconsistency.checks.budget import Tries, diagnosing
+from pytest_bnconsistency.context import Door, Progress, door
 from pytest_bnconsistency.errors import OptionError
+from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.plugin import _Progress
-from pytest_bnconsistency.probes.taps import Pass
 from pytest_bnconsistency.settings import resolve
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pytest_bnconsistency.data import Spec, read
+from pytest_bnconsistency.data.arrays import Spec, read
 from pytest_bnconsistency.errors import DataError
 
 SPEC = Spec((4,), "float32", "x")

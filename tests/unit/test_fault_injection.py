@@ -15,7 +15,7 @@ from pytest_bnconsistency import check_consistency
 from pytest_bnconsistency.testing import expect_pass, leaves_no_trace
 
 CHECKS = ["batch_invariance", "inference_purity", "train_eval_agreement", "frozen_stability"]
-ROOMS = ("checks", "diagnosis", "probes", "subjects")
+ROOMS = ("checks", "measurement", "execution", "models")
 PUTTING_BACK = {  # what an exception must not stop
     "restore",
     "_refill_dict",
@@ -69,9 +69,8 @@ def our_code():
     files = set()
     for room in ROOMS:
         package = importlib.import_module(f"{pytest_bnconsistency.__name__}.{room}")
-        for module in pkgutil.iter_modules(package.__path__):
-            name = f"{package.__name__}.{module.name}"
-            files.add(importlib.import_module(name).__file__)
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            files.add(importlib.import_module(module.name).__file__)
     return files
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from pytest_bnconsistency.assertions import case, check_consistency
-from pytest_bnconsistency.checks.entries import measured_noise
+from pytest_bnconsistency.checks.entry_points import measured_noise
 from pytest_bnconsistency.results import Verdict
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 

@@ -5,10 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from pytest_bnconsistency.data import Spec
+from pytest_bnconsistency.data.arrays import Spec
+from pytest_bnconsistency.data.generation import Source, specs_like
+from pytest_bnconsistency.data.recipes import Recipe
 from pytest_bnconsistency.errors import DataError
-from pytest_bnconsistency.expansion import Source, specs_like
-from pytest_bnconsistency.recipes import Recipe
 
 SPEC = Spec((3,), "float32")
 

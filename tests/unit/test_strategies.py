@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from pytest_bnconsistency import strategies
-from pytest_bnconsistency.data import Spec
+from pytest_bnconsistency.data.arrays import Spec
 from pytest_bnconsistency.errors import BNConsistencyError
 
 quick = settings(max_examples=50, database=None, deadline=None)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from pytest_bnconsistency import check_consistency, recalibrate
-from pytest_bnconsistency.door import Door, Progress, door
+from pytest_bnconsistency.context import Door, Progress, door
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.testing import expect_pass
 

@@ -1,0 +1,1 @@
+"""A row's result does not depend on its batch."""

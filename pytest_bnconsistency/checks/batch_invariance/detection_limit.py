@@ -1,0 +1,161 @@
+"""What a pass could have seen: the smallest leak between rows that the exact oracle flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+
+from pytest_bnconsistency.checks.batch_invariance import localise
+from pytest_bnconsistency.checks.batch_invariance.hidden_changes import laid_out
+from pytest_bnconsistency.checks.batch_invariance.variants import beyond_noise
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.entry_points import rows_between, traced_entry
+from pytest_bnconsistency.data.arrays import Array, Nest, flatten, is_float, map_nest, rows_of
+from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.execution.batch_variants import Exchange, exchanges
+from pytest_bnconsistency.execution.forward_pass import Observation, Pass
+from pytest_bnconsistency.execution.observations import same_rows
+from pytest_bnconsistency.measurement.injected_faults import Leak, leak_into
+from pytest_bnconsistency.measurement.rounding_noise import Noise
+
+FIRST = 4
+"""Rows into which is leaked, one after the other, until one of them shows it."""
+PLACES = 3
+"""Calls into which is leaked where nothing shows at the usual place."""
+LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""The shares of the batch's mean that are tried."""
+
+
+def resolution(
+    case: Case, x: Nest, apart: Collection[int], noise: Noise | None = None
+) -> Mapping[str, float | None]:
+    """The smallest leak that is flagged at the input and inside, bit by bit or beyond `noise`.
+
+    A row stands beside a companion, and then beside another one, with a share of their mean in
+    it. It is the first row, unless nothing of that row reaches the outputs.
+    """
+    seen: Mapping[str, float | None] = {}
+    for first in range(min(FIRST, rows_of(x))):
+        seen = _into(case, x, apart, first, noise)
+        if any(share is not None for share in seen.values()):
+            break
+    return seen
+
+
+def _into(
+    case: Case, x: Nest, apart: Collection[int], first: int, noise: Noise | None
+) -> Mapping[str, float | None]:
+    way = traced_entry(case, x, False, apart)
+    traced = way.observed
+    assert traced is not None
+    batch, rows = _unlike_rows(x, first)
+    kept = np.zeros(1, int)
+    alike = Exchange("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
+    changing = [e for e in exchanges(rows, case.settings.seed) if 0 in e.kept]
+    exchange = next((e for e in changing if _tells(traced, e, rows)), alike)
+    base, seen, known = way.run(batch, rows), dict[str, float | None](), laid_out(case, traced)
+    if any(is_float(leaf) for leaf in flatten(x)):
+
+        def leaking_in(share: float) -> Observation:
+            return traced.run(leak_into(exchange.x, share))
+
+        seen["the input"] = _smallest(exchange, base, leaking_in, known, noise)
+    leak = traced.instrument
+    if isinstance(leak, Leak) and leak.index is not None:
+        inside = traced.calls[leak.index].label
+        run = _leaking(traced, leak, exchange.x)
+        seen[inside] = _smallest(exchange, base, run, known, noise, leak.index)
+    for place in [] if any(seen.values()) else _telling_rows_apart(base):
+        leak = Leak(place)
+        leaking = traced.again(rows, leak, traced=False)
+        untouched = leaking.run(rows)
+        if leak.index is None:
+            break
+        run = _leaking(leaking, leak, exchange.x)
+        inside = traced.calls[leak.index].label
+        seen[inside] = _smallest(exchange, untouched, run, known, noise, leak.index)
+        if seen[inside] is not None:
+            break
+    if not seen:  # ids and no layers: there is nothing to leak a share into
+        other = traced.run(map_nest(lambda leaf: leaf[::-1], rows))
+        whole = Exchange("another row", rows, kept, kept, 2)
+        differs = localise.outputs_differ(base.outputs, other.outputs, whole)
+        seen["the input, a whole row of it"] = 1.0 if differs else None
+    return seen
+
+
+def _telling_rows_apart(base: Observation) -> list[int]:
+    """Calls, a few from the middle on and the first, that give two rows different values.
+
+    What is the same for all rows, such as a mask without padding, has nothing to leak.
+    """
+    records = enumerate(base.records)
+    apart = [i for i, found in records if any((a[:1] != a[1:]).any() for a in found or ())]
+    middle = len(apart) // 2
+    return list(dict.fromkeys([*apart[middle : middle + PLACES], *apart[:1]]))
+
+
+def _tells(traced: Pass, exchange: Exchange, rows: Nest) -> bool:
+    """Whether companions are others in an exchange, and the model takes them."""
+    if same_rows(exchange.x, rows):
+        return False
+    try:
+        traced.run(exchange.x)
+    except DataError:
+        return False
+    return True
+
+
+def _leaking(traced: Pass, leak: Leak, x: Nest) -> Callable[[float], Observation]:
+    def run(share: float) -> Observation:
+        leak.share.assign(share)
+        try:
+            return traced.run(x)
+        finally:
+            leak.share.assign(0.0)
+
+    return run
+
+
+def _smallest(
+    exchange: Exchange,
+    base: Observation,
+    run: Callable[[float], Observation],
+    known: Collection[int],
+    noise: Noise | None,
+    place: int | None = None,
+) -> float | None:
+    """The smallest share that shows in a run; the calls `known` differ without a leak.
+
+    With `noise`, only what moves the outputs by more than that shows.
+    None, too, where the call at `place` gives both companions the same: it has nothing to leak.
+    """
+    for share in LEAKS:
+        other = run(share)
+        if place is not None and not _varies(base.records[place], other.records[place]):
+            return None
+        if noise is not None:
+            if beyond_noise(base, other, exchange, noise):
+                return share
+            continue
+        differing = set(localise.differing_calls(base, other, exchange)).difference(known)
+        if differing or localise.outputs_differ(base.outputs, other.outputs, exchange):
+            return share
+    return None
+
+
+def _varies(mine: list[Array] | None, its: list[Array] | None) -> bool:
+    """Whether records differ in another entry than the first, into which is leaked."""
+    pairs = zip(mine or [], its or [], strict=True)
+    return any(a.shape != b.shape or bool((a[1:] != b[1:]).any()) for a, b in pairs)
+
+
+def _unlike_rows(x: Nest, first: int) -> tuple[str, Nest]:
+    """A row and the first of the others that is not the same, as a batch with its name."""
+    rows = [rows_between(x, row, row + 1)[1] for row in range(rows_of(x))]
+    others = [row for row in range(len(rows)) if row != first]
+    other = next((row for row in others if not same_rows(rows[row], rows[first])), others[0])
+    if (first, other) == (0, 1):
+        return rows_between(x, 0, 2)
+    return f"rows {first} and {other}", map_nest(lambda leaf: leaf[[first, other]], x)

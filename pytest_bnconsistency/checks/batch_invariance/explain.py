@@ -1,0 +1,463 @@
+"""What it means that rows depend on their batch: where, why, and what mends it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.checks import size_dependence as sizes
+from pytest_bnconsistency.checks.batch_invariance import explain_padding as padding
+from pytest_bnconsistency.checks.batch_invariance import localise
+from pytest_bnconsistency.checks.batch_invariance.localise import Origin
+from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
+from pytest_bnconsistency.data.arrays import Array, Nest
+from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.measurement import rounding_noise as noise
+from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.rules.catalogue import Rule
+from pytest_bnconsistency.words import counted, listed
+
+SHOWN = 3
+"""Operations that a cause names at most."""
+NAMED_AXIS = "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)"
+"""The remedy for a batch that is given back without its axis."""
+WIDENS = "gives each row as many values as the longest row of its batch needs"
+ONE_WIDTH = (
+    "give all batches one width: output_sequence_length=..., to_tensor(shape=[None, width]), "
+    "pad_sequences(maxlen=...)"
+)
+"""What makes an output as wide as its batch needs, and the remedy."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Kept rows that changed in an exchange: in which calls, by how much."""
+
+    exchange: Exchange
+    places: tuple[int, ...]
+    moved: float
+
+
+@dataclass
+class Judged:
+    """Entry points that compute the same, and what was found of them.
+
+    `observed` is the traced pass behind them, where there is one, and `anew` runs the code of one
+    that has none again; `stable` are the indices of the pass's calls that repeat themselves.
+    `margin` is the largest change between batch sizes, in bounds; `drowned` says that noise leaves
+    nothing to be seen there, `dominated` that it may be as large as the outputs, `raises` that a
+    batch was refused, `untraced` that the trace holds, `has_rows` that an output has the rows
+    first, `gathers` that calls get other numbers of rows beside other companions; `failing_rows`
+    (from, to) the first batch that failed for its size, `noise` its bound.
+    """
+
+    names: list[str]
+    observed: Pass | None = None
+    differences: list[Difference] = field(default_factory=list)
+    sizes: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+    tried: list[int] = field(default_factory=list)
+    failing_rows: tuple[int, int] | None = None
+    noise: float = 0.0
+    random: bool = False
+    stable: frozenset[int] = frozenset()
+    margin: float = 0.0
+    drowned: bool = False
+    dominated: bool = False
+    raises: bool = False
+    untraced: bool = False
+    has_rows: bool = True
+    gathers: bool = False
+    anew: Callable[[Nest], list[Array]] | None = None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a row changes with its companions, and not with its place alone."""
+        return any(not found.exchange.moves for found in self.differences)
+
+    @property
+    def fails(self) -> bool:
+        return bool(self.differences or self.sizes or self.shapes)
+
+    @property
+    def word(self) -> str:
+        if self.random or not (self.has_rows or self.fails):
+            return "not judged"
+        return "fails" if self.fails else "holds"
+
+
+def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Finding]:
+    """One finding for each way in which rows depend on their batch."""
+    holding = names_of([entry for entry in judged if entry.word == "holds"])
+    found = []
+    if mixing := [entry for entry in judged if entry.mixes]:
+        found.append(_mixing(subject, x, mixing, holding))
+    elif placed := [entry for entry in judged if entry.differences]:
+        found.append(_placed(x, placed, holding))
+    if losing := [entry for entry in judged if entry.shapes]:
+        found.append(_losing(x, losing, holding))
+    if sized := [entry for entry in judged if entry.sizes]:
+        found.append(_sized(x, sized, holding))
+    return found
+
+
+def names_of(judged: Sequence[Judged]) -> list[str]:
+    return [name for entry in judged for name in entry.names]
+
+
+def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+    # The entry whose layers can be seen; with several, the one that says least to the model.
+    entry = next((e for e in reversed(failing) if e.observed is not None), failing[-1])
+    difference = max(
+        (found for found in entry.differences if not found.exchange.moves),
+        key=lambda found: np.nan_to_num(found.moved, posinf=0.0),
+    )
+    exchange = difference.exchange
+    message, moved = _symptom(failing, holding, exchange, "only its companions change")
+    evidence = {
+        "fails": names_of(failing),
+        "holds": holding,
+        "exchanges": {
+            listed(e.names): [found.exchange.name for found in e.differences] for e in failing
+        },
+        "largest_change": moved,
+    }
+    if entry.observed is None:
+        rule, place, cause, tested, remedy = _own_code(subject, x, exchange, entry)
+        return Finding(
+            rule.id,
+            rule.slug,
+            place,
+            message,
+            cause,
+            bool(tested),
+            remedy,
+            tested,
+            "no tolerance: bitwise, at one batch shape",
+            evidence=evidence,
+        )
+    seen, tries = entry.observed, Tries()
+    cured = _in_inference(subject, seen, x, exchange, tries)
+    if not cured and tries.may("the reader of what the model pads"):
+        found = padding.finding_inside(seen, x, exchange, message, evidence)
+        if found is not None:
+            return found
+    if tries.may("the first layer whose rows change"):
+        among = seen.reaching_outputs() & entry.stable
+        origin = localise.first_origin(localise.with_inputs(seen, x), x, exchange, among)
+    else:
+        origin = localise.first_known(seen, difference.places)
+    evidence["layer"] = origin.label
+    explain = _training_mode if cured else _across_rows
+    rule, cause, tested, remedy = explain(subject, seen, x, exchange, origin, tries)
+    return Finding(
+        rule.id,
+        rule.slug,
+        origin.label,
+        message,
+        cause,
+        not cause.startswith("not established"),
+        remedy,
+        tested,
+        "no tolerance: bitwise, at one batch shape; the same batch twice gives the same bits",
+        evidence=evidence,
+    )
+
+
+def _own_code(
+    subject: Subject, x: Nest, exchange: Exchange, entry: Judged
+) -> tuple[Rule, str, str, str, str]:
+    """The rule, place, cause, how it was tested, and the remedy, where no layer is seen."""
+
+    def independent(within: contextlib.AbstractContextManager[Any]) -> bool:
+        if entry.anew is None:
+            return False
+        try:
+            with within:
+                mine, its = entry.anew(x), entry.anew(exchange.x)
+        except Exception:
+            return False
+        return not localise.outputs_differ(mine, its, exchange)
+
+    names = subject.own_inference()
+    alone = [name for name in names if independent(subject.as_library([name]))]
+    own = alone[:1] or (names if names and independent(subject.as_library(names)) else [])
+    if not own:
+        return (
+            rules.ROWS_MIX,
+            f"not located: only {listed(entry.names)} mixes the rows",
+            "not established; tried: the same rows through model(x) and model(x, training=False), "
+            "where they are independent",
+            "",
+            "look at the model's own predict, predict_step and make_predict_function",
+        )
+    place, who = listed(own), f"the model's own {listed([subject.qualified(n) for n in own])}"
+    same = "every kept row has the same bits in every output"
+    if independent(in_inference(subject)):
+        return (
+            rules.TRAINING_MODE,
+            place,
+            f"{who} runs the layers in training mode",
+            f"with the library's own in its place, {same}; so it has with every layer told "
+            "training=False",
+            f"in {place}, call the model with training=False",
+        )
+    return (
+        rules.ROWS_MIX,
+        place,
+        f"{who} mixes the rows",
+        f"with the library's own in its place, {same}",
+        f"in {place}, compute over the feature axes, not over axis 0; if rows are meant to meet "
+        "there, declare it: transductive='reason'",
+    )
+
+
+def _symptom(
+    failing: Sequence[Judged], holding: list[str], exchange: Exchange, what: str
+) -> tuple[str, float]:
+    """The verdict in a sentence, and the largest change of an output."""
+    moves = [found.moved for entry in failing for found in entry.differences]
+    moved = max([m for m in moves if m and np.isfinite(m)], default=max(moves))
+    where = _where(failing, holding)
+    how = (
+        f"a row moves by {moved:.3g}"
+        if moved and np.isfinite(moved)
+        else "a row becomes NaN"
+        if moved
+        else "a row's hidden values move, though saturation hides it in the outputs,"
+    )
+    return f"{how} when {what} ({exchange.rows} rows), {where}", moved
+
+
+def _where(failing: Sequence[Judged], holding: list[str]) -> str:
+    where = f", not through {listed(holding, 'or')}" if holding else ""
+    return f"through {listed(names_of(failing))}{where}"
+
+
+def _in_inference(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, tries: Tries) -> bool:
+    """Whether rows are independent with every layer in inference mode."""
+    takes = {id(c.layer) for c in seen.calls if subject.takes_training(c.layer)}
+    if not takes or not tries.may("inference mode forced on every layer that takes one"):
+        return False
+    return localise.independent_with(seen, x, exchange, modes=dict.fromkeys(takes, False))
+
+
+def _training_mode(
+    subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin, tries: Tries
+) -> tuple[Rule, str, str, str]:
+    """The rule, the cause, how it was tested, and the remedy."""
+    takes = {id(c.layer): c.layer for c in origin.calls if subject.takes_training(c.layer)}
+    moving = {id(v) for v in seen.run(x).moved}
+    more = sum(
+        any(id(v) in moving for v in subject.own_variables(layer))
+        for layer in takes.values()
+        if origin.call is None or layer is not origin.call.layer
+    )
+    who = f"{origin.label} normalises by the batch: it runs"
+    if more:
+        others = counted(more, "more layer")
+        who = f"{origin.label} and {others} normalise by the batch: they run"
+
+    def undone(modes: Mapping[int, bool]) -> bool:
+        if not tries.may("inference mode for a layer alone"):
+            return False
+        return localise.independent_with(seen, x, exchange, modes=modes)
+
+    teller = who_tells(subject, origin.call, [*seen.passing_calls, *seen.calls], undone)
+    return (
+        rules.TRAINING_MODE,
+        f"{who} in training mode" + (f", because {teller.because}" if teller else ""),
+        "forced into inference mode, every kept row has the same bits in every layer and output",
+        f"{teller.remedy if teller else 'call the model with training=False'}; where the batch "
+        "size of production is fixed or rows must not meet at all, use GroupNormalization",
+    )
+
+
+def _across_rows(
+    subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin, tries: Tries
+) -> tuple[Rule, str, str, str]:
+    """The rule, the cause, how it was tested, and the remedy."""
+    how_known = (
+        "its input row is the same to the bit and its output row is not"
+        if origin.replayed
+        else "what comes before is the same to the bit"
+    )
+    meeting = dict[str, str]()
+    if tries.may("the operations in which rows meet"):
+        meeting = localise.meeting_operations(seen, x, exchange)
+    operation = next(iter(meeting.values()), "")
+    call = origin.call if origin.replayed else None
+    alone = None
+    if call is not None and tries.may(f"{origin.label} given one row at a time"):
+        alone = localise.intervened(seen, x, apart=[id(call.layer)])
+    apart = call is not None and localise.runs_apart(alone, x)
+    declared = f"{{{call.path!r}: 'reason'}}" if call is not None and apart else "'reason'"
+    remedy = (
+        "compute over the feature axes, not over axis 0; give statistics of the batch to "
+        "training mode only; if rows are meant to meet here, declare it: "
+        f"transductive={declared}"
+    )
+    if localise.independent(alone, x, exchange):
+        what = f": {operation} is the first operation that differs" if operation else ""
+        return (
+            rules.ROWS_MIX,
+            f"{origin.label} computes across the rows of its batch{what}",
+            "given one row at a time, it leaves every kept row with the same bits in every "
+            "layer and output",
+            remedy,
+        )
+    proven = _held(seen, x, exchange, origin, meeting, tries)
+    if proven is not None:
+        return (rules.ROWS_MIX, *proven, remedy)
+    by = f"; the first operation that differs is {operation}" if operation else ""
+    complete = f"not established; the rows mix here: {how_known}"
+    tried = "inference mode forced on every layer that takes one: the row still moves"
+    return (
+        rules.ROWS_MIX,
+        f"{tries.without_cause(complete)}{by}",
+        "" if tries.cut else tried,
+        remedy,
+    )
+
+
+def _held(
+    seen: Pass,
+    x: Nest,
+    exchange: Exchange,
+    origin: Origin,
+    meeting: Mapping[str, str],
+    tries: Tries,
+) -> tuple[str, str] | None:
+    """The cause, and how it was tested, if rows stay once what joins them is held."""
+    if tries.may("what the layers give that reduce the batch away, held"):
+        held = localise.reduced(seen, x, exchange)
+        forced = localise.intervened(seen, x, held=held) if held else None
+        if localise.independent(forced, x, exchange):
+            return (
+                f"{listed(held)} {'reduce' if len(held) > 1 else 'reduces'} the batch axis away, "
+                f"and {origin.label} brings the result back into the rows",
+                f"with {listed(held)} held at what {'they' if len(held) > 1 else 'it'} gave for "
+                "the first batch, every kept row has the same bits in every layer and output",
+            )
+    if meeting and tries.may("the operations in which rows meet, held"):
+        operations = localise.tested_operations(seen, x, exchange, meeting)
+        if operations:
+            more = len(operations) - SHOWN
+            shown = [*operations[:SHOWN]] + [counted(more, "more operation")] * (more > 0)
+            where = f"in {origin.label}" if origin.replayed else origin.label
+            return (
+                f"the rows meet in {listed(shown)}, {'at first ' * (len(operations) > 1)}{where}",
+                "with the results held at what they were for the kept rows of the first batch, "
+                "every kept row has the same bits in every layer and output",
+            )
+    return None
+
+
+def _shown(failing: Sequence[Judged]) -> Judged:
+    """The first whose layers can be seen, if those of any can."""
+    return next((entry for entry in failing if entry.observed is not None), failing[0])
+
+
+def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+    entry = _shown(failing)
+    exchange = entry.differences[0].exchange
+    place, tries = None, Tries()
+    if entry.observed is not None and tries.may("what each layer gives rows in other places"):
+        place = sizes.depends_on_place(entry.observed, x, exchange)
+    tested = place is not None and place.tested
+    message, moved = _symptom(failing, holding, exchange, "its position changes")
+    return Finding(
+        rules.POSITION_MATTERS.id,
+        rules.POSITION_MATTERS.slug,
+        "not located" if place is None else place.label,
+        message,
+        place.that("computes with a row's place in the batch")
+        if place is not None and tested
+        else tries.without_cause(
+            "not established; tried: other companions in the same places, where the rows are the "
+            "same to the bit"
+        ),
+        tested,
+        "take positions along the time or feature axis, not along axis 0",
+        "given what it gives the row at its first place, the outputs are as they are there"
+        if tested
+        else "",
+        f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
+        evidence={"fails": names_of(failing), "holds": holding, "largest_change": moved},
+    )
+
+
+def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+    entry = _shown(failing)
+    place, tries = None, Tries()
+    known = entry.observed is not None and entry.failing_rows is not None
+    if known and tries.may("what each layer gives in the smaller batch"):
+        assert entry.observed is not None
+        assert entry.failing_rows is not None
+        place = sizes.loses_axis(entry.observed, x, *entry.failing_rows)
+    tested = place is not None and place.tested
+    width = place is not None and place.width
+    return Finding(
+        rules.BATCH_AXIS_LOST.id,
+        rules.BATCH_AXIS_LOST.slug,
+        "the model's output" if place is None else place.label,
+        f"{entry.shapes[0]}, {_where(failing, holding)}",
+        place.that(WIDENS if width else "drops the batch axis of a small batch")
+        if place is not None and tested
+        else tries.without_cause(
+            f"not established; tried: batches of {listed(sorted(set(entry.tried)))}"
+        ),
+        tested,
+        _shape_remedy(entry, width),
+        f"with {'its result padded to one width' if width else 'the axis put back behind it'}, "
+        "the outputs have their shapes"
+        if tested
+        else "",
+        evidence={"fails": names_of(failing), "holds": holding},
+    )
+
+
+def _shape_remedy(entry: Judged, width: bool) -> str:
+    if width:
+        return ONE_WIDTH
+    return sizes.BRANCHING if entry.untraced else sizes.ANY_NUMBER if entry.raises else NAMED_AXIS
+
+
+def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+    entry = _shown(failing)
+    place, tries = None, Tries()
+    known = entry.observed is not None and entry.failing_rows is not None
+    if known and tries.may("what each layer gives in the smaller batch"):
+        assert entry.observed is not None
+        assert entry.failing_rows is not None
+        place = sizes.depends_on_size(entry.observed, x, *entry.failing_rows, entry.noise)
+    tested = place is not None and place.tested
+    return Finding(
+        rules.SIZE_MATTERS.id,
+        rules.SIZE_MATTERS.slug,
+        "not located" if place is None else place.label,
+        f"{entry.sizes[0]}, {_where(failing, holding)}",
+        place.that("computes with the number of rows")
+        if place is not None and tested
+        else tries.without_cause(
+            "not established; tried: other companions at one batch size, where the rows are the "
+            "same to the bit"
+        ),
+        tested,
+        sizes.BRANCHING
+        if entry.untraced
+        else "look for code that reads the batch size, or that sums over the rows",
+        "given back what it gives among all rows, the outputs are as they are there"
+        if tested
+        else "",
+        bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
+        evidence={"fails": {listed(e.names): e.sizes for e in failing}, "holds": holding},
+    )

@@ -1,0 +1,163 @@
+"""Rows that depend on how far their batch is padded: what reads the padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_bnconsistency.checks.size_dependence import END
+from pytest_bnconsistency.data.arrays import Array, Nest, distance
+from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.layer_values import (
+    APART,
+    Recorded,
+    differ,
+    outputs_with,
+    recorded,
+)
+from pytest_bnconsistency.execution.padding import MORE, Padded, padded_inside
+from pytest_bnconsistency.measurement.rounding_noise import Moved
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import listed
+
+MASKS = (
+    "hand the mask on (mask_zero=True or Masking, and layers that support masks up to the pooling)"
+)
+ROUNDS = 4
+"""How many readers of padding, one behind the other, are looked for."""
+
+
+def finding(seen: Pass, batch: Padded, moved: Moved) -> Finding:
+    """The finding for outputs that moved beyond their noise."""
+    places, tested = reading(seen, batch, moved.bound)
+    named = _listed(places)
+    return Finding(
+        rules.PADDING.id,
+        rules.PADDING.slug,
+        places[0],
+        f"row {moved.row} moves by {moved.change:.3g} when its batch is padded {MORE} steps "
+        f"further on the {batch.side}; noise explains {moved.bound:.3g}",
+        _takes(places)
+        if tested
+        else "not established; tried: each layer's values with and without the added steps",
+        tested,
+        f"{MASKS}, or pad every batch to one fixed length",
+        f"with {named} held at what comes without the added steps for those of the sequence, "
+        "every row is as before"
+        if tested
+        else "",
+        "the noise bound, measured on this model",
+        evidence={
+            "moved": moved.change,
+            "bound": moved.bound,
+            "added_steps": MORE,
+            "side": batch.side,
+        },
+    )
+
+
+def finding_inside(
+    seen: Pass, x: Nest, exchange: Exchange, message: str, evidence: dict[str, Any]
+) -> Finding | None:
+    """The finding for rows that move with their companions because code of the model pads each
+    batch to its longest row; None if that is not why.
+    """
+    base, other = recorded(seen, x), recorded(seen, exchange.x)
+    for label, mine in base.returned.items():
+        its = other.returned.get(label, [])
+        if len(mine) != 1 or len(its) != 1:
+            continue
+        batch = padded_inside(x, exchange.x, exchange.kept, mine[0], its[0])
+        if batch is None:
+            continue
+        given = [*base.given[label], *other.given[label]]
+        longest = batch.counted.shape[1] + batch.more
+        if any(leaf.ndim > 1 and leaf.shape[1] >= longest for leaf in given):
+            return None  # its rows were of one length, until here
+        bound = APART * max(float(evidence["largest_change"]), 0.0)
+        places, tested = reading(seen, batch, bound)
+        if not tested:
+            return None
+        return Finding(
+            rules.PADDING.id,
+            rules.PADDING.slug,
+            places[0],
+            message,
+            f"{_takes(places)}: {label} pads each batch to its longest row",
+            True,
+            f"{MASKS}, or have {label} pad to one fixed length: output_sequence_length of a "
+            "TextVectorization, shape of RaggedTensor.to_tensor",
+            f"with {_listed(places)} held at what it gives where the batch is padded less, every "
+            "kept row is as before",
+            "no tolerance: bitwise, at one number of rows",
+            evidence={**evidence, "layer": places[0], "added_steps": batch.more},
+        )
+    return None
+
+
+def _takes(places: list[str]) -> str:
+    takes = "take" if len(places) > 1 else "takes"
+    return f"{_listed(places)} {takes} padded steps for steps of the sequence"
+
+
+def _listed(places: list[str]) -> str:
+    return listed([f"the code {p}" if p.startswith("between") else p for p in places])
+
+
+def reading(seen: Pass, batch: Padded, bound: float) -> tuple[list[str], bool]:
+    """The layers, or code between two, that give the steps that count other values; whether that
+    is all that moves the outputs.
+
+    What differs in padded steps alone is no fault yet: it is one of whoever reads them. Where one
+    gives back what it gives without the added steps, another may read them further on.
+    """
+    base, places, held = recorded(seen, batch.short), list[str](), dict[str, list[Array]]()
+    for _ in range(ROUNDS):
+        longer = recorded(seen, batch.long, held=held)
+        place, label = _first_reader(batch, base, longer)
+        places.append(place)
+        if not label or label in held:
+            break
+        pairs = zip(base.returned[label], longer.returned[label], strict=False)
+        held[label] = [batch.with_steps_of(its, mine) for mine, its in pairs]
+        if _mends(seen, batch, held, bound):
+            return places, True
+    return places[:1], False
+
+
+def _first_reader(batch: Padded, base: Recorded, longer: Recorded) -> tuple[str, str]:
+    """The first place whose values differ in the steps that count, and the call that shows it.
+
+    That is "" where no call does.
+    """
+
+    def apart(mine: list[Array], its: list[Array]) -> bool:
+        pairs = (batch.of_both(a, b) for a, b in zip(mine, its, strict=False))
+        return any(differ(*pair) for pair in pairs if pair is not None)
+
+    def gives_others(label: str) -> bool:
+        return apart(base.returned[label], longer.returned.get(label, []))
+
+    def is_given_others(label: str) -> bool:
+        return apart(base.given[label], longer.given.get(label, []))
+
+    before = "the input"
+    for label in base.returned:
+        around = base.around(label)
+        if not gives_others(label):
+            before = label
+        elif all(map(gives_others, around)):
+            # A loop in a layer takes padding for a step: then it is the layer that reads it.
+            reader = next((one for one in (label, *around) if not is_given_others(one)), "")
+            return reader or f"between {before} and {label}", reader or label
+    return f"between {before} and {END}", ""
+
+
+def _mends(seen: Pass, batch: Padded, held: dict[str, list[Array]], bound: float) -> bool:
+    base, outputs = outputs_with(seen, batch.short), outputs_with(seen, batch.long, held)
+    if base is None or outputs is None:
+        return False
+    pairs = (batch.of_both(a, b) for a, b in zip(base, outputs, strict=True))
+    known = [pair for pair in pairs if pair is not None]
+    return all(distance(*pair).max(initial=0.0) <= bound for pair in known)

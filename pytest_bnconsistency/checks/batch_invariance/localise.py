@@ -1,0 +1,285 @@
+"""Where rows begin to depend on one another, and what makes them stop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.data.arrays import Array, Nest, rows_of
+from pytest_bnconsistency.execution.activation_patching import Held
+from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.forward_pass import Instrument, Observation, Pass
+from pytest_bnconsistency.execution.layer_values import results_of
+from pytest_bnconsistency.execution.row_hashes import (
+    Fingerprints,
+    Operations,
+    Values,
+    WithInputs,
+    by_row,
+)
+from pytest_bnconsistency.execution.state import same_bits
+from pytest_bnconsistency.models import Call
+
+ROUNDS = 4
+"""How often operations are held before it is looked for more of them further on."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The first place, in execution order, whose output differs for a kept row.
+
+    `call` is None where only the model's outputs differ. `replayed` says that the layer's own
+    input is the same to the bit, so that the layer itself mixes the rows; otherwise the rows
+    mix between `before` and this place, in code that is no layer.
+    """
+
+    call: Call | None
+    before: str
+    replayed: bool
+    calls: tuple[Call, ...]
+
+    @property
+    def label(self) -> str:
+        if self.call is None:
+            return f"between {self.before} and the model's output"
+        if self.replayed:
+            return self.call.label
+        return f"between {self.before} and {self.call.label}"
+
+
+def differing_calls(base: Observation, other: Observation, exchange: Exchange) -> list[int]:
+    """The indices of the calls of which some output differs for a kept row."""
+    return [
+        index
+        for index, (mine, its) in enumerate(zip(base.records, other.records, strict=True))
+        if mine is not None and its is not None and _any_differs(mine, its, exchange)
+    ]
+
+
+def with_inputs(seen: Pass, x: Nest) -> Pass:
+    """The same pass with what each layer is given recorded as well."""
+    return seen.again(x, WithInputs(rows_of(x)))
+
+
+def first_origin(watched: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Origin:
+    """Where, in a pass `with_inputs`, a kept row changes first.
+
+    `among` are the indices of the calls that count.
+    """
+    base, other = watched.run(x), watched.run(exchange.x)
+    calls = tuple(watched.calls)
+    for index, (mine, its) in enumerate(zip(base.records, other.records, strict=True)):
+        if mine is None or its is None or index not in among:
+            continue
+        given = int(mine[0][0])
+        if not _any_differs(mine[1 + given :], its[1 + given :], exchange):
+            continue
+        replayed = not _any_differs(mine[1 : 1 + given], its[1 : 1 + given], exchange)
+        call = calls[index]
+        outside = [c for c in calls[:index] if not c.path.startswith(call.path + "/")]
+        before = outside[-1].label if outside else "the input"
+        return Origin(call, before, replayed, calls)
+    return Origin(None, calls[-1].label if calls else "the input", False, calls)
+
+
+def first_known(seen: Pass, places: Sequence[int]) -> Origin:
+    """The first of the calls at `places`, whose rows change; nothing was run to look closer."""
+    calls = tuple(seen.calls)
+    if not places:
+        return Origin(None, calls[-1].label if calls else "the input", False, calls)
+    return Origin(calls[min(places)], "", True, calls)
+
+
+def intervened(
+    seen: Pass,
+    x: Nest,
+    *,
+    modes: Mapping[int, bool] | None = None,
+    apart: Collection[int] = (),
+    held: Mapping[str, list[Array]] | None = None,
+    operations: Mapping[str, Held] | None = None,
+) -> Pass | None:
+    """The pass with an intervention, None where the code does not take it.
+
+    `modes` are other modes for layers, by identity; layers `apart` get one row at a time; calls
+    that are `held` return what is given for them, and so do single `operations`, by name.
+    """
+    try:
+        return seen.again(
+            x, Fingerprints(), modes=modes, apart=apart, held=held, operations=operations
+        )
+    except Exception:
+        return None
+
+
+def independent(forced: Pass | None, x: Nest, exchange: Exchange) -> bool:
+    """Whether kept rows are the same in every layer and output of a pass that is `intervened`."""
+    if forced is None:
+        return False
+    try:
+        base, other = forced.run(x), forced.run(exchange.x)
+    except Exception:
+        return False  # an intervention that the code does not take proves nothing
+    differing = forced.reaching_outputs().intersection(differing_calls(base, other, exchange))
+    return not differing and not outputs_differ(base.outputs, other.outputs, exchange)
+
+
+def independent_with(
+    seen: Pass, x: Nest, exchange: Exchange, *, modes: Mapping[int, bool]
+) -> bool:
+    """Whether kept rows are the same with other modes for layers, by identity."""
+    return independent(intervened(seen, x, modes=modes), x, exchange)
+
+
+def runs_apart(forced: Pass | None, x: Nest) -> bool:
+    """Whether layers can be given one row at a time as in `forced`, also outside of a trace."""
+    if forced is None:
+        return False
+    try:
+        for run in (forced, forced.again(x, Instrument(), traced=False)):
+            run.run(x)
+    except Exception:
+        return False
+    return True
+
+
+def reduced(seen: Pass, x: Nest, exchange: Exchange) -> dict[str, list[Array]]:
+    """What calls gave whose result has no axis for the batch and changes with the companions."""
+    watched = seen.again(x, Values())
+    base, other = watched.run(x), watched.run(exchange.x)
+    return {
+        call.label: mine
+        for call, mine, its in zip(watched.calls, base.records, other.records, strict=True)
+        if mine and its and not all(map(same_bits, mine, its))
+    }
+
+
+def routes(seen: Pass, x: Nest, others: Iterable[Nest]) -> bool:
+    """Whether some operation gives other numbers of entries for other rows in the same places.
+
+    So does one that picks the rows that an expert takes.
+    """
+    _, watched = _operations_of(seen, x)
+
+    def counts(rows: Nest) -> list[int]:
+        return [len(hashes) for hashes in watched.run(rows).records[-1] or ()]
+
+    if not watched.is_traced:
+        return False
+    base = counts(x)
+    for other in others:
+        with contextlib.suppress(Exception):  # it refuses these rows
+            if counts(other) != base:
+                return True
+    return False
+
+
+def meeting_operations(
+    seen: Pass, x: Nest, exchange: Exchange, held: Mapping[str, Held] | None = None
+) -> dict[str, str]:
+    """The TensorFlow operations in which rows meet, by name: their types, names and axes.
+
+    They give a kept row, or give as a whole, what changes with the companions, while all that
+    they are given is the same; and by way of what changes it reaches a kept row.
+    """
+    operations, watched = _operations_of(seen, x, held)
+    if not watched.is_traced:
+        return {}
+    base, again, other = (watched.run(rows).records[-1] or [] for rows in (x, x, exchange.x))
+    results = operations.results
+    changed = [
+        _result_differs(a, c, exchange) if np.array_equal(a, b) else None
+        for a, b, c in zip(base, again, other, strict=True)
+    ]
+    reaching = {i for i, hashes in enumerate(base) if changed[i] and len(hashes) > 1}
+    for index in reversed(range(len(results))):
+        if index in reaching:
+            reaching |= {i for i in results[index].given if changed[i] is not False}
+    return {
+        results[index].operation: results[index].told
+        for index in sorted(reaching)
+        if changed[index]
+        and not results[index].turned
+        and all(changed[i] is False for i in results[index].given)
+    }
+
+
+def _operations_of(
+    seen: Pass, x: Nest, held: Mapping[str, Held] | None = None
+) -> tuple[Operations, Pass]:
+    """A pass that hashes what each operation gives, traced once for all who ask."""
+    key = "operations", rows_of(x)
+    if held or key not in seen.known:
+        operations = Operations(rows_of(x))
+        found = operations, seen.again(x, operations, operations=held)
+        if held:
+            return found
+        seen.known[key] = found
+    known: tuple[Operations, Pass] = seen.known[key]
+    return known
+
+
+def tested_operations(
+    seen: Pass, x: Nest, exchange: Exchange, found: Mapping[str, str]
+) -> list[str]:
+    """Operations in which rows meet, as a reader knows them, if they are all of them; else none.
+
+    Those `found` are held at what they gave the kept rows of the first batch, then those in which
+    rows meet further on, and so on.
+    """
+    told, held = dict[str, str](), dict[str, Held]()
+    try:
+        for _ in range(ROUNDS):
+            if not found:
+                break
+            told |= found
+            held = {
+                name: Held(values, exchange.kept, exchange.rows)
+                for name, values in results_of(seen, x, told).items()
+            }
+            found = meeting_operations(seen, x, exchange, held)
+    except Exception:
+        return []  # an intervention that the code does not take proves nothing
+    if not held or not independent(intervened(seen, x, operations=held), x, exchange):
+        return []
+    return list(told.values())
+
+
+def outputs_differ(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:
+    return any(
+        a.shape != b.shape or row_bits_differ(a, b, exchange).any()
+        for a, b in zip(mine, its, strict=True)
+        if a.ndim and b.ndim and len(a) == len(b) == exchange.rows
+    )
+
+
+def row_bits_differ(mine: Array, its: Array, exchange: Exchange) -> Array:
+    a = np.ascontiguousarray(mine[exchange.kept]).reshape(len(exchange.kept), -1)
+    b = np.ascontiguousarray(its[exchange.now]).reshape(len(exchange.kept), -1)
+    if a.dtype == object:  # texts
+        return np.asarray((a != b).any(axis=1), bool)
+    different: Array = (a.view(np.uint8) != b.view(np.uint8)).any(axis=1)
+    return different
+
+
+def _any_differs(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:
+    return any(_kept_rows_differ(a, b, exchange) for a, b in zip(mine, its, strict=True))
+
+
+def _result_differs(mine: Array, its: Array, exchange: Exchange) -> bool | None:
+    """Whether hashes of a result differ, for a kept row or, of a single entry, as a whole."""
+    if len(mine) == len(its) == 1:
+        return bool((mine != its).any())
+    return _kept_rows_differ(mine, its, exchange)
+
+
+def _kept_rows_differ(mine: Array, its: Array, exchange: Exchange) -> bool | None:
+    """Whether hashes differ for a kept row; None where the first axis is not the batch."""
+    rows, other = by_row(mine, exchange.rows), by_row(its, exchange.rows)
+    # How many elements an operation picks may depend on the batch: nothing to compare.
+    if rows is None or other is None or rows.shape != other.shape:
+        return None
+    return bool((rows[exchange.kept] != other[exchange.now]).any())

@@ -1,0 +1,205 @@
+"""The search for a batch in which a row depends on the others, on its place or on their number."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+import numpy as np
+
+from pytest_bnconsistency.checks import search
+from pytest_bnconsistency.checks.batch_invariance import explain as mixing
+from pytest_bnconsistency.checks.batch_invariance import localise
+from pytest_bnconsistency.checks.batch_invariance.explain import Difference, Judged
+from pytest_bnconsistency.checks.batch_invariance.hidden_changes import hidden, laid_out
+from pytest_bnconsistency.checks.batch_invariance.variants import beyond_noise
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.search import Violation, generic_row, passes_of, source_of
+from pytest_bnconsistency.data.arrays import Array, Nest, distance, rows_of
+from pytest_bnconsistency.data.recipes import Recipe, Row
+from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.forward_pass import Observation
+from pytest_bnconsistency.execution.observations import repeating, same_outputs
+from pytest_bnconsistency.measurement.rounding_noise import Noise
+from pytest_bnconsistency.results import CheckResult, Finding
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.rules.catalogue import Rule
+from pytest_bnconsistency.words import counted, first_line, listed
+
+MIXING = (rules.ROWS_MIX, rules.TRAINING_MODE, rules.POSITION_MATTERS)
+SIZED = (rules.SIZE_MATTERS, rules.BATCH_AXIS_LOST)
+
+
+def searched(
+    case: Case, x: Nest, decide: Callable[[], CheckResult], apart: Collection[int] = ()
+) -> CheckResult:
+    """The result of `decide`, and of examples in which rows must not depend on their batch.
+
+    Layers `apart`, by identity, get one row at a time.
+    """
+    return search.judged("batch_invariance", case, x, decide, functools.partial(Rows, apart=apart))
+
+
+class Rows:
+    """Rows must not depend on their companions, nor on how many there are."""
+
+    def __init__(
+        self, case: Case, x: Nest, result: CheckResult | None, apart: Collection[int] = ()
+    ) -> None:
+        self.case, self.source, self.base = case, source_of(case, x), rows_of(x)
+        self.largest = 2 * self.base + 1
+        self.among_others = frozenset(rule.id for rule in MIXING)
+        self.breaks = self.among_others.union(rule.id for rule in SIZED)
+        self.generic = generic_row(self.source)
+        self.score = 0.0
+        self._usual = self.source.expand(Recipe(self.base, {}, self.generic))
+        self._noise: Noise | None = None
+        self._references: dict[tuple[str, int, Row], Observation | str] = {}
+        broken = {finding.rule for finding in result.findings} if result else set()
+        self._mixing = any(rule.id in broken for rule in MIXING)
+        self._passes = passes_of(case, x, apart)
+        self._stable: dict[str, frozenset[int]] = {}
+        self._among: dict[str, set[int] | frozenset[int]] = {}
+        for name, seen in list(self._passes.items()):
+            first, second = seen.run(x), seen.run(x)
+            if not same_outputs(first.outputs, second.outputs):
+                del self._passes[name]
+            self._stable[name] = repeating(first, second)
+            self._among[name] = seen.reaching_outputs() & self._stable[name]
+        self.random = not self._passes
+
+    def violation(self, recipe: Recipe) -> Violation | None:
+        self.score = 0.0
+        for name in self._passes:
+            found = self._mixed(name, recipe) if recipe.rows and recipe.kept else None
+            if found is None and not self._mixing:
+                # Of rows of zeros too much is zero whatever the size.
+                found = self._sized(name, Recipe(recipe.count, {}, self.generic))
+            if found is not None:
+                return found
+        return None
+
+    def _violation(
+        self, recipe: Recipe, broken: tuple[Rule, ...], message: str, judged: Judged, x: Nest
+    ) -> Violation:
+        """`judged` holds the evidence on the rows `x`, from which the batch differs."""
+
+        def explained() -> Finding:
+            (finding,) = mixing.findings(self.case.subject, x, [judged])
+            return replace(finding, message=message)
+
+        return Violation(recipe, broken, explained)
+
+    def _reference(self, name: str, count: int, rest: Row) -> Observation | str:
+        key = name, count, rest
+        if key not in self._references:
+            self._references[key] = self._run(name, Recipe(count, {}, rest))
+        return self._references[key]
+
+    def _run(self, name: str, recipe: Recipe) -> Observation | str:
+        """What a pass gives, or why it refuses."""
+        x = self.source.expand(recipe)
+        try:
+            return self._passes[name].run(x)
+        except Exception as error:
+            return first_line(error)[:120]
+
+    def _judged(self, name: str) -> Judged:
+        seen = self._passes[name]
+        return Judged([name], seen, stable=self._stable[name] - laid_out(self.case, seen))
+
+    def _mixed(self, name: str, recipe: Recipe) -> Violation | None:
+        alone = self._reference(name, recipe.count, recipe.rest)
+        other = self._run(name, recipe)
+        if isinstance(alone, str) or isinstance(other, str):
+            return None  # a model may refuse some rows; that is no dependence
+        judged, kept = self._judged(name), np.array(recipe.kept)
+        for mine, its in zip(alone.outputs, other.outputs, strict=True):
+            if mine.ndim and its.ndim and len(mine) == len(its) and mine.shape != its.shape:
+                x = self.source.expand(recipe)
+                judged.shapes = [f"{recipe} gives shape {its.shape}; other rows give {mine.shape}"]
+                return self._violation(
+                    recipe, SIZED[1:], f"{judged.shapes[0]}, through {name}", judged, x
+                )
+        exchange = Exchange(str(recipe), None, kept, kept, recipe.count)
+        places = sorted({*localise.differing_calls(alone, other, exchange)} & self._among[name])
+        shown = localise.outputs_differ(alone.outputs, other.outputs, exchange)
+        if not places and not shown:
+            return None
+        x = self.source.expand(Recipe(recipe.count, {}, recipe.rest))
+        exchange = replace(exchange, x=self.source.expand(recipe))
+        gathers, seen = self._gathers(name, x, exchange), self._passes[name]
+        if gathers and shown:
+            shown = bool(beyond_noise(alone, other, exchange, Noise(seen, x)))
+        if not shown:
+            places = list(hidden(self.case, seen, x, exchange, places, gathers))
+        if not places and not shown:
+            return None
+        moved, row = _largest_move(alone.outputs, other.outputs, recipe)
+        how = (
+            f"row {row} moves by {moved:.3g}"
+            if moved and np.isfinite(moved)
+            else f"row {row} becomes NaN"
+            if moved
+            else "a row's hidden values move, though not the outputs,"
+        )
+        beside = listed([f"row {place} is {other}" for place, other in recipe.rows.items()])
+        among_rows = counted(recipe.count, "row")
+        message = f"{how} when {beside} instead of {recipe.rest} ({among_rows}), through {name}"
+        judged.differences = [Difference(exchange, tuple(places), moved)]
+        return self._violation(recipe, MIXING, message, judged, x)
+
+    def _gathers(self, name: str, x: Nest, exchange: Exchange) -> bool:
+        """Whether other numbers of rows meet in a pass: asked once, of a batch that differs."""
+        key = "routes", id(self._passes[name])
+        if key not in self.case.shared:
+            self.case.shared[key] = localise.routes(self._passes[name], x, [exchange.x])
+        return bool(self.case.shared[key])
+
+    def _sized(self, name: str, recipe: Recipe) -> Violation | None:
+        """What the size alone does, to rows that are all of the rest."""
+        base = self._reference(name, self.base, recipe.rest)
+        alone = self._reference(name, recipe.count, recipe.rest)
+        if isinstance(base, str):
+            return None  # the model refuses such rows, whatever their number
+        judged, through = self._judged(name), f", through {name}"
+        both = min(recipe.count, self.base)
+        judged.failing_rows, judged.tried = (0, both), [recipe.count]
+        x = self._usual if recipe.count < self.base else self.source.expand(recipe)
+        if isinstance(alone, str):
+            judged.shapes = [f"a batch of {recipe.count} raises: {alone}"]
+            return self._violation(recipe, SIZED[1:], judged.shapes[0] + through, judged, x)
+        if self._noise is None:
+            self._noise = Noise(self._passes[name], self._usual)
+        for index, (mine, its) in enumerate(zip(base.outputs, alone.outputs, strict=True)):
+            if not (mine.ndim and len(mine) == self.base):
+                continue
+            if its.shape != (recipe.count, *mine.shape[1:]):
+                gives = f"a batch of {recipe.count} gives shape {its.shape}; the batch of "
+                judged.shapes = [f"{gives}{self.base} gives {mine.shape}"]
+                return self._violation(recipe, SIZED[1:], judged.shapes[0] + through, judged, x)
+            moved = self._noise.compare(index, mine[:both], its[:both], np.arange(both))
+            if moved is None:
+                continue
+            self.score = max(self.score, min(moved.margin, 1e9))
+            if moved.beyond:
+                judged.noise = moved.bound
+                judged.sizes = [
+                    f"row {moved.row} moves by {moved.change:.3g} between a batch of "
+                    f"{recipe.count} and one of {self.base}; noise explains {moved.bound:.3g}"
+                ]
+                return self._violation(recipe, SIZED[:1], judged.sizes[0] + through, judged, x)
+        return None
+
+
+def _largest_move(mine: list[Array], its: list[Array], recipe: Recipe) -> tuple[float, int]:
+    """By how much a kept row of the outputs moves, at most, and which one."""
+    largest, row = 0.0, recipe.kept[0]
+    for a, b in zip(mine, its, strict=True):
+        if a.ndim and a.shape == b.shape and len(a) == recipe.count:
+            change = distance(a[recipe.kept], b[recipe.kept]).reshape(len(recipe.kept), -1)
+            if change.max(initial=0.0) > largest:
+                largest = float(change.max())
+                row = recipe.kept[int(change.max(axis=1).argmax())]
+    return largest, row

@@ -1,0 +1,260 @@
+"""Whether kept rows keep their bits beside other companions, and their values in other places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pytest_bnconsistency.checks import entry_points as ways
+from pytest_bnconsistency.checks.batch_invariance import localise
+from pytest_bnconsistency.checks.batch_invariance.explain import Difference, Judged
+from pytest_bnconsistency.checks.batch_invariance.hidden_changes import hidden, laid_out
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.entry_points import WHOLE, Entry
+from pytest_bnconsistency.checks.traced_passes import observed
+from pytest_bnconsistency.data.arrays import Array, Nest, distance
+from pytest_bnconsistency.execution.batch_variants import Exchange, copied, exchanges, moved_on
+from pytest_bnconsistency.execution.forward_pass import Observation, Pass
+from pytest_bnconsistency.execution.observations import repeating, same_outputs
+from pytest_bnconsistency.measurement.rounding_noise import Noise
+from pytest_bnconsistency.words import first_line
+
+
+def compare_exchanges(
+    entry: Entry,
+    judged: Judged,
+    case: Case,
+    x: Nest,
+    joint: Sequence[Exchange],
+    noise: Noise,
+    notes: list[str],
+) -> None:
+    base = entry.run(WHOLE, x)
+    if widths := _other_widths(entry, base, joint):
+        judged.shapes.append(widths)
+        return
+    seen = _differences(entry, base, joint, noise, [])
+    if all(found == "same" for found in seen):
+        if observed(case, x, False).draws:
+            # Each batch begins with the same state, so that the same numbers are drawn.
+            _look_for_randomness(entry, judged, case, x, notes)
+        return
+    _look_for_randomness(entry, judged, case, x, notes)
+    # One by one, the changes tell what it is that rows depend on.
+    singly = _differences(entry, base, exchanges(x, case.settings.seed), noise, notes)
+    changing = [found for found in singly if isinstance(found, Difference)]
+    changing = changing or [found for found in seen if isinstance(found, Difference)]
+    if judged.observed is not None and _routes(
+        case, entry, judged.observed, x, changing, joint, noise
+    ):
+        judged.gathers = True
+        notes.append(
+            f"parts of {entry.name} get other numbers of rows beside other companions: its "
+            "outputs are compared within the noise bound"
+        )
+    counted = [_counting(case, found, entry, judged, x, noise) for found in changing]
+    judged.differences = [found for found in counted if found is not None]
+
+
+def _other_widths(entry: Entry, base: Observation, joint: Sequence[Exchange]) -> str:
+    """How an output's shape depends on companions, as one as wide as the longest row; else ""."""
+    for exchange in joint:
+        try:
+            other = entry.run(exchange.name, exchange.x)
+        except Exception:
+            continue  # it refuses these rows
+        for mine, its in zip(base.outputs, other.outputs, strict=False):
+            rows = mine.ndim and its.ndim and len(mine) == len(its) == exchange.rows
+            if rows and mine.shape != its.shape:
+                return (
+                    f"a batch of {exchange.rows} gives shape {mine.shape}, and {its.shape} when "
+                    "only companions change"
+                )
+    return ""
+
+
+def _routes(
+    case: Case,
+    entry: Entry,
+    seen: Pass,
+    x: Nest,
+    changing: Sequence[Difference],
+    joint: Sequence[Exchange],
+    noise: Noise,
+) -> bool:
+    """Whether other numbers of rows meet beside other companions, so that they round otherwise."""
+    base = entry.run(WHOLE, x)
+    gathers = _gathers(entry, base, joint)
+    # Where outputs move farther than any rounding takes them, nothing hangs on it.
+    routes = gathers or (
+        not any(_moves_farther(entry, base, found, noise) for found in changing)
+        and localise.routes(seen, x, [exchange.x for exchange in joint])
+    )
+    case.shared["routes", id(seen)] = routes
+    if gathers or not routes:
+        return routes
+    return not any(_moves_outputs(entry, base, found, noise) for found in changing)
+
+
+def _gathers(entry: Entry, base: Observation, joint: Sequence[Exchange]) -> bool:
+    """Whether some call gives another number of entries in one of the exchanges.
+
+    So do experts that get the rows that are sent to them.
+    """
+
+    def counts(seen: Observation) -> list[list[int]]:
+        return [[len(array) for array in record or ()] for record in seen.records]
+
+    for exchange in joint:
+        try:
+            other = entry.run(exchange.name, exchange.x)
+        except Exception:
+            continue  # it refuses these rows
+        if counts(other) != counts(base):
+            return True
+    return False
+
+
+def compare_otherwise(
+    entry: Entry, judged: Judged, case: Case, x: Nest, noise: Noise, notes: list[str]
+) -> None:
+    """Whether rows depend on companions or places, where they seem to on the batch's size.
+
+    A majority is another one in a small batch, and in a large one of copies of its rows.
+    """
+    assert judged.failing_rows is not None
+    base = entry.run(WHOLE, x)
+    for exchange in (copied(x, *judged.failing_rows), moved_on(x)):
+        found = _difference(entry, base, exchange, noise, notes)
+        if not isinstance(found, Difference):
+            continue
+        _look_for_randomness(entry, judged, case, x, notes)
+        counted = None if judged.random else _counting(case, found, entry, judged, x, noise)
+        if counted is not None or judged.random:
+            judged.differences, judged.sizes = [] if counted is None else [counted], []
+            return
+
+
+def _look_for_randomness(
+    entry: Entry, judged: Judged, case: Case, x: Nest, notes: list[str]
+) -> None:
+    first, second = entry.twice(WHOLE, x, ways.state_of_layers(case, x, entry))
+    judged.random = ways.is_random(case, x, entry, WHOLE) or not same_outputs(
+        first.outputs, second.outputs
+    )
+    judged.stable = repeating(first, second)
+    for other in (drawn := ways.drawn_otherwise(case, x, entry, WHOLE))[1:]:
+        judged.stable &= repeating(drawn[0], other)
+    if judged.random:
+        notes.append(
+            f"the same batch gives other outputs through {entry.name}: only layers that "
+            "repeat themselves are judged there"
+        )
+
+
+def _differences(
+    entry: Entry,
+    base: Observation,
+    among: Sequence[Exchange],
+    noise: Noise,
+    notes: list[str],
+) -> list[Difference | Literal["same", "refused"]]:
+    """What exchanges do to kept rows.
+
+    Rows change their places only where companions alone change nothing: noise explains much of
+    what that does, and has to be measured.
+    """
+    found = list[Difference | Literal["same", "refused"]]()
+    for exchange in sorted(among, key=lambda exchange: exchange.moves):
+        if exchange.moves and any(isinstance(one, Difference) for one in found):
+            break
+        found.append(_difference(entry, base, exchange, noise, notes))
+    return found
+
+
+def _difference(
+    entry: Entry, base: Observation, exchange: Exchange, noise: Noise, notes: list[str]
+) -> Difference | Literal["same", "refused"]:
+    """What an exchange does to kept rows."""
+    try:
+        other = entry.exchanged(exchange)
+    except Exception as error:
+        # A model may refuse some rows, NaN above all; that is no dependence.
+        first = first_line(error)[:80]
+        notes.append(f"{entry.name} refuses a batch with {exchange.name}: {first}")
+        return "refused"
+    if exchange.moves:
+        change = beyond_noise(base, other, exchange, noise)
+        return Difference(exchange, (), change) if change else "same"
+    moved = max(
+        (
+            _largest_change(mine, its, exchange)
+            for mine, its in zip(base.outputs, other.outputs, strict=True)
+            if mine.ndim and mine.shape == its.shape and len(mine) == exchange.rows
+        ),
+        default=0.0,
+    )
+    places = localise.differing_calls(base, other, exchange)
+    return Difference(exchange, tuple(places), moved) if moved or places else "same"
+
+
+def _largest_change(mine: Array, its: Array, exchange: Exchange) -> float:
+    """The largest change of a kept row; more than zero if only its bits changed."""
+    different = localise.row_bits_differ(mine, its, exchange)
+    if not different.any():
+        return 0.0
+    change = distance(its[exchange.now][different], mine[exchange.kept][different])
+    return max(float(change.max()), 1e-300)
+
+
+def _moves_outputs(entry: Entry, base: Observation, found: Difference, noise: Noise) -> bool:
+    """Whether some output moves by more than noise explains."""
+    other = entry.run(found.exchange.name, found.exchange.x)
+    return bool(beyond_noise(base, other, found.exchange, noise))
+
+
+def _moves_farther(entry: Entry, base: Observation, found: Difference, noise: Noise) -> bool:
+    """Whether a kept row of some output moves farther than noise may, without measuring it."""
+    if found.exchange.moves:
+        return False
+    kept, now = found.exchange.kept, found.exchange.now
+    other = entry.run(found.exchange.name, found.exchange.x)
+    return any(
+        noise.drowned_by(index, mine[kept], its[now], kept)
+        for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
+        if mine.ndim and mine.shape == its.shape and len(mine) == found.exchange.rows
+    )
+
+
+def _counting(
+    case: Case, found: Difference, entry: Entry, judged: Judged, x: Nest, noise: Noise
+) -> Difference | None:
+    """The part of a difference that is a dependence on the batch, if there is any."""
+    # Kernels of its own may compute a row's place in another way; and where other numbers of rows
+    # meet, they round otherwise, as between batch sizes.
+    rounds = judged.observed is None or (judged.gathers and found.moved)
+    if rounds and not _moves_outputs(entry, entry.run(WHOLE, x), found, noise):
+        return None
+    if judged.observed is None:
+        return None if judged.random else found
+    among = judged.observed.reaching_outputs() & judged.stable
+    places = tuple(place for place in found.places if place in among)
+    moved = 0.0 if judged.random else found.moved
+    if not found.moved:
+        places = hidden(case, judged.observed, x, found.exchange, places, judged.gathers)
+        judged.stable -= laid_out(case, judged.observed)
+    return replace(found, places=places, moved=moved) if moved or places else None
+
+
+def beyond_noise(base: Observation, other: Observation, exchange: Exchange, noise: Noise) -> float:
+    """The largest change of a kept row of the outputs that noise does not explain."""
+    kept, now = exchange.kept, exchange.now
+    moves = [
+        noise.compare(index, mine[kept], its[now], kept)
+        for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
+        if mine.ndim and mine.shape == its.shape and len(mine) == exchange.rows
+    ]
+    # In the same place next to no noise is to be expected, however much the network has.
+    beyond = [m for m in moves if m is not None and (m.beyond if exchange.moves else m.large)]
+    return max((moved.change for moved in beyond), default=0.0)

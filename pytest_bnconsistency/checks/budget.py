@@ -1,0 +1,81 @@
+"""How long it is looked for causes, and what is told meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+from pytest_bnconsistency.context import door
+from pytest_bnconsistency.words import listed
+
+
+class Budget:
+    """The time that a check has to explain its failure.
+
+    It runs from the first question on. A try that has begun goes on to its end.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.refused = 0
+        self._begun: float | None = None
+
+    def may(self, what: str) -> bool:
+        """Whether there is time for one more try, `what`; if so, it is told."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now
+        if now - self._begun >= self.seconds:
+            self.refused += 1
+            return False
+        door.get().progress.doing(f"looking for the cause: {what}")
+        return True
+
+
+# Around a check, so that what explains need not hand it down through every function.
+_budget: ContextVar[Budget] = ContextVar("budget", default=Budget(math.inf))  # noqa: B039
+
+
+@contextlib.contextmanager
+def diagnosing(seconds: float) -> Iterator[None]:
+    """Within it, all that is tried shares so much time."""
+    token = _budget.set(Budget(seconds))
+    try:
+        yield
+    finally:
+        _budget.reset(token)
+
+
+class Tries:
+    """What is tried to explain one finding, as far as there is time: the check's or `budget`."""
+
+    def __init__(self, budget: Budget | None = None) -> None:
+        self.made: list[str] = []
+        self._budget = budget or _budget.get()
+        self._refused = self._budget.refused
+
+    @property
+    def cut(self) -> bool:
+        """Whether there was no time for something since the first of these tries."""
+        return self._budget.refused > self._refused
+
+    def may(self, what: str) -> bool:
+        """Whether there is time to try one more thing; `what` is for a reader."""
+        if not self._budget.may(what):
+            return False
+        if what not in self.made:
+            self.made.append(what)
+        return True
+
+    def without_cause(self, complete: str) -> str:
+        """The cause's text where none is established; `complete` where all was tried."""
+        if not self.cut:
+            return complete
+        made = f"tried: {listed(self.made)}" if self.made else "nothing was tried"
+        return f"not established within {self._budget.seconds:g} s; {made}; {MORE_TIME}"
+
+
+MORE_TIME = "give a larger diagnosis_seconds for more"

@@ -1,0 +1,173 @@
+"""What a check decides about: a subject with its data and settings.
+
+Nothing here imports TensorFlow by itself: tests are collected without it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.data.arrays import (
+    Array,
+    Data,
+    Nest,
+    Returned,
+    doubles_in,
+    flatten,
+    generate,
+    is_float,
+    map_nest,
+    read,
+    rebuild,
+)
+from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.models import Subject, subject_of
+from pytest_bnconsistency.settings import Settings
+
+FEWEST_ROWS = 2
+
+
+@dataclass
+class Case:
+    """A subject with its data and settings; traces that checks share are kept on it.
+
+    `data` is None where the user gave none. `asked` says that the check was asked for by name:
+    then what it needs must be there, otherwise it is not applicable.
+    """
+
+    subject: Subject
+    data: Data | None
+    settings: Settings
+    asked: bool = True
+    train_step: Callable[..., Any] | None = None
+    shared: dict[Any, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        x: Any,
+        y: Any,
+        settings: Settings,
+        *,
+        asked: bool = True,
+        train_step: Callable[..., Any] | None = None,
+    ) -> Case:
+        subject = subject_of(model)
+        given, weight, notes = None, None, tuple[str, ...]()
+        if isinstance(x, Returned):
+            x, y, weight, notes = x.parts(subject.inputs())
+        if x is not None:
+            specs = _seen_as(subject, x)
+            given = read(x, y, specs, settings.max_rows, settings.statistics_rows, weight)
+            given = replace(given, notes=(*notes, *given.notes))
+            if given.kinds:
+                subject = copy.copy(subject)
+                subject.kinds = given.kinds
+        return cls(subject, given, settings, asked, train_step)
+
+    def specs(self) -> Nest | None:
+        """The inputs that rows are generated for; None where nothing tells them."""
+        if "specs" not in self.shared:
+            from pytest_bnconsistency.execution.accepted_sizes import specs_of
+
+            self.shared["specs"] = specs_of(self.subject, self.settings.shapes)
+        return self.shared["specs"]
+
+    def sample(self) -> Nest:
+        """The rows that the checks of inference run on."""
+        if "sample" not in self.shared:
+            self.shared["sample"] = self.rows(self.fixed_rows or self.settings.rows)
+        return self.shared["sample"]
+
+    @property
+    def fixed_rows(self) -> int | None:
+        """The only number of rows that the model takes, if there is only one."""
+        if "fixed rows" not in self.shared:
+            from pytest_bnconsistency.execution.accepted_sizes import only_size
+
+            fixed = bool(only_size(self.subject))
+            self.shared["fixed rows"] = self.subject.declared_rows() if fixed else None
+        rows: int | None = self.shared["fixed rows"]
+        return rows
+
+    def rows(self, count: int) -> Nest:
+        """`count` rows of the given data, spread over it and made up to that number, or generated.
+
+        Raises:
+            DataError: nothing was given, and the model does not tell its inputs or takes none
+                of the sizes that were tried.
+        """
+        if self.data is not None:
+            fewest = max(FEWEST_ROWS, self.subject.declared_rows() or 0)
+            x = _spread(self.data, min(count, max(self.data.rows, fewest))).x
+            return self._with_ids(x)
+        specs = self.specs()
+        if specs is None:
+            raise DataError(
+                f"model {self.subject.name!r} does not tell the shape of its inputs, so no rows "
+                "can be generated; give some rows as x, or --bn-data, or their shape: "
+                "shape=(32, 32, 3), --bn-shape '(32, 32, 3)'"
+            )
+        from pytest_bnconsistency.execution.accepted_sizes import fitting_size
+
+        def make(size: int) -> Nest:
+            return generate(specs, count, self.settings.seed, size)
+
+        return make(fitting_size(self.subject, make))
+
+    def _with_ids(self, x: Nest) -> Nest:
+        """`x` with the floats that the model reads as ids for whole numbers, as ids must stay."""
+        if not any(map(_may_be_ids, flatten(x))):
+            return x
+        if "ids" not in self.shared:
+            from pytest_bnconsistency.execution.accepted_sizes import read_as_ids
+
+            self.shared["ids"] = read_as_ids(self.subject, x)
+        ids: list[bool] = self.shared["ids"]
+        pairs = zip(flatten(x), ids, strict=True)
+        return rebuild(x, [leaf.astype(np.int32) if held else leaf for leaf, held in pairs])
+
+
+def _seen_as(subject: Subject, x: Any) -> Nest | None:
+    """The inputs of the model; doubles, where it tells none and takes no single floats."""
+    specs = subject.inputs()
+    doubles = None if specs is not None else doubles_in(x)
+    if doubles is None:
+        return specs
+    from pytest_bnconsistency.execution.accepted_sizes import takes
+
+    first = map_nest(lambda leaf: leaf[:2], read(x, None, doubles, FEWEST_ROWS).x)
+    narrow = map_nest(lambda leaf: leaf.astype(np.float32) if is_float(leaf) else leaf, first)
+    return None if takes(subject, narrow) or not takes(subject, first) else doubles
+
+
+def _may_be_ids(leaf: Array) -> bool:
+    """Whether an array holds floats that are whole numbers, for a value or a sequence a row."""
+    if not (is_float(leaf) and leaf.ndim <= 3 and leaf.size):
+        return False
+    return bool(leaf.min() >= 0 and leaf.max() < 2**31 and (leaf == np.floor(leaf)).all())
+
+
+def _spread(given: Data, count: int) -> Data:
+    """`count` of the given rows; where there are fewer, the rest are mixtures of them."""
+    if given.rows >= count:
+        return given.take(np.linspace(0, given.rows - 1, count).round().astype(int))
+    filled = given.take(np.arange(count) % given.rows)
+
+    def mix(leaf: Array) -> Array:
+        other = np.flip(leaf, axis=tuple(range(1, leaf.ndim)))
+        for row in range(given.rows, count):
+            share = 1 / (1 + row // given.rows)
+            if is_float(leaf):
+                leaf[row] = share * leaf[row] + (1 - share) * other[(row * 3 + 1) % count]
+            else:
+                leaf[row] = other[row]
+        return leaf
+
+    return Data(map_nest(mix, filled.x), filled.y, filled.sample_weight, filled.notes)

@@ -1,0 +1,342 @@
+"""The ways in which users run inference, each run once for all checks of a case."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.predict_methods import arrays_of, method
+from pytest_bnconsistency.checks.traced_passes import observed
+from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, map_nest, rows_of
+from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
+from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.forward_pass import Observation, Pass
+from pytest_bnconsistency.execution.layer_values import with_draws
+from pytest_bnconsistency.execution.observations import same_outputs, same_records, same_rows
+from pytest_bnconsistency.execution.random_operations import draws_compiled
+from pytest_bnconsistency.execution.row_hashes import Fingerprints
+from pytest_bnconsistency.execution.state import preserve_state, reachable_variables, restored
+from pytest_bnconsistency.measurement.rounding_noise import Noise
+from pytest_bnconsistency.models.base import holders
+from pytest_bnconsistency.words import counted
+
+WHOLE, PAIR, ONE = "all rows", "the first two rows", "the first row"
+"""Names of the batches that checks share; two rows for code that runs anew each time."""
+
+
+@dataclass
+class Entry:
+    """A way in which users run inference; no batch that has a name runs twice through it.
+
+    `call` runs it on rows; what it changed stays changed if it is told to keep it. `observed` is
+    the traced pass behind it, where there is one. `held` are the variables that it may change.
+    """
+
+    name: str
+    call: Callable[[Nest, bool], Observation]
+    held: list[Any]
+    observed: Pass | None = None
+    _seen: dict[str, Observation] = field(default_factory=dict)
+    _rows: dict[str, Nest] = field(default_factory=dict)
+    _pairs: dict[tuple[str, bool], tuple[Observation, Observation]] = field(default_factory=dict)
+
+    def run(self, batch: str, x: Nest, prints: tuple[int, int] | None = None) -> Observation:
+        """What it gives for the batch of that name; everything is as before afterwards.
+
+        Of layers, `prints` says from which entry up to which hashes are taken, by default of all.
+        """
+        if batch not in self._seen:
+            with self._printing(prints):
+                found = self.call(x, False)
+            counts = [len(seen.outputs) for seen in (found, *self._seen.values())]
+            if rows_of(x) == counts[0] != counts[-1]:
+                raise UnsupportedSubjectError(
+                    f"{self.name} gives {counted(counts[0], 'output')} for "
+                    f"{counted(rows_of(x), 'row')} and {counts[-1]} for others; expected arrays "
+                    "with the rows first: join what is given for each row"
+                )
+            self._seen[batch], self._rows[batch] = found, x
+        return self._seen[batch]
+
+    def exchanged(self, exchange: Exchange) -> Observation:
+        """What it gives in the exchange: of one row kept, the others' hashes are as in `WHOLE`."""
+        base, row = self._seen[WHOLE], int(exchange.kept[0])
+        by_row = all(len(hashes) == exchange.rows for r in base.records for hashes in r or ())
+        if exchange.name in self._seen or exchange.moves or len(exchange.kept) > 1 or not by_row:
+            return self.run(exchange.name, exchange.x)
+        other = self.run(exchange.name, exchange.x, (row, row + 1))
+
+        def among_all(all_rows: Array, its: Array) -> Array:
+            return its if len(its) != 1 else np.insert(np.delete(all_rows, row, 0), row, its, 0)
+
+        pairs = zip(base.records, other.records, strict=True)
+        records = [
+            None if mine is None or its is None else list(map(among_all, mine, its))
+            for mine, its in pairs
+        ]
+        self._seen[exchange.name] = replace(other, records=records)
+        return self._seen[exchange.name]
+
+    def _printing(self, prints: tuple[int, int] | None) -> contextlib.AbstractContextManager[None]:
+        instrument = None if self.observed is None else self.observed.instrument
+        if prints is None or not isinstance(instrument, Fingerprints):
+            return contextlib.nullcontext()
+        return instrument.only(*prints)
+
+    def known(self, x: Nest) -> Observation | None:
+        """What it gave for a batch with these bits."""
+        named = (batch for batch, rows in self._rows.items() if same_rows(rows, x))
+        return next((self._seen[batch] for batch in named), None)
+
+    def twice(
+        self, batch: str, x: Nest, state: Sequence[Any] = ()
+    ) -> tuple[Observation, Observation]:
+        """Two runs, the second from what the first left behind, but for the same `state`."""
+        key = batch, bool(state)
+        if key not in self._pairs:
+            first = self.run(batch, x)
+            with restored(self.held):
+                if first.moved:
+                    with restored(state):
+                        first = self.call(x, True)
+                self._pairs[key] = first, self.call(x, True)
+        return self._pairs[key]
+
+
+def entry(case: Case, x: Nest, name: str) -> Entry:
+    """The entry point of that name; `x` are the rows that its trace fits."""
+    key = ("entry", name)
+    if key not in case.shared:
+        told, held = calls_of(case), held_variables(case, x)
+        if name in told:
+            call = _eager(case, x, told[name], held)
+        else:
+            inference = traced_entry(case, x, False)
+            seen, run = observed(case, x, False), case.subject.entries()[name]
+            call = method(case, seen, inference.known, run, held)
+        case.shared[key] = Entry(name, call, held)
+    made: Entry = case.shared[key]
+    return made
+
+
+def held_variables(case: Case, x: Nest) -> list[Any]:
+    """The variables that inference may change: those within reach and those of its trace."""
+    if "held" not in case.shared:
+        found = [*reachable_variables(case.subject), *observed(case, x, False).variables]
+        case.shared["held"] = list({id(variable): variable for variable in found}.values())
+    held: list[Any] = case.shared["held"]
+    return held
+
+
+def traced_entry(case: Case, x: Nest, training: bool | None, apart: Collection[int] = ()) -> Entry:
+    """The traced pass of a mode as an entry point; layers `apart` get one row at a time."""
+    key = ("entry", training, frozenset(apart))
+    if key not in case.shared:
+        traced = observed(case, x, training, apart)
+        name = f"tf.function of {case.subject.spelled(training)}"
+        case.shared[key] = Entry(name, traced.run, traced.written, traced)
+    made: Entry = case.shared[key]
+    return made
+
+
+def _eager(
+    case: Case, x: Nest, training: bool | None, held: list[Any]
+) -> Callable[[Nest, bool], Observation]:
+    return Pass(
+        case.subject,
+        x,
+        training=training,
+        instrument=Fingerprints(),
+        traced=False,
+        written=held,
+    ).run
+
+
+def anew(case: Case, x: Nest, name: str) -> list[Array]:
+    """What the entry point of that name gives when its code runs or is traced once more."""
+    with preserve_state(case.subject):
+        return run_anew(case, x, name)
+
+
+def run_anew(case: Case, x: Nest, name: str) -> list[Array]:
+    """The same; what it changed stays changed."""
+    told = calls_of(case)
+    if name in told:
+        outputs = case.subject.forward(map_nest(tf.convert_to_tensor, x), told[name])
+        return arrays_of(outputs)
+    case.subject.compile_anew()
+    return arrays_of(case.subject.entries()[name](x))
+
+
+def is_random(case: Case, x: Nest, way: Entry, batch: str) -> bool:
+    """Whether an entry point draws random numbers on which its outputs hang.
+
+    `batch` is one that it ran on.
+    """
+    drawn = drawn_otherwise(case, x, way, batch)
+    return any(not same_outputs(drawn[0].outputs, other.outputs) for other in drawn[1:])
+
+
+def drawn_otherwise(case: Case, x: Nest, way: Entry, batch: str) -> list[Observation]:
+    """What an entry point gives for other random numbers; empty if it draws none.
+
+    Layers of a traced pass that are held still give what they give in inference: only what is
+    drawn there counts.
+    """
+    key = ("drawn otherwise", _code_of(case, way.name))
+    if key not in case.shared:
+        case.shared[key] = _drawn_otherwise(case, x, way, batch)
+    found: list[Observation] = case.shared[key]
+    return found
+
+
+def _drawn_otherwise(case: Case, x: Nest, way: Entry, batch: str) -> list[Observation]:
+    seen, known, name = way.observed, observed(case, x, False), _code_of(case, way.name)
+    if seen is not None:
+        again = functools.partial(seen.again, x)
+        return with_draws(lambda: again(Fingerprints()).run(x)) if seen.draws else []
+    drew = (
+        way.run(batch, x).drew
+        if way.name in calls_of(case)
+        else known.draws or draws_compiled(case.shared.get("predict function"))
+    )
+    if not drew:
+        return []
+    with restored(held_variables(case, x)):
+        return with_draws(lambda: Observation(anew(case, x, name), [], (), {}))
+
+
+def _code_of(case: Case, name: str) -> str:
+    """The first entry point that runs the same code."""
+    names = list(case.subject.entries())
+    return names[0] if name in names else name
+
+
+def owners(case: Case, *passes: Pass) -> dict[int, str]:
+    """The path of the layer that holds a variable, by identity, in the order of the calls.
+
+    Layers that `passes` do not run come last, the model itself first of them: an entry point of
+    its own may run them.
+    """
+    subject = case.subject
+    calls = [c for seen in passes for c in (*seen.inner_calls, *seen.passing_calls, *seen.calls)]
+    layers = [place for call in calls if call.is_layer for place in holders(subject, call)]
+    layers += [(subject.path(layer), layer) for layer in subject.layers()]
+    found: dict[int, str] = {}
+    for path, layer in layers:
+        for variable in subject.own_variables(layer):
+            found.setdefault(id(variable), path)
+    return found
+
+
+def moves_layers(case: Case, x: Nest, seen: Observation) -> bool:
+    """Whether a run changed what layers hold or inference reads: not a library's own counters."""
+    if not seen.moved:
+        return False
+    inference = observed(case, x, False)
+    relevant = owners(case, inference).keys() | {id(v) for v in inference.variables}
+    return any(id(variable) in relevant for variable in seen.moved)
+
+
+def state_of_layers(case: Case, x: Nest, way: Entry) -> list[Any]:
+    """The variables of layers that a run may change; none if random numbers may hang on them."""
+    passes = [observed(case, x, False), *([way.observed] if way.observed else [])]
+    for seen in passes:
+        if seen.drawing or any(id(layer) not in seen.still for layer in seen.random_layers):
+            return []
+    held_by = owners(case, *passes)
+    return [variable for variable in way.held if id(variable) in held_by]
+
+
+def calls_of(case: Case) -> dict[str, bool | None]:
+    """How users call the subject, by name, with what it is told then."""
+    return {case.subject.spelled(mode): mode for mode in (False, None)}
+
+
+def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> Noise:
+    """The noise of the outputs of inference."""
+    key = ("noise", frozenset(apart))
+    if key not in case.shared:
+        traced, still = observed(case, x, False, apart), None
+        if traced.deterministic and not apart:
+            called = entry(case, x, case.subject.spelled(False))
+            with contextlib.suppress(DataError):  # then it is measured on all rows
+                still = called.run(PAIR, first_rows(x, 2)).outputs
+        case.shared[key] = Noise(traced, x, still)
+    noise: Noise = case.shared[key]
+    return noise
+
+
+def takes_two_rows(case: Case, x: Nest) -> bool:
+    """Whether the model takes a batch of two rows."""
+    if case.fixed_rows is not None:
+        return False  # a trace may be less strict
+    try:
+        traced_entry(case, x, False).run(PAIR, first_rows(x, 2))
+    except DataError:
+        return False
+    return True
+
+
+def as_traced(case: Case, x: Nest) -> bool:
+    """Whether code gives outside of a trace the bits that it gives in one.
+
+    That is inference on two rows, and the call that leaves `training` out on one, in every layer:
+    each runs the model's Python code once.
+    """
+    if "as traced" not in case.shared:
+        case.shared["as traced"] = _as_traced(case, x)
+    return bool(case.shared["as traced"])
+
+
+def _as_traced(case: Case, x: Nest) -> bool:
+    inference, calls = traced_entry(case, x, False), calls_of(case)
+    seen = inference.observed
+    if seen is None or not seen.pure or seen.written or len(calls) == 1:
+        return False
+    if case.fixed_rows is not None:
+        return False
+    told, left_out = (entry(case, x, name) for name in calls)
+    pair, one = first_rows(x, 2), first_rows(x, 1)
+    try:
+        by_one = left_out.run(ONE, one)
+        return (
+            not by_one.drew  # what is drawn may do nothing for once
+            and all_finite(by_one.outputs)
+            and same_records(by_one, inference.run(ONE, one))
+            and same_records(told.run(PAIR, pair), inference.run(PAIR, pair))
+        )
+    except DataError:
+        return False  # what it refuses, it is judged on
+
+
+def same_on_two_rows(case: Case, x: Nest) -> bool:
+    """Whether a call that leaves `training` out gives in every layer what inference gives."""
+    if as_traced(case, x):
+        return True
+    pair = first_rows(x, 2)
+    try:
+        told, *left_out = (entry(case, x, name).run(PAIR, pair) for name in calls_of(case))
+    except DataError:
+        return False  # what it refuses, it is judged on
+    return not told.moved and all(
+        told.drew == other.drew and same_records(told, other) for other in left_out
+    )
+
+
+def first_rows(x: Nest, count: int) -> Nest:
+    return map_nest(lambda leaf: leaf[:count], x)
+
+
+def rows_between(x: Nest, start: int, stop: int) -> tuple[str, Nest]:
+    """Some rows one after another, and the name of that batch."""
+    shared = {(0, rows_of(x)): WHOLE} | {(0, 1): ONE, (0, 2): PAIR}
+    rows = map_nest(lambda leaf: leaf[start:stop], x)
+    return shared.get((start, stop), f"rows {start} to {stop - 1}"), rows

@@ -1,0 +1,303 @@
+"""Why a frozen layer moves, or uses the batch: each cause is undone before it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_bnconsistency.checks.budget import MORE_TIME, Tries
+from pytest_bnconsistency.checks.frozen_stability.explain_writers import named_writers
+from pytest_bnconsistency.data.arrays import Nest
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.execution.trainable_flags import Flagged, flags_set
+from pytest_bnconsistency.execution.training_steps import UNITS, Apart, Modes, Steps, apart_of
+from pytest_bnconsistency.models import Call, Subject
+from pytest_bnconsistency.results import Finding, Table
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.rules.catalogue import Rule
+from pytest_bnconsistency.words import listed
+
+FLAGS, WRITERS = "freezing by flag", "what writes to the state"
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """A layer that is declared frozen, and by what.
+
+    `inference_only` says that only its mode is declared (`training=False`), so that its weights
+    may train but its statistics may not move. `expected` says that only the user's pattern
+    declares it, `above` that a layer around it does.
+    """
+
+    call: Call
+    by: str
+    variables: tuple[Any, ...]
+    own_flag: bool
+    inference_only: bool = False
+    expected: bool = False
+    above: bool = False
+
+    @property
+    def path(self) -> str:
+        return self.call.path
+
+    def any_of(self, variables: frozenset[int]) -> bool:
+        return any(id(variable) in variables for variable in self.variables)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the check measured, and the means to measure more.
+
+    `by_forward` and `by_steps` are the variables that a forward pass in training mode, and real
+    steps, move; `flagged` the flags that the steps set; `apart` is how far a layer's modes are
+    from one another, by its identity.
+    """
+
+    subject: Subject
+    x: Nest
+    steps: Steps
+    frozen: Sequence[Frozen]
+    by_forward: frozenset[int]
+    by_steps: frozenset[int]
+    flagged: Sequence[Flagged]
+    apart: Mapping[int, Apart]
+    table: Table
+    gap: str
+
+    @property
+    def moving(self) -> list[Frozen]:
+        return [f for f in self.frozen if f.any_of(self.by_forward | self.by_steps)]
+
+    @property
+    def by_batch(self) -> list[Frozen]:
+        return [f for f in self.frozen if self.differs(f)]
+
+    def differs(self, f: Frozen) -> bool:
+        return self.apart.get(id(f.call.layer), Apart()).differs
+
+    def distance(self, f: Frozen) -> float:
+        return self.apart.get(id(f.call.layer), Apart()).distance
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A rule with the layers that it explains; `proof` is empty where undoing it didn't help."""
+
+    rule: Rule
+    layers: Sequence[Frozen]
+    text: str
+    proof: str
+    remedy: str
+    tried: str = "freezing by flag, compiling again, inference mode forced"
+
+
+def explain(m: Measured) -> list[Finding]:
+    """One finding a cause, with all the layers that it explains."""
+    findings: list[Finding] = []
+    left, tries = list(m.moving), Tries()
+    for named in (_overridden, _set_midway, _child, _expected, _not_compiled, _ignoring, _written):
+        cause = named(m, left)
+        if cause is not None and cause.layers:
+            left = [f for f in left if f not in cause.layers]
+            findings.append(_finding(m, cause, tries))
+    told = [f for f in m.by_batch if f not in m.moving and not f.inference_only]
+    if told:
+        findings.append(_finding(m, _by_batch(told), tries))
+    return findings
+
+
+def _overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
+    layers = [f for f in m.frozen if f.inference_only and (f in left or f in m.by_batch)]
+    if not layers:
+        return None
+    more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+    proof = (
+        "with trainable=False on the same layers, their statistics stay and training mode gives "
+        "what inference gives"
+    )
+    return Cause(
+        rules.INFERENCE_OVERRIDDEN,
+        layers,
+        f"{m.steps.path} runs {layers[0].path}{more} in training mode, in spite of {layers[0].by}",
+        proof if _time_for(FLAGS) and _holds_forward(m, layers, frozen=True) else "",
+        "set trainable = False on each of these normalisers and compile again; or give the base "
+        "to a layer that calls it with training=False in its own call",
+    )
+
+
+def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
+    freed = {id(seen.layer): seen for seen in m.flagged if seen.value}
+    layers = [f for f in left if id(f.call.layer) in freed and not f.own_flag]
+    if not layers or not _time_for(FLAGS):
+        return None
+    with flags_set([f.call.layer for f in layers], m.subject.layers(), let=False):
+        still = m.steps.run([v for f in layers for v in f.variables]).moved
+    kept = [f for f in layers if not f.any_of(still)]
+    if not kept:
+        return None
+    by = listed(dict.fromkeys(freed[id(f.call.layer)].label for f in kept))
+    more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
+    return Cause(
+        rules.FROZEN_MOVES,
+        kept,
+        f"{by} sets trainable of {kept[0].path}{more} from False to True while training runs",
+        "with their flags held at False, their state stays",
+        "put back the flag that was there before (was = layer.trainable; ...; layer.trainable = "
+        "was), rather than True",
+    )
+
+
+def _child(m: Measured, left: Sequence[Frozen]) -> Cause | None:
+    return _unfrozen(m, [f for f in left if f.own_flag and f.above], rules.CHILD_TRAINABLE, ",")
+
+
+def _expected(m: Measured, left: Sequence[Frozen]) -> Cause | None:
+    free = [f for f in left if f.own_flag and f.expected]
+    return _unfrozen(m, free, rules.NOT_FROZEN, " says frozen,")
+
+
+def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cause | None:
+    if not free:
+        return None
+    variables = [v for f in free for v in f.variables]
+    stays = False
+    if _time_for(FLAGS):
+        still = m.steps.run(variables, freeze=[f.call.layer for f in free], anew=True).moved
+        stays = _holds_forward(m, free, frozen=True) and not still
+    text = f"{free[0].by}{says} but the layer's own flag is True"
+    if not any(f.any_of(m.by_forward) for f in free) and _time_for(WRITERS):
+        decay = named_writers(m.steps, variables)
+        if decay is not None and decay.by_decay:
+            text += f"; no gradient moves it, but {decay.text} does"
+    return Cause(
+        rule,
+        free,
+        text,
+        "with trainable=False on the layer itself, its state stays" if stays else "",
+        "set trainable = False on the layer itself, after every trainable = True on a parent, "
+        "and compile again",
+    )
+
+
+def _not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
+    layers = [f for f in left if not f.inference_only and not f.expected]
+    if not layers or any(f.any_of(m.by_forward) for f in layers):
+        return None
+    if not _time_for("compiling again"):
+        return None
+    still = m.steps.run([v for f in layers for v in f.variables], anew=True).moved
+    mended = [f for f in layers if not f.any_of(still)]
+    if m.steps.train_step is None:
+        text = (
+            "fit still runs the training function that was compiled before the layers were frozen"
+        )
+        remedy = "call model.compile(...) again after changing trainable"
+    else:
+        text = "train_step still runs what was traced before the layers were frozen"
+        remedy = "make the tf.function (or compile the model) anew after changing trainable"
+    proof = "with the training function built anew, their state stays"
+    return Cause(rules.RECOMPILE_MISSING, mended, text, proof, remedy)
+
+
+def _ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
+    layers = [f for f in left if f.any_of(m.by_forward)]
+    if not layers:
+        return None
+    fixed = _time_for("inference mode forced") and _holds_forward(m, layers, frozen=False)
+    return Cause(
+        rules.FROZEN_MOVES,
+        layers,
+        "the layer updates its state whenever training is true, and does not look at trainable"
+        if fixed
+        else "not established",
+        "told training=False, its state stays" if fixed else "",
+        "in the layer: if training and self.trainable: update; or call it with training=False",
+    )
+
+
+def _written(m: Measured, left: Sequence[Frozen]) -> Cause | None:
+    if not left:
+        return None
+    variables = [v for f in left for v in f.variables]
+    found = named_writers(m.steps, variables) if _time_for(WRITERS) else None
+    if found is None:
+        return Cause(
+            rules.FROZEN_MOVES,
+            left,
+            "not established: the forward pass leaves the state alone, a training step does not",
+            "",
+            "look for what writes these variables: an optimizer, a callback, the step itself",
+            "compiling again, and leaving out each write to these variables that can be seen",
+        )
+    return Cause(rules.FROZEN_MOVES, left, found.text, found.proof, found.remedy)
+
+
+def _by_batch(layers: Sequence[Frozen]) -> Cause:
+    return Cause(
+        rules.FROZEN_BY_BATCH,
+        layers,
+        "frozen or not, the layer normalises by the batch in training mode; its statistics stay",
+        "on the identical input, inference mode gives another output",
+        "use a BatchNormalization of V2 behaviour (tf.keras 2.2 or later, keras 3), or call the "
+        "frozen part with training=False",
+    )
+
+
+def _holds_forward(m: Measured, layers: Sequence[Frozen], *, frozen: bool) -> bool:
+    """Whether the layers' state stays in a forward pass, once frozen by flag or told inference."""
+    ours = frozenset(id(v) for f in layers for v in f.variables)
+    with preserve_state(m.subject):
+        for f in layers if frozen else ():
+            m.subject.freeze(f.call.layer)
+        again = Pass(
+            m.subject,
+            m.x,
+            training=True,
+            instrument=Modes(m.subject, lambda call: frozen),
+            modes={} if frozen else {id(f.call.layer): False for f in layers},
+        )
+        seen = again.run(m.x)
+    apart = apart_of(again.calls, seen.records)
+    alike = not any(apart.get(id(f.call.layer), Apart()).differs for f in layers)
+    return alike and not any(id(v) in ours for v in seen.moved)
+
+
+def _time_for(what: str) -> bool:
+    return Tries().may(what)
+
+
+def _finding(m: Measured, cause: Cause, tries: Tries) -> Finding:
+    first = max(cause.layers, key=m.distance)
+    return Finding(
+        cause.rule.id,
+        cause.rule.slug,
+        first.path,
+        _message(m, cause.layers, first),
+        cause.text,
+        bool(cause.proof),
+        cause.remedy,
+        cause.proof or (MORE_TIME if tries.cut else cause.tried),
+        "no tolerance: bitwise" if first in m.moving else f"{UNITS} units of float32 on one input",
+        table=m.table,
+        evidence={
+            "layers": [f.path for f in cause.layers],
+            "train_minus_inference": {
+                f.path: m.distance(f) for f in cause.layers if id(f.call.layer) in m.apart
+            },
+        },
+    )
+
+
+def _message(m: Measured, explained: Sequence[Frozen], first: Frozen) -> str:
+    count = sum(f in m.moving for f in explained)
+    layers = f"{len(m.frozen)} frozen layer{'' if len(m.frozen) == 1 else 's'}"
+    parts = [f"training moves the state of {count} of {layers}"] if count else []
+    if m.differs(first):
+        parts.append(
+            f"in {first.path}, training mode is {m.distance(first):.3g} away from inference mode"
+        )
+        parts += [m.gap] if m.gap else []
+    return "; ".join(parts) or f"{layers} changed"

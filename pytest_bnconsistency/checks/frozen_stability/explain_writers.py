@@ -1,0 +1,78 @@
+"""Who writes to variables that should stay: found by their stack, proven by leaving them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_bnconsistency.execution.training_steps import Steps
+from pytest_bnconsistency.execution.variable_writers import Writer, writers_of
+
+
+@dataclass(frozen=True)
+class Written:
+    """The cause in words, its proof and its remedy; `by_decay` says that it is weight decay."""
+
+    text: str
+    proof: str
+    remedy: str
+    by_decay: bool = False
+
+
+def named_writers(steps: Steps, variables: Sequence[Any]) -> Written | None:
+    """Who writes to `variables` in training steps; None where leaving that out changes nothing."""
+    if not steps.possible:
+        return None
+    with writers_of(variables) as seen:
+        steps.run(variables, anew=True)
+    writers = list(dict.fromkeys(writer for found in seen.values() for writer in found))
+    if not writers:
+        return None
+    optimizers = [w for w in writers if w.kind == "optimizer"]
+    decaying = [w.by for w in optimizers if getattr(w.by, "weight_decay", None)]
+    if (
+        len(optimizers) == len(writers)
+        and decaying
+        and _stay_without_decay(steps, variables, decaying)
+    ):
+        decay = float(decaying[0].weight_decay)
+        return Written(
+            f"the weight decay ({decay:g}) of the optimizer {type(decaying[0]).__name__}",
+            "with weight_decay=None, their state stays",
+            "give the optimizer trainable variables only, or optimizer.exclude_from_weight_decay"
+            "(var_list=...): decay moves a variable that has no gradient, too",
+            True,
+        )
+    with writers_of(variables, let=False):
+        if steps.run(variables, anew=True).moved:
+            return None
+    names = " and ".join(dict.fromkeys(writer.label for writer in writers))
+    verb = "writes" if len(writers) == 1 else "write"
+    return Written(
+        f"{names} {verb} these variables, frozen or not",
+        f"without what {names} {verb} to them, their state stays",
+        _remedy(writers[0]),
+    )
+
+
+def _stay_without_decay(steps: Steps, variables: Sequence[Any], optimizers: Sequence[Any]) -> bool:
+    held = [(optimizer, optimizer.weight_decay) for optimizer in optimizers]
+    try:
+        for optimizer, _ in held:
+            optimizer.weight_decay = None
+        return not steps.run(variables, anew=True).moved
+    finally:
+        for optimizer, decay in held:
+            optimizer.weight_decay = decay
+
+
+def _remedy(writer: Writer) -> str:
+    if writer.kind == "optimizer":
+        return (
+            "take the gradient of, and give the optimizer, model.trainable_variables, read after "
+            "the layers were frozen"
+        )
+    if writer.kind == "callback":
+        return "let the callback write to model.trainable_variables only"
+    return f"at {writer.place}: write to model.trainable_variables only"

@@ -1,0 +1,1 @@
+"""Inference changes nothing and means one thing."""

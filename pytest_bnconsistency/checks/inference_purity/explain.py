@@ -1,0 +1,517 @@
+"""Why inference changes state, does not repeat itself, or means something else another way."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tensorflow as tf
+
+from pytest_bnconsistency.checks import size_dependence as sizes
+from pytest_bnconsistency.checks.budget import Budget, Tries
+from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
+from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest
+from pytest_bnconsistency.execution.activation_patching import Held
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.layer_values import (
+    differ,
+    given_and_returned,
+    in_trace,
+    outputs_with,
+    repeats_with,
+    results_of,
+    values_of,
+)
+from pytest_bnconsistency.execution.observations import same_outputs
+from pytest_bnconsistency.execution.state import Variables, preserve_state, restored
+from pytest_bnconsistency.models import Call, Proceed, Subject
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import counted, listed
+
+RESETS = ("reset_states", "reset_state")
+"""What the methods are called that put a recurrence back to its initial state."""
+Run = Callable[[], list[Array]]
+"""Runs an entry point, traced anew, and gives its outputs."""
+Unlike = Callable[[list[Array]], str]
+"""How outputs differ from those of inference, empty where they don't."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What sets an entry point apart, and what showed it; nothing did where `tested` is empty.
+
+    `intended` where the model adds to its inference by methods of its own.
+    """
+
+    place: str
+    text: str
+    tested: str
+    remedy: str
+    intended: bool = False
+
+
+ANEW, INFERENCE = "the code run anew", "inference mode for every layer"
+LIBRARY = "the library's methods in place of the model's own"
+TRIED = f"tried: {ANEW}, {INFERENCE}, {LIBRARY}"
+
+UNKNOWN = Cause(
+    "the model's output",
+    f"not established; {TRIED}",
+    "",
+    "call the model with training=False wherever it is used for inference",
+)
+
+
+STALE = Cause(
+    "the compiled function",
+    "it was compiled before the model changed",
+    "compiled anew, it agrees",
+    "have it compiled anew: model.predict_function = None, or compile the model again",
+)
+
+
+@dataclass(frozen=True)
+class Called:
+    """Rows on which the model is called outside of a trace, and the mode that it is told."""
+
+    x: Nest
+    training: bool | None
+
+
+@dataclass(frozen=True)
+class Runner:
+    """An entry point whose code runs, or is traced, once more each time.
+
+    `own` are the methods of the model's own that it goes through. What `run` changes stays
+    changed: `held` are the variables that it may change.
+    """
+
+    run: Run
+    own: Sequence[str]
+    held: Sequence[Any]
+
+
+def sets_apart(subject: Subject, runner: Runner, unlike: Unlike, called: Called | None) -> Cause:
+    """What makes an entry point give other outputs than inference, found by undoing it.
+
+    `called` is what it is called with, if it is the model's call and inference is traced.
+    """
+    # What the model's own code adds is no fault: a verdict hangs on it: it has the time it needs.
+    tries = Tries(Budget(math.inf) if runner.own else None)
+    undoing = _Undoing(subject, runner, lambda: not unlike(runner.run()), "it agrees", tries)
+    if undoing.anew:
+        return STALE
+
+    def adds(step: str, who: str) -> Cause:
+        return Cause(
+            step,
+            f"{who} adds to what its layers give",
+            "with the library's own in its place, it agrees",
+            "leave it if it is meant; otherwise move it into call, or out of the model",
+            intended=True,
+        )
+
+    if found := undoing.mode_or_step(_first_in_training(subject, undoing.calls), adds):
+        return found
+    if called is not None and tries.may("the same call in a trace"):
+        found = _outside_of_trace(subject, called, unlike)
+    return found or replace(UNKNOWN, text=tries.without_cause(UNKNOWN.text))
+
+
+class _Undoing:
+    """Tries one cause of a symptom after the other: `healed` runs and tells whether it is gone.
+
+    `ok` says so in words, `tries` whether there is time. `anew` tells of the code run anew and
+    nothing else, `calls` are the calls of layers in that run.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        runner: Runner,
+        healed: Callable[[], bool],
+        ok: str,
+        tries: Tries,
+    ) -> None:
+        self._subject, self._runner, self._healed, self._ok = subject, runner, healed, ok
+        self._tries = tries
+        self.calls: list[Call] = []
+        self.anew = self._with({}, self.calls)
+
+    def mode_or_step(
+        self, call: Call | None, by_itself: Callable[[str, str], Cause]
+    ) -> Cause | None:
+        """A step of the model's own, or the mode in which the layer of `call` runs.
+
+        `by_itself` words the cause where it is not the mode that a step runs layers in.
+        """
+        subject, own = self._subject, self._runner.own
+        alone = [name for name in own if self._by_library([name])]
+        step = alone[:1] or (list(own) if len(own) > 1 and self._by_library(own) else [])
+        with in_inference(subject):
+            inference = self._ran(INFERENCE)
+        if self._tries.cut:
+            return None
+        named = listed([subject.qualified(name) for name in step])
+        if step and inference:
+            return Cause(
+                listed(step),
+                f"the model's own {named} runs the layers in training mode",
+                f"with the library's own in its place, {self._ok}; so it is with every layer told "
+                "training=False",
+                f"in {listed(step)}, call the model with training=False",
+            )
+        if step:
+            return by_itself(listed(step), f"the model's own {named}")
+        if not inference:
+            return None
+        teller = who_tells(subject, call, self.calls, self._with)
+        if self._tries.cut:
+            teller = None
+        who = call.path if call is not None else "a layer"
+        return Cause(
+            call.path if call is not None else UNKNOWN.place,
+            f"{who} runs in training mode" + (f", because {teller.because}" if teller else ""),
+            f"with every layer told training=False, {self._ok}",
+            teller.remedy if teller else "call the model with training=False for inference",
+        )
+
+    def _by_library(self, names: Collection[str]) -> bool:
+        with self._subject.as_library(names):
+            return self._ran(LIBRARY)
+
+    def _with(self, modes: Mapping[int, bool], calls: list[Call] | None = None) -> bool:
+        """Whether it is gone with layers, by identity, in these modes; `calls` takes the calls."""
+        subject = self._subject
+
+        def told(call: Call, proceed: Proceed) -> Any:
+            if calls is not None:
+                calls.append(replace(call, args=(), kwargs={}))
+            mode = modes.get(id(call.layer))
+            if mode is None or not (call.is_layer and subject.takes_training(call.layer)):
+                return proceed(call.args, call.kwargs)
+            return proceed(*subject.told(call, mode))
+
+        with subject.watch(told):
+            return self._ran("inference mode for one layer" if modes else ANEW)
+
+    def _ran(self, what: str) -> bool:
+        if not self._tries.may(what):
+            return False
+        try:
+            with preserve_state(self._subject), restored(self._runner.held):
+                return self._healed()
+        except Exception:
+            return False
+
+
+def _first_in_training(subject: Subject, calls: Sequence[Call]) -> Call | None:
+    """The first call of a layer that is told to train, or takes it for granted."""
+    modes = ((c, c.told[-1]) for c in calls if c.is_layer and subject.takes_training(c.layer))
+    return next(
+        (c for c, told in modes if told or (told is None and subject.training_default(c.layer))),
+        None,
+    )
+
+
+def _outside_of_trace(subject: Subject, called: Called, unlike: Unlike) -> Cause | None:
+    """The cause where the same call gives other outputs in a trace for any number of rows."""
+    seen = Pass(subject, called.x, training=called.training, traced=False)
+    try:
+        known = unlike(_traced_for(subject, called))
+        kept = unlike(Pass(subject, called.x, training=called.training).run(called.x).outputs)
+        traced_given, traced = in_trace(seen, called.x)
+    except Exception:
+        return None  # what can't be traced can't be compared
+    place, who, tested, before = UNKNOWN.place, "the model's code", "", "the model's input"
+    given, returned = given_and_returned(seen, called.x)
+    for label in sizes.in_order(list(returned), list(traced)):
+        # A call that is not seen in a run hands its inputs on there.
+        mine = returned[label] if label in returned else traced_given[label]
+        its = traced[label] if label in traced else given[label]
+        if len(its) == len(mine) and any(map(differ, its, mine)):
+            outputs = outputs_with(seen, called.x, {label: its})
+            if outputs is not None and not unlike(outputs):
+                place = who = label
+                if any(map(differ, given.get(label, []), traced_given.get(label, []))):
+                    place = f"between {before} and {label}"
+                    who = f"the code {place}"
+                tested = f"given what {label} gives in such a trace, the outputs agree"
+            break
+        before = label
+    if kept:
+        return Cause(
+            place,
+            f"{who} keeps something in Python objects from one call to the next",
+            tested or "traced anew, it is as far away from what such a trace gave before",
+            "keep nothing from one call to the next",
+        )
+    if known:
+        return Cause(
+            place,
+            f"{who} reads the number of rows, which a trace for any number does not know",
+            tested or "traced for this number of rows alone, it is as far away",
+            sizes.BRANCHING,
+        )
+    return Cause(
+        place,
+        f"{who} does something else outside of a trace",
+        tested or "traced, it agrees",
+        "look for what differs there: tf.executing_eagerly(), an `if` on values, .numpy(), what "
+        "is kept in Python objects",
+    )
+
+
+def _traced_for(subject: Subject, called: Called) -> list[Array]:
+    """What the call gives in a trace for this number of rows alone."""
+    tensors = map_nest(tf.convert_to_tensor, called.x)
+    function = tf.function(lambda: subject.forward(tensors, called.training), autograph=False)
+    with preserve_state(subject):
+        return [leaf.numpy() for leaf in flatten(function()) if leaf is not None]
+
+
+def remembering(label: str) -> Cause:
+    """The cause of calls that go wrong after others; `label` is the first call that does."""
+    first = f"; {label} is the first to give something else" if label else ""
+    return Cause(
+        label or UNKNOWN.place,
+        "not established; the code keeps something from one call to the next in Python objects"
+        + first,
+        "",
+        "keep nothing from one call to the next: no cache by shape, no carried state",
+    )
+
+
+def refusing(cause: Cause) -> Cause:
+    """The cause of an entry point that raises, which nobody means it to."""
+    if not cause.tested:
+        remedy = f"mend what it says; if it is about the number of rows, {sizes.ANY_NUMBER}"
+        return replace(cause, remedy=remedy)
+    if not cause.intended:
+        return cause
+    return replace(
+        cause,
+        text=f"the model's own {cause.place} does not take these rows",
+        tested="with the library's own in its place, the outputs agree",
+        remedy=sizes.ANY_NUMBER,
+        intended=False,
+    )
+
+
+def disagree(cause: Cause, apart: Mapping[str, str], reference: str, bound: str) -> Finding:
+    """The finding for entry points that one cause sets `apart`, by name; the values say how."""
+    name, how = next(iter(apart.items()))
+    return Finding(
+        rules.ENTRIES_DISAGREE.id,
+        rules.ENTRIES_DISAGREE.slug,
+        cause.place,
+        f"{name} {how}",
+        cause.text,
+        bool(cause.tested),
+        cause.remedy,
+        cause.tested,
+        bound,
+        evidence={"apart": dict(apart), "reference": reference},
+    )
+
+
+def moves_because(
+    subject: Subject, runner: Runner, moved: Sequence[Any], paths: Mapping[int, str]
+) -> Cause:
+    """What makes an entry point move state, found by undoing it.
+
+    `paths` are those of the layers that hold the variables `moved`, by identity.
+    """
+    layers = list(dict.fromkeys(paths[id(variable)] for variable in moved))
+
+    def stays() -> bool:
+        before = Variables(list(moved))
+        runner.run()
+        return not before.moved()
+
+    tries = Tries()
+    undoing = _Undoing(subject, runner, stays, "all of their state stays", tries)
+    if undoing.anew:
+        return replace(STALE, tested="compiled anew, it moves no state")
+    ids = {id(variable) for variable in moved}
+    holding = [c for c in undoing.calls if ids & {id(v) for v in subject.own_variables(c.layer)}]
+
+    def writes_itself(step: str, who: str) -> Cause:
+        tested = "with the library's own in its place, all of their state stays"
+        return Cause(step, f"{who} writes state", tested, f"write no state in {step}")
+
+    found = undoing.mode_or_step(holding[0] if holding else None, writes_itself)
+    if found is not None:
+        return found if found.place != UNKNOWN.place else replace(found, place=layers[0])
+    writes = f"{layers[0]} writes" if len(layers) == 1 else "these layers write"
+    return _carried(subject, runner, holding, moved, tries) or Cause(
+        layers[0],
+        tries.without_cause(f"not established; {writes} state in inference as well; {TRIED}"),
+        "",
+        "write state only `if training`; keep nothing from one call to the next",
+    )
+
+
+def _carried(
+    subject: Subject,
+    runner: Runner,
+    holding: Sequence[Call],
+    moved: Sequence[Any],
+    tries: Tries,
+) -> Cause | None:
+    """The cause where layers carry a state by design: where they, or the model, can reset it."""
+    for whole in (True, False):
+        found = (_reset(subject, call, whole) for call in holding)
+        resets = list({reset.spelled: reset for reset in found if reset is not None}.values())
+        if not resets or not tries.may("the state reset before each call"):
+            continue
+        if not _resettable(subject, runner, resets, moved):
+            continue
+        paths = list(dict.fromkeys(call.path for call in holding))
+        carry = "is stateful: it carries its" if len(paths) == 1 else "are stateful: they carry"
+        return Cause(
+            paths[0],
+            f"{listed(paths)} {carry} state from one call to the next",
+            "reset before each call, the same rows give the same bits",
+            f"call {listed([reset.spelled for reset in resets])} before each new sequence; or "
+            "build it with stateful=False",
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class _Reset:
+    """A method that puts a recurrence back to its initial state."""
+
+    spelled: str
+    run: Callable[[], None]
+
+
+def _reset(subject: Subject, call: Call, whole: bool) -> _Reset | None:
+    """The method of the whole model, or of the layer of `call` or the innermost around it."""
+    for layer in [subject.model] if whole else [call.layer, *reversed(call.parents)]:
+        for name in RESETS:
+            if callable(reset := getattr(layer, name, None)):
+                paths = {id(call.layer): call.path, id(subject.model): "model"}
+                return _Reset(f"{paths.get(id(layer), layer.name)}.{name}()", reset)
+    return None
+
+
+def _resettable(
+    subject: Subject, runner: Runner, resets: Sequence[_Reset], moved: Sequence[Any]
+) -> bool:
+    """Whether two runs, each after a reset, give the same bits and leave the same state."""
+
+    def reset_and_run() -> list[Array]:
+        for reset in resets:
+            reset.run()
+        return runner.run()
+
+    try:
+        with preserve_state(subject), restored(runner.held):
+            first, after = reset_and_run(), Variables(list(moved))
+            return same_outputs(first, reset_and_run()) and not after.moved()
+    except Exception:
+        return False
+
+
+def state_moves(
+    cause: Cause, layers: Sequence[str], moving: Sequence[str], still: Sequence[str]
+) -> Finding:
+    """The finding for entry points that one cause has `moving` the state of `layers`."""
+    holds = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
+    return Finding(
+        rules.STATE_MOVES.id,
+        rules.STATE_MOVES.slug,
+        cause.place,
+        f"{listed(moving)} {'moves' if len(moving) == 1 else 'move'} the state of "
+        f"{counted(len(layers), 'layer')}{holds}",
+        cause.text,
+        bool(cause.tested),
+        cause.remedy,
+        cause.tested,
+        "no tolerance: bitwise",
+        evidence={"moves": list(moving), "holds": list(still), "layers": list(layers)},
+    )
+
+
+def not_repeatable(
+    subject: Subject, x: Nest, default: Pass, random: Sequence[str], mode: bool | None
+) -> Finding:
+    """The finding for entry points that give other bits the second time.
+
+    `default` is a pass that leaves the mode out, `mode` what one of the entry points is told.
+    """
+    drawing = {id(layer) for layer in default.random_layers}
+    # Held still, a layer may return what it was given.
+    called = [*default.passing_calls, *default.calls]
+    calls = [call for call in called if id(call.layer) in drawing]
+    paths = list(
+        dict.fromkeys(
+            next((call.path for call in calls if call.layer is layer), layer.name)
+            for layer in default.random_layers
+        )
+    )
+    around = [f"between {before} and {after}" for before, after in default.drawing.values()]
+    places = [*paths, *dict.fromkeys(around)]
+    labels, tested, tries = [call.label for call in calls], False, Tries()
+    if tries.may("the random numbers held"):
+        with contextlib.suppress(Exception):
+            tested = _repeats_with(subject, x, mode, labels, default.drawing)
+    who = listed([*paths, *(f"the code {place}" for place in dict.fromkeys(around))])
+    draws = f"{who} {'draws' if len(places) == 1 else 'draw'} random numbers"
+    whose = "its" if len(places) == 1 else "their"
+    what = "random numbers" if around else "outputs"
+    if tested:
+        cause = f"{draws} in inference"
+    elif places:
+        cause = tries.without_cause(
+            f"not established; {draws}, and holding {whose} {what} showed nothing"
+        )
+    else:
+        cause = "not established; no random operation was seen"
+    return Finding(
+        rules.NOT_REPEATABLE.id,
+        rules.NOT_REPEATABLE.slug,
+        places[0] if places else "not located",
+        f"the same batch gives other bits the second time, through {listed(random)}",
+        cause,
+        tested,
+        _to_repeat(subject, random)
+        if places
+        else "keep nothing from one call to the next: no counter, no cache",
+        f"with {whose} {what} held, the same batch gives the same bits" if tested else "",
+        "no tolerance: bitwise",
+        evidence={"random": list(random), "layers": paths},
+    )
+
+
+def _to_repeat(subject: Subject, random: Sequence[str]) -> str:
+    """What has nothing drawn; a mode that was seen to draw nothing comes first."""
+    if list(random) == [subject.spelled(None)]:
+        told = f"call the model with training=False for inference, {subject.spelled(False)}"
+    else:
+        told = "draw random numbers in training mode only"
+    return f"{told}; keep augmentation outside the model"
+
+
+def _repeats_with(
+    subject: Subject,
+    x: Nest,
+    training: bool | None,
+    labels: Collection[str],
+    drawing: Collection[str],
+) -> bool:
+    """Whether the same rows give the same bits twice once calls and operations are held."""
+    if not drawing:
+        seen = Pass(subject, x, training=training, traced=False)
+        held = {label: known for label, known in values_of(seen, x).items() if label in labels}
+        return bool(held) and repeats_with(seen, x, held)
+    traced = Pass(subject, x, training=training)
+    held = {k: v for k, v in in_trace(traced, x)[1].items() if k in labels}
+    drawn = {name: Held(values) for name, values in results_of(traced, x, drawing).items()}
+    return repeats_with(traced, x, held, drawn)

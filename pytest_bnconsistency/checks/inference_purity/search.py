@@ -1,0 +1,60 @@
+"""The search for a batch that moves the state of a layer in inference."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from pytest_bnconsistency.checks import entry_points as ways
+from pytest_bnconsistency.checks import search
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.search import Violation, passes_of, source_of
+from pytest_bnconsistency.data.arrays import Nest, rows_of
+from pytest_bnconsistency.data.recipes import Recipe
+from pytest_bnconsistency.results import CheckResult, Finding
+from pytest_bnconsistency.rules.catalogue import STATE_MOVES
+from pytest_bnconsistency.words import counted
+
+
+def searched(case: Case, x: Nest, decide: Callable[[], CheckResult]) -> CheckResult:
+    """The result of `decide`, and of examples that must not move any layer's state."""
+    return search.judged("inference_purity", case, x, decide, State)
+
+
+class State:
+    """No batch moves the state of a layer in inference."""
+
+    def __init__(self, case: Case, x: Nest, result: CheckResult | None) -> None:
+        self.case, self.source, self.largest = case, source_of(case, x), rows_of(x)
+        self.breaks, self.among_others = frozenset({STATE_MOVES.id}), frozenset[str]()
+        self.score, self.random = 0.0, False
+        self._passes = passes_of(case, x)
+        self._owners = ways.owners(case, *self._passes.values())
+
+    def violation(self, recipe: Recipe) -> Violation | None:
+        x = self.source.expand(recipe)
+        for name, seen in self._passes.items():
+            if not seen.written:
+                continue
+            try:
+                moved = [v for v in seen.run(x).moved if id(v) in self._owners]
+            except Exception:  # a model may refuse some rows
+                continue
+            if moved:
+                layers = list(dict.fromkeys(self._owners[id(v)] for v in moved))
+                return Violation(recipe, (STATE_MOVES,), functools.partial(_finding, name, layers))
+        return None
+
+
+def _finding(entry_point: str, layers: list[str]) -> Finding:
+    moved = f"{entry_point} moves the state of {counted(len(layers), 'layer')} for this batch"
+    return Finding(
+        STATE_MOVES.id,
+        STATE_MOVES.slug,
+        layers[0],
+        moved,
+        "not established; other batches leave the state as it is",
+        False,
+        "let no value of the input decide whether state is written",
+        bound="no tolerance: bitwise",
+    )

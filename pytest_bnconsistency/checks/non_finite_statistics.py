@@ -1,0 +1,211 @@
+"""Where NaN, Inf and negative variances come from, as far as data and the optimizer can show it.
+
+Which batch of the past it was cannot be read off: what is found is what would do it again. Whoever
+asks restores the subject's state.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.checks import unusable_statistics as unusable
+from pytest_bnconsistency.checks.budget import MORE_TIME, Tries
+from pytest_bnconsistency.checks.unusable_statistics import BROKEN, FINITE, Reason, Why, tried
+from pytest_bnconsistency.data.arrays import Array, Data, all_finite
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.observed_updates import skipped_overflow
+from pytest_bnconsistency.measurement.population import Estimate
+from pytest_bnconsistency.measurement.stored_statistics import Normaliser
+from pytest_bnconsistency.measurement.swapped_statistics import REMEDY, misplaced
+from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.words import counted, listed
+
+USUAL = "one batch with NaN or Inf, or an overflow, stays in a moving average for ever"
+SHOWN = 5
+SEARCHED = 8
+"""Rows are looked for one by one in so many batches at most."""
+
+
+def not_finite(subject: Subject, data: Data | None, size: int) -> Why:
+    """Why statistics are NaN or Inf: rows or empty batches of the data, or a skipped step."""
+
+    @tried(USUAL)
+    def why(n: Normaliser) -> Reason:
+        told, tries, reasons = [], Tries(), _not_finite(subject, data, size, n)
+        while tries.may("rows, batches and steps that make NaN or Inf"):
+            reason = next(reasons, None)
+            if reason is None:
+                break
+            if reason.known:
+                return reason
+            told.append(reason.tested)
+        if tries.cut:
+            told.append(MORE_TIME)
+        return Reason(USUAL, "; ".join(told))
+
+    return why
+
+
+def negative_variance(subject: Subject, data: Data | None, size: int) -> Why:
+    """Why a variance is negative: the momentum, or values in each other's place."""
+
+    @tried(unusable.MIXED_UP)
+    def why(n: Normaliser) -> Reason | None:
+        reason = unusable.negative_variance(n)
+        if data is None or reason is None or reason.known:
+            return reason
+        given = _Given(subject, data, size, n)
+        more = given.exchanged() or given.only_what_is_stored()
+        return more if more.known else Reason(reason.cause, f"{reason.tested}; {more.tested}")
+
+    return why
+
+
+def empty_batches(
+    training: Pass, data: Data, variables: Sequence[Any], place: str
+) -> Reason | None:
+    """Whether the data holds batches of zero rows, and these make the statistics NaN."""
+    if not data.empty_batches:
+        return None
+    try:
+        after, _, _ = statistics.run_from(training, data.take([]).x, variables, 0.0)
+    except Exception:  # a model that refuses an empty batch is not poisoned by one
+        return None
+    if all_finite(after):
+        return None
+    return Reason(
+        f"the data holds batches of zero rows ({data.empty_batches}), and the mean of nothing is "
+        f"NaN: it stays in the statistics of {place} for ever",
+        "one training pass over zero rows makes the statistics NaN",
+        True,
+        "filter empty batches out, then recalibrate(model, x)",
+    )
+
+
+def _not_finite(subject: Subject, data: Data | None, size: int, n: Normaliser) -> Iterator[Reason]:
+    skipped = _skipped(subject, n)
+    given = None if data is None else _Given(subject, data, size, n)
+    if given is not None:
+        empty = empty_batches(given.training, given.data, given.variables, n.path)
+        if empty is not None:
+            yield empty
+        yield given.bad_rows()
+    if skipped is not None:
+        yield skipped
+    if given is not None:
+        yield given.only_what_is_stored()
+    else:
+        yield Reason(USUAL, unusable.never_forgets(n))
+
+
+def _skipped(subject: Subject, n: Normaliser) -> Reason | None:
+    """Whether the optimizer skips a step that overflows, has done so, and the layer does not."""
+    scale = skipped_overflow(subject)
+    if scale is None:
+        return None
+    first, now = scale
+    if not now < first:
+        return Reason(USUAL, f"the optimizer scales the loss, and skipped no step (scale {now:g})")
+    taken, said = unusable.takes_overflow(n)
+    return Reason(
+        "a batch overflowed or held NaN: the optimizer, which scales the loss, skips such a step, "
+        f"and {n.path} does not",
+        f"the scale of the loss fell from {first:g} to {now:g} and the weights are finite; "
+        f"infinite gradients leave them as they are; {said}",
+        taken,
+        "find what overflows (activations beyond 65504 in float16), then recalibrate(model, x) "
+        "or load earlier weights",
+    )
+
+
+class _Given:
+    """The model on the data that was given, as far as one of its normalisers goes."""
+
+    def __init__(self, subject: Subject, data: Data, size: int, n: Normaliser) -> None:
+        for layer in subject.layers():
+            subject.unfreeze(layer)  # otherwise no batch would reach its statistics
+        self.subject, self.data, self.size, self.n = subject, data, size, n
+        self.variables = list(n.vectors.values())
+        self.training = statistics.training_pass(subject, data.take(slice(0, size)).x)
+
+    def bad_rows(self) -> Reason:
+        """Whether rows of the data make the statistics NaN or Inf, and the others do not."""
+        path, broken = self.n.path, self.broken
+        if not broken:
+            return Reason(
+                USUAL, f"no batch of this data makes the statistics of {path} NaN or Inf"
+            )
+        alone = [self._broken_alone(rows) for rows in broken[:SEARCHED]]
+        exact = len(broken) <= SEARCHED and all(alone)
+        bad = [int(row) for rows in (alone if exact else broken) for row in rows]
+        rest = self._batches(np.setdiff1d(np.arange(self.data.rows), bad))
+        shown = listed(bad if len(bad) <= SHOWN else [*bad[:SHOWN], f"{len(bad) - SHOWN} more"])
+        rows = f"{counted(len(bad), 'row')} of the data ({shown})"
+        them = "it" if len(bad) == 1 else "them"
+        mended = bool(rest) and all(self._finite(rows) for rows in rest)
+        return Reason(
+            f"{rows if exact else f'batches of {rows}'}: NaN or Inf on the way to {path}, and a "
+            "moving average never forgets it",
+            f"training passes over this data make the statistics NaN or Inf, without {them} "
+            f"{'they stay finite' if mended else 'as well'}",
+            mended,
+            "leave these rows out or scale them, then recalibrate(model, x)",
+        )
+
+    def only_what_is_stored(self) -> Reason:
+        """Whether evaluation is NaN, and finite with the population statistics of the data."""
+        if self.broken:
+            return Reason(USUAL, "so this data tells no population statistics")
+        inference = Pass(self.subject, self.data.take([0]).x, training=False)
+        before = self._says(inference)
+        tracked, values = self._population()
+        statistics.write(tracked, values)
+        after = self._says(inference)
+        return Reason(
+            "only what is stored: weights and data are sound; what made it so can't be told from "
+            "the model",
+            f"with the stored statistics, evaluation of this data is {before}; with its "
+            f"population statistics {after}",
+            (before, after) == (BROKEN, FINITE),
+        )
+
+    def exchanged(self) -> Reason | None:
+        """Whether the layer's vectors are nearer to those of the data in other places."""
+        tracked, values = self._population()
+        stored = [t.variable.numpy().astype(np.float64) for t in tracked]
+        found = misplaced(tracked, stored, values)
+        if found is None or all(t.layer is not self.n.layer for t in found.places):
+            return None
+        return Reason(found.cause, found.tested, True, REMEDY)
+
+    @functools.cached_property
+    def broken(self) -> list[Array]:
+        """The rows of the batches that make the statistics NaN or Inf."""
+        everything = np.arange(self.data.rows)
+        return [rows for rows in self._batches(everything) if not self._finite(rows)]
+
+    def _broken_alone(self, rows: Array) -> list[int]:
+        return [int(row) for row in rows if not self._finite(np.array([row]))]
+
+    def _batches(self, rows: Array) -> list[Array]:
+        return [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
+
+    def _finite(self, rows: Array) -> bool:
+        some = self.data.take(rows).x
+        return all_finite(statistics.run_from(self.training, some, self.variables, 0.0)[0])
+
+    def _says(self, inference: Pass) -> str:
+        outputs = (inference.run(batch.x).outputs for batch in self.data.batches(self.size))
+        return FINITE if all(map(all_finite, outputs)) else BROKEN
+
+    def _population(self) -> tuple[list[Tracked], list[Array]]:
+        tracked = statistics.find(self.training, self.data.take(slice(0, self.size)).x)
+        batches = self.data.batches(self.size)
+        seen = statistics.batch_statistics(self.training, tracked, batches)
+        return tracked, Estimate(tracked, seen).population

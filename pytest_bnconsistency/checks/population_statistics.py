@@ -1,0 +1,106 @@
+"""The statistics of a case's data: a pass in training mode over all rows, batch by batch."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.context import door
+from pytest_bnconsistency.data.arrays import Data
+from pytest_bnconsistency.execution.batches import Batches, in_batches
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics, Tracked
+from pytest_bnconsistency.measurement.population import Estimate
+from pytest_bnconsistency.settings import Settings
+
+TOLD_BY = 4
+"""Single rows that tell whether a row has a variance of its own."""
+
+
+def batch_size(case: Case, data: Data) -> int:
+    """The rows of a training step: those of the data set's own batches, where it has several."""
+    own = data.batch_size
+    return own if own is not None and own < data.rows else case.settings.batch_size
+
+
+def shuffled(case: Case, data: Data, size: int, draw: int = 0) -> Batches:
+    """The kept rows in the batches that training would see; `draw` draws another order."""
+    order = np.random.default_rng(case.settings.seed + draw).permutation(data.rows)
+    return in_batches(data, order, size)
+
+
+def training_pass(case: Case, data: Data) -> Pass:
+    if "training" not in case.shared:
+        example = data.take(slice(0, batch_size(case, data))).x
+        case.shared["training"] = statistics.training_pass(case.subject, example)
+    traced: Pass = case.shared["training"]
+    return traced
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """The tracked variables, the statistics of all rows, and what each batch of the kept gave.
+
+    `size` is the rows of a batch; `notes` say where it is not that of training.
+    """
+
+    size: int
+    notes: tuple[str, ...]
+    training: Pass
+    batches: Batches
+    tracked: list[Tracked]
+    seen: list[BatchStatistics]
+    estimate: Estimate
+
+
+def estimated(case: Case, data: Data) -> Estimated:
+    """The population statistics of a case, taken once: state is restored between checks.
+
+    What was given beyond the kept rows is read batch by batch and not kept.
+    """
+    if "estimated" not in case.shared:
+        training, size = training_pass(case, data), batch_size(case, data)
+        notes: tuple[str, ...] = ()
+        batches = shuffled(case, data, size)
+        tracked = statistics.find(training, data.take(batches.order[: statistics.FEW]).x)
+        alone = _without_variance(training, tracked, batches) if size == 1 else None
+        if alone is not None:
+            own = case.settings.batch_size
+            size = own if own > 1 else Settings.batch_size
+            batches = shuffled(case, data, size)
+            notes = (
+                f"a single row has no variance in {alone.path}: the statistics, and what training "
+                f"says, are those of batches of {size} rows (option batch_size), not of one",
+            )
+        seen = list(statistics.batch_statistics(training, tracked, batches)) if tracked else []
+        estimate = Estimate(tracked, seen)
+        if data.rest is not None and tracked:
+            total = data.rest.total
+            for batch in statistics.batch_statistics(training, tracked, data.rest.of(size)):
+                estimate.add(batch)
+                gc.collect(1)  # tensors that a run leaves in cycles hold on to the batch
+                told = f"{estimate.rows} rows{f' of {total}' if total else ''}"
+                door.get().progress.doing(f"statistics of {told} read")
+        case.shared["estimated"] = Estimated(
+            size, notes, training, batches, tracked, seen, estimate
+        )
+    known: Estimated = case.shared["estimated"]
+    return known
+
+
+def _without_variance(training: Pass, tracked: list[Tracked], batches: Batches) -> Tracked | None:
+    """A variance that is exactly 0 within every batch, though the batches are not alike."""
+    few = itertools.islice(batches, TOLD_BY)
+    seen = list(statistics.batch_statistics(training, tracked, few))
+    for i, t in enumerate(tracked):
+        moments = [moment for batch in seen for moment in batch.moments[i]]
+        within = any(moment.variance.any() for moment in moments)
+        between = np.ptp([moment.mean for moment in moments], axis=0).any()
+        if t.role not in ("mean", "other") and between and not within:
+            return t
+    return None

@@ -1,0 +1,250 @@
+"""Which layer or code it is whose result depends on the number of rows, or on their places."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.data.arrays import Array, Nest, distance, map_nest, rows_of
+from pytest_bnconsistency.execution.activation_patching import Held
+from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.layer_values import (
+    differ,
+    given_and_returned,
+    outputs_with,
+    outputs_with_each,
+    results_in,
+)
+from pytest_bnconsistency.execution.row_hashes import Operations, Result
+
+END = "the model's output"
+ANY_NUMBER = (
+    "let the code take any number of rows: tf.shape(x)[0] instead of x.shape[0]; reshape to "
+    "(-1, ...)"
+)
+BRANCHING = (
+    "look for code that reads the batch size, such as x.shape[0]: in a trace for any number of "
+    "rows it is None, and the code takes another branch"
+)
+"""Remedies for a batch that is refused, and for one that only fails outside of a trace."""
+TRIED = 16
+"""Operations that are undone, one by one, at most."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer, or code between two, and whether undoing what it does to the batch mends it all.
+
+    `operation` is the one in that code that was undone, if it was one; `width` says that it is not
+    the batch axis that depends on the batch, but another one.
+    """
+
+    label: str
+    tested: bool
+    operation: str = ""
+    width: bool = False
+
+    def that(self, does: str) -> str:
+        """A sentence of what it `does`."""
+        if self.operation:
+            return f"{self.operation} {does}, {self.label}"
+        return f"{'the code ' * self.label.startswith('between')}{self.label} {does}"
+
+
+def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
+    """The first call, or code between two, that gives some rows another shape than among all."""
+    rows, among = stop - start, rows_of(x)
+    some = map_nest(lambda leaf: leaf[start:stop], x)
+
+    def wanted(wholes: list[Array]) -> list[tuple[int, ...]]:
+        return [_shape_of(rows, whole, among) for whole in wholes]
+
+    def keep(parts: list[Array] | None, wholes: list[Array]) -> bool:
+        return parts is not None and [part.shape for part in parts] == wanted(wholes)
+
+    whole_given, base = given_and_returned(seen, x)
+    given, found = given_and_returned(seen, some)
+    expected = outputs_with(seen, x) or []
+    before, after = "the input", END
+    for label, wholes in base.items():
+        parts = found.get(label)
+        if parts is None:
+            return Place(label, False)  # it raises
+        if keep(parts, wholes):
+            before = label
+            continue
+        if not keep(given[label], whole_given[label]):
+            after = label
+            break
+        if [part.size for part in parts] != [math.prod(shape) for shape in wanted(wholes)]:
+            held = _widened(parts, wanted(wholes))
+            mended = held is not None and keep(outputs_with(seen, some, {label: held}), expected)
+            return Place(label, mended, width=held is not None)
+        held = [part.reshape(s) for part, s in zip(parts, wanted(wholes), strict=True)]
+        return Place(label, keep(outputs_with(seen, some, {label: held}), expected))
+
+    def put_back(wholes: list[Array], parts: list[Array]) -> list[Array]:
+        return [part.reshape(s) for part, s in zip(parts, wanted(wholes), strict=True)]
+
+    operations, _ = _operations(seen, x, some)
+    # Only what may lose an axis has no known number of them.
+    losing = [o for o in operations if not o.ranked and all(operations[i].ranked for i in o.given)]
+    told = _mending(seen, x, some, losing, put_back, lambda outputs: keep(outputs, expected))
+    return Place(f"between {before} and {after}", bool(told), told)
+
+
+def _widened(parts: list[Array], shapes: list[tuple[int, ...]]) -> list[Array] | None:
+    """Arrays padded to wider shapes; None where a shape has other axes, or is narrower."""
+    made = []
+    for part, shape in zip(parts, shapes, strict=True):
+        if part.ndim != len(shape) or any(a > b for a, b in zip(part.shape, shape, strict=True)):
+            return None
+        more = [(0, b - a) for a, b in zip(part.shape, shape, strict=True)]
+        made.append(np.pad(part, more) if part.dtype.kind != "O" else _padded(part, shape))
+    return made
+
+
+def _padded(texts: Array, shape: tuple[int, ...]) -> Array:
+    padded: Array = np.full(shape, b"", object)
+    padded[tuple(slice(size) for size in texts.shape)] = texts
+    return padded
+
+
+def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) -> Place | None:
+    """The first call, or code between two, that gives some rows other values than among all."""
+    among = rows_of(x)
+    some = map_nest(lambda leaf: leaf[start:stop], x)
+
+    def own(values: list[Array]) -> list[Array]:
+        return [v[start:stop] if v.ndim and len(v) == among else v for v in values]
+
+    def apart(parts: list[Array], mine: list[Array]) -> bool:
+        return len(parts) == len(mine) and any(map(differ, mine, parts))
+
+    expected = own(outputs_with(seen, x) or [])
+
+    def mends(outputs: list[Array] | None) -> bool:
+        return outputs is not None and all(
+            a.shape == b.shape and distance(a, b).max(initial=0.0) <= bound
+            for a, b in zip(outputs, expected, strict=True)
+        )
+
+    whole_given, base = given_and_returned(seen, x)
+    given, found = given_and_returned(seen, some)
+    before, after = "the input", END
+    for label in in_order(list(base), list(found)):
+        # A call that is not seen in a run hands its inputs on there.
+        mine = own(base[label]) if label in base else given[label]
+        parts = found[label] if label in found else own(whole_given[label])
+        if not apart(parts, mine):
+            before = label
+            continue
+        if apart(given.get(label, []), own(whole_given.get(label, []))):
+            after = label
+            break
+        return Place(label, mends(outputs_with(seen, some, {label: mine})))
+    operations, differing = _operations(seen, x, some)
+    reading = [
+        o for i, o in enumerate(operations) if i in differing and differing.isdisjoint(o.given)
+    ]
+
+    def as_among_all(wholes: list[Array], parts: list[Array]) -> list[Array]:
+        for whole, part in zip(wholes, parts, strict=True):
+            if ((whole != part) & (whole * (stop - start) != part * among)).any():
+                raise ValueError("this is no number of rows")
+        return wholes
+
+    told = _mending(seen, x, some, reading, as_among_all, mends)
+    located = told or after != END or apart(outputs_with(seen, some) or [], expected)
+    return Place(f"between {before} and {after}", bool(told), told) if located else None
+
+
+def _operations(seen: Pass, x: Nest, some: Nest) -> tuple[list[Result], set[int]]:
+    """What operations give, and the indices of what has no rows and is another for some rows."""
+    operations = Operations(rows_of(x))
+    try:
+        watched = seen.again(x, operations)
+        pairs = zip(*(watched.run(batch).records[-1] or () for batch in (x, some)), strict=True)
+        differing = {
+            i for i, (a, b) in enumerate(pairs) if len(a) == len(b) == 1 and (a != b).any()
+        }
+    except Exception:
+        return [], set()  # what can't be run can't be undone
+    return operations.results, differing
+
+
+def _mending(
+    seen: Pass,
+    x: Nest,
+    some: Nest,
+    candidates: list[Result],
+    undone: Callable[[list[Array], list[Array]], list[Array]],
+    mends: Callable[[list[Array] | None], bool],
+) -> str:
+    """The first of some operations that mends the outputs of some rows if it is undone, or "".
+
+    `undone` makes what it gives instead, out of what it gives among all rows and for some, and
+    raises ValueError where it can't.
+    """
+    told = {result.operation: result.told for result in candidates[:TRIED]}
+    if not told or not Tries().may("the operations in between, undone one by one"):
+        return ""
+    try:
+        wholes, parts = results_in(seen, [x, some], told)
+    except Exception:
+        return ""  # what can't be run can't be undone
+    held: dict[str, Held] = {}
+    for name in told:
+        with contextlib.suppress(ValueError):
+            held[name] = Held(undone(wholes[name], parts[name]))
+    each = outputs_with_each(seen, some, held)
+    return next(
+        (told[name] for name, outputs in zip(held, each, strict=False) if mends(outputs)), ""
+    )
+
+
+def depends_on_place(seen: Pass, x: Nest, exchange: Exchange) -> Place | None:
+    """The first call, or two of them, between which rows begin to depend on their places."""
+
+    def differing(mine: list[Array], its: list[Array]) -> bool:
+        pairs = list(zip(mine, its, strict=False))
+        return any(
+            differ(a[exchange.kept], b[exchange.now])
+            for a, b in pairs
+            if a.ndim and len(a) == len(b) == exchange.rows
+        )
+
+    given, base = given_and_returned(seen, x)
+    other_given, other = given_and_returned(seen, exchange.x)
+    before = "the input"
+    for label, mine in base.items():
+        if not differing(mine, other.get(label, [])):
+            before = label
+            continue
+        moved = [m[np.argsort(exchange.now)] if len(m) == exchange.rows else m for m in mine]
+        mended = outputs_with(seen, exchange.x, {label: moved})
+        tested = mended is not None and not differing(outputs_with(seen, x) or [], mended)
+        between = differing(given[label], other_given.get(label, []))
+        return Place(f"between {before} and {label}" if between else label, tested)
+    return None
+
+
+def in_order(labels: list[str], others: list[str]) -> list[str]:
+    """The labels of both, each in its order: a call of one run alone behind the one before it."""
+    merged, place = list(labels), 0
+    for label in others:
+        if label not in labels:
+            merged.insert(place, label)
+        place = merged.index(label) + 1
+    return merged
+
+
+def _shape_of(rows: int, whole: Array, among: int) -> tuple[int, ...]:
+    """The shape that an array of values for `among` rows has for some of them."""
+    return (rows, *whole.shape[1:]) if whole.ndim and len(whole) == among else whole.shape

@@ -1,0 +1,1 @@
+"""The stored statistics are usable."""

@@ -1,0 +1,170 @@
+"""Stored statistics that cannot be used: each a failure, and only then is its cause tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pytest_bnconsistency.checks import non_finite_statistics as poisoned
+from pytest_bnconsistency.checks import unusable_statistics as causes
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.population_statistics import batch_size
+from pytest_bnconsistency.checks.unusable_statistics import Why
+from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.measurement.stored_statistics import Normaliser
+from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.rules.catalogue import (
+    MOMENTUM,
+    NARROW,
+    NEGATIVE_VARIANCE,
+    NOT_ADAPTED,
+    NOT_FINITE,
+    WRONG_AXIS,
+    Rule,
+)
+from pytest_bnconsistency.words import counted
+
+Place = tuple[Normaliser, str]
+LARGE_MOMENTUM = 0.5
+"""Above it, an update moves a statistic by less than half of the distance."""
+
+
+def unusable(case: Case, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+    """What is certainly wrong. Nothing runs unless something is."""
+    size = batch_size(case, case.data) if case.data is not None else case.settings.batch_size
+    data, axis = case.data, channel_axis(case.subject)
+    for rule, places, why, remedy in (
+        (
+            NOT_FINITE,
+            _not_finite(normalisers),
+            poisoned.not_finite(case.subject, data, size),
+            "find the batch (NaN in the data, or loss scaling that skips the optimizer but not "
+            "the statistics), then recalibrate(model, x) or load earlier weights",
+        ),
+        (
+            NEGATIVE_VARIANCE,
+            _negative(normalisers),
+            poisoned.negative_variance(case.subject, data, size),
+            "check the order of ported weights, and that momentum lies in [0, 1]; then "
+            "recalibrate(model, x)",
+        ),
+        (
+            MOMENTUM,
+            _momentum(normalisers),
+            causes.degenerate_momentum,
+            "momentum 0.9 to 0.99",
+        ),
+        (
+            NARROW,
+            _narrow(normalisers),
+            causes.rounded_away,
+            "use a mixed policy (mixed_bfloat16, mixed_float16), which keeps variables in float32",
+        ),
+        (
+            WRONG_AXIS,
+            _wrong_axis(normalisers, axis),
+            causes.wrong_axis(axis or -1),
+            "axis=-1 for channels-last data, axis=1 for channels-first",
+        ),
+        (
+            NOT_ADAPTED,
+            _not_adapted(normalisers),
+            causes.not_adapted,
+            "call adapt(training data) before the model is trained, or give mean and variance",
+        ),
+    ):
+        yield from _finding(case.subject, rule, list(places), why, remedy)
+
+
+def channel_axis(subject: Subject) -> int | None:
+    """The axis of the model's channels, where the data formats of its layers are one."""
+    formats = {getattr(layer, "data_format", None) for layer in subject.layers()} - {None}
+    if len(formats) != 1:
+        return None
+    return -1 if formats == {"channels_last"} else 1
+
+
+def _not_finite(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
+    for n in normalisers:
+        for name, variable in n.vectors.items():
+            bad = int((~np.isfinite(np.asarray(variable.numpy(), float))).sum())
+            if bad:
+                channels = variable.shape.num_elements()
+                yield n, f"{name} has NaN or Inf in {bad} of {channels} channels"
+
+
+def _negative(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
+    for n in normalisers:
+        for name, value in n.variances():
+            bad = int((value < 0).sum())
+            if bad:
+                lowest = np.nanmin(value)
+                yield (
+                    n,
+                    f"{name} is negative in {bad} of {value.size} channels, down to {lowest:.3g}",
+                )
+
+
+def _momentum(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
+    for n in normalisers:
+        if n.trainable and n.momentum is not None and not 0 < n.momentum < 1:
+            yield n, f"momentum is {n.momentum:g}"
+
+
+def _narrow(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
+    for n in normalisers:
+        if n.trainable and n.momentum is not None and LARGE_MOMENTUM < n.momentum < 1:
+            for name, variable in n.vectors.items():
+                if variable.dtype.size == 2:
+                    yield n, f"{name} is kept in {variable.dtype.name}"
+
+
+def _wrong_axis(normalisers: Sequence[Normaliser], channels: int | None) -> Iterator[Place]:
+    for n in normalisers if channels is not None else ():
+        if n.axis is None or n.axis[1] < 4 or n.adapts:
+            continue
+        axis, rank = n.axis
+        if axis != (channels or 0) % rank:
+            size = next(iter(n.vectors.values())).shape.num_elements()
+            yield (
+                n,
+                f"axis {axis} of a channels-{'last' if channels == -1 else 'first'} model: {size} "
+                "statistics, one for each place and not for each channel",
+            )
+
+
+def _not_adapted(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
+    for n in normalisers:
+        if n.adapts and n.fresh:
+            yield n, "mean 0 and variance 1, as built: the layer changes nothing"
+
+
+def _finding(
+    subject: Subject, rule: Rule, places: list[Place], why: Why, remedy: str
+) -> Iterator[Finding]:
+    """The finding about the first place that does not turn out to be sound when it is tried."""
+    while places:
+        n, what = places[0]
+        with preserve_state(subject):
+            reason = why(n)
+        if reason is not None:
+            break
+        places = [(other, said) for other, said in places if other is not n]
+    else:
+        return
+    more = len({other.path for other, _ in places}) - 1
+    others = f"; so in {counted(more, 'more layer')}" if more else ""
+    yield Finding(
+        rule.id,
+        rule.slug,
+        n.path,
+        f"{what}, in {n.path}{others}",
+        reason.said,
+        reason.known,
+        reason.remedy or remedy,
+        reason.tested,
+        "no tolerance: read off the stored values",
+        evidence={"places": [f"{other.path}: {said}" for other, said in places]},
+    )

@@ -1,0 +1,206 @@
+"""Stored statistics that are unusual: each a warning, since it may be meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.checks import unusable_statistics as unusable
+from pytest_bnconsistency.checks.unusable_statistics import Reason, Why
+from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.measurement.stored_statistics import Normaliser
+from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.rules.catalogue import Rule
+from pytest_bnconsistency.words import counted, listed
+
+SMALLEST_MOMENTUM = 0.5
+USUAL_EPSILON = (1e-6, 1e-2)
+OTHER_EPSILON = 1e-5
+"""What other frameworks add to a variance."""
+HARMLESS_GAIN = 1.0
+"""What reaches a channel without variance is not enlarged: gamma took back what epsilon allows."""
+FACTOR, SHARE = 2.0, 0.1
+"""Another epsilon matters if it moves a share of the channels by this factor."""
+
+
+def unusual(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+    moving = [n for n in normalisers if not n.adapts]
+    small = [n for n in moving if n.momentum is not None and 0 < n.momentum < SMALLEST_MOMENTUM]
+    if small:
+        momentum = small[0].momentum or 0.0
+        yield _warning(
+            rules.SMALL_MOMENTUM,
+            small,
+            f"momentum {momentum:g} in {_named(small)}: the statistics are about the last "
+            "batches only",
+            "other frameworks count momentum the other way round: "
+            f"{momentum:g} there is {1 - momentum:g} here",
+            f"momentum {1 - momentum:g}, or 0.9 to 0.99",
+        )
+    low, high = USUAL_EPSILON
+    odd = [n for n in moving if n.epsilon is not None and not low <= n.epsilon <= high]
+    if odd:
+        yield _warning(
+            rules.EPSILON,
+            odd,
+            f"epsilon {odd[0].epsilon:g} in {_named(odd)} is unusual",
+            f"outside of {low:g} to {high:g}",
+            "epsilon 1e-3, or that of the framework that the weights come from",
+        )
+    yield from _other_epsilon(subject, [n for n in moving if n not in odd])
+    yield from _dead(subject, moving)
+    fresh = [n for n in moving if n.fresh]
+    if fresh and _trained(subject, moving):
+        yield _warning(
+            rules.UNTRAINED,
+            fresh,
+            f"the statistics of {_named(fresh)} are exactly their initial values",
+            "the model was trained, and no step has moved them",
+            "train, load weights, or recalibrate(model, x)",
+        )
+    yield from _axis(subject, moving)
+    yield from _graph(subject, moving)
+
+
+def _trained(subject: Subject, normalisers: Sequence[Normaliser]) -> bool:
+    """Whether something tells that the model was trained; one that was not is not wrong."""
+    return bool(subject.updates()) or any(not n.fresh or n.learnt for n in normalisers)
+
+
+def _other_epsilon(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+    """Channels whose variance is small against epsilon: with ported weights it is not a detail."""
+    places, largest = [], 1.0
+    for n in normalisers:
+        if n.epsilon is None or n.epsilon <= OTHER_EPSILON:
+            continue
+        for _, value in n.variances():
+            alive = value[value >= n.epsilon / 100]
+            factors = np.sqrt((alive + n.epsilon) / (alive + OTHER_EPSILON))
+            if alive.size and np.mean(factors > FACTOR) >= SHARE:
+                places.append(n)
+                largest = max(largest, float(factors.max()))
+    if places:
+        yield _warning(
+            rules.EPSILON,
+            places,
+            f"epsilon {places[0].epsilon:g} in {_named(places)} is large against the variances: "
+            f"with {OTHER_EPSILON:g}, as elsewhere, channels would be up to {largest:.2g} times "
+            "as large",
+            _tried(subject, places[0], unusable.large_epsilon(OTHER_EPSILON)),
+            "weights from another framework need its epsilon",
+        )
+
+
+def _dead(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+    places, channels, gain = [], 0, 0.0
+    for n in normalisers:
+        for _, value in n.variances() if n.epsilon else ():
+            low = (value >= 0) & (value < (n.epsilon or 0.0) / 100)
+            gains = n.gains(value)[low]
+            if gains.size and gains.max() > HARMLESS_GAIN:
+                places.append(n)
+                channels += int(low.sum())
+                gain = max(gain, float(gains.max()))
+    if places:
+        yield _warning(
+            rules.DEAD_CHANNELS,
+            places,
+            f"{counted(channels, 'channel')} in {_named(places)} "
+            f"{'has' if channels == 1 else 'have'} no variance: what reaches "
+            f"{'it' if channels == 1 else 'them'} is multiplied by up to {gain:.3g}, an input "
+            f"0.1 off gives {0.1 * gain:.3g}",
+            _tried(subject, places[0], unusable.dead_channels),
+            "look at what feeds these channels; a larger epsilon bounds the gain",
+        )
+
+
+def _axis(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+    """Statistics along another axis than the model's channels."""
+    formats = {getattr(layer, "data_format", None) for layer in subject.layers()} - {None}
+    if formats:
+        return  # told by the layers themselves: `checks.unusable.channel_axis`
+    odd = [n for n in normalisers if n.axis and n.axis[1] >= 4 and n.axis[0] != n.axis[1] - 1]
+    if odd:
+        axis = odd[0].axis[0] if odd[0].axis else 0
+        yield _warning(
+            rules.WRONG_AXIS,
+            odd,
+            f"{_named(odd)} normalises along axis {axis}, which is not the last",
+            "no layer tells where the model's channels are",
+            "axis=-1 for channels-last data",
+        )
+
+
+def _graph(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+    shared = [n for n in normalisers if n.trainable and subject.graph_calls(n.layer) > 1]
+    if shared:
+        times = subject.graph_calls(shared[0].layer)
+        yield _warning(
+            rules.SEVERAL_UPDATES,
+            shared,
+            f"{_named(shared)} is called {times} times in one pass, so a step updates its "
+            f"statistics {times} times",
+            "one layer, several inputs",
+            "a normaliser for each input, or one batch of all",
+        )
+    yield from fed_by_noise(
+        normalisers, lambda layer: filter(subject.stochastic, subject.upstream(layer))
+    )
+
+
+def fed_by_noise(
+    normalisers: Sequence[Normaliser], random_before: Callable[[Any], Iterable[Any]]
+) -> Iterator[Finding]:
+    """Dropout or noise before a normaliser, as far as it is known what stands before a layer."""
+    before = {n.path: _noisy(random_before(n.layer)) for n in normalisers if n.trainable}
+    fed = [n for n in normalisers if before.get(n.path)]
+    if fed:
+        feeding = dict.fromkeys(layer.name for n in fed for layer in before[n.path])
+        yield _warning(
+            rules.FED_BY_DROPOUT,
+            fed,
+            f"{listed(feeding)} feeds {_named(fed)}: the variance that training stores is not the "
+            "one of evaluation",
+            "dropout and noise widen what training sees",
+            "put dropout and noise after the last normaliser",
+        )
+
+
+def _noisy(layers: Iterable[Any]) -> list[Any]:
+    return [x for x in layers if getattr(x, "rate", None) or getattr(x, "stddev", None)]
+
+
+def _tried(subject: Subject, n: Normaliser, why: Why) -> Reason | str:
+    with preserve_state(subject):
+        return why(n) or ""
+
+
+def _warning(
+    rule: Rule, places: Sequence[Normaliser], message: str, reason: Reason | str, remedy: str
+) -> Finding:
+    """A warning of what is unusual; its reason is what is usual, unless it was tried."""
+    reason = Reason(reason, "") if isinstance(reason, str) else reason
+    paths = list(dict.fromkeys(n.path for n in places))
+    return Finding(
+        rule.id,
+        rule.slug,
+        paths[0],
+        message,
+        reason.said,
+        reason.known,
+        remedy,
+        reason.tested,
+        bound="unusual, and not certainly wrong",
+        evidence={"layers": paths},
+    )
+
+
+def _named(normalisers: Sequence[Normaliser]) -> str:
+    paths = list(dict.fromkeys(n.path for n in normalisers))
+    if len(paths) > 2:
+        return f"{paths[0]} and {counted(len(paths) - 1, 'more layer')}"
+    return listed(paths)

@@ -1,0 +1,1 @@
+"""Evaluation says what training said."""

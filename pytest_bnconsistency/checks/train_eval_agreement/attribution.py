@@ -1,0 +1,169 @@
+"""Which layers' statistics make the gap: closing it one by one, and opening it one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.data.arrays import Array, Data, is_float
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.results import Table
+
+LAYERS, ROWS = 24, 4
+"""The layers that moved farthest are tried, on this many rows: the cost stays bounded."""
+NOISE = 0.05
+"""What chance may add to a share of all."""
+COLUMNS = (
+    "layer",
+    "closes the gap",
+    "opens the gap",
+    "|mean shift| / sd",
+    "variance ratio",
+    "updates",
+    "initial share",
+)
+
+
+def initial_share(
+    tracked: Sequence[Tracked], moving: Sequence[Array], reference: Sequence[Array]
+) -> float:
+    """The share of the initial values (mean 0, variance 1) in the moving statistics.
+
+    The least-squares s of `moving = s * initial + (1 - s) * reference`, every channel in units
+    of its own size. Below 0 or above 1 it is no share: then nothing of the initial values is known
+    to be left.
+    """
+    above = below = 0.0
+    for t, stored, value in zip(tracked, moving, reference, strict=True):
+        if t.role == "other":
+            continue
+        initial = 0.0 if t.role == "mean" else 1.0
+        unit = 1.0 + np.abs(value)
+        away, start = (stored - value) / unit, (initial - value) / unit
+        above += float((away * start).sum())
+        below += float((start * start).sum())
+    share = above / below if below else 0.0
+    return min(share, 1.0) if 0 <= share <= 1 + NOISE else 0.0
+
+
+def table(
+    inference: Pass,
+    data: Data,
+    tracked: Sequence[Tracked],
+    moving: Sequence[Array],
+    reference: Sequence[Array],
+    updates: int | None,
+    shares: Mapping[int, float],
+) -> Table:
+    """One row a layer, the one that closes most of the gap first.
+
+    `shares` of the initial values, by identity of the layer, were measured: without, the share is
+    what the updates leave.
+
+    One trace, `inference`, serves all: a layer's statistics are put in, the rows run, and the
+    statistics are put back. Without time for a layer, what it does to the gap stays open.
+    """
+    tries = Tries()
+    x = data.take(np.linspace(0, data.rows - 1, min(ROWS, data.rows)).round().astype(int)).x
+    layers = {id(t.layer): t for t in tracked}
+    shift = {key: _shift(tracked, moving, reference, t.layer) for key, t in layers.items()}
+    tried = sorted(layers, key=lambda key: -_distance(*shift[key]))[:LAYERS]
+
+    def outputs(all_have: Sequence[Array]) -> list[Array]:
+        statistics.write(tracked, all_have)
+        return inference.run(x).outputs
+
+    def one_by_one(all_have: Sequence[Array], one_has: Sequence[Array]) -> dict[int, list[Array]]:
+        found = {}
+        for key in tried:
+            if not tries.may("how much of the gap each layer makes"):
+                break
+            own = [i for i, t in enumerate(tracked) if id(t.layer) == key]
+            variables = [tracked[i] for i in own]
+            statistics.write(variables, [one_has[i] for i in own])
+            found[key] = inference.run(x).outputs
+            statistics.write(variables, [all_have[i] for i in own])
+        return found
+
+    start = outputs(moving)
+    closing_alone = one_by_one(moving, reference)
+    target = outputs(reference)
+    opening_alone = one_by_one(reference, moving)
+    whole = _apart(start, target) or 1.0
+    rows = []
+    for key in tried:
+        t = layers[key]
+        closing = opening = float("nan")
+        if key in closing_alone and key in opening_alone:
+            closing = 1 - _apart(closing_alone[key], target) / whole
+            opening = _apart(opening_alone[key], target) / whole
+        mean, ratio = shift[key]
+        averages = updates is not None and 0 <= t.momentum <= 1
+        left = f"{t.momentum ** ((updates or 0) * t.calls):.1%}" if averages else "?"
+        if key in shares:
+            left = f"{shares[key]:.0%} (measured)"
+        rows.append(
+            (
+                (closing, opening),
+                (
+                    t.path,
+                    _share(closing),
+                    _share(opening),
+                    "?" if np.isnan(mean) else f"{mean:.2f}",
+                    "?" if np.isnan(ratio) else f"{ratio:.2f}",
+                    "?" if updates is None else str(updates * t.calls),
+                    left,
+                ),
+            )
+        )
+    statistics.write(tracked, moving)
+    if not tries.cut:  # else they stand by how far their statistics are off
+        rows.sort(key=lambda row: (-max(row[0]), row[1]))
+    return Table(COLUMNS, tuple(row for _, row in rows), more=len(layers) - len(tried))
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if np.isfinite(value) else "?"
+
+
+def _shift(
+    tracked: Sequence[Tracked], moving: Sequence[Array], reference: Sequence[Array], layer: Any
+) -> tuple[float, float]:
+    """|moving - population mean| in standard deviations, and moving over population variance."""
+    mean = ratio = None
+    variances = {
+        t.role: value for t, value in zip(tracked, reference, strict=True) if t.layer is layer
+    }
+    sd = np.sqrt(np.maximum(variances.get("variance", np.ones(1)), 1e-12))
+    for t, stored, value in zip(tracked, moving, reference, strict=True):
+        if t.layer is not layer:
+            continue
+        if t.role == "mean":
+            mean = float(np.median(np.abs(stored - value) / sd))
+        elif t.role == "variance":
+            ratio = float(np.median(stored / np.maximum(value, 1e-12)))
+    return (
+        float("nan") if mean is None else mean,
+        float("nan") if ratio is None else ratio,
+    )
+
+
+def _distance(mean: float, ratio: float) -> float:
+    return float(
+        np.nan_to_num(mean) + abs(np.log(np.clip(np.nan_to_num(ratio, nan=1), 1e-6, 1e6)))
+    )
+
+
+def _apart(a: list[Array], b: list[Array]) -> float:
+    return float(
+        sum(
+            np.sqrt(np.mean((x.astype(float) - y.astype(float)) ** 2))
+            for x, y in zip(a, b, strict=True)
+            if is_float(y)
+        )
+    )

@@ -1,0 +1,1 @@
+"""What can part evaluation from training, each tested by undoing it."""

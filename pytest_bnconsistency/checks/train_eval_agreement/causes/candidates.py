@@ -1,0 +1,163 @@
+"""Causes of a disagreement, each as what would be stored if it were so.
+
+A cause is named if the statistics that it predicts, under today's weights, are nearer to the
+stored ones than half of the distance from those to the population statistics, and no other cause
+comes nearer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import (
+    HALF,
+    OF_LARGE,
+    TRIED_ROWS,
+    Cause,
+    Try,
+)
+from pytest_bnconsistency.checks.train_eval_agreement.causes.changed_weights import other_weights
+from pytest_bnconsistency.checks.train_eval_agreement.causes.initial_values import set_back, stale
+from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import own_steps
+from pytest_bnconsistency.checks.train_eval_agreement.causes.preprocessing import preprocessed
+from pytest_bnconsistency.checks.train_eval_agreement.causes.preprocessing_layers import misfit
+from pytest_bnconsistency.checks.train_eval_agreement.causes.rewritten import rewritten
+from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order import (
+    by_chance,
+    in_order,
+    moving_averages,
+)
+from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.execution.batches import in_batches
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.rules import catalogue as rules
+
+USUAL_MOMENTUM = 0.9
+ENOUGH = 16
+"""A variance within so many rows is about that of the data."""
+
+
+def predicted(m: Measured, tries: Tries) -> Cause | None:
+    """The cause that explains most of what is stored, if one explains half."""
+    found: list[Cause] = []
+    for name, attempt in TRIES.items():
+        if not tries.may(name):
+            return None  # what was not tried may explain more
+        found += [cause for cause in attempt(m) if cause.share > HALF]
+        # That initial values are left is arithmetic where the updates are known; rows of mean 0
+        # and variance 1 would store much the same.
+        known = name == "few updates" and (m.certain_share or 0.0) >= CERTAIN_SHARE
+        measured = name == "few updates" and not known
+        if any(cause.sure or (cause.share > 0.95 and not measured) or known for cause in found):
+            break
+    else:
+        if tries.cut:
+            return None
+    return max(found, key=lambda cause: (cause.sure, cause.share), default=None)
+
+
+def _variance_shift(m: Measured) -> Iterator[Cause]:
+    """Re-estimate with dropout on: if that is what is stored, dropout is what differs."""
+    values = m.noisy
+    if values is None:
+        return
+    drawing = ", ".join(dict.fromkeys(layer.name for layer in m.training.random_layers))
+    yield Cause(
+        rules.VARIANCE_SHIFT,
+        f"{drawing} feeds a normaliser: its statistics were taken with random layers on, and "
+        "evaluation runs with them off",
+        "put dropout and noise after the last normaliser; or recalibrate(model, x)",
+        "the stored statistics are those with the random layers on, not those with them off",
+        max(m.explained(values), _variances_explained(m, values)),
+    )
+
+
+def _variances_explained(m: Measured, values: Sequence[Array]) -> float:
+    def apart(given: Sequence[Array]) -> float:
+        ratios = [
+            np.abs(np.log(np.maximum(stored, 1e-30) / np.maximum(value, 1e-30))).ravel()
+            for t, stored, value in zip(m.tracked, m.moving, given, strict=True)
+            if t.role == "variance"
+        ]
+        return float(np.mean(np.concatenate(ratios))) if ratios else 0.0
+
+    whole = apart(m.reference)
+    return 1 - apart(values) / whole if whole else 0.0
+
+
+def _small_batches(m: Measured) -> Iterator[Cause]:
+    """Batches of few rows, and a single row at the end of each epoch."""
+    size, rows = len(m.batches.rows[0]), min(m.data.rows, TRIED_ROWS if m.small else OF_LARGE)
+    order = m.batches.order
+    for few in (1, 2, 4):
+        if few > size:
+            break
+        seen = list(
+            statistics.batch_statistics(
+                m.training, m.tracked, in_batches(m.data, order[:rows], few, ragged=True)
+            )
+        )
+        values = [
+            np.asarray(np.mean([batch.values[i] for batch in seen], axis=0))
+            for i in range(len(m.tracked))
+        ]
+        kind = "single rows" if few == 1 else f"{few} rows"
+        yield Cause(
+            rules.TINY_BATCHES,
+            f"training ran on batches of {kind}: a variance within so few rows is not that of "
+            "the data",
+            f"train with larger batches ({ENOUGH} or more), or with GroupNormalization; or "
+            f"recalibrate(model, x, batch_size={max(size, ENOUGH)})",
+            f"statistics taken over batches of {kind} are what is stored",
+            m.explained(values),
+        )
+    if m.data.rows % size == 1 and m.data.rows > size:
+        tails = [in_batches(m.data, o, size, ragged=True) for o in (order, np.sort(order))]
+        last = [list(statistics.batch_statistics(m.training, m.tracked, t)) for t in tails]
+        yield Cause(
+            rules.TINY_BATCHES,
+            "each epoch ended with a batch of a single row, which has no variance of its own",
+            "drop the remainder (dataset.batch(..., drop_remainder=True)), or use another batch "
+            "size; or recalibrate(model, x)",
+            "moving averages that end on a single row are what is stored",
+            max(m.explained(moving_averages(m, [*seen, *seen, *seen])) for seen in last),
+        )
+
+
+def _small_momentum(m: Measured) -> Iterator[Cause]:
+    """Moving averages about the last batches only: draw some, with this momentum and a usual."""
+    t = m.quickest
+    if t.momentum >= HALF or len(m.seen) < 2:
+        return
+    whole = m.apart(m.moving, m.reference)
+    now, usual = by_chance(m), by_chance(m, USUAL_MOMENTUM)
+    other = 1 - t.momentum
+    yield Cause(
+        rules.SMALL_MOMENTUM,
+        f"momentum {t.momentum:.3g} keeps the statistics of the last batches only (other "
+        f"frameworks count it the other way round: {t.momentum:.3g} there is {other:.3g} here)",
+        f"momentum {max(other, USUAL_MOMENTUM):.3g}; or recalibrate(model, x)",
+        f"moving averages of this momentum over these batches are as far from the population "
+        f"({now:.2g} standard deviations) as the stored ones ({whole:.2g}), those of momentum "
+        f"{USUAL_MOMENTUM} are not ({usual:.2g})",
+        0.75 if now > HALF * whole and usual < HALF * whole else 0.0,
+    )
+
+
+TRIES: dict[str, Try] = {
+    "the numbers of layers of preprocessing": misfit,
+    "other weights that the optimizer has": other_weights,
+    "few updates": stale,
+    "vectors in another place, order or form": rewritten,
+    "random layers on": _variance_shift,
+    "batches of few rows": _small_batches,
+    "real steps with the weights put back": own_steps,
+    "rows in an order": in_order,
+    "the momentum": _small_momentum,
+    "other preprocessing": preprocessed,
+    "statistics set back": set_back,
+}

@@ -1,0 +1,45 @@
+"""What tells a fit from a coincidence.
+
+Any numbers can be brought nearer to stored ones by a scale and an offset. They are believed if
+they fit better than the same with the sign turned round, or are upright and usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, RIVALS
+from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import ROUNDS, Values, fitted
+from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import Change, Trial
+from pytest_bnconsistency.data.arrays import Array
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Scales and offsets that fit best with one sign; `alone` says whether those with the other
+    sign explain less, and `explains` whether these explain half.
+    """
+
+    scale: Array
+    offset: Array
+    alone: bool
+    explains: bool
+
+    def believed(self, usual: bool = False) -> bool:
+        """Upright and usual numbers are, as the simplest; any others if they are alone."""
+        return self.alone or (usual and bool((self.scale > 0).all()))
+
+
+def fits(
+    trial: Trial[Change], values: Values, spread: Array, rounds: int = ROUNDS
+) -> Iterator[Fit]:
+    """What fits best with the sign as it is, and turned round."""
+    found = []
+    for scale, offset in fitted(trial.m, trial.m.moving, values, spread, rounds):
+        now = values(scale, offset)
+        found.append((scale, offset, 0.0 if now is None else trial.explained(now)))
+    for index, (scale, offset, share) in enumerate(found):
+        rivals = [other for at, (_, _, other) in enumerate(found) if at != index]
+        alone = all(other < share - RIVALS for other in rivals)
+        yield Fit(scale, offset, alone, share > HALF)

@@ -1,0 +1,149 @@
+"""Initial values that are still in the statistics, or are in them again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from pytest_bnconsistency.checks.train_eval_agreement import attribution
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, MOST, RIVALS, Cause
+from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.measurement.compared_outputs import gap
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import listed
+
+SETTLED_SHARE = 0.01
+"""The remedy's arithmetic aims at this share of the initial values."""
+ALIKE = 1.0
+"""Standard deviations: rows of mean 0 and variance 1 come as near from farther away."""
+SHOWN = 3
+
+
+def stale(m: Measured) -> Iterator[Cause]:
+    """The share of the initial values that the updates leave; as measured, where none is known."""
+    certain, t = m.certain_share, m.slowest
+    if t.cumulative or not 0 < t.retention < 1:
+        return
+    if certain is None or not m.updates:
+        share = m.initial_share
+        if share >= HALF:
+            values = m.with_initial(share)
+            yield Cause(
+                rules.STALE,
+                f"{share:.0%} of the initial values are still in the statistics (measured; how "
+                f"many updates there were is not known; momentum {t.momentum:.3g})",
+                "train for more updates, or with a smaller momentum; or recalibrate(model, x)",
+                "",
+                min(m.explained(values), _remade(m, values, ALIKE)[1]),
+            )
+        return
+    needed = math.ceil(math.log(SETTLED_SHARE) / math.log(t.retention))
+    largest = math.floor(100 * SETTLED_SHARE ** (1 / (m.updates * t.calls))) / 100
+    harmless, place = _harmless_share(m)
+    more = math.ceil(math.log(harmless) / math.log(t.retention))
+    also = ""
+    if more > needed:
+        also = f" ({more} for {place}, whose variance is far below the initial 1)"
+    if certain < CERTAIN_SHARE:  # little is left, of what is large against the variances
+        needed, largest = more, math.floor(100 * harmless ** (1 / (m.updates * t.calls))) / 100
+        also = f" (for {place}, whose variance is far below the initial 1)"
+    steps = f"{m.updates} updates" if t.calls == 1 else f"{m.updates} steps of {t.calls} updates"
+    left = f"momentum {t.momentum:.3g} after {steps} leaves {certain:.1%} of the initial values"
+    proof, explained = "", m.explained(m.with_initial(m.left))
+    if certain < CERTAIN_SHARE:
+        proof, explained = _remade(m, m.with_initial(m.left))
+        if certain < m.initial_share < CERTAIN_SHARE or 0 < m.initial_share < certain:
+            told, better = _remade(m, m.with_initial(m.initial_share))
+            if better > explained:
+                proof, explained = told, better
+                left = f"{m.initial_share:.1%} of the initial values are left (measured; {left})"
+    yield Cause(
+        rules.STALE,
+        left,
+        f"train for {needed} updates or more{also}; or momentum <= {largest:.2f} for {m.updates} "
+        "updates; or recalibrate(model, x)",
+        proof,
+        # A lag looks much the same where little is left.
+        explained if certain >= CERTAIN_SHARE or explained > MOST else 0.0,
+    )
+
+
+def _harmless_share(m: Measured) -> tuple[float, str]:
+    """The share of the initial variance 1 that is 5 % of the smallest of all, and its path."""
+    shares = [(1.0, "")]
+    for t, value in zip(m.tracked, m.reference, strict=True):
+        if t.role == "variance":
+            own = float(np.median(value))
+            shares.append((0.05 * own / max(1 - own, 1e-9) if 0 < own < 1 else 1.0, t.path))
+    return min(shares)
+
+
+def set_back(m: Measured) -> Iterator[Cause]:
+    """Statistics with more of the initial values in them than the updates left."""
+    shares = shares_against_count(m)
+    if not shares or not m.updates:
+        return
+    paths = list(dict.fromkeys(t.path for t in m.tracked if id(t.layer) in shares))
+    first = next(t for t in m.tracked if id(t.layer) in shares)
+    share, counted = shares[id(first.layer)], _left_by_count(m, id(first.layer))
+    proof, explained = _remade(m, m.with_initial(lambda t: shares.get(id(t.layer), 0.0)), ALIKE)
+    named = listed(paths, most=SHOWN)
+    yield Cause(
+        rules.STALE,
+        f"{share:.0%} of the initial values are in the statistics of {named} (measured), though "
+        f"{m.updates} updates at momentum {first.momentum:.3g} leave {counted:.1%}: they were set "
+        "back late or after training (built anew, loaded or assigned), or the updates counted "
+        "were not theirs",
+        "keep the statistics with the weights where these are built, loaded or set; or "
+        "recalibrate(model, x)",
+        proof,
+        # Rows of mean 0 and variance 1 store much the same.
+        explained - RIVALS,
+    )
+
+
+def shares_against_count(m: Measured) -> dict[int, float]:
+    """The measured shares of the initial values, by identity of the layer, where these explain
+    what is stored and the number of updates does not.
+    """
+    if not m.updates:
+        return {}
+    found = {}
+    for key in dict.fromkeys(id(t.layer) for t in m.tracked):
+        own = [i for i, t in enumerate(m.tracked) if id(t.layer) == key]
+        if any(m.tracked[i].cumulative for i in own):
+            continue
+        share = attribution.initial_share(
+            [m.tracked[i] for i in own],
+            [m.moving[i] for i in own],
+            [m.reference[i] for i in own],
+        )
+        left = _left_by_count(m, key)
+        if share < max(left + CERTAIN_SHARE, 2 * left):
+            continue
+        with_initial = m.with_initial(share)
+        explained = [with_initial[i] if i in own else m.moving[i] for i in range(len(m.tracked))]
+        without = [m.reference[i] if i in own else m.moving[i] for i in range(len(m.tracked))]
+        if m.apart(m.moving, explained) < (1 - MOST) * m.apart(m.moving, without):
+            found[key] = share
+    return found
+
+
+def _left_by_count(m: Measured, key: int) -> float:
+    return max(m.left(t) for t in m.tracked if id(t.layer) == key)
+
+
+def _remade(m: Measured, values: list[Array], most: float = math.inf) -> tuple[str, float]:
+    """Put initial values into the population statistics: how near does evaluation come to what it
+    says as stored? Distances beyond `most` are alike.
+    """
+    before = gap(m.population, m.stored, m.data).outputs
+    after = gap(m.under(values), m.stored, m.data).outputs
+    proof = (
+        "with as much of the initial values put into the population statistics, evaluation is "
+        f"{after:.2g} standard deviations from what it says as stored, without {before:.2g}"
+    )
+    return proof, 1 - after / min(before, most) if before and math.isfinite(after) else 0.0

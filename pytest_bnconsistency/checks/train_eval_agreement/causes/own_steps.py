@@ -1,0 +1,194 @@
+"""What a model's own training steps do to its statistics while the weights stand still.
+
+Towards the statistics of the data: then what is stored was taken under other weights, or of other
+data. If steps leave it where it is, the step itself keeps it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.measurement.steps_at_fixed_weights import Rested
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import counted, listed
+
+OF_NOTE = 0.25
+"""How far steps must carry the statistics from those of the data, in distances as stored."""
+MOST_KEPT = 0.99999
+JOIN = "give each input a normaliser of its own, or join the inputs in one batch"
+
+
+def reached(m: Measured, steps: Sequence[Rested], *, others: bool = True) -> list[Array]:
+    """Where steps like these would carry the stored statistics, weights at rest."""
+    kept = _kept(m, steps) if others else _by_momentum(m, steps)
+    values = []
+    for i in range(len(m.tracked)):
+        moved = np.mean([step.after[i] - m.moving[i] for step in steps], axis=0)
+        values.append(np.asarray(m.moving[i] + moved / (1 - kept[i])))
+    return values
+
+
+def _kept(m: Measured, steps: Sequence[Rested]) -> list[float]:
+    """The share of a statistic that a step keeps: as seen in one, else by the layer's momentum."""
+    try:
+        seen = [update.kept for update in m.observed]
+    except Exception:  # whatever the user's step raises
+        seen = []
+    own = _by_momentum(m, steps)
+    return [
+        kept if 0 <= kept < MOST_KEPT else other
+        for kept, other in zip(seen or own, own, strict=True)
+    ]
+
+
+def _by_momentum(m: Measured, steps: Sequence[Rested]) -> list[float]:
+    return [
+        t.momentum ** max(calls_in(steps, i), t.calls) if 0 < t.momentum < 1 else 0.0
+        for i, t in enumerate(m.tracked)
+    ]
+
+
+def calls_in(steps: Sequence[Rested], index: int) -> int:
+    """How often a step has the layer of a tracked variable update it, as far as can be seen."""
+    return max((len(step.by_layer(index)) for step in steps), default=0)
+
+
+def away(m: Measured) -> float | None:
+    """How far from this data's statistics steps carry those that are stored, weights at rest.
+
+    In distances of the stored ones from them; None where no step runs, or none moves any.
+    """
+    moves = any(
+        not np.array_equal(after, before)
+        for step in m.rested
+        for after, before in zip(step.after, m.moving, strict=True)
+    )
+    whole = m.apart(m.moving, m.reference)
+    if not moves or not whole:
+        return None
+    return m.apart(reached(m, m.rested), m.reference) / whole
+
+
+def own_steps(m: Measured) -> Iterator[Cause]:
+    """Run steps from what is stored, the weights put back after each: where do they carry it?"""
+    far = away(m)
+    if far is None or not far > OF_NOTE:
+        return
+    overwritten = _overwritten(m, far)
+    there = reached(m, m.rested)
+    kept = 0.0 if _by_random_layers(m, there) else m.explained(there)
+    if overwritten is not None:
+        yield overwritten
+    elif kept > HALF:
+        yield _of_other_inputs(m, kept)
+
+
+def _by_random_layers(m: Measured, there: Sequence[Array]) -> bool:
+    """Whether steps carry the statistics to those with random layers on, as they run these."""
+    return m.noisy is not None and m.apart(there, m.noisy) < HALF * m.apart(there, m.reference)
+
+
+def _overwritten(m: Measured, far: float) -> Cause | None:
+    """Leave out what others than the layers write to the statistics."""
+    paths, writers = other_writers(m, m.rested)
+    if not writers:
+        return None
+    without = m.steps_at_rest(others=False)
+    whole = m.apart(m.moving, m.reference)
+    left = m.apart(reached(m, without, others=False), m.reference) / whole if without else far
+    if not left < HALF * far:
+        return None
+    who = listed(writers)
+    verb = "writes" if len(writers) == 1 else "write"
+    return Cause(
+        rules.STEP_WRITES,
+        f"{who} {verb} to the statistics of {paths[0]}, beside the layer's own update of them",
+        "write to model.trainable_variables only; then train again, or recalibrate(model, x)",
+        f"with the weights put back after each, {counted(len(m.rested), 'real step')} carry the "
+        f"statistics to {far * whole:.2g} standard deviations from those of this data; without "
+        f"what {who} {verb}, to {left * whole:.2g}",
+        1.0,
+        sure=True,
+    )
+
+
+def other_writers(m: Measured, steps: Sequence[Rested]) -> tuple[list[str], list[str]]:
+    """The layers whose statistics others write as well as they themselves, and who writes."""
+    paths, writers = [], []
+    for i, t in enumerate(m.tracked):
+        others = [write.by for step in steps for write in step.writes[i] if write.by]
+        if others and calls_in(steps, i):
+            paths.append(t.path)
+            writers += others
+    return list(dict.fromkeys(paths)), list(dict.fromkeys(writers))
+
+
+def _of_other_inputs(m: Measured, kept: float) -> Cause:
+    steps = m.rested
+    said = (
+        f"{counted(len(steps), 'real step')}, the weights put back after each, keep what is "
+        f"stored ({kept:.0%} of its distance from the statistics of this data)"
+    )
+    unlike = {i: inputs for i in range(len(m.tracked)) if len(inputs := _inputs(m, steps, i)) > 1}
+    apart = {i: _unlikeness(m, i, inputs) for i, inputs in unlike.items()}
+    whole = m.apart(m.moving, m.reference)
+    if apart and max(apart.values()) > HALF * whole:
+        first = max(
+            (i for i in apart if m.tracked[i].role == "mean"),
+            key=lambda i: apart[i],
+            default=next(iter(apart)),
+        )
+        t, inputs = m.tracked[first], unlike[first]
+        channel = int(np.ptp([value.ravel() for value in inputs], axis=0).argmax())
+        told = " and ".join(f"{float(value.ravel()[channel]):.2g}" for value in inputs[:3])
+        return Cause(
+            rules.DOMAINS,
+            f"{t.path} normalises {len(inputs)} inputs of unlike distribution in one step "
+            f"({t.role}s {told}): training normalises each by itself, evaluation all by one "
+            "mixture",
+            JOIN,
+            said,
+            kept,
+            t.path,
+            sure=True,
+        )
+    path = m.tracked[0].path
+    return Cause(
+        rules.SHIFT,
+        f"the training step gives {path} other inputs than the model gives it of the same rows: "
+        "they are preprocessed, or augmented, in the step alone",
+        "do the same to the rows before evaluation (best inside the model), or leave it out for "
+        "the last epochs; or recalibrate(model, x)",
+        said,
+        kept,
+        sure=True,
+    )
+
+
+def _inputs(m: Measured, steps: Sequence[Rested], index: int) -> list[Array]:
+    """What each call of the layer in a step moved a variable towards, the mean over the steps."""
+    momentum = m.tracked[index].momentum
+    if not 0 <= momentum < 1:
+        return []
+    calls = [step.by_layer(index) for step in steps]
+    return [
+        np.asarray(
+            np.mean([(w.after - momentum * w.before) / (1 - momentum) for w in call], axis=0)
+        )
+        for call in zip(*calls, strict=False)
+    ]
+
+
+def _unlikeness(m: Measured, index: int, inputs: Sequence[Array]) -> float:
+    """How far the most unlike of them is from the first, as `Measured.apart` counts."""
+
+    def instead(value: Array) -> list[Array]:
+        return [value if i == index else other for i, other in enumerate(m.reference)]
+
+    share = m.reference[index].size / sum(value.size for value in m.reference)
+    return max(m.apart(instead(inputs[0]), instead(other)) for other in inputs[1:]) / share

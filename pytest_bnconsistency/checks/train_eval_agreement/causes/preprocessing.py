@@ -1,0 +1,235 @@
+"""Data that is preprocessed otherwise than in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import MOST, RIVALS, Cause
+from pytest_bnconsistency.checks.train_eval_agreement.causes.chance import fits
+from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import (
+    ROUNDS,
+    Values,
+    fitted,
+    named,
+    usual,
+)
+from pytest_bnconsistency.checks.train_eval_agreement.causes.preprocessing_layers import misfits
+from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import (
+    Candidate,
+    InputTrial,
+    best,
+)
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.data.arrays import Array, flatten, is_float
+from pytest_bnconsistency.rules import catalogue as rules
+
+ENOUGH_STATISTICS = 2
+"""Numbers that are fitted for each channel must explain so many times as many statistics."""
+MOST_CHANNELS = 4
+LARGE_ROUNDS = 2
+NEAR_USUAL, FITTED = 1.5, 2.0
+"""Weights of numbers that were fitted, and are usual ones or not."""
+USUAL_CHANGES = (
+    (255.0, 0.0),
+    (1 / 255, 0.0),
+    (1 / 127.5, -1.0),
+    (127.5, 127.5),
+    (2.0, -1.0),
+    (0.5, 0.5),
+    (-1.0, 1.0),
+    (-1.0, 255.0),
+)
+CAFFE = np.array([103.939, 116.779, 123.68])
+MEANS, DEVIATIONS = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+"""The means of many images, blue first, in [0, 255], and means and deviations in [0, 1]."""
+
+Transform = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to the data, in words and as a function.
+
+    `weight` grows with the numbers that were found by the statistics themselves; `free` says that
+    these are no usual ones.
+    """
+
+    name: str
+    apply: Transform
+    weight: float = 1.0
+    free: bool = False
+
+
+def preprocessed(m: Measured) -> Iterator[Cause]:
+    """The data under other preprocessing: what of it gives the stored statistics?
+
+    Usual changes are tried first, then layers of preprocessing, then what fits best.
+    """
+    leaves = [i for i, leaf in enumerate(flatten(m.data.x)) if is_float(leaf)]
+    inputs = [InputTrial(m, i) for i in ([None, *leaves] if len(leaves) > 1 else leaves)]
+    found: list[Candidate] = []
+    for more in (
+        _changed(inputs, _usual),
+        misfits(m),
+        _changed(inputs, _global),
+        _changed(inputs, _by_channel),
+    ):
+        found += more
+        if any(candidate.tried.decides for candidate in found):
+            break
+    cause = best(found)
+    if cause is not None:
+        yield cause
+
+
+def _changed(
+    inputs: Sequence[InputTrial], changes: Callable[[InputTrial], Iterator[Change]]
+) -> Iterator[Candidate]:
+    for trial in inputs:
+        for change in changes(trial):
+            yield from _explaining(trial, change)
+
+
+def _explaining(trial: InputTrial, change: Change) -> Iterator[Candidate]:
+    tried = trial.tried(change.apply)
+    if tried is None or not tried.explains:
+        return
+    # Standardised features have the statistics that a normaliser begins with, and some change
+    # of the data brings any statistics nearer.
+    if tried.share > tried.initial + (RIVALS if change.free else -RIVALS):
+        cause = Cause(
+            rules.SHIFT,
+            f"the statistics are those of {change.name}: this data is preprocessed otherwise than "
+            "the training data",
+            f"the model was trained on {change.name}: give evaluation the preprocessing of "
+            "training (best inside the model)",
+            f"with {change.name} the statistics of this data are what is stored; {tried.said}",
+            tried.share,
+        )
+        yield Candidate(cause, tried, change.weight)
+
+
+def _usual(trial: InputTrial) -> Iterator[Change]:
+    for scale, offset in USUAL_CHANGES:
+        yield Change(named(scale, offset), _scaled(scale, offset, _same))
+    yield Change("the features standardised", lambda x: _standardised(x, (0,)))
+    yield Change("each row standardised", lambda x: _standardised(x, tuple(range(1, x.ndim))))
+    yield Change("the features scaled to [0, 1]", _to_unit_interval)
+    if all(leaf.min() > -1 for leaf in trial.leaves):
+        yield Change("log(1 + x)", np.log1p)
+    if any(leaf.shape[-1] > 1 for leaf in trial.leaves):
+        yield Change("the channels in reverse order", _reversed)
+    if all(leaf.ndim > 2 for leaf in trial.leaves):
+        yield Change(
+            "each channel standardised", lambda x: _standardised(x, tuple(range(x.ndim - 1)))
+        )
+        if all(leaf.shape[-1] == 3 for leaf in trial.leaves):
+            yield from _usual_images()
+
+
+def _usual_images() -> Iterator[Change]:
+    """As `preprocess_input` of two modes does, of images in [0, 255] and in [0, 1]."""
+    for scale, of in ((1.0, "x"), (255.0, "255 * x")):
+        yield Change(
+            f"{of}, the channels in reverse order and less {CAFFE.tolist()} (preprocess_input of "
+            "mode 'caffe')",
+            _scaled(scale, -CAFFE, _reversed),
+        )
+    for scale, of in ((1 / 255, "x / 255"), (1.0, "x")):
+        yield Change(
+            f"{of}, the channels less {MEANS.tolist()} and by {DEVIATIONS.tolist()} "
+            "(preprocess_input of mode 'torch')",
+            _scaled(scale / DEVIATIONS, -MEANS / DEVIATIONS, _same),
+        )
+
+
+def _global(trial: InputTrial) -> Iterator[Change]:
+    """One scale and one offset for all, fitted, the channels as they are and reversed."""
+    spread = float(np.mean([leaf.std() for leaf in trial.leaves])) or 1.0
+    several = any(leaf.shape[-1] > 1 for leaf in trial.leaves)
+    for order, of in ((_same, "x"), (_reversed, "x[..., ::-1]"))[: 1 + several]:
+
+        def values(scale: Array, offset: Array, order: Transform = order) -> list[Array] | None:
+            return trial.values(_scaled(scale[0], offset[0], order))
+
+        for fit in fits(trial, values, np.array([spread]), _rounds(trial)):
+            scale, offset = float(fit.scale[0]), float(fit.offset[0])
+            for a, b in usual(scale, offset, spread):
+                if fit.believed(usual=True):
+                    yield Change(named(a, b, of), _scaled(a, b, order), NEAR_USUAL)
+            if fit.explains and fit.believed() and _is_particular(trial, values, spread):
+                apply = _scaled(scale, offset, order)
+                yield Change(named(scale, offset, of), apply, FITTED, free=True)
+
+
+def _is_particular(trial: InputTrial, values: Values, spread: float) -> bool:
+    """Whether no two numbers bring the data to the stored statistics in the next channel's place.
+
+    Where the channels are alike, they bring it to any others.
+    """
+    moved = [np.roll(value, 1) for value in trial.m.moving]
+    for numbers in fitted(trial.m, moved, values, np.array([spread]), _rounds(trial)):
+        now = values(*numbers)
+        if now is not None and trial.explained(now, stored=moved) > MOST:
+            return False
+    return True
+
+
+def _by_channel(trial: InputTrial) -> Iterator[Change]:
+    """A scale and an offset for each of a few channels, fitted."""
+    lasts = {leaf.shape[-1] for leaf in trial.leaves}
+    channels = max(lasts)
+    numbers = sum(value.size for value in trial.m.moving[:2])
+    if lasts != {channels} or not 1 < channels <= MOST_CHANNELS:
+        return
+    if numbers < ENOUGH_STATISTICS * 2 * channels:
+        return
+    spread = np.mean([leaf.reshape(-1, channels).std(0) for leaf in trial.leaves], axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    for order, of in ((_same, "x"), (_reversed, "x[..., ::-1]")):
+
+        def values(scale: Array, offset: Array, order: Transform = order) -> list[Array] | None:
+            return trial.values(_scaled(scale, offset, order))
+
+        for fit in fits(trial, values, spread, _rounds(trial)):
+            if not fit.believed():
+                continue
+            scale, offset = fit.scale, fit.offset
+            told = " and ".join(
+                str([float(f"{number:.3g}") for number in numbers]) for numbers in (scale, offset)
+            )
+            yield Change(
+                f"{of} scaled and shifted channel by channel ({told})",
+                _scaled(scale, offset, order),
+                FITTED * channels,
+                free=True,
+            )
+
+
+def _rounds(trial: InputTrial) -> int:
+    return ROUNDS if trial.m.small else LARGE_ROUNDS
+
+
+def _scaled(scale: float | Array, offset: float | Array, order: Transform) -> Transform:
+    return lambda x: np.asarray(order(x) * scale + offset)
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+def _reversed(x: Array) -> Array:
+    return x[..., ::-1]
+
+
+def _standardised(x: Array, axes: tuple[int, ...]) -> Array:
+    deviation = x.std(axes, keepdims=True)
+    return np.asarray((x - x.mean(axes, keepdims=True)) / np.maximum(deviation, 1e-7))
+
+
+def _to_unit_interval(x: Array) -> Array:
+    low, high = x.min(0, keepdims=True), x.max(0, keepdims=True)
+    return np.asarray((x - low) / np.maximum(high - low, 1e-7))

@@ -1,0 +1,243 @@
+"""Stored statistics to which something was done after they were taken: it is undone again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
+from pytest_bnconsistency.checks.train_eval_agreement.causes.channel_orders import orders
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.measurement.compared_outputs import gap
+from pytest_bnconsistency.measurement.swapped_statistics import (
+    FEWEST_CHANNELS,
+    NEARER,
+    REMEDY,
+    SHOWN,
+    misplaced,
+)
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.rules.catalogue import Rule
+from pytest_bnconsistency.words import listed
+
+RIGHT = 0.1
+"""Statistics as near to the population's, in its deviations, have had nothing done to them."""
+ALIKE = 0.3
+"""A form is believed where it, undone, leaves less than this share of the distance."""
+RECALIBRATE = "or recalibrate(model, x)"
+
+Function = Callable[[Array], Array]
+
+FORMS: dict[str, Function] = {
+    "the square root of the variance (the standard deviation)": np.square,
+    "the square of the variance": np.sqrt,
+    "1 / the variance": np.reciprocal,
+    "1 / the standard deviation": lambda stored: 1 / np.square(stored),
+    "the logarithm of the variance": np.exp,
+    "the logarithm of the standard deviation": lambda stored: np.exp(2 * stored),
+}
+"""What may be stored for a variance, and how that is undone."""
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What was done to the statistics of some places, and all of them with that undone.
+
+    `nearer` is how far those are from what they are said to be, `before` how far from the
+    population's in their own places.
+    """
+
+    rule: Rule
+    cause: str
+    remedy: str
+    values: list[Array]
+    before: float
+    nearer: float
+    tested: str = ""
+
+
+def rewritten(m: Measured) -> Iterator[Cause]:
+    """Undo what may have been done to the stored statistics: does the gap close?"""
+    before = gap(m.stored, m.population, m.data).outputs
+    for find in (_exchanged, _in_another_form, _in_another_order, _of_another_layer):
+        for undone in find(m):
+            after = gap(m.under(undone.values), m.population, m.data).outputs
+            closes = after < HALF * min(before, 1.0)
+            told = (
+                f"undone, they are {undone.nearer:.2g} standard deviations from those of this "
+                f"data, as stored {undone.before:.2g}"
+            )
+            yield Cause(
+                undone.rule,
+                undone.cause,
+                f"{undone.remedy}; {RECALIBRATE}",
+                f"{undone.tested or told}; evaluation is then {after:.2g} from that under "
+                f"population statistics, as stored {before:.2g}",
+                1 - undone.nearer / undone.before if closes else 0.0,
+            )
+
+
+def _exchanged(m: Measured) -> Iterator[Undone]:
+    """Vectors that stand in each other's place."""
+    found = misplaced(m.tracked, m.moving, m.reference)
+    if found is not None:
+        yield Undone(
+            rules.MISPLACED,
+            found.cause,
+            REMEDY,
+            found.exchanged,
+            found.before,
+            found.after,
+            found.tested,
+        )
+
+
+def _in_another_form(m: Measured) -> Iterator[Undone]:
+    """Variances that are stored as a function of what they should be."""
+    off, places = _off(m), _wrong(m)
+    for name, undo in FORMS.items():
+        with np.errstate(all="ignore"):
+            candidates = {i: undo(m.moving[i]) for i in places if m.tracked[i].role == "variance"}
+        nearer = {
+            i: value
+            for i, value in candidates.items()
+            if off(i, value) < min(ALIKE * off(i, m.moving[i]), HALF * _beside_a_factor(m, i))
+        }
+        if sum(value.size for value in nearer.values()) >= FEWEST_CHANNELS:
+            yield _undone(
+                m,
+                nearer,
+                rules.ANOTHER_FORM,
+                f"what is stored as the variance of {_paths(m, nearer)} is {name}",
+                "store the variance, as the layer takes its root",
+            )
+
+
+def _beside_a_factor(m: Measured, place: int) -> float:
+    """How far stored variances are from the population's times one factor: where a factor does as
+    well, as for channels of one variance, no form is told by them.
+    """
+    stored, value = (np.maximum(np.abs(v[place]), 1e-30) for v in (m.moving, m.reference))
+    ratios = np.log(stored / value)
+    return float(np.mean(np.abs(ratios - np.median(ratios))))
+
+
+def _in_another_order(m: Measured) -> Iterator[Undone]:
+    """Statistics of the right layer, in another order of the channels."""
+    places = [i for i in _wrong(m) if m.moving[i].ndim == 1]
+    found: dict[str, dict[int, Array]] = {}
+    for layer in dict.fromkeys(m.tracked[i].layer for i in places):
+        name, moved = _order(m, [i for i in places if m.tracked[i].layer is layer])
+        if moved:
+            found.setdefault(name, {}).update(moved)
+    for name, nearer in found.items():
+        yield _undone(
+            m,
+            nearer,
+            rules.MISPLACED,
+            f"the channels of the stored statistics of {_paths(m, nearer)} are {name}",
+            "load the statistics in the order of the layer's channels",
+        )
+
+
+def _order(m: Measured, places: Sequence[int]) -> tuple[str, dict[int, Array]]:
+    """The order that brings the vectors of a layer to the population's, and them in it."""
+    off = _off(m)
+    best = NEARER * sum(off(i, m.moving[i]) for i in places), ""
+    moved: dict[int, Array] = {}
+    for name, order in orders([m.moving[i] for i in places], [m.reference[i] for i in places]):
+        now = {i: m.moving[i][order] for i in places}
+        left = sum(off(i, value) for i, value in now.items())
+        if left < best[0]:
+            best, moved = (left, name), now
+    return best[1], moved
+
+
+def _of_another_layer(m: Measured) -> Iterator[Undone]:
+    """Statistics that are those of another layer, or the first of them."""
+    off = _off(m)
+    sources = {i: _source(m, i) for i in _wrong(m) if m.moving[i].ndim == 1}
+    found = {i: source for i, source in sources.items() if source is not None}
+    if sum(m.moving[i].size for i in found) < FEWEST_CHANNELS:
+        return
+    pairs = dict.fromkeys((m.tracked[i].path, source) for i, (_, source) in found.items())
+    said = [f"in {path} those of {source}" for path, source in pairs]
+    before = float(np.mean([off(i, m.moving[i]) for i in found]))
+    nearer = float(np.mean([apart for apart, _ in found.values()]))
+    yield Undone(
+        rules.MISPLACED,
+        f"the stored statistics are those of another layer: {listed(said, most=SHOWN)}",
+        REMEDY,
+        [m.reference[i] if i in found else value for i, value in enumerate(m.moving)],
+        before,
+        nearer,
+        f"they are {nearer:.2g} standard deviations from those, and {before:.2g} from what this "
+        "data gives in their own places; with that put in",
+    )
+
+
+def _source(m: Measured, place: int) -> tuple[float, str] | None:
+    """The layer that has what is stored in a place, channel by channel, and how near it is.
+
+    Its channels in the next one's places must be as far off as those of the place itself: where
+    all vectors are near to one another, none tells.
+    """
+    t, stored = m.tracked[place], m.moving[place]
+    far = m.far[place]
+    limit = NEARER * float(np.mean(far(stored, m.reference[place])))
+    found: list[tuple[float, str]] = []
+    for other, value in zip(m.tracked, m.reference, strict=True):
+        if other.role == t.role and other.layer is not t.layer:
+            for name, part in _parts(value, stored.size):
+                apart = float(np.mean(far(stored, part)))
+                moved = float(np.mean(far(stored, np.roll(part, 1))))
+                if apart < min(limit, NEARER * moved):
+                    found.append((apart, f"{name}{other.path}"))
+    return min(found, default=None)
+
+
+def _parts(value: Array, size: int) -> Iterator[tuple[str, Array]]:
+    """What of a vector a shorter or longer one may be."""
+    value = value.ravel()
+    if value.size == size:
+        yield "", value
+    elif value.size > size:
+        yield f"the first {size} channels of ", value[:size]
+        yield f"the last {size} channels of ", value[-size:]
+    else:
+        yield f"the {value.size} channels, again and again, of ", np.resize(value, size)
+
+
+def _undone(m: Measured, nearer: dict[int, Array], rule: Rule, cause: str, remedy: str) -> Undone:
+    off = _off(m)
+    return Undone(
+        rule,
+        cause,
+        remedy,
+        [nearer.get(i, value) for i, value in enumerate(m.moving)],
+        float(np.mean([off(i, m.moving[i]) for i in nearer])),
+        float(np.mean([off(i, value) for i, value in nearer.items()])),
+    )
+
+
+def _off(m: Measured) -> Callable[[int, Array], float]:
+    """How far a value is from the population's in a place."""
+
+    def off(place: int, value: Array) -> float:
+        apart = float(np.mean(m.far[place](value, m.reference[place])))
+        return apart if np.isfinite(apart) else np.inf
+
+    return off
+
+
+def _wrong(m: Measured) -> list[int]:
+    """The places whose statistics are not those of the population."""
+    off = _off(m)
+    return [i for i, value in enumerate(m.moving) if off(i, value) > RIGHT]
+
+
+def _paths(m: Measured, places: Sequence[int] | dict[int, Array]) -> str:
+    return listed(dict.fromkeys(m.tracked[i].path for i in places), most=SHOWN)

@@ -1,0 +1,151 @@
+"""Rows that training met in an order: by time, by class, one task after another."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, MOST, Cause
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.data.arrays import Array, flatten
+from pytest_bnconsistency.execution.batches import Batches, in_batches
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics
+from pytest_bnconsistency.measurement.population import Moment
+from pytest_bnconsistency.rules import catalogue as rules
+
+PARTS = 24
+"""Rows in an order are tried in so many parts: what training ended on may be some of them."""
+MOST_CLASSES, FEWEST_OF_A_CLASS = 100, 4
+SETTLED, MOST_ROUNDS = 0.01, 100
+"""Rounds over the batches until so little is left of what was before, and no more of them."""
+SHUFFLE = "shuffle the training data; or recalibrate(model, x)"
+
+
+def in_order(m: Measured) -> Iterator[Cause]:
+    """Moving averages over the rows in an order; over each kind by itself; over one kind last.
+
+    Rows in random order must explain none of it.
+    """
+    by_luck = m.explained(_best_part(m, _in_parts(m.seen)))
+    drawn = by_chance(m) / m.apart(m.moving, m.reference)
+    size = len(m.batches.rows[0])
+    for words, order, starts in _orders(m):
+        if len(order) < 2 * size:
+            continue
+        kinds = [
+            list(_seen(m, in_batches(m.data, rows, size))) for rows in np.split(order, starts)
+        ]
+        seen = [batch for kind in kinds for batch in kind]
+        mean = [
+            np.mean([batch.values[i] for batch in seen], axis=0) for i in range(len(m.tracked))
+        ]
+        yield Cause(
+            rules.ORDER,
+            f"the rows came in an order ({words}): the moving averages end on rows of one kind",
+            SHUFFLE,
+            f"moving averages over the rows {words} are what is stored, those over the same rows "
+            "in random order are not",
+            m.explained(moving_averages(m, seen * _rounds(m, len(seen)))) if drawn < HALF else 0.0,
+        )
+        yield Cause(
+            rules.ORDER,
+            f"the rows came in an order ({words}), and each batch held rows of one kind: the "
+            "stored variances are those within a kind",
+            "shuffle the training data, so that every batch holds all kinds; or "
+            "recalibrate(model, x)",
+            f"statistics over batches of the rows {words} are what is stored, those over the same "
+            "rows in random order are not",
+            m.explained(mean),
+        )
+        part = m.explained(_best_part(m, kinds if len(kinds) > 1 else _in_parts(seen)))
+        yield Cause(
+            rules.ORDER,
+            f"the rows came in an order ({words}): training ended on some of them alone, rows of "
+            "one kind",
+            SHUFFLE,
+            f"the statistics of a part of the rows {words} are what is stored, those of parts in "
+            "random order are not",
+            part if part > MOST and by_luck < HALF else 0.0,
+        )
+
+
+def _orders(m: Measured) -> Iterator[tuple[str, Array, Array]]:
+    """Orders of the rows in words, and where in them another kind starts: the order given; and
+    that of the classes, where there are some.
+    """
+    given = np.arange(m.data.rows)
+    yield "as given", given, np.array([], int)
+    targets = flatten(m.data.y) if m.data.y is not None else []
+    if len(targets) != 1 or targets[0].size != m.data.rows:
+        return
+    classes = targets[0].ravel()
+    order = np.argsort(classes, kind="stable")
+    starts = np.flatnonzero(np.diff(classes[order])) + 1
+    if 0 < len(starts) < min(MOST_CLASSES, m.data.rows // FEWEST_OF_A_CLASS):
+        yield "sorted by class", order, starts
+
+
+def _seen(m: Measured, batches: Batches) -> Iterator[BatchStatistics]:
+    return statistics.batch_statistics(m.training, m.tracked, batches)
+
+
+def _in_parts(seen: Sequence[BatchStatistics]) -> list[Sequence[BatchStatistics]]:
+    bounds = np.linspace(0, len(seen), min(PARTS, len(seen)) + 1).round().astype(int)
+    return [seen[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def _best_part(m: Measured, parts: Sequence[Sequence[BatchStatistics]]) -> list[Array]:
+    """The statistics of neighbouring parts, not all of them, that are nearest to the stored."""
+    joined = [
+        [_joined(batch.moments[i] for batch in part) for i in range(len(m.tracked))]
+        for part in parts
+    ]
+    best = m.reference
+    for first in range(len(parts)):
+        whole = joined[first]
+        for last in range(first, len(parts)):
+            if last > first:
+                whole = [a.joined(b) for a, b in zip(whole, joined[last], strict=True)]
+            values = [t.value(moment) for t, moment in zip(m.tracked, whole, strict=True)]
+            if last - first + 1 < len(parts) and m.explained(values) > m.explained(best):
+                best = values
+    return best
+
+
+def _joined(moments: Iterable[Sequence[Moment]]) -> Moment:
+    return functools.reduce(Moment.joined, itertools.chain.from_iterable(moments))
+
+
+def _rounds(m: Measured, batches: int) -> int:
+    kept = float(np.clip(m.slowest.retention, 0.0, 1 - 1e-6))
+    if not kept:
+        return 1
+    return min(math.ceil(math.log(SETTLED) / math.log(kept) / batches), MOST_ROUNDS)
+
+
+def by_chance(m: Measured, momentum: float | None = None) -> float:
+    """How far moving averages over batches in random order are from the population."""
+    draws = (moving_averages(m, _redrawn(m, 60, draw), momentum) for draw in range(8))
+    return float(np.median([m.apart(values, m.reference) for values in draws]))
+
+
+def moving_averages(
+    m: Measured, seen: Sequence[BatchStatistics], momentum: float | None = None
+) -> list[Array]:
+    """Moving averages over `seen` in this order, from the population statistics on."""
+    values = [np.array(value) for value in m.reference]
+    for batch in seen:
+        for i, t in enumerate(m.tracked):
+            kept = t.retention if momentum is None else momentum
+            values[i] = kept * values[i] + (1 - kept) * batch.values[i]
+    return values
+
+
+def _redrawn(m: Measured, steps: int, draw: int) -> list[BatchStatistics]:
+    rng = np.random.default_rng(m.seed + draw)
+    return [m.seen[i] for i in rng.integers(0, len(m.seen), steps)]

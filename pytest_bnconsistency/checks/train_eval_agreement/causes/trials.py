@@ -1,0 +1,254 @@
+"""A model on which what its normalisers get is changed: would that be what is stored?"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import (
+    HALF,
+    MOST,
+    OF_LARGE,
+    Cause,
+)
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.data.arrays import Array, Data, flatten, is_float, rebuild
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.affine_layers import Affine, Rescaled
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number
+from pytest_bnconsistency.measurement.normalization_layers import Moments
+
+ROWS, MOST_ROWS = 256, 1024
+"""Numbers are fitted on so many rows of small models, and what they explain is told of so many."""
+WORTH_A_TRY = 0.2
+MOVED = 0.05
+"""A statistic that a change moves by more tells whether it is what is stored."""
+
+DECISIVE, NEARLY = 0.05, 0.2
+"""So much of the gap may be left where nothing is left to explain, and where nearly nothing is."""
+LOSS = 0.1
+"""So much of what the loss falls by may a change miss that is as good as the best."""
+
+Change = TypeVar("Change")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of a change: the `share` of what is stored that it explains, of those statistics
+    that it moves, and how far evaluation is from that under population statistics, in standard
+    deviations and by its loss, as given and changed.
+    """
+
+    share: float
+    initial: float
+    """The share that initial values left in the same statistics would explain."""
+    before: float
+    after: float
+    losses: tuple[float, float, float] | None
+    """As given, changed, and as given under population statistics."""
+
+    @property
+    def limit(self) -> float:
+        """The gap; beyond a standard deviation all are alike."""
+        return min(self.before, 1.0)
+
+    @property
+    def left(self) -> float:
+        """What is left; less than is decisive is told by chance."""
+        return max(self.after, DECISIVE * self.limit / 2)
+
+    @property
+    def closes(self) -> bool:
+        """Whether evaluation then says what training says."""
+        if not self.after < HALF * self.limit:
+            return False
+        if self.losses is None:
+            return True
+        given, changed, aim = self.losses
+        return changed <= (given + max(aim, 0.0)) / 2
+
+    @property
+    def explains(self) -> bool:
+        """Whether it tells most of what is stored, or half of it and nearly all of the gap."""
+        enough = HALF if self.after < NEARLY * self.limit else MOST
+        return self.share > enough and self.closes
+
+    @property
+    def decides(self) -> bool:
+        """Whether nothing is left to explain."""
+        return self.closes and self.after < DECISIVE * self.limit
+
+    @property
+    def said(self) -> str:
+        loss = ""
+        if self.losses is not None:
+            loss = f", at a loss of {number(self.losses[1])} (as given {number(self.losses[0])})"
+        return (
+            f"evaluation is then {self.after:.2g} standard deviations from that under population "
+            f"statistics, as given {self.before:.2g}{loss}"
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cause, and what came of undoing it; what is left of the gap counts `weight` times."""
+
+    cause: Cause
+    tried: Tried
+    weight: float = 1.0
+
+
+def best(found: Sequence[Candidate]) -> Cause | None:
+    """The cause that leaves least of the gap, of those whose loss is about as good as any's."""
+    losses = [c.tried.losses for c in found if c.tried.losses is not None]
+    limit = math.inf
+    if losses:
+        given, lowest = losses[0][0], min(changed for _, changed, _ in losses)
+        limit = lowest + LOSS * max(given - lowest, 0.0)
+    left = [c for c in found if c.tried.losses is None or c.tried.losses[1] <= limit]
+    chosen = min(left, key=lambda c: c.weight * c.tried.left, default=None)
+    return None if chosen is None else chosen.cause
+
+
+class Trial(abc.ABC, Generic[Change]):
+    """Some of the rows, and a place where what the model is given can be changed."""
+
+    def __init__(self, m: Measured) -> None:
+        self.m = m
+        self.some = self._spread(ROWS if m.small else OF_LARGE)
+        self._judged = self._spread(MOST_ROWS if m.small else OF_LARGE)
+        self._size = len(m.batches.rows[0])
+
+    def _spread(self, count: int) -> Data:
+        rows = np.linspace(0, self.m.data.rows - 1, min(count, self.m.data.rows))
+        return self.m.data.take(rows.round().astype(int))
+
+    @abc.abstractmethod
+    def changed(self, change: Change | None, rows: Data) -> tuple[Data, Pass, Pass]:
+        """Rows, and passes in training and inference, under a change; None for none."""
+
+    def values(self, change: Change | None, rows: Data | None = None) -> list[Array] | None:
+        """The population statistics under a change; None where the model can't take it."""
+        try:
+            data, training, _ = self.changed(change, self.some if rows is None else rows)
+            found = self.m.statistics_of(data.batches(self._size), training).population
+        except Exception:  # values that the model cannot take
+            return None
+        return found if all(np.isfinite(value).all() for value in found) else None
+
+    def tried(self, change: Change) -> Tried | None:
+        """What comes of a change; None where it is far from explaining what is stored.
+
+        None, too, where no time is left to try it.
+        """
+        if not Tries().may("other preprocessing"):
+            return None
+        m, few = self.m, self.values(change)
+        if few is None or not self.explained(few) > WORTH_A_TRY:
+            return None
+        values = few if self._judged.rows == self.some.rows else self.values(change, self._judged)
+        if values is None:
+            return None
+        (given, aim), changed = self._as_given, self._says(change, m.moving)
+        own = self._says(change, values)
+        sides = [self._loss(side) for side in (given, changed, aim)]
+        losses = tuple(loss for loss in sides if loss is not None)
+        return Tried(
+            self.explained(values),
+            self.explained(values, m.with_initial(m.initial_share)),
+            gap(given, aim, self._judged).outputs,
+            gap(changed, own, self._judged).outputs,
+            losses if len(losses) == 3 else None,
+        )
+
+    def explained(
+        self,
+        values: Sequence[Array],
+        by: Sequence[Array] | None = None,
+        stored: Sequence[Array] | None = None,
+    ) -> float:
+        """The share of what is stored that `by`, or `values`, tell better than the population's,
+        over the statistics in which `values` differ from these.
+        """
+        m = self.m
+        stored = m.moving if stored is None else stored
+        whole = left = 0.0
+        places = zip(m.far, stored, m.reference, values, strict=True)
+        for place, (far, held, reference, value) in enumerate(places):
+            if float(np.mean(far(reference, value))) > MOVED:
+                whole += float(np.sum(far(held, reference)))
+                left += float(np.sum(far(held, value if by is None else by[place])))
+        return 1 - left / whole if whole and math.isfinite(left) else 0.0
+
+    @functools.cached_property
+    def _as_given(self) -> tuple[Side, Side]:
+        """What the model says with nothing changed, under stored and population statistics."""
+        return self._says(None, self.m.moving), self._says(None, self.m.reference)
+
+    def _says(self, change: Change | None, values: Sequence[Array]) -> Side:
+        data, _, inference = self.changed(change, self._judged)
+        statistics.write(self.m.tracked, values)
+        return Side(inference.over(data.batches(self._size)))
+
+    def _loss(self, side: Side) -> float | None:
+        subject = self.m.subject
+        if self._judged.y is None or not subject.compiled:
+            return None
+        return subject.loss(self._judged, side.predicted)
+
+
+class InputTrial(Trial[Callable[[Array], Array]]):
+    """The model's inputs, of floats: all of them, or the one at `index` of the flat ones."""
+
+    def __init__(self, m: Measured, index: int | None = None) -> None:
+        super().__init__(m)
+        self._index = index
+
+    def changed(
+        self, change: Callable[[Array], Array] | None, rows: Data
+    ) -> tuple[Data, Pass, Pass]:
+        if change is None:
+            return rows, self.m.training, self.m.inference
+        leaves = [
+            change(leaf).astype(leaf.dtype) if self._mine(index, leaf) else leaf
+            for index, leaf in enumerate(flatten(rows.x))
+        ]
+        return Data(rebuild(rows.x, leaves)), self.m.training, self.m.inference
+
+    @property
+    def leaves(self) -> list[Array]:
+        """The inputs that it changes."""
+        leaves = flatten(self.some.x)
+        return [leaf for index, leaf in enumerate(leaves) if self._mine(index, leaf)]
+
+    def _mine(self, index: int, leaf: Array) -> bool:
+        return is_float(leaf) and self._index in (None, index)
+
+
+class LayerTrial(Trial[tuple[Array, Array]]):
+    """What a layer that scales and shifts gives: scaled and shifted once more."""
+
+    def __init__(self, m: Measured, place: Affine) -> None:
+        super().__init__(m)
+        label, like = place.call.label, place.scale
+        self._instruments = [
+            Rescaled(label, like, Moments(m.subject)),
+            Rescaled(label, like),
+        ]
+        traced = zip((m.training, m.inference), self._instruments, strict=True)
+        self._passes = [run.again(self.some.x, instrument) for run, instrument in traced]
+
+    def changed(self, change: tuple[Array, Array] | None, rows: Data) -> tuple[Data, Pass, Pass]:
+        scale, offset = (1.0, 0.0) if change is None else change
+        for instrument in self._instruments:
+            for variable, value in ((instrument.scale, scale), (instrument.offset, offset)):
+                variable.assign(np.broadcast_to(value, variable.shape).astype(np.float32))
+        return rows, self._passes[0], self._passes[1]

@@ -1,0 +1,254 @@
+"""With the same weights and data, evaluation says what training said.
+
+There are two references: the model under the population statistics of the given data, and what it
+says in training mode, whatever the batches. Evaluation fails if it is worse than one of them by
+more than the practical tolerance and by more than chance, and passes if harm would have shown.
+Between these it is inconclusive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
+from pytest_bnconsistency.checks.train_eval_agreement import explain as disagreement
+from pytest_bnconsistency.checks.train_eval_agreement import explain_by_mode as by_mode
+from pytest_bnconsistency.checks.train_eval_agreement import inconclusive, never_updated, stepping
+from pytest_bnconsistency.checks.train_eval_agreement import planned_updates as schedule
+from pytest_bnconsistency.checks.train_eval_agreement import sampling_error as sampling
+from pytest_bnconsistency.checks.train_eval_agreement import training_reference as against_training
+from pytest_bnconsistency.checks.train_eval_agreement.measure import measured
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.checks.train_eval_agreement.sampling_error import Alternatives
+from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
+    Excess,
+    by_targets,
+    doubted,
+    excesses,
+    proven,
+)
+from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
+from pytest_bnconsistency.data.arrays import Data, all_finite
+from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.execution.accepted_sizes import only_size
+from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
+from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.words import counted, listed
+
+NAME = "train_eval_agreement"
+
+FEW_ROWS = 16
+"""Fewer decide nothing by themselves: initial values that are surely in the statistics may."""
+
+
+def check(case: Case) -> CheckResult:
+    if case.data is None:
+        if case.asked:
+            raise DataError(
+                "train_eval_agreement needs data and got none; give training data as x, and y "
+                "for loss and metrics, or --bn-data"
+            )
+        return _unseen(Verdict.NOT_APPLICABLE, "needs training data", "give x and y, or --bn-data")
+    if case.data.rows < 2:
+        return _unseen(
+            Verdict.VACUOUS,
+            "one row has no batch statistics worth the name",
+            "give at least two rows, better a few hundred",
+        )
+    if case.subject.modeless:
+        return _unseen(Verdict.NOT_APPLICABLE, case.subject.modeless, "give f(x, training=...)")
+    if refusal := only_size(case.subject):
+        return _unseen(Verdict.NOT_APPLICABLE, refusal, "")
+    with preserve_state(case.subject):
+        return _decide(case, case.data)
+
+
+def _decide(case: Case, data: Data) -> CheckResult:
+    subject = case.subject
+    known = estimated(case, data)
+    training, batches, tracked = known.training, known.batches, known.tracked
+    done = case.settings.updates
+    if done is None:
+        done = subject.updates()
+    stuck = [] if tracked else never_updated.untold(case, training, batches[0].x)
+    held = never_updated.held_by_momentum(case, training, [*tracked, *stuck], batches[0].x)
+    if not tracked and not stuck and not held:
+        return _without_normaliser(case, data, known, done)
+    planned = case.settings.planned_updates
+    fresh = never_updated.fresh([*tracked, *stuck, *held])
+    if planned is not None and (fresh or not done):
+        return schedule.judged(NAME, tracked, held, planned)
+    if fresh:
+        untouched = [t for t in fresh if not (done or never_updated.weights_moved(case, t.layer))]
+        if untouched:
+            return _unseen(
+                Verdict.VACUOUS,
+                f"the model was never trained: the statistics of {_count(untouched)} "
+                f"({untouched[0].path} first) are exactly their initial values",
+                "train it or load trained weights first; if a loop of your own trained it, say "
+                "updates=<number of steps>",
+            )
+        finding = never_updated.finding(case, data, fresh, stuck, held, done)
+        return CheckResult(NAME, Verdict.FAILED, (finding,), evidence=dict(finding.evidence))
+    if not tracked:
+        return _unseen(
+            Verdict.NOT_APPLICABLE,
+            f"the statistics of {_count([*stuck, *held])} do not move in training mode",
+            "training and evaluation normalise alike: by what is stored",
+        )
+    data = dataclasses.replace(data, notes=(*data.notes, *known.notes))
+    warnings = [] if planned is None else schedule.warnings(tracked, held, planned)
+    return _compare(case, data, known, done, warnings)
+
+
+def _without_normaliser(case: Case, data: Data, known: Estimated, done: int | None) -> CheckResult:
+    """Training mode may hang on state or on the batch in layers that nobody recognises."""
+    nothing = _unseen(
+        Verdict.NOT_APPLICABLE,
+        "no layer has statistics that move in training mode",
+        "there is no normaliser, or all of them are frozen",
+    )
+    blamed = against_training.state_holders(known)
+    if done == 0 or not (blamed or against_training.rows_mix(data, known)):
+        return nothing
+    trained = against_training.training_mode(case, data, known)
+    stored = against_training.evaluation(case, data, known)
+    far = against_training.compared(case, data, known, stored, trained)
+    told = against_training.undone(case, data, known, blamed, far) if far.far else False
+    if told is False:
+        return nothing
+    if not far.proven:
+        summary, hint = inconclusive.said(stored, trained, "in training mode", data, far.found)
+        return _unseen(Verdict.VACUOUS, summary, hint)
+    paths = [holder.path for holder in blamed]
+    bound = inconclusive.bound(far.worst)
+    finding = by_mode.finding(paths, stored, trained, data, told, bound)
+    return CheckResult(NAME, Verdict.FAILED, (finding,), notes=data.notes)
+
+
+def _compare(
+    case: Case,
+    data: Data,
+    known: Estimated,
+    done: int | None,
+    warnings: list[Finding],
+) -> CheckResult:
+    m = measured(case, data, known, done)
+    if not all_finite(m.population.outputs):
+        return _unseen(
+            Verdict.VACUOUS,
+            "the outputs are NaN or Inf, under the population statistics of the data as well",
+            "look for NaN in the weights",
+        )
+    found = _against_population(case, m, known)
+    finding = _lost(m, found)
+    far = None if finding is not None else _far_from_training(case, m, known)
+    if far is not None and far.proven:
+        finding = disagreement.unexplained(m, inconclusive.bound(far.worst))
+    evidence = _evidence(m, known, found)
+    if m.small or (finding is not None and not finding.cause_tested):
+        warnings += stepping.warnings(m, evidence)
+    verdict, summary, hint = _without_finding(m, found, far)
+    return CheckResult(
+        NAME,
+        verdict if finding is None else Verdict.FAILED,
+        () if finding is None else (finding,),
+        summary=summary if finding is None else "",
+        hint=hint if finding is None else "",
+        notes=data.notes,
+        evidence=evidence,
+        warnings=tuple(warnings),
+    )
+
+
+def _against_population(case: Case, m: Measured, known: Estimated) -> list[Excess]:
+    """What is lost against the population statistics; what chance does, where that is open."""
+
+    def against(others: Alternatives) -> list[Excess]:
+        return excesses(case, m.data, m.stored, m.population, others)
+
+    found = against(sampling.NONE)
+    if doubted(found):
+        found = against(sampling.alternatives(case, m, known))
+    return found
+
+
+def _lost(m: Measured, found: list[Excess]) -> Finding | None:
+    """The finding for an excess over the population statistics that is harm, and not chance."""
+    sure = proven(found, by_targets=by_targets(m.data, m.population))
+    if m.data.rows < FEW_ROWS and m.biased:
+        sure = [excess for excess in found if excess.harms]
+    if not sure:
+        return None
+    return disagreement.explain(m, inconclusive.bound(max(sure, key=lambda e: e.amount)))
+
+
+def _far_from_training(case: Case, m: Measured, known: Estimated) -> Comparison | None:
+    """Evaluation far worse than training, where population statistics don't mend it."""
+
+    def against_training_mode(side: Side) -> Comparison:
+        return against_training.compared(case, m.data, known, side, m.trained)
+
+    stored = against_training_mode(m.stored)
+    if not stored.far or not against_training_mode(m.population).far:
+        return None
+    blamed = against_training.state_holders(known)
+    told = against_training.undone(case, m.data, known, blamed, stored)
+    return None if told is False else stored
+
+
+def _without_finding(
+    m: Measured, found: list[Excess], far: Comparison | None
+) -> tuple[Verdict, str, str]:
+    """Passed, or inconclusive, what is said of it, and what to do."""
+    if open_questions := doubted(found):
+        said = inconclusive.said(
+            m.stored, m.population, "under population statistics", m.data, open_questions
+        )
+        return Verdict.VACUOUS, *said
+    if far is not None:
+        said = inconclusive.said(m.stored, m.trained, "in training mode", m.data, far.found)
+        return Verdict.VACUOUS, *said
+    return Verdict.PASSED, _held(m, found), ""
+
+
+def _held(m: Measured, found: list[Excess]) -> str:
+    said = numbers(m.stored, m.population, gap(m.stored, m.population, m.data))
+    loss = m.trained.loss
+    trained = "" if loss is None else f"; in training mode, loss {number(loss)}"
+    limits = listed([excess.quantity.limit for excess in found], "or")
+    return (
+        f"{said} on {m.data.rows} rows, under moving against population statistics of "
+        f"{_count(m.tracked)}{trained}; {limits} would be harm"
+    )
+
+
+def _evidence(m: Measured, known: Estimated, found: list[Excess]) -> dict[str, Any]:
+    apart = gap(m.stored, m.population, m.data)
+    return {
+        "rows": m.data.rows,
+        "statistics_rows": known.estimate.rows,
+        "batch_size": known.size,
+        "normalisers": len({id(t.layer) for t in m.tracked}),
+        "updates": m.updates,
+        "moving": m.stored.scores,
+        "population": m.population.scores,
+        "training": m.trained.scores,
+        "output_gap": apart.outputs,
+        "decisions_changed": apart.decisions,
+        "excess": [excess.plain() for excess in found],
+        "initial_share_measured": m.initial_share,
+    }
+
+
+def _count(tracked: Sequence[Tracked]) -> str:
+    return counted(len({id(t.layer) for t in tracked}), "normaliser")
+
+
+def _unseen(verdict: Verdict, summary: str, hint: str) -> CheckResult:
+    return CheckResult(NAME, verdict, summary=summary, hint=hint)

@@ -1,0 +1,62 @@
+"""Evaluation far below training where no normaliser is recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_bnconsistency.data.arrays import Data
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap, numbers, right
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import listed
+
+SHOWN = 3
+
+
+def finding(
+    paths: Sequence[str], stored: Side, trained: Side, data: Data, told: bool | None, bound: str
+) -> Finding:
+    """`paths` are layers whose state training mode moves; none where rows mix without any.
+
+    `told` says that these, run in inference mode, make training mode say what evaluation says; it
+    is None where they can't be told.
+    """
+    apart = gap(stored, trained, data)
+    where = listed([*paths[:SHOWN], *(["others"] if len(paths) > SHOWN else [])])
+    cause = "not established; in training mode, what the model says of a row hangs on its batch"
+    tested, remedy = "the rows in three orders, in training mode", "standardise by what is stored"
+    if paths:
+        cause = (
+            f"evaluation reads other state than training moves in {where}, and no moving average "
+            "of its input is recognised there"
+        )
+        remedy = (
+            f"read in evaluation what training mode updates in {paths[0]}: the statistics of the "
+            "row's own domain, say"
+        )
+    if told:
+        tested = f"training mode with {where} in inference mode says what evaluation says"
+    elif paths:
+        cause = f"not established; training mode moves state in {where}"
+    return Finding(
+        rules.DISAGREES.id,
+        rules.DISAGREES.slug,
+        paths[0] if paths else "the whole model",
+        f"evaluate disagrees with train: {numbers(stored, trained, apart)}"
+        f"{_decisions(stored, trained, data)} ({data.rows} rows, whatever the batches)",
+        cause,
+        bool(told),
+        remedy,
+        tested,
+        bound,
+        evidence={"layers": list(paths), "evaluation": stored.scores, "training": trained.scores},
+    )
+
+
+def _decisions(stored: Side, trained: Side, data: Data) -> str:
+    if data.y is None or "accuracy" in trained.scores:
+        return ""
+    now, before = right(stored, data), right(trained, data)
+    if now is None or before is None:
+        return ""
+    return f", {now:.0%} of the decisions right against {before:.0%}"

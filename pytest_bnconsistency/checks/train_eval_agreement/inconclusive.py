@@ -1,0 +1,87 @@
+"""What an excess is measured against, and what is missing where it can't be told, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
+    DEVIATIONS,
+    ONE_SIDED,
+    WOULD_SHOW,
+    Excess,
+    by_targets,
+)
+from pytest_bnconsistency.data.arrays import Data
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
+
+MOST_ROWS = 20_000
+"""More rows are not asked for: something else must settle it."""
+
+
+def bound(excess: Excess) -> str:
+    """What harm is, what chance does, and how much was found."""
+    if not math.isfinite(excess.amount):
+        return f"{excess.quantity.limit} is harm; no number is no chance"
+    chance = DEVIATIONS * excess.noise
+    said = (
+        f"{excess.quantity.limit} is harm; {DEVIATIONS} standard errors of chance are "
+        f"{_amount(excess, chance)}; the excess is {_amount(excess, excess.amount)}"
+    )
+    if excess.amount > chance:
+        return said
+    return f"{said}; so few rows decide nothing, the initial values in the statistics do"
+
+
+def said(
+    stored: Side, reference: Side, under: str, data: Data, doubted: Sequence[Excess]
+) -> tuple[str, str]:
+    """Why it can't be told, and what to give."""
+    worst = max(doubted, key=lambda excess: excess.amount)
+    words = numbers(stored, reference, gap(stored, reference, data))
+    found = f"{words} {under}, on {data.rows} rows"
+    telling = by_targets(data, reference) or not (
+        worst.quantity.counted or worst.quantity.sure > 1
+    )
+    if worst.harms and not telling:
+        return f"only targets tell whether it harms: {found}", "give y"
+    share, by = max(
+        (worst.counting, "counting so few rows"),
+        (worst.sampling, "statistics of so few rows"),
+        (worst.jitter, "the moving average's jitter"),
+    )
+    summary = (
+        f"{found}: {worst.quantity.limit} would be harm, and chance alone makes "
+        f"{_amount(worst, worst.noise)} (most of it {by}: {_amount(worst, share)})"
+    )
+    return summary, _hint(worst, data.rows)
+
+
+def _hint(worst: Excess, rows: int) -> str:
+    needed = rows_needed(worst, rows)
+    if needed is None:
+        return (
+            "a larger momentum makes the statistics steadier, and so does recalibrate(model, x); "
+            "or raise the tolerance"
+        )
+    return f"give about {needed} rows, of the training data where you can; or raise the tolerance"
+
+
+def rows_needed(excess: Excess, rows: int) -> int | None:
+    """The rows that would tell, if what was found stays so; None where rows would not."""
+    few = math.hypot(excess.counting, excess.sampling)
+    if excess.harms:
+        left = (excess.amount / DEVIATIONS) ** 2 - excess.jitter**2
+        times = max(few**2 / left, (excess.counting / (excess.amount - 1)) ** 2) if left > 0 else 0
+    else:
+        times = (ONE_SIDED * excess.counting / (WOULD_SHOW - excess.amount)) ** 2
+    needed = rows * times * 1.2
+    if not 0 < needed <= MOST_ROWS:
+        return None
+    digits = int(10 ** max(math.floor(math.log10(needed)), 1))
+    return max(math.ceil(needed / digits) * digits, 2 * rows)
+
+
+def _amount(excess: Excess, tolerances: float) -> str:
+    amount = tolerances * excess.quantity.tolerance
+    return f"{amount:.1%}" if excess.quantity.counted else number(amount)

@@ -1,0 +1,141 @@
+"""What the model says under moving and population statistics and in training mode, with scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.population_statistics import Estimated, shuffled
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.data.arrays import Array, Data
+from pytest_bnconsistency.execution.batches import Batches
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.compared_outputs import Side
+from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics
+from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
+
+BATCHINGS = 3
+"""In so many orders the rows are cut into batches, where something hangs on it."""
+
+
+def measured(case: Case, data: Data, known: Estimated, done: int | None) -> Measured:
+    """All that is known after the runs; `done` is the number of updates, as far as it is known."""
+    subject, tracked, batches = case.subject, known.tracked, known.batches
+    size = known.size
+    moving = [t.variable.numpy().astype(np.float64) for t in tracked]
+    reference = known.estimate.population
+    inference = Pass(subject, batches[0].x, training=False)
+
+    def under(values: Sequence[Array], rows: Data = data) -> Side:
+        statistics.write(tracked, values)
+        return Side(inference.over(rows.batches(size)))
+
+    def with_scores(values: Sequence[Array]) -> Side:
+        statistics.write(tracked, values)
+        return evaluated(case, data, inference, size)
+
+    population = with_scores(reference)
+    trained = in_training(case, data, known.seen, batches)
+    if not same_shapes(trained, population):  # more outputs than evaluation gives: no reference
+        trained = population
+    step = _step(case, data, size)
+    return Measured(
+        subject,
+        data,
+        batches,
+        known.training,
+        inference,
+        tracked,
+        moving,
+        reference,
+        known.seen,
+        with_scores(moving),
+        population,
+        trained,
+        done or None,  # statistics that moved before the optimizer was made anew
+        case.settings.seed,
+        under,
+        step,
+        lambda: other_batchings(case, data, known)[0].side,
+    )
+
+
+def _step(case: Case, data: Data, size: int) -> RealStep | None:
+    own, subject = case.train_step, case.subject
+    possible = own is not None or (subject.compiled and data.y is not None)
+    return RealStep(subject, own, size) if possible else None
+
+
+def evaluated(case: Case, data: Data, inference: Pass, size: int) -> Side:
+    """What the model says in evaluation, as it is, with its scores."""
+    side = Side(inference.over(data.batches(size)))
+    return Side(side.outputs, _scores(case, data, side, size))
+
+
+def _scores(case: Case, data: Data, side: Side, size: int) -> dict[str, float]:
+    """Loss and metrics: of the outputs where they tell, else by the user's own `evaluate`."""
+    if not case.subject.compiled or data.y is None:
+        return {}
+    scores = case.subject.scores(data, side.predicted)
+    return case.subject.evaluate(data, size) if scores is None else scores
+
+
+def same_shapes(mine: Side, its: Side) -> bool:
+    return [output.shape for output in mine.outputs] == [output.shape for output in its.outputs]
+
+
+@dataclass(frozen=True)
+class Batching:
+    """The rows in other batches, in training mode: what each gave, and what was said."""
+
+    size: int
+    seen: list[BatchStatistics]
+    side: Side
+
+
+def other_batchings(case: Case, data: Data, known: Estimated) -> list[Batching]:
+    """The rows in other batches; where there are not two of the usual size, in halves."""
+    if "batchings" not in case.shared:
+        size = min(known.size, -(-data.rows // 2))
+        case.shared["batchings"] = [
+            _batching(case, data, known, shuffled(case, data, size, draw))
+            for draw in range(1, BATCHINGS)
+        ]
+    found: list[Batching] = case.shared["batchings"]
+    return found
+
+
+def _batching(case: Case, data: Data, known: Estimated, batches: Batches) -> Batching:
+    seen = list(statistics.batch_statistics(known.training, known.tracked, batches))
+    return Batching(len(batches.rows[0]), seen, in_training(case, data, seen, batches))
+
+
+def in_training(case: Case, data: Data, seen: Sequence[BatchStatistics], batches: Batches) -> Side:
+    """What the model said in training mode, in the order of the rows, with its loss."""
+    back = np.argsort(batches.order)
+    parts = zip(*(batch.outputs for batch in seen), strict=True)
+    return with_loss(case, data, Side([np.concatenate(leaves)[back] for leaves in parts]))
+
+
+def under(case: Case, m: Measured, values: Sequence[Array]) -> Side:
+    """What the model says under other statistics, with its loss where there is one."""
+    side = with_loss(case, m.data, m.under(values))
+    if side.loss is None and m.stored.loss is not None:
+        return Side(side.outputs, case.subject.evaluate(m.data, len(m.batches.rows[0])))
+    return side
+
+
+def with_loss(case: Case, data: Data, side: Side) -> Side:
+    loss = loss_of(case, data, side)
+    return side if loss is None else Side(side.outputs, {"loss": loss})
+
+
+def loss_of(case: Case, data: Data, side: Side) -> float | None:
+    """The compiled loss of what a side says, where there is one."""
+    if data.y is None or not case.subject.compiled:
+        return None
+    return case.subject.loss(data, side.predicted)

@@ -1,0 +1,211 @@
+"""All that is known of a disagreement, and the means to find out more."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.checks.train_eval_agreement import attribution
+from pytest_bnconsistency.data.arrays import Array, Data
+from pytest_bnconsistency.execution.batches import Batches, in_batches
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement import observed_updates as updates
+from pytest_bnconsistency.measurement.affine_layers import Affine, affine_calls
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap
+from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics, Moments, Tracked
+from pytest_bnconsistency.measurement.observed_updates import Update
+from pytest_bnconsistency.measurement.population import Estimate
+from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep, Rested, steps_at_rest
+from pytest_bnconsistency.measurement.swapped_statistics import Distance, distances
+from pytest_bnconsistency.models import Subject
+
+SMALL_MODEL = 100
+"""Models of at most so many calls are cheap to run: more is tried, on more rows."""
+STEPS, OF_LARGE = 8, 2
+"""Real steps with the weights put back: so many, and so many of large models."""
+READ, READ_OF_LARGE, MOST_NUMBERS = 1024, 8, 2**14
+"""What prepares the data is told by so many rows, and so many of large models, if it has no more
+numbers."""
+CERTAIN_SHARE, MEASURED_SHARE = 0.05, 0.8
+"""Shares of the initial values that count as stale: by arithmetic, or measured without it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the check measured.
+
+    `stored`, `population` and `trained` are the sides under the moving and the population
+    statistics, and in training mode; `again` gives the last in other batches. `seen` is what each
+    of the `batches` gave. `under` gives the side under other statistics. `step` is a real training
+    step on a batch, None where there is none.
+    """
+
+    subject: Subject
+    data: Data
+    batches: Batches
+    training: Pass
+    inference: Pass
+    tracked: Sequence[Tracked]
+    moving: list[Array]
+    reference: list[Array]
+    seen: Sequence[BatchStatistics]
+    stored: Side
+    population: Side
+    trained: Side
+    updates: int | None
+    seed: int
+    under: Callable[..., Side]
+    step: RealStep | None
+    again: Callable[[], Side]
+
+    @property
+    def initial_share(self) -> float:
+        """The share of the initial values, measured in the statistics themselves."""
+        return attribution.initial_share(self.tracked, self.moving, self.reference)
+
+    def with_initial(self, share: float | Callable[[Tracked], float]) -> list[Array]:
+        """The population statistics with a share of the initial values (mean 0, variance 1)."""
+        found = []
+        for t, value in zip(self.tracked, self.reference, strict=True):
+            own = share(t) if callable(share) else share
+            found.append(own * (0.0 if t.role == "mean" else 1.0) + (1 - own) * value)
+        return found
+
+    def left(self, t: Tracked) -> float:
+        """The share of the initial value that the updates leave, as far as these are known."""
+        return float(np.clip(t.retention, 0.0, 1.0) ** (self.updates or 0))
+
+    @property
+    def small(self) -> bool:
+        return len(self.training.calls) <= SMALL_MODEL
+
+    @property
+    def slowest(self) -> Tracked:
+        return max(self.tracked, key=lambda t: t.retention)
+
+    @property
+    def quickest(self) -> Tracked:
+        return min(self.tracked, key=lambda t: t.retention)
+
+    @property
+    def certain_share(self) -> float | None:
+        """The share of the initial values that the number of updates leaves."""
+        return None if self.updates is None else self.left(self.slowest)
+
+    @property
+    def biased(self) -> bool:
+        """Whether the initial values are still in the statistics, beyond what chance does."""
+        certain = self.certain_share
+        if certain is None:
+            return self.initial_share >= MEASURED_SHARE
+        return certain >= CERTAIN_SHARE and self.initial_share >= certain / 2
+
+    @functools.cached_property
+    def closed(self) -> float:
+        """The share of the distance to training that goes with population statistics, 0 to 1.
+
+        By the loss where it is known: single outputs in training depend on their batch.
+        """
+        losses = (self.stored.loss, self.population.loss, self.trained.loss)
+        if None not in losses:
+            stored, population, trained = (float(loss or 0.0) for loss in losses)
+            if stored > trained:
+                return min(1.0, max(0.0, (stored - population) / (stored - trained)))
+            if population < stored:
+                return 1.0  # evaluation does better than training, and better still with these
+        before = gap(self.stored, self.trained, self.data).outputs
+        left = gap(self.population, self.trained, self.data).outputs
+        if not math.isfinite(before):
+            return 1.0 if math.isfinite(left) else 0.0
+        if left > before / 2:  # what the batches do to training is no part of the distance
+            by_batch = gap(self.again(), self.trained, self.data).outputs ** 2 / 2
+            before, left = (math.sqrt(max(g**2 - by_batch, 0.0)) for g in (before, left))
+        return max(0.0, 1 - left / before) if before else 0.0
+
+    @functools.cached_property
+    def preparing(self) -> list[Affine]:
+        """The layers, or operations, that prepare the data by fixed numbers."""
+        rows = min(self.data.rows, READ if self.small else READ_OF_LARGE)
+        order = np.linspace(0, self.data.rows - 1, rows).round().astype(int)
+        batches = in_batches(self.data, order, len(self.batches.rows[0]))
+        found = affine_calls(self.inference, self.tracked, batches)
+        return [place for place in found if place.scale.size <= MOST_NUMBERS]
+
+    @functools.cached_property
+    def noisy(self) -> list[Array] | None:
+        """The population statistics with random layers on; None where there are none."""
+        if not self.training.still:
+            return None
+        run = Pass(
+            self.subject, self.batches[0].x, training=True, instrument=Moments(self.subject)
+        )
+        return self.statistics_of(self.batches, run).population
+
+    @functools.cached_property
+    def rested(self) -> list[Rested]:
+        """What real steps make of the stored statistics, the weights put back after each."""
+        return self._noted[0]
+
+    @functools.cached_property
+    def observed(self) -> list[Update]:
+        """What a real step does to each tracked variable; it raises what the step raises."""
+        if self.step is None:
+            return []
+        # Most of what steps cost is their trace: where some were run, they tell this as well.
+        if "_noted" in vars(self) and (ends := self._noted[1]):
+            return updates.between(self.tracked, *(end.after for end in ends))
+        return updates.observed(self.step, self.tracked, self.batches[0])
+
+    @functools.cached_property
+    def _noted(self) -> tuple[list[Rested], list[Rested]]:
+        """Real steps from the stored statistics, and one from zero and one from one."""
+        found = self.steps_at_rest(at=updates.at_ends(self.tracked))
+        return found[:-2], found[-2:]
+
+    def steps_at_rest(
+        self, *, at: Sequence[Sequence[Array]] = (), others: bool = True
+    ) -> list[Rested]:
+        """The same, and a step from each of the statistics `at`; none where no step runs.
+
+        With `others=False` without what others than the layers write to the statistics.
+        """
+        if self.step is None:
+            return []
+        size = min(self.step.size, self.data.rows)
+        whole = [rows for rows in self.batches.rows if len(rows) == size]
+        batches = [self.data.take(rows) for rows in whole[: STEPS if self.small else OF_LARGE]]
+        begun: list[tuple[Data, Sequence[Array]]] = [(batch, self.moving) for batch in batches]
+        begun += [(self.batches[0], start) for start in at]
+        try:
+            return steps_at_rest(self.step, self.tracked, begun, others=others)
+        except Exception:  # whatever the user's step raises, it is not what was asked
+            return []
+
+    def statistics_of(self, batches: Iterable[Data], training: Pass | None = None) -> Estimate:
+        """The statistics of other batches, or of a pass that runs otherwise."""
+        run = self.training if training is None else training
+        return Estimate(self.tracked, statistics.batch_statistics(run, self.tracked, batches))
+
+    @functools.cached_property
+    def far(self) -> list[Distance]:
+        """How far two values are apart in each place, channel by channel."""
+        return distances(self.tracked, self.reference)
+
+    def apart(self, a: Sequence[Array], b: Sequence[Array]) -> float:
+        """How far two sets of statistics are apart: the mean distance over all channels."""
+        parts = [of(mine, its) for of, mine, its in zip(self.far, a, b, strict=True)]
+        distance = float(np.mean(np.concatenate([part.ravel() for part in parts])))
+        return distance if math.isfinite(distance) else math.inf
+
+    def explained(self, values: Sequence[Array]) -> float:
+        """The share of what is stored that statistics tell better than the population's, to 1."""
+        whole = self.apart(self.moving, self.reference)
+        left = self.apart(self.moving, values)
+        if not math.isfinite(left):
+            return 0.0
+        return 1 - left / whole if whole else 0.0

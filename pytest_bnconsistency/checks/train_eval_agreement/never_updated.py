@@ -1,0 +1,203 @@
+"""Statistics that are exactly their initial values though the model was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.population_statistics import batch_size, estimated
+from pytest_bnconsistency.data.arrays import Data
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.state import Variables, preserve_state
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.compared_outputs import Side
+from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import counted
+
+ANY_MOMENTUM = 0.5
+
+
+def untold(case: Case, training: Pass, x: Any) -> list[Tracked]:
+    """Normalisers that do not move in training mode, but would if they were told of it."""
+    told = {id(layer): True for layer in _holders(case, training) if _can_be_told(case, layer)}
+    if not told:
+        return []
+    return statistics.find(_pass(case, x, told), x)
+
+
+def held_by_momentum(
+    case: Case, training: Pass, tracked: Sequence[Tracked], x: Any
+) -> list[Tracked]:
+    """Normalisers that do not move, but would with another momentum."""
+    moving = {id(t.layer) for t in tracked}
+    held = [
+        layer
+        for layer in _holders(case, training)
+        if id(layer) not in moving and isinstance(getattr(layer, "momentum", None), (int, float))
+    ]
+    if not held:
+        return []
+    with preserve_state(case.subject):
+        for layer in held:
+            layer.momentum = ANY_MOMENTUM
+        found = statistics.find(_pass(case, x, {}), x)
+    layers = {id(layer) for layer in held}
+    return [t for t in found if id(t.layer) in layers]
+
+
+def _holders(case: Case, training: Pass) -> list[Any]:
+    """Trainable layers that ran and hold what could be statistics."""
+    subject = case.subject
+    return [
+        call.layer
+        for call in training.calls
+        if call.is_layer
+        and subject.trainable(call.layer)
+        and statistics.tracked_candidates(subject, call.layer)
+    ]
+
+
+def _can_be_told(case: Case, layer: Any) -> bool:
+    return case.subject.takes_training(layer)
+
+
+def _pass(case: Case, x: Any, told: dict[int, bool]) -> Pass:
+    subject = case.subject
+    return Pass(subject, x, training=True, instrument=statistics.Moments(subject), modes=told)
+
+
+def fresh(tracked: Sequence[Tracked]) -> list[Tracked]:
+    """The statistics of layers that hold nothing but zeros and ones, as layers begin."""
+    moved = {id(t.layer) for t in tracked if not _at_start(t)}
+    return [t for t in tracked if id(t.layer) not in moved]
+
+
+def _at_start(tracked: Tracked) -> bool:
+    value = tracked.variable.numpy()
+    return bool(value.flat[0] in (0, 1) and (value == value.flat[0]).all())
+
+
+def weights_moved(case: Case, layer: Any) -> bool:
+    """Whether a scale or offset of the layer's own is no longer one number throughout."""
+    candidates = {id(v) for v in statistics.tracked_candidates(case.subject, layer)}
+    return any(
+        np.ptp(variable.numpy()) > 0
+        for variable in case.subject.own_variables(layer)
+        if id(variable) not in candidates and variable.dtype.is_floating
+    )
+
+
+def finding(
+    case: Case,
+    data: Data,
+    untouched: Sequence[Tracked],
+    stuck: Sequence[Tracked],
+    held: Sequence[Tracked],
+    updates: int | None,
+) -> Finding:
+    """The finding for statistics that no training step ever moved.
+
+    `stuck` move when they are told training=True, `held` with another momentum.
+    """
+    first = untouched[0]
+    after = f"after {updates} updates" if updates else "though their weights have moved"
+    rule, tries = rules.NEVER_UPDATED, Tries()
+    told = "told training=True, they move"
+    if any(t.layer is first.layer for t in held):
+        rule = rules.MOMENTUM
+        momentum = first.layer.momentum
+        cause = f"momentum {momentum:g} keeps all of the old value: the statistics never move"
+        tested = f"with momentum {ANY_MOMENTUM}, a pass in training mode moves them"
+        remedy = "momentum 0.9 to 0.99; then train again"
+    elif stuck or _fit_leaves_alone(case, data, untouched, tries):
+        cause = (
+            f"training mode does not reach {first.path} in a training step: a model or layer "
+            "around it takes no training argument, or does not pass it on"
+        )
+        tested = told if stuck else f"one step of training leaves the statistics alone; {told}"
+        remedy = (
+            "write call(self, x, training=None) and pass training on to the layers inside; then "
+            "train again"
+        )
+        if not stuck and case.subject.takes_training(case.subject.model):
+            # The model would pass the mode on: the step does not ask for it.
+            cause = f"a training step of the model's own runs {first.path} in inference mode"
+            remedy = "call self(x, training=True) in train_step; then train again"
+    else:
+        cause, tested, remedy = _other_steps(case, data, untouched, tries)
+    count = counted(len({id(t.layer) for t in untouched}), "normaliser")
+    return Finding(
+        rule.id,
+        rule.slug,
+        first.path,
+        f"the statistics of {count} are exactly their initial values {after}",
+        cause,
+        not cause.startswith("not established"),
+        f"{remedy}, or recalibrate(model, x)",
+        tested,
+        "no tolerance: exactly 0 or 1 in every channel",
+        evidence={"layers": sorted({t.path for t in untouched}), "updates": updates},
+    )
+
+
+def _other_steps(
+    case: Case, data: Data, untouched: Sequence[Tracked], tries: Tries
+) -> tuple[str, str, str]:
+    """Cause, test and remedy where a training step of the model's own would move them.
+
+    Either other steps trained the weights, with the statistics as they are, or the weights were
+    trained with other statistics. Weights fit the mode that they were trained in.
+    """
+    moves = "one forward pass in training mode moves the statistics"
+    in_loop = "the steps ran in inference mode, as model(x) without training=True does in a loop"
+    lost = "the weights were trained with other statistics, which were not saved, loaded or kept"
+    losses = _losses(case, data, tries)
+    if losses is not None:
+        stored, trained = losses
+        told = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
+        if stored > trained:
+            load = "save and load the weights that do not train along with those that do"
+            return lost, f"the weights fit the statistics of the batch: {told}", load
+        layers = {id(t.layer) for t in untouched}
+        if all(id(t.layer) in layers for t in estimated(case, data).tracked):
+            call = "call model(x, training=True) in the training loop; then train again"
+            return in_loop, f"{moves}, and the weights fit the initial ones: {told}", call
+    return (
+        tries.without_cause(f"not established; either {in_loop}, or {lost}"),
+        moves,
+        "call model(x, training=True) in the training loop, or load all weights",
+    )
+
+
+def _losses(case: Case, data: Data, tries: Tries) -> tuple[float, float] | None:
+    """The loss under the stored statistics and in training mode, where there is one."""
+    subject, known = case.subject, estimated(case, data)
+    if data.y is None or not subject.compiled or not known.seen:
+        return None
+    if not tries.may("the loss in either mode"):
+        return None
+    inference = Pass(subject, known.batches[0].x, training=False)
+    ordered = data.take(known.batches.order)
+    trained = zip(*(batch.outputs for batch in known.seen), strict=True)
+    sides = Side(inference.over(known.batches)), Side(list(map(np.concatenate, trained)))
+    both = tuple(subject.loss(ordered, side.predicted) for side in sides)
+    return None if both[0] is None or both[1] is None else (both[0], both[1])
+
+
+def _fit_leaves_alone(case: Case, data: Data, untouched: Sequence[Tracked], tries: Tries) -> bool:
+    """Whether a real step of the user's own training does not move the statistics."""
+    if case.train_step is not None or not case.subject.compiled or data.y is None:
+        return False
+    if not tries.may("a step of fit"):
+        return False
+    before = Variables([t.variable for t in untouched])
+    size = min(batch_size(case, data), data.rows)
+    RealStep(case.subject, None, size)(data.take(slice(0, size)))
+    return not before.moved()

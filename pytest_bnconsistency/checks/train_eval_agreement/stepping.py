@@ -1,0 +1,129 @@
+"""What a real training step does to the statistics: once, towards its batch, and no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import (
+    calls_in,
+    other_writers,
+)
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import counted, listed
+
+REAL_STEPS = "one real step from statistics at 0, and one from statistics at 1, both undone"
+NEVER, SEVERAL = 0.5, 1.5
+"""Fewer updates a step than the first are none, more than the second are several."""
+
+
+def warnings(m: Measured, evidence: dict[str, Any]) -> list[Finding]:
+    """Normalisers that a step does not update exactly once; what was seen goes to `evidence`."""
+    if not Tries().may("real steps from other statistics"):
+        evidence["updates_per_step"] = "no time was left for real steps"
+        return []
+    try:
+        seen = m.observed
+    except Exception as error:  # the user's step: its fault is not what was asked
+        evidence["updates_per_step"] = f"the step raised {type(error).__name__}"
+        return []
+    times_of = {u.tracked.path: u.times for u in seen if u.times is not None}
+    if not times_of and all(t.calls == 1 for t in m.tracked):
+        return []
+    if not times_of:  # no step can run: what one pass does
+        times_of = {t.path: float(t.calls) for t in m.tracked}
+    evidence["updates_per_step"] = {path: round(times, 2) for path, times in times_of.items()}
+    found = []
+    never = [path for path, times in times_of.items() if times < NEVER]
+    if never:
+        found.append(
+            _warning(
+                never,
+                rules.NEVER_UPDATED.id,
+                rules.NEVER_UPDATED.slug,
+                f"a training step does not update the statistics of {never[0]}",
+                "the step runs the layer in inference mode, or holds it still",
+                "call model(x, training=True) in the step; or freeze the layer, to say so",
+                f"{REAL_STEPS}: it leaves them there, and a pass in training mode moves them",
+            )
+        )
+    several = [path for path, times in times_of.items() if times > SEVERAL]
+    if several:
+        found.append(_several(m, several, times_of[several[0]]))
+    return found
+
+
+def _several(m: Measured, paths: list[str], times: float) -> Finding:
+    """What forgets as after several updates: they are counted, or others write as well."""
+    path, tries = paths[0], Tries()
+    steps = m.rested if tries.may("what writes to the statistics in real steps") else []
+    index = next(i for i, t in enumerate(m.tracked) if t.path == path)
+    written, writers = other_writers(m, steps)
+    if path in written:
+        who = listed(writers)
+        return _warning(
+            [path for path in paths if path in written],
+            rules.STEP_WRITES.id,
+            rules.STEP_WRITES.slug,
+            f"a training step writes to the statistics of {path} beside the layer's own update",
+            f"{who} {'writes' if len(writers) == 1 else 'write'} to them",
+            "write to model.trainable_variables only",
+            f"{counted(len(steps), 'real step')}, with every write to the statistics noted down",
+        )
+    calls = calls_in(steps, index)
+    return _warning(
+        paths,
+        rules.SEVERAL_UPDATES.id,
+        rules.SEVERAL_UPDATES.slug,
+        f"a training step updates the statistics of {path} {times:.3g} times",
+        tries.without_cause(several_by(m.tracked[index].calls, calls)),
+        "normalise outside of the loop over timesteps or micro-batches; or a momentum of "
+        f"{_rooted(m, path, times):.4g}, whose {times:.3g} updates keep as much as one",
+        REAL_STEPS,
+        known=not tries.cut and (calls > 1 or m.tracked[index].calls > 1),
+    )
+
+
+def several_by(in_pass: int, in_step: int) -> str:
+    """Why a step updates more than once: the layer's calls in a pass, or passes in a step."""
+    if in_pass > 1:
+        return f"one pass runs the layer {in_pass} times, as for each timestep or each input"
+    if in_step > 1:
+        return (
+            f"the step calls the layer {in_step} times: it makes several passes in training "
+            "mode, as for micro-batches"
+        )
+    return "not established; no second update by the layer was seen in a step"
+
+
+def _rooted(m: Measured, path: str, times: float) -> float:
+    momentum = next(t.momentum for t in m.tracked if t.path == path)
+    return float(momentum ** (1 / times))
+
+
+def _warning(
+    paths: list[str],
+    rule: str,
+    slug: str,
+    message: str,
+    cause: str,
+    remedy: str,
+    tested: str,
+    *,
+    known: bool = True,
+) -> Finding:
+    more = f"; so in {len(paths) - 1} more" if len(paths) > 1 else ""
+    return Finding(
+        rule,
+        slug,
+        paths[0],
+        message + more,
+        cause,
+        known,
+        remedy,
+        tested,
+        "exactly once a step",
+        evidence={"layers": paths},
+    )

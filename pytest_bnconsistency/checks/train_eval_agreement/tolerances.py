@@ -1,0 +1,316 @@
+"""How much worse evaluation is than a reference, in practical tolerances, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.train_eval_agreement.measure import loss_of
+from pytest_bnconsistency.checks.train_eval_agreement.sampling_error import Alternatives
+from pytest_bnconsistency.data.arrays import Array, Data, all_finite, map_nest
+from pytest_bnconsistency.measurement.compared_outputs import (
+    Side,
+    changed_rows,
+    gap,
+    number,
+    right_rows,
+    squared_distances,
+)
+
+DEVIATIONS = 2
+"""What is as many standard errors of chance is not chance: all that may be chance is in them."""
+ONE_SIDED = 1.64
+"""An excess lies above its upper bound once in 20 times."""
+WOULD_SHOW = 1.5
+"""A pass says that there is no excess of so many tolerances."""
+PARTS = 16
+"""The loss is compared on so many parts of the rows, to tell how much it varies among them."""
+CLEAR = 3
+"""Without targets, changed decisions are harm if the outputs move by so many tolerances, too."""
+UNMISTAKABLE = 8
+"""Outputs of a model that has a loss are judged without targets if they move by as many standard
+errors of chance: nets have been seen to bear 7 without harm."""
+ANOTHER_ROW = 2.0
+"""Outputs that move by so many standard deviations are farther from the reference than another
+row's are (the root of 2): that is harm without targets, too, if it is not chance."""
+UNLIKE = 2
+"""Where single rows can't be compared, they are taken to differ by this many times the mean."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something of which evaluation can have more than the reference, and which harms.
+
+    `of` gives it for a side, `parts` for each of several parts of the rows, None where that can't
+    be told; these are single rows where it is `counted`. More than `tolerance` above the reference
+    may be harm, and more than `sure` tolerances is, if it is `deviations` standard errors; of more
+    than `certain` tolerances the usual number of them will do. `limit` words that.
+    """
+
+    name: str
+    tolerance: float
+    of: Callable[[Side], float]
+    parts: Callable[[Side], Array | None]
+    limit: str
+    counted: bool = True
+    sure: float = 1
+    deviations: float = DEVIATIONS
+    certain: float = math.inf
+
+
+@dataclass(frozen=True)
+class Excess:
+    """How much more of a quantity evaluation has than the reference, in tolerances.
+
+    `counting` is the standard error of counting so few rows, `sampling` of taking statistics of
+    so few, `jitter` the deviation of converged moving averages.
+    """
+
+    quantity: Quantity
+    amount: float
+    counting: float
+    sampling: float = 0.0
+    jitter: float = 0.0
+
+    @property
+    def harms(self) -> bool:
+        return not self.amount <= 1
+
+    @property
+    def noise(self) -> float:
+        return math.hypot(self.counting, self.sampling, self.jitter)
+
+    def proven(self, tolerances: float = 1) -> bool:
+        """Whether it is more than so many tolerances, and not by chance."""
+        if not math.isfinite(self.amount):
+            return self.harms
+        least, quantity = self.amount - self.counting, self.quantity
+        deviations = DEVIATIONS if least > quantity.certain else quantity.deviations
+        return least > max(tolerances, quantity.sure) and self.amount > deviations * self.noise
+
+    def plain(self) -> dict[str, Any]:
+        """In the quantity's own unit."""
+        own = self.quantity.tolerance
+        return {
+            "of": self.quantity.name,
+            "excess": self.amount * own,
+            "tolerance": own,
+            "counting": self.counting * own,
+            "sampling": self.sampling * own,
+            "jitter": self.jitter * own,
+        }
+
+    @property
+    def excluded(self) -> bool:
+        """Whether harm would have shown.
+
+        Statistics of other rows would be no better for these on average: they count in a failure.
+        """
+        return not self.harms and self.amount + ONE_SIDED * self.counting < WOULD_SHOW
+
+
+def proven(found: Sequence[Excess], *, by_targets: bool, tolerances: float = 1) -> list[Excess]:
+    """What is harm, and not by chance; without targets, all that tells must be."""
+    sure = [excess for excess in found if excess.proven(tolerances)]
+    return sure if by_targets or len(sure) == len(found) else []
+
+
+def by_targets(data: Data, reference: Side) -> bool:
+    """Whether targets tell what is worse."""
+    right = None if data.y is None else right_rows(reference, data)
+    return reference.loss is not None or right is not None
+
+
+def doubted(found: Sequence[Excess]) -> list[Excess]:
+    """What may be harm: all that looks like it, or the first, which tells most, if it is open.
+
+    A loss tells more than the few decisions that differ.
+    """
+    harmful = [excess for excess in found if excess.harms]
+    return harmful or [excess for excess in found[:1] if not excess.excluded]
+
+
+def excesses(
+    case: Case, data: Data, stored: Side, reference: Side, others: Alternatives
+) -> list[Excess]:
+    """By how much `stored` is worse than the reference, and than what converges under it."""
+    found, finite = [], all_finite(stored.outputs)
+    apart = gap(stored, reference, data).outputs
+    moved = min(1.0, apart / (case.settings.output_tolerance or 1e-12))
+    for quantity in quantities(case, data, reference):
+        least, unit = quantity.of(reference), quantity.tolerance or 1e-12
+        converged = [quantity.of(side) / unit for side in others.converged]
+        converged = [value for value in converged if math.isfinite(value)]
+        level = max([least / unit, *([float(np.median(converged))] if converged else [])])
+        amount = quantity.of(stored) / unit - level
+        sampled = [(quantity.of(side) - least) / unit for side in others.samples]
+        found.append(
+            Excess(
+                quantity,
+                amount if math.isfinite(amount) and finite else math.inf,
+                _counting(quantity, stored, reference, amount, data.rows, moved) / unit,
+                _root_mean_square(sampled),
+                float(np.std(converged)) if converged else 0.0,
+            )
+        )
+    return found
+
+
+def quantities(case: Case, data: Data, reference: Side) -> list[Quantity]:
+    """What tells harm: loss and wrong decisions; without targets, what changes."""
+    found = []
+    if reference.loss is not None:
+        found.append(_loss(case, data, reference))
+    if data.y is not None and right_rows(reference, data) is not None:
+        found.append(_wrong_decisions(case, data, reference))
+    return found or _changes(case, _decided(case, data, reference), reference)
+
+
+def _loss(case: Case, data: Data, reference: Side) -> Quantity:
+    tolerance = case.settings.loss_tolerance * loss_unit(case, data, reference)
+    rng = np.random.default_rng(case.settings.seed)
+    parts = np.array_split(rng.permutation(data.rows), min(PARTS, data.rows))
+
+    def of_parts(side: Side) -> Array | None:
+        losses = [loss_of(case, *_part(data, side, rows)) for rows in parts]
+        return None if None in losses else np.array(losses, np.float64)
+
+    limit = f"a loss above {number((reference.loss or 0.0) + tolerance)}"
+    return Quantity(
+        "loss", tolerance, lambda side: _known(side.loss), of_parts, limit, counted=False
+    )
+
+
+def _part(data: Data, side: Side, rows: Array) -> tuple[Data, Side]:
+    """Some rows of a side, and what scores them: what the model was given is not copied."""
+    weight = None if data.sample_weight is None else data.sample_weight[rows]
+    targets = map_nest(lambda leaf: leaf[rows], data.y)
+    return Data(rows, targets, weight), Side([output[rows] for output in side.outputs])
+
+
+def _known(loss: float | None) -> float:
+    return math.nan if loss is None else loss
+
+
+def loss_unit(case: Case, data: Data, reference: Side) -> float:
+    """What a growth of the loss is compared with.
+
+    A relative change of a vanishing loss harms nobody: a tenth of the loss of a model that says
+    the same for every row is the least.
+    """
+    constant = Side([np.broadcast_to(o.mean(axis=0), o.shape).copy() for o in reference.outputs])
+    uninformed = loss_of(case, data, constant)
+    floor = 0.1 * uninformed if uninformed is not None and math.isfinite(uninformed) else 0.0
+    return max(abs(reference.loss or 0.0), floor)
+
+
+def _wrong_decisions(case: Case, data: Data, reference: Side) -> Quantity:
+    def wrong(side: Side) -> Array:
+        rows = right_rows(side, data)
+        return np.ones(data.rows) if rows is None else 1 - rows
+
+    tolerance = case.settings.decisions_tolerance
+    limit = f"more than {wrong(reference).mean() + tolerance:.1%} wrong decisions"
+    return Quantity("wrong decisions", tolerance, lambda s: float(wrong(s).mean()), wrong, limit)
+
+
+def _changes(case: Case, data: Data, reference: Side) -> list[Quantity]:
+    """Decisions that are others than the reference's, and the outputs' distance from it.
+
+    Decisions of a model that knows little change by chance, so the outputs must tell as well. And
+    whether outputs that move harm a model that has a loss, only its targets tell.
+    """
+    if changed_rows(reference, reference, data) is None:
+        tolerance = case.settings.output_tolerance
+        if not case.subject.compiled:
+            return [_distance(tolerance, data, reference)]
+        return [_distance(tolerance, data, reference, CLEAR, UNMISTAKABLE)]
+
+    def changed(side: Side) -> Array:
+        rows = changed_rows(side, reference, data)
+        return np.zeros(data.rows) if rows is None else rows
+
+    tolerance = case.settings.decisions_tolerance
+    decisions = Quantity(
+        "changed decisions",
+        tolerance,
+        lambda side: float(changed(side).mean()),
+        changed,
+        f"more than {tolerance:.1%} changed decisions",
+        deviations=1,
+    )
+    return [decisions, _distance(CLEAR * case.settings.output_tolerance, data, reference)]
+
+
+def _distance(
+    tolerance: float,
+    data: Data,
+    reference: Side,
+    sure: float = 1,
+    deviations: float = DEVIATIONS,
+) -> Quantity:
+    def by_rows(side: Side) -> Array:
+        squares = squared_distances(side, reference)
+        whole = math.sqrt(squares.mean())
+        return (squares / whole + whole) / 2 if whole else squares  # to the first order of a root
+
+    return Quantity(
+        "distance of the outputs",
+        tolerance,
+        lambda side: gap(side, reference, data).outputs,
+        by_rows,
+        f"a gap of more than {tolerance:g} standard deviations",
+        counted=False,
+        sure=sure,
+        deviations=deviations,
+        certain=ANOTHER_ROW / tolerance if tolerance else 0.0,
+    )
+
+
+def _decided(case: Case, data: Data, reference: Side) -> Data:
+    """The rows with what the reference decides as targets, where its outputs are scores.
+
+    They are if the compiled loss takes numbers of classes or one-hot rows as targets, and does
+    not see that all scores of a row grow by the same.
+    """
+    if data.y is not None or not case.subject.compiled or len(reference.outputs) != 1:
+        return data
+    output = reference.outputs[0]
+    if output.ndim < 2 or output.shape[-1] < 2:
+        return data
+    classes = output.argmax(-1)
+    for targets in (classes, np.eye(output.shape[-1], dtype=output.dtype)[classes]):
+        told = replace(data, y=targets)
+        losses = [_known(loss_of(case, told, Side([output + more]))) for more in (0, 1, 10)]
+        if np.isfinite(losses).all() and np.allclose(losses, losses[0], rtol=1e-3, atol=1e-6):
+            return told
+    return data
+
+
+def _counting(
+    quantity: Quantity, stored: Side, reference: Side, amount: float, rows: int, moved: float
+) -> float:
+    """The standard error of the excess, since other rows would have another.
+
+    Where none of few decisions differs, one of twice as many may: half a one is added, and less
+    where the outputs hardly moved.
+    """
+    mine, its = quantity.parts(stored), quantity.parts(reference)
+    if mine is None or its is None:
+        return UNLIKE * abs(amount) * quantity.tolerance / math.sqrt(rows)
+    differences = mine - its
+    error = float(np.std(differences, ddof=1)) if len(differences) > 1 else math.inf
+    if quantity.counted:
+        share = (np.square(differences).sum() + 0.5 * moved) / (len(differences) + 1)
+        error = max(error, math.sqrt(share))
+    return error / math.sqrt(len(differences))
+
+
+def _root_mean_square(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return math.sqrt(float(np.mean(np.square(finite)))) if finite else 0.0

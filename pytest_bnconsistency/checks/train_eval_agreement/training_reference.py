@@ -1,0 +1,166 @@
+"""Training mode itself as the reference, whether or not a layer is recognised as a normaliser.
+
+Its rows see batches, so the rows are compared in several orders: what evaluation loses against
+all of them is not the batches' doing. And training mode may differ by design (more outputs, the
+targets as inputs): what is blamed is state that it moves, and rows that depend on one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.population_statistics import Estimated
+from pytest_bnconsistency.checks.train_eval_agreement.measure import (
+    evaluated,
+    in_training,
+    other_batchings,
+    same_shapes,
+)
+from pytest_bnconsistency.checks.train_eval_agreement.sampling_error import Alternatives
+from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
+    Excess,
+    by_targets,
+    excesses,
+    proven,
+)
+from pytest_bnconsistency.data.arrays import Data, is_float
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.observations import same_outputs
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap
+from pytest_bnconsistency.models.base import Part, holders
+
+UNEXPLAINED = 3
+"""Where population statistics don't explain the gap, it must be this many tolerances wide."""
+HALF = 0.5
+KEPT_ROWS = 4
+ROUNDING = 1e-3
+"""What moves outputs by less of their standard deviation, other rows of the batch do not."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What evaluation and training mode said of the same rows, and by how much it is worse."""
+
+    stored: Side
+    trained: Side
+    found: list[Excess]
+    targets_tell: bool = False
+
+    @property
+    def far(self) -> bool:
+        """Whether evaluation is far worse in everything that tells."""
+        return bool(self.found) and all(excess.amount > UNEXPLAINED for excess in self.found)
+
+    @property
+    def proven(self) -> bool:
+        sure = proven(self.found, by_targets=self.targets_tell, tolerances=UNEXPLAINED)
+        return self.far and bool(sure)
+
+    @property
+    def worst(self) -> Excess:
+        return max(self.found, key=lambda excess: excess.amount)
+
+
+def compared(case: Case, data: Data, known: Estimated, stored: Side, trained: Side) -> Comparison:
+    """Evaluation against training mode, whatever the batches."""
+    if not same_shapes(stored, trained) or _says_nothing(trained, stored):
+        return Comparison(stored, trained, [])
+
+    def against(batchings: Sequence[Side]) -> Comparison:
+        others = Alternatives([], [trained, *batchings])
+        found = excesses(case, data, stored, trained, others)
+        return Comparison(stored, trained, found, by_targets(data, trained))
+
+    first = against([])
+    if not first.far:  # as a rule: no other batches need to run
+        return first
+    batchings = [other.side for other in other_batchings(case, data, known)]
+    if not all(same_shapes(side, trained) for side in batchings):
+        return Comparison(stored, trained, [])
+    return against(batchings)
+
+
+def _says_nothing(trained: Side, stored: Side) -> bool:
+    """Whether training mode says the same for every row, as batches of one row may make it."""
+
+    def spread(side: Side) -> float:
+        return max(
+            (float(o.astype(np.float64).std(axis=0).max()) for o in side.outputs if is_float(o)),
+            default=0.0,
+        )
+
+    return spread(trained) < ROUNDING * spread(stored)
+
+
+def evaluation(case: Case, data: Data, known: Estimated) -> Side:
+    """What evaluation says, where no statistics are known that could be others."""
+    inference = Pass(case.subject, known.batches[0].x, training=False)
+    return evaluated(case, data, inference, known.size)
+
+
+def training_mode(case: Case, data: Data, known: Estimated) -> Side:
+    seen = list(statistics.batch_statistics(known.training, known.tracked, known.batches))
+    return in_training(case, data, seen, known.batches)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A layer that holds state which a pass in training mode moves."""
+
+    path: str
+    layer: object
+
+
+def state_holders(known: Estimated) -> list[Holder]:
+    """Layers with float variables of their own that do not train and that training mode moves."""
+    training = known.training
+    moved = {id(variable) for variable in training.run(known.batches[0].x).moved}
+    found: dict[int, Holder] = {}
+    for call in [*training.calls, *training.inner_calls] if moved else []:
+        for path, layer in holders(training.subject, call) if call.is_layer else ():
+            held = statistics.tracked_candidates(training.subject, layer)
+            if any(id(variable) in moved for variable in held):
+                found.setdefault(id(layer), Holder(path, layer))
+    return list(found.values())
+
+
+def rows_mix(data: Data, known: Estimated) -> bool:
+    """Whether what training mode says of rows hangs on the other rows of their batch."""
+    count = min(KEPT_ROWS, data.rows // 3)
+    if not count:
+        return False
+
+    def run(others: int) -> Side:
+        rows = [*range(count), *range(others * count, (others + 1) * count)]
+        return Side([o[:count] for o in known.training.run(data.take(rows).x).outputs])
+
+    first, again, other = run(1), run(1), run(2)
+    if not same_outputs(first.outputs, again.outputs):
+        return False  # something draws
+    return gap(other, first, data.take(range(count))).outputs > ROUNDING
+
+
+def undone(
+    case: Case, data: Data, known: Estimated, blamed: Sequence[Holder], far: Comparison
+) -> bool | None:
+    """Whether training mode says what evaluation says once these layers run in inference mode.
+
+    None where no layer can be told: then the subject as a whole is all that there is.
+    """
+    subject, training = case.subject, known.training
+    told = {
+        id(holder.layer): False
+        for holder in blamed
+        if not isinstance(holder.layer, Part) and subject.takes_training(holder.layer)
+    }
+    if not told:
+        return None
+    run = training.again(known.batches[0].x, training.instrument, modes=told)
+    back = np.argsort(known.batches.order)
+    said = Side([output[back] for output in run.over(known.batches)])
+    return gap(said, far.stored, data).outputs < HALF * gap(far.trained, far.stored, data).outputs

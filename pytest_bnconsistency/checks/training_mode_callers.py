@@ -1,0 +1,99 @@
+"""Who puts layers into training mode though nobody asked for training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_bnconsistency.models import Call, Proceed, Subject
+from pytest_bnconsistency.models.held_objects import is_of_library
+
+Undone = Callable[[Mapping[int, bool]], bool]
+"""Whether the symptom is gone once layers, by identity, are told these modes."""
+
+
+@dataclass(frozen=True)
+class Teller:
+    """What tells a layer to train, as a clause, and what to change."""
+
+    because: str
+    remedy: str
+
+
+def in_inference(subject: Subject) -> contextlib.AbstractContextManager[None]:
+    """Within it, every layer that is called is told `training=False`."""
+
+    def told(call: Call, proceed: Proceed) -> Any:
+        if not (call.is_layer and subject.takes_training(call.layer)):
+            return proceed(call.args, call.kwargs)
+        return proceed(*subject.told(call, False))
+
+    return subject.watch(told)
+
+
+def who_tells(
+    subject: Subject, call: Call | None, called: Sequence[Call], undone: Undone
+) -> Teller | None:
+    """What puts the layer of `call` into training mode; None where that is not established.
+
+    A default of one layer's call reaches others: those inside of it and, in Keras 3, all that run
+    after it. So each layer with such a default is told inference, until one of them undoes it: the
+    one that started last first, for what it says is what counts.
+
+    Args:
+        called: the calls of the run.
+        undone: tests a cause; what `call` itself is told needs no test.
+    """
+    paths = {id(c.layer): c.path for c in called}
+    inference = subject.spelled(False)
+    model, *layers = _started(subject.model, called, call)
+    for layer, told in (model, *reversed(layers)):
+        if told is False or subject.training_default(layer) is not True:
+            continue
+        own = layer is subject.model
+        if not (own or undone({id(layer): False})):
+            continue
+        path = "the model" if own else paths.get(id(layer), type(layer).__name__)
+        there = (
+            f"give {path} training=False where it is called"
+            if is_of_library(layer)
+            else f"give the argument training of {path}'s call the default None"
+        )
+        return Teller(
+            f"{path}'s call defaults to training=True",
+            f"call the model with training=False for inference, {inference}; or {there}",
+        )
+    if call is not None and True in call.told:
+        told = [*call.parents, call.layer][call.told.index(True)]
+        path = call.path if told is call.layer else paths.get(id(told), type(told).__name__)
+        return Teller(
+            f"{path} is called with training=True",
+            "call the model with training=False; take training=True out of the call (pass "
+            "training=None on)",
+        )
+    if subject.training_phase():
+        return Teller(
+            "the global learning phase is set to training",
+            f"set it to 0, or call the model with training=False for inference, {inference}",
+        )
+    return None
+
+
+def _started(
+    model: Any, called: Sequence[Call], call: Call | None
+) -> Iterator[tuple[Any, bool | None]]:
+    """The model and the layers that run, in the order in which they start, and what they are told.
+
+    Up to the layer of `call`; a layer's call is known when it is over, those inside before it.
+    """
+    yield model, None
+    seen = {id(model)}
+    for each in called:
+        for layer, told in zip((*each.parents, each.layer), each.told, strict=True):
+            if id(layer) not in seen:
+                seen.add(id(layer))
+                yield layer, told
+        if call is not None and each.layer is call.layer:
+            return

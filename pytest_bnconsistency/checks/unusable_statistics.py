@@ -1,0 +1,306 @@
+"""Why what is stored cannot be used, or is unusual: each cause is tried on the layer alone.
+
+Whoever asks restores the state of the subject: to adapt a layer changes more than its statistics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data.arrays import Array, all_finite
+from pytest_bnconsistency.execution.state import Variables
+from pytest_bnconsistency.measurement.isolated_layer import Alone
+from pytest_bnconsistency.measurement.monte_carlo_rounding import EPSILON
+from pytest_bnconsistency.measurement.stored_statistics import Normaliser, is_variance
+from pytest_bnconsistency.words import first_line, listed
+
+USUAL_MOMENTUM = 0.9
+MARGIN = 0.01
+"""What rounding may do to a share of the old statistics, or to a mean that is zero."""
+LEFT, MOST_UPDATES = 0.001, 2000
+"""So many updates are tried as leave this share of the old statistics."""
+STEP = 0.1
+MIXED_UP = "weights mixed up when they were loaded, or another momentum before"
+FINITE, BROKEN = "finite", "NaN or Inf"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a statistic cannot be used, and what was run to see it.
+
+    `known` says that undoing the cause made the symptom go away; otherwise `cause` is what is
+    usual.
+    """
+
+    cause: str
+    tested: str
+    known: bool = False
+    remedy: str = ""
+
+    @property
+    def said(self) -> str:
+        return self.cause if self.known else f"not established; {self.cause}"
+
+
+Why = Callable[[Normaliser], Reason | None]
+
+
+def tried(usual: str) -> Callable[[Why], Why]:
+    """A cause that a run can show; what is usual where nothing runs."""
+
+    def decorated(why: Why) -> Why:
+        @functools.wraps(why)
+        def guarded(n: Normaliser) -> Reason | None:
+            try:
+                return why(n)
+            except Exception as error:  # whatever a layer raises that runs outside of its model
+                said = f"{type(error).__name__}: {first_line(error)}"
+                return Reason(usual, f"{n.path} could not be tried: {said}")
+
+        return guarded
+
+    return decorated
+
+
+@tried(
+    "with momentum 1 the statistics never move, with 0 they are those of the last batch; outside "
+    "[0, 1] they run away"
+)
+def degenerate_momentum(n: Normaliser) -> Reason | None:
+    """What an update keeps of the old value; None where the layer averages all the same."""
+    layer = _alone(n)
+    kept = layer.kept() if n.measured is None else n.measured
+    if n.measured is None and MARGIN < kept < 1 - MARGIN:
+        return None
+    if abs(kept - 1) <= MARGIN:
+        does = "the statistics never move"
+    elif abs(kept) <= MARGIN:
+        does = "the statistics are those of the last batch"
+    else:
+        does = "no average: the statistics run away"
+    if n.measured is not None:
+        tested = "measured: one update from statistics at 0 and one from statistics at 1"
+        return Reason(f"momentum {kept:g}: {does}", tested, True)
+    with _usual_momentum(n):
+        usual = layer.kept()
+    return Reason(
+        f"momentum {n.momentum:g}: {does}",
+        f"a training call of {n.path} alone keeps {kept:.3g} of the old statistics; with momentum "
+        f"{USUAL_MOMENTUM} it keeps {usual:.3g}",
+        MARGIN < usual < 1 - MARGIN,
+    )
+
+
+@tried(MIXED_UP)
+def negative_variance(n: Normaliser) -> Reason:
+    """Whether the layer's momentum takes variances below zero, and another does not."""
+    lowest = _lowest_variance(n)
+    if n.declared is None or lowest >= 0:
+        does = "leave its variance positive" if lowest >= 0 else f"bring it down to {lowest:.3g}"
+        return Reason(
+            MIXED_UP,
+            f"training calls of {n.path} alone, on batches of small and of large spread, {does}",
+        )
+    with _usual_momentum(n):
+        usual = _lowest_variance(n)
+    return Reason(
+        f"momentum {n.momentum:g}: no average, so a variance can go below zero",
+        f"training calls of {n.path} alone, on batches of small and of large spread, bring its "
+        f"variance down to {lowest:.3g}, with momentum {USUAL_MOMENTUM} to {usual:.3g}",
+        usual >= 0,
+        f"momentum {USUAL_MOMENTUM} to 0.99; then recalibrate(model, x)",
+    )
+
+
+@tried("an update of (1 - momentum) of the distance is rounded away before it arrives")
+def rounded_away(n: Normaliser) -> Reason:
+    """How far many updates towards one batch get, in the layer's dtype and in float32."""
+    momentum = n.momentum or 0.0
+    updates = min(math.ceil(math.log(LEFT) / math.log(momentum)), MOST_UPDATES)
+    x = _alone(n).batch(mean=10)
+    half = _alone(n).trained(x, 0.0, updates)
+    single = _alone(_anew(n, dtype="float32")).trained(x, 0.0, updates)
+    short = [abs(a - b) / np.maximum(np.abs(b), 1e-12) for a, b in zip(half, single, strict=True)]
+    worst = [int(apart.argmax()) for apart in short]
+    dtype = next(iter(n.vectors.values())).dtype.name
+
+    def told(values: list[Array]) -> str:
+        parts = zip(n.vectors, values, worst, strict=True)
+        return listed(f"{name} at {value.flat[at]:.4g}" for name, value, at in parts)
+
+    return Reason(
+        f"{dtype}: an update of (1 - momentum) of the distance is rounded away before it arrives",
+        f"{updates} updates of {n.path} alone, from 0 towards one batch, leave {told(half)}; in "
+        f"float32 {told(single)}",
+        bool(max(apart.max() for apart in short) > 2 * EPSILON[dtype]),
+    )
+
+
+@tried("adapt was never called, and no weights were loaded")
+def not_adapted(n: Normaliser) -> Reason | None:
+    """Whether the layer returns its input; None where it does something all the same."""
+    layer = _alone(n)
+    x = layer.batch()
+    given = x.astype(layer.call(x, training=False).dtype)
+    if not np.array_equal(layer.call(x, training=False), given):
+        return None
+    n.layer.adapt(x.astype(np.float32))
+    return Reason(
+        "adapt was never called, and no weights were loaded",
+        f"{n.path} alone returns a drawn batch bit by bit; adapted to that batch, it does not",
+        not np.array_equal(layer.call(x, training=False), given),
+    )
+
+
+def never_forgets(n: Normaliser) -> str:
+    """What a clean batch does to what is stored: why the layer does not recover, no more."""
+    stored, fresh = (_after_a_batch(n, start=start) for start in (None, 0.0))
+    return (
+        f"a training call of {n.path} alone, on a batch of numbers, leaves what is stored "
+        f"{stored} and statistics of 0 {fresh}; which batch it was can't be tried without data"
+    )
+
+
+def takes_overflow(n: Normaliser) -> tuple[bool, str]:
+    """Whether a batch with an Inf makes the layer's statistics so, and one without does not."""
+    spoilt, clean = (_after_a_batch(n, start=0.0, spoilt=bad) for bad in (True, False))
+    return (
+        (spoilt, clean) == (BROKEN, FINITE),
+        f"a batch with an Inf leaves the statistics of {n.path} alone {spoilt}, one without "
+        f"{clean}",
+    )
+
+
+def wrong_axis(axis: int) -> Why:
+    """Whether the layer along `axis` makes channels alike, and as it is does not."""
+
+    @tried("the axis of the normaliser and the data format of the model's other layers differ")
+    def why(n: Normaliser) -> Reason:
+        x = _alone(n).batch()
+        x = np.moveaxis(np.moveaxis(x, axis, -1) + 3 * np.arange(x.shape[axis]), -1, axis)
+        own = _channels_apart(_alone(n), x, axis)
+        other = _channels_apart(_alone(_anew(n, axis=axis)), x, axis)
+        return Reason(
+            f"axis {n.axis[0] if n.axis else '?'}: the model's channels lie along axis {axis}",
+            f"{n.path} alone leaves the means of the channels of a drawn batch apart ({own:.0%} "
+            f"of all spread); built anew with axis={axis} it does not ({other:.0%})",
+            own > 10 * MARGIN and other < MARGIN,
+        )
+
+    return why
+
+
+@tried("what feeds them was constant in training, or every batch was a single row")
+def dead_channels(n: Normaliser) -> Reason:
+    """What the layer makes of a small step of its input, and with variances of 1."""
+    own, before = _gain(n), Variables(list(n.vectors.values()))
+    for name, variable in n.vectors.items():
+        if is_variance(name):
+            variable.assign(tf.ones_like(variable))
+    usual = _gain(n)
+    before.restore()
+    return Reason(
+        "stored variances that are small against epsilon: the gain is 1 / sqrt(epsilon)",
+        f"an input {STEP} off moves what {n.path} alone returns by up to {STEP * own:.3g}, with "
+        f"variances of 1 by {STEP * usual:.3g}",
+        own > 2 * usual,
+    )
+
+
+def large_epsilon(other: float) -> Why:
+    """What the layer makes of a small step of its input, and with another epsilon."""
+
+    @tried("the variances of many channels are small against epsilon")
+    def why(n: Normaliser) -> Reason:
+        given, before = n.layer.epsilon, _gain(n)
+        n.layer.epsilon = other
+        after = _gain(n)
+        n.layer.epsilon = given
+        return Reason(
+            f"epsilon {given:g}: the variances of many channels are small against it",
+            f"{n.path} alone returns {before:.3g} times a small step of its input; with epsilon "
+            f"{other:g}, {after:.3g} times",
+            after > 2 * before,
+        )
+
+    return why
+
+
+def _gain(n: Normaliser) -> float:
+    """The most that the layer in inference makes of a small step of its input."""
+    layer = _alone(n)
+    x = np.zeros_like(layer.batch())
+    low, high = (layer.call(x + step, training=False).astype(np.float64) for step in (0.0, STEP))
+    return float(np.abs(high - low).max() / STEP)
+
+
+def _alone(n: Normaliser) -> Alone:
+    return Alone(n.layer, list(n.vectors.values()))
+
+
+def _after_a_batch(n: Normaliser, start: float | None, spoilt: bool = False) -> str:
+    """What the statistics are after a training call on a batch, with an Inf in it or not."""
+    layer = _alone(n)
+    x = layer.batch()
+    if spoilt:
+        x.flat[0] = np.inf
+    try:
+        after = layer.trained(x, start)
+    except Exception as error:
+        return f"untried ({type(error).__name__}: {first_line(error)})"
+    return FINITE if all_finite(after) else BROKEN
+
+
+def _anew(n: Normaliser, **changed: Any) -> Normaliser:
+    """The layer built again from its own configuration, with some of it changed."""
+    given = n.layer.get_config()
+    unknown = [name for name in changed if name not in given]
+    if unknown:
+        raise ValueError(f"its configuration holds no {unknown[0]}")
+    layer = type(n.layer).from_config({**given, **changed})
+    layer(_alone(n).batch().astype(np.float32))
+    vectors = {name: _own(layer, name) for name in n.vectors}
+    return Normaliser(layer, n.path, vectors, n.trainable)
+
+
+def _own(layer: Any, name: str) -> Any:
+    value = getattr(layer, name, None)
+    value = getattr(layer, f"_{name}") if value is None else value
+    return getattr(value, "_value", value)
+
+
+def _lowest_variance(n: Normaliser) -> float:
+    """The lowest variance after a call on a batch of small spread, and on one of large."""
+    layer, lowest = _alone(n), math.inf
+    for deviation in (0.01, 100.0):
+        after = layer.trained(layer.batch(deviation=deviation), start=1.0)
+        variances = (
+            value for name, value in zip(n.vectors, after, strict=True) if is_variance(name)
+        )
+        lowest = min(lowest, *(float(value.min()) for value in variances))
+    return lowest
+
+
+@contextlib.contextmanager
+def _usual_momentum(n: Normaliser) -> Iterator[None]:
+    own = n.layer.momentum
+    try:
+        n.layer.momentum = USUAL_MOMENTUM
+        yield
+    finally:
+        n.layer.momentum = own
+
+
+def _channels_apart(layer: Alone, x: Array, axis: int) -> float:
+    """How much of the spread of what the layer returns is between the means of the channels."""
+    y = np.moveaxis(layer.call(x, training=True).astype(np.float64), axis, -1)
+    y = y.reshape(-1, y.shape[-1])
+    return float(y.mean(axis=0).std() / max(y.std(), 1e-12))

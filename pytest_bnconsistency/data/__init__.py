@@ -1,0 +1,1 @@
+"""Arrays, nests and recipes: what rows are, how they are read and made."""

@@ -1,1 +1,0 @@
-"""Why a property does not hold."""

@@ -1,0 +1,1 @@
+"""How a model is run: hooked forward passes, state, traces, training steps."""

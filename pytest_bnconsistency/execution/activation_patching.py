@@ -1,0 +1,102 @@
+"""Operations that give what they gave before, in the graph that is being traced."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import op_callbacks
+
+from pytest_bnconsistency.data.arrays import Array
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an operation gives instead: `values`, an array for each of its tensors.
+
+    With `kept` of `rows` rows, only these are held where rows lie along an axis: the others go on
+    as they are, so that rows which meet further on are not hidden. With `when`, it gives that only
+    where the tensor that `when` makes says so.
+    """
+
+    values: list[Array]
+    kept: Array | None = None
+    rows: int = 1
+    when: Callable[[], Any] | None = None
+
+    def instead_of(self, tensors: Sequence[Any]) -> list[Any]:
+        return [self._held(t, value) for t, value in zip(tensors, self.values, strict=True)]
+
+    def _held(self, tensor: Any, value: Array) -> Any:
+        lengths = value.shape
+        along = [a for a in open_axes(tensor) if lengths[a] and lengths[a] % self.rows == 0]
+        given: Any = value
+        if along and self.kept is not None:
+            shape = [-1 if axis == along[0] else 1 for axis in range(value.ndim)]
+            entries = of_kept_rows(lengths[along[0]], self.kept, self.rows)
+            given = tf.where(entries.reshape(shape), value, tensor)
+        if self.when is not None:
+            given = tf.cond(self.when(), lambda: tf.convert_to_tensor(given), lambda: tensor)
+        # The code that follows may read the static shape.
+        return tf.compat.v1.placeholder_with_default(given, tensor.shape)
+
+
+@contextlib.contextmanager
+def replacing(replace: Callable[[Any, str, Sequence[Any]], Sequence[Any]]) -> Iterator[None]:
+    """Within it, operations give what `replace` makes of their graph, their name, their tensors.
+
+    The graph is None outside of one.
+    """
+
+    def callback(
+        op_type: str, inputs: Any, attrs: Any, outputs: Any, op_name: str = "", graph: Any = None
+    ) -> list[Any]:
+        return list(replace(graph, op_name, outputs))
+
+    op_callbacks.add_op_callback(callback)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(callback)
+
+
+@contextlib.contextmanager
+def holding(operations: Mapping[str, Held]) -> Iterator[None]:
+    """Within it, operations of these names in the graph of the moment give what is held.
+
+    Raises:
+        LookupError: there is no graph, or one of them was not met in it.
+    """
+    if not operations:
+        yield
+        return
+    if tf.executing_eagerly():
+        raise LookupError("operations have names in a graph only")
+    own, met = tf.compat.v1.get_default_graph(), set()
+
+    def replace(graph: Any, name: str, tensors: Sequence[Any]) -> Sequence[Any]:
+        # Traces of functions that the code calls outlive this one, so they stay as they are.
+        if graph is not own or name not in operations:
+            return tensors
+        met.add(name)
+        with tf.name_scope("held/"):  # so that the code's own operations keep their names
+            return operations[name].instead_of(tensors)
+
+    with replacing(replace):
+        yield
+    if missing := set(operations) - met:
+        raise LookupError(f"no operations of these names: {missing}")
+
+
+def open_axes(tensor: Any) -> list[int]:
+    """The axes of no fixed length: along one of them the rows lie."""
+    return [axis for axis in range(tensor.shape.rank or 0) if tensor.shape[axis] is None]
+
+
+def of_kept_rows(length: int, kept: Array, rows: int) -> Array:
+    """Which of `length` entries of an axis, on which `rows` rows lie, are of those in `kept`."""
+    return np.repeat(np.isin(np.arange(rows), kept), length // rows)

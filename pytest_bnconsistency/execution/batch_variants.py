@@ -1,0 +1,192 @@
+"""Batches of one shape in which some rows are kept and the others changed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pytest_bnconsistency.data.arrays import (
+    Array,
+    Nest,
+    flatten,
+    is_float,
+    is_text,
+    map_nest,
+    rows_of,
+)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A second batch of `rows` rows: row `kept[k]` of the first is row `now[k]` of this one.
+
+    Exchanges of one batch have names of their own.
+    """
+
+    name: str
+    x: Nest
+    kept: Array
+    now: Array
+    rows: int
+
+    @property
+    def moves(self) -> bool:
+        """Whether kept rows change places, where a kernel may round otherwise."""
+        return bool((self.kept != self.now).any())
+
+
+def exchanges(x: Nest, seed: int) -> list[Exchange]:
+    """Batches in which every row serves as a kept row while others change.
+
+    Batches follow in which companions are alike, rows change places, or one is NaN or Inf.
+    """
+    rows = rows_of(x)
+    found = [*_designed(x, seed), moved_on(x)]
+    for value in (np.nan, np.inf) if _has_floats(x) else ():
+        poisoned, row = map_nest(np.copy, x), rows // 2
+        _poison(poisoned, row, value)
+        kept = np.delete(np.arange(rows), row)
+        name = f"one companion with {value}".replace("nan", "a NaN").replace("inf", "an Inf")
+        found.append(Exchange(name, poisoned, kept, kept, rows))
+    return found
+
+
+def joint_exchanges(x: Nest, seed: int) -> list[Exchange]:
+    """The same changes of companions in fewer batches: a NaN and an Inf along with others.
+
+    Both are in the first batch: what they would hide shows in the others.
+    """
+    first, *others = _designed(x, seed)
+    if not _has_floats(x):
+        return [first, *others]
+    changed = np.setdiff1d(np.arange(first.rows), first.kept)
+    _poison(first.x, changed[-1], np.inf)
+    _poison(first.x, changed[0], np.nan)
+    told = ", one of them with a NaN" + ", one with an Inf" * (len(changed) > 1)
+    return [replace(first, name=first.name + told), *others]
+
+
+def _designed(x: Nest, seed: int) -> list[Exchange]:
+    """Every second row kept, the others kept, until each kind was tried; the last row by itself.
+
+    So a row stands apart from its neighbours, and the last one from all others both ways: what
+    treats rows alike, whichever of them it has meet, shows on it.
+    """
+    rows, rng = rows_of(x), np.random.default_rng(seed)
+    every = (_redrawn, _hundredfold, _constant, _duplicated, _shortened, _emptied)
+    kinds, changed = itertools.cycle(every), 0
+    found: list[Exchange] = []
+    while len(found) < 2 or changed < len(every):  # few rows take more batches
+        kept = np.arange(len(found) % 2, rows - (rows > 2), 2)
+        names, other = [], map_nest(np.copy, x)
+        for row in np.setdiff1d(np.arange(rows), kept):
+            kind = next(kinds)
+            names.append(kind.__name__.strip("_"))
+            for leaf, original in zip(flatten(other), flatten(x), strict=True):
+                leaf[row : row + 1] = kind(original, row, rng)
+        kinds_seen = ", ".join(dict.fromkeys(names))
+        changed += len(names)
+        name = f"batch {len(found) + 1}: {len(names)} companions {kinds_seen}"
+        found.append(Exchange(name, other, kept, kept, rows))
+    return [*found, *_at_the_ends(x), _crowded(x)]
+
+
+def _at_the_ends(x: Nest) -> Iterator[Exchange]:
+    """The row nearest to an end of the range of whole numbers, beside companions at that end.
+
+    Whole numbers may be ids, so none beyond their range are tried; and where a kept row holds the
+    largest number itself, no companion tells that rows are divided by it.
+    """
+    rows = rows_of(x)
+    whole = [leaf for leaf in flatten(x) if leaf.dtype.kind in "iu" and leaf.size]
+    if not whole:
+        return
+    for end, far in ((np.min, np.max), (np.max, np.min)):
+        leaf = whole[0].reshape(rows, -1).astype(np.int64)
+        reach = np.abs(far(leaf, axis=1) - end(leaf))
+        kept, other = np.array([reach.argmin()]), map_nest(np.copy, x)
+        for changed in flatten(other):
+            if changed.dtype.kind in "iu" and changed.size:
+                own = changed[kept]
+                changed[...] = end(changed)
+                changed[kept] = own
+        name = f"companions at the {'smallest' if end is np.min else 'largest'} number"
+        yield Exchange(name, other, kept, kept, rows)
+
+
+def _crowded(x: Nest) -> Exchange:
+    """The last row beside copies of itself: some dependences need several companions of a kind."""
+    rows = rows_of(x)
+    last, other = np.array([rows - 1]), map_nest(lambda leaf: np.repeat(leaf[-1:], rows, 0), x)
+    for leaf in flatten(other):
+        if is_float(leaf):
+            leaf[-3::-2] *= leaf.dtype.type(100)  # the nearest one stays a copy
+    name = "copies of the last row" + ", every second one hundredfold" * _has_floats(x)
+    return Exchange(name, other, last, last, rows)
+
+
+def copied(x: Nest, start: int, stop: int) -> Exchange:
+    """Some rows in their places, and copies of them in all others: as if they stood alone."""
+    rows, kept = rows_of(x), np.arange(start, stop)
+    places = start + (np.arange(rows) - start) % len(kept)
+    batch = map_nest(lambda leaf: leaf[places], x)
+    return Exchange(f"copies of rows {start} to {stop - 1} alone", batch, kept, kept, rows)
+
+
+def moved_on(x: Nest) -> Exchange:
+    """Every row one place further on, the last one first."""
+    places = np.arange(rows_of(x))
+    rolled = map_nest(lambda leaf: np.roll(leaf, 1, axis=0), x)
+    name = "the rows moved on by a place"
+    return Exchange(name, rolled, places, np.roll(places, -1), len(places))
+
+
+def _has_floats(x: Nest) -> bool:
+    return any(is_float(leaf) for leaf in flatten(x))
+
+
+def _poison(x: Nest, row: int, value: float) -> None:
+    for leaf in flatten(x):
+        if is_float(leaf):
+            leaf[row].flat[0] = value
+
+
+def _redrawn(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    if is_float(leaf):
+        normal = rng.standard_normal(leaf.shape[1:]) * (leaf.std() or 1.0) + leaf.mean()
+        return np.asarray(normal, leaf.dtype)
+    if is_text(leaf):
+        return np.asarray(rng.choice(leaf.ravel(), leaf.shape[1:]), object)
+    # Whole numbers may be ids, of which not all between the smallest and the largest are valid.
+    return np.asarray(rng.choice(np.unique(leaf), leaf.shape[1:]), leaf.dtype)
+
+
+def _hundredfold(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    if is_float(leaf):
+        changed: Array = leaf[row] * leaf.dtype.type(100)
+        return changed
+    return _redrawn(leaf, row, rng)
+
+
+def _constant(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    return np.full_like(leaf[row], max(leaf.flat) if is_text(leaf) else leaf.max())
+
+
+def _duplicated(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    copied: Array = leaf[(row + 1) % len(leaf)]
+    return copied
+
+
+def _shortened(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    """A sequence of another length: zeros, which mostly pad, from some step on."""
+    changed: Array = leaf[row : row + 1].copy()[0]
+    if leaf.ndim > 1 and len(changed) > 1:
+        changed[rng.integers(1, len(changed)) :] = "" if is_text(leaf) else 0
+    return changed
+
+
+def _emptied(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    return np.full_like(leaf[row], "" if is_text(leaf) else 0)

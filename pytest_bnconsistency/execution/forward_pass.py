@@ -1,0 +1,456 @@
+"""Record and intervene, layer by layer, in one traced forward pass.
+
+A `Pass` is traced once for a mode and then runs on any number of rows. Layers are discovered by
+watching the pass, so that a layer held in a closure counts as well. What an `Instrument` records
+of a layer's output becomes an output of the trace; what it returns instead of the output is what
+the model goes on with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data.arrays import Array, Data, Nest, flatten, map_nest, rebuild
+from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
+from pytest_bnconsistency.execution.activation_patching import Held, holding
+from pytest_bnconsistency.execution.graphs import (
+    as_written,
+    current_graph,
+    is_batch,
+    is_pure,
+    names_behind,
+    operation_count,
+    tensors_in,
+    traced_in,
+    with_mask,
+    written_variables,
+)
+from pytest_bnconsistency.execution.random_operations import Span, draws, noting_draws
+from pytest_bnconsistency.execution.state import Variables, reachable_variables
+from pytest_bnconsistency.models import Call, Proceed, Subject
+from pytest_bnconsistency.models.refusals import as_sentence
+
+Replay = Callable[[bool], Any]
+"""Run the layer again on the identical input, in training mode or not."""
+
+AHEAD = 4
+"""How many calls a trace may be ahead of its records, so that it keeps few outputs for them."""
+
+
+class Instrument:
+    """What a pass does at each layer and at the end; this one does nothing."""
+
+    def begin(self) -> None:
+        """A run of the model's code starts."""
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        """The outputs to go on with, and the tensors to record."""
+        return outputs, None
+
+    def finish(self, outputs: list[Any]) -> list[Any] | None:
+        """The tensors to record, behind those of the calls, of a run that gave `outputs`."""
+        return None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one run of a pass gave.
+
+    `outputs` are the model's outputs, flat, rows first. `records` are the instrument's arrays,
+    one list for each of the pass's `calls`, and one more if it records at the end. `after` holds
+    the values of the variables that the run changed, by identity of the variable in `moved`; the
+    variables themselves are as before. `drew` says whether random numbers were drawn.
+    """
+
+    outputs: list[Array]
+    records: list[list[Array] | None]
+    moved: tuple[Any, ...]
+    after: Mapping[int, Array]
+    drew: bool = False
+
+
+class Pass:
+    """One forward pass of `subject` in a mode, for any number of rows.
+
+    Args:
+        x: example rows; only their structure, dtypes and inner shapes count.
+        training: what the model is told; None leaves the argument out.
+        instrument: what is done at each layer.
+        modes: layers, by identity, that are told another mode than the model tells them.
+        still: layers, by identity, that run as the model tells them, and so hand their mode on,
+            but whose outputs are those of inference mode.
+        apart: layers, by identity, that get one row at a time.
+        held: what calls return instead, by `Call.label`: arrays, one for each tensor.
+        operations: what single operations give instead, by name; a trace is needed for that.
+        traced: traced once; otherwise each run is the model's Python code, and what the lines
+            below tell is known after the first.
+        written: the variables that a run may change, where they are known and it is not traced.
+
+    `calls` are the calls of layers in execution order, those that return what they were given
+    (or what an inner layer returned) left out: these are `passing_calls`; `inner_calls` those in
+    loops and nested functions, of which nothing can be recorded. `structure` is the nest of the
+    outputs, and tells in each place whether there is one. `random_layers` are the layers
+    whose own code draws random numbers, `fed_by_random` those that feed a layer, by its identity,
+    where the pass was `neutralised`. `drawing` are the random operations of a trace that are no
+    layer's, by name, each with the two places between which it stands. `written` are the
+    variables that a run may change. `known` is what was found out about the pass, for those who
+    ask again.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        x: Nest,
+        *,
+        training: bool | None,
+        instrument: Instrument | None = None,
+        modes: Mapping[int, bool] | None = None,
+        still: Collection[int] = (),
+        apart: Collection[int] = (),
+        held: Mapping[str, list[Array]] | None = None,
+        operations: Mapping[str, Held] | None = None,
+        traced: bool = True,
+        written: Sequence[Any] | None = None,
+    ) -> None:
+        self.subject = subject
+        self.training = training
+        self.calls: list[Call] = []
+        self.passing_calls: list[Call] = []
+        self.inner_calls: list[Call] = []
+        self.random_layers: list[Any] = []
+        self.drawing: dict[str, tuple[str, str]] = {}
+        self.fed_by_random: dict[int, list[Any]] = {}
+        self.instrument = instrument or Instrument()
+        self.still, self.apart = frozenset(still), frozenset(apart)
+        self._modes, self._held = dict(modes or {}), dict(held or {})
+        self._operations = dict(operations or {})
+        self._concrete: Any = None
+        self.known: dict[Any, Any] = {}
+        self.structure: Nest = None
+        self._record_sizes: list[int | None] = []
+        self._tapped: list[list[Any]] = []
+        self.written: list[Any] = []
+        if traced:
+            self._trace(x)
+        else:
+            self.written = reachable_variables(subject) if written is None else list(written)
+
+    def run(self, x: Nest, keep: bool = False) -> Observation:
+        """Run on arrays `x` of shape `(rows, ...)`; every variable is as before afterwards.
+
+        With `keep`, what the run changed stays changed: whoever says so restores it.
+        """
+        before, moved = Variables(self.written), None
+        try:
+            noting = contextlib.nullcontext() if self.is_traced else noting_draws()
+            with as_sentence(self.subject.spelled(self.training), x), noting as noted:
+                outputs, flat = self._ran(map_nest(tf.convert_to_tensor, x))
+            moved = before.moved()
+            after = {id(variable): variable.numpy() for variable in moved}
+        finally:
+            if not keep and moved != []:
+                before.restore()
+        values = iter([tensor.numpy() for tensor in flat])
+        records = [
+            None if size is None else [next(values) for _ in range(size)]
+            for size in self._record_sizes
+        ]
+        arrays = [leaf.numpy() for leaf in outputs]
+        drew = self.draws if noted is None else noted()
+        return Observation(arrays, records, tuple(moved), after, drew)
+
+    def over(self, batches: Iterable[Data]) -> list[Array]:
+        """The outputs for the rows of all batches, one after the other."""
+        parts = (self.run(batch.x).outputs for batch in batches)
+        return [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
+
+    def again(
+        self,
+        x: Nest,
+        instrument: Instrument,
+        *,
+        modes: Mapping[int, bool] | None = None,
+        apart: Collection[int] = (),
+        held: Mapping[str, list[Array]] | None = None,
+        operations: Mapping[str, Held] | None = None,
+        traced: bool = True,
+    ) -> Pass:
+        """The same pass with another instrument, and with more interventions."""
+        return Pass(
+            self.subject,
+            x,
+            training=self.training,
+            instrument=instrument,
+            modes=modes,
+            still=self.still,
+            apart=[*self.apart, *apart],
+            held=held,
+            operations=operations,
+            traced=traced,
+            written=self.written,
+        )
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that the pass reads or writes, known to the model or not."""
+        return self.written if self._concrete is None else list(self._concrete.graph.variables)
+
+    @property
+    def is_traced(self) -> bool:
+        return self._concrete is not None
+
+    @property
+    def draws(self) -> bool:
+        """Whether a trace draws random numbers, in layers or not."""
+        return bool(self.random_layers or self.drawing)
+
+    @property
+    def deterministic(self) -> bool:
+        return self.is_traced and not self.draws
+
+    @property
+    def pure(self) -> bool:
+        """Whether it is traced, draws no random numbers, and can hold or change no state."""
+        return self.deterministic and is_pure(self._concrete.graph)
+
+    @property
+    def dtypes(self) -> set[str]:
+        """The floating dtypes in which the pass computes, nested functions included."""
+        if self._concrete is None:
+            return set()
+        graph = self._concrete.graph.as_graph_def()
+        nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+        found = {tf.as_dtype(n.attr["T"].type) for n in nodes if n.attr["T"].type}
+        return {dtype.name for dtype in found if dtype.is_floating}
+
+    def same_computation(self, other: Pass) -> bool:
+        """Whether two passes do the same, operation by operation."""
+        if self._concrete is None or other._concrete is None:
+            return False
+        mine, its = (p._concrete.graph.as_graph_def() for p in (self, other))
+        return bool(mine == its)
+
+    def reaching_outputs(self) -> set[int]:
+        """The indices of the calls whose outputs have a part in the model's outputs."""
+        if self._concrete is None:
+            return set(range(len(self.calls)))
+        behind = names_behind(self._concrete.graph.outputs[: self._output_count])
+        return {
+            index
+            for index, tensors in enumerate(self._tapped)
+            if any(tensor.op.name in behind for tensor in tensors)
+        }
+
+    def feeding(self) -> dict[int, list[Any]]:
+        """For each layer, by identity, the random layers whose outputs reach its inputs."""
+        if self._concrete is None or not self.random_layers:
+            return {}
+        random = {id(layer) for layer in self.random_layers}
+        source = {
+            tensor.op.name: call.layer
+            for call, tensors in zip(self.calls, self._tapped, strict=True)
+            if id(call.layer) in random
+            for tensor in tensors
+        }
+        reaching: dict[str, dict[int, Any]] = {}
+        for operation in self._concrete.graph.get_operations():
+            own = source.get(operation.name)
+            found = {} if own is None else {id(own): own}
+            for tensor in operation.inputs:
+                found |= reaching.get(tensor.op.name, {})
+            if found:
+                reaching[operation.name] = found
+        fed: dict[int, dict[int, Any]] = {}
+        for call in self.calls:
+            given = [list(call.args), dict(call.kwargs)]
+            for tensor in traced_in(self._concrete.graph, given):
+                fed.setdefault(id(call.layer), {}).update(reaching.get(tensor.op.name, {}))
+        return {layer: list(found.values()) for layer, found in fed.items() if found}
+
+    def _trace(self, x: Nest) -> None:
+        signature = map_nest(
+            lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), tf.as_dtype(leaf.dtype)), x
+        )
+        try:
+            function = tf.function(self._body, autograph=False)
+            self._concrete = function.get_concrete_function(signature)
+        except BNConsistencyError:
+            raise
+        except Exception:
+            # Code that needs concrete numbers of rows cannot be traced for any; it runs as
+            # Python each time, and says itself what is wrong if it can't run either.
+            self.written = reachable_variables(self.subject)
+            self._concrete = None
+            before = Variables(self.written)
+            try:
+                self._body(map_nest(tf.convert_to_tensor, x))
+            finally:
+                before.restore()
+        else:
+            self.written = written_variables(self._concrete)
+
+    def _ran(self, x: Nest) -> tuple[list[Any], list[Any]]:
+        if self._concrete is None:
+            return self._body(x)
+        with as_written():
+            outputs, flat = self._concrete(x)
+        return outputs, flat
+
+    def _body(self, x: Nest) -> tuple[list[Any], list[Any]]:
+        graph = current_graph()
+        calls: list[Call] = []
+        passing: list[Call] = []
+        inner: list[Call] = []
+        records: list[list[Any] | None] = []
+        tapped: list[list[Any]] = []
+        spans: list[Span] = []
+        replaying = False
+        # Weak: a run outside of a graph would hold the outputs of all layers at once.
+        known = {id(leaf): weakref.ref(leaf) for leaf in flatten(x)}
+
+        def is_known(tensor: Any) -> bool:
+            return id(tensor) in known and known[id(tensor)]() is tensor
+
+        def replay(call: Call, proceed: Proceed, training: bool) -> Any:
+            nonlocal replaying
+            replaying = True
+            try:
+                return proceed(*self._told(call, training))
+            finally:
+                replaying = False
+
+        def hook(call: Call, proceed: Proceed) -> Any:
+            args, kwargs = self._told(call, self._modes.get(id(call.layer)))
+            if replaying:
+                return proceed(args, kwargs)
+            if current_graph() is not graph:
+                # The tensors of a loop's body or of a nested function can't leave it.
+                inner.append(call)
+                return proceed(args, kwargs)
+            first = operation_count(graph)
+            quiet = replay(call, proceed, False) if id(call.layer) in self.still else None
+            awaited = records[-AHEAD] if len(records) >= AHEAD else None
+            with tf.control_dependencies(awaited or []):
+                outputs = proceed(args, kwargs)
+            if quiet is not None:
+                outputs = quiet
+            if id(call.layer) in self.apart:
+                outputs = _row_by_row(proceed, args, kwargs, outputs)
+            if call.label in self._held:
+                held = zip(self._held[call.label], flatten(outputs), strict=True)
+                outputs = rebuild(outputs, [with_mask(tf.constant(v), leaf) for v, leaf in held])
+            spans.append(Span(call, first, operation_count(graph)))
+            fresh = [tensor for tensor in tensors_in(outputs) if not is_known(tensor)]
+            if not fresh:
+                passing.append(replace(call, args=(), kwargs={}))
+                return outputs
+            outputs, record = self.instrument.tap(
+                call, outputs, lambda training: replay(call, proceed, training)
+            )
+            tensors = tensors_in(outputs)
+            known.update((id(tensor), weakref.ref(tensor)) for tensor in [*fresh, *tensors])
+            calls.append(call if graph is not None else replace(call, args=(), kwargs={}))
+            records.append(record)
+            tapped.append([] if graph is None else traced_in(graph, tensors))
+            return outputs
+
+        self.instrument.begin()
+        with self.subject.watch(hook), holding(self._operations):
+            outputs = self.subject.forward(x, self.training)
+        self.structure = map_nest(lambda leaf: leaf is not None, outputs)
+        flat = [self._dense(leaf) for leaf in flatten(outputs) if leaf is not None]
+        if (record := self.instrument.finish(flat)) is not None:
+            records.append(record)
+        self.calls, self.passing_calls, self.inner_calls = calls, passing, inner
+        self._tapped = tapped
+        drawing, self.drawing = ([], {}) if graph is None else draws(graph, spans)
+        self.random_layers = [layer for layer in drawing if id(layer) not in self.still]
+        self._record_sizes = [None if record is None else len(record) for record in records]
+        self._output_count = len(flat)
+        return flat, [tensor for record in records if record is not None for tensor in record]
+
+    def _dense(self, output: Any) -> Any:
+        remedies = {
+            tf.RaggedTensor: "outputs.to_tensor()",
+            tf.SparseTensor: "tf.sparse.to_dense(outputs)",
+        }
+        if remedy := remedies.get(type(output)):
+            raise UnsupportedSubjectError(
+                f"{self.subject.spelled(self.training)} gives a {type(output).__name__}; expected "
+                f"dense outputs: give a function around the model that returns {remedy}"
+            )
+        return tf.convert_to_tensor(output)
+
+    def _told(
+        self, call: Call, training: bool | None
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments of `call` with its mode set, where the layer can be told one."""
+        if training is None or not self.subject.takes_training(call.layer):
+            return call.args, call.kwargs
+        return self.subject.told(call, training)
+
+
+def neutralised(
+    subject: Subject,
+    x: Nest,
+    *,
+    training: bool | None,
+    instrument: Callable[[], Instrument],
+    apart: Collection[int] = (),
+) -> Pass:
+    """A pass in which layers that draw random numbers give what they give in inference.
+
+    A layer that holds variables, or layers with variables, goes on as it is: its statistics count.
+    """
+    drawing: list[Any] = []
+    fed: dict[int, list[Any]] | None = None
+    while True:
+        still = [id(layer) for layer in drawing]
+        traced = Pass(
+            subject, x, training=training, instrument=instrument(), still=still, apart=apart
+        )
+        fed = traced.fed_by_random = traced.feeding() if fed is None else fed
+        holding = {
+            id(layer)
+            for call in [*traced.calls, *traced.inner_calls]
+            if call.is_layer and subject.own_variables(call.layer)
+            for layer in (call.layer, *call.parents)
+        }
+        found = [
+            layer
+            for layer in traced.random_layers
+            if id(layer) not in holding and subject.takes_training(layer)
+        ]
+        if not found:
+            traced.random_layers += drawing
+            return traced
+        drawing += found
+
+
+def _row_by_row(
+    proceed: Proceed, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any
+) -> Any:
+    """What a layer gives for each row alone; `outputs` is what it gave for all."""
+    given = flatten([list(args), dict(kwargs)])
+    rows = [is_batch(leaf) for leaf in given]
+    signature = [tf.TensorSpec(leaf.shape[1:], leaf.dtype) for leaf in flatten(outputs)]
+
+    def one(row: list[Any]) -> list[Any]:
+        mine = iter(row)
+        leaves = [next(mine)[None] if own else leaf for leaf, own in zip(given, rows, strict=True)]
+        told_args, told_kwargs = rebuild([list(args), dict(kwargs)], leaves)
+        return [leaf[0] for leaf in flatten(proceed(tuple(told_args), told_kwargs))]
+
+    mapped = tf.map_fn(
+        one,
+        [leaf for leaf, own in zip(given, rows, strict=True) if own],
+        fn_output_signature=signature,
+    )
+    return rebuild(outputs, mapped)

@@ -1,0 +1,190 @@
+"""A hash of the bits of each row of each layer's output, in one pass.
+
+Rows of other bits have the same hash by a coincidence of one in 2^64 only: so all rows of all
+layers are compared at once, and next to nothing has to be kept of them. Outputs are compared bit
+by bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data.arrays import Array, flatten
+from pytest_bnconsistency.execution.activation_patching import open_axes
+from pytest_bnconsistency.execution.forward_pass import Instrument, Replay
+from pytest_bnconsistency.execution.graphs import is_batch, names_behind, tensors_in
+from pytest_bnconsistency.models import Call
+
+_ALL = [[0], [2**31 - 1]]
+"""Where recording begins and ends: at the last entry that there may be."""
+_SCOPE = "prints/"
+"""Of their own, so that the code's own operations keep their names."""
+
+
+class Fingerprints(Instrument):
+    """Records, for each tensor that a layer returns, a hash for each entry of its first axis."""
+
+    def __init__(self) -> None:
+        self._between = tf.Variable(_ALL, trainable=False)
+        self._slice: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def only(self, start: int, stop: int) -> Iterator[None]:
+        """Within it, what is traced records the entries from `start` up to `stop` only."""
+        self._between.assign([[start], [stop]])
+        try:
+            yield
+        finally:
+            self._between.assign(_ALL)
+
+    def begin(self) -> None:
+        if tf.executing_eagerly():
+            return
+        with tf.name_scope(_SCOPE):
+            start, stop = tf.unstack(self._between.read_value())
+            self._slice = {"begin": start, "end": stop, "strides": tf.constant([1])}
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        tensors = [tensor for tensor in flatten(outputs) if is_batch(tensor)]
+        if tf.executing_eagerly():
+            return outputs, [fingerprint(tensor) for tensor in tensors]
+        with tf.name_scope(_SCOPE):  # a slice of rows shares their memory
+            rows = [tf.raw_ops.StridedSlice(input=tensor, **self._slice) for tensor in tensors]
+            return outputs, [fingerprint(tensor) for tensor in rows]
+
+
+class WithInputs(Instrument):
+    """Records the same for each entry of the axis along which `rows` rows lie, wherever it is.
+
+    What the layer was given is recorded in front of what it returns.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        given, prints = (self._hashes(nest) for nest in ([call.args, dict(call.kwargs)], outputs))
+        return outputs, [tf.constant([len(given)]), *given, *prints]
+
+    def _hashes(self, nest: Any) -> list[Any]:
+        tensors = tensors_in(nest)
+        return [along_rows(t, self._rows) for t in tensors if is_batch(t) or _may_hold_rows(t)]
+
+
+class Values(Instrument):
+    """Records the tensors of calls that return nothing with an axis for the batch."""
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        tensors = flatten(outputs)
+        whole = all(
+            isinstance(t, tf.Tensor) and not (is_batch(t) or _may_hold_rows(t)) for t in tensors
+        )
+        return outputs, tensors if whole else None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A tensor that an operation gives: the operation's name, and its type and axes for a reader.
+
+    `given` are the indices of the results that the operation computes with; `ranked` says whether
+    the number of its axes is known, and not up to the batch.
+    """
+
+    operation: str
+    told: str
+    given: tuple[int, ...]
+    ranked: bool
+
+    @property
+    def turned(self) -> bool:
+        """Whether it only turns the axes: where two are open, the rows may be lost from sight."""
+        return self.told.startswith("Transpose")
+
+
+class Operations(Instrument):
+    """Records hashes of what each operation behind the outputs gives, in layers or not.
+
+    `results` tells of each record what it is. The first axis of the hashes is the one along which
+    `rows` rows lie; a result without one is a single entry, and one that can't be
+    compared, such as a state or a list of tensors, has none.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.results: list[Result] = []
+        self._rows = rows
+
+    def finish(self, outputs: list[Any]) -> list[Any] | None:
+        if tf.executing_eagerly():
+            return None
+        graph = tf.compat.v1.get_default_graph()
+        behind = names_behind(t for t in outputs if getattr(t, "graph", None) is graph)
+        self.results.clear()
+        indices: dict[str, int] = {}
+        prints: list[Any] = []
+        for operation in graph.get_operations():
+            if operation.name not in behind:
+                continue
+            given = tuple(indices[t.name] for t in operation.inputs if t.name in indices)
+            for tensor in operation.outputs:
+                ranked = tensor.shape.rank is not None
+                opaque = tensor.dtype in (tf.variant, tf.resource) or not ranked
+                if not (operation.inputs or opaque):
+                    continue  # x, or the same for all batches
+                indices[tensor.name] = len(prints)
+                prints.append(
+                    tf.zeros([0, 8], tf.uint8) if opaque else along_rows(tensor, self._rows)
+                )
+                self.results.append(Result(operation.name, _told(operation), given, ranked))
+        return prints
+
+
+def _told(operation: Any) -> str:
+    """An operation's type and name, and the axes that it reduces over."""
+    inputs = list(operation.inputs)
+    axes = (
+        tf.get_static_value(inputs[1]) if len(inputs) == 2 and _is_reduction(operation) else None
+    )
+    over = "" if axes is None else f" over axis {', '.join(map(str, np.ravel(axes)))}"
+    return f"{operation.type}{over} ({operation.name})"
+
+
+def _is_reduction(operation: Any) -> bool:
+    return any(attribute.name == "keep_dims" for attribute in operation.op_def.attr)
+
+
+def _may_hold_rows(tensor: Any) -> bool:
+    """Whether some axis of a tensor, or how many it has, is not known before the batch is."""
+    known = tensor.shape.is_fully_defined() or tensor.dtype in (tf.variant, tf.resource)
+    return not known
+
+
+def fingerprint(tensor: Any) -> Any:
+    """The 64-bit FarmHash of each entry of the first axis: uint8 of shape `(entries, 8)`."""
+    return tf.raw_ops.Fingerprint(data=tensor, method="farmhash64")
+
+
+def along_rows(tensor: Any, rows: int) -> Any:
+    """A hash of each entry of the axis along which `rows` rows lie; without one, a single hash."""
+    if tensor.shape.rank is None:
+        return fingerprint(tensor[..., None])  # a scalar has no entries
+    axes = [0] if tf.executing_eagerly() else open_axes(tensor)
+    if axes in ([], [0]):
+        return fingerprint(tensor if axes else tensor[None])
+    fits = tf.gather(tf.shape(tensor), axes) % rows == 0
+    axis = tf.gather(axes, tf.argmax(tf.cast(fits, tf.int32)))
+    others = tf.range(tensor.shape.rank)
+    rows_first = tf.concat([[axis], others[others != axis]], 0)
+    return fingerprint(tf.transpose(tensor, rows_first))
+
+
+def by_row(prints: Array, rows: int) -> Array | None:
+    """Fingerprints as a matrix of a line a row; None where the first axis is not the batch."""
+    if len(prints) == 0 or len(prints) % rows:
+        return None
+    return prints.reshape(rows, -1)

@@ -1,0 +1,146 @@
+"""What a model says under some statistics or in some mode, and how far two of these differ."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pytest_bnconsistency.data.arrays import Array, Data, flatten, is_float
+
+
+@dataclass(frozen=True)
+class Side:
+    """Outputs, rows in the order of the data, and the scores that `evaluate` gives for them."""
+
+    outputs: list[Array]
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def predicted(self) -> Array | list[Array]:
+        """The outputs as `predict` gives them: one alone is no list."""
+        return self.outputs[0] if len(self.outputs) == 1 else self.outputs
+
+    @property
+    def loss(self) -> float | None:
+        return self.scores.get("loss")
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far two sides are apart.
+
+    `outputs` is a root mean square in standard deviations of the reference, `decisions` the share
+    of rows whose class changes, None where no output decides on a class.
+    """
+
+    outputs: float
+    decisions: float | None
+
+
+def gap(side: Side, reference: Side, data: Data) -> Gap:
+    """The distance of a side from the reference; the largest of all outputs."""
+    distance = math.sqrt(squared_distances(side, reference).mean())
+    changed = changed_rows(side, reference, data)
+    return Gap(
+        distance if math.isfinite(distance) else math.inf,
+        None if changed is None else float(changed.mean()),
+    )
+
+
+def squared_distances(side: Side, reference: Side) -> Array:
+    """The mean squared distance of each row, in the output where all are farthest."""
+    rows = list[Array]()
+    for mine, its in zip(side.outputs, reference.outputs, strict=True):
+        if is_float(its):
+            mine, its = mine.astype(np.float64), its.astype(np.float64)
+            scale = its.std(axis=0).max() or np.abs(its).max() or 1.0
+            squares = ((mine - its) / scale) ** 2
+            rows.append(squares.reshape(len(squares), -1).mean(axis=1))
+    if not rows:
+        return np.zeros(len(side.outputs[0]))
+    means = [float(squares.mean()) for squares in rows]
+    return rows[int(np.argmax(means))]  # of one that is no number, too
+
+
+def deciding(outputs: list[Array], data: Data) -> list[bool]:
+    """Which outputs are scores of classes: they sum to one, or the targets are classes."""
+    targets = flatten(data.y) if data.y is not None else []
+    found = []
+    for index, output in enumerate(outputs):
+        if output.ndim < 2 or not is_float(output):
+            found.append(False)
+            continue
+        target = targets[index] if index < len(targets) else None
+        several = output.shape[-1] > 1
+        probabilities = output.min() >= 0 and np.allclose(output.sum(-1), 1, atol=1e-2)
+        binary = not several and output.min() >= 0 and output.max() <= 1
+        classes = several and target is not None and _are_classes(target, output)
+        found.append(bool((several and probabilities) or binary or classes))
+    return found
+
+
+def right(side: Side, data: Data) -> float | None:
+    """The share of right decisions, over all outputs that decide; None where none does."""
+    rows = right_rows(side, data)
+    return None if rows is None else float(rows.mean())
+
+
+def right_rows(side: Side, data: Data) -> Array | None:
+    """The share of right decisions of each row."""
+    shares = []
+    for output, target, decides in zip(
+        side.outputs, flatten(data.y), deciding(side.outputs, data), strict=False
+    ):
+        if decides and _are_classes(target, output):
+            several = target.shape == output.shape and output.shape[-1] > 1
+            classes = target.argmax(-1) if several else target
+            same = _decision(output).ravel() == classes.ravel()
+            shares.append(same.reshape(data.rows, -1).mean(axis=1))
+    return np.mean(shares, axis=0) if shares else None
+
+
+def changed_rows(side: Side, reference: Side, data: Data) -> Array | None:
+    """The share of each row's decisions that change, in the output where most do."""
+    shares = [
+        (_decision(mine) != _decision(its)).reshape(data.rows, -1).mean(axis=1)
+        for mine, its, decides in zip(
+            side.outputs, reference.outputs, deciding(reference.outputs, data), strict=True
+        )
+        if decides
+    ]
+    return max(shares, key=lambda rows: float(rows.mean())) if shares else None
+
+
+def numbers(side: Side, reference: Side, apart: Gap) -> str:
+    """The two sides in a few words: scores where there are any, else decisions and outputs."""
+    shared = [name for name in side.scores if name in reference.scores]
+    if shared:
+        return ", ".join(
+            f"{name} {number(side.scores[name])} against {number(reference.scores[name])}"
+            for name in shared
+        )
+    parts = [f"outputs {apart.outputs:.2g} standard deviations apart"]
+    if apart.decisions is not None:
+        parts.insert(0, f"{apart.decisions:.1%} of the decisions differ")
+    return ", ".join(parts)
+
+
+def number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.1g}"
+
+
+def _are_classes(target: Array, output: Array) -> bool:
+    if output.shape[-1] == 1:
+        return bool(target.size == output.size and np.isin(target, (0, 1)).all())
+    if target.shape == output.shape:
+        return bool(np.isin(target, (0, 1)).all() and (target.sum(-1) == 1).all())
+    if target.size != output[..., 0].size or target.dtype.kind not in "iuf":
+        return False
+    return bool(not np.mod(target, 1).any() and target.max() < output.shape[-1])
+
+
+def _decision(output: Array) -> Array:
+    decided: Array = output.argmax(-1) if output.shape[-1] > 1 else output[..., 0] > 0.5
+    return decided

@@ -1,0 +1,95 @@
+"""A layer run by itself, on known numbers of the shape that it was built for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.execution.state import Variables
+from pytest_bnconsistency.models.held_objects import held_variables, mode_argument, with_mode
+from pytest_bnconsistency.models.predict_methods import quiet
+
+ROWS, SIDE = 16, 2
+"""The shape of the batch: its rows, and what is as long as no statistic (height, timesteps)."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A layer and those of its variables that hold statistics; all are as before after a run."""
+
+    layer: Any
+    statistics: Sequence[Any]
+
+    def batch(self, mean: float = 3.0, deviation: float = 2.0) -> Array:
+        """A batch of numbers of this mean and deviation: the same at every call."""
+        numbers = np.random.default_rng(0).normal(mean, deviation, 997)
+        return np.resize(numbers, (ROWS, *self._row()))
+
+    def call(self, x: Array, *, training: bool) -> Array:
+        before = self._held()
+        try:
+            return np.asarray(self._call(self._given(x), training).numpy())
+        finally:
+            before.restore()
+
+    def trained(self, x: Array, start: float | None = None, calls: int = 1) -> list[Array]:
+        """The statistics (float64) after `calls` in training mode on `x`.
+
+        From all of them at `start`, or from what is stored.
+        """
+        before, given = self._held(), self._given(x)
+
+        def one(done: tf.Tensor) -> tf.Tensor:
+            self._call(given, training=True)
+            return done + 1
+
+        try:
+            for variable in self.statistics if start is not None else ():
+                variable.assign(tf.fill(variable.shape, tf.cast(start, variable.dtype)))
+            if calls == 1:
+                one(tf.constant(0))
+            else:
+                tf.function(lambda: tf.while_loop(lambda i: i < calls, one, [tf.constant(0)]))()
+            return [variable.numpy().astype(np.float64) for variable in self.statistics]
+        finally:
+            before.restore()
+
+    def kept(self) -> float:
+        """The share of the old statistics that one call in training mode keeps."""
+        x = self.batch()
+        low, high = (np.concatenate(self.trained(x, start), axis=None) for start in (0.0, 1.0))
+        return float(np.median(high - low))
+
+    def _held(self) -> Variables:
+        return Variables([*self.statistics, *held_variables(self.layer)])
+
+    def _given(self, x: Array) -> tf.Tensor:
+        return tf.constant(x, getattr(self.layer, "compute_dtype", self.statistics[0].dtype))
+
+    def _call(self, given: Any, training: bool) -> Any:
+        told = mode_argument(self.layer) is not None
+        args, kwargs = with_mode(self.layer, (given,), {}, training) if told else ((given,), {})
+        with quiet():
+            return self.layer(*args, **kwargs)
+
+    def _row(self) -> list[int]:
+        """The shape of a row, by what the layer tells of its input."""
+        spec = getattr(self.layer, "input_spec", None)
+        axes, rank = getattr(spec, "axes", None), getattr(spec, "ndim", None)
+        if axes and rank:
+            shape = [SIDE] * rank
+            for axis, length in axes.items():
+                shape[int(axis)] = length
+            return shape[1:]
+        lengths = [variable.shape.num_elements() for variable in self.statistics]
+        tell = getattr(self.layer, "get_build_config", None)
+        built = ((tell and tell()) or {}).get("input_shape")
+        if built is None:
+            return lengths[:1]
+        known = lengths if set(lengths) & set(built) else built
+        return [length if length and length in known else SIDE for length in built[1:]]

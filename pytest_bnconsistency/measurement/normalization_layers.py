@@ -1,0 +1,437 @@
+"""Which variables track statistics of their layer's input, and what a batch moves them towards.
+
+A normaliser is found by what it does: a variable of its own that does not train moves, in
+training mode, towards a statistic of the layer's input. The batch statistic itself is read off the
+update: from a variable at zero, v <- a v + (1 - a) s leaves (1 - a) s. So whatever a layer
+computes (masked, reduced over other axes, home-made) is taken as the layer computes it. Where that
+is a moment of the input, the moment is taken from the input itself, in float64, free of the
+round-off of the layer's own arithmetic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data.arrays import Array, Data, map_nest
+from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.execution.forward_pass import Instrument, Pass, Replay, neutralised
+from pytest_bnconsistency.execution.state import Variables
+from pytest_bnconsistency.measurement.isolated_layer import Alone
+from pytest_bnconsistency.measurement.monte_carlo_rounding import EPSILON
+from pytest_bnconsistency.measurement.population import Moment
+from pytest_bnconsistency.models import Call, Part, Subject
+
+Role = Literal["mean", "variance", "square", "deviation", "other"]
+
+FEW = 2
+"""Rows that tell which variables track what: which they are does not depend on how many."""
+SMALL = 2**14
+"""Inputs of at most so many elements a row have their moments taken in float64. In larger ones
+round-off averages out, and another pass over them would cost as much as the layer itself."""
+UNEVEN = 0.01
+"""What a variable forgets is one share: by this much of it elements and batches may differ."""
+ALIKE, ALIKE_IN_HALF = 0.01, 0.05
+"""A statistic that is as near to a moment of the input, in units of its scale, is that moment."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """A variable that moves towards a statistic of its layer's input.
+
+    `retention` is the share of the old value that a run keeps (the momentum, to the power of the
+    layer's calls). `partner` is the mean that belongs to a variance. `places` says where a run's
+    records hold the moments of the input, for each call: the index of the call and of the moment
+    in its record; there are none where the moments are not known. `known` says that the role was
+    recognised, and not guessed by its sign or by what stands beside it, `cumulative` that the
+    share depends on the number of rows: then the moments are known.
+    """
+
+    variable: Any
+    layer: Any
+    path: str
+    role: Role
+    retention: float
+    calls: int
+    partner: Tracked | None = None
+    places: tuple[tuple[int, int], ...] = ()
+    known: bool = False
+    cumulative: bool = False
+
+    @property
+    def momentum(self) -> float:
+        if self.calls == 1:
+            return self.retention
+        return float(max(self.retention, 0.0) ** (1 / self.calls))
+
+    def value(self, moment: Moment) -> Array:
+        """The statistic of its role that has these moments."""
+        if self.role == "variance":
+            return moment.variance
+        if self.role == "square":
+            return np.asarray(moment.variance + moment.mean**2)
+        if self.role == "deviation":
+            return np.asarray(np.sqrt(moment.variance))
+        return moment.mean
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """What one batch of `rows` rows gave.
+
+    `moments` holds for each tracked variable the moments of its layer's calls, `values` what the
+    calls together move it towards (float64), `outputs` the model's outputs in training mode.
+    """
+
+    rows: int
+    moments: tuple[tuple[Moment, ...], ...]
+    values: tuple[Array, ...]
+    outputs: list[Array]
+
+
+class Moments(Instrument):
+    """Records the input's moments, for layers with variables of their own that don't train.
+
+    For each float input and each axis as long as such a variable: the number of elements, then
+    mean and variance over the other axes (float64); with a mask, once more for what it keeps.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        held = tracked_candidates(self._subject, call.layer) if call.is_layer else []
+        given = call.args[0] if call.args else None
+        if not held or not isinstance(given, tf.Tensor) or not given.dtype.is_floating:
+            return outputs, None
+        elements = given.shape[1:].num_elements()
+        if elements is None or elements > SMALL:
+            return outputs, None
+        mask = call.kwargs.get("mask")
+        mask = getattr(given, "_keras_mask", None) if mask is None else mask
+        rank, lengths = given.shape.rank, {v.shape.num_elements() for v in held}
+        axes = [axis for axis in reversed(range(rank)) if given.shape[axis] in lengths]
+        given = tf.cast(given, tf.float64)
+        record = []
+        for axis in [*axes, *([rank] if 1 in lengths else [])]:
+            others = [a for a in range(rank) if a != axis]
+            count = tf.reduce_prod(tf.gather(tf.shape(given), others))
+            record += [tf.cast(count, tf.float64), *tf.nn.moments(given, others)]
+            if isinstance(mask, tf.Tensor) and (mask.shape.rank or rank + 1) <= axis:
+                ones = [1] * (rank - mask.shape.rank)
+                kept = tf.cast(tf.reshape(mask, [*tf.unstack(tf.shape(mask)), *ones]), tf.float64)
+                kept = tf.broadcast_to(kept, tf.shape(given))
+                count = tf.reduce_max(tf.reduce_sum(kept, others))
+                record += [count, *tf.nn.weighted_moments(given, others, kept)]
+        return outputs, record or None
+
+
+def tracked_candidates(subject: Subject, layer: Any) -> list[Any]:
+    """Float variables of the layer's own that no optimizer trains."""
+    return [
+        variable
+        for variable in subject.own_variables(layer)
+        if variable.dtype.is_floating and not _trains(layer, variable)
+    ]
+
+
+def _trains(layer: Any, variable: Any) -> bool:
+    """Whether the layer counts `variable` among the weights that train when it is not frozen."""
+    if not getattr(variable, "trainable", True):
+        return False
+    kept = [*getattr(layer, "_non_trainable_variables", [])]
+    kept += [*getattr(layer, "_non_trainable_weights", [])]
+    return not any(getattr(v, "_value", v) is variable for v in kept)
+
+
+def training_pass(subject: Subject, x: Any) -> Pass:
+    """A pass in training mode with every stochastic layer neutralised: no dropout, no noise."""
+    return neutralised(subject, x, training=True, instrument=lambda: Moments(subject))
+
+
+def find(training: Pass, x: Any) -> list[Tracked]:
+    """The tracked variables of a pass, by behaviour: they forget a share of what they held.
+
+    It is the same share in every element, so neither what only some rows update is one, nor what
+    hangs on another variable; and for any number of rows, unless it is a moment of the input.
+    """
+    subject = training.subject
+    x = map_nest(lambda leaf: leaf[:FEW], x)
+    by_layer = _calls_by_layer(training)
+    written = {id(variable) for variable in training.written}
+    owners = {
+        id(variable): (variable, calls)
+        for calls in by_layer.values()
+        for variable in tracked_candidates(subject, calls[0].layer)
+        if id(variable) in written
+    }
+    if not owners:
+        return []
+    low, records, kept = _forgetting(training, x, [variable for variable, _ in owners.values()])
+    declared = {
+        key: _declared(owners[key][1][0].layer, len(owners[key][1]), share)
+        for key, share in kept.items()
+    }
+    cumulative = set[int]()
+    if None in declared.values():
+        twice = map_nest(lambda leaf: np.concatenate([leaf, leaf]), x)
+        with contextlib.suppress(DataError):  # it takes no other number of rows
+            _, _, again = _forgetting(training, twice, [owners[key][0] for key in kept])
+            cumulative = {
+                key
+                for key, share in kept.items()
+                if declared[key] is None
+                and not abs(again.get(key, 1.0) - share) <= UNEVEN * abs(1 - share)
+            }
+    found: list[Tracked] = []
+    for key, share in kept.items():
+        variable, calls = owners[key]
+        layer, path = calls[0].layer, calls[0].path
+        retention, times = declared[key] or (share, len(calls))
+        t = Tracked(variable, layer, path, "other", retention, times)
+        indices = [
+            index for index, call in enumerate(training.calls) if call.layer is calls[0].layer
+        ]
+        given = [(index, records[index]) for index in indices]
+        statistic = low[key] / (1 - retention)
+        role, places = _recognised(subject, t, statistic, given)
+        if key in cumulative and not places:
+            continue
+        guess: Role = "mean" if (statistic < 0).any() else "other"
+        found.append(
+            dataclasses.replace(
+                t,
+                role=role or guess,
+                places=places,
+                known=role is not None,
+                cumulative=key in cumulative,
+            )
+        )
+    # What a black box normalises inside is no input of its own.
+    known = {id(t.layer) for t in found if t.known or isinstance(t.layer, Part)}
+    return [_with_partner(tracked, found) for tracked in found if id(tracked.layer) in known]
+
+
+def _forgetting(
+    training: Pass, x: Any, variables: Sequence[Any]
+) -> tuple[dict[int, Array], list[list[Array] | None], dict[int, float]]:
+    """The variables, by identity, that forget: their values after a run from 0, and the share that
+    they keep; and the records of that run.
+
+    All others stay as they are in it: at first frozen weights and counters, on which the rest may
+    hang, then what keeps not the same share everywhere.
+    """
+    while True:
+        zero, records, _ = run_from(training, x, variables, 0.0)
+        one, _, _ = run_from(training, x, variables, 1.0)
+        runs = list(zip(variables, zero, one, strict=True))
+        kept = {id(v): float(np.median(high - low)) for v, low, high in runs}
+        left = [v for v in variables if abs(1 - kept[id(v)]) > 1e-6]
+        if len(left) == len(variables):
+            left = [v for v, low, high in runs if _is_even(v, low, high)]
+        if len(left) == len(variables):
+            return {id(v): low for v, low, _ in runs}, records, kept
+        variables = left
+
+
+def _is_even(variable: Any, low: Array, high: Array) -> bool:
+    """Whether all elements keep the same share, by their values after runs from 0 and from 1."""
+    kept = high - low
+    round_off = 8 * EPSILON.get(variable.dtype.name, 0.0) * np.abs([low, high]).max(initial=1.0)
+    return bool(np.ptp(kept) <= UNEVEN * abs(1 - float(np.median(kept))) + round_off)
+
+
+def _calls_by_layer(training: Pass) -> dict[int, list[Call]]:
+    by_layer: dict[int, list[Call]] = {}
+    for call in [*training.calls, *training.inner_calls]:
+        by_layer.setdefault(id(call.layer), []).append(call)
+    for call in training.calls:
+        # A wrapper may run the layer inside without calling it.
+        for inside in training.subject.sublayers(call.layer) if call.is_layer else ():
+            path = f"{call.path}/{inside.name}"
+            by_layer.setdefault(
+                id(inside), [dataclasses.replace(call, layer=inside, path=path, number=0)]
+            )
+    return by_layer
+
+
+def batch_statistics(
+    training: Pass, tracked: Sequence[Tracked], batches: Iterable[Data]
+) -> Iterator[BatchStatistics]:
+    """Run each batch in training mode and read the statistics that it would have moved towards."""
+    variables = [t.variable for t in tracked]
+    for batch in batches:
+        after, records, outputs = run_from(training, batch.x, variables, 0.0)
+        read_off = {
+            id(t.variable): v / (1 - t.retention) for t, v in zip(tracked, after, strict=True)
+        }
+        moments = []
+        values = []
+        for t in tracked:
+            recorded = _recorded(t, records)
+            own = recorded or (_from_update(t, read_off, batch.rows),)
+            moments.append(own)
+            values.append(_moved_towards(t, own) if recorded else read_off[id(t.variable)])
+        yield BatchStatistics(batch.rows, tuple(moments), tuple(values), outputs)
+
+
+def write(tracked: Sequence[Tracked], values: Sequence[Array]) -> None:
+    """Put statistics into the model; variances stay above zero."""
+    for t, value in zip(tracked, values, strict=True):
+        bounded = np.maximum(value, 0.0) if t.role == "variance" else value
+        t.variable.assign(bounded.astype(t.variable.dtype.as_numpy_dtype))
+
+
+def run_from(
+    training: Pass, x: Any, variables: Sequence[Any], start: float
+) -> tuple[list[Array], list[list[Array] | None], list[Array]]:
+    """A run that began with all `variables` at `start`: their values after it (float64), the
+    records and the outputs.
+    """
+    before = Variables(list(variables))
+    try:
+        for variable in variables:
+            variable.assign(tf.fill(variable.shape, tf.cast(start, variable.dtype)))
+        run = training.run(x)
+        after = [
+            np.asarray(run.after.get(id(v), np.full(v.shape, start)), np.float64)
+            for v in variables
+        ]
+        return after, run.records, run.outputs
+    finally:
+        before.restore()
+
+
+def _recorded(t: Tracked, records: list[list[Array] | None]) -> tuple[Moment, ...]:
+    """The moments of the layer's calls in a run's records; none where they are not of all rows."""
+    found = []
+    for index, place in t.places:
+        record = records[index]
+        if record is None:
+            return ()
+        count, mean, variance = record[3 * place : 3 * place + 3]
+        shape = tuple(t.variable.shape)
+        found.append(Moment(float(count), mean.reshape(shape), variance.reshape(shape)))
+    return tuple(found)
+
+
+def _from_update(t: Tracked, read_off: Mapping[int, Array], rows: int) -> Moment:
+    """The moments of a batch as far as the updates tell them."""
+    value = read_off[id(t.variable)]
+    if t.role in ("mean", "other"):
+        return Moment(rows, value, np.zeros_like(value))
+    mean = read_off[id(t.partner.variable)] if t.partner is not None else np.zeros_like(value)
+    return Moment(rows, mean, value**2 if t.role == "deviation" else value)
+
+
+def _moved_towards(t: Tracked, moments: Sequence[Moment]) -> Array:
+    """What the calls together move a variable towards: each forgets a share of those before."""
+    momentum, left = t.momentum, 1.0
+    whole = np.zeros_like(moments[0].mean)
+    for moment in reversed(moments):
+        whole = whole + left * (1 - momentum) * t.value(moment)
+        left *= momentum
+    return np.asarray(whole / (1 - t.retention))
+
+
+def _declared(layer: Any, calls: int, measured: float) -> tuple[float, int] | None:
+    """The share that is kept by the layer's own momentum, and the updates that it takes.
+
+    It has no round-off; None where it does not agree with the measured share. A layer in a loop is
+    called once as far as can be seen, and may update for every timestep.
+    """
+    momentum = getattr(layer, "momentum", None)
+    if not isinstance(momentum, (int, float)):
+        return None
+    if abs(momentum**calls - measured) < 1e-3:
+        return float(momentum) ** calls, calls
+    if 0 < momentum < 1 and 0 < measured < 1:
+        times = round(math.log(measured) / math.log(momentum))
+        if times > calls and abs(momentum**times - measured) < 1e-3:
+            return float(momentum) ** times, times
+    return None
+
+
+def _recognised(
+    subject: Subject,
+    t: Tracked,
+    statistic: Array,
+    records: Sequence[tuple[int, list[Array] | None]],
+) -> tuple[Role | None, tuple[tuple[int, int], ...]]:
+    """Which moment of the layer's input the statistic is, if any, and where it is recorded.
+
+    A variance may carry N/(N-1).
+    """
+    half = t.variable.dtype.size < 4
+    best: tuple[float, Role, tuple[tuple[int, int], ...]]
+    best = (ALIKE_IN_HALF if half else ALIKE, "other", ())
+    known = [record for _, record in records if record is not None]
+    complete = len(known) == len(records) == t.calls
+    for place in range(len(known[0]) // 3 if complete else 0):
+        moments = []
+        for record in known:
+            count, mean, variance = record[3 * place : 3 * place + 3]
+            if mean.size != statistic.size:
+                break
+            shape = statistic.shape
+            moments.append(Moment(float(count), mean.reshape(shape), variance.reshape(shape)))
+        if len(moments) != len(known):
+            continue
+        biased = [m.count / max(m.count - 1, 1) for m in moments]
+        unbiased = [
+            Moment(m.count, m.mean, m.variance * f) for m, f in zip(moments, biased, strict=True)
+        ]
+        for role in ("mean", "variance", "square", "deviation"):
+            as_role = dataclasses.replace(t, role=role)
+            for given in (moments, unbiased) if role == "variance" else (moments,):
+                scale = np.mean([m.variance + m.mean**2 for m in given], axis=0)
+                scale = scale if role in ("variance", "square") else np.sqrt(scale)
+                apart = np.abs(statistic - _moved_towards(as_role, given))
+                error = float(np.mean(apart / np.maximum(scale, 1e-30))) if scale.any() else 1.0
+                if error < best[0]:
+                    best = error, role, tuple((index, place) for index, _ in records)
+    if best[2]:
+        return best[1], best[2]
+    return _role_alone(t), ()
+
+
+def _role_alone(t: Tracked) -> Role | None:
+    """Which moment of known numbers the layer tracks, run by itself: in a wrapper or a loop its
+    own input can't be recorded.
+    """
+    alone = Alone(t.layer, [t.variable])
+    try:
+        given = alone.batch(mean=10)
+        (after,) = alone.trained(given, 0.0)
+    except Exception:  # it can't run by itself
+        return None
+    reached = float(after.mean()) / (1 - t.momentum)
+    if abs(reached - given.mean()) < 1:
+        return "mean"
+    return "variance" if abs(reached - given.var()) < 1 else None
+
+
+def _with_partner(tracked: Tracked, found: list[Tracked]) -> Tracked:
+    """`tracked` with the mean that belongs to it; beside a mean, what is never negative is one."""
+    partner = next(
+        (
+            t
+            for t in found
+            if t.layer is tracked.layer
+            and t.role == "mean"
+            and t.variable is not tracked.variable
+            and t.variable.shape == tracked.variable.shape
+        ),
+        None,
+    )
+    if tracked.role in ("mean", "square") or partner is None:
+        return tracked
+    role: Role = "variance" if tracked.role == "other" else tracked.role
+    return dataclasses.replace(tracked, role=role, partner=partner)

@@ -1,0 +1,96 @@
+"""What one real training step does to each tracked variable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data.arrays import Array, Data, all_finite
+from pytest_bnconsistency.execution.state import (
+    Variables,
+    preserve_state,
+    reachable_variables,
+    same_bits,
+)
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
+from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.models.predict_methods import quiet
+
+
+@dataclass(frozen=True)
+class Update:
+    """One training step seen from a tracked variable.
+
+    `kept` is the share of the old value that it kept, `times` how many updates of the layer's
+    momentum that is (None where the momentum does not tell), `towards` what it moved towards.
+    """
+
+    tracked: Tracked
+    kept: float
+    times: float | None
+    towards: Array
+
+
+def observed(step: RealStep, tracked: Sequence[Tracked], batch: Data) -> list[Update]:
+    """Run a step from statistics at zero and at one, from the same weights; all is restored.
+
+    From zero, v <- a v + (1 - a) s leaves (1 - a) s; from one it leaves a more.
+    """
+    with preserve_state(step.subject, step.own):
+        held = Variables(reachable_variables(step.subject))
+        ends = []
+        for start in at_ends(tracked):
+            held.restore()
+            statistics.write(tracked, start)
+            step(batch)
+            ends.append([t.variable.numpy().astype(np.float64) for t in tracked])
+    return between(tracked, *ends)
+
+
+def at_ends(tracked: Sequence[Tracked]) -> tuple[list[Array], list[Array]]:
+    """Statistics that are all zero, and all one."""
+    zero, one = ([np.full(t.variable.shape, end) for t in tracked] for end in (0.0, 1.0))
+    return zero, one
+
+
+def between(
+    tracked: Sequence[Tracked], zero: Sequence[Array], one: Sequence[Array]
+) -> list[Update]:
+    """What a step does that leaves these statistics, begun at zero and at one."""
+    found = []
+    for t, low, high in zip(tracked, zero, one, strict=True):
+        kept = float(np.median(high - low))
+        times = None
+        if not t.cumulative and 0 < t.momentum < 1 and kept > 0:
+            times = math.log(min(kept, 1.0)) / math.log(t.momentum)
+        found.append(Update(t, kept, times, low / (1 - kept) if kept < 1 else low))
+    return found
+
+
+def skipped_overflow(subject: Subject) -> tuple[float, float] | None:
+    """The scale of the loss at first and now, of an optimizer that skips steps that overflow.
+
+    None where infinite gradients move a weight, or where one is not finite already. The optimizer
+    and the weights stay as it leaves them.
+    """
+    optimizer = getattr(subject.model, "optimizer", None)
+    first = getattr(optimizer, "initial_scale", None)
+    now = getattr(optimizer, "loss_scale", getattr(optimizer, "dynamic_scale", None))
+    weights = list(getattr(subject.model, "trainable_variables", []))
+    if optimizer is None or first is None or now is None or not weights:
+        return None
+    scale, before = float(now), [w.numpy() for w in weights]
+    infinite = [tf.fill(w.shape, tf.cast(np.inf, w.dtype)) for w in weights]
+    try:
+        with quiet():
+            optimizer.apply_gradients(list(zip(infinite, weights, strict=True)))
+    except Exception:  # as for weights that were frozen when it was built
+        return None
+    still = all(same_bits(w.numpy(), value) for w, value in zip(weights, before, strict=True))
+    return (float(first), scale) if all_finite(before) and still else None

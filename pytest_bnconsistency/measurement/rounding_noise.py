@@ -1,0 +1,373 @@
+"""The noise floor of a subject.
+
+Float noise is what the same computation gives by another order of operations. How much of it
+reaches the outputs depends on the network, so it is measured on the network: every layer's
+output is multiplied by 1 +- eps/2 with random signs, eps of that output's dtype.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data.arrays import Array, Nest, distance, is_float, map_nest, rows_of
+from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.execution.forward_pass import Instrument, Pass
+from pytest_bnconsistency.execution.state import same_bits
+from pytest_bnconsistency.measurement.monte_carlo_rounding import (
+    EPSILON,
+    LOWER,
+    Shaken,
+    ShakenOperations,
+)
+
+QUICK, THOROUGH = 1, 6
+"""Draws for the first look, on the first row, and for a row that seems to move by more."""
+MULTIPLE = 4.0
+"""The bound is this many floors; docs/reference/oracles.md says what it was calibrated on."""
+UNITS = 4.0
+"""A floor without layers to shake, in units of the last place of the largest output."""
+FLIPS = 1e-4
+"""The share of a row's whole numbers, texts or decisions that may always be others."""
+DROWNED = 0.1
+"""Where noise explains this share of the outputs' scale, nothing can be told from a change."""
+TRUSTED = 2.0**13
+"""What is seen of whole layers explains so many units of the outputs' scale at most.
+
+Where it is more, single operations tell: a layer's output may cancel, or be masked away.
+"""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Noise of one output tensor in its own units; of whole numbers and texts, the share of them.
+
+    `scale` is its largest magnitude; `lower` the noise of the next lower precision, or the least
+    that it can be where that caps nothing.
+    """
+
+    floor: float
+    scale: float
+    lower: float
+    least: float = 0.0
+
+    @property
+    def bound(self) -> float:
+        # A draw is larger than what rounding does: a quarter of it is what a network computed in
+        # the lower precision moves by at least.
+        return max(self.least, min(MULTIPLE * self.floor, self.lower / 4))
+
+    def explains(self, sides: int, believed: float) -> float:
+        """What it explains between two runs, as far as it is `believed`: a share of the scale."""
+        explained = sides * self.bound
+        return min(explained, believed * self.scale) if self.scale else explained
+
+    @property
+    def uncapped(self) -> bool:
+        """Whether more noise of the lower precision would leave the bound as it is."""
+        return max(self.least, MULTIPLE * self.floor) <= max(self.least, self.lower / 4)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The row of an output that moves farthest beyond its noise: by `change`, against `bound`."""
+
+    row: int
+    change: float
+    bound: float
+    scale: float
+
+    @property
+    def margin(self) -> float:
+        if self.drowned and not np.isfinite(self.bound):
+            return 0.0  # an overflow comes and goes with rounding
+        return self.change / self.bound if self.bound else float(self.change > 0) * np.inf
+
+    @property
+    def beyond(self) -> bool:
+        """Whether noise does not explain it."""
+        return self.margin > 1 and not self.drowned
+
+    @property
+    def large(self) -> bool:
+        """Whether noise does not explain it, or explains it only because it drowns everything."""
+        return self.beyond or (self.drowned and self.change > DROWNED * self.scale)
+
+    @property
+    def dominated(self) -> bool:
+        """Whether noise may move the output by as much as it is large."""
+        return self.bound >= self.scale > 0
+
+    @property
+    def drowned(self) -> bool:
+        """Whether noise may move the output by so much that a change tells nothing."""
+        return self.bound > DROWNED * self.scale > 0
+
+
+class Noise:
+    """What float noise does to the outputs of a pass on rows `x`, measured as far as asked for.
+
+    At first only the rounding of what layers give is measured, on the first row. A row that
+    moves by more is measured itself, since the network may be ill-conditioned on it, and with the
+    rounding of sums inside of layers, whose length is not known: that of a row at most. What so
+    is measured is believed as far as it is small: a layer may take huge values back, or mask them
+    away. If a row moves by more than that, the rounding of single operations tells.
+
+    A draw is a run of a row beside the next one, or beside all others if two rows are refused.
+    `still` is what the pass gives outside of a graph for the first two rows, where that is known.
+    """
+
+    def __init__(self, seen: Pass, x: Nest, still: list[Array] | None = None) -> None:
+        self._seen, self._x, self._count = seen, x, 2
+        self._still = {} if still is None else {0: still}
+        self._rows: dict[int, list[Floor]] = {}
+        self._first: list[Floor] | None = None
+        self._inner: dict[int, list[Floor]] = {}
+
+    @property
+    def floors(self) -> list[Floor]:
+        """The noise of the first row, one for each output."""
+        if self._first is None:
+            self._first = self._measure(0, QUICK, sums=False)
+        return self._first
+
+    def compare(
+        self, output: int, mine: Array, its: Array, rows: Array, *, sides: int = 1
+    ) -> Moved | None:
+        """How far an output moved between two runs; None if its bits are the same.
+
+        `mine` and `its` are the output of rows `rows` of `x`, of shape `(len(rows), ...)`;
+        `sides` says how many of the two have noise of their own. The scale is that of both.
+        """
+        if same_bits(np.ascontiguousarray(mine), np.ascontiguousarray(its)):
+            return None
+        by_row, scales = _changes(mine, its), np.maximum(_scales(mine), _scales(its))
+        overflowing = _overflow(mine, its) | _overflow(its, mine)
+
+        def moved(row: int, floors: list[Floor], believed: float) -> Moved:
+            known = [(self.floors[output], self._trusted), (floors[output], believed)]
+            bound = max(floor.explains(sides, share) for floor, share in known)
+            if overflowing[row]:
+                bound = np.inf
+            scale = max(float(scales[row]), *(floor.scale for floor, _ in known))
+            return Moved(int(rows[row]), float(by_row[row]), bound, scale)
+
+        worst = moved(int(by_row.argmax()), self.floors, self._trusted)
+        if worst.margin <= 1:
+            return worst
+        explained = []
+        for row in np.argsort(-by_row, kind="stable")[: np.count_nonzero(by_row > worst.bound)]:
+            for measured, believed in ((self._of_row, self._trusted), (self._inside, np.inf)):
+                found = moved(int(row), measured(int(rows[row])), believed)
+                if not found.beyond:
+                    break
+            else:
+                return found  # one row tells; to measure each costs many runs
+            explained.append(found)
+        return max(explained, key=lambda one: one.margin)
+
+    def drowned_by(self, output: int, mine: Array, its: Array, rows: Array) -> bool:
+        """Whether noise that explained how far an output moved would drown it: see `Moved.large`.
+
+        The arguments are those of `compare`. No noise has to be measured for the answer.
+        """
+        by_row, scales = _changes(mine, its), np.maximum(_scales(mine), _scales(its))
+        row = int(by_row.argmax())
+        drawn = (self._still_of(place)[output] for place in (0, int(rows[row])))
+        scale = max(float(scales[row]), *(_scale(output) for output in drawn))
+        return bool(by_row[row] > DROWNED * scale > 0)
+
+    @functools.cached_property
+    def _trusted(self) -> float:
+        """The share of their scale that what is seen of whole layers explains at most."""
+        units = [_eps(dtype) for dtype in self._seen.dtypes]
+        return min(TRUSTED * max(units, default=1.0), DROWNED)
+
+    def compare_whole(
+        self, output: int, mine: Array, its: Array, *, sides: int = 1
+    ) -> Moved | None:
+        """The same for an output whose rows are not known: the noise of any row may explain it."""
+        found = None
+        for row in range(rows_of(self._x)):
+            found = self.compare(output, mine[None], its[None], np.array([row]), sides=sides)
+            if found is None or not found.beyond:
+                break
+        return found
+
+    def _inside(self, row: int) -> list[Floor]:
+        """The noise of a row by the rounding of each operation, where there is a trace."""
+        if row not in self._inner:
+            shaken, traced = self._operations
+            floors, rows = self._of_row(row), self._drawn(row)
+            if traced.is_traced:
+                still, *draws = (
+                    shaken.run(traced, rows, mode, seed)
+                    for mode, seed in [
+                        (shaken.STILL, 0),
+                        *((shaken.ROUNDED, seed) for seed in range(THOROUGH)),
+                    ]
+                )
+                floors = _floors(still, draws, [], self._count, "")
+                if not all(floor.uncapped for floor in floors):
+                    lower = [shaken.run(traced, rows, shaken.LOWERED, s) for s in range(THOROUGH)]
+                    floors = _floors(still, draws, lower, self._count, "")
+            self._inner[row] = floors
+        return self._inner[row]
+
+    @functools.cached_property
+    def _operations(self) -> tuple[ShakenOperations, Pass]:
+        shaken = ShakenOperations()
+        with shaken.within():
+            return shaken, self._seen.again(self._drawn(0), Instrument())
+
+    def _drawn(self, row: int) -> Nest:
+        places = (row + np.arange(self._count)) % rows_of(self._x)
+        return map_nest(lambda leaf: leaf[places], self._x)
+
+    def _of_row(self, row: int) -> list[Floor]:
+        if row not in self._rows:
+            self._rows[row] = self._measure(row, THOROUGH, sums=True)
+        return self._rows[row]
+
+    def _measure(self, row: int, draws: int, *, sums: bool) -> list[Floor]:
+        """The largest change over a few draws, in the place where the row stood.
+
+        A draw has few rows: outside of a graph, the outputs of all layers may be held at once.
+        """
+        shaken = [Shaken(seed, EPSILON, sums=sums) for seed in range(draws)]
+        still = self._still_of(row)
+        rows = self._drawn(row)
+        seen = [self._run(rows, s) for s in shaken]
+        known = self._count if any(s.places for s in shaken) else 0
+        coarsest = "" if known else max(self._seen.dtypes, key=_eps, default="")
+        floors = _floors(still, seen, [], known, coarsest)
+        if all(floor.uncapped for floor in floors):
+            return floors
+        lower = self._run(rows, Shaken(draws, LOWER, sums=False))
+        return _floors(still, seen, [lower], known, coarsest)
+
+    def _still_of(self, row: int) -> list[Array]:
+        """What the pass gives for a draw of which nothing is shaken."""
+        if row not in self._still:
+            try:
+                self._still[row] = self._run(self._drawn(row), Instrument())
+            except DataError:
+                self._count = rows_of(self._x)
+                self._still[row] = self._run(self._drawn(row), Instrument())
+        return self._still[row]
+
+    def _run(self, rows: Nest, instrument: Instrument) -> list[Array]:
+        if isinstance(instrument, Shaken) and instrument.sums:
+            shake = instrument.shake
+            rows = map_nest(lambda leaf: shake(tf.constant(leaf)).numpy(), rows)
+        return self._seen.again(rows, instrument, traced=False).run(rows).outputs
+
+
+class NoiseLike(Noise):
+    """The noise of outputs that only code around a pass gives, which can't be run in it.
+
+    It is what noise does to the outputs of the pass, as a share of their scale, at most.
+    """
+
+    def __init__(self, usual: Noise, outputs: Sequence[Array]) -> None:
+        super().__init__(usual._seen, usual._x)
+        shares = [f.floor / f.scale for f in usual.floors if f.scale]
+        lower = [f.lower / f.scale for f in usual.floors if f.scale]
+
+        def floor(output: Array) -> Floor:
+            known = _floor(output, [], [], 0, max(usual._seen.dtypes, key=_eps, default=""))
+            if not known.scale:
+                return known
+            mine = max([known.floor, *(share * known.scale for share in shares)])
+            return replace(
+                known, floor=mine, lower=max([known.lower, *(s * known.scale for s in lower)])
+            )
+
+        self._first = [floor(output) for output in outputs]
+
+    def _of_row(self, row: int) -> list[Floor]:
+        return self.floors
+
+    _inside = _of_row
+
+
+def _eps(dtype: str) -> float:
+    return EPSILON.get(dtype, 0.0)
+
+
+def _floors(
+    still: list[Array],
+    draws: list[list[Array]],
+    lower: list[list[Array]],
+    known: int,
+    coarsest: str,
+) -> list[Floor]:
+    """The floor of each output, by what it gives still, in draws, and in the lower precision."""
+    by_output = zip(still, zip(*draws, strict=True), strict=True)
+    return [
+        _floor(output, seen, [run[index] for run in lower], known, coarsest)
+        for index, (output, seen) in enumerate(by_output)
+    ]
+
+
+def _floor(
+    still: Array, draws: Sequence[Array], lower: Sequence[Array], known: int, coarsest: str
+) -> Floor:
+    """The change of the first row, or of all where rows are not first.
+
+    `known` is the number of rows of a draw, 0 of a black box; it computes in `coarsest`.
+    """
+    shaken = known > 0 and all(y.shape == still.shape for y in (*draws, *lower))
+
+    def first(output: Array) -> Array:
+        return output[:1] if output.ndim and len(output) == known else output[None]
+
+    def largest(values: Sequence[Array]) -> float:
+        changes = (float(_changes(first(still), first(y)).max(initial=0.0)) for y in values)
+        return max(changes, default=0.0)
+
+    noise, low = (largest(draws), largest(lower)) if shaken else (0.0, 0.0)
+    if not is_float(still):
+        return Floor(noise, 0.0, low, FLIPS)
+    scale = _scale(still)
+    dtype = max(str(still.dtype), coarsest, key=_eps)
+    # An output that rounds to itself still has half a unit in its last place.
+    unit = EPSILON[dtype] * scale
+    floor = max(unit, noise) if shaken else UNITS * unit
+    return Floor(floor, scale, max(low, LOWER[dtype] * scale))
+
+
+def _scale(output: Array) -> float:
+    """The largest magnitude of an output, as far as it is a finite number."""
+    return float(_scales(output[None])[0])
+
+
+def _scales(output: Array) -> Array:
+    """The largest magnitude of each row, as far as it is a finite number."""
+    if not is_float(output):
+        return np.zeros(len(output))
+    sizes = np.abs(output.astype(np.float64)).reshape(len(output), -1)
+    return np.asarray(np.where(np.isfinite(sizes), sizes, 0.0).max(axis=1, initial=0.0))
+
+
+def _overflow(mine: Array, its: Array) -> Array:
+    """The rows in which rounding may have taken `mine` beyond what its type holds, as `its`."""
+    if not is_float(mine):
+        return np.zeros(len(mine), bool)
+    name = str(mine.dtype)
+    largest = float(tf.as_dtype(name).max) * (1 - EPSILON[name])
+    a, b = (values.astype(np.float64).reshape(len(mine), -1) for values in (mine, its))
+    return np.asarray(
+        (np.isinf(b) & (np.abs(a) >= largest) & (np.sign(a) == np.sign(b))).any(axis=1)
+    )
+
+
+def _changes(mine: Array, its: Array) -> Array:
+    """By how much each row changes: at most, or, of what is no float, the share that does."""
+    if is_float(mine) or mine.dtype.kind == "c":
+        return np.asarray(distance(mine, its).reshape(len(mine), -1).max(axis=1, initial=0.0))
+    return np.asarray(np.mean((mine != its).reshape(len(mine), -1), axis=1))

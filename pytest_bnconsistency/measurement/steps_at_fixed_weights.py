@@ -1,0 +1,157 @@
+"""Real training steps with the weights put back after each: what they do to statistics alone."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data.arrays import Array, Data
+from pytest_bnconsistency.execution.graphs import as_written
+from pytest_bnconsistency.execution.state import Variables, preserve_state, reachable_variables
+from pytest_bnconsistency.execution.traces import Traces
+from pytest_bnconsistency.execution.variable_writers import intercepted, writer_at
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.models.held_objects import traced_functions
+
+MOST_WRITES = 64
+"""So many writes to a variable in one step are told apart."""
+
+
+@dataclass(frozen=True)
+class RealStep:
+    """The user's own training step, on each batch of what it is given: `fit`, or one handed in."""
+
+    subject: Subject
+    own: Callable[..., Any] | None
+    size: int
+
+    def __call__(self, given: Data) -> None:
+        with as_written():
+            if self.own is None:
+                self.subject.fit(given, self.size)
+                return
+            for batch in given.batches(self.size):
+                self.own(batch.x, batch.y)
+
+    def forget(self) -> None:
+        """Let the next step trace anew."""
+        if self.subject.compiled:
+            self.subject.rebuild_training()
+        Traces(traced_functions(self.own)).forget()
+
+
+@dataclass(frozen=True)
+class Write:
+    """A write to a tracked variable. `by` is who wrote, empty where a call of its layer did."""
+
+    by: str
+    before: Array
+    after: Array
+
+
+@dataclass(frozen=True)
+class Rested:
+    """What one step made of each tracked variable, and the writes that it took, in their order."""
+
+    after: list[Array]
+    writes: list[list[Write]]
+
+    def by_layer(self, index: int) -> list[Write]:
+        return [write for write in self.writes[index] if not write.by]
+
+
+def steps_at_rest(
+    step: RealStep,
+    tracked: Sequence[Tracked],
+    begun: Iterable[tuple[Data, Sequence[Array]]],
+    *,
+    others: bool = True,
+) -> list[Rested]:
+    """One step on each batch, from the same weights and from the statistics that are beside it.
+
+    One trace serves all, as far as the batches are alike. With `others=False`, all writes to the
+    statistics but those of their layers are left out.
+    """
+    logs = {id(t.variable): _Log(t) for t in tracked}
+
+    def note(variable: Any, frame: types.FrameType, write: Callable[[], Any]) -> Any:
+        log = logs[id(variable)]
+        by = log.writer(frame)
+        if by and not others:
+            return variable
+        result = write()
+        log.note(by)
+        return result
+
+    found = []
+    with preserve_state(step.subject, step.own):
+        held = Variables(reachable_variables(step.subject))
+        step.forget()
+        for batch, start in begun:
+            held.restore()
+            statistics.write(tracked, start)
+            before = [_value(t) for t in tracked]
+            for log in logs.values():
+                log.clear()
+            with intercepted([t.variable for t in tracked], note):
+                step(batch)
+            writes = [
+                logs[id(t.variable)].read(value) for t, value in zip(tracked, before, strict=True)
+            ]
+            found.append(Rested([_value(t) for t in tracked], writes))
+    return found
+
+
+def _value(t: Tracked) -> Array:
+    return np.asarray(t.variable.numpy(), np.float64)
+
+
+class _Log:
+    """The writes to a variable, in variables of its own: they are noted as the step runs, which
+    may have been traced, and may loop.
+    """
+
+    def __init__(self, tracked: Tracked) -> None:
+        self._tracked = tracked
+        shape = tuple(tracked.variable.shape)
+        self._values = tf.Variable(tf.zeros((MOST_WRITES, *shape), tf.float64), trainable=False)
+        self._sites = tf.Variable(tf.zeros((MOST_WRITES,), tf.int32), trainable=False)
+        self._count = tf.Variable(0, trainable=False)
+        self._writers: list[str] = []
+
+    def writer(self, frame: types.FrameType) -> str:
+        """Who asked for a write, empty for a call of the variable's own layer."""
+        inner: types.FrameType | None = frame
+        while inner is not None:
+            is_call = inner.f_code.co_name.endswith("__call__")
+            if is_call and inner.f_locals.get("self") is self._tracked.layer:
+                return ""
+            inner = inner.f_back
+        writer = writer_at(frame)
+        return "the training step" if writer is None else writer.label
+
+    def note(self, by: str) -> None:
+        self._writers.append(by)
+        place = tf.minimum(self._count.read_value(), MOST_WRITES - 1)[None]
+        value = tf.cast(self._tracked.variable.read_value(), tf.float64)
+        self._values.scatter_update(tf.IndexedSlices(value[None], place))
+        self._sites.scatter_update(tf.IndexedSlices([len(self._writers) - 1], place))
+        self._count.assign_add(1)
+
+    def clear(self) -> None:
+        self._count.assign(0)
+
+    def read(self, before: Array) -> list[Write]:
+        found = []
+        for index in range(min(int(self._count.numpy()), MOST_WRITES)):
+            after = self._values[index].numpy()
+            found.append(Write(self._writers[int(self._sites[index].numpy())], before, after))
+            before = after
+        return found

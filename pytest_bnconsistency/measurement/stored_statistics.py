@@ -1,0 +1,153 @@
+"""The statistics that a model holds, read without a run, or known by what a run did."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.measurement.isolated_layer import Alone
+from pytest_bnconsistency.measurement.normalization_layers import Tracked, tracked_candidates
+from pytest_bnconsistency.models import Subject
+
+ALIKE = 0.01
+"""Shares of the old value that are as near count as one momentum."""
+
+
+def is_variance(name: str) -> bool:
+    """Whether an attribute of this name holds a variance: nothing runs that would tell."""
+    return "var" in name.lower()
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """A layer that holds statistics: its path, and its vectors by attribute.
+
+    `measured` is its momentum by what it does, where no attribute tells.
+    """
+
+    layer: Any
+    path: str
+    vectors: dict[str, Any]
+    trainable: bool
+    measured: float | None = None
+
+    def variances(self) -> Iterator[tuple[str, Array]]:
+        for name, variable in self.vectors.items():
+            if is_variance(name):
+                yield name, np.asarray(variable.numpy(), np.float64)
+
+    @property
+    def declared(self) -> float | None:
+        momentum = getattr(self.layer, "momentum", None)
+        return float(momentum) if isinstance(momentum, (int, float)) else None
+
+    @property
+    def momentum(self) -> float | None:
+        return self.measured if self.declared is None else self.declared
+
+    @property
+    def epsilon(self) -> float | None:
+        epsilon = getattr(self.layer, "epsilon", None)
+        return float(epsilon) if isinstance(epsilon, float) else None
+
+    @property
+    def adapts(self) -> bool:
+        """Whether its statistics are taken by `adapt`, before training."""
+        return callable(getattr(self.layer, "adapt", None))
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it holds nothing but zeros and ones, as layers begin."""
+        values = [np.asarray(v.numpy(), np.float64) for v in self.vectors.values()]
+        return all(value.flat[0] in (0, 1) and (value == value.flat[0]).all() for value in values)
+
+    @property
+    def scale(self) -> Array | None:
+        """What the layer multiplies normalised channels by, where an attribute tells."""
+        return self._weight("gamma")
+
+    @property
+    def learnt(self) -> bool:
+        """Whether its scale or offset is no longer one number throughout."""
+        own = (self.scale, self._weight("beta"))
+        return any(value is not None and np.ptp(value) > 0 for value in own)
+
+    def gains(self, variance: Array) -> Array:
+        """What an input of each channel is multiplied by in inference."""
+        scale = self.scale
+        known = scale is not None and scale.size == variance.size
+        own = np.abs(scale).reshape(variance.shape) if known and scale is not None else 1.0
+        return np.asarray(own / np.sqrt(np.maximum(variance, 0) + (self.epsilon or 0.0)))
+
+    def _weight(self, name: str) -> Array | None:
+        weight = getattr(self.layer, name, None)
+        numbers = getattr(getattr(weight, "_value", weight), "numpy", None)
+        return None if numbers is None else np.asarray(numbers(), np.float64)
+
+    @property
+    def axis(self) -> tuple[int, int] | None:
+        """The axis of the statistics and the rank of the input, where both are told."""
+        spec = getattr(self.layer, "input_spec", None)
+        axes, rank = getattr(spec, "axes", None), getattr(spec, "ndim", None)
+        if not axes or not rank or len(axes) != 1:
+            return None
+        return int(next(iter(axes))) % rank, int(rank)
+
+
+def normalisers(subject: Subject) -> Iterator[Normaliser]:
+    """Layers with an epsilon, a momentum or `adapt`, and vectors that no optimizer trains."""
+    for layer in subject.layers():
+        if not any(hasattr(layer, name) for name in ("epsilon", "momentum", "adapt")):
+            continue
+        held = {id(v) for v in tracked_candidates(subject, layer)}
+        vectors = {
+            name: variable
+            for name, variable in _attributes(layer).items()
+            if id(variable) in held and variable.shape.num_elements()
+        }
+        if vectors:
+            yield Normaliser(layer, subject.path(layer), vectors, subject.trainable(layer))
+
+
+def by_behaviour(held: Sequence[Normaliser], tracked: Sequence[Tracked]) -> list[Normaliser]:
+    """`held`, all other layers that track moments of their input, and momenta as measured."""
+    found = {id(n.layer): n for n in held}
+    for layer in dict.fromkeys(t.layer for t in tracked if t.known):
+        own = [t for t in tracked if t.layer is layer]
+        n = found.get(id(layer)) or Normaliser(layer, own[0].path, _by_role(own), True)
+        if n.declared is None and not n.adapts and not n.fresh:
+            n = dataclasses.replace(n, measured=_momentum(next(t for t in own if t.known)))
+        found[id(layer)] = n
+    return list(found.values())
+
+
+def _by_role(tracked: Sequence[Tracked]) -> dict[str, Any]:
+    """The variables by their attributes, or by their roles where an attribute would mislead."""
+    vectors: dict[str, Any] = {}
+    for t in tracked:
+        names = [name for name, v in _attributes(t.layer).items() if v is t.variable]
+        fitting = [n for n in names if is_variance(n) == (t.known and t.role == "variance")]
+        vectors[next(iter(fitting), f"its {t.role}")] = t.variable
+    return vectors
+
+
+def _momentum(t: Tracked) -> float | None:
+    """The share that an update keeps, where it is one share: that of a mean of all rows so far
+    depends on their number.
+    """
+    kept = t.retention if t.calls == 1 else t.momentum
+    try:
+        alone = Alone(t.layer, [t.variable]).kept()
+    except Exception:  # it can't run by itself
+        return None
+    return round(kept, 6) if abs(alone - kept) < ALIKE else None
+
+
+def _attributes(layer: Any) -> dict[str, Any]:
+    held = getattr(layer, "__dict__", {})
+    return {name.lstrip("_"): getattr(v, "_value", v) for name, v in held.items()}

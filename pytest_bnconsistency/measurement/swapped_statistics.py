@@ -1,0 +1,122 @@
+"""Stored vectors in each other's place, as after loading weights in another order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.words import listed
+
+FEWEST_CHANNELS = 3
+"""Shorter vectors may be like one another by chance."""
+NEARER = 0.2
+"""In their own places, vectors are nearer to the population's than this share of the distance."""
+SHOWN = 4
+REMEDY = "load the weights by name, or in the order of the model's own"
+
+Distance = Callable[[Array, Array], Array]
+
+
+def distances(tracked: Sequence[Tracked], reference: Sequence[Array]) -> list[Distance]:
+    """How far two vectors are apart in each place, channel by channel.
+
+    Means count in standard deviations of the population, variances as logarithms of their
+    ratios, with a hundredth of a typical variance for those near zero.
+    """
+    variances = {
+        id(t.layer): value
+        for t, value in zip(tracked, reference, strict=True)
+        if t.role == "variance"
+    }
+
+    def of(t: Tracked, value: Array) -> Distance:
+        if t.role == "variance":
+            floor = 0.01 * max(float(np.median(value)), 1e-12)
+            return lambda mine, its: np.abs(np.log((np.abs(mine) + floor) / (np.abs(its) + floor)))
+        unit = np.sqrt(np.maximum(variances.get(id(t.layer), np.ones(1)), 1e-12))
+        unit = unit if unit.size in (1, value.size) else np.ones(1)
+        return lambda mine, its: np.abs(mine - its) / (unit + 1e-2 * np.abs(value))
+
+    return [of(t, value) for t, value in zip(tracked, reference, strict=True)]
+
+
+@dataclass(frozen=True)
+class Misplaced:
+    """Stored vectors that belong into each other's place.
+
+    `places` are theirs; `exchanged` are all vectors, with these where they belong. `before` and
+    `after` say how far these are from the population's, as stored and exchanged.
+    """
+
+    places: list[Tracked]
+    exchanged: list[Array]
+    before: float
+    after: float
+    within: bool
+    """Whether each stays in its layer."""
+
+    @property
+    def cause(self) -> str:
+        paths = list(dict.fromkeys(t.path for t in self.places))
+        what = "mean and variance" if self.within else "the stored statistics"
+        return (
+            f"{what} of {listed(paths, most=SHOWN)} stand in each other's place, as after loading "
+            "weights in another order"
+        )
+
+    @property
+    def tested(self) -> str:
+        return (
+            f"exchanged, they are {self.after:.2g} standard deviations from those of this data, "
+            f"as stored {self.before:.2g}"
+        )
+
+
+def misplaced(
+    tracked: Sequence[Tracked], stored: Sequence[Array], reference: Sequence[Array]
+) -> Misplaced | None:
+    """Places whose nearest vector is in the next of them, and that of the last in the first."""
+    far = distances(tracked, reference)
+
+    def off(place: int, source: int) -> float:
+        apart = float(np.mean(far[place](stored[source], reference[place])))
+        return apart if math.isfinite(apart) else math.inf
+
+    def nearest(place: int) -> int:
+        alike = (i for i, value in enumerate(stored) if value.shape == stored[place].shape)
+        return min(alike, key=lambda source: off(place, source))
+
+    moved: dict[int, int] = {}
+    within = True
+    for cycle in _cycles([nearest(place) for place in range(len(stored))]):
+        own = dict(zip(cycle, [*cycle[1:], cycle[0]], strict=True))
+        near = sum(off(*pair) for pair in own.items())
+        if stored[cycle[0]].size >= FEWEST_CHANNELS and near < NEARER * sum(
+            off(place, place) for place in cycle
+        ):
+            moved |= own
+            within &= len({id(tracked[place].layer) for place in cycle}) == 1
+    if not moved:
+        return None
+    return Misplaced(
+        [tracked[place] for place in sorted(moved)],
+        [stored[moved.get(place, place)] for place in range(len(stored))],
+        float(np.mean([off(place, place) for place in moved])),
+        float(np.mean([off(place, source) for place, source in moved.items()])),
+        within,
+    )
+
+
+def _cycles(following: Sequence[int]) -> Iterator[list[int]]:
+    """The ways along `following` that come back to where they began, each once."""
+    for start in range(len(following)):
+        way = [start]
+        while following[way[-1]] not in way:
+            way.append(following[way[-1]])
+        if following[way[-1]] == start == min(way):
+            yield way

@@ -1,0 +1,321 @@
+"""What Keras 3 and tf_keras models have in common."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data.arrays import Data, Nest, Spec, flatten, map_nest
+from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
+from pytest_bnconsistency.models.base import Hook, TracedBatch
+from pytest_bnconsistency.models.layer_hooks import by_names, watching
+from pytest_bnconsistency.models.predict_methods import PredictingSubject, fed, quiet
+from pytest_bnconsistency.models.refusals import as_sentence
+from pytest_bnconsistency.models.training_batches import (
+    as_given,
+    batch_like,
+    dataset_of,
+    given_dataset,
+    packed,
+    rows_in,
+    traced_batches,
+)
+from pytest_bnconsistency.words import first_line
+
+_UNFIT = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
+"""What TensorFlow raises on targets that a loss can't take."""
+_SCORING = ("compute_loss", "compute_metrics", "get_metrics_result", "reset_metrics")
+"""What turns outputs into loss and metrics."""
+
+
+class KerasModelSubject(PredictingSubject):
+    """A model of either Keras generation. Subclasses name the classes whose calls are watched."""
+
+    layer_class: type
+    symbolic_class: type
+    """The tensors that a graph is built of."""
+    inputs_attribute: str
+    """Where a functional model keeps its inputs in the nest that it was given."""
+    operation_class: type | None = None
+    """The class of graph operations that are no layers, where there is one apart."""
+
+    def __init__(self, model: Any) -> None:
+        if not getattr(model, "built", True) and not getattr(model, "inputs", None):
+            # A custom step may train the parts of a model that itself was never called.
+            parts = any(getattr(layer, "built", True) for layer in model.layers)
+            why = "it was never called itself" if parts else "so it has no weights yet"
+            raise UnsupportedSubjectError(
+                f"model {model.name!r} is not built, {why}; expected a built "
+                "model: call it once on a batch, or give it an input shape"
+            )
+        super().__init__(model)
+        self._above: dict[int, tuple[Any, ...]] = {}
+
+    @property
+    def modeless(self) -> str:
+        return ""
+
+    @property
+    def layerless(self) -> str:
+        return ""
+
+    def inputs(self) -> Nest | None:
+        structure = self._input_structure()
+        if structure is None:
+            return None
+        vocabularies = [
+            layer.input_dim
+            for layer in self.layers()
+            if isinstance(getattr(layer, "input_dim", None), int) and hasattr(layer, "output_dim")
+        ]
+        vocabulary = min(vocabularies, default=2)
+
+        def spec(tensor: Any) -> Spec:
+            dtype = getattr(tensor.dtype, "name", tensor.dtype)
+            name = getattr(tensor, "name", "x").split(":")[0]
+            rows, *shape = tensor.shape or (None,)
+            return Spec(tuple(shape), str(dtype), name, vocabulary, rows=rows)
+
+        return map_nest(spec, structure)
+
+    def forward(self, x: Nest, training: bool | None) -> Nest:
+        return self.call(packed(x, self.kinds), training)
+
+    def call(self, x: Nest, training: bool | None) -> Nest:
+        with quiet(), as_sentence(self.spelled(training), x):
+            if self.steps:
+                return self.model.predict_step((x,))
+            return self.model(x) if training is None else self.model(x, training=training)
+
+    def spelled(self, training: bool | None) -> str:
+        return "model(x)" if training is None else f"model(x, training={training})"
+
+    def layers(self) -> list[Any]:
+        """The layers that the model tracks, itself first."""
+        return list(self.model._flatten_layers())
+
+    def path(self, layer: Any) -> str:
+        return by_names(list(self.above(layer)), layer)
+
+    def above(self, layer: Any) -> tuple[Any, ...]:
+        """The layers that hold a layer of the model, the outermost first."""
+        if not self._above:
+            stack: list[tuple[Any, tuple[Any, ...]]] = [(self.model, ())]
+            while stack:
+                held_by, parents = stack.pop()
+                for inside in _held(held_by):
+                    if id(inside) not in self._above:
+                        self._above[id(inside)] = parents
+                        stack.append((inside, (*parents, inside)))
+        return self._above.get(id(layer), ())
+
+    def sublayers(self, layer: Any) -> list[Any]:
+        return list(layer._flatten_layers(include_self=False))
+
+    def watch(self, hook: Hook) -> contextlib.AbstractContextManager[None]:
+        return watching(
+            self.watched_classes(),
+            hook,
+            passes=lambda layer, args, kwargs: (
+                layer is self.model or self.builds_graph(args, kwargs)
+            ),
+            path=by_names,
+        )
+
+    @classmethod
+    def watched_classes(cls) -> list[tuple[type, bool]]:
+        """The classes whose calls are watched, and whether their instances are layers."""
+        operations = [(cls.operation_class, False)] if cls.operation_class is not None else []
+        return [(cls.layer_class, True), *operations]
+
+    def takes_training(self, layer: Any) -> bool:
+        return "training" in inspect.signature(layer.call).parameters
+
+    @abc.abstractmethod
+    def inference_calls(self) -> Iterable[Any]: ...
+
+    def upstream(self, layer: Any) -> Iterable[Any]:
+        stack, seen = list(getattr(layer, "_inbound_nodes", [])), set()
+        while stack:
+            for parent in stack.pop().parent_nodes:
+                if id(parent) not in seen:
+                    seen.add(id(parent))
+                    stack.append(parent)
+                    yield getattr(parent, "operation", None) or parent.layer
+
+    def graph_calls(self, layer: Any) -> int:
+        return len(getattr(layer, "_inbound_nodes", []))
+
+    @abc.abstractmethod
+    def stochastic(self, layer: Any) -> bool: ...
+
+    def roots(self) -> list[Any]:
+        return [self.model]
+
+    @property
+    @abc.abstractmethod
+    def compiled(self) -> bool: ...
+
+    def updates(self) -> int | None:
+        optimizer = getattr(self.model, "optimizer", None)
+        iterations = getattr(optimizer, "iterations", None)
+        return None if iterations is None else int(iterations.numpy())
+
+    def evaluate(self, data: Data, batch_size: int) -> dict[str, float]:
+        scores = self._with_targets(
+            data,
+            lambda: self.model.evaluate(
+                fed(packed(data.x, self.kinds)),
+                data.y,
+                sample_weight=data.sample_weight,
+                batch_size=batch_size,
+                verbose=0,
+                return_dict=True,
+            ),
+        )
+        return dict(sorted(_numbers(scores).items(), key=lambda item: item[0] != "loss"))
+
+    def loss(self, data: Data, outputs: Nest) -> float | None:
+        try:
+            tensors = map_nest(tf.convert_to_tensor, outputs)
+            targets = None if data.y is None else map_nest(tf.convert_to_tensor, data.y)
+            return float(self.model.compute_loss(None, targets, tensors, data.sample_weight))
+        except Exception:
+            # A model may compute its loss in its own way: then only `evaluate` knows it.
+            return None
+
+    def scores(self, data: Data, outputs: Nest) -> dict[str, float] | None:
+        if any(map(self._overrides, ("evaluate", "test_step", "make_test_function", *_SCORING))):
+            return None  # the user's own way to score
+        try:
+            with quiet():
+                self.model.reset_metrics()
+                loss = self.loss(data, outputs)  # it tracks the losses of single outputs as well
+                if loss is None:
+                    return None
+                targets = map_nest(tf.convert_to_tensor, data.y)
+                tensors = map_nest(tf.convert_to_tensor, outputs)
+                scores = self.model.compute_metrics(None, targets, tensors, data.sample_weight)
+        except Exception:
+            return None  # `evaluate` says itself what is wrong
+        return {"loss": loss, **_numbers({k: v for k, v in scores.items() if k != "loss"})}
+
+    def fit(self, data: Data, batch_size: int) -> None:
+        if data.form is not None and data.form.streamed:
+            self._fit_dataset(data, given_dataset(data, batch_size))
+            return
+        self._with_targets(
+            data,
+            lambda: self.model.fit(
+                fed(as_given(data)),
+                data.y,
+                sample_weight=data.sample_weight,
+                batch_size=batch_size,
+                epochs=1,
+                shuffle=False,
+                verbose=0,
+            ),
+        )
+
+    def fit_like(self, data: Data, batch_size: int, batch: TracedBatch) -> None:
+        names = self.input_names()
+        if not batch.by_call:
+            exact = rows_in(batch) is not None
+            rows = batch_like(data, batch, names)
+            self._fit_dataset(data, dataset_of(rows, batch_size, exact=exact))
+            return
+        for part in data.batches(batch_size):
+            given = batch_like(part, batch, names)
+            self._with_targets(data, lambda given=given: self.model.train_on_batch(*given))
+
+    def _fit_dataset(self, data: Data, dataset: Any) -> None:
+        self._with_targets(
+            data, lambda: self.model.fit(dataset, epochs=1, shuffle=False, verbose=0)
+        )
+
+    @property
+    def needs_targets(self) -> bool:
+        return not self._overrides("train_step") and getattr(self.model, "loss", None) is not None
+
+    def training_function(self) -> Any:
+        return getattr(self.model, "train_function", None)
+
+    def traced_batches(self) -> list[TracedBatch]:
+        return traced_batches(self.training_function())
+
+    def freeze(self, layer: Any) -> None:
+        layer.trainable = False
+
+    def unfreeze(self, layer: Any) -> None:
+        layer.trainable = True
+
+    def rebuild_training(self) -> None:
+        self.model.make_train_function(force=True)
+
+    def _with_targets(self, data: Data, run: Any) -> Any:
+        try:
+            with quiet():
+                return run()
+        except (ValueError, TypeError, *_UNFIT) as error:
+            raise DataError(
+                f"the model's own loss or step does not take these x and y: {first_line(error)}; "
+                f"expected targets as fit takes them{self._about_labels(data)}"
+            ) from error
+
+    def _about_labels(self, data: Data) -> str:
+        """Which labels these are, where they are for one kind of classes' loss or the other."""
+        shape = getattr(self.model, "output_shape", None)
+        classes = shape[-1] if isinstance(shape, tuple) and len(shape) > 1 else None
+        if not isinstance(data.y, np.ndarray):
+            return ""
+        if data.y.dtype == object:
+            return " (these are texts; give each row the number of its class)"
+        if not classes or classes == 1:
+            return ""
+        numbers = data.y.shape[1:] in ((), (1,)) and data.y.dtype.kind in "iu"
+        if numbers and not 0 <= data.y.min() <= data.y.max() < classes:
+            return f" (class numbers of {classes} classes go from 0 to {classes - 1})"
+        if data.y.shape[1:] in ((), (1,)):
+            return f" (these are class numbers; a categorical loss takes rows of {classes})"
+        if data.y.shape[1:] == (classes,):
+            return " (these are one-hot rows; a sparse loss takes class numbers)"
+        return ""
+
+    def _input_structure(self) -> Nest | None:
+        structure = getattr(self.model, self.inputs_attribute, None)
+        if structure is None and getattr(self.model, "inputs", None):
+            structure = self.model.inputs
+        if isinstance(structure, (list, tuple)) and len(structure) == 1:
+            return structure[0]  # as Keras takes a list of one
+        return structure
+
+    @classmethod
+    def builds_graph(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call with these arguments builds a graph of Keras tensors only."""
+        return any(isinstance(leaf, cls.symbolic_class) for leaf in flatten([args, kwargs]))
+
+
+def specs_of_shapes(shapes: Any, name: str = "x") -> Nest | None:
+    """Inputs of shapes, rows first, in a nest, as a model was built for; None where unknown."""
+    if isinstance(shapes, Mapping):
+        parts = {key: specs_of_shapes(shape, str(key)) for key, shape in shapes.items()}
+        return None if not parts or None in parts.values() else parts
+    axes = list(shapes) if isinstance(shapes, (list, tuple, tf.TensorShape)) else []
+    if axes and all(axis is None or isinstance(axis, int) for axis in axes):
+        return Spec(tuple(axes[1:]), "float32", name)
+    items = [specs_of_shapes(shape, f"{name}{index}") for index, shape in enumerate(axes)]
+    return None if not items or None in items else items
+
+
+def _held(layer: Any) -> list[Any]:
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in scores.items() if np.ndim(value) == 0}

@@ -1,1 +1,0 @@
-"""How a subject is observed. A probe never judges."""
