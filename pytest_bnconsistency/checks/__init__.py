@@ -1,4 +1,4 @@
-"""What must hold: a registry, and one file per property."""
+"""What must hold: a registry, and a folder a property."""
 
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.registry import Check, named

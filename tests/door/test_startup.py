@@ -12,7 +12,7 @@ import pytest
 
 import pytest_bnconsistency
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HEAVY = ("numpy", "hypothesis", "tensorflow", "keras", "tf_keras")
 # At exit, because some plugins import at the end of a session.
 PROBE = """
