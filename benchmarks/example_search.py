@@ -22,9 +22,9 @@ import numpy as np
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pytest_bnconsistency.checks.batch_invariance.search import Rows
 
 from pytest_bnconsistency.assertions import case
+from pytest_bnconsistency.checks.batch_invariance.search import Rows
 from pytest_bnconsistency.checks.search import Search
 from pytest_bnconsistency.execution.forward_pass import Pass
 

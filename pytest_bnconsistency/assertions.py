@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bnconsistency import checks, settings
 from pytest_bnconsistency.context import door
-from pytest_bnconsistency.data.arrays import Returned
+from pytest_bnconsistency.data.reading import Returned
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Report, Verdict

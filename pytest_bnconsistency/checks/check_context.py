@@ -12,19 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data.arrays import (
-    Array,
-    Data,
-    Nest,
-    Returned,
-    doubles_in,
-    flatten,
-    generate,
-    is_float,
-    map_nest,
-    read,
-    rebuild,
-)
+from pytest_bnconsistency.data.arrays import Array, Nest, flatten, is_float, map_nest, rebuild
+from pytest_bnconsistency.data.generation import generate
+from pytest_bnconsistency.data.reading import Returned, doubles_in, read
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.models import Subject, subject_of
 from pytest_bnconsistency.settings import Settings

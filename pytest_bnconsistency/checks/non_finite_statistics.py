@@ -15,7 +15,8 @@ import numpy as np
 from pytest_bnconsistency.checks import unusable_statistics as unusable
 from pytest_bnconsistency.checks.budget import MORE_TIME, Tries
 from pytest_bnconsistency.checks.unusable_statistics import BROKEN, FINITE, Reason, Why, tried
-from pytest_bnconsistency.data.arrays import Array, Data, all_finite
+from pytest_bnconsistency.data.arrays import Array, all_finite
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.normalization_layers import Tracked

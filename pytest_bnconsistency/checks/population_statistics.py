@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.context import door
-from pytest_bnconsistency.data.arrays import Data
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.batches import Batches, in_batches
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import normalization_layers as statistics

@@ -238,3 +238,36 @@ def _is_mask(spec: Spec) -> bool:
 
 def _is_length(spec: Spec) -> bool:
     return "length" in spec.name.lower() and spec.dtype.startswith(("int", "uint"))
+
+
+def generate(specs: Nest, rows: int, seed: int, size: int) -> Nest:
+    """Random rows that fit `specs`; axes of any size get `size`.
+
+    Floats are standard normal, integers are uniform over the vocabulary. Integers along an axis of
+    any size end in zeros, from a step on that each row has of its own, and have none before if
+    the vocabulary is large: as ids that are padded.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = np.random.default_rng([seed, 1]).permutation(np.linspace(1, size - 1, rows))
+
+    def leaf(spec: Spec) -> Array:
+        shape = (rows, *(size if axis is None else axis for axis in spec.shape))
+        if spec.dtype.startswith(("int", "uint")):
+            padded = bool(spec.shape) and spec.shape[0] is None
+            least = int(padded and spec.vocabulary > 2)
+            drawn: Array = rng.integers(least, spec.vocabulary, shape)
+            if padded:
+                drawn[np.arange(size) >= lengths[:, None]] = 0
+            drawn = np.asarray(spec.values)[drawn] if spec.values else drawn
+        elif spec.dtype == "bool":
+            drawn = rng.integers(0, 2, shape)
+        elif spec.dtype == "string":
+            raise DataError(
+                f"input {spec.name!r} takes strings, which are not generated; give rows "
+                "as x, or --bn-data"
+            )
+        else:
+            drawn = rng.standard_normal(shape, np.float32)
+        return drawn.astype(numpy_dtype(spec.dtype))
+
+    return map_nest(leaf, specs)

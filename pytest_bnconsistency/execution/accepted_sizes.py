@@ -15,12 +15,12 @@ from pytest_bnconsistency.data.arrays import (
     Spec,
     fits,
     flatten,
-    generate,
     is_float,
     map_nest,
     rebuild,
     rows_of,
 )
+from pytest_bnconsistency.data.generation import generate
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.input_kinds import as_read
 from pytest_bnconsistency.execution.state import preserve_state

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data.arrays import Array, Data
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.data.rows import Data
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Data, Nest, flatten, map_nest, rebuild
+from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rebuild
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
 from pytest_bnconsistency.execution.activation_patching import Held, holding
 from pytest_bnconsistency.execution.graphs import (

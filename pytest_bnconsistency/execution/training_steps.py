@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Data, Nest, is_float, map_nest
+from pytest_bnconsistency.data.arrays import Array, Nest, is_float, map_nest
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import BNConsistencyError, StepError
 from pytest_bnconsistency.execution.forward_pass import Instrument, Replay
 from pytest_bnconsistency.execution.graphs import as_written

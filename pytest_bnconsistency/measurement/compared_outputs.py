@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pytest_bnconsistency.data.arrays import Array, Data, flatten, is_float
+from pytest_bnconsistency.data.arrays import Array, flatten, is_float
+from pytest_bnconsistency.data.rows import Data
 
 
 @dataclass(frozen=True)

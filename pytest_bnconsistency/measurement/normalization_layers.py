@@ -20,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Data, map_nest
+from pytest_bnconsistency.data.arrays import Array, map_nest
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.forward_pass import Instrument, Pass, Replay, neutralised
 from pytest_bnconsistency.execution.state import Variables

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Data, all_finite
+from pytest_bnconsistency.data.arrays import Array, all_finite
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.state import (
     Variables,
     preserve_state,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Data
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.graphs import as_written
 from pytest_bnconsistency.execution.state import Variables, preserve_state, reachable_variables
 from pytest_bnconsistency.execution.traces import Traces

@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_bnconsistency.data.arrays import Data, Kind, Nest, flatten
+from pytest_bnconsistency.data.arrays import Kind, Nest, flatten
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.models.base import Answer, Call, Compiled, Hook, Part, TracedBatch
 from pytest_bnconsistency.models.held_objects import (
     default_mode,

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pytest_bnconsistency.data.arrays import Array, Data, Kind, Nest, rows_of
+from pytest_bnconsistency.data.arrays import Array, Kind, Nest, rows_of
+from pytest_bnconsistency.data.rows import Data
 
 RAGGED = 5
 """Rows in a batch of a data set, so that the last one is smaller."""

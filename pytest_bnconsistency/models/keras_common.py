@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Data, Nest, Spec, flatten, map_nest
+from pytest_bnconsistency.data.arrays import Nest, Spec, flatten, map_nest
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.models.base import Hook, TracedBatch
 from pytest_bnconsistency.models.layer_hooks import by_names, watching

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Data, Kind, Nest, flatten, rebuild
+from pytest_bnconsistency.data.arrays import Array, Kind, Nest, flatten, rebuild
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.models.base import TracedBatch
 from pytest_bnconsistency.models.held_objects import traced_functions
 

@@ -12,8 +12,9 @@ import numpy as np
 from hypothesis import currently_in_test_context, note
 from hypothesis import strategies as st
 
-from pytest_bnconsistency.data.arrays import Nest, Spec, flatten, read, rows_of
+from pytest_bnconsistency.data.arrays import Nest, Spec, flatten, rows_of
 from pytest_bnconsistency.data.generation import Source, checked, specs_like
+from pytest_bnconsistency.data.reading import read
 from pytest_bnconsistency.data.recipes import Recipe, Row
 from pytest_bnconsistency.errors import DataError
 

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pytest_bnconsistency.data.arrays import Array, Data, Nest, flatten, is_float, map_nest, read
+from pytest_bnconsistency.data.arrays import Array, Nest, flatten, is_float, map_nest
+from pytest_bnconsistency.data.reading import read
 from pytest_bnconsistency.data.recipes import Recipe, Row
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import ConsistencyFailure, DataError
 from pytest_bnconsistency.execution.state import Variables, preserve_state, same_bits
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates

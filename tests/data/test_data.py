@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Spec, read
+from pytest_bnconsistency.data.arrays import Spec
+from pytest_bnconsistency.data.reading import read
 from pytest_bnconsistency.errors import DataError
 
 SPEC = Spec((4,), "float32", "x")

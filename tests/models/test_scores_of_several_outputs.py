@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pytest_bnconsistency.data.arrays import Data
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.models import subject_of
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_bnconsistency.data.arrays import Data
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, right
 from pytest_bnconsistency.models import Subject

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.budget import Tries
-from pytest_bnconsistency.data.arrays import Array, Data, is_float
+from pytest_bnconsistency.data.arrays import Array, is_float
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.normalization_layers import Tracked

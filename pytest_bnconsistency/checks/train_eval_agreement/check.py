@@ -31,7 +31,8 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     proven,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
-from pytest_bnconsistency.data.arrays import Data, all_finite
+from pytest_bnconsistency.data.arrays import all_finite
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.accepted_sizes import only_size
 from pytest_bnconsistency.execution.state import preserve_state

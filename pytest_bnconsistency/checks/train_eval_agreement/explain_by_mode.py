@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_bnconsistency.data.arrays import Data
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, numbers, right
 from pytest_bnconsistency.results import Finding
 from pytest_bnconsistency.rules import catalogue as rules

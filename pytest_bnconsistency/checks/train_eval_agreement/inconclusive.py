@@ -12,7 +12,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     Excess,
     by_targets,
 )
-from pytest_bnconsistency.data.arrays import Data
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
 
 MOST_ROWS = 20_000

@@ -10,7 +10,8 @@ import numpy as np
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.population_statistics import Estimated, shuffled
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
-from pytest_bnconsistency.data.arrays import Array, Data
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.batches import Batches
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import normalization_layers as statistics

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement import attribution
-from pytest_bnconsistency.data.arrays import Array, Data
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.batches import Batches, in_batches
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import normalization_layers as statistics

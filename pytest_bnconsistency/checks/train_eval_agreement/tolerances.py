@@ -12,7 +12,8 @@ import numpy as np
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.train_eval_agreement.measure import loss_of
 from pytest_bnconsistency.checks.train_eval_agreement.sampling_error import Alternatives
-from pytest_bnconsistency.data.arrays import Array, Data, all_finite, map_nest
+from pytest_bnconsistency.data.arrays import Array, all_finite, map_nest
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import (
     Side,
     changed_rows,

@@ -27,7 +27,8 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     excesses,
     proven,
 )
-from pytest_bnconsistency.data.arrays import Data, is_float
+from pytest_bnconsistency.data.arrays import is_float
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.measurement import normalization_layers as statistics

@@ -19,7 +19,8 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import (
     Cause,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
-from pytest_bnconsistency.data.arrays import Array, Data, flatten, is_float, rebuild
+from pytest_bnconsistency.data.arrays import Array, flatten, is_float, rebuild
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.affine_layers import Affine, Rescaled
