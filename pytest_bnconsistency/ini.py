@@ -24,6 +24,8 @@ OPTIONS = (
     ),
     ("check", "NAMES", "names of the checks of the models, separated by commas"),
 )
+EXPLAIN_HELP = "print the page of a rule, 'BN201', or 'all' rules in a line each, and exit"
+CHECKS_HELP = "print the checks and what each needs, and exit"
 TRUST = "trust_files"
 TRUST_HELP = "load models from .h5 files and SavedModels, which can run code (default: no)"
 

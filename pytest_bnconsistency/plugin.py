@@ -48,9 +48,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         )
         parser.addini(f"bn_{name}", text, type="linelist", default=None)
     parser.addini("bn_checks", ini.OPTIONS[-1][-1], type="linelist", default=None)
+    group.addoption("--bn-explain", metavar="RULE", help=ini.EXPLAIN_HELP)
+    group.addoption(
+        "--bn-checks", dest="bn_list_checks", action="store_true", help=ini.CHECKS_HELP
+    )
     trust, text = ini.TRUST, ini.TRUST_HELP
     group.addoption(_flag(trust), dest=f"bn_{trust}", action="store_true", help=text)
     parser.addini(f"bn_{trust}", text, type="bool", default=False)
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """What is asked of the plugin itself is answered without a test run."""
+    rule = config.getoption("bn_explain")
+    if rule is None and not config.getoption("bn_list_checks"):
+        return None
+    from pytest_bnconsistency import help_pages
+
+    try:
+        answer = help_pages.checks() if rule is None else help_pages.explanation(rule)
+    except OptionError as error:
+        raise pytest.UsageError(f"--bn-explain: {error}") from None
+    sys.stdout.write(answer)
+    return 0
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -276,9 +276,14 @@ def _told_shapes(text: str) -> dict[str, Any]:
     return found
 
 
-def did_you_mean(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
-    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
+def did_you_mean(
+    name: str, known: Mapping[str, Any] | tuple[str, ...], otherwise: str = ""
+) -> str:
+    """The end of a sentence about an unknown name: the nearest known one, else all of them.
+
+    `otherwise` is said instead of all of them, where they are many.
+    """
     near = difflib.get_close_matches(name, list(known), n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; expected one of {', '.join(known)}"
+    return f"; {otherwise}" if otherwise else f"; expected one of {', '.join(known)}"

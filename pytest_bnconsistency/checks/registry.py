@@ -18,10 +18,15 @@ from pytest_bnconsistency.settings import did_you_mean
 
 @dataclass(frozen=True)
 class Check:
-    """One property: its public name, which its folder has too, and what it says in a line."""
+    """One property: its public name, which its folder has too, and what it says in a line.
+
+    `needs` says what must be given, and `helps` what it makes use of besides.
+    """
 
     name: str
     property: str
+    needs: str
+    helps: str
 
     def run(self, case: Case) -> CheckResult:
         module = importlib.import_module(f"pytest_bnconsistency.checks.{self.name}.check")
@@ -51,11 +56,38 @@ def _heap_at_rest() -> Iterator[None]:
 CHECKS = {
     check.name: check
     for check in (
-        Check("batch_invariance", "a row's result does not depend on its batch"),
-        Check("inference_purity", "inference changes nothing and means one thing"),
-        Check("train_eval_agreement", "evaluation says what training said"),
-        Check("frozen_stability", "what is declared frozen stays frozen"),
-        Check("statistics_health", "the stored statistics are usable"),
+        Check(
+            "batch_invariance",
+            "a row's result does not depend on its batch",
+            needs="model",
+            helps="x: rows of yours instead of generated ones",
+        ),
+        Check(
+            "inference_purity",
+            "inference changes nothing and means one thing",
+            needs="model",
+            helps="x: rows of yours instead of generated ones",
+        ),
+        Check(
+            "train_eval_agreement",
+            "evaluation says what training said",
+            needs="trained model, x (training data)",
+            helps="y and a compiled model: loss and metrics; optimizer: the number of updates "
+            "(or updates=...); train_step: a loop of your own",
+        ),
+        Check(
+            "frozen_stability",
+            "what is declared frozen stays frozen",
+            needs="model with frozen layers (or frozen=...), x; y if it is compiled with a loss",
+            helps="a compiled model or train_step: real training steps",
+        ),
+        Check(
+            "statistics_health",
+            "the stored statistics are usable",
+            needs="model",
+            helps="x (training data): distances to the statistics of the data; optimizer: whether "
+            "it was trained",
+        ),
     )
 }
 

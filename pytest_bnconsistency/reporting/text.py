@@ -60,7 +60,7 @@ def _lines(result: CheckResult, verbose: bool, reproduce: str) -> Iterator[str]:
     if reproduce:
         yield from _labelled("reproduce", reproduce, fold=False)
     for rule in dict.fromkeys(finding.rule for finding in shown):
-        yield from _labelled("rule", f"docs/rules/{rule}.md", fold=False)
+        yield from _labelled("rule", f"pytest --bn-explain {rule}", fold=False)
 
 
 def table_lines(plain: Mapping[str, Any], *, verbose: bool = False) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""The catalogue of rules."""
+"""The catalogue of rules, and a page a rule."""
