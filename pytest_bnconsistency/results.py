@@ -63,6 +63,20 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Run:
+    """What a check ran on, under which settings, and what it took.
+
+    `settings` holds each value with the source that it came from. `traces` counts the forward
+    passes that were traced.
+    """
+
+    model: str
+    settings: Mapping[str, tuple[Any, str]]
+    seconds: float
+    traces: int
+
+
+@dataclass(frozen=True)
 class CheckResult:
     """The verdict of one check, its findings and what it rests on.
 
@@ -82,6 +96,7 @@ class CheckResult:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[Finding, ...] = ()
     waived: bool = False
+    run: Run | None = field(default=None, compare=False)
 
     @property
     def headline(self) -> str:
@@ -91,8 +106,8 @@ class CheckResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers: what `json.dumps` takes."""
-        plain: dict[str, Any] = json.loads(json.dumps(_plain(self)))
-        return plain
+        read: dict[str, Any] = json.loads(json.dumps(plain(self)))
+        return read
 
 
 @dataclass(frozen=True)
@@ -133,18 +148,21 @@ class Report:
         return {"subject": self.subject, "results": [r.to_dict() for r in self.results]}
 
 
-def _plain(value: Any) -> Any:
-    """`value` without dataclasses, tuples, enums and numpy scalars."""
+def plain(value: Any) -> Any:
+    """`value` without dataclasses, tuples, enums and numpy scalars, as JSON takes it.
+
+    What is not a number, or infinite, is a string: "nan", "inf", "-inf".
+    """
     if isinstance(value, enum.Enum):
         return value.value
     if hasattr(value, "__dataclass_fields__"):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and value != value:
         return "nan"
     if isinstance(value, float) and value in (float("inf"), float("-inf")):

@@ -183,6 +183,8 @@ class Settings:
             "choices": ("fail", "skip", "pass"),
         },
     )
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """Where the fields come from that are no defaults: call, marker, command line or ini."""
 
     @property
     def shapes(self) -> Shapes:
@@ -190,20 +192,32 @@ class Settings:
         return Shapes() if self.shape is None else _shapes("shape", self.shape)
 
 
-FIELDS: Mapping[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Settings)}
+FIELDS: Mapping[str, dataclasses.Field[Any]] = {
+    f.name: f for f in dataclasses.fields(Settings) if "help" in f.metadata
+}
+
+
+class Layer(dict[str, Any]):
+    """The options that one source gives, and which source that is."""
+
+    def __init__(self, source: str, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
+        self.source = source
 
 
 def resolve(*layers: Mapping[str, Any]) -> Settings:
-    """The settings of `layers`, the first of them the strongest.
+    """The settings of `layers`, the first of them the strongest; a plain mapping is a call's.
 
     Raises:
         OptionError: an option is unknown, or its value is of the wrong kind or out of range.
     """
     chosen: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     for layer in reversed(layers):
         for name, value in layer.items():
             chosen[name] = parse(name, value)
-    return Settings(**chosen)
+            sources[name] = getattr(layer, "source", "call")
+    return Settings(**chosen, sources=sources)
 
 
 def parse(name: str, value: Any) -> Any:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import importlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pytest_bnconsistency.checks.budget import diagnosing
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.errors import OptionError
-from pytest_bnconsistency.results import CheckResult
-from pytest_bnconsistency.settings import did_you_mean
+from pytest_bnconsistency.execution.traces import counted
+from pytest_bnconsistency.results import CheckResult, Run
+from pytest_bnconsistency.settings import FIELDS, Settings, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,28 @@ class Check:
     helps: str
 
     def run(self, case: Case) -> CheckResult:
+        """The result, with what the check ran on and what it took."""
+        begun = time.perf_counter()
+        with counted() as traces:
+            result = self.decide(case)
+        run = Run(
+            model=case.subject.name,
+            settings=_sourced(case.settings),
+            seconds=time.perf_counter() - begun,
+            traces=traces(),
+        )
+        return dataclasses.replace(result, run=run)
+
+    def decide(self, case: Case) -> CheckResult:
         module = importlib.import_module(f"pytest_bnconsistency.checks.{self.name}.check")
         seconds = case.settings.diagnosis_seconds
         with _heap_at_rest(), door.get().progress.of(self.name), diagnosing(seconds):
             result: CheckResult = module.check(case)
         return result
+
+
+def _sourced(chosen: Settings) -> dict[str, tuple[Any, str]]:
+    return {name: (getattr(chosen, name), chosen.sources.get(name, "default")) for name in FIELDS}
 
 
 @contextlib.contextmanager

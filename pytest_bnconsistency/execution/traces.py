@@ -1,12 +1,33 @@
-"""The traces of `tf.function`s: to put them back, or to forget them for a while."""
+"""The traces of `tf.function`s: to put them back, to forget them for a while, to count ours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 CONFIGURED = ("_variable_creation_config", "_no_variable_creation_config", "_created_variables")
+_made: ContextVar[list[None] | None] = ContextVar("traces made", default=None)
 # TensorFlow keeps traces under names that are not public; where a name is gone, traces stay.
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Callable[[], int]]:
+    """Within it, the traces that we make are counted."""
+    made: list[None] = []
+    token = _made.set(made)
+    try:
+        yield lambda: len(made)
+    finally:
+        _made.reset(token)
+
+
+def count_trace() -> None:
+    """One more trace is made."""
+    made = _made.get()
+    if made is not None:
+        made.append(None)
 
 
 class Traces:

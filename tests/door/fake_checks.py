@@ -31,13 +31,11 @@ class FakeSubject:
         return None
 
 
-class FakeCheck:
-    property = "what the fake model says"
-
+class FakeCheck(registry.Check):
     def __init__(self, name):
-        self.name = name
+        super().__init__(name, "what the fake model says")
 
-    def run(self, case):
+    def decide(self, case):
         verdict = Verdict(case.subject.model.verdicts.get(self.name, "passed"))
         finding = Finding(
             "BN101", "fake-leak", "dense", f"{self.name} is off by 7", "fake", True, "none"

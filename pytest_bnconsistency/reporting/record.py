@@ -1,0 +1,209 @@
+"""The record of a run: one plain dict, which JSON holds as it is, and all other formats read.
+
+    {
+      "schema_version": 1,
+      "versions": {"python": "3.12.3", "tensorflow": "2.21.0", "tf-keras": null, ...},
+      "run": {
+        "started": "2026-01-31T09:30:00+00:00", "seconds": 12.5, "exit_status": 1,
+        "complete": true,           false if tests are missing from the record
+        "stopped": "",              why the run ended early: "KeyboardInterrupt", "..."
+        "crashed": [{"test": "test_a.py::test_b", "message": "worker 'gw0' crashed ..."}],
+        "not_run": ["test_a.py::test_c"],            collected, and without an outcome
+        "folder": "packages/a"      where the paths begin, within the repository; "" at its top
+      },
+      "counts": {"models": 1, "checks": 2, "passed": 1, "failed": 1, "vacuous": 0,
+                 "not applicable": 0, "failing": 1, "expected": 0, "ignored": 0,
+                 "warnings": 0, "errors": 0},
+      "models": [                   sorted by place
+        {
+          "title": "models:build",  what it was named as, else the suite, else the test
+          "name": "resnet50",       its own name
+          "path": "models.py", "line": 12,           of the factory, the suite, or the test
+          "checks": [               in the order of their tests; one check may stand here twice
+            {
+              "check": "batch_invariance",
+              "verdict": "failed",  or "passed", "vacuous", "not applicable"
+              "outcome": "fail",    what it did to its test: "pass", "fail", "skip", "warn", or
+                                    "expected": it failed, and the test wants that
+              "headline": "BN101 ...", "summary": "", "hint": "", "waived": false,
+              "findings": [FINDING], "warnings": [FINDING],
+              "ignored": [{"finding": FINDING, "reason": "..."}],
+              "notes": ["..."], "table": TABLE or null, "evidence": {...},
+              "seconds": 1.5, "traces": 3,
+              "settings": {"rows": {"value": 8, "source": "default"}, ...},
+              "test": "models.py::build::batch_invariance", "path": "models.py", "line": 12,
+              "reproduce": "pytest ..."
+            }
+          ]
+        }
+      ],
+      "errors": [                   what kept a check from running
+        {"kind": "misuse", "title": "models:build", "test": "...", "path": "...", "line": 1,
+         "message": "..."}          or kind "error" (the user's code raised), "collection"
+      ]
+    }
+
+    FINDING: {"rule", "slug", "headline", "layer", "message", "cause", "cause_tested", "tested",
+              "remedy", "bound", "table", "evidence", "recipe", "code"}
+    TABLE:   {"columns": [...], "rows": [[...]], "more": 0}, all cells text
+
+Numbers are numbers, but for "nan", "inf" and "-inf". Names of the user's stand as they are: every
+format escapes them. Paths have forward slashes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from pytest_bnconsistency.results import CheckResult, Finding, Table, plain
+from pytest_bnconsistency.settings import FIELDS
+
+Record: TypeAlias = dict[str, Any]
+SCHEMA_VERSION = 1
+VERDICTS = ("passed", "failed", "vacuous", "not applicable")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a test is written, and which model it is about."""
+
+    title: str
+    test: str
+    path: str
+    line: int
+    reproduce: str = ""
+
+
+@dataclass
+class Ending:
+    """How a run went as a whole."""
+
+    started: str
+    seconds: float
+    exit_status: int
+    folder: str = ""
+    stopped: str = ""
+    crashed: list[dict[str, str]] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
+
+
+def check_entry(result: CheckResult, outcome: str, place: Place) -> Record:
+    """A result as it stands in the record, with the name of its model."""
+    run = result.run
+    settings = {name: run.settings[name] for name in FIELDS} if run else {}
+    entry = {
+        "name": run.model if run else "",
+        "title": place.title,
+        "check": result.check,
+        "verdict": result.verdict,
+        "outcome": outcome,
+        "headline": result.headline,
+        "summary": result.summary,
+        "hint": result.hint,
+        "waived": result.waived,
+        "findings": [_finding(finding) for finding in result.findings],
+        "warnings": [_finding(finding) for finding in result.warnings],
+        "ignored": [],
+        "notes": result.notes,
+        "table": _table(result.table),
+        "evidence": result.evidence,
+        "seconds": round(run.seconds, 3) if run else 0.0,
+        "traces": run.traces if run else 0,
+        "settings": {
+            name: {"value": value, "source": source} for name, (value, source) in settings.items()
+        },
+        "test": place.test,
+        "path": place.path,
+        "line": place.line,
+        "reproduce": place.reproduce,
+    }
+    read: Record = json.loads(json.dumps(plain(entry)))
+    return read
+
+
+def build(
+    entries: Iterable[Mapping[str, Any]],
+    errors: Iterable[Mapping[str, Any]],
+    ending: Ending,
+    versions: Mapping[str, str | None],
+) -> Record:
+    """The record of a run: its checks by model, in an order that no worker has a say in."""
+    models: dict[tuple[str, str], Record] = {}
+    for entry in sorted(entries, key=_order):
+        check = dict(entry)
+        title, name = check.pop("title"), check.pop("name")
+        start = {"title": title, "name": name, "path": check["path"], "line": check["line"]}
+        models.setdefault((title, name), {**start, "checks": []})["checks"].append(check)
+    failed = [dict(error) for error in sorted(errors, key=_order)]
+    crashed = sorted(ending.crashed, key=lambda crash: _natural(crash["test"]))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "versions": dict(versions),
+        "run": {
+            "started": ending.started,
+            "seconds": round(ending.seconds, 3),
+            "exit_status": ending.exit_status,
+            "complete": not (ending.stopped or crashed or ending.not_run),
+            "stopped": ending.stopped,
+            "crashed": crashed,
+            "not_run": sorted(ending.not_run, key=_natural),
+            "folder": ending.folder,
+        },
+        "counts": _counts(list(models.values()), failed),
+        "models": list(models.values()),
+        "errors": failed,
+    }
+
+
+def _counts(models: Sequence[Record], errors: Sequence[Record]) -> dict[str, int]:
+    checks = [check for model in models for check in model["checks"]]
+    judged = [check for check in checks if check["outcome"] != "expected"]
+    return {
+        "models": len(models),
+        "checks": len(checks),
+        **{verdict: sum(c["verdict"] == verdict for c in judged) for verdict in VERDICTS},
+        "failing": sum(check["outcome"] == "fail" for check in checks),
+        "expected": len(checks) - len(judged),
+        "ignored": sum(len(check["ignored"]) for check in checks),
+        "warnings": sum(len(check["warnings"]) for check in checks),
+        "errors": len(errors),
+    }
+
+
+def _finding(finding: Finding) -> Record:
+    return {
+        "rule": finding.rule,
+        "slug": finding.slug,
+        "headline": finding.headline,
+        "layer": finding.layer,
+        "message": finding.message,
+        "cause": finding.cause,
+        "cause_tested": finding.cause_tested,
+        "tested": finding.tested,
+        "remedy": finding.remedy,
+        "bound": finding.bound,
+        "table": _table(finding.table),
+        "evidence": finding.evidence,
+        "recipe": finding.recipe,
+        "code": finding.code,
+    }
+
+
+def _table(table: Table | None) -> Record | None:
+    if table is None:
+        return None
+    return {"columns": table.columns, "rows": table.rows, "more": table.more}
+
+
+def _order(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    return entry["path"], entry["line"], _natural(entry["test"])
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A key by which `test[2]` comes before `test[10]`."""
+    parts = re.split(r"([0-9]+)", text)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
