@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,11 +140,17 @@ class CheckItem(pytest.Item):
         self.bn_about = (model.named.target.spec, check.name)
 
     def setup(self) -> None:
-        self.model.shared.prepare(self.nodeid, {})
+        self.model.shared.prepare(self.nodeid, self._options())
 
     def runtest(self) -> None:
         __tracebackhide__ = True
-        self.model.shared.judge(self.check, self.nodeid, {})
+        self.model.shared.judge(self.check, self.nodeid, self._options())
+
+    def _options(self) -> Mapping[str, Any]:
+        try:
+            return self.model.named.target.own_options()
+        except Exception:
+            return {}  # what is wrong with the module, building the model tells
 
     def bn_arguments(self) -> list[str]:
         """The command line that this test needs besides its node id."""

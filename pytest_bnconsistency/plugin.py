@@ -38,7 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         text = option.metadata["help"]
         if option.default is not None:
             text += f" (default: {option.default})"
-        group.addoption(_flag(name), dest=f"bn_{name}", metavar="VALUE", help=text)
+        often: Any = {"action": "append"} if "lines" in option.metadata else {}
+        group.addoption(_flag(name), dest=f"bn_{name}", metavar="VALUE", help=text, **often)
         parser.addini(f"bn_{name}", text, default=None)
     for name, metavar, text in ini.OPTIONS:
         # Which data belongs to which model is told by their order.
@@ -194,6 +195,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         "bnconsistency: unusual, and not failed": text.warning_lines(
             (report.nodeid, value) for report, value in known
         ),
+        "bnconsistency: ignored on purpose": text.ignored_lines(
+            [(report.nodeid, value) for report, value in known],
+            _ignored_elsewhere(terminalreporter),
+        ),
         "bnconsistency: models": text.model_lines(models),
     }
     for title, lines in sections.items():
@@ -211,6 +216,14 @@ def _table_lines(verbosity: int, known: list[tuple[Any, Any]]) -> Iterator[str]:
         if report.passed and result["table"]:
             yield f"{report.nodeid} {result['check']}"
             yield from text.table_lines(result["table"], verbose=verbosity >= 2)
+
+
+def _ignored_elsewhere(terminalreporter: pytest.TerminalReporter) -> set[str]:
+    """What the ini file accepts for the whole project, if only a part of it ran."""
+    config = terminalreporter.config
+    _, ini_file = config.stash[LAYERS]
+    is_part = config.option.file_or_dir or terminalreporter.stats.get("deselected")
+    return set(ini_file.get("ignore") or ()) if is_part else set()
 
 
 def _models(terminalreporter: pytest.TerminalReporter) -> dict[str, dict[str, tuple[str, str]]]:
@@ -286,8 +299,8 @@ def _reproduce(item: pytest.Item) -> str:
     command_line, _ = config.stash[LAYERS]
     words = list[str]()
     for name, value in command_line.items():
-        given = str(value)
-        words += [f"{_flag(name)}={given}"] if given.startswith("-") else [_flag(name), given]
+        for given in str(value).splitlines():
+            words += [f"{_flag(name)}={given}"] if given.startswith("-") else [_flag(name), given]
     words += item.bn_arguments() if hasattr(item, "bn_arguments") else []
     for flag, given in (("-c", config.option.inifilename), ("--rootdir", config.option.rootdir)):
         words += [flag, str(given)] if given else []

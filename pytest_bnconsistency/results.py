@@ -37,10 +37,11 @@ class Finding:
     """One violation with its evidence.
 
     `rule` is the id (`BN201`), `slug` its name, `layer` the path of the layer or the places
-    between which it happens. `cause_tested` is True only if undoing the cause made the symptom
-    go away; otherwise `cause` says that none is established and lists what was tried. `bound`
-    says what the symptom was measured against. `recipe` is the simplest batch that fails, where
-    one was searched for, and `code` rebuilds it. `evidence` holds the numbers.
+    between which it happens, the worst of `layers` where there are more. `cause_tested` is
+    True only if undoing the cause made the symptom go away; otherwise `cause` says that none is
+    established and lists what was tried. `bound` says what the symptom was measured against.
+    `recipe` is the simplest batch that fails, where one was searched for, and `code` rebuilds
+    it. `evidence` holds the numbers.
     """
 
     rule: str
@@ -56,10 +57,25 @@ class Finding:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     recipe: str = ""
     code: str = ""
+    layers: tuple[str, ...] = ()
 
     @property
     def headline(self) -> str:
         return printable(f"{self.rule} {self.slug}: {self.message}")
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """All layers that it is about."""
+        return self.layers or (self.layer,)
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A finding that the user accepts: why, and the entries of the option `ignore` that say so."""
+
+    finding: Finding
+    reason: str
+    entries: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,9 @@ class CheckResult:
     `summary` is one sentence: for a pass what held and what could have been seen, for a vacuous
     or inapplicable check the reason. `hint` says what to do about it. `warnings` are findings of
     what is unusual and fails nothing. `notes` are facts that decide nothing but that a person
-    should know. `waived` says that the user declared the property not to be meant here.
+    should know. `waived` says that the user declared the property not to be meant here. `ignored`
+    are findings that the user accepts, and `unmatched` the entries of the option `ignore` that
+    nothing matches any more.
     """
 
     check: str
@@ -96,6 +114,8 @@ class CheckResult:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[Finding, ...] = ()
     waived: bool = False
+    ignored: tuple[Ignored, ...] = ()
+    unmatched: tuple[str, ...] = ()
     run: Run | None = field(default=None, compare=False)
 
     @property
@@ -128,12 +148,7 @@ class Report:
         raise KeyError(f"no check {check!r} ran; expected one of {ran}")
 
     def __str__(self) -> str:
-        return "\n".join(
-            f"{result.check} {result.verdict}: {result.headline}"
-            if result.findings
-            else result.headline
-            for result in self.results
-        )
+        return "\n".join(map(_line, self.results))
 
     @property
     def ok(self) -> bool:
@@ -146,6 +161,13 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         return {"subject": self.subject, "results": [r.to_dict() for r in self.results]}
+
+
+def _line(result: CheckResult) -> str:
+    line = result.headline
+    if result.findings:
+        line = f"{result.check} {result.verdict}: {line}"
+    return f"{line} ({len(result.ignored)} ignored)" if result.ignored else line
 
 
 def plain(value: Any) -> Any:

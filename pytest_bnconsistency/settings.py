@@ -9,7 +9,7 @@ import ast
 import dataclasses
 import difflib
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -37,6 +37,7 @@ class Options(DataOptions, total=False):
     steps: int
     frozen: str | None
     transductive: str | Mapping[str, str] | None
+    ignore: Mapping[str, str] | None
     shape: Shape | None
     padding: float | None
     updates: int | None
@@ -60,6 +61,16 @@ class Shapes(dict[str, tuple[int, ...]]):
 
     def __str__(self) -> str:
         return "; ".join(f"{name}={axes}" if name else str(axes) for name, axes in self.items())
+
+
+class Ignore(dict[str, str]):
+    """Why findings are accepted, by their rule, or by rule and layers: `BN303 backbone/*`.
+
+    It prints as it is written in an ini file, a line for each.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(f"{entry}: {reason}" for entry, reason in self.items())
 
 
 @dataclass(frozen=True)
@@ -102,10 +113,17 @@ class Settings:
             "for layers: {'discriminator/stddev*': 'why'}"
         },
     )
+    ignore: Mapping[str, str] | None = dataclasses.field(
+        default=None,
+        metadata={
+            "lines": True,
+            "help": "findings that are accepted, and why: 'BN104: reason', or of some layers "
+            "'BN303 backbone/*: reason'; one a line in the ini file, or give the option again",
+        },
+    )
     shape: Shape | None = dataclasses.field(
         default=None,
         metadata={
-            "shapes": True,
             "help": "shapes of generated rows, by the inputs' names: 'tokens=(128,); image=(64, "
             "64, 3)', or '(128,)' for a single input",
         },
@@ -214,6 +232,8 @@ def resolve(*layers: Mapping[str, Any]) -> Settings:
     chosen: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for layer in reversed(layers):
+        if not isinstance(layer, Mapping):
+            raise OptionError(f"options is {layer!r}; expected a dict, as in {{'rows': 16}}")
         for name, value in layer.items():
             chosen[name] = parse(name, value)
             sources[name] = getattr(layer, "source", "call")
@@ -232,8 +252,8 @@ def parse(name: str, value: Any) -> Any:
             expected = ", ".join(meta["choices"])
             raise OptionError(f"option {name!r} is {value!r}; expected one of {expected}")
         return value
-    if "shapes" in meta:
-        return _shapes(name, value)
+    if name in _READERS:
+        return _READERS[name](name, value)
     if "Mapping" in kind and isinstance(value, Mapping):
         return {pattern: parse(name, reason) for pattern, reason in value.items()}
     if kind.startswith("str"):
@@ -288,6 +308,47 @@ def _told_shapes(text: str) -> dict[str, Any]:
             read = None
         found[name.strip()] = (read,) if type(read) is int else read
     return found
+
+
+def _ignore(name: str, value: Any) -> Ignore:
+    given = _told_reasons(value) if isinstance(value, (str, list, tuple)) else value
+    if not isinstance(given, Mapping):
+        raise OptionError(
+            f"option {name!r} is {value!r}; expected {{'BN104': 'reason'}} or {{'BN303 "
+            "backbone/*': 'reason'}, or 'BN104: reason' as text"
+        )
+    return Ignore(_accepted(name, entry, reason) for entry, reason in given.items())
+
+
+def _accepted(name: str, entry: Any, reason: Any) -> tuple[str, str]:
+    """An entry with the rule's id, and its reason.
+
+    Raises:
+        OptionError: there is no such rule, or no reason.
+    """
+    from pytest_bnconsistency.rules import pages  # which reads options of its own from here
+
+    rule, *pattern = str(entry).split(maxsplit=1) or [""]
+    try:
+        known = pages.named(rule)
+    except OptionError as error:
+        raise OptionError(f"option {name!r}: {error}") from None
+    if not isinstance(reason, str) or not reason.strip():
+        raise OptionError(
+            f"option {name!r} gives no reason for {str(entry)!r}; expected one that says why it "
+            f"is accepted, as in '{entry}: batches of one size only'"
+        )
+    return " ".join([known.id, *pattern]).strip(), reason.strip()
+
+
+def _told_reasons(given: str | Sequence[Any]) -> dict[str, str]:
+    lines = given.splitlines() if isinstance(given, str) else map(str, given)
+    parted = (line.partition(": " if ": " in line else ":") for line in lines if line.strip())
+    return {entry.strip(): reason for entry, _, reason in parted}
+
+
+_READERS: Mapping[str, Callable[[str, Any], Any]] = {"shape": _shapes, "ignore": _ignore}
+"""What is neither a number nor a word."""
 
 
 def did_you_mean(

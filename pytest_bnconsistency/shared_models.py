@@ -92,8 +92,8 @@ class SharedModel:
 
 def _alike(one: Settings, other: Settings) -> bool:
     """Whether settings differ in nothing but in what comes of a verdict."""
-    outcomes = {"vacuous": other.vacuous, "not_applicable": other.not_applicable}
-    return dataclasses.replace(one, **outcomes) == other  # type: ignore[arg-type]
+    outcomes = ("vacuous", "not_applicable", "ignore")
+    return dataclasses.replace(one, **{name: getattr(other, name) for name in outcomes}) == other
 
 
 def _what(error: BNConsistencyError) -> object:

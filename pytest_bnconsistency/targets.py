@@ -117,6 +117,14 @@ class Target:
             data = found.data if isinstance(data, (staticmethod, classmethod)) else None  # type: ignore[attr-defined]
         return data() if callable(data) else data
 
+    def own_options(self) -> Mapping[str, Any]:
+        """The attribute `options` of the function that builds the model."""
+        found = self._found()
+        options: Mapping[str, Any] = (
+            vars(found).get("options", {}) if inspect.isfunction(found) else {}
+        )
+        return options
+
     def _found(self) -> Any:
         module = self._imported()
         try:
@@ -184,6 +192,9 @@ class SavedFile:
 
     def own_data(self) -> Any:
         return None
+
+    def own_options(self) -> Mapping[str, Any]:
+        return {}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_bnconsistency.errors import OptionError
-from pytest_bnconsistency.settings import FIELDS, Settings, Shapes, resolve
+from pytest_bnconsistency.settings import FIELDS, Ignore, Settings, Shapes, resolve
 
 
 def test_the_first_layer_is_the_strongest():
@@ -50,6 +50,17 @@ def test_none_in_a_call_overrides_a_weaker_value():
         ({"shape": {"a": [3]}}, Shapes({"a": (3,)})),
         ({"shape": "a=(3,); b=(4, 5)"}, Shapes({"a": (3,), "b": (4, 5)})),
         ({"shape": "7"}, Shapes({"": (7,)})),
+        ({"ignore": {"bn104": " why "}}, Ignore({"BN104": "why"})),
+        ({"ignore": {"padding-matters  a b/*": "why"}}, Ignore({"BN106 a b/*": "why"})),
+        (
+            {"ignore": "BN104: why: so\n\nBN303 b/*:why"},
+            Ignore({"BN104": "why: so", "BN303 b/*": "why"}),
+        ),
+        (
+            {"ignore": ["BN104: why", "BN303 b:c: why"]},
+            Ignore({"BN104": "why", "BN303 b:c": "why"}),
+        ),
+        ({"ignore": {}}, Ignore()),
     ],
     ids=str,
 )
@@ -80,6 +91,15 @@ def test_values_are_parsed(given, value):
         ({"shape": 7}, "option 'shape' is 7; expected the axes of a row of each input"),
         ({"shape": {}}, "option 'shape' is {}; expected the axes of a row of each input"),
         ({"frozen": ["a"]}, "option 'frozen' is ['a']; expected a string"),
+        ({"ignore": 3}, "option 'ignore' is 3; expected {'BN104': 'reason'} or"),
+        ({"ignore": {"BN104": ""}}, "option 'ignore' gives no reason for 'BN104'; expected one"),
+        ({"ignore": {"BN104": None}}, "option 'ignore' gives no reason for 'BN104'; expected one"),
+        ({"ignore": "BN104"}, "option 'ignore' gives no reason for 'BN104'; expected one that"),
+        ({"ignore": "BN104: "}, "option 'ignore' gives no reason for 'BN104'; expected one that"),
+        ({"ignore": {"BN99": "why"}}, "option 'ignore': there is no rule 'BN99'; "),
+        ({"ignore": {"padding-matter": "why"}}, "did you mean 'padding-matters'?"),
+        ({"ignore": {"": "why"}}, "option 'ignore': there is no rule ''; "),
+        ({"ignore": {3: "why"}}, "option 'ignore': there is no rule '3'; "),
     ],
     ids=str,
 )
@@ -98,6 +118,16 @@ def test_a_choice_that_is_no_string(vacuous):
 def test_a_weaker_layer_is_checked_as_well():
     with pytest.raises(OptionError):
         resolve({"rows": 5}, {"rows": "many"})
+
+
+def test_what_is_ignored_prints_as_it_is_written():
+    text = "BN104: why: so\nBN303 b/*: why"
+    assert str(resolve({"ignore": text}).ignore) == text
+
+
+def test_options_are_a_dict():
+    with pytest.raises(OptionError, match="options is 3; expected a dict"):
+        resolve(3)
 
 
 def test_settings_cannot_be_changed():

@@ -13,6 +13,7 @@ from typing import Any
 
 from pytest_bnconsistency.checks.budget import diagnosing
 from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.ignored import without_ignored
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.execution.traces import counted
@@ -36,7 +37,7 @@ class Check:
         """The result, with what the check ran on and what it took."""
         begun = time.perf_counter()
         with counted() as traces:
-            result = self.decide(case)
+            result = without_ignored(self.decide(case), case.settings.ignore)
         run = Run(
             model=case.subject.name,
             settings=_sourced(case.settings),

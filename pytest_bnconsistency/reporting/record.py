@@ -27,7 +27,8 @@
                                     "expected": it failed, and the test wants that
               "headline": "BN101 ...", "summary": "", "hint": "", "waived": false,
               "findings": [FINDING], "warnings": [FINDING],
-              "ignored": [{"finding": FINDING, "reason": "..."}],
+              "ignored": [{"finding": FINDING, "reason": "...", "entries": ["BN104 head/*"]}],
+              "unmatched": [],      entries of the option "ignore" that no finding matches
               "notes": ["..."], "table": TABLE or null, "evidence": {...},
               "seconds": 1.5, "traces": 3,
               "settings": {"rows": {"value": 8, "source": "default"}, ...},
@@ -43,8 +44,8 @@
       ]
     }
 
-    FINDING: {"rule", "slug", "headline", "layer", "message", "cause", "cause_tested", "tested",
-              "remedy", "bound", "table", "evidence", "recipe", "code"}
+    FINDING: {"rule", "slug", "headline", "layer", "layers", "message", "cause", "cause_tested",
+              "tested", "remedy", "bound", "table", "evidence", "recipe", "code"}
     TABLE:   {"columns": [...], "rows": [[...]], "more": 0}, all cells text
 
 Numbers are numbers, but for "nan", "inf" and "-inf". Names of the user's stand as they are: every
@@ -107,7 +108,11 @@ def check_entry(result: CheckResult, outcome: str, place: Place) -> Record:
         "waived": result.waived,
         "findings": [_finding(finding) for finding in result.findings],
         "warnings": [_finding(finding) for finding in result.warnings],
-        "ignored": [],
+        "ignored": [
+            {"finding": _finding(one.finding), "reason": one.reason, "entries": one.entries}
+            for one in result.ignored
+        ],
+        "unmatched": result.unmatched,
         "notes": result.notes,
         "table": _table(result.table),
         "evidence": result.evidence,
@@ -180,6 +185,7 @@ def _finding(finding: Finding) -> Record:
         "slug": finding.slug,
         "headline": finding.headline,
         "layer": finding.layer,
+        "layers": finding.places,
         "message": finding.message,
         "cause": finding.cause,
         "cause_tested": finding.cause_tested,

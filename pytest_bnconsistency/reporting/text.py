@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pytest_bnconsistency.results import CheckResult, Finding, Table, Verdict
@@ -40,6 +40,7 @@ def _lines(result: CheckResult, verbose: bool, reproduce: str) -> Iterator[str]:
             yield from _warning(warning)
         for note in _cut(result.notes, NOTES, verbose):
             yield from _labelled("note", note)
+        yield from _ignored(result)
         return
     shown = _cut(result.findings, FINDINGS, verbose)
     for position, finding in enumerate(shown):
@@ -57,6 +58,7 @@ def _lines(result: CheckResult, verbose: bool, reproduce: str) -> Iterator[str]:
         yield from _warning(warning)
     for note in _cut(result.notes, NOTES, verbose):
         yield from _labelled("note", note)
+    yield from _ignored(result)
     if reproduce:
         yield from _labelled("reproduce", reproduce, fold=False)
     for rule in dict.fromkeys(finding.rule for finding in shown):
@@ -97,6 +99,33 @@ def warning_lines(results: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[
         for warning in result.get("warnings", ()):
             said = f"{place}: {warning['rule']} {warning['slug']}: {warning['message']}"
             yield printable(said)
+
+
+def ignored_lines(
+    results: Sequence[tuple[str, Mapping[str, Any]]], elsewhere: Collection[str] = ()
+) -> Iterator[str]:
+    """What plain results ignore, with the reason, and what is to be ignored and not found.
+
+    Nothing is said of entries that may match `elsewhere`.
+    """
+    used = set[str]()
+    for place, result in results:
+        for one in result.get("ignored", ()):
+            used.update(one["entries"])
+            finding = one["finding"]
+            said = f"{finding['rule']} {finding['slug']}: {finding['message']}"
+            yield printable(f"{place}: {said}; ignored: {one['reason']}")
+    unmatched = dict.fromkeys(e for _, result in results for e in result.get("unmatched", ()))
+    for entry in unmatched:
+        if entry not in used and entry not in elsewhere:
+            yield printable(f"ignore {entry!r} matches no finding any more: take it out")
+
+
+def _ignored(result: CheckResult) -> Iterator[str]:
+    for one in result.ignored:
+        yield from _labelled("ignored", f"{one.finding.headline}; because: {one.reason}")
+    for entry in result.unmatched:
+        yield from _labelled("ignored", f"nothing: {entry!r} matches no finding any more")
 
 
 def model_lines(models: Mapping[str, Mapping[str, tuple[str, str]]]) -> Iterator[str]:

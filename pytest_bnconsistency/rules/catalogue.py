@@ -151,4 +151,18 @@ UNTRAINED = Rule(
     "the model was trained, and a layer's statistics are exactly their initial values",
 )
 
+_CHECKS = {
+    "0": "inference_purity",
+    "1": "batch_invariance",
+    "2": "train_eval_agreement",
+    "3": "frozen_stability",
+    "4": "statistics_health",
+}
+
+
+def check_of(rule: str) -> str:
+    """The name of the check that a rule belongs to, by the first digit of its id."""
+    return _CHECKS[rule[2]]
+
+
 ALL = tuple(value for value in globals().values() if isinstance(value, Rule))

@@ -33,7 +33,7 @@ class FakeSubject:
 
 class FakeCheck(registry.Check):
     def __init__(self, name):
-        super().__init__(name, "what the fake model says")
+        super().__init__(name, "what the fake model says", needs="model", helps="")
 
     def decide(self, case):
         verdict = Verdict(case.subject.model.verdicts.get(self.name, "passed"))

@@ -79,7 +79,13 @@ def test_help_tells_every_option(pytester):
 
 @pytest.mark.parametrize("name", sorted(FIELDS))
 def test_every_option_is_read_from_the_command_line(project, name):
-    words = {"vacuous": "warn", "not_applicable": "pass", "frozen": "a/*", "shape": "(7,)"}
+    words = {
+        "vacuous": "warn",
+        "not_applicable": "pass",
+        "frozen": "a/*",
+        "shape": "(7,)",
+        "ignore": "BN101: why",
+    }
     value = words.get(name, "7")
     project.makepyfile(
         f"""
