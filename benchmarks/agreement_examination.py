@@ -1,11 +1,13 @@
 """Nets trained for real, judged by `train_eval_agreement`, beside a calculation of what is true.
 
-    python benchmarks/agreement_examination.py --nets 150 --cache nets        # about two hours
-    python benchmarks/agreement_examination.py --nets 150 --cache nets --only 3,17 --rows all
+    python benchmarks/agreement_examination.py --nets 150 --cache nets --out judged.jsonl
+    python benchmarks/agreement_examination.py --cache nets --only 3,17 --rows all --seed 1
 
-The first run trains the nets and keeps them in the folder; later ones judge them again. The
-calculation of the truth (`truth`) shares no code with the package and knows each net's layers,
-data, batch size and momentum, which the check must find out.
+The first run trains the nets (two hours) and keeps them in the folder; later ones judge them
+again (one hour). What `--out` has is not judged again, so a run can be stopped and resumed.
+
+The calculation of the truth (`truth`) shares no code with the package and knows each net's
+layers, data, batch size and momentum, which the check must find out.
 
 The criterion, written down before the first net was judged. On the rows in question, with the
 compiled loss and the statistics of all training rows:
@@ -30,9 +32,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import argparse
 import collections
 import dataclasses
+import itertools
 import json
 import pathlib
-import sys
 import time
 
 import keras
@@ -347,7 +349,25 @@ def rows_of(p: Plan, condition: str) -> tuple[np.ndarray, np.ndarray | None]:
     return x[index], None if condition == "unlabelled" else y[index]
 
 
-def judge(number: int, condition: str, cache: pathlib.Path, seed: int) -> tuple[str, str, float]:
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What the check said of a net, beside what is true of it."""
+
+    number: int
+    condition: str
+    seed: int
+    state: str
+    verdict: str
+    rule: str
+    seconds: float
+    excess: list[dict]
+
+    @property
+    def key(self) -> tuple[int, str, int]:
+        return self.number, self.condition, self.seed
+
+
+def judge(number: int, condition: str, cache: pathlib.Path, seed: int, state: str) -> Judgement:
     from pytest_bnconsistency import check_consistency
 
     p = plan(number)
@@ -358,23 +378,77 @@ def judge(number: int, condition: str, cache: pathlib.Path, seed: int) -> tuple[
     result = check_consistency(
         m, x, y, checks=["train_eval_agreement"], batch_size=p.batch_size, seed=seed
     )["train_eval_agreement"]
+    seconds = time.process_time() - start
     rule = result.findings[0].rule if result.findings else ""
-    return result.verdict.value, rule, time.process_time() - start
+    excess = result.evidence.get("excess", [])
+    return Judgement(
+        number, condition, seed, state, result.verdict.value, rule, round(seconds, 2), excess
+    )
 
 
-def table(counts: dict[tuple[str, str], collections.Counter]) -> str:
-    verdicts = ("failed", "vacuous", "passed")
+def judged(out: pathlib.Path | None) -> list[Judgement]:
+    if out is None or not out.exists():
+        return []
+    return [Judgement(**json.loads(line)) for line in out.read_text().splitlines()]
+
+
+def table(found: list[Judgement]) -> str:
     lines = [
-        "| rows | truth | nets | failed | inconclusive | passed |",
-        "|---|---|---|---|---|---|",
+        "| rows | truth | nets | failed | inconclusive | passed | seconds |",
+        "|---|---|---|---|---|---|---|",
     ]
     for condition in CONDITIONS:
         for state in ("harmful", "between", "healthy"):
-            c = counts[condition, state]
-            if c:
-                cells = " | ".join(str(c[v]) for v in verdicts)
-                lines.append(f"| {condition} | {state} | {c.total()} | {cells} |")
+            these = [j for j in found if (j.condition, j.state) == (condition, state)]
+            if these:
+                count = collections.Counter(j.verdict for j in these)
+                cells = " | ".join(str(count[v]) for v in ("failed", "vacuous", "passed"))
+                seconds = np.mean([j.seconds for j in these])
+                lines.append(f"| {condition} | {state} | {len(these)} | {cells} | {seconds:.1f} |")
     return "\n".join(lines)
+
+
+def errors(found: list[Judgement]) -> str:
+    """How often it was wrong, and how often it may be where it never was (the rule of three)."""
+    lines = [
+        "| rows | false alarms | harmful, but passed | harmful, but not failed |",
+        "|---|---|---|---|",
+    ]
+    for condition in CONDITIONS:
+        of = [j for j in found if j.condition == condition]
+        healthy = [j.verdict == "failed" for j in of if j.state == "healthy"]
+        passed = [j.verdict == "passed" for j in of if j.state == "harmful"]
+        missed = [j.verdict != "failed" for j in of if j.state == "harmful"]
+        lines.append(f"| {condition} | {share(healthy)} | {share(passed)} | {share(missed)} |")
+    return "\n".join(lines)
+
+
+def share(wrong: list[bool]) -> str:
+    if not wrong:
+        return ""
+    some = sum(wrong)
+    said = f"{some / len(wrong):.1%}" if some else f"below {min(1, 3 / len(wrong)):.1%}"
+    return f"{some} of {len(wrong)} ({said})"
+
+
+def repeats(found: list[Judgement]) -> str:
+    """Of the nets that were judged with several seeds, those that got several answers."""
+    lines = [
+        "| rows | nets | seeds | verdicts that differ | rules that differ |",
+        "|---|---|---|---|---|",
+    ]
+    for condition in CONDITIONS:
+        answers: dict[int, list[Judgement]] = collections.defaultdict(list)
+        for j in found:
+            if j.condition == condition:
+                answers[j.number].append(j)
+        several = [these for these in answers.values() if len(these) > 1]
+        if several:
+            seeds = min(len(these) for these in several)
+            verdicts = sum(len({j.verdict for j in these}) > 1 for these in several)
+            rules = sum(len({j.rule for j in these}) > 1 for these in several)
+            lines.append(f"| {condition} | {len(several)} | {seeds} | {verdicts} | {rules} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def main() -> None:
@@ -382,34 +456,47 @@ def main() -> None:
     parser.add_argument("--nets", type=int, default=150)
     parser.add_argument("--cache", type=pathlib.Path, required=True)
     parser.add_argument("--only", help="numbers of nets, separated by commas")
-    parser.add_argument("--rows", help=f"one of {', '.join(CONDITIONS)}; default: all of them")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", help=f"some of {', '.join(CONDITIONS)}; default: all of them")
+    parser.add_argument("--seed", help="some seeds, separated by commas", default="0")
+    parser.add_argument("--out", type=pathlib.Path, help="judgements, a line each; resumed")
     parser.add_argument("--train-only", action="store_true")
     asked = parser.parse_args()
     asked.cache.mkdir(parents=True, exist_ok=True)
-    numbers = [int(n) for n in asked.only.split(",")] if asked.only else range(asked.nets)
-    conditions = [asked.rows] if asked.rows else CONDITIONS
-    counts: dict[tuple[str, str], collections.Counter] = collections.defaultdict(
-        collections.Counter
-    )
+    numbers = [int(n) for n in asked.only.split(",")] if asked.only else list(range(asked.nets))
+    conditions = asked.rows.split(",") if asked.rows else CONDITIONS
+    seeds = [int(seed) for seed in asked.seed.split(",")]
+    found = {j.key: j for j in judged(asked.out)}
     for number in numbers:
         facts = prepare(number, asked.cache)
-        p = plan(number)
-        if asked.train_only:
-            conditions = ()
-            print(number, facts, file=sys.stderr, flush=True)
-        for condition in conditions:
+        for condition, seed in () if asked.train_only else itertools.product(conditions, seeds):
+            if (number, condition, seed) in found:
+                continue
             known = facts["held-out" if condition == "held-out" else "training"]
-            verdict, rule, seconds = judge(number, condition, asked.cache, asked.seed)
-            counts[condition, known["state"]][verdict] += 1
-            moving, pop, conv = known["loss"]
-            print(
-                f"{number:3d} {condition:10s} {known['state']:8s} -> {verdict:8s} {rule:5s} "
-                f"{seconds:5.1f} s | loss {moving:.3g}, population {pop:.3g}, converged "
-                f"{conv:.3g}; wrong {', '.join(f'{w:.3f}' for w in known['wrong'])} | {p}",
-                flush=True,
-            )
-    print(table(counts))
+            j = judge(number, condition, asked.cache, seed, known["state"])
+            found[j.key] = j
+            keep(asked.out, j)
+            print(line(j, known), flush=True)
+    print(table([j for j in found.values() if j.seed == seeds[0]]))
+    print()
+    print(errors([j for j in found.values() if j.seed == seeds[0]]))
+    print()
+    print(repeats(list(found.values())))
+
+
+def keep(out: pathlib.Path | None, j: Judgement) -> None:
+    if out is not None:
+        with out.open("a") as lines:
+            lines.write(json.dumps(dataclasses.asdict(j)) + "\n")
+
+
+def line(j: Judgement, known: dict) -> str:
+    loss = ", ".join(f"{value:.3g}" for value in known["loss"])
+    wrong = ", ".join(f"{value:.3f}" for value in known["wrong"])
+    return (
+        f"{j.number:3d} {j.condition:10s} {j.seed} {j.state:8s} -> {j.verdict:8s} {j.rule:5s} "
+        f"{j.seconds:5.1f} s | moving, population, converged: loss {loss}; wrong {wrong} | "
+        f"{plan(j.number)}"
+    )
 
 
 if __name__ == "__main__":
