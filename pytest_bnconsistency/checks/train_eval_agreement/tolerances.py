@@ -62,6 +62,7 @@ class Quantity:
     sure: float = 1
     deviations: float = DEVIATIONS
     certain: float = math.inf
+    negligible: float = -math.inf
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,15 @@ class Excess:
 
         Statistics of other rows would be no better for these on average: they count in a failure.
         """
-        return not self.harms and self.amount + ONE_SIDED * self.counting < WOULD_SHOW
+        return not self.harms and self._most < WOULD_SHOW
+
+    @property
+    def negligible(self) -> bool:
+        return self._most < self.quantity.negligible
+
+    @property
+    def _most(self) -> float:
+        return self.amount + ONE_SIDED * self.counting
 
 
 def proven(found: Sequence[Excess], *, by_targets: bool, tolerances: float = 1) -> list[Excess]:
@@ -130,8 +139,11 @@ def by_targets(data: Data, reference: Side) -> bool:
 def doubted(found: Sequence[Excess]) -> list[Excess]:
     """What may be harm: all that looks like it, or the first, which tells most, if it is open.
 
-    A loss tells more than the few decisions that differ.
+    A loss tells more than the few decisions that differ, and where outputs hardly move, the
+    decisions that change were close calls.
     """
+    if any(excess.negligible for excess in found):
+        return []
     harmful = [excess for excess in found if excess.harms]
     return harmful or [excess for excess in found[:1] if not excess.excluded]
 
@@ -245,7 +257,8 @@ def _changes(case: Case, data: Data, reference: Side) -> list[Quantity]:
         f"more than {tolerance:.1%} changed decisions",
         deviations=1,
     )
-    return [decisions, _distance(CLEAR * case.settings.output_tolerance, data, reference)]
+    distance = _distance(CLEAR * case.settings.output_tolerance, data, reference)
+    return [decisions, replace(distance, negligible=1 / CLEAR)]
 
 
 def _distance(
