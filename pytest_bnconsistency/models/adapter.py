@@ -211,6 +211,9 @@ class BaseSubject(abc.ABC):
     def loss(self, data: Data, outputs: Nest) -> float | None:
         return None
 
+    def losses(self, data: Data, outputs: Nest) -> dict[str, float]:
+        return {}
+
     def fit(self, data: Data, batch_size: int) -> None:
         raise NotImplementedError(f"{self.name} can't be trained by fit")
 

@@ -236,6 +236,9 @@ class Subject(Protocol):
     def loss(self, data: Data, outputs: Nest) -> float | None:
         """The compiled loss of given outputs (arrays), or None where it can't be told."""
 
+    def losses(self, data: Data, outputs: Nest) -> dict[str, float]:
+        """This loss as `loss`, and that of each output by its name, where there are several."""
+
     def scores(self, data: Data, outputs: Nest) -> dict[str, float] | None:
         """What `evaluate` gives where the model's outputs (arrays) are these, or None where only
         a run of `evaluate` can tell.

@@ -191,6 +191,17 @@ class KerasModelSubject(PredictingSubject):
             # A model may compute its loss in its own way: then only `evaluate` knows it.
             return None
 
+    def losses(self, data: Data, outputs: Nest) -> dict[str, float]:
+        names = {f"{output}_loss" for output in getattr(self.model, "output_names", None) or ()}
+        if len(names) > 1:
+            self.model.reset_metrics()
+        loss = self.loss(data, outputs)  # it tracks the losses of single outputs as well
+        if loss is None:
+            return {}
+        tracked = [metric for metric in self.model.metrics if metric.name in names]
+        single = {metric.name: float(metric.result()) for metric in tracked}
+        return {"loss": loss, **(single if len(names) > 1 else {})}
+
     def scores(self, data: Data, outputs: Nest) -> dict[str, float] | None:
         if any(map(self._overrides, ("evaluate", "test_step", "make_test_function", *_SCORING))):
             return None  # the user's own way to score

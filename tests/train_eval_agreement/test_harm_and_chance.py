@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pytest_bnconsistency import recalibrate
-from pytest_bnconsistency.testing import expect_pass, expect_verdict
+from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 CHECK = "train_eval_agreement"
 
@@ -28,7 +28,7 @@ def undecided(x):
     return model, bn
 
 
-@pytest.mark.parametrize("shift, verdict", [(0.08, "passed"), (0.3, "vacuous")])
+@pytest.mark.parametrize(("shift", "verdict"), [(0.08, "passed"), (0.3, "vacuous")])
 def test_close_calls_are_decided_otherwise(shift, verdict):
     """Without targets, decisions that change count where the outputs move as well."""
     x = rows(512)
@@ -37,3 +37,26 @@ def test_close_calls_are_decided_otherwise(shift, verdict):
     result = expect_verdict(CHECK, verdict, model, x)
     changed = next(e for e in result.evidence["excess"] if e["of"] == "changed decisions")
     assert changed["excess"] > 0.03
+
+
+def two_outputs(k, x):
+    """The loss of the second, noise in hundreds, is nearly all of the sum."""
+    k.utils.set_random_seed(0)
+    rng = np.random.default_rng(1)
+    inputs = k.Input((8,))
+    h = k.layers.BatchNormalization(momentum=0.99, name="bn")(k.layers.Dense(16)(inputs))
+    first = k.layers.Dense(1, name="first")(k.layers.ReLU()(h))
+    model = k.Model(inputs, [first, k.layers.Dense(1, name="second")(inputs)])
+    targets = x.sum(1, keepdims=True), 500 * rng.normal(size=(len(x), 1)).astype(np.float32)
+    model.compile(k.optimizers.SGD(1e-2), ["mse", "mse"])
+    model.fit(x, list(targets), batch_size=32, epochs=2, verbose=0)
+    return model, targets
+
+
+def test_a_large_loss_does_not_hide_that_of_another_output(k):
+    x = 3 + 2 * rows(256)
+    model, targets = two_outputs(k, x)
+    finding = expect_failure(CHECK, model, x, targets, rule="BN201", layer="bn")
+    assert finding.bound.startswith("first_loss above")
+    recalibrate(model, x)
+    expect_pass(CHECK, model, x, targets)

@@ -131,12 +131,11 @@ def under(case: Case, m: Measured, values: Sequence[Array]) -> Side:
 
 
 def with_loss(case: Case, data: Data, side: Side) -> Side:
-    loss = loss_of(case, data, side)
-    return side if loss is None else Side(side.outputs, {"loss": loss})
+    return Side(side.outputs, losses_of(case, data, side))
 
 
-def loss_of(case: Case, data: Data, side: Side) -> float | None:
-    """The compiled loss of what a side says, where there is one."""
+def losses_of(case: Case, data: Data, side: Side) -> dict[str, float]:
+    """The compiled loss of what a side says, where there is one, and that of each output."""
     if data.y is None or not case.subject.compiled:
-        return None
-    return case.subject.loss(data, side.predicted)
+        return {}
+    return case.subject.losses(data, side.predicted)

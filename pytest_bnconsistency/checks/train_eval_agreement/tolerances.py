@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.check_context import Case
-from pytest_bnconsistency.checks.train_eval_agreement.measure import loss_of
+from pytest_bnconsistency.checks.train_eval_agreement.measure import losses_of
 from pytest_bnconsistency.checks.train_eval_agreement.sampling_error import Alternatives
 from pytest_bnconsistency.data.arrays import Array, all_finite, map_nest
 from pytest_bnconsistency.data.rows import Data
@@ -137,7 +137,7 @@ def by_targets(data: Data, reference: Side) -> bool:
 
 
 def doubted(found: Sequence[Excess]) -> list[Excess]:
-    """What may be harm: all that looks like it, or the first, which tells most, if it is open.
+    """What may be harm: all that looks like it, or what tells most, if that is open.
 
     A loss tells more than the few decisions that differ, and where outputs hardly move, the
     decisions that change were close calls.
@@ -145,7 +145,8 @@ def doubted(found: Sequence[Excess]) -> list[Excess]:
     if any(excess.negligible for excess in found):
         return []
     harmful = [excess for excess in found if excess.harms]
-    return harmful or [excess for excess in found[:1] if not excess.excluded]
+    telling = [excess for excess in found if excess.quantity.counted == found[0].quantity.counted]
+    return harmful or [excess for excess in telling if not excess.excluded]
 
 
 def excesses(
@@ -155,7 +156,7 @@ def excesses(
     found, finite = [], all_finite(stored.outputs)
     apart = gap(stored, reference, data).outputs
     moved = min(1.0, apart / (case.settings.output_tolerance or 1e-12))
-    for quantity in quantities(case, data, reference):
+    for quantity in quantities(case, data, stored, reference):
         least, unit = quantity.of(reference), quantity.tolerance or 1e-12
         converged = [quantity.of(side) / unit for side in others.converged]
         converged = [value for value in converged if math.isfinite(value)]
@@ -174,29 +175,42 @@ def excesses(
     return found
 
 
-def quantities(case: Case, data: Data, reference: Side) -> list[Quantity]:
+def quantities(case: Case, data: Data, stored: Side, reference: Side) -> list[Quantity]:
     """What tells harm: loss and wrong decisions; without targets, what changes."""
     found = []
     if reference.loss is not None:
-        found.append(_loss(case, data, reference))
+        units = loss_units(case, data, reference)
+        both = {name: unit for name, unit in units.items() if name in stored.scores}
+        found += _losses(case, data, both, reference)
     if data.y is not None and right_rows(reference, data) is not None:
         found.append(_wrong_decisions(case, data, reference))
     return found or _changes(case, _decided(case, data, reference), reference)
 
 
-def _loss(case: Case, data: Data, reference: Side) -> Quantity:
-    tolerance = case.settings.loss_tolerance * loss_unit(case, data, reference)
+def _losses(case: Case, data: Data, units: dict[str, float], reference: Side) -> list[Quantity]:
+    """The loss, and that of each output: in a sum, a large one hides the others."""
     rng = np.random.default_rng(case.settings.seed)
     parts = np.array_split(rng.permutation(data.rows), min(PARTS, data.rows))
+    known: dict[int, list[dict[str, float]]] = {}
 
-    def of_parts(side: Side) -> Array | None:
-        losses = [loss_of(case, *_part(data, side, rows)) for rows in parts]
-        return None if None in losses else np.array(losses, np.float64)
+    def of_parts(side: Side) -> list[dict[str, float]]:
+        if id(side) not in known:
+            known[id(side)] = [losses_of(case, *_part(data, side, rows)) for rows in parts]
+        return known[id(side)]
 
-    limit = f"a loss above {number((reference.loss or 0.0) + tolerance)}"
-    return Quantity(
-        "loss", tolerance, lambda side: _known(side.loss), of_parts, limit, counted=False
-    )
+    def loss(name: str) -> Quantity:
+        def of(side: Side) -> float:
+            return side.scores.get(name, math.nan)
+
+        def by_parts(side: Side) -> Array | None:
+            found = of_parts(side)
+            return np.array([part[name] for part in found]) if all(found) else None
+
+        tolerance = case.settings.loss_tolerance * units[name]
+        limit = f"{'a loss' if name == 'loss' else name} above {number(of(reference) + tolerance)}"
+        return Quantity(name, tolerance, of, by_parts, limit, counted=False)
+
+    return [loss(name) for name in units]
 
 
 def _part(data: Data, side: Side, rows: Array) -> tuple[Data, Side]:
@@ -206,20 +220,20 @@ def _part(data: Data, side: Side, rows: Array) -> tuple[Data, Side]:
     return Data(rows, targets, weight), Side([output[rows] for output in side.outputs])
 
 
-def _known(loss: float | None) -> float:
-    return math.nan if loss is None else loss
-
-
-def loss_unit(case: Case, data: Data, reference: Side) -> float:
-    """What a growth of the loss is compared with.
+def loss_units(case: Case, data: Data, reference: Side) -> dict[str, float]:
+    """What a growth of each loss is compared with.
 
     A relative change of a vanishing loss harms nobody: a tenth of the loss of a model that says
     the same for every row is the least.
     """
     constant = Side([np.broadcast_to(o.mean(axis=0), o.shape).copy() for o in reference.outputs])
-    uninformed = loss_of(case, data, constant)
-    floor = 0.1 * uninformed if uninformed is not None and math.isfinite(uninformed) else 0.0
-    return max(abs(reference.loss or 0.0), floor)
+    uninformed = losses_of(case, data, constant)
+    units = {"loss": abs(reference.loss or 0.0)}
+    for name, loss in uninformed.items():
+        if name in reference.scores:
+            floor = 0.1 * loss if math.isfinite(loss) else 0.0
+            units[name] = max(abs(reference.scores[name]), floor)
+    return units
 
 
 def _wrong_decisions(case: Case, data: Data, reference: Side) -> Quantity:
@@ -300,7 +314,8 @@ def _decided(case: Case, data: Data, reference: Side) -> Data:
     classes = output.argmax(-1)
     for targets in (classes, np.eye(output.shape[-1], dtype=output.dtype)[classes]):
         told = replace(data, y=targets)
-        losses = [_known(loss_of(case, told, Side([output + more]))) for more in (0, 1, 10)]
+        sides = (Side([output + more]) for more in (0, 1, 10))
+        losses = [losses_of(case, told, side).get("loss", math.nan) for side in sides]
         if np.isfinite(losses).all() and np.allclose(losses, losses[0], rtol=1e-3, atol=1e-6):
             return told
     return data

@@ -54,8 +54,11 @@ class Comparison:
 
     @property
     def far(self) -> bool:
-        """Whether evaluation is far worse in everything that tells."""
-        return bool(self.found) and all(excess.amount > UNEXPLAINED for excess in self.found)
+        """Whether evaluation is far worse in everything that tells: of several losses, in one."""
+        amounts = [e.amount for e in self.found if e.quantity.counted]
+        losses = [e.amount for e in self.found if not e.quantity.counted]
+        amounts += [max(losses)] if losses else []
+        return bool(amounts) and min(amounts) > UNEXPLAINED
 
     @property
     def proven(self) -> bool:
