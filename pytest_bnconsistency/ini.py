@@ -26,6 +26,12 @@ OPTIONS = (
 )
 EXPLAIN_HELP = "print the page of a rule, 'BN201', or 'all' rules in a line each, and exit"
 CHECKS_HELP = "print the checks and what each needs, and exit"
+REPORT = (
+    "report",
+    "FORMAT:PATH",
+    "write a report of the run, for each time that this is given: json:run.json, md:out.md, ...; "
+    "`python -m pytest_bnconsistency report` makes others of a JSON",
+)
 TRUST = "trust_files"
 TRUST_HELP = "load models from .h5 files and SavedModels, which can run code (default: no)"
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
 import sys
 import types
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from pytest_bnconsistency import ini, settings
+from pytest_bnconsistency import ini, run_recorder, settings
 from pytest_bnconsistency.context import Door, Progress, door
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
+from pytest_bnconsistency.settings import Layer
 from pytest_bnconsistency.shared_models import Skip
-from pytest_bnconsistency.words import printable
+from pytest_bnconsistency.words import first_line, printable
 
 if TYPE_CHECKING:
     from pytest_bnconsistency.assertions import BnCheck
@@ -27,9 +29,12 @@ if TYPE_CHECKING:
 ExceptionInfo: TypeAlias = pytest.ExceptionInfo[BaseException]
 
 MARKER = "bnconsistency"
-LAYERS = pytest.StashKey[tuple[Mapping[str, Any], Mapping[str, Any]]]()
+LAYERS = pytest.StashKey[tuple[Layer, Layer]]()
+"""The options of the command line, and those of the ini file."""
 OUTCOMES = pytest.StashKey[dict[str, dict[str, None]]]()
 """What came of the checks in a test: the outcomes, each with what was said of it, once."""
+ENTRIES = pytest.StashKey[list[dict[str, Any]]]()
+"""The results of a test as the record holds them, until a report takes them along."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,6 +58,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--bn-checks", dest="bn_list_checks", action="store_true", help=ini.CHECKS_HELP
     )
+    report, metavar, text = ini.REPORT
+    group.addoption(_flag(report), action="append", metavar=metavar, help=text)
+    parser.addini(f"bn_{report}", text, type="linelist", default=None)
     trust, text = ini.TRUST, ini.TRUST_HELP
     group.addoption(_flag(trust), dest=f"bn_{trust}", action="store_true", help=text)
     parser.addini(f"bn_{trust}", text, type="bool", default=False)
@@ -79,17 +87,18 @@ def pytest_configure(config: pytest.Config) -> None:
         f"{MARKER}(option=value, ...): options of the checks in this test, without their prefix: "
         f"{', '.join(settings.FIELDS)}",
     )
-    config.stash[LAYERS] = {}, {}
+    config.stash[LAYERS] = Layer("command line", {}), Layer("ini", {})
     try:
         config.stash[LAYERS] = (
-            _layer(_flag, lambda name: config.getoption(f"bn_{name}")),
-            _layer("bn_{}".format, lambda name: ini.value(config, name)),
+            _layer("command line", _flag, lambda name: config.getoption(f"bn_{name}")),
+            _layer("ini", "bn_{}".format, lambda name: ini.value(config, name)),
         )
+        run_recorder.register(config, config.stash[LAYERS][1].get("ignore") or ())
         if ini.names_models(config):
             from pytest_bnconsistency import model_collector as zero_code
 
             zero_code.register(config)
-    except OptionError as error:
+    except BNConsistencyError as error:
         if config.getoption("help") or config.getoption("markers"):
             return  # which help to mend it
         raise pytest.UsageError(str(error)) from None
@@ -106,11 +115,13 @@ def pytest_pycollect_makeitem(
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     def record(result: CheckResult, outcome: str) -> None:
-        item.user_properties.append((MARKER, result.to_dict()))
+        item.stash[ENTRIES].append(_entry(item, result, outcome))
+        item.user_properties.extend(_properties(result))
         said = printable("; ".join(part for part in (result.summary, result.hint) if part))
         item.stash[OUTCOMES].setdefault(outcome, {})[said] = None
 
-    marks = tuple(mark.kwargs for mark in item.iter_markers(MARKER))
+    marks = tuple(Layer("marker", mark.kwargs) for mark in item.iter_markers(MARKER))
+    item.stash[ENTRIES] = []
     around = Door(
         options=(*marks, *item.config.stash[LAYERS]),
         record=record,
@@ -153,17 +164,34 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     report.bn_about = getattr(item, "bn_about", None)  # type: ignore[attr-defined]
-    if call.excinfo is None:
-        return report
-    error = call.excinfo.value
-    if report.failed and isinstance(error, (BNConsistencyError, ConsistencyFailure)):
-        report.longrepr = _text(item, call.excinfo)
-        report.bn_misuse = isinstance(error, BNConsistencyError)  # type: ignore[attr-defined]
+    if item.stash[ENTRIES]:
+        # As text: names in it may hold what does not pass between processes otherwise.
+        report.bn_entries = json.dumps(item.stash[ENTRIES])  # type: ignore[attr-defined]
+        item.stash[ENTRIES] = []
+    if call.excinfo is not None:
+        _tell(item, call.excinfo, report)
+    return report
+
+
+def _tell(item: pytest.Item, excinfo: ExceptionInfo, report: pytest.TestReport) -> None:
+    """Put into `report` what the checks in a test raised, as its user should read it."""
+    error = excinfo.value
+    is_misuse = isinstance(error, BNConsistencyError)
+    if report.failed and (is_misuse or isinstance(error, ConsistencyFailure)):
+        report.longrepr = _text(item, excinfo)
+        report.bn_misuse = is_misuse  # type: ignore[attr-defined]
     elif report.failed and hasattr(item, "bn_arguments"):
-        report.longrepr = item.repr_failure(call.excinfo)  # in each phase
+        report.longrepr = item.repr_failure(excinfo)  # in each phase
     elif isinstance(error, Skip) and isinstance(report.longrepr, tuple):
         report.longrepr = (*_place(item), f"Skipped: {error}")
-    return report
+    is_users = hasattr(item, "bn_model") and not isinstance(error, ConsistencyFailure)
+    if report.failed and (is_misuse or is_users):
+        said = first_line(error)
+        report.bn_error = {  # type: ignore[attr-defined]
+            "kind": "misuse" if is_misuse else "error",
+            "title": getattr(item, "bn_model", item.nodeid),
+            "message": said if is_misuse else f"{excinfo.typename}: {said}",
+        }
 
 
 def pytest_report_teststatus(
@@ -173,73 +201,6 @@ def pytest_report_teststatus(
     if report.failed and getattr(report, "bn_misuse", False):
         return "error", "E", "ERROR"
     return None
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """With -v, the tables that checks which passed rest on; always, what is unusual."""
-    known = [
-        (report, value)
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if getattr(report, "when", "") == "call"
-        for name, value in getattr(report, "user_properties", ())
-        if name == MARKER
-    ]
-    models = _models(terminalreporter)
-    if not (known or models):
-        return
-    from pytest_bnconsistency.reporting import text
-
-    sections = {
-        MARKER: _table_lines(terminalreporter.verbosity, known),
-        "bnconsistency: unusual, and not failed": text.warning_lines(
-            (report.nodeid, value) for report, value in known
-        ),
-        "bnconsistency: ignored on purpose": text.ignored_lines(
-            [(report.nodeid, value) for report, value in known],
-            _ignored_elsewhere(terminalreporter),
-        ),
-        "bnconsistency: models": text.model_lines(models),
-    }
-    for title, lines in sections.items():
-        for position, line in enumerate(lines):
-            if not position:
-                terminalreporter.section(title)
-            terminalreporter.line(line)
-
-
-def _table_lines(verbosity: int, known: list[tuple[Any, Any]]) -> Iterator[str]:
-    """What checks that passed rest on, with -v."""
-    from pytest_bnconsistency.reporting import text
-
-    for report, result in known if verbosity >= 1 else ():
-        if report.passed and result["table"]:
-            yield f"{report.nodeid} {result['check']}"
-            yield from text.table_lines(result["table"], verbose=verbosity >= 2)
-
-
-def _ignored_elsewhere(terminalreporter: pytest.TerminalReporter) -> set[str]:
-    """What the ini file accepts for the whole project, if only a part of it ran."""
-    config = terminalreporter.config
-    _, ini_file = config.stash[LAYERS]
-    is_part = config.option.file_or_dir or terminalreporter.stats.get("deselected")
-    return set(ini_file.get("ignore") or ()) if is_part else set()
-
-
-def _models(terminalreporter: pytest.TerminalReporter) -> dict[str, dict[str, tuple[str, str]]]:
-    """Of each model without a test file, by check: the outcome, and why, if it is no pass."""
-    models: dict[str, dict[str, tuple[str, str]]] = {}
-    for outcome in ("passed", "failed", "error", "skipped", "xfailed", "xpassed"):
-        for report in terminalreporter.stats.get(outcome, ()):
-            about = getattr(report, "bn_about", None)
-            if about is None or report.when == "teardown":
-                continue
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
-            crash = getattr(report.longrepr, "reprcrash", None)
-            said = reason.removeprefix("Skipped: ") or getattr(crash, "message", "")
-            model, check = about
-            models.setdefault(model, {})[check] = outcome, said.partition("\n")[0]
-    return models
 
 
 @pytest.fixture(scope="session")
@@ -279,7 +240,29 @@ def _kind(name: str) -> Callable[[str], tuple[str, str]]:
     return lambda spec: (name, spec)
 
 
-def _layer(spell: Callable[[str], str], read: Callable[[str], Any]) -> dict[str, Any]:
+def _entry(item: pytest.Item, result: CheckResult, outcome: str) -> dict[str, Any]:
+    from pytest_bnconsistency.reporting.record import Place, check_entry
+
+    place = Place(
+        title=getattr(item, "bn_model", item.nodeid),
+        test=item.nodeid,
+        path=item.location[0].replace(os.sep, "/"),
+        line=(item.location[1] or 0) + 1,
+        reproduce=_reproduce(item),
+    )
+    return check_entry(result, outcome, place)
+
+
+def _properties(result: CheckResult) -> Iterator[tuple[str, str]]:
+    """The result in pairs, for JUnit's and other reports of pytest's."""
+    yield "bn.check", printable(result.check)
+    yield "bn.verdict", result.verdict.value
+    for finding in result.findings:
+        yield "bn.rule", printable(finding.rule)
+        yield "bn.layer", printable(finding.layer)
+
+
+def _layer(source: str, spell: Callable[[str], str], read: Callable[[str], Any]) -> Layer:
     """The options that one source gives, parsed; `spell` is how that source writes a name."""
     given = {name: read(name) for name in settings.FIELDS}
     layer = {}
@@ -290,7 +273,7 @@ def _layer(spell: Callable[[str], str], read: Callable[[str], Any]) -> dict[str,
             layer[name] = settings.parse(name, value)
         except OptionError as error:
             raise OptionError(f"{spell(name)}: {error}") from None
-    return layer
+    return Layer(source, layer)
 
 
 def _reproduce(item: pytest.Item) -> str:

@@ -177,7 +177,7 @@ class SuiteClass(pytest.Class):
             if not inherited:
                 yield node
             elif name in wanted:
-                _put(node, place)
+                _put(node, place, self.nodeid)
                 yield node
 
 
@@ -204,6 +204,8 @@ def _place(suite: type[ConsistencySuite]) -> tuple[Path, int]:
         return Path(inspect.getfile(suite)), 0
 
 
-def _put(node: Any, place: tuple[Path, int]) -> None:
+def _put(node: Any, place: tuple[Path, int], suite: str) -> None:
     domain = node.getmodpath()
     node.reportinfo = lambda: (*place, domain)
+    callspec = getattr(node, "callspec", None)
+    node.bn_model = f"{suite}[{callspec.id}]" if callspec else suite

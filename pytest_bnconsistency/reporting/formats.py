@@ -33,6 +33,9 @@ class Format:
 
 FORMATS: Mapping[str, Format] = {
     "json": Format("json_report"),
+    "md": Format("markdown"),
+    "sarif": Format("sarif"),
+    "gitlab": Format("gitlab"),
 }
 
 
@@ -124,7 +127,7 @@ def read(path: Path) -> dict[str, Any]:
     except ValueError:
         record = None
     version = record.get("schema_version") if isinstance(record, dict) else None
-    if version is None:
+    if version is None or not {"versions", "run", "counts", "models", "errors"} <= record.keys():
         raise OptionError(
             f"{str(path)!r} holds no report of this plugin; expected what {OPTION} json:PATH wrote"
         )

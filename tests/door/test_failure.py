@@ -127,12 +127,10 @@ def test_results_reach_the_reports_as_plain_data(project, workers):
         """
     )
     extra = """
-        import json
-
         def pytest_runtest_logreport(report):
             if report.when == "call":
                 with open("seen.jsonl", "a") as file:
-                    file.write(json.dumps(report.user_properties) + "\\n")
+                    file.write(getattr(report, "bn_entries", "[]") + "\\n")
     """
     project.makepyfile(recorder=extra)
     args = ["-p", "recorder", *(["-n", workers] if workers else [])]
@@ -146,7 +144,7 @@ def test_results_reach_the_reports_as_plain_data(project, workers):
     )
     lines = (project.path / "seen.jsonl").read_text(encoding="utf-8").splitlines()
     seen = [json.loads(line) for line in lines]
-    verdicts = {tuple(value["verdict"] for name, value in run) for run in seen}
+    verdicts = {tuple(entry["verdict"] for entry in run) for run in seen}
     assert verdicts == {
         (),
         ("passed", "failed", "passed"),

@@ -111,7 +111,8 @@ def test_fixtures_and_parameters_as_arguments(project, how):
 
 SETTINGS = """
     def seen(request):
-        return [value["evidence"] for name, value in request.node.user_properties]
+        from pytest_bnconsistency.plugin import ENTRIES
+        return [entry["evidence"] for entry in request.node.stash[ENTRIES]]
 
     class TestSettings(ConsistencySuite):
         options = {"seed": 5}

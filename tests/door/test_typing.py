@@ -56,7 +56,9 @@ def test_x(bn_check: BnCheck) -> None:
 
 
 def test_the_options_of_a_call_are_the_settings():
-    assert typing.get_type_hints(settings.Options) == typing.get_type_hints(settings.Settings)
+    hints = typing.get_type_hints(settings.Settings)
+    expected = {name: hints[name] for name in settings.FIELDS}
+    assert typing.get_type_hints(settings.Options) == expected
 
 
 @pytest.mark.thorough

@@ -1,0 +1,142 @@
+"""A record as Markdown that fits a comment on a pull request: failures first, details folded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pytest_bnconsistency.reporting import text
+from pytest_bnconsistency.reporting.problems import cut
+from pytest_bnconsistency.reporting.summary import NAMES, headline, missing
+from pytest_bnconsistency.words import counted
+
+LONGEST = 64_000
+"""Bytes; GitHub takes 65,536 characters."""
+CELL, FINDINGS = 120, 3
+_SPECIAL = re.compile(r"[&<>\"'`*_{}\[\]()#+\-.!|~\\:@$^=]")
+LABELS = ("layer", "cause", "tested", "remedy", "bound", "recipe", "code")
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """As many of the parts as fit, the most urgent first."""
+    parts, left = list[str](), LONGEST - 500
+    hidden = 0
+    for part in _parts(record):
+        size = len(part.encode("utf-8", "backslashreplace"))
+        if hidden or size > left:
+            hidden += 1
+            continue
+        parts.append(part)
+        left -= size
+    if hidden:
+        more = f"{counted(hidden, 'more part')} did not fit here"
+        parts.append(f"\n{more}; `--bn-report json:PATH` or `html:PATH` holds everything.\n")
+    return "".join(parts)
+
+
+def code(words: str, longest: int = CELL) -> str:
+    """Words of the user's, which no reader of Markdown or HTML takes for its own."""
+    escaped = _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", cut(words, longest))
+    return f"<code>{escaped}</code>"
+
+
+def _parts(record: Mapping[str, Any]) -> Iterator[str]:
+    checks = [(model, check) for model in record["models"] for check in model["checks"]]
+    state = "failed" if record["counts"]["failing"] or record["counts"]["errors"] else "passed"
+    state = state if record["run"]["complete"] else f"{state}, and incomplete"
+    yield f"### Normalization consistency: {state}\n\n{headline(record)}\n"
+    for line in missing(record):
+        yield f"\n**Missing:** {code(line, 400)}\n"
+    for model, check in checks:
+        if check["outcome"] == "fail":
+            yield _folded(f"❌ {code(check['headline'], 300)}", _lines_of_check(model, check))
+    for error in record["errors"]:
+        lines = [error["message"], f"test       {error['test']}"]
+        yield _folded(f"❌ error: {code(error['message'], 300)}", lines)
+    yield from _list(
+        "finding ignored",
+        (
+            f"{code(one['finding']['headline'], 300)}: {code(one['reason'], 300)}"
+            for _, check in checks
+            for one in check["ignored"]
+        ),
+    )
+    yield from _list(
+        "warning",
+        (
+            f"{code(warning['headline'], 300)} in {code(model['title'])}"
+            for model, check in checks
+            for warning in check["warnings"]
+        ),
+    )
+    yield from _overview(record)
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    yield f"\n{code(versions, 400)}\n"
+
+
+def _folded(title: str, lines: Iterable[str]) -> str:
+    body = "\n".join(cut(line, 400) for line in lines)
+    longest = max((len(run) for run in re.findall("`+", body)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"\n<details><summary>{title}</summary>\n\n{fence}text\n{body}\n{fence}\n\n</details>\n"
+
+
+def _lines_of_check(model: Mapping[str, Any], check: Mapping[str, Any]) -> Iterator[str]:
+    shown = check["findings"][:FINDINGS]
+    for finding in shown:
+        yield finding["headline"]
+        if finding["table"]:
+            yield from text.table_lines(finding["table"])
+        for label in LABELS:
+            spoken = "tried" if label == "tested" and not finding["cause_tested"] else label
+            yield from _labelled(spoken, finding[label])
+        yield ""
+    if len(shown) < len(check["findings"]):
+        yield f"... and {len(check['findings']) - len(shown)} more findings"
+        yield ""
+    if not shown:
+        yield check["headline"]
+        yield from _labelled("hint", check["hint"])
+    for note in check["notes"][:FINDINGS]:
+        yield from _labelled("note", note)
+    yield from _labelled("model", model["title"])
+    yield from _labelled("test", check["test"])
+    yield from _labelled("reproduce", check["reproduce"])
+
+
+def _labelled(label: str, words: str) -> Iterator[str]:
+    if words:
+        yield f"{label:<11}{words}"
+
+
+def _list(noun: str, items: Iterable[str]) -> Iterator[str]:
+    """A folded list, in as many parts as it has items, so that some of a long one fit."""
+    known = list(items)
+    for start in range(0, len(known), 50):
+        shown = "\n".join(f"- {item}" for item in known[start : start + 50])
+        title = f"{noun}s: {len(known)}" if not start else f"{noun}s, continued"
+        yield f"\n<details><summary>{title}</summary>\n\n{shown}\n\n</details>\n"
+
+
+def _overview(record: Mapping[str, Any]) -> Iterator[str]:
+    """Models by checks, in tables of some models each."""
+    models = record["models"]
+    for start in range(0, len(models), 50):
+        some = models[start : start + 50]
+        names = list(dict.fromkeys(check["check"] for model in some for check in model["checks"]))
+        rows = [["model", *map(code, names)], ["---"] * (len(names) + 1)]
+        rows += [[code(model["title"]), *_cells(model, names)] for model in some]
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        title = f"Models {start + 1} to {start + len(some)} of {len(models)}, by check"
+        yield f"\n<details><summary>{title}</summary>\n\n{table}\n\n</details>\n"
+
+
+def _cells(model: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        found = [check for check in model["checks"] if check["check"] == name]
+        said = (
+            NAMES["expected" if check["outcome"] == "expected" else check["verdict"]]
+            for check in found
+        )
+        yield ", ".join(dict.fromkeys(said)) or "-"

@@ -1,0 +1,64 @@
+"""The last lines of a run on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pytest_bnconsistency.words import counted, listed
+
+SLOW = 1.0
+"""Seconds from which on it is worth to say what took longest."""
+NAMES = {
+    "passed": "passed",
+    "failed": "failed",
+    "vacuous": "inconclusive",
+    "not applicable": "not applicable",
+    "expected": "failed as expected",
+}
+
+
+def lines(record: Mapping[str, Any], reports: Sequence[str]) -> Iterator[str]:
+    """How much was checked, what came of it, what is missing, and where the reports are."""
+    counts = record["counts"]
+    if not (counts["models"] or counts["errors"]):
+        return
+    yield headline(record)
+    by_time = sorted(_checks(record), key=lambda one: -float(one[1]["seconds"]))
+    for model, check in by_time[:1]:
+        if check["seconds"] >= SLOW:
+            yield f"slowest    {check['check']} of {model['title']}: {check['seconds']:.1f} s"
+    for line in missing(record):
+        yield f"missing    {line}"
+    if reports:
+        yield f"reports    {', '.join(reports)}"
+
+
+def headline(record: Mapping[str, Any]) -> str:
+    """`2 models, 8 checks: 7 passed, 1 failed`."""
+    counts = record["counts"]
+    verdicts = [f"{counts[key]} {name}" for key, name in NAMES.items() if counts[key]]
+    if counts["ignored"]:
+        verdicts.append(f"{counted(counts['ignored'], 'finding')} ignored")
+    if counts["errors"]:
+        verdicts.append(counted(counts["errors"], "error"))
+    checked = f"{counted(counts['models'], 'model')}, {counted(counts['checks'], 'check')}"
+    return f"{checked}: {', '.join(verdicts)}"
+
+
+def missing(record: Mapping[str, Any]) -> Iterator[str]:
+    """What the record does not hold, and why."""
+    run = record["run"]
+    for crash in run["crashed"]:
+        yield crash["message"]
+    if run["not_run"]:
+        tests = f"{counted(len(run['not_run']), 'test')} did not run to the end"
+        yield f"{tests}: {listed(run['not_run'], most=3)}"
+    if run["stopped"]:
+        yield f"the run was stopped: {run['stopped']}"
+
+
+def _checks(record: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    for model in record["models"]:
+        for check in model["checks"]:
+            yield model, check

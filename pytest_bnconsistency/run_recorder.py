@@ -1,0 +1,294 @@
+"""What a run leaves behind: its reports, and what the screen says at its end.
+
+Workers send their results along with pytest's own reports; all is put together and written once,
+where no worker is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pytest
+
+from pytest_bnconsistency import ini
+from pytest_bnconsistency.errors import BNConsistencyError
+from pytest_bnconsistency.words import printable
+
+if TYPE_CHECKING:
+    from pytest_bnconsistency.reporting.formats import Output
+
+Reported: TypeAlias = "pytest.TestReport | pytest.CollectReport"
+
+PACKAGES = {
+    "pytest-bnconsistency": ("pytest-bnconsistency",),
+    "pytest": ("pytest",),
+    "numpy": ("numpy",),
+    "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-macos", "tf-nightly"),
+    "keras": ("keras", "keras-nightly"),
+    "tf-keras": ("tf-keras", "tf-keras-nightly"),
+}
+"""The names under which libraries are installed."""
+
+
+def register(config: pytest.Config, accepted: Iterable[str]) -> None:
+    """Record the run, unless this is a worker of it.
+
+    `accepted` is what the ini file ignores in the whole project.
+
+    Raises:
+        BNConsistencyError: a report can't be made as it was asked for.
+    """
+    if hasattr(config, "workerinput"):
+        return
+    written = config.getoption("bn_report")
+    specs = written or ini.words(config, "report")
+    outputs: list[Output] = []
+    if specs:
+        from pytest_bnconsistency.reporting import formats
+
+        option = "--bn-report" if written else "bn_report"
+        outputs = formats.outputs(specs, config.invocation_params.dir, option)
+    config.pluginmanager.register(
+        RunRecorder(config, outputs, set(accepted)), "bnconsistency-run-recorder"
+    )
+
+
+class RunRecorder:
+    """Collects what tests report, and makes the record of it."""
+
+    def __init__(self, config: pytest.Config, outputs: list[Output], accepted: set[str]) -> None:
+        self.config, self.outputs, self.accepted = config, outputs, accepted
+        self.begun = time.time()
+        self.tests: dict[tuple[str, str], list[Reported]] = {}
+        """The reports about a test that hold something of ours, by worker and test."""
+        self.collected: dict[str, None] = {}
+        self.finished: set[str] = set()
+        self.collection_errors: list[dict[str, Any]] = []
+        self.crashed: list[dict[str, str]] = []
+        self.stopped = ""
+        self.record: dict[str, Any] | None = None
+        self.unwritten: list[str] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if self.outputs:
+            self.collected.update(dict.fromkeys(item.nodeid for item in session.items))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: object, ids: Iterable[str]) -> None:
+        if self.outputs:
+            self.collected.update(dict.fromkeys(ids))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            place = {"title": report.nodeid, "test": report.nodeid, "line": 1}
+            path = report.nodeid.partition("::")[0]
+            said = _message(report)
+            self.collection_errors.append(
+                {"kind": "collection", **place, "path": path, "message": said}
+            )
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None]:
+        yield
+        phase = str(report.when)
+        if phase == "???":  # xdist, about a worker that died
+            self.crashed.append({"test": report.nodeid, "message": printable(_message(report))})
+        if self.outputs and phase in ("teardown", "???"):
+            self.finished.add(report.nodeid)
+        test = (getattr(report, "worker_id", ""), report.nodeid)
+        if phase == "setup":
+            self.tests.pop(test, None)  # run again
+        if hasattr(report, "bn_entries") or hasattr(report, "bn_error") or test in self.tests:
+            self.tests.setdefault(test, []).append(report)
+        if phase == "call" and getattr(report, "bn_misuse", False):
+            _count_as_error(self.config, report)
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self.stopped = printable(": ".join(filter(None, (excinfo.typename, str(excinfo.value)))))
+
+    def pytest_internalerror(self, excrepr: Any) -> None:
+        self.stopped = "an internal error of pytest"
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Make the record and write it; one report that can't be written keeps back no other."""
+        if not (self.tests or self.outputs) or self.config.getoption("collectonly"):
+            return
+        self.record = self._record(session)
+        for output in self.outputs:
+            try:
+                output.write(self.record)
+            except (OSError, BNConsistencyError) as error:
+                why = getattr(error, "strerror", None) or str(error)
+                self.unwritten.append(f"{output.name} report {output.path} not written: {why}")
+        if self.unwritten and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if not self.config.pluginmanager.has_plugin("terminalreporter"):
+            sys.stderr.writelines(f"{printable(line)}\n" for line in self.unwritten)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.record is None:
+            return
+        from pytest_bnconsistency.reporting import annotations, summary, text
+
+        verbosity = self.config.get_verbosity()
+        reports = [f"{output.name} {self._near(output.path)}" for output in self.outputs]
+        ends = summary.lines(self.record, reports[: None if not self.unwritten else 0])
+        sections: dict[str, Iterable[str]] = {
+            "bnconsistency: evidence": self._evidence(verbosity),
+            "bnconsistency: unusual, and not failed": text.warning_lines(
+                (entry["test"], entry) for _, entry in self._entries()
+            ),
+            "bnconsistency: ignored on purpose": text.ignored_lines(
+                [(entry["test"], entry) for _, entry in self._entries()], self._elsewhere()
+            ),
+            "bnconsistency: models": text.model_lines(self._models()),
+            "bnconsistency": [*(ends if verbosity >= 0 else ()), *self.unwritten],
+        }
+        for title, lines in sections.items():
+            for position, line in enumerate(lines):
+                if not position:
+                    terminalreporter.section(title)
+                terminalreporter.line(printable(line))
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            for line in annotations.lines(self.record):
+                terminalreporter.line(line)
+
+    def _evidence(self, verbosity: int) -> Iterator[str]:
+        """What checks that passed rest on, with -v."""
+        from pytest_bnconsistency.reporting import text
+
+        for outcome, entry in self._entries() if verbosity >= 1 else ():
+            if outcome == "passed" and entry["table"]:
+                yield f"{entry['test']} {entry['check']}"
+                yield from text.table_lines(entry["table"], verbose=verbosity >= 2)
+
+    def _elsewhere(self) -> set[str]:
+        """What the ini file accepts for the whole project, if only a part of it ran."""
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        is_part = self.config.option.file_or_dir or (terminal and terminal.stats.get("deselected"))
+        return self.accepted if is_part else set()
+
+    def _models(self) -> dict[str, dict[str, tuple[str, str]]]:
+        """Of each model without a test file, by check: the outcome, and why, if it is no pass."""
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        models: dict[str, dict[str, tuple[str, str]]] = {}
+        for outcome in ("passed", "failed", "error", "skipped", "xfailed", "xpassed"):
+            for report in terminal.stats.get(outcome, ()) if terminal else ():
+                about = getattr(report, "bn_about", None)
+                if about is None or report.when == "teardown":
+                    continue
+                model, check = about
+                models.setdefault(model, {})[check] = outcome, _message(report)
+        return models
+
+    def _record(self, session: pytest.Session) -> dict[str, Any]:
+        from pytest_bnconsistency.reporting.record import Ending, build
+
+        not_run = [test for test in self.collected if test not in self.finished]
+        early = session.shouldfail or session.shouldstop if not_run else ""
+        ending = Ending(
+            started=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(self.begun)),
+            seconds=time.time() - self.begun,
+            exit_status=int(session.exitstatus),
+            folder=_folder(self.config.rootpath),
+            stopped=self.stopped or printable(str(early or "")),
+            crashed=self.crashed,
+            not_run=not_run,
+        )
+        entries = [{**entry, "outcome": _outcome(test, entry)} for test, entry in self._entries()]
+        return build(entries, [*self._errors(), *self.collection_errors], ending, _versions())
+
+    def _entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The results, each with the outcome of its test."""
+        for reports in self.tests.values():
+            outcome = _outcome_of_test(reports)
+            for report in reports:
+                for entry in json.loads(getattr(report, "bn_entries", "[]")):
+                    yield outcome, entry
+
+    def _errors(self) -> Iterator[dict[str, Any]]:
+        for reports in self.tests.values():
+            for report in reports:
+                error = getattr(report, "bn_error", None)
+                if error:
+                    path, line, _ = report.location or (report.nodeid, 0, "")
+                    place = {"path": path.replace(os.sep, "/"), "line": (line or 0) + 1}
+                    yield {**error, "test": report.nodeid, **place}
+
+    def _near(self, path: Path) -> str:
+        """A path as the user would write it."""
+        with contextlib.suppress(ValueError):
+            return str(path.relative_to(self.config.invocation_params.dir))
+        return str(path)
+
+
+def _outcome_of_test(reports: Iterable[Reported]) -> str:
+    """What the test as a whole came to: the first phase that did not pass says so."""
+    for report in reports:
+        if hasattr(report, "wasxfail"):
+            return "xfailed" if report.skipped else "xpassed"
+        if not report.passed:
+            return report.outcome
+    return "passed"
+
+
+def _outcome(test: str, entry: dict[str, Any]) -> str:
+    """What a check did to its test, which may want that it fails."""
+    is_wanted = entry["outcome"] == "fail" and test != "failed"
+    return "expected" if is_wanted else str(entry["outcome"])
+
+
+def _message(report: Reported) -> str:
+    """Why a test did not pass, in a line."""
+    if isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ").partition("\n")[0]
+    crash = getattr(report.longrepr, "reprcrash", None)
+    said = getattr(crash, "message", "") or str(report.longrepr or "")
+    lines = [line for line in said.splitlines() if line.strip()]
+    if isinstance(report, pytest.CollectReport):
+        return lines[-1].removeprefix("E ").strip() if lines else ""
+    return lines[0] if lines else ""
+
+
+def _count_as_error(config: pytest.Config, report: pytest.TestReport) -> None:
+    """Misuse is an error in JUnit's file, though it happens while the test runs."""
+    from _pytest.junitxml import xml_key  # the only way to it
+
+    xml = config.stash.get(xml_key, None)
+    if xml is None:
+        return
+    with contextlib.suppress(AttributeError, LookupError):  # of a pytest that is built otherwise
+        node = xml.node_reporter(report).nodes[-1]
+        if node.tag == "failure":
+            node.tag = "error"
+            xml.stats["failure"] -= 1
+            xml.stats["error"] += 1
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for library, names in PACKAGES.items():
+        found[library] = None
+        for name in names:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[library] = found[library] or importlib.metadata.version(name)
+    return found
+
+
+def _folder(root: Path) -> str:
+    """The path of pytest's root in the repository that holds it, "" if it is the same."""
+    for parent in (root, *root.parents):
+        if (parent / ".git").exists():
+            folder = root.relative_to(parent).as_posix()
+            return "" if folder == "." else folder
+    return ""
