@@ -17,6 +17,7 @@ from pytest_bnconsistency.errors import OptionError
 
 Vacuous = Literal["fail", "skip", "warn"]
 NotApplicable = Literal["fail", "skip", "pass"]
+EntryPoints = Literal["all"]
 Shape = Mapping[str, Sequence[int]] | Sequence[int] | str
 """The axes of a row, by the inputs' names, or of the only input, or either as text."""
 
@@ -49,6 +50,7 @@ class Options(DataOptions, total=False):
     replay: str | None
     save_batches: str | None
     diagnosis_seconds: float
+    entry_points: EntryPoints | None
     vacuous: Vacuous | None
     not_applicable: NotApplicable | None
 
@@ -185,6 +187,14 @@ class Settings:
         },
     )
     seed: int = dataclasses.field(default=0, metadata={"help": "seed of all that is drawn"})
+    entry_points: EntryPoints | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "'all' runs predict_on_batch as well where it is the library's own, as is "
+            "what it calls",
+            "choices": ("all",),
+        },
+    )
     vacuous: Vacuous | None = dataclasses.field(
         default=None,
         metadata={

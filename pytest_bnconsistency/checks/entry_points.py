@@ -12,23 +12,30 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.checks.check_context import Case
-from pytest_bnconsistency.checks.predict_methods import arrays_of, method
 from pytest_bnconsistency.checks.traced_passes import observed
-from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, map_nest, rows_of
+from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.execution.batch_variants import Exchange
 from pytest_bnconsistency.execution.forward_pass import Observation, Pass
 from pytest_bnconsistency.execution.layer_values import with_draws
-from pytest_bnconsistency.execution.observations import same_outputs, same_records, same_rows
+from pytest_bnconsistency.execution.observations import same_outputs, same_records
 from pytest_bnconsistency.execution.random_operations import draws_compiled
 from pytest_bnconsistency.execution.row_hashes import Fingerprints
-from pytest_bnconsistency.execution.state import preserve_state, reachable_variables, restored
+from pytest_bnconsistency.execution.state import (
+    Variables,
+    preserve_state,
+    reachable_variables,
+    restored,
+)
 from pytest_bnconsistency.measurement.rounding_noise import Noise
 from pytest_bnconsistency.models.base import holders
 from pytest_bnconsistency.words import counted
 
-WHOLE, PAIR, ONE = "all rows", "the first two rows", "the first row"
-"""Names of the batches that checks share; two rows for code that runs anew each time."""
+WHOLE = "all rows"
+"""The name of the batch of all rows."""
+ON_BATCH = "predict_on_batch"
+PREDICT = "predict function"
+"""Under which name checks share what `predict` compiled."""
 
 
 @dataclass
@@ -43,8 +50,7 @@ class Entry:
     call: Callable[[Nest, bool], Observation]
     held: list[Any]
     observed: Pass | None = None
-    _seen: dict[str, Observation] = field(default_factory=dict)
-    _rows: dict[str, Nest] = field(default_factory=dict)
+    _seen: dict[tuple[str, tuple[int, int] | None], Observation] = field(default_factory=dict)
     _pairs: dict[tuple[str, bool], tuple[Observation, Observation]] = field(default_factory=dict)
 
     def run(self, batch: str, x: Nest, prints: tuple[int, int] | None = None) -> Observation:
@@ -52,7 +58,8 @@ class Entry:
 
         Of layers, `prints` says from which entry up to which hashes are taken, by default of all.
         """
-        if batch not in self._seen:
+        found = self._seen.get((batch, None)) or self._seen.get((batch, prints))
+        if found is None:
             with self._printing(prints):
                 found = self.call(x, False)
             counts = [len(seen.outputs) for seen in (found, *self._seen.values())]
@@ -62,14 +69,15 @@ class Entry:
                     f"{counted(rows_of(x), 'row')} and {counts[-1]} for others; expected arrays "
                     "with the rows first: join what is given for each row"
                 )
-            self._seen[batch], self._rows[batch] = found, x
-        return self._seen[batch]
+            self._seen[batch, prints] = found
+        return found
 
     def exchanged(self, exchange: Exchange) -> Observation:
         """What it gives in the exchange: of one row kept, the others' hashes are as in `WHOLE`."""
-        base, row = self._seen[WHOLE], int(exchange.kept[0])
+        base, row = self._seen[WHOLE, None], int(exchange.kept[0])
         by_row = all(len(hashes) == exchange.rows for r in base.records for hashes in r or ())
-        if exchange.name in self._seen or exchange.moves or len(exchange.kept) > 1 or not by_row:
+        name = exchange.name, None
+        if name in self._seen or exchange.moves or len(exchange.kept) > 1 or not by_row:
             return self.run(exchange.name, exchange.x)
         other = self.run(exchange.name, exchange.x, (row, row + 1))
 
@@ -81,19 +89,14 @@ class Entry:
             None if mine is None or its is None else list(map(among_all, mine, its))
             for mine, its in pairs
         ]
-        self._seen[exchange.name] = replace(other, records=records)
-        return self._seen[exchange.name]
+        self._seen[name] = replace(other, records=records)
+        return self._seen[name]
 
     def _printing(self, prints: tuple[int, int] | None) -> contextlib.AbstractContextManager[None]:
         instrument = None if self.observed is None else self.observed.instrument
         if prints is None or not isinstance(instrument, Fingerprints):
             return contextlib.nullcontext()
         return instrument.only(*prints)
-
-    def known(self, x: Nest) -> Observation | None:
-        """What it gave for a batch with these bits."""
-        named = (batch for batch, rows in self._rows.items() if same_rows(rows, x))
-        return next((self._seen[batch] for batch in named), None)
 
     def twice(
         self, batch: str, x: Nest, state: Sequence[Any] = ()
@@ -118,9 +121,7 @@ def entry(case: Case, x: Nest, name: str) -> Entry:
         if name in told:
             call = _eager(case, x, told[name], held)
         else:
-            inference = traced_entry(case, x, False)
-            seen, run = observed(case, x, False), case.subject.entries()[name]
-            call = method(case, seen, inference.known, run, held)
+            call = _method(case, case.subject.entries()[name], held)
         case.shared[key] = Entry(name, call, held)
     made: Entry = case.shared[key]
     return made
@@ -159,6 +160,37 @@ def _eager(
     ).run
 
 
+def _method(
+    case: Case, run: Callable[[Nest], Nest], held: list[Any]
+) -> Callable[[Nest, bool], Observation]:
+    """How a method of the subject, such as `predict`, runs; it may change the variables `held`."""
+
+    def call(rows: Nest, keep: bool) -> Observation:
+        before, moved = Variables(held), None
+        # Each check leaves the model without the function that it came without; the trace is the
+        # same for the next one.
+        if PREDICT in case.shared:
+            case.subject.predict_function = case.shared[PREDICT]
+        try:
+            outputs = arrays_of(run(rows))
+            case.shared[PREDICT] = case.subject.predict_function
+            moved = before.moved()
+            return Observation(outputs, [], tuple(moved), {})
+        finally:
+            if not keep and moved != []:
+                before.restore()
+
+    return call
+
+
+def arrays_of(outputs: Nest) -> list[Array]:
+    """The outputs of a method, one array each; a text for each row is one."""
+    if isinstance(outputs, list) and all(isinstance(leaf, (str, bytes)) for leaf in outputs):
+        return [np.array(outputs, object)]
+    # As in a pass, an output that is None is none.
+    return [np.asarray(leaf) for leaf in flatten(outputs) if leaf is not None]
+
+
 def anew(case: Case, x: Nest, name: str) -> list[Array]:
     """What the entry point of that name gives when its code runs or is traced once more."""
     with preserve_state(case.subject):
@@ -175,16 +207,13 @@ def run_anew(case: Case, x: Nest, name: str) -> list[Array]:
     return arrays_of(case.subject.entries()[name](x))
 
 
-def is_random(case: Case, x: Nest, way: Entry, batch: str) -> bool:
-    """Whether an entry point draws random numbers on which its outputs hang.
-
-    `batch` is one that it ran on.
-    """
-    drawn = drawn_otherwise(case, x, way, batch)
+def is_random(case: Case, x: Nest, way: Entry) -> bool:
+    """Whether an entry point draws random numbers on which its outputs hang."""
+    drawn = drawn_otherwise(case, x, way)
     return any(not same_outputs(drawn[0].outputs, other.outputs) for other in drawn[1:])
 
 
-def drawn_otherwise(case: Case, x: Nest, way: Entry, batch: str) -> list[Observation]:
+def drawn_otherwise(case: Case, x: Nest, way: Entry) -> list[Observation]:
     """What an entry point gives for other random numbers; empty if it draws none.
 
     Layers of a traced pass that are held still give what they give in inference: only what is
@@ -192,20 +221,20 @@ def drawn_otherwise(case: Case, x: Nest, way: Entry, batch: str) -> list[Observa
     """
     key = ("drawn otherwise", _code_of(case, way.name))
     if key not in case.shared:
-        case.shared[key] = _drawn_otherwise(case, x, way, batch)
+        case.shared[key] = _drawn_otherwise(case, x, way)
     found: list[Observation] = case.shared[key]
     return found
 
 
-def _drawn_otherwise(case: Case, x: Nest, way: Entry, batch: str) -> list[Observation]:
+def _drawn_otherwise(case: Case, x: Nest, way: Entry) -> list[Observation]:
     seen, known, name = way.observed, observed(case, x, False), _code_of(case, way.name)
     if seen is not None:
         again = functools.partial(seen.again, x)
         return with_draws(lambda: again(Fingerprints()).run(x)) if seen.draws else []
     drew = (
-        way.run(batch, x).drew
+        way.run(WHOLE, x).drew
         if way.name in calls_of(case)
-        else known.draws or draws_compiled(case.shared.get("predict function"))
+        else known.draws or draws_compiled(case.shared.get(PREDICT))
     )
     if not drew:
         return []
@@ -255,6 +284,18 @@ def state_of_layers(case: Case, x: Nest, way: Entry) -> list[Any]:
     return [variable for variable in way.held if id(variable) in held_by]
 
 
+def methods_of(case: Case) -> list[str]:
+    """The methods of the subject by which users run inference, by name; the first one's first.
+
+    `predict_on_batch` runs what `predict` compiled: it counts where code of the model's own may
+    have it do something else, and on request.
+    """
+    names, own = list(case.subject.entries()), case.subject.own_inference()
+    if case.settings.entry_points == "all" or set(own) - {"predict"}:
+        return names
+    return [name for name in names if name != ON_BATCH]
+
+
 def calls_of(case: Case) -> dict[str, bool | None]:
     """How users call the subject, by name, with what it is told then."""
     return {case.subject.spelled(mode): mode for mode in (False, None)}
@@ -264,70 +305,22 @@ def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> Noise:
     """The noise of the outputs of inference."""
     key = ("noise", frozenset(apart))
     if key not in case.shared:
-        traced, still = observed(case, x, False, apart), None
-        if traced.deterministic and not apart:
-            called = entry(case, x, case.subject.spelled(False))
-            with contextlib.suppress(DataError):  # then it is measured on all rows
-                still = called.run(PAIR, first_rows(x, 2)).outputs
-        case.shared[key] = Noise(traced, x, still)
+        case.shared[key] = Noise(observed(case, x, False, apart), x)
     noise: Noise = case.shared[key]
     return noise
 
 
-def takes_two_rows(case: Case, x: Nest) -> bool:
-    """Whether the model takes a batch of two rows."""
-    if case.fixed_rows is not None:
-        return False  # a trace may be less strict
-    try:
-        traced_entry(case, x, False).run(PAIR, first_rows(x, 2))
-    except DataError:
-        return False
-    return True
+def same_in_every_layer(case: Case, x: Nest) -> bool:
+    """Whether a call that leaves `training` out gives in every layer what inference gives.
 
-
-def as_traced(case: Case, x: Nest) -> bool:
-    """Whether code gives outside of a trace the bits that it gives in one.
-
-    That is inference on two rows, and the call that leaves `training` out on one, in every layer:
-    each runs the model's Python code once.
+    Both run as users run them, outside of a trace, on all rows.
     """
-    if "as traced" not in case.shared:
-        case.shared["as traced"] = _as_traced(case, x)
-    return bool(case.shared["as traced"])
-
-
-def _as_traced(case: Case, x: Nest) -> bool:
-    inference, calls = traced_entry(case, x, False), calls_of(case)
-    seen = inference.observed
-    if seen is None or not seen.pure or seen.written or len(calls) == 1:
-        return False
-    if case.fixed_rows is not None:
-        return False
-    told, left_out = (entry(case, x, name) for name in calls)
-    pair, one = first_rows(x, 2), first_rows(x, 1)
     try:
-        by_one = left_out.run(ONE, one)
-        return (
-            not by_one.drew  # what is drawn may do nothing for once
-            and all_finite(by_one.outputs)
-            and same_records(by_one, inference.run(ONE, one))
-            and same_records(told.run(PAIR, pair), inference.run(PAIR, pair))
-        )
+        inference, *left_out = (entry(case, x, name).run(WHOLE, x) for name in calls_of(case))
     except DataError:
         return False  # what it refuses, it is judged on
-
-
-def same_on_two_rows(case: Case, x: Nest) -> bool:
-    """Whether a call that leaves `training` out gives in every layer what inference gives."""
-    if as_traced(case, x):
-        return True
-    pair = first_rows(x, 2)
-    try:
-        told, *left_out = (entry(case, x, name).run(PAIR, pair) for name in calls_of(case))
-    except DataError:
-        return False  # what it refuses, it is judged on
-    return not told.moved and all(
-        told.drew == other.drew and same_records(told, other) for other in left_out
+    return not inference.moved and all(
+        inference.drew == other.drew and same_records(inference, other) for other in left_out
     )
 
 
@@ -337,6 +330,5 @@ def first_rows(x: Nest, count: int) -> Nest:
 
 def rows_between(x: Nest, start: int, stop: int) -> tuple[str, Nest]:
     """Some rows one after another, and the name of that batch."""
-    shared = {(0, rows_of(x)): WHOLE} | {(0, 1): ONE, (0, 2): PAIR}
-    rows = map_nest(lambda leaf: leaf[start:stop], x)
-    return shared.get((start, stop), f"rows {start} to {stop - 1}"), rows
+    name = WHOLE if (start, stop) == (0, rows_of(x)) else f"rows {start} to {stop - 1}"
+    return name, map_nest(lambda leaf: leaf[start:stop], x)

@@ -74,7 +74,7 @@ class Oracle(Protocol):
 
 def passes_of(case: Case, x: Nest, apart: Collection[int] = ()) -> dict[str, Pass]:
     """The traced passes of inference that differ, by the calls that users write."""
-    same = not apart and ways.same_on_two_rows(case, x)
+    same = not apart and ways.same_in_every_layer(case, x)
     calls = list(ways.calls_of(case).items())
     return {name: observed(case, x, mode, apart) for name, mode in calls[: 1 if same else None]}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_bnconsistency.data.arrays import Kind, Nest, flatten
 from pytest_bnconsistency.data.rows import Data
-from pytest_bnconsistency.models.base import Answer, Call, Compiled, Hook, Part, TracedBatch
+from pytest_bnconsistency.models.base import Call, Compiled, Hook, Part, TracedBatch
 from pytest_bnconsistency.models.held_objects import (
     default_mode,
     held_variables,
@@ -70,11 +70,6 @@ class BaseSubject(abc.ABC):
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         return {}
-
-    def answered(
-        self, x: Nest, outputs: Nest, answer: Answer
-    ) -> contextlib.AbstractContextManager[None] | None:
-        return None
 
     @property
     def steps_at_once(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pytest_bnconsistency.data.arrays import Array, Kind, Nest, rows_of
+from pytest_bnconsistency.data.arrays import Kind, Nest, rows_of
 from pytest_bnconsistency.data.rows import Data
 
 RAGGED = 5
@@ -38,11 +38,6 @@ class Call:
         return self.path if self.number == 1 else f"{self.path} (call {self.number})"
 
 
-Answer = Callable[[Nest], Sequence[Array] | None]
-"""The outputs, flat, that a model gives for a batch in inference; None where they aren't known.
-
-It must not run TensorFlow: it is asked from within a run.
-"""
 Proceed = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
 Hook = Callable[[Call, Proceed], Any]
 """Stands in for a layer's call: returns what the layer shall return, mostly by `proceed`."""
@@ -137,15 +132,6 @@ class Subject(Protocol):
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         """Other ways to run inference on arrays, by name; the first is that of production."""
-
-    def answered(
-        self, x: Nest, outputs: Nest, answer: Answer
-    ) -> contextlib.AbstractContextManager[None] | None:
-        """Within it, `entries` get the model's outputs from `answer`, and no layer runs.
-
-        `x` are rows, and `outputs` what inference gives for them: what is asked for is like these.
-        None where `entries` do more than to call the model in a trace that is theirs to make.
-        """
 
     @property
     def steps_at_once(self) -> int:

@@ -14,8 +14,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.models.adapter import BaseSubject
-from pytest_bnconsistency.models.base import Answer, Compiled, set_batch
-from pytest_bnconsistency.models.own_answers import answering
+from pytest_bnconsistency.models.base import Compiled, set_batch
 from pytest_bnconsistency.models.refusals import as_sentence
 from pytest_bnconsistency.models.training_batches import dataset_of, packed, with_tuples
 
@@ -121,28 +120,6 @@ class PredictingSubject(BaseSubject):
     def _predict_on_batch(self, x: Nest) -> Nest:
         with quiet(), self._one_trace(), as_sentence("predict_on_batch", x):
             return self.model.predict_on_batch(fed(packed(x, self.kinds)))
-
-    def answered(
-        self, x: Nest, outputs: Nest, answer: Answer
-    ) -> contextlib.AbstractContextManager[None] | None:
-        model, function = self.model, self.model.predict_function
-        traced = function is not None and function not in self._traced
-        elsewhere = model.jit_compile or model.run_eagerly
-        if traced or elsewhere or self.own_inference():
-            return None
-        if model.distribute_strategy.num_replicas_in_sync > 1:
-            return None
-        return self._answered(x, outputs, answer)
-
-    @contextlib.contextmanager
-    def _answered(self, x: Nest, outputs: Nest, answer: Answer) -> Iterator[None]:
-        before = self.model.predict_function
-        self.model.predict_function = None
-        try:
-            with answering(self.model, x, outputs, answer):
-                yield
-        finally:
-            self.model.predict_function = before
 
     @property
     def steps_at_once(self) -> int:

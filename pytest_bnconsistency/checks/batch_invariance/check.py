@@ -26,7 +26,7 @@ from pytest_bnconsistency.checks.batch_invariance.variants import (
     compare_otherwise,
 )
 from pytest_bnconsistency.checks.check_context import Case
-from pytest_bnconsistency.checks.entry_points import ONE, WHOLE, Entry, first_rows, measured_noise
+from pytest_bnconsistency.checks.entry_points import WHOLE, Entry, measured_noise, rows_between
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Nest, all_finite, rows_of
 from pytest_bnconsistency.errors import OptionError, RefusedError
@@ -212,7 +212,7 @@ def _entry_points(
     left_out = subject.spelled(None)
     if left_out == subject.spelled(False):
         return groups
-    if not apart and ways.same_on_two_rows(case, x):
+    if not apart and ways.same_in_every_layer(case, x):
         judged.names.insert(-1, left_out)
         return groups
     default = ways.traced_entry(case, x, None, apart)
@@ -236,7 +236,7 @@ def _refusal(production: Entry, inference: Entry, x: Nest) -> str:
 
 
 def _agree(case: Case, mine: Entry, its: Entry, x: Nest) -> bool:
-    for batch, rows in ((WHOLE, x), (ONE, first_rows(x, 1))):
+    for batch, rows in ((WHOLE, x), rows_between(x, 0, 1)):
         try:
             both = its.run(batch, rows), mine.run(batch, rows)
         except Exception:

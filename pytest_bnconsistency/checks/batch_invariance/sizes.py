@@ -9,14 +9,7 @@ import numpy as np
 from pytest_bnconsistency.checks import entry_points as ways
 from pytest_bnconsistency.checks.batch_invariance.explain import Judged
 from pytest_bnconsistency.checks.check_context import Case
-from pytest_bnconsistency.checks.entry_points import (
-    ONE,
-    PAIR,
-    WHOLE,
-    Entry,
-    first_rows,
-    rows_between,
-)
+from pytest_bnconsistency.checks.entry_points import WHOLE, Entry, rows_between
 from pytest_bnconsistency.data.arrays import Array, Nest, rows_of
 from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.execution.observations import has_rows, same_outputs
@@ -45,39 +38,21 @@ def untraced(
     seen = traced.observed
     if seen is None or not seen.deterministic or judged.fails or judged.random:
         return []
-    if ways.as_traced(case, x):
-        return []
     called, alone = ways.entry(case, x, name), Judged([], seen, untraced=True)
-    pair = _outputs(called, alone, x, 0, 2)
-    if pair is not None:
-        _compare_size(called, alone, x, noise, 0, 1, pair, traced.run(WHOLE, x).outputs)
-        expected = traced.run(PAIR, first_rows(x, 2)).outputs
-        if not alone.fails and _apart(pair, expected, noise):
-            whole = _outputs(called, alone, x, 0, rows_of(x))
-            if whole is not None:
-                _compare_size(called, alone, x, noise, 0, 2, whole, whole)
-    if not alone.fails or (pair is not None and not _repeats(called, x)):
+    whole = _outputs(called, alone, x, 0, rows_of(x))
+    if whole is not None:
+        for size in (1, 2):
+            if not alone.fails:
+                _compare_size(called, alone, x, noise, 0, size, whole, whole)
+    if not alone.fails or (whole is not None and not _repeats(called, x)):
         return []
     alone.names = [name for name in judged.names if name in calls]
     judged.names = [name for name in judged.names if name not in calls] + [traced.name]
     return [(called, alone)]
 
 
-def _apart(mine: list[Array], its: list[Array], noise: Noise) -> bool:
-    """Whether two ways to run the same rows, each with noise of its own, give other outputs."""
-    pairs = list(zip(mine, its, strict=False))
-    if any(a.shape != b.shape for a, b in pairs):
-        return True
-    moves = [
-        noise.compare(index, a, b, np.arange(len(a)), sides=2)
-        for index, (a, b) in enumerate(pairs)
-        if a.ndim
-    ]
-    return any(moved is not None and moved.beyond for moved in moves)
-
-
 def _repeats(entry: Entry, x: Nest) -> bool:
-    first, second = entry.twice(PAIR, first_rows(x, 2))
+    first, second = entry.twice(WHOLE, x)
     return same_outputs(first.outputs, second.outputs)
 
 
@@ -86,8 +61,8 @@ def _outputs(entry: Entry, judged: Judged, x: Nest, start: int, stop: int) -> li
     judged.tried.append(stop - start)
     try:
         name, batch = rows_between(x, start, stop)
-        shared = name in (ONE, PAIR, WHOLE)  # also for what their layers give
-        return entry.run(name, batch, None if shared else (0, 0)).outputs
+        # What layers give is compared for all rows only.
+        return entry.run(name, batch, None if name == WHOLE else (0, 0)).outputs
     except UnsupportedSubjectError:
         raise
     except Exception as error:

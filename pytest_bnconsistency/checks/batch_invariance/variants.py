@@ -140,11 +140,11 @@ def _look_for_randomness(
     entry: Entry, judged: Judged, case: Case, x: Nest, notes: list[str]
 ) -> None:
     first, second = entry.twice(WHOLE, x, ways.state_of_layers(case, x, entry))
-    judged.random = ways.is_random(case, x, entry, WHOLE) or not same_outputs(
+    judged.random = ways.is_random(case, x, entry) or not same_outputs(
         first.outputs, second.outputs
     )
     judged.stable = repeating(first, second)
-    for other in (drawn := ways.drawn_otherwise(case, x, entry, WHOLE))[1:]:
+    for other in (drawn := ways.drawn_otherwise(case, x, entry))[1:]:
         judged.stable &= repeating(drawn[0], other)
     if judged.random:
         notes.append(

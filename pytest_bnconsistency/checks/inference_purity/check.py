@@ -10,22 +10,19 @@ import numpy as np
 
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.entry_points import (
-    ONE,
-    PAIR,
     WHOLE,
     Entry,
-    as_traced,
     calls_of,
     entry,
     first_rows,
     held_variables,
     is_random,
     measured_noise,
+    methods_of,
     moves_layers,
     owners,
     rows_between,
     run_anew,
-    takes_two_rows,
     traced_entry,
 )
 from pytest_bnconsistency.checks.inference_purity import explain as inference
@@ -82,11 +79,10 @@ def check(case: Case) -> CheckResult:
 
 
 def _decide(case: Case, x: Nest) -> CheckResult:
-    subject = case.subject
     held_by = owners(case, observed(case, x, False))
     # Metrics and the states of seed generators may move: no layer holds them as its own.
     held = [v for v in held_variables(case, x) if id(v) in held_by]
-    names = [*subject.entries(), *reversed(calls_of(case))]
+    names = [*methods_of(case), *reversed(calls_of(case))]
     seen, notes = list[Seen](), list[str]()
     if DATASET in names and not _joins(case, x):
         names.remove(DATASET)
@@ -208,7 +204,7 @@ def _runs_in_single_steps(case: Case, x: Nest, name: str) -> bool:
         return False
     try:
         with preserve_state(case.subject), case.subject.single_steps():
-            case.subject.entries()[name](_rows(x, _batch(case, x, name)))
+            case.subject.entries()[name](x)
     except RefusedError:
         return False
     return True
@@ -216,40 +212,39 @@ def _runs_in_single_steps(case: Case, x: Nest, name: str) -> bool:
 
 def _refuses(case: Case, x: Nest, name: str) -> bool:
     """Whether inference refuses the batches that an entry point runs, too."""
-    way, batch = traced_entry(case, x, False), _batch(case, x, name)
+    way = traced_entry(case, x, False)
     try:
-        _batches(case, way, x) if name == DATASET else way.run(batch, _rows(x, batch))
+        _batches(case, way, x) if name == DATASET else way.run(WHOLE, x)
     except RefusedError:
         return True
     return False
 
 
 def _seen(case: Case, x: Nest, name: str, held_by: dict[int, str]) -> Seen:
-    way, batch = entry(case, x, name), _batch(case, x, name)
-    first = way.run(batch, _rows(x, batch))
+    way = entry(case, x, name)
+    first = way.run(WHOLE, x)
     moved = tuple(v for v in first.moved if id(v) in held_by)
-    return Seen(name, first.outputs, name == DATASET or _repeats(case, x, way, batch), moved)
+    return Seen(name, first.outputs, name == DATASET or _repeats(case, x, way), moved)
 
 
-def _repeats(case: Case, x: Nest, way: Entry, batch: str) -> bool:
+def _repeats(case: Case, x: Nest, way: Entry) -> bool:
     """Whether the same rows give the same bits a second time, through the entry point or another.
 
     Another one counts where nothing draws random numbers and no state moves that inference reads:
     a trace would hold layers still that draw, and each run begins with the same state.
     """
-    rows = _rows(x, batch)
     traced = traced_entry(case, x, False)
-    drawing, mine = not observed(case, x, False).deterministic, way.run(batch, rows)
-    if is_random(case, x, way, batch):
+    drawing, mine = not observed(case, x, False).deterministic, way.run(WHOLE, x)
+    if is_random(case, x, way):
         return False
     if not (drawing or moves_layers(case, x, mine)):
         calls = calls_of(case)
         others = [traced]
         if way.name in calls:
             others += [entry(case, x, name) for name in calls if name != way.name]
-        if any(same_outputs(mine.outputs, other.run(batch, rows).outputs) for other in others):
+        if any(same_outputs(mine.outputs, other.run(WHOLE, x).outputs) for other in others):
             return True
-    first, second = way.twice(batch, rows)
+    first, second = way.twice(WHOLE, x)
     return same_outputs(first.outputs, second.outputs)
 
 
@@ -259,20 +254,6 @@ def _evaluated(case: Case, held: list[Any]) -> Seen:
         return Seen("evaluate", _scores(case), True, tuple(before.moved()))
     finally:
         before.restore()
-
-
-def _batch(case: Case, x: Nest, name: str) -> str:
-    """What an entry point runs; code in Python runs on few rows, where the model takes them."""
-    if name == case.subject.spelled(None) and as_traced(case, x):
-        return ONE
-    in_python = name in calls_of(case) or name == "predict_on_batch"
-    # Two rows draw too little to tell: shuffled, they are as before every second time.
-    few = in_python and not observed(case, x, False).draws and takes_two_rows(case, x)
-    return PAIR if few else WHOLE
-
-
-def _rows(x: Nest, batch: str) -> Nest:
-    return first_rows(x, {ONE: 1, PAIR: 2, WHOLE: rows_of(x)}[batch])
 
 
 def _state(case: Case, x: Nest, seen: list[Seen], held_by: dict[int, str]) -> list[Finding]:
@@ -302,9 +283,8 @@ def _runner(case: Case, x: Nest, name: str) -> Runner:
     held = held_variables(case, x)
     if name == "evaluate":
         return Runner(lambda: _evaluated_anew(case), case.subject.own_evaluation(), held)
-    rows = _rows(x, _batch(case, x, name))
     own = [] if name in calls_of(case) else case.subject.own_inference()
-    return Runner(lambda: run_anew(case, rows, name), own, held)
+    return Runner(lambda: run_anew(case, x, name), own, held)
 
 
 def _evaluated_anew(case: Case) -> list[Array]:
@@ -329,8 +309,7 @@ def _repeatability(case: Case, x: Nest, seen: list[Seen]) -> list[Finding]:
     if not random:
         return []
     mode = next((told[name] for name in random if name in told), False)
-    rows = _rows(x, _batch(case, x, case.subject.spelled(mode)))
-    return [inference.not_repeatable(case.subject, rows, default, random, mode)]
+    return [inference.not_repeatable(case.subject, x, default, random, mode)]
 
 
 def _agreement(
@@ -351,10 +330,8 @@ def _agreement(
     for other in seen:
         if other.name in ("evaluate", reference.name):
             continue
-        batch = _batch(case, x, other.name)
-        rows = _rows(x, batch)
         expected = (
-            reference.run(batch, rows).outputs
+            reference.run(WHOLE, x).outputs
             if other.name != DATASET
             else _in_batches(case, reference, x)
         )
@@ -365,7 +342,7 @@ def _agreement(
             runner = _runner(case, x, other.name)
             called = None
             if in_trace and other.name in calls:
-                called = Called(rows, calls[other.name])
+                called = Called(x, calls[other.name])
             cause = sets_apart(case.subject, runner, unlike, called)
             if other.raised:
                 cause = refusing(cause)
@@ -373,7 +350,7 @@ def _agreement(
         elif (
             in_trace
             and other.name == case.subject.spelled(False)
-            and (after := _after_another(case, x, reference, rows_of(rows), notes))
+            and (after := _after_another(case, x, reference, notes))
         ):
             found.setdefault(after[0], {})[other.name] = after[1]
     for run in compiled_runs(case, x):
@@ -396,23 +373,23 @@ def _agreement(
 
 
 def _after_another(
-    case: Case, x: Nest, reference: Entry, count: int, notes: list[str]
+    case: Case, x: Nest, reference: Entry, notes: list[str]
 ) -> tuple[Cause, str] | None:
     """Why, and how far, inference outside of a trace is off right after a call with other rows.
 
     What code of the user's keeps from one call to the next, a cache or a carried state, mostly
     hangs on the shape: so both calls have as many rows.
     """
-    traced, start = reference.observed, max(rows_of(x) - count, 0)
+    traced, half = reference.observed, rows_of(x) // 2
     assert traced is not None
     layers = [*case.subject.layers(), *(call.layer for call in traced.calls)]
-    if not start or all(map(is_of_library, layers)):
+    if case.fixed_rows is not None or all(map(is_of_library, layers)):
         return None
     called = entry(case, x, case.subject.spelled(False))
-    batch, others = rows_between(x, start, rows_of(x))
+    batch, others = rows_between(x, half, 2 * half)
     expected = reference.run(batch, others)
     try:
-        called.call(first_rows(x, count), False)
+        called.call(first_rows(x, half), False)
         after = called.call(others, False)
         known = measured_noise(case, x)
         how = _unlike(known, rows_of(x), reference.name, expected.outputs, notes, after.outputs)

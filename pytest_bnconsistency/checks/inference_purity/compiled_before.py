@@ -11,13 +11,13 @@ import numpy as np
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.entry_points import (
     Entry,
+    arrays_of,
     held_variables,
     measured_noise,
     rows_between,
     traced_entry,
 )
 from pytest_bnconsistency.checks.inference_purity.explain import Runner
-from pytest_bnconsistency.checks.predict_methods import arrays_of
 from pytest_bnconsistency.data.arrays import (
     Array,
     Nest,
