@@ -267,8 +267,8 @@ def test_layers_are_traced_once_for_all_numbers_of_rows(k, x, predict):
         model.compile("sgd", "mse", jit_compile=True)
     built = next(traces)
     check_consistency(model, x, checks=["batch_invariance", "inference_purity"])
-    # The pass that is observed, `predict` and, where it runs, `predict_on_batch`, which hands other
-    # nests to what `predict` compiled.
+    # The pass that is observed, `predict` and, where it runs, `predict_on_batch`, which hands
+    # other nests to what `predict` compiled.
     assert next(traces) - built - 1 == (3 if predict == "of its own" else 2)
 
 
