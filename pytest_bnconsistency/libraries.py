@@ -30,8 +30,8 @@ def tensorflow() -> Any:
         return importlib.import_module("tensorflow")
     except ImportError as error:
         raise MissingDependencyError(
-            f"TensorFlow is installed and can't be imported: {first_line(error)}; mend its "
-            'installation: python -c "import tensorflow" must not fail'
+            f"TensorFlow is installed and can't be imported: {first_line(error)}; "
+            'install it again until python -c "import tensorflow" works'
         ) from error
 
 

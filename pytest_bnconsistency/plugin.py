@@ -100,7 +100,7 @@ def pytest_configure(config: pytest.Config) -> None:
             zero_code.register(config)
     except BNConsistencyError as error:
         if config.getoption("help") or config.getoption("markers"):
-            return  # which help to mend it
+            return  # which help to correct it
         raise pytest.UsageError(str(error)) from None
 
 

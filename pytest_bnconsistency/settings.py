@@ -148,19 +148,22 @@ class Settings:
     decisions_tolerance: float = dataclasses.field(
         default=0.03,
         metadata={
-            "help": "share of all decisions, wrong ones more than before, that is harm",
+            "help": "how many more decisions may be wrong in evaluation, as a share of all",
             "min": 0,
         },
     )
     loss_tolerance: float = dataclasses.field(
         default=0.10,
-        metadata={"help": "relative growth of the loss that is harm", "min": 0},
+        metadata={
+            "help": "how much larger the loss may be in evaluation, as a share of it",
+            "min": 0,
+        },
     )
     output_tolerance: float = dataclasses.field(
         default=0.10,
         metadata={
-            "help": "change of the outputs, in their standard deviations, that is harm where "
-            "neither a loss nor decisions tell",
+            "help": "how far outputs may be apart, in their standard deviations, where neither a "
+            "loss nor decisions tell",
             "min": 0,
         },
     )
@@ -198,8 +201,8 @@ class Settings:
     vacuous: Vacuous | None = dataclasses.field(
         default=None,
         metadata={
-            "help": "what a check that could not have seen a violation does: fail, skip or warn "
-            "(default: fail if it was asked for by name, else skip)",
+            "help": "what an inconclusive check does, which could not have seen a violation: "
+            "fail, skip or warn (default: fail if it was asked for by name, else skip)",
             "choices": ("fail", "skip", "warn"),
         },
     )

@@ -91,8 +91,8 @@ class Case:
         """`count` rows of the given data, spread over it and made up to that number, or generated.
 
         Raises:
-            DataError: nothing was given, and the model does not tell its inputs or takes none
-                of the sizes that were tried.
+            DataError: nothing was given, and the inputs of the model are not known, or it takes
+                none of the sizes that were tried.
         """
         if self.data is not None:
             fewest = max(FEWEST_ROWS, self.subject.declared_rows() or 0)
@@ -101,8 +101,8 @@ class Case:
         specs = self.specs()
         if specs is None:
             raise DataError(
-                f"model {self.subject.name!r} does not tell the shape of its inputs, so no rows "
-                "can be generated; give some rows as x, or --bn-data, or their shape: "
+                f"the input shape of model {self.subject.name!r} is not known, so no rows can be "
+                "generated; give some rows as x, or --bn-data, or their shape: "
                 "shape=(32, 32, 3), --bn-shape '(32, 32, 3)'"
             )
         from pytest_bnconsistency.execution.accepted_sizes import fitting_size

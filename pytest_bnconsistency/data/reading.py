@@ -390,7 +390,7 @@ def _check_finite(given: Data) -> None:
                 raise DataError(
                     f"{name} has NaN or Inf in {int(bad.sum())} of {len(bad)} rows (the first is "
                     f"row {int(bad.argmax())}); expected finite numbers: drop those rows, the "
-                    "checks make their own NaN companions"
+                    "checks add rows with NaN of their own"
                 )
 
 

@@ -83,7 +83,7 @@ def _adapters() -> tuple[Any, ...]:
             kind = entry.load()
         except Exception as error:
             raise BNConsistencyError(
-                f"the adapter {entry.name} = {entry.value!r} can't be loaded: {error}; mend or "
+                f"the adapter {entry.name} = {entry.value!r} can't be loaded: {error}; repair or "
                 "uninstall its package"
             ) from error
         if not callable(getattr(kind, "accepts", None)):

@@ -80,7 +80,7 @@ def _finding(finding: Finding, verbose: bool, *, brief: bool) -> Iterator[str]:
     yield from _labelled("tested" if finding.cause_tested else "tried", finding.tested)
     yield from _labelled("remedy", finding.remedy)
     yield from _labelled("bound", finding.bound)
-    yield from _labelled("batch", finding.recipe)
+    yield from _labelled("batch", finding.recipe and f"{finding.recipe} (the simplest that fails)")
     yield from _labelled("code", finding.code, fold=False)
 
 

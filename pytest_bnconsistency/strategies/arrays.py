@@ -246,8 +246,8 @@ def _source(
         specs = specs_of(subject)
         if specs is None:
             raise DataError(
-                f"model {subject.name!r} does not tell the shape of its inputs; give a Spec "
-                "instead: Spec((32, 32, 3), 'float32')"
+                f"the input shape of model {subject.name!r} is not known; give a Spec instead: "
+                "Spec((32, 32, 3), 'float32')"
             )
     shortest, longest = _lengths(size)
     source = checked(Source(specs, None, *_bounds(low, high), size=shortest or 1))

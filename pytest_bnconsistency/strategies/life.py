@@ -359,7 +359,7 @@ def _rows_mix(name: str, change: float, tested: bool | None) -> None:
     raise _failure(
         rules.ROWS_MIX,
         "the model's output",
-        f"a row moves by {change:.3g} when only its companions change, through {name}",
+        f"a row moves by {change:.3g} when only the other rows change, through {name}",
         "batch_invariance tells more of the model as it is at this point",
         tested,
         "",

@@ -35,7 +35,7 @@ class Lifecycle(RuleBasedStateMachine):
     """Trains, predicts, evaluates, freezes, unfreezes, compiles, saves and loads one model.
 
     At every point of it: what was frozen, and not unfrozen by its name, keeps its bits in `fit`;
-    inference moves no state of a layer; a row's result does not depend on its companions.
+    inference moves no state of a layer; a row's result does not depend on other rows.
 
     The steps are written down first and lived at the end, or where a rule of your own asks for
     `self.model`: a life that was lived before is not lived again, and of one that fails the

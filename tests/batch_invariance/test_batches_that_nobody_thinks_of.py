@@ -181,7 +181,7 @@ def test_the_text_shows_the_batch_and_how_to_run_it_again():
     model = model_with(keras, FAULTS["2 rows; row 1 constant 100"][1])
     result = expect_verdict(CHECK, "failed", model)
     lines = text.render(result, reproduce='pytest "test_it.py::test_it"').splitlines()
-    assert "  batch      2 rows; row 1 constant 100" in lines
+    assert "  batch      2 rows; row 1 constant 100 (the simplest that fails)" in lines
     replay = "pytest \"test_it.py::test_it\" --bn-replay '2 rows; row 1 constant 100'"
     assert f"  replay     {replay}" in lines
 

@@ -60,7 +60,7 @@ def written_tests(scenario: str) -> list[str]:
 SAID = {
     "adapter": {
         "test_fault_it_learns_while_it_serves": [
-            r"BN102 training-mode-in-inference: a row moves by [\d.]+ when only its companions",
+            r"BN102 training-mode-in-inference: a row moves by [\d.]+ when only the other rows",
             r"through model\(x\), not through model\(x, learn=False\)",
             r"layer HastyPipeline cause HastyPipeline normalises by the batch",
             r"tested forced into inference mode, every kept row has the same bits",
@@ -82,14 +82,14 @@ SAID = {
     },
     "resnet50_single_row": {
         "test_fault_training_mode_baked_in": [
-            r"BN102 training-mode-in-inference: a row moves by [\d.]+ when only its companions",
+            r"BN102 training-mode-in-inference: a row moves by [\d.]+ when only the other rows",
             r"through model\(x\), not through predict or model\(x, training=False\)",
             r"layer resnet50/conv1_bn cause resnet50/conv1_bn and 52 more layers",
             r"because resnet50 is called with training=True",
             r"tested forced into inference mode, every kept row has the same bits",
         ],
         "test_fault_training_mode_baked_in_legacy": [
-            r"BN102 training-mode-in-inference: a row moves by [\d.]+ when only its companions",
+            r"BN102 training-mode-in-inference: a row moves by [\d.]+ when only the other rows",
             r"through predict, model\(x\) and model\(x, training=False\)",
             r"layer resnet50/conv1_bn cause resnet50/conv1_bn and 52 more layers",
         ],

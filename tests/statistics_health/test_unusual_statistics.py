@@ -54,9 +54,12 @@ def test_the_gain_of_a_dead_channel_without_a_scale(k):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"mean": 9.0, "variance": 4.0}, "the means of bn are 3 standard deviations off"),
-        ({"mean": 3.0, "variance": 16.0}, "the variances of bn are 4 times those of the data"),
-        ({"mean": 3.0, "variance": 1.0}, "the variances of bn are 0.25 times those of the data"),
+        (
+            {"mean": 9.0, "variance": 4.0},
+            "the means of bn are 3 standard deviations from those of this data",
+        ),
+        ({"mean": 3.0, "variance": 16.0}, "the variances of bn are 4 times those of this data"),
+        ({"mean": 3.0, "variance": 1.0}, "the variances of bn are 0.25 times those of this data"),
         ({"mean": 3.0, "variance": 4.0}, None),
     ],
 )
@@ -66,8 +69,8 @@ def test_distances_are_told_in_units_of_their_own(k, changed, said):
     bn = normaliser(k, **changed)
     model = model_of(k, bn)
     found = warnings(expect_pass(CHECK, model, x), "BN410")
-    assert [w.message.split(": ")[1] for w in found] == ([said] if said else [])
-    assert all("standard deviations of a mean or 50% of another" in w.bound for w in found)
+    assert [w.message for w in found] == ([said] if said else [])
+    assert all("0.5 standard deviations (of a mean) or 50%" in w.bound for w in found)
     recalibrate(model, x)
     assert not warnings(expect_pass(CHECK, model, x), "BN410")
 

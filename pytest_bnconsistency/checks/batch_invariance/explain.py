@@ -55,7 +55,7 @@ class Judged:
     `margin` is the largest change between batch sizes, in bounds; `drowned` says that noise leaves
     nothing to be seen there, `dominated` that it may be as large as the outputs, `raises` that a
     batch was refused, `untraced` that the trace holds, `has_rows` that an output has the rows
-    first, `gathers` that calls get other numbers of rows beside other companions; `failing_rows`
+    first, `gathers` that calls get other numbers of rows beside other rows; `failing_rows`
     (from, to) the first batch that failed for its size, `noise` its bound.
     """
 
@@ -80,7 +80,7 @@ class Judged:
 
     @property
     def mixes(self) -> bool:
-        """Whether a row changes with its companions, and not with its place alone."""
+        """Whether a row changes with the other rows, and not with its place alone."""
         return any(not found.exchange.moves for found in self.differences)
 
     @property
@@ -121,7 +121,7 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
         key=lambda found: np.nan_to_num(found.moved, posinf=0.0),
     )
     exchange = difference.exchange
-    message, moved = _symptom(failing, holding, exchange, "only its companions change")
+    message, moved = _symptom(failing, holding, exchange, "only the other rows change")
     evidence = {
         "fails": names_of(failing),
         "holds": holding,
@@ -234,7 +234,7 @@ def _symptom(
         if moved
         else "a row's hidden values move, though saturation hides it in the outputs,"
     )
-    return f"{how} when {what} ({exchange.rows} rows), {where}", moved
+    return f"{how} when {what} (batches of {exchange.rows} rows), {where}", moved
 
 
 def _where(failing: Sequence[Judged], holding: list[str]) -> str:
@@ -382,8 +382,8 @@ def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         place.that("computes with a row's place in the batch")
         if place is not None and tested
         else tries.without_cause(
-            "not established; tried: other companions in the same places, where the rows are the "
-            "same to the bit"
+            "not established; tried: other rows beside it in the same places, where the rows are "
+            "the same to the bit"
         ),
         tested,
         "take positions along the time or feature axis, not along axis 0",
@@ -448,8 +448,8 @@ def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         place.that("computes with the number of rows")
         if place is not None and tested
         else tries.without_cause(
-            "not established; tried: other companions at one batch size, where the rows are the "
-            "same to the bit"
+            "not established; tried: other rows beside it at one batch size, where the rows are "
+            "the same to the bit"
         ),
         tested,
         sizes.BRANCHING

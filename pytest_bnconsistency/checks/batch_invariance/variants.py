@@ -50,7 +50,7 @@ def compare_exchanges(
     ):
         judged.gathers = True
         notes.append(
-            f"parts of {entry.name} get other numbers of rows beside other companions: its "
+            f"parts of {entry.name} get other numbers of rows if the other rows change: its "
             "outputs are compared within the noise bound"
         )
     counted = [_counting(case, found, entry, judged, x, noise) for found in changing]
@@ -58,7 +58,7 @@ def compare_exchanges(
 
 
 def _other_widths(entry: Entry, base: Observation, joint: Sequence[Exchange]) -> str:
-    """How an output's shape depends on companions, as one as wide as the longest row; else ""."""
+    """How an output's shape depends on other rows, as one as wide as the longest row; else ""."""
     for exchange in joint:
         try:
             other = entry.run(exchange.name, exchange.x)
@@ -69,7 +69,7 @@ def _other_widths(entry: Entry, base: Observation, joint: Sequence[Exchange]) ->
             if rows and mine.shape != its.shape:
                 return (
                     f"a batch of {exchange.rows} gives shape {mine.shape}, and {its.shape} when "
-                    "only companions change"
+                    "only other rows change"
                 )
     return ""
 
@@ -162,7 +162,7 @@ def _differences(
 ) -> list[Difference | Literal["same", "refused"]]:
     """What exchanges do to kept rows.
 
-    Rows change their places only where companions alone change nothing: noise explains much of
+    Rows change their places only where the other rows alone change nothing: noise explains much of
     what that does, and has to be measured.
     """
     found = list[Difference | Literal["same", "refused"]]()

@@ -289,7 +289,9 @@ def remembering(label: str) -> Cause:
 def refusing(cause: Cause) -> Cause:
     """The cause of an entry point that raises, which nobody means it to."""
     if not cause.tested:
-        remedy = f"mend what it says; if it is about the number of rows, {sizes.ANY_NUMBER}"
+        remedy = (
+            f"fix what the message says; if it is about the number of rows, {sizes.ANY_NUMBER}"
+        )
         return replace(cause, remedy=remedy)
     if not cause.intended:
         return cause

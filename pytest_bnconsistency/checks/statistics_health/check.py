@@ -117,18 +117,18 @@ def _distances(known: Estimated) -> tuple[Table | None, list[Finding]]:
     if not far:
         return table, []
     path, farthest = max(far, key=lambda place: place[1].off)
+    others = f"; {counted(len(far) - 1, 'more layer')} far off, too" if far[1:] else ""
     return table, [
         Finding(
             rules.FAR_OFF.id,
             rules.FAR_OFF.slug,
             path,
-            f"the statistics of {counted(len(far), 'normaliser')} are far from those of this "
-            f"data: {farthest.how}",
+            f"{farthest.how}{others}",
             "not established; train_eval_agreement tries the causes",
             False,
             "run train_eval_agreement on training data; or recalibrate(model, x)",
-            bound=f"{FAR_ERRORS} standard errors, and {FAR} standard deviations of a mean or "
-            f"{FAR:.0%} of another statistic",
+            bound=f"more than {FAR_ERRORS} standard errors, and more than {FAR} standard "
+            f"deviations (of a mean) or {FAR:.0%} (of another statistic)",
             evidence={"layers": [place for place, _ in far]},
         )
     ]
@@ -166,9 +166,9 @@ def _distances_of(known: Estimated, layer: Any) -> list[Distance]:
         apart = np.abs(stored - value)
         errors = float(np.median(apart[usable] / error[usable])) if usable.any() else math.nan
         off = float(np.median(apart / unit))
-        how = f"{off:.2g} standard deviations off"
+        how = f"{off:.2g} standard deviations from those of this data"
         if unit is size:
-            how = f"{float(np.median(stored / size)):.2g} times those of the data"
+            how = f"{float(np.median(stored / size)):.2g} times those of this data"
         found.append(Distance(role, errors, off, f"the {_PLURALS[role]} of {t.path} are {how}"))
     return found
 

@@ -113,8 +113,8 @@ def table(
                 (closing, opening),
                 (
                     t.path,
-                    _share(closing),
-                    _share(opening),
+                    _share(closing, none="no"),
+                    _share(opening, all_="all of it"),
                     "?" if np.isnan(mean) else f"{mean:.2f}",
                     "?" if np.isnan(ratio) else f"{ratio:.2f}",
                     "?" if updates is None else str(updates * t.calls),
@@ -128,8 +128,11 @@ def table(
     return Table(COLUMNS, tuple(row for _, row in rows), more=len(layers) - len(tried))
 
 
-def _share(value: float) -> str:
-    return f"{value:.0%}" if np.isfinite(value) else "?"
+def _share(value: float, none: str = "0%", all_: str = "100%") -> str:
+    """A share of the gap: statistics of one layer alone may also make it larger than it was."""
+    if not np.isfinite(value):
+        return "?"
+    return none if value < 0.005 else all_ if value > 0.995 else f"{value:.0%}"
 
 
 def _shift(

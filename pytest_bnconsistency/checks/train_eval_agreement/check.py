@@ -225,7 +225,7 @@ def _held(m: Measured, found: list[Excess]) -> str:
     limits = listed([excess.quantity.limit for excess in found], "or")
     return (
         f"{said} on {m.data.rows} rows, under moving against population statistics of "
-        f"{_count(m.tracked)}{trained}; {limits} would be harm"
+        f"{_count(m.tracked)}{trained}; {limits} would fail"
     )
 
 

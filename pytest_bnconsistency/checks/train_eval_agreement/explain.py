@@ -29,6 +29,7 @@ from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number,
 from pytest_bnconsistency.measurement.statistics_per_call import per_call
 from pytest_bnconsistency.results import Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import counted
 
 MOST_STEPS = 200
 """Training steps that a lag is tried on, where they are cheap."""
@@ -39,7 +40,7 @@ OTHERWISE = (
 
 
 def explain(m: Measured, bound: str) -> Finding:
-    """The finding for a gap that is beyond noise and worth a person's time."""
+    """The finding for a gap beyond chance and beyond the practical tolerance."""
     shared = _domains(m)
     if shared is not None:
         return _finding(m, shared, shared.proof, None, bound)
@@ -83,7 +84,8 @@ def _not_established(m: Measured, tries: Tries, tested: str) -> Cause:
             f"weights{changed and ': '}{changed}"
         ),
         f"{CHANGED}; or give data as in training" if changed else OTHERWISE,
-        tested + f"; nothing of this explains what is stored: {', '.join(tried)}" * bool(tried),
+        tested
+        + f"; none of {counted(len(tried), 'other cause')} explains what is stored" * bool(tried),
         0.0,
     )
 

@@ -20,17 +20,18 @@ MOST_ROWS = 20_000
 
 
 def bound(excess: Excess) -> str:
-    """What harm is, what chance does, and how much was found."""
+    """What fails, what chance explains, and how much was found."""
     if not math.isfinite(excess.amount):
-        return f"{excess.quantity.limit} is harm; no number is no chance"
+        return f"{excess.quantity.limit} fails; NaN or infinity is never chance"
     chance = DEVIATIONS * excess.noise
     said = (
-        f"{excess.quantity.limit} is harm; {DEVIATIONS} standard errors of chance are "
-        f"{_amount(excess, chance)}; the excess is {_amount(excess, excess.amount)}"
+        f"{excess.quantity.limit} fails if chance does not explain it; chance explains "
+        f"{_amount(excess, chance)} ({DEVIATIONS} standard errors), the excess is "
+        f"{_amount(excess, excess.amount)}"
     )
     if excess.amount > chance:
         return said
-    return f"{said}; so few rows decide nothing, the initial values in the statistics do"
+    return f"{said}; so few rows can't tell, but the initial values left in the statistics do"
 
 
 def said(
@@ -44,14 +45,14 @@ def said(
         worst.quantity.counted or worst.quantity.sure > 1
     )
     if worst.harms and not telling:
-        return f"only targets tell whether it harms: {found}", "give y"
+        return f"only targets tell whether that is worse: {found}", "give y"
     share, by = max(
         (worst.counting, "counting so few rows"),
         (worst.sampling, "statistics of so few rows"),
         (worst.jitter, "the moving average's jitter"),
     )
     summary = (
-        f"{found}: {worst.quantity.limit} would be harm, and chance alone makes "
+        f"{found}: {worst.quantity.limit} would fail, and chance alone explains "
         f"{_amount(worst, worst.noise)} (most of it {by}: {_amount(worst, share)})"
     )
     return summary, _hint(worst, data.rows)
