@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from pytest_bnconsistency.checks import entry_points as ways
 from pytest_bnconsistency.checks.batch_invariance import explain as mixing
+from pytest_bnconsistency.checks.batch_invariance.compiled_sizes import compiled_sizes
 from pytest_bnconsistency.checks.batch_invariance.detection_limit import resolution
 from pytest_bnconsistency.checks.batch_invariance.explain import Judged
 from pytest_bnconsistency.checks.batch_invariance.output_noise import noise_of
@@ -122,6 +123,8 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
             for f in noise.floors
         ]
     findings, further = tuple(mixing.findings(case.subject, x, all_judged)), Further()
+    if not findings and not apart and known == all_judged:
+        findings = tuple(compiled_sizes(case, x))
     if not findings and known:
         further = pad_further(case, x, apart)
         findings = tuple(further.findings)

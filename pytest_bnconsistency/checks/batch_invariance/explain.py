@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from pytest_bnconsistency.checks import compiled_before as before
 from pytest_bnconsistency.checks import size_dependence as sizes
 from pytest_bnconsistency.checks.batch_invariance import explain_padding as padding
 from pytest_bnconsistency.checks.batch_invariance import localise
 from pytest_bnconsistency.checks.batch_invariance.localise import Origin
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
-from pytest_bnconsistency.data.arrays import Array, Nest
+from pytest_bnconsistency.data.arrays import Array, Nest, distance, map_nest, rows_of
 from pytest_bnconsistency.execution.batch_variants import Exchange
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import rounding_noise as noise
@@ -440,11 +441,14 @@ def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         assert entry.failing_rows is not None
         place = sizes.depends_on_size(entry.observed, x, *entry.failing_rows, entry.noise)
     tested = place is not None and place.tested
+    message = f"{entry.sizes[0]}, {_where(failing, holding)}"
+    if _was_compiled_before(x, entry):
+        return before.size_matters(message, {"fails": names_of(failing), "holds": holding})
     return Finding(
         rules.SIZE_MATTERS.id,
         rules.SIZE_MATTERS.slug,
         "not located" if place is None else place.label,
-        f"{entry.sizes[0]}, {_where(failing, holding)}",
+        message,
         place.that("computes with the number of rows")
         if place is not None and tested
         else tries.without_cause(
@@ -461,3 +465,19 @@ def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
         evidence={"fails": {listed(e.names): e.sizes for e in failing}, "holds": holding},
     )
+
+
+def _was_compiled_before(x: Nest, entry: Judged) -> bool:
+    """Whether the rows of the batch that failed are as among all once the code is traced again."""
+    if entry.anew is None or entry.failing_rows is None:
+        return False
+    start, stop = entry.failing_rows
+    try:
+        whole, some = entry.anew(x), entry.anew(map_nest(lambda leaf: leaf[start:stop], x))
+        return all(
+            distance(a[start:stop], b).max(initial=0.0) <= entry.noise
+            for a, b in zip(whole, some, strict=True)
+            if a.ndim and len(a) == rows_of(x)
+        )
+    except Exception:
+        return False

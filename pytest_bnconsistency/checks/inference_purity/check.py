@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.compiled_before import CompiledBefore, compiled_before
 from pytest_bnconsistency.checks.entry_points import (
     WHOLE,
     Entry,
@@ -26,7 +27,6 @@ from pytest_bnconsistency.checks.entry_points import (
     traced_entry,
 )
 from pytest_bnconsistency.checks.inference_purity import explain as inference
-from pytest_bnconsistency.checks.inference_purity.compiled_before import compiled_runs
 from pytest_bnconsistency.checks.inference_purity.explain import (
     Called,
     Cause,
@@ -38,6 +38,7 @@ from pytest_bnconsistency.checks.inference_purity.search import searched
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.errors import RefusedError
+from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import has_rows, same_outputs
 from pytest_bnconsistency.execution.state import Variables, preserve_state
 from pytest_bnconsistency.measurement import rounding_noise as noise
@@ -353,13 +354,9 @@ def _agreement(
             and (after := _after_another(case, x, reference, notes))
         ):
             found.setdefault(after[0], {})[other.name] = after[1]
-    for run in compiled_runs(case, x):
-        unlike = functools.partial(
-            _unlike, run.noise, rows_of(run.rows), reference.name, run.expected, notes
-        )
-        if all_finite(run.expected) and (how := unlike(run.observed.outputs)):
-            cause = sets_apart(case.subject, run.runner, unlike, None)
-            found.setdefault(cause, {})[run.name] = how
+    for compiled in compiled_before(case, x):
+        if disagreeing := _as_compiled(case, x, compiled, reference.name, notes):
+            found.setdefault(disagreeing[0], {})[compiled.name] = disagreeing[1]
     bound = (
         f"{2 * noise.MULTIPLE:g} noise floors, half of them for each side, measured on this model"
     )
@@ -370,6 +367,29 @@ def _agreement(
         kind = meant if cause.intended and alike else wrong
         kind.append(inference.disagree(cause, apart, reference.name, bound))
     return tuple(wrong), tuple(meant)
+
+
+def _as_compiled(
+    case: Case, x: Nest, compiled: CompiledBefore, reference: str, notes: list[str]
+) -> tuple[Cause, str] | None:
+    """Why, and how far, what `predict` was compiled for before the check is off inference."""
+    rows = compiled.rows
+    try:
+        if compiled.as_checked:
+            way, known = traced_entry(case, x, False), measured_noise(case, x)
+            expected = way.run(f"rows as in {compiled.name}", rows).outputs
+        else:
+            other = Pass(case.subject, rows, training=False)
+            expected, known = other.run(rows).outputs, Noise(other, rows)
+        outputs = compiled.run()
+    except RefusedError:
+        return None
+    unlike = functools.partial(_unlike, known, rows_of(rows), reference, expected, notes)
+    if not all_finite(expected) or not (how := unlike(outputs)):
+        return None
+    own = case.subject.own_inference()
+    runner = Runner(compiled.compiled_again, own, compiled.held)
+    return sets_apart(case.subject, runner, unlike, None), how
 
 
 def _after_another(

@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from pytest_bnconsistency.checks import compiled_before
 from pytest_bnconsistency.checks import size_dependence as sizes
 from pytest_bnconsistency.checks.budget import Budget, Tries
 from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
@@ -67,10 +68,10 @@ UNKNOWN = Cause(
 
 
 STALE = Cause(
-    "the compiled function",
-    "it was compiled before the model changed",
+    compiled_before.PLACE,
+    compiled_before.CAUSE,
     "compiled anew, it agrees",
-    "have it compiled anew: model.predict_function = None, or compile the model again",
+    compiled_before.REMEDY,
 )
 
 
