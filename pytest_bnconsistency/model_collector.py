@@ -168,14 +168,15 @@ class CheckItem(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """What a user's own function raised, in the user's own frames."""
-        chosen = self.config.getoption("tbstyle")
+        option = self.config.getoption  # without a terminal there are none of these
+        chosen = option("tbstyle", "auto")
         frames = _users_frames(excinfo)
         if chosen == "native" and frames:
             excinfo.traceback = frames  # that style does not filter
         shown: Any = excinfo.getrepr(
-            showlocals=self.config.getoption("showlocals"),
+            showlocals=option("showlocals", False),
             style="value" if not frames else chosen if chosen in ("short", "native") else "long",
-            tbfilter=not self.config.getoption("fulltrace") and _users_frames,
+            tbfilter=not option("fulltrace", False) and _users_frames,
         )
         crash = getattr(shown, "reprcrash", None)
         if crash is not None:

@@ -1,3 +1,5 @@
+import importlib.resources
+import json
 import os
 import sys
 
@@ -40,3 +42,39 @@ def k(request):
 @pytest.fixture
 def x():
     return np.random.default_rng(0).standard_normal((8, 4), np.float32)
+
+
+def _closed(schema):
+    """The schema without room for what it does not name."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    more = {"additionalProperties": False} if "properties" in schema else {}
+    return more | {key: _closed(part) for key, part in schema.items()}
+
+
+@pytest.fixture(scope="session")
+def valid_record():
+    """Fails for a record that the published schema does not describe, to the last key."""
+    validators = pytest.importorskip("jsonschema").validators
+    package = importlib.resources.files("pytest_bnconsistency.reporting")
+    schema = _closed(json.loads((package / "record.schema.json").read_text(encoding="utf-8")))
+    return validators.Draft202012Validator(schema).validate
+
+
+@pytest.fixture(autouse=True)
+def _every_report_is_valid(request):
+    """Whatever inner runs write as JSON keeps to the schema."""
+    if "pytester" not in request.fixturenames:
+        yield
+        return
+    folder, check = (
+        request.getfixturevalue("pytester").path,
+        request.getfixturevalue("valid_record"),
+    )
+    yield
+    for path in folder.rglob("*.json"):
+        known = json.loads(path.read_text(encoding="utf-8") or "null")
+        if isinstance(known, dict) and "schema_version" in known:
+            check(known)

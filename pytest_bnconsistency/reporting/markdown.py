@@ -9,29 +9,23 @@ from typing import Any
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.reporting.problems import cut
 from pytest_bnconsistency.reporting.summary import NAMES, headline, missing
-from pytest_bnconsistency.words import counted
 
 LONGEST = 64_000
 """Bytes; GitHub takes 65,536 characters."""
-CELL, FINDINGS = 120, 3
+REST = "\nThe rest did not fit here; `--bn-report json:PATH` holds everything.\n"
+CELL, LINE, BODY, FINDINGS = 120, 400, 8_000, 3
 _SPECIAL = re.compile(r"[&<>\"'`*_{}\[\]()#+\-.!|~\\:@$^=]")
 LABELS = ("layer", "cause", "tested", "remedy", "bound", "recipe", "code")
 
 
 def render(record: Mapping[str, Any]) -> str:
     """As many of the parts as fit, the most urgent first."""
-    parts, left = list[str](), LONGEST - 500
-    hidden = 0
+    parts, left = list[str](), LONGEST - len(REST)
     for part in _parts(record):
-        size = len(part.encode("utf-8", "backslashreplace"))
-        if hidden or size > left:
-            hidden += 1
-            continue
+        left -= _size(part)
+        if left < 0:
+            return "".join([*parts, REST])
         parts.append(part)
-        left -= size
-    if hidden:
-        more = f"{counted(hidden, 'more part')} did not fit here"
-        parts.append(f"\n{more}; `--bn-report json:PATH` or `html:PATH` holds everything.\n")
     return "".join(parts)
 
 
@@ -76,10 +70,20 @@ def _parts(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _folded(title: str, lines: Iterable[str]) -> str:
-    body = "\n".join(cut(line, 400) for line in lines)
+    shown, left = list[str](), BODY
+    for line in (cut(line, LINE) for line in lines):
+        left -= _size(line)
+        shown.append(line if left > 0 else "...")
+        if left <= 0:
+            break
+    body = "\n".join(shown)
     longest = max((len(run) for run in re.findall("`+", body)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"\n<details><summary>{title}</summary>\n\n{fence}text\n{body}\n{fence}\n\n</details>\n"
+
+
+def _size(words: str) -> int:
+    return len(words.encode("utf-8", "backslashreplace"))
 
 
 def _lines_of_check(model: Mapping[str, Any], check: Mapping[str, Any]) -> Iterator[str]:

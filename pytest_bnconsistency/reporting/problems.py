@@ -67,9 +67,10 @@ def problems(record: Mapping[str, Any]) -> Iterator[Problem]:
 
 def cut(text: str, longest: int = LONGEST) -> str:
     """`text` as a harmless line; the middle of a long one is left out."""
-    text = printable(text)
+    if len(text) <= longest:
+        return printable(text)
     half = longest // 2
-    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
+    return printable(f"{text[:half]} ... {text[-half:]}")
 
 
 def _of_finding(

@@ -61,7 +61,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from pytest_bnconsistency.results import CheckResult, Finding, Table, plain
-from pytest_bnconsistency.settings import FIELDS
 
 Record: TypeAlias = dict[str, Any]
 SCHEMA_VERSION = 1
@@ -95,7 +94,7 @@ class Ending:
 def check_entry(result: CheckResult, outcome: str, place: Place) -> Record:
     """A result as it stands in the record, with the name of its model."""
     run = result.run
-    settings = {name: run.settings[name] for name in FIELDS} if run else {}
+    settings = run.settings if run else {}
     entry = {
         "name": run.model if run else "",
         "title": place.title,
