@@ -8,6 +8,7 @@ from pytest_bnconsistency import recalibrate
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 CHECK = "train_eval_agreement"
+pytestmark = pytest.mark.thorough
 
 
 def rows(count):
@@ -60,3 +61,22 @@ def test_a_large_loss_does_not_hide_that_of_another_output(k):
     assert finding.bound.startswith("first_loss above")
     recalibrate(model, x)
     expect_pass(CHECK, model, x, targets)
+
+
+def test_an_epoch_ends_on_a_batch_of_few_rows():
+    """With a momentum of 0.5, half of the statistics are those of the last five rows."""
+    x = rows(309)
+    y = (x.sum(1) > 0).astype(np.int32)
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((8,))
+    bn = keras.layers.BatchNormalization(momentum=0.5)
+    h = keras.layers.ReLU()(bn(keras.layers.Dense(16)(inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(h))
+    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    model.fit(x, y, batch_size=16, epochs=8, verbose=0)
+    model.optimizer.learning_rate = 0.0
+    model.fit(x, y, batch_size=16, epochs=1, verbose=0)
+    result = expect_verdict(CHECK, "vacuous", model, x, y, batch_size=16)
+    loss = result.evidence["excess"][0]
+    assert loss["excess"] > 2 * loss["tolerance"]
+    assert loss["jitter"] > loss["excess"]

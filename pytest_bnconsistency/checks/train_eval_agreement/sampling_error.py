@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,14 +39,16 @@ class Alternatives:
 
     `samples` are population statistics of halves of the rows: they lie as far from those of all
     rows as these from the truth. `converged` are moving averages of the momentum and the batch
-    size of training, at rest.
+    size of training, at rest, and `ended` the same after one more batch, of the rows that are left
+    at the end of the data, where that tells.
     """
 
     samples: list[Side]
     converged: list[Side]
+    ended: list[Side]
 
 
-NONE = Alternatives([], [])
+NONE = Alternatives([], [], [])
 
 
 def alternatives(case: Case, m: Measured, known: Estimated) -> Alternatives:
@@ -56,9 +59,11 @@ def alternatives(case: Case, m: Measured, known: Estimated) -> Alternatives:
         samples += [
             half for other in others for half in Estimate(known.tracked, other.seen).halves
         ]
+    averages = list(_moving_averages(m, known, others))
     return Alternatives(
         list(_said(case, m, samples)),
-        list(_said(case, m, _moving_averages(m, known, others))),
+        list(_said(case, m, averages)),
+        list(_said(case, m, _ended(m, known, others, averages))),
     )
 
 
@@ -92,6 +97,31 @@ def _moving_averages(
             center
             + spread * (np.tensordot(_weights(t, order, len(seen)), values, 1) - values.mean(0))
             for t, center, values in zip(m.tracked, m.reference, stacked, strict=True)
+        ]
+
+
+def _ended(
+    m: Measured, known: Estimated, others: Sequence[Batching], averages: list[list[Array]]
+) -> Iterator[list[Array]]:
+    """These averages after the last batch of an epoch, which may have fewer rows.
+
+    It counts where it alone moves them as much as all the others. One row has no variance: that
+    is no chance, but a fault.
+    """
+    every = [known.seen, *(other.seen for other in others if other.size == known.size)]
+    steady = min(map(_kept, m.tracked))
+    most = (1 - steady**2) * known.size
+    ends = [b for seen in every for b in seen if 1 < b.rows < min(most, known.size)]
+    usual = [
+        [b.values[i] for b in known.seen if b.rows == known.size] for i in range(len(m.tracked))
+    ]
+    for average, end in zip(averages, itertools.cycle(ends), strict=False):
+        spread = math.sqrt(1 / (1 - end.rows / m.data.rows))
+        yield [
+            _kept(t) * value + (1 - _kept(t)) * (center + spread * (last - np.mean(full, axis=0)))
+            for t, value, center, last, full in zip(
+                m.tracked, average, m.reference, end.values, usual, strict=True
+            )
         ]
 
 

@@ -27,6 +27,9 @@ DEVIATIONS = 2
 """What is as many standard errors of chance is not chance: all that may be chance is in them."""
 ONE_SIDED = 1.64
 """An excess lies above its upper bound once in 20 times."""
+OF_FEW = 1.5
+"""Another converged average lies within 2 deviations of few ones less often than of many: five
+draws tell as much with 1.5 times the deviation (Student's t for a single further draw)."""
 WOULD_SHOW = 1.5
 """A pass says that there is no excess of so many tolerances."""
 PARTS = 16
@@ -158,18 +161,19 @@ def excesses(
     moved = min(1.0, apart / (case.settings.output_tolerance or 1e-12))
     for quantity in quantities(case, data, stored, reference):
         least, unit = quantity.of(reference), quantity.tolerance or 1e-12
-        converged = [quantity.of(side) / unit for side in others.converged]
-        converged = [value for value in converged if math.isfinite(value)]
-        level = max([least / unit, *([float(np.median(converged))] if converged else [])])
-        amount = quantity.of(stored) / unit - level
-        sampled = [(quantity.of(side) - least) / unit for side in others.samples]
+        converged, ended, sampled = (
+            [value for side in sides if math.isfinite(value := quantity.of(side) / unit)]
+            for sides in (others.converged, others.ended, others.samples)
+        )
+        center = float(np.median(converged)) if converged else least / unit
+        amount = quantity.of(stored) / unit - max(least / unit, center)
         found.append(
             Excess(
                 quantity,
                 amount if math.isfinite(amount) and finite else math.inf,
                 _counting(quantity, stored, reference, amount, data.rows, moved) / unit,
-                _root_mean_square(sampled),
-                float(np.std(converged)) if converged else 0.0,
+                _root_mean_square(sampled, least / unit),
+                OF_FEW * max(_deviation(converged), _root_mean_square(ended, center)),
             )
         )
     return found
@@ -340,6 +344,9 @@ def _counting(
     return error / math.sqrt(len(differences))
 
 
-def _root_mean_square(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return math.sqrt(float(np.mean(np.square(finite)))) if finite else 0.0
+def _root_mean_square(values: Sequence[float], center: float) -> float:
+    return math.sqrt(float(np.mean(np.square(np.array(values) - center)))) if values else 0.0
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -76,7 +76,7 @@ def compared(case: Case, data: Data, known: Estimated, stored: Side, trained: Si
         return Comparison(stored, trained, [])
 
     def against(batchings: Sequence[Side]) -> Comparison:
-        others = Alternatives([], [trained, *batchings])
+        others = Alternatives([], [trained, *batchings], [])
         found = excesses(case, data, stored, trained, others)
         return Comparison(stored, trained, found, by_targets(data, trained))
 
