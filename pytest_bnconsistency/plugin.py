@@ -180,6 +180,7 @@ def _tell(item: pytest.Item, excinfo: ExceptionInfo, report: pytest.TestReport) 
     if report.failed and (is_misuse or isinstance(error, ConsistencyFailure)):
         report.longrepr = _text(item, excinfo)
         report.bn_misuse = is_misuse  # type: ignore[attr-defined]
+        report.sections = list(_without_noise(report.sections))
     elif report.failed and hasattr(item, "bn_arguments"):
         report.longrepr = item.repr_failure(excinfo)  # in each phase
     elif isinstance(error, Skip) and isinstance(report.longrepr, tuple):
@@ -238,6 +239,16 @@ def _flag(name: str) -> str:
 
 def _kind(name: str) -> Callable[[str], tuple[str, str]]:
     return lambda spec: (name, spec)
+
+
+def _without_noise(sections: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """What was captured, but for what TensorFlow says as it starts."""
+    from pytest_bnconsistency.reporting.startup_noise import without_noise
+
+    for title, captured in sections:
+        said = without_noise(captured)
+        if said.strip() or said == captured:
+            yield title, said
 
 
 def _entry(item: pytest.Item, result: CheckResult, outcome: str) -> dict[str, Any]:

@@ -191,3 +191,29 @@ def test_hypothesis_shows_the_users_line_and_the_example(project):
         ["*bn_check.batch_invariance(fake(*", "*BN101 fake-leak: *", "*rows=2,*"]
     )
     result.stdout.no_fnmatch_line("*assertions.py*")
+
+
+def test_the_start_of_tensorflow_does_not_bury_the_verdict(project):
+    project.makepyfile(
+        """
+        import sys
+        NOISE = "I0000 00:00:1795868179.945331   14872 port.cc:153] oneDNN is on\\n"
+
+        def test_it(bn_check, fake):
+            sys.stderr.write(NOISE)
+            bn_check.batch_invariance(fake(batch_invariance="failed"))
+
+        def test_says_more(bn_check, fake):
+            sys.stderr.write(NOISE + "mine\\n")
+            bn_check.batch_invariance(fake(batch_invariance="failed"))
+
+        def test_of_others():
+            sys.stderr.write(NOISE)
+            assert 0
+        """
+    )
+    assert "oneDNN" not in project.runpytest("-k", "test_it").stdout.str()
+    said = project.runpytest("-k", "more").stdout.str()
+    assert "mine" in said
+    assert "oneDNN" not in said
+    assert "oneDNN" in project.runpytest("-k", "others").stdout.str()
