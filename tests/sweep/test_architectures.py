@@ -20,6 +20,7 @@ import tensorflow as tf
 from pytest_bnconsistency import check_consistency, recalibrate
 from pytest_bnconsistency.assertions import case
 from pytest_bnconsistency.checks.batch_invariance import localise
+from pytest_bnconsistency.checks.batch_invariance.kept_rows import compare_kept_rows
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.execution.batch_variants import exchanges
 
@@ -151,9 +152,7 @@ def found_at(seen: Any, watched: Any, x: np.ndarray) -> str | None:
     base = seen.run(x)
     for exchange in exchanges(x, 0):
         other = seen.run(exchange.x)
-        if localise.differing_calls(base, other, exchange) or localise.outputs_differ(
-            base.outputs, other.outputs, exchange
-        ):
+        if compare_kept_rows(base, other, exchange) is not None:
             among = set(range(len(seen.calls)))
             return localise.first_origin(watched, x, exchange, among).label
     return None

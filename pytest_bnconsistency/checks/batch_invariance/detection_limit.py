@@ -6,9 +6,12 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from pytest_bnconsistency.checks.batch_invariance import localise
 from pytest_bnconsistency.checks.batch_invariance.hidden_changes import laid_out
-from pytest_bnconsistency.checks.batch_invariance.variants import beyond_noise
+from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
+    beyond_noise,
+    compare_kept_rows,
+    largest_move,
+)
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.entry_points import rows_between, traced_entry
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, is_float, map_nest, rows_of
@@ -80,7 +83,7 @@ def _into(
     if not seen:  # ids and no layers: there is nothing to leak a share into
         other = traced.run(map_nest(lambda leaf: leaf[::-1], rows))
         whole = Exchange("another row", rows, kept, kept, 2)
-        differs = localise.outputs_differ(base.outputs, other.outputs, whole)
+        differs, _ = largest_move(base.outputs, other.outputs, whole)
         seen["the input, a whole row of it"] = 1.0 if differs else None
     return seen
 
@@ -139,8 +142,8 @@ def _smallest(
             if beyond_noise(base, other, exchange, noise):
                 return share
             continue
-        differing = set(localise.differing_calls(base, other, exchange)).difference(known)
-        if differing or localise.outputs_differ(base.outputs, other.outputs, exchange):
+        found = compare_kept_rows(base, other, exchange)
+        if found is not None and (found.moved or set(found.places).difference(known)):
             return share
     return None
 

@@ -13,6 +13,7 @@ from pytest_bnconsistency.checks import compiled_before as before
 from pytest_bnconsistency.checks import size_dependence as sizes
 from pytest_bnconsistency.checks.batch_invariance import explain_padding as padding
 from pytest_bnconsistency.checks.batch_invariance import localise
+from pytest_bnconsistency.checks.batch_invariance.kept_rows import Difference, largest_move
 from pytest_bnconsistency.checks.batch_invariance.localise import Origin
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
@@ -36,15 +37,6 @@ ONE_WIDTH = (
     "pad_sequences(maxlen=...)"
 )
 """What makes an output as wide as its batch needs, and the remedy."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Kept rows that changed in an exchange: in which calls, by how much."""
-
-    exchange: Exchange
-    places: tuple[int, ...]
-    moved: float
 
 
 @dataclass
@@ -186,7 +178,7 @@ def _own_code(
                 mine, its = entry.anew(x), entry.anew(exchange.x)
         except Exception:
             return False
-        return not localise.outputs_differ(mine, its, exchange)
+        return not largest_move(mine, its, exchange)[0]
 
     names = subject.own_inference()
     alone = [name for name in names if independent(subject.as_library([name]))]

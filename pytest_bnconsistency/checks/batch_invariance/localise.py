@@ -8,17 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
+    any_hashes_differ,
+    compare_kept_rows,
+    hashes_differ,
+)
 from pytest_bnconsistency.data.arrays import Array, Nest, rows_of
 from pytest_bnconsistency.execution.activation_patching import Held
 from pytest_bnconsistency.execution.batch_variants import Exchange
-from pytest_bnconsistency.execution.forward_pass import Instrument, Observation, Pass
+from pytest_bnconsistency.execution.forward_pass import Instrument, Pass
 from pytest_bnconsistency.execution.layer_values import results_of
 from pytest_bnconsistency.execution.row_hashes import (
     Fingerprints,
     Operations,
     Values,
     WithInputs,
-    by_row,
 )
 from pytest_bnconsistency.execution.state import same_bits
 from pytest_bnconsistency.models import Call
@@ -50,15 +54,6 @@ class Origin:
         return f"between {self.before} and {self.call.label}"
 
 
-def differing_calls(base: Observation, other: Observation, exchange: Exchange) -> list[int]:
-    """The indices of the calls of which some output differs for a kept row."""
-    return [
-        index
-        for index, (mine, its) in enumerate(zip(base.records, other.records, strict=True))
-        if mine is not None and its is not None and _any_differs(mine, its, exchange)
-    ]
-
-
 def with_inputs(seen: Pass, x: Nest) -> Pass:
     """The same pass with what each layer is given recorded as well."""
     return seen.again(x, WithInputs(rows_of(x)))
@@ -75,9 +70,9 @@ def first_origin(watched: Pass, x: Nest, exchange: Exchange, among: set[int]) ->
         if mine is None or its is None or index not in among:
             continue
         given = int(mine[0][0])
-        if not _any_differs(mine[1 + given :], its[1 + given :], exchange):
+        if not any_hashes_differ(mine[1 + given :], its[1 + given :], exchange):
             continue
-        replayed = not _any_differs(mine[1 : 1 + given], its[1 : 1 + given], exchange)
+        replayed = not any_hashes_differ(mine[1 : 1 + given], its[1 : 1 + given], exchange)
         call = calls[index]
         outside = [c for c in calls[:index] if not c.path.startswith(call.path + "/")]
         before = outside[-1].label if outside else "the input"
@@ -123,8 +118,7 @@ def independent(forced: Pass | None, x: Nest, exchange: Exchange) -> bool:
         base, other = forced.run(x), forced.run(exchange.x)
     except Exception:
         return False  # an intervention that the code does not take proves nothing
-    differing = forced.reaching_outputs().intersection(differing_calls(base, other, exchange))
-    return not differing and not outputs_differ(base.outputs, other.outputs, exchange)
+    return compare_kept_rows(base, other, exchange, forced.reaching_outputs()) is None
 
 
 def independent_with(
@@ -248,38 +242,8 @@ def tested_operations(
     return list(told.values())
 
 
-def outputs_differ(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:
-    return any(
-        a.shape != b.shape or row_bits_differ(a, b, exchange).any()
-        for a, b in zip(mine, its, strict=True)
-        if a.ndim and b.ndim and len(a) == len(b) == exchange.rows
-    )
-
-
-def row_bits_differ(mine: Array, its: Array, exchange: Exchange) -> Array:
-    a = np.ascontiguousarray(mine[exchange.kept]).reshape(len(exchange.kept), -1)
-    b = np.ascontiguousarray(its[exchange.now]).reshape(len(exchange.kept), -1)
-    if a.dtype == object:  # texts
-        return np.asarray((a != b).any(axis=1), bool)
-    different: Array = (a.view(np.uint8) != b.view(np.uint8)).any(axis=1)
-    return different
-
-
-def _any_differs(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:
-    return any(_kept_rows_differ(a, b, exchange) for a, b in zip(mine, its, strict=True))
-
-
 def _result_differs(mine: Array, its: Array, exchange: Exchange) -> bool | None:
     """Whether hashes of a result differ, for a kept row or, of a single entry, as a whole."""
     if len(mine) == len(its) == 1:
         return bool((mine != its).any())
-    return _kept_rows_differ(mine, its, exchange)
-
-
-def _kept_rows_differ(mine: Array, its: Array, exchange: Exchange) -> bool | None:
-    """Whether hashes differ for a kept row; None where the first axis is not the batch."""
-    rows, other = by_row(mine, exchange.rows), by_row(its, exchange.rows)
-    # How many elements an operation picks may depend on the batch: nothing to compare.
-    if rows is None or other is None or rows.shape != other.shape:
-        return None
-    return bool((rows[exchange.kept] != other[exchange.now]).any())
+    return hashes_differ(mine, its, exchange)

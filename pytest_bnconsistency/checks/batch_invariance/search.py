@@ -11,12 +11,12 @@ import numpy as np
 from pytest_bnconsistency.checks import search
 from pytest_bnconsistency.checks.batch_invariance import explain as mixing
 from pytest_bnconsistency.checks.batch_invariance import localise
-from pytest_bnconsistency.checks.batch_invariance.explain import Difference, Judged
+from pytest_bnconsistency.checks.batch_invariance.explain import Judged
 from pytest_bnconsistency.checks.batch_invariance.hidden_changes import hidden, laid_out
-from pytest_bnconsistency.checks.batch_invariance.variants import beyond_noise
+from pytest_bnconsistency.checks.batch_invariance.kept_rows import beyond_noise, compare_kept_rows
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.search import Violation, generic_row, passes_of, source_of
-from pytest_bnconsistency.data.arrays import Array, Nest, distance, rows_of
+from pytest_bnconsistency.data.arrays import Nest, rows_of
 from pytest_bnconsistency.data.recipes import Recipe, Row
 from pytest_bnconsistency.execution.batch_variants import Exchange
 from pytest_bnconsistency.execution.forward_pass import Observation
@@ -123,20 +123,20 @@ class Rows:
                     recipe, SIZED[1:], f"{judged.shapes[0]}, through {name}", judged, x
                 )
         exchange = Exchange(str(recipe), None, kept, kept, recipe.count)
-        places = sorted({*localise.differing_calls(alone, other, exchange)} & self._among[name])
-        shown = localise.outputs_differ(alone.outputs, other.outputs, exchange)
-        if not places and not shown:
+        found = compare_kept_rows(alone, other, exchange, self._among[name])
+        if found is None:
             return None
+        places, shown = found.places, bool(found.moved)
         x = self.source.expand(Recipe(recipe.count, {}, recipe.rest))
         exchange = replace(exchange, x=self.source.expand(recipe))
         gathers, seen = self._gathers(name, x, exchange), self._passes[name]
         if gathers and shown:
             shown = bool(beyond_noise(alone, other, exchange, Noise(seen, x)))
         if not shown:
-            places = list(hidden(self.case, seen, x, exchange, places, gathers))
+            places = hidden(self.case, seen, x, exchange, places, gathers)
         if not places and not shown:
             return None
-        moved, row = _largest_move(alone.outputs, other.outputs, recipe)
+        moved, row = found.moved, found.row
         how = (
             f"row {row} moves by {moved:.3g}"
             if moved and np.isfinite(moved)
@@ -147,7 +147,7 @@ class Rows:
         beside = listed([f"row {place} is {other}" for place, other in recipe.rows.items()])
         among_rows = counted(recipe.count, "row")
         message = f"{how} when {beside} instead of {recipe.rest} ({among_rows}), through {name}"
-        judged.differences = [Difference(exchange, tuple(places), moved)]
+        judged.differences = [replace(found, exchange=exchange, places=places)]
         return self._violation(recipe, MIXING, message, judged, x)
 
     def _gathers(self, name: str, x: Nest, exchange: Exchange) -> bool:
@@ -191,15 +191,3 @@ class Rows:
                 ]
                 return self._violation(recipe, SIZED[:1], judged.sizes[0] + through, judged, x)
         return None
-
-
-def _largest_move(mine: list[Array], its: list[Array], recipe: Recipe) -> tuple[float, int]:
-    """By how much a kept row of the outputs moves, at most, and which one."""
-    largest, row = 0.0, recipe.kept[0]
-    for a, b in zip(mine, its, strict=True):
-        if a.ndim and a.shape == b.shape and len(a) == recipe.count:
-            change = distance(a[recipe.kept], b[recipe.kept]).reshape(len(recipe.kept), -1)
-            if change.max(initial=0.0) > largest:
-                largest = float(change.max())
-                row = recipe.kept[int(change.max(axis=1).argmax())]
-    return largest, row

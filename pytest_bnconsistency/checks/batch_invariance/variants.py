@@ -8,12 +8,17 @@ from typing import Literal
 
 from pytest_bnconsistency.checks import entry_points as ways
 from pytest_bnconsistency.checks.batch_invariance import localise
-from pytest_bnconsistency.checks.batch_invariance.explain import Difference, Judged
+from pytest_bnconsistency.checks.batch_invariance.explain import Judged
 from pytest_bnconsistency.checks.batch_invariance.hidden_changes import hidden, laid_out
+from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
+    Difference,
+    beyond_noise,
+    compare_kept_rows,
+)
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.entry_points import WHOLE, Entry
 from pytest_bnconsistency.checks.traced_passes import observed
-from pytest_bnconsistency.data.arrays import Array, Nest, distance
+from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.batch_variants import Exchange, copied, exchanges, moved_on
 from pytest_bnconsistency.execution.forward_pass import Observation, Pass
 from pytest_bnconsistency.execution.observations import repeating, same_outputs
@@ -187,25 +192,7 @@ def _difference(
     if exchange.moves:
         change = beyond_noise(base, other, exchange, noise)
         return Difference(exchange, (), change) if change else "same"
-    moved = max(
-        (
-            _largest_change(mine, its, exchange)
-            for mine, its in zip(base.outputs, other.outputs, strict=True)
-            if mine.ndim and mine.shape == its.shape and len(mine) == exchange.rows
-        ),
-        default=0.0,
-    )
-    places = localise.differing_calls(base, other, exchange)
-    return Difference(exchange, tuple(places), moved) if moved or places else "same"
-
-
-def _largest_change(mine: Array, its: Array, exchange: Exchange) -> float:
-    """The largest change of a kept row; more than zero if only its bits changed."""
-    different = localise.row_bits_differ(mine, its, exchange)
-    if not different.any():
-        return 0.0
-    change = distance(its[exchange.now][different], mine[exchange.kept][different])
-    return max(float(change.max()), 1e-300)
+    return compare_kept_rows(base, other, exchange) or "same"
 
 
 def _moves_outputs(entry: Entry, base: Observation, found: Difference, noise: Noise) -> bool:
@@ -245,16 +232,3 @@ def _counting(
         places = hidden(case, judged.observed, x, found.exchange, places, judged.gathers)
         judged.stable -= laid_out(case, judged.observed)
     return replace(found, places=places, moved=moved) if moved or places else None
-
-
-def beyond_noise(base: Observation, other: Observation, exchange: Exchange, noise: Noise) -> float:
-    """The largest change of a kept row of the outputs that noise does not explain."""
-    kept, now = exchange.kept, exchange.now
-    moves = [
-        noise.compare(index, mine[kept], its[now], kept)
-        for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
-        if mine.ndim and mine.shape == its.shape and len(mine) == exchange.rows
-    ]
-    # In the same place next to no noise is to be expected, however much the network has.
-    beyond = [m for m in moves if m is not None and (m.beyond if exchange.moves else m.large)]
-    return max((moved.change for moved in beyond), default=0.0)
