@@ -127,6 +127,7 @@ def test_every_block_says_its_language(page):
     assert text.count("\n```") == 2 * len(BLOCK.findall(text))
 
 
+@pytest.mark.thorough
 def test_a_model_without_a_test_file_is_checked_as_printed(project):
     """The first command of the page, for real, with the lines that it prints."""
     code = next(code for language, code in blocks(SHOP) if language == "console")
