@@ -32,7 +32,21 @@ class Table:
     more: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why something happens, how that was tested, and what to do about it.
+
+    `established` is True only if undoing the cause made the symptom go away; otherwise `cause` is
+    what is usual, or says that none is established, and `tested` tells what was tried.
+    """
+
+    cause: str
+    tested: str = ""
+    remedy: str = ""
+    established: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One violation with its evidence.
 
@@ -92,7 +106,7 @@ class Run:
     traces: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckResult:
     """The verdict of one check, its findings and what it rests on.
 

@@ -21,15 +21,13 @@ from pytest_bnconsistency.data.arrays import (
 )
 from pytest_bnconsistency.execution.state import restored
 from pytest_bnconsistency.models.base import Compiled
-from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules.catalogue import SIZE_MATTERS
 
 WHOLE_NUMBERS = 100
 """What numbers of a wider range become at most, where a function was compiled for integers."""
 PLACE = "the compiled function"
-CAUSE = "it was compiled before the model changed"
-REMEDY = "have it compiled anew: model.predict_function = None, or compile the model again"
-"""What a finding says of a function that keeps what was so when it was compiled."""
+"""What a finding names of a function that keeps what was so when it was compiled."""
 
 
 @dataclass(frozen=True)
@@ -117,17 +115,22 @@ def _shaped(leaf: Array, shape: tuple[int | None, ...]) -> Array:
     return leaf
 
 
+def because(tested: str) -> Explanation:
+    """Why a function keeps what was so when it was compiled."""
+    return Explanation(
+        cause="it was compiled before the model changed",
+        tested=tested,
+        remedy="have it compiled anew: model.predict_function = None, or compile the model again",
+        established=True,
+    )
+
+
 def size_matters(message: str, evidence: Mapping[str, Any]) -> Finding:
     """The finding for a batch size for which `predict` was compiled before the model changed."""
-    return Finding(
-        rule=SIZE_MATTERS.id,
-        slug=SIZE_MATTERS.slug,
+    return SIZE_MATTERS.finding(
         layer=PLACE,
         message=message,
-        cause=CAUSE,
-        cause_tested=True,
-        remedy=REMEDY,
-        tested="compiled again, it gives each row the same in all batches",
+        explanation=because("compiled again, it gives each row the same in all batches"),
         bound="the noise bound, measured on this model",
         evidence=evidence,
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks import unusable_statistics as unusable
 from pytest_bnconsistency.checks.budget import MORE_TIME, Tries
-from pytest_bnconsistency.checks.unusable_statistics import BROKEN, FINITE, Reason, Why, tried
+from pytest_bnconsistency.checks.unusable_statistics import BROKEN, FINITE, Why, tried
 from pytest_bnconsistency.data.arrays import Array, all_finite
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -25,6 +25,7 @@ from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.measurement.stored_statistics import Normaliser
 from pytest_bnconsistency.measurement.swapped_statistics import REMEDY, misplaced
 from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.words import counted, listed
 
 USUAL = "one batch with NaN or Inf, or an overflow, stays in a moving average for ever"
@@ -37,18 +38,18 @@ def not_finite(subject: Subject, data: Data | None, size: int) -> Why:
     """Why statistics are NaN or Inf: rows or empty batches of the data, or a skipped step."""
 
     @tried(USUAL)
-    def why(n: Normaliser) -> Reason:
+    def why(n: Normaliser) -> Explanation:
         told, tries, reasons = [], Tries(), _not_finite(subject, data, size, n)
         while tries.may("rows, batches and steps that make NaN or Inf"):
             reason = next(reasons, None)
             if reason is None:
                 break
-            if reason.known:
+            if reason.established:
                 return reason
             told.append(reason.tested)
         if tries.cut:
             told.append(MORE_TIME)
-        return Reason(USUAL, "; ".join(told))
+        return Explanation(cause=USUAL, tested="; ".join(told))
 
     return why
 
@@ -57,20 +58,24 @@ def negative_variance(subject: Subject, data: Data | None, size: int) -> Why:
     """Why a variance is negative: the momentum, or values in each other's place."""
 
     @tried(unusable.MIXED_UP)
-    def why(n: Normaliser) -> Reason | None:
+    def why(n: Normaliser) -> Explanation | None:
         reason = unusable.negative_variance(n)
-        if data is None or reason is None or reason.known:
+        if data is None or reason is None or reason.established:
             return reason
         given = _Given(subject, data, size, n)
         more = given.exchanged() or given.only_what_is_stored()
-        return more if more.known else Reason(reason.cause, f"{reason.tested}; {more.tested}")
+        return (
+            more
+            if more.established
+            else Explanation(cause=reason.cause, tested=f"{reason.tested}; {more.tested}")
+        )
 
     return why
 
 
 def empty_batches(
     training: Pass, data: Data, variables: Sequence[Any], place: str
-) -> Reason | None:
+) -> Explanation | None:
     """Whether the data holds batches of zero rows, and these make the statistics NaN."""
     if not data.empty_batches:
         return None
@@ -80,16 +85,18 @@ def empty_batches(
         return None
     if all_finite(after):
         return None
-    return Reason(
-        f"the data holds batches of zero rows ({data.empty_batches}), and the mean of nothing is "
-        f"NaN: it stays in the statistics of {place} for ever",
-        "one training pass over zero rows makes the statistics NaN",
-        True,
-        "filter empty batches out, then recalibrate(model, x)",
+    return Explanation(
+        cause=f"the data holds batches of zero rows ({data.empty_batches}), and the mean of "
+        f"nothing is NaN: it stays in the statistics of {place} for ever",
+        tested="one training pass over zero rows makes the statistics NaN",
+        established=True,
+        remedy="filter empty batches out, then recalibrate(model, x)",
     )
 
 
-def _not_finite(subject: Subject, data: Data | None, size: int, n: Normaliser) -> Iterator[Reason]:
+def _not_finite(
+    subject: Subject, data: Data | None, size: int, n: Normaliser
+) -> Iterator[Explanation]:
     skipped = _skipped(subject, n)
     given = None if data is None else _Given(subject, data, size, n)
     if given is not None:
@@ -102,26 +109,29 @@ def _not_finite(subject: Subject, data: Data | None, size: int, n: Normaliser) -
     if given is not None:
         yield given.only_what_is_stored()
     else:
-        yield Reason(USUAL, unusable.never_forgets(n))
+        yield Explanation(cause=USUAL, tested=unusable.never_forgets(n))
 
 
-def _skipped(subject: Subject, n: Normaliser) -> Reason | None:
+def _skipped(subject: Subject, n: Normaliser) -> Explanation | None:
     """Whether the optimizer skips a step that overflows, has done so, and the layer does not."""
     scale = skipped_overflow(subject)
     if scale is None:
         return None
     first, now = scale
     if not now < first:
-        return Reason(USUAL, f"the optimizer scales the loss, and skipped no step (scale {now:g})")
+        return Explanation(
+            cause=USUAL,
+            tested=f"the optimizer scales the loss, and skipped no step (scale {now:g})",
+        )
     taken, said = unusable.takes_overflow(n)
-    return Reason(
-        "a batch overflowed or held NaN: the optimizer, which scales the loss, skips such a step, "
-        f"and {n.path} does not",
-        f"the scale of the loss fell from {first:g} to {now:g} and the weights are finite; "
+    return Explanation(
+        cause="a batch overflowed or held NaN: the optimizer, which scales the loss, skips such a "
+        f"step, and {n.path} does not",
+        tested=f"the scale of the loss fell from {first:g} to {now:g} and the weights are finite; "
         f"infinite gradients leave them as they are; {said}",
-        taken,
-        "find what overflows (activations beyond 65504 in float16), then recalibrate(model, x) "
-        "or load earlier weights",
+        established=taken,
+        remedy="find what overflows (activations beyond 65504 in float16), then "
+        "recalibrate(model, x) or load earlier weights",
     )
 
 
@@ -135,12 +145,13 @@ class _Given:
         self.variables = list(n.vectors.values())
         self.training = statistics.training_pass(subject, data.take(slice(0, size)).x)
 
-    def bad_rows(self) -> Reason:
+    def bad_rows(self) -> Explanation:
         """Whether rows of the data make the statistics NaN or Inf, and the others do not."""
         path, broken = self.n.path, self.broken
         if not broken:
-            return Reason(
-                USUAL, f"no batch of this data makes the statistics of {path} NaN or Inf"
+            return Explanation(
+                cause=USUAL,
+                tested=f"no batch of this data makes the statistics of {path} NaN or Inf",
             )
         alone = [self._broken_alone(rows) for rows in broken[:SEARCHED]]
         exact = len(broken) <= SEARCHED and all(alone)
@@ -150,40 +161,40 @@ class _Given:
         rows = f"{counted(len(bad), 'row')} of the data ({shown})"
         them = "it" if len(bad) == 1 else "them"
         mended = bool(rest) and all(self._finite(rows) for rows in rest)
-        return Reason(
-            f"{rows if exact else f'batches of {rows}'}: NaN or Inf on the way to {path}, and a "
-            "moving average never forgets it",
-            f"training passes over this data make the statistics NaN or Inf, without {them} "
-            f"{'they stay finite' if mended else 'as well'}",
-            mended,
-            "leave these rows out or scale them, then recalibrate(model, x)",
+        return Explanation(
+            cause=f"{rows if exact else f'batches of {rows}'}: NaN or Inf on the way to {path}, "
+            "and a moving average never forgets it",
+            tested="training passes over this data make the statistics NaN or Inf, without "
+            f"{them} {'they stay finite' if mended else 'as well'}",
+            established=mended,
+            remedy="leave these rows out or scale them, then recalibrate(model, x)",
         )
 
-    def only_what_is_stored(self) -> Reason:
+    def only_what_is_stored(self) -> Explanation:
         """Whether evaluation is NaN, and finite with the population statistics of the data."""
         if self.broken:
-            return Reason(USUAL, "so this data tells no population statistics")
+            return Explanation(cause=USUAL, tested="so this data tells no population statistics")
         inference = Pass(self.subject, self.data.take([0]).x, training=False)
         before = self._says(inference)
         tracked, values = self._population()
         statistics.write(tracked, values)
         after = self._says(inference)
-        return Reason(
-            "only what is stored: weights and data are sound; what made it so can't be told from "
-            "the model",
-            f"with the stored statistics, evaluation of this data is {before}; with its "
+        return Explanation(
+            cause="only what is stored: weights and data are sound; what made it so can't be told "
+            "from the model",
+            tested=f"with the stored statistics, evaluation of this data is {before}; with its "
             f"population statistics {after}",
-            (before, after) == (BROKEN, FINITE),
+            established=(before, after) == (BROKEN, FINITE),
         )
 
-    def exchanged(self) -> Reason | None:
+    def exchanged(self) -> Explanation | None:
         """Whether the layer's vectors are nearer to those of the data in other places."""
         tracked, values = self._population()
         stored = [t.variable.numpy().astype(np.float64) for t in tracked]
         found = misplaced(tracked, stored, values)
         if found is None or all(t.layer is not self.n.layer for t in found.places):
             return None
-        return Reason(found.cause, found.tested, True, REMEDY)
+        return Explanation(cause=found.cause, tested=found.tested, established=True, remedy=REMEDY)
 
     @functools.cached_property
     def broken(self) -> list[Array]:

@@ -165,9 +165,9 @@ def _replayed(check: str, case: Case, oracle: Oracle) -> CheckResult:
     found = oracle.violation(recipe)
     if found is None:
         summary = f"the property holds for the batch {str(recipe)!r}, the only one that was run"
-        return CheckResult(check, Verdict.PASSED, summary=summary)
+        return CheckResult(check=check, verdict=Verdict.PASSED, summary=summary)
     finding = _with_batch(check, case, oracle, found.recipe, found.explained())
-    return CheckResult(check, Verdict.FAILED, (finding,))
+    return CheckResult(check=check, verdict=Verdict.FAILED, findings=(finding,))
 
 
 def _with_batch(

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from pytest_bnconsistency.execution.state import Variables
 from pytest_bnconsistency.measurement.isolated_layer import Alone
 from pytest_bnconsistency.measurement.monte_carlo_rounding import EPSILON
 from pytest_bnconsistency.measurement.stored_statistics import Normaliser, is_variance
+from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.words import first_line, listed
 
 USUAL_MOMENTUM = 0.9
@@ -32,25 +33,14 @@ MIXED_UP = "weights mixed up when they were loaded, or another momentum before"
 FINITE, BROKEN = "finite", "NaN or Inf"
 
 
-@dataclass(frozen=True)
-class Reason:
-    """Why a statistic cannot be used, and what was run to see it.
-
-    `known` says that undoing the cause made the symptom go away; otherwise `cause` is what is
-    usual.
-    """
-
-    cause: str
-    tested: str
-    known: bool = False
-    remedy: str = ""
-
-    @property
-    def said(self) -> str:
-        return self.cause if self.known else f"not established; {self.cause}"
+Why = Callable[[Normaliser], Explanation | None]
+"""Explains a fault of a layer. Of a cause that is not established, it tells what is usual."""
 
 
-Why = Callable[[Normaliser], Reason | None]
+def told(reason: Explanation, remedy: str) -> Explanation:
+    """The explanation as it is printed: with that remedy, where it has none of its own."""
+    cause = reason.cause if reason.established else f"not established; {reason.cause}"
+    return replace(reason, cause=cause, remedy=reason.remedy or remedy)
 
 
 def tried(usual: str) -> Callable[[Why], Why]:
@@ -58,12 +48,12 @@ def tried(usual: str) -> Callable[[Why], Why]:
 
     def decorated(why: Why) -> Why:
         @functools.wraps(why)
-        def guarded(n: Normaliser) -> Reason | None:
+        def guarded(n: Normaliser) -> Explanation | None:
             try:
                 return why(n)
             except Exception as error:  # whatever a layer raises that runs outside of its model
                 said = f"{type(error).__name__}: {first_line(error)}"
-                return Reason(usual, f"{n.path} could not be tried: {said}")
+                return Explanation(cause=usual, tested=f"{n.path} could not be tried: {said}")
 
         return guarded
 
@@ -74,7 +64,7 @@ def tried(usual: str) -> Callable[[Why], Why]:
     "with momentum 1 the statistics never move, with 0 they are those of the last batch; outside "
     "[0, 1] they run away"
 )
-def degenerate_momentum(n: Normaliser) -> Reason | None:
+def degenerate_momentum(n: Normaliser) -> Explanation | None:
     """What an update keeps of the old value; None where the layer averages all the same."""
     layer = _alone(n)
     kept = layer.kept() if n.measured is None else n.measured
@@ -88,40 +78,41 @@ def degenerate_momentum(n: Normaliser) -> Reason | None:
         does = "no average: the statistics run away"
     if n.measured is not None:
         tested = "measured: one update from statistics at 0 and one from statistics at 1"
-        return Reason(f"momentum {kept:g}: {does}", tested, True)
+        return Explanation(cause=f"momentum {kept:g}: {does}", tested=tested, established=True)
     with _usual_momentum(n):
         usual = layer.kept()
-    return Reason(
-        f"momentum {n.momentum:g}: {does}",
-        f"a training call of {n.path} alone keeps {kept:.3g} of the old statistics; with momentum "
-        f"{USUAL_MOMENTUM} it keeps {usual:.3g}",
-        MARGIN < usual < 1 - MARGIN,
+    return Explanation(
+        cause=f"momentum {n.momentum:g}: {does}",
+        tested=f"a training call of {n.path} alone keeps {kept:.3g} of the old statistics; with "
+        f"momentum {USUAL_MOMENTUM} it keeps {usual:.3g}",
+        established=MARGIN < usual < 1 - MARGIN,
     )
 
 
 @tried(MIXED_UP)
-def negative_variance(n: Normaliser) -> Reason:
+def negative_variance(n: Normaliser) -> Explanation:
     """Whether the layer's momentum takes variances below zero, and another does not."""
     lowest = _lowest_variance(n)
     if n.declared is None or lowest >= 0:
         does = "leave its variance positive" if lowest >= 0 else f"bring it down to {lowest:.3g}"
-        return Reason(
-            MIXED_UP,
-            f"training calls of {n.path} alone, on batches of small and of large spread, {does}",
+        return Explanation(
+            cause=MIXED_UP,
+            tested=f"training calls of {n.path} alone, on batches of small and of large spread, "
+            f"{does}",
         )
     with _usual_momentum(n):
         usual = _lowest_variance(n)
-    return Reason(
-        f"momentum {n.momentum:g}: no average, so a variance can go below zero",
-        f"training calls of {n.path} alone, on batches of small and of large spread, bring its "
-        f"variance down to {lowest:.3g}, with momentum {USUAL_MOMENTUM} to {usual:.3g}",
-        usual >= 0,
-        f"momentum {USUAL_MOMENTUM} to 0.99; then recalibrate(model, x)",
+    return Explanation(
+        cause=f"momentum {n.momentum:g}: no average, so a variance can go below zero",
+        tested=f"training calls of {n.path} alone, on batches of small and of large spread, bring "
+        f"its variance down to {lowest:.3g}, with momentum {USUAL_MOMENTUM} to {usual:.3g}",
+        established=usual >= 0,
+        remedy=f"momentum {USUAL_MOMENTUM} to 0.99; then recalibrate(model, x)",
     )
 
 
 @tried("an update of (1 - momentum) of the distance is rounded away before it arrives")
-def rounded_away(n: Normaliser) -> Reason:
+def rounded_away(n: Normaliser) -> Explanation:
     """How far many updates towards one batch get, in the layer's dtype and in float32."""
     momentum = n.momentum or 0.0
     updates = min(math.ceil(math.log(LEFT) / math.log(momentum)), MOST_UPDATES)
@@ -136,16 +127,17 @@ def rounded_away(n: Normaliser) -> Reason:
         parts = zip(n.vectors, values, worst, strict=True)
         return listed(f"{name} at {value.flat[at]:.4g}" for name, value, at in parts)
 
-    return Reason(
-        f"{dtype}: an update of (1 - momentum) of the distance is rounded away before it arrives",
-        f"{updates} updates of {n.path} alone, from 0 towards one batch, leave {told(half)}; in "
-        f"float32 {told(single)}",
-        bool(max(apart.max() for apart in short) > 2 * EPSILON[dtype]),
+    return Explanation(
+        cause=f"{dtype}: an update of (1 - momentum) of the distance is rounded away before it "
+        "arrives",
+        tested=f"{updates} updates of {n.path} alone, from 0 towards one batch, leave "
+        f"{told(half)}; in float32 {told(single)}",
+        established=bool(max(apart.max() for apart in short) > 2 * EPSILON[dtype]),
     )
 
 
 @tried("adapt was never called, and no weights were loaded")
-def not_adapted(n: Normaliser) -> Reason | None:
+def not_adapted(n: Normaliser) -> Explanation | None:
     """Whether the layer returns its input; None where it does something all the same."""
     layer = _alone(n)
     x = layer.batch()
@@ -153,10 +145,11 @@ def not_adapted(n: Normaliser) -> Reason | None:
     if not np.array_equal(layer.call(x, training=False), given):
         return None
     n.layer.adapt(x.astype(np.float32))
-    return Reason(
-        "adapt was never called, and no weights were loaded",
-        f"{n.path} alone returns a drawn batch bit by bit; adapted to that batch, it does not",
-        not np.array_equal(layer.call(x, training=False), given),
+    return Explanation(
+        cause="adapt was never called, and no weights were loaded",
+        tested=f"{n.path} alone returns a drawn batch bit by bit; adapted to that batch, it does "
+        "not",
+        established=not np.array_equal(layer.call(x, training=False), given),
     )
 
 
@@ -183,23 +176,24 @@ def wrong_axis(axis: int) -> Why:
     """Whether the layer along `axis` makes channels alike, and as it is does not."""
 
     @tried("the axis of the normaliser and the data format of the model's other layers differ")
-    def why(n: Normaliser) -> Reason:
+    def why(n: Normaliser) -> Explanation:
         x = _alone(n).batch()
         x = np.moveaxis(np.moveaxis(x, axis, -1) + 3 * np.arange(x.shape[axis]), -1, axis)
         own = _channels_apart(_alone(n), x, axis)
         other = _channels_apart(_alone(_anew(n, axis=axis)), x, axis)
-        return Reason(
-            f"axis {n.axis[0] if n.axis else '?'}: the model's channels lie along axis {axis}",
-            f"{n.path} alone leaves the means of the channels of a drawn batch apart ({own:.0%} "
-            f"of all spread); built anew with axis={axis} it does not ({other:.0%})",
-            own > 10 * MARGIN and other < MARGIN,
+        return Explanation(
+            cause=f"axis {n.axis[0] if n.axis else '?'}: the model's channels lie along axis "
+            f"{axis}",
+            tested=f"{n.path} alone leaves the means of the channels of a drawn batch apart "
+            f"({own:.0%} of all spread); built anew with axis={axis} it does not ({other:.0%})",
+            established=own > 10 * MARGIN and other < MARGIN,
         )
 
     return why
 
 
 @tried("what feeds them was constant in training, or every batch was a single row")
-def dead_channels(n: Normaliser) -> Reason:
+def dead_channels(n: Normaliser) -> Explanation:
     """What the layer makes of a small step of its input, and with variances of 1."""
     own, before = _gain(n), Variables(list(n.vectors.values()))
     for name, variable in n.vectors.items():
@@ -207,11 +201,11 @@ def dead_channels(n: Normaliser) -> Reason:
             variable.assign(tf.ones_like(variable))
     usual = _gain(n)
     before.restore()
-    return Reason(
-        "stored variances that are small against epsilon: the gain is 1 / sqrt(epsilon)",
-        f"an input {STEP} off moves what {n.path} alone returns by up to {STEP * own:.3g}, with "
-        f"variances of 1 by {STEP * usual:.3g}",
-        own > 2 * usual,
+    return Explanation(
+        cause="stored variances that are small against epsilon: the gain is 1 / sqrt(epsilon)",
+        tested=f"an input {STEP} off moves what {n.path} alone returns by up to {STEP * own:.3g}, "
+        f"with variances of 1 by {STEP * usual:.3g}",
+        established=own > 2 * usual,
     )
 
 
@@ -219,16 +213,16 @@ def large_epsilon(other: float) -> Why:
     """What the layer makes of a small step of its input, and with another epsilon."""
 
     @tried("the variances of many channels are small against epsilon")
-    def why(n: Normaliser) -> Reason:
+    def why(n: Normaliser) -> Explanation:
         given, before = n.layer.epsilon, _gain(n)
         n.layer.epsilon = other
         after = _gain(n)
         n.layer.epsilon = given
-        return Reason(
-            f"epsilon {given:g}: the variances of many channels are small against it",
-            f"{n.path} alone returns {before:.3g} times a small step of its input; with epsilon "
-            f"{other:g}, {after:.3g} times",
-            after > 2 * before,
+        return Explanation(
+            cause=f"epsilon {given:g}: the variances of many channels are small against it",
+            tested=f"{n.path} alone returns {before:.3g} times a small step of its input; with "
+            f"epsilon {other:g}, {after:.3g} times",
+            established=after > 2 * before,
         )
 
     return why

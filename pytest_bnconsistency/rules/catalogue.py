@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pytest_bnconsistency.results import Explanation, Finding, Table
 
 
 @dataclass(frozen=True)
@@ -12,6 +16,33 @@ class Rule:
     id: str
     slug: str
     summary: str
+
+    def finding(
+        self,
+        *,
+        layer: str,
+        message: str,
+        explanation: Explanation,
+        bound: str = "",
+        table: Table | None = None,
+        evidence: Mapping[str, Any] | None = None,
+        layers: Sequence[str] = (),
+    ) -> Finding:
+        """A violation of this rule, at a layer, or between two; `layers` are all, if several."""
+        return Finding(
+            rule=self.id,
+            slug=self.slug,
+            layer=layer,
+            message=message,
+            cause=explanation.cause,
+            cause_tested=explanation.established,
+            remedy=explanation.remedy,
+            tested=explanation.tested,
+            bound=bound,
+            table=table,
+            evidence=evidence or {},
+            layers=tuple(layers),
+        )
 
 
 STATE_MOVES = Rule("BN001", "inference-changes-state", "inference changes a variable of a layer")

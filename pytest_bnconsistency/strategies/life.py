@@ -21,7 +21,7 @@ from pytest_bnconsistency.execution.state import Variables, preserve_state, same
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
 from pytest_bnconsistency.models import Subject, subject_of
 from pytest_bnconsistency.reporting import text
-from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.results import CheckResult, Explanation, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.strategies.arrays import source_for
@@ -370,16 +370,16 @@ def _rows_mix(name: str, change: float, tested: bool | None) -> None:
 def _failure(
     rule: Rule, layer: str, message: str, cause: str, tested: bool | None, how: str, remedy: str
 ) -> ConsistencyFailure:
-    finding = Finding(
-        rule.id,
-        rule.slug,
-        layer,
-        message,
-        cause if tested else f"not established; {cause}",
-        bool(tested),
-        remedy,
-        how if tested else "",
-        "no tolerance: bitwise",
+    finding = rule.finding(
+        layer=layer,
+        message=message,
+        explanation=Explanation(
+            cause=cause if tested else f"not established; {cause}",
+            tested=how if tested else "",
+            remedy=remedy,
+            established=bool(tested),
+        ),
+        bound="no tolerance: bitwise",
     )
-    result = CheckResult("lifecycle", Verdict.FAILED, (finding,))
+    result = CheckResult(check="lifecycle", verdict=Verdict.FAILED, findings=(finding,))
     return ConsistencyFailure(text.render(result), [result])

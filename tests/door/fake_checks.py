@@ -38,15 +38,21 @@ class FakeCheck(registry.Check):
     def decide(self, case):
         verdict = Verdict(case.subject.model.verdicts.get(self.name, "passed"))
         finding = Finding(
-            "BN101", "fake-leak", "dense", f"{self.name} is off by 7", "fake", True, "none"
+            rule="BN101",
+            slug="fake-leak",
+            layer="dense",
+            message=f"{self.name} is off by 7",
+            cause="fake",
+            cause_tested=True,
+            remedy="none",
         )
         evidence = dataclasses.asdict(case.settings) | {"number": np.float32(0.5)}
         if case.data is not None:
             evidence["x"], evidence["y"] = case.data.x, case.data.y
             evidence["sample_weight"] = case.data.sample_weight
         return CheckResult(
-            self.name,
-            verdict,
+            check=self.name,
+            verdict=verdict,
             findings=(finding,) if verdict is Verdict.FAILED else (),
             summary=f"nothing to see in {self.name}",
             hint="look elsewhere" if verdict is Verdict.VACUOUS else "",

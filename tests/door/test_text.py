@@ -34,7 +34,12 @@ def everything(name):
     table = Table((name, "b"), ((name, "1"), (name, name)))
     finding = Finding(rule="BN101", slug="s", cause_tested=True, recipe=name, table=table, **words)
     return CheckResult(
-        name, Verdict.FAILED, (finding, finding), notes=(name,), table=table, warnings=(finding,)
+        check=name,
+        verdict=Verdict.FAILED,
+        findings=(finding, finding),
+        notes=(name,),
+        table=table,
+        warnings=(finding,),
     )
 
 
@@ -43,7 +48,9 @@ def everything(name):
 def test_no_name_gives_a_command(name, verdict):
     result = everything(name)
     if verdict == "vacuous":
-        result = CheckResult(name, Verdict.VACUOUS, summary=name, hint=name, notes=(name,))
+        result = CheckResult(
+            check=name, verdict=Verdict.VACUOUS, summary=name, hint=name, notes=(name,)
+        )
     shown = text.render(result, verbose=True, reproduce=name)
     shown += "\n" + "\n".join(text.table_lines(everything(name).to_dict()["table"]))
     shown += "\n" + "\n".join(text.warning_lines([(name, everything(name).to_dict())]))
@@ -65,8 +72,17 @@ def test_a_harmless_name_stays_as_it_is(name):
 def test_a_long_name_is_cut_in_a_table_only():
     name = "a" * 2000 + "b" * 2000
     table = Table(("layer", "b"), ((name, "1"),))
-    finding = Finding("BN101", "s", name, "moves", "cause", True, "remedy", table=table)
-    result = CheckResult("check", Verdict.FAILED, (finding,))
+    finding = Finding(
+        rule="BN101",
+        slug="s",
+        layer=name,
+        message="moves",
+        cause="cause",
+        cause_tested=True,
+        remedy="remedy",
+        table=table,
+    )
+    result = CheckResult(check="check", verdict=Verdict.FAILED, findings=(finding,))
     rows = [line for line in text.render(result).splitlines() if "..." in line]
     assert [len(row) for row in rows] == [2 + 83 + 3 + 1]
     assert f"  layer      {name}" in text.render(result)

@@ -47,9 +47,11 @@ def check(case: Case) -> CheckResult:
     reason = case.settings.transductive
     if isinstance(reason, str):
         summary = f"the model is declared transductive: {reason}"
-        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=summary, waived=True)
+        return CheckResult(
+            check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=summary, waived=True
+        )
     if refusal := only_size(case.subject):
-        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=refusal)
+        return CheckResult(check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=refusal)
     x = case.sample()
     with preserve_state(case.subject):
         if not reason:
@@ -130,10 +132,25 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
         findings = tuple(further.findings)
         notes += further.notes
     if findings:
-        return CheckResult(NAME, Verdict.FAILED, findings, notes=tuple(notes), evidence=evidence)
+        return CheckResult(
+            check=NAME,
+            verdict=Verdict.FAILED,
+            findings=findings,
+            notes=tuple(notes),
+            evidence=evidence,
+        )
 
     def unseen(summary: str, hint: str) -> CheckResult:
-        return CheckResult(NAME, Verdict.VACUOUS, (), summary, hint, tuple(notes), None, evidence)
+        return CheckResult(
+            check=NAME,
+            verdict=Verdict.VACUOUS,
+            findings=(),
+            summary=summary,
+            hint=hint,
+            notes=tuple(notes),
+            table=None,
+            evidence=evidence,
+        )
 
     if not known:
         return unseen(
@@ -186,7 +203,7 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
         f"seen from {leaks}"
     )
     return CheckResult(
-        NAME, Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence
+        check=NAME, verdict=Verdict.PASSED, summary=summary, notes=tuple(notes), evidence=evidence
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,13 +16,14 @@ from pytest_bnconsistency.checks.batch_invariance import localise
 from pytest_bnconsistency.checks.batch_invariance.kept_rows import Difference, largest_move
 from pytest_bnconsistency.checks.batch_invariance.localise import Origin
 from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.checks.size_dependence import Place
 from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
 from pytest_bnconsistency.data.arrays import Array, Nest, distance, map_nest, rows_of
 from pytest_bnconsistency.execution.batch_variants import Exchange
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import rounding_noise as noise
 from pytest_bnconsistency.models import Subject
-from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.words import counted, listed
@@ -124,17 +125,12 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
         "largest_change": moved,
     }
     if entry.observed is None:
-        rule, place, cause, tested, remedy = _own_code(subject, x, exchange, entry)
-        return Finding(
-            rule.id,
-            rule.slug,
-            place,
-            message,
-            cause,
-            bool(tested),
-            remedy,
-            tested,
-            "no tolerance: bitwise, at one batch shape",
+        rule, place, explanation = _own_code(subject, x, exchange, entry)
+        return rule.finding(
+            layer=place,
+            message=message,
+            explanation=explanation,
+            bound="no tolerance: bitwise, at one batch shape",
             evidence=evidence,
         )
     seen, tries = entry.observed, Tries()
@@ -149,26 +145,25 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
     else:
         origin = localise.first_known(seen, difference.places)
     evidence["layer"] = origin.label
-    explain = _training_mode if cured else _across_rows
-    rule, cause, tested, remedy = explain(subject, seen, x, exchange, origin, tries)
-    return Finding(
-        rule.id,
-        rule.slug,
-        origin.label,
-        message,
-        cause,
-        not cause.startswith("not established"),
-        remedy,
-        tested,
-        "no tolerance: bitwise, at one batch shape; the same batch twice gives the same bits",
+    if cured:
+        rule = rules.TRAINING_MODE
+        explanation = _training_mode(subject, seen, x, exchange, origin, tries)
+    else:
+        rule, explanation = rules.ROWS_MIX, _across_rows(seen, x, exchange, origin, tries)
+    return rule.finding(
+        layer=origin.label,
+        message=message,
+        explanation=explanation,
+        bound="no tolerance: bitwise, at one batch shape; the same batch twice gives the same "
+        "bits",
         evidence=evidence,
     )
 
 
 def _own_code(
     subject: Subject, x: Nest, exchange: Exchange, entry: Judged
-) -> tuple[Rule, str, str, str, str]:
-    """The rule, place, cause, how it was tested, and the remedy, where no layer is seen."""
+) -> tuple[Rule, str, Explanation]:
+    """The rule, the place and the explanation, where no layer is seen."""
 
     def independent(within: contextlib.AbstractContextManager[Any]) -> bool:
         if entry.anew is None:
@@ -184,33 +179,35 @@ def _own_code(
     alone = [name for name in names if independent(subject.as_library([name]))]
     own = alone[:1] or (names if names and independent(subject.as_library(names)) else [])
     if not own:
+        unknown = Explanation(
+            cause="not established; tried: the same rows through model(x) and model(x, "
+            "training=False), where they are independent",
+            remedy="look at the model's own predict, predict_step and make_predict_function",
+        )
         return (
             rules.ROWS_MIX,
             f"not located: only {listed(entry.names)} mixes the rows",
-            "not established; tried: the same rows through model(x) and model(x, training=False), "
-            "where they are independent",
-            "",
-            "look at the model's own predict, predict_step and make_predict_function",
+            unknown,
         )
     place, who = listed(own), f"the model's own {listed([subject.qualified(n) for n in own])}"
     same = "every kept row has the same bits in every output"
     if independent(in_inference(subject)):
-        return (
-            rules.TRAINING_MODE,
-            place,
-            f"{who} runs the layers in training mode",
-            f"with the library's own in its place, {same}; so it has with every layer told "
+        in_training = Explanation(
+            cause=f"{who} runs the layers in training mode",
+            tested=f"with the library's own in its place, {same}; so it has with every layer told "
             "training=False",
-            f"in {place}, call the model with training=False",
+            remedy=f"in {place}, call the model with training=False",
+            established=True,
         )
-    return (
-        rules.ROWS_MIX,
-        place,
-        f"{who} mixes the rows",
-        f"with the library's own in its place, {same}",
-        f"in {place}, compute over the feature axes, not over axis 0; if rows are meant to meet "
-        "there, declare it: transductive='reason'",
+        return rules.TRAINING_MODE, place, in_training
+    mixing = Explanation(
+        cause=f"{who} mixes the rows",
+        tested=f"with the library's own in its place, {same}",
+        remedy=f"in {place}, compute over the feature axes, not over axis 0; if rows are meant to "
+        "meet there, declare it: transductive='reason'",
+        established=True,
     )
+    return rules.ROWS_MIX, place, mixing
 
 
 def _symptom(
@@ -245,8 +242,7 @@ def _in_inference(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, tri
 
 def _training_mode(
     subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin, tries: Tries
-) -> tuple[Rule, str, str, str]:
-    """The rule, the cause, how it was tested, and the remedy."""
+) -> Explanation:
     takes = {id(c.layer): c.layer for c in origin.calls if subject.takes_training(c.layer)}
     moving = {id(v) for v in seen.run(x).moved}
     more = sum(
@@ -265,19 +261,19 @@ def _training_mode(
         return localise.independent_with(seen, x, exchange, modes=modes)
 
     teller = who_tells(subject, origin.call, [*seen.passing_calls, *seen.calls], undone)
-    return (
-        rules.TRAINING_MODE,
-        f"{who} in training mode" + (f", because {teller.because}" if teller else ""),
-        "forced into inference mode, every kept row has the same bits in every layer and output",
-        f"{teller.remedy if teller else 'call the model with training=False'}; where the batch "
-        "size of production is fixed or rows must not meet at all, use GroupNormalization",
+    return Explanation(
+        cause=f"{who} in training mode" + (f", because {teller.because}" if teller else ""),
+        tested="forced into inference mode, every kept row has the same bits in every layer and "
+        "output",
+        remedy=f"{teller.remedy if teller else 'call the model with training=False'}; where the "
+        "batch size of production is fixed or rows must not meet at all, use GroupNormalization",
+        established=True,
     )
 
 
 def _across_rows(
-    subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin, tries: Tries
-) -> tuple[Rule, str, str, str]:
-    """The rule, the cause, how it was tested, and the remedy."""
+    seen: Pass, x: Nest, exchange: Exchange, origin: Origin, tries: Tries
+) -> Explanation:
     how_known = (
         "its input row is the same to the bit and its output row is not"
         if origin.replayed
@@ -300,24 +296,24 @@ def _across_rows(
     )
     if localise.independent(alone, x, exchange):
         what = f": {operation} is the first operation that differs" if operation else ""
-        return (
-            rules.ROWS_MIX,
-            f"{origin.label} computes across the rows of its batch{what}",
-            "given one row at a time, it leaves every kept row with the same bits in every "
+        return Explanation(
+            cause=f"{origin.label} computes across the rows of its batch{what}",
+            tested="given one row at a time, it leaves every kept row with the same bits in every "
             "layer and output",
-            remedy,
+            remedy=remedy,
+            established=True,
         )
     proven = _held(seen, x, exchange, origin, meeting, tries)
     if proven is not None:
-        return (rules.ROWS_MIX, *proven, remedy)
+        cause, tested = proven
+        return Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
     by = f"; the first operation that differs is {operation}" if operation else ""
     complete = f"not established; the rows mix here: {how_known}"
     tried = "inference mode forced on every layer that takes one: the row still moves"
-    return (
-        rules.ROWS_MIX,
-        f"{tries.without_cause(complete)}{by}",
-        "" if tries.cut else tried,
-        remedy,
+    return Explanation(
+        cause=f"{tries.without_cause(complete)}{by}",
+        tested="" if tries.cut else tried,
+        remedy=remedy,
     )
 
 
@@ -365,57 +361,71 @@ def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
     place, tries = None, Tries()
     if entry.observed is not None and tries.may("what each layer gives rows in other places"):
         place = sizes.depends_on_place(entry.observed, x, exchange)
-    tested = place is not None and place.tested
     message, moved = _symptom(failing, holding, exchange, "its position changes")
-    return Finding(
-        rules.POSITION_MATTERS.id,
-        rules.POSITION_MATTERS.slug,
-        "not located" if place is None else place.label,
-        message,
-        place.that("computes with a row's place in the batch")
-        if place is not None and tested
-        else tries.without_cause(
-            "not established; tried: other rows beside it in the same places, where the rows are "
-            "the same to the bit"
-        ),
-        tested,
-        "take positions along the time or feature axis, not along axis 0",
-        "given what it gives the row at its first place, the outputs are as they are there"
-        if tested
-        else "",
-        f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
+    explanation = _of_place(
+        place,
+        tries,
+        does="computes with a row's place in the batch",
+        tested="given what it gives the row at its first place, the outputs are as they are there",
+        tried="other rows beside it in the same places, where the rows are the same to the bit",
+        remedy="take positions along the time or feature axis, not along axis 0",
+    )
+    return rules.POSITION_MATTERS.finding(
+        layer="not located" if place is None else place.label,
+        message=message,
+        explanation=explanation,
+        bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
         evidence={"fails": names_of(failing), "holds": holding, "largest_change": moved},
     )
+
+
+def _of_place(
+    place: Place | None, tries: Tries, *, does: str, tested: str, tried: str, remedy: str
+) -> Explanation:
+    """That a place does something, if undoing it mends the outputs; else that it is not known."""
+    if place is not None and place.tested:
+        return Explanation(cause=place.that(does), tested=tested, remedy=remedy, established=True)
+    cause = tries.without_cause(f"not established; tried: {tried}")
+    return Explanation(cause=cause, remedy=remedy)
 
 
 def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
     entry = _shown(failing)
     place, tries = None, Tries()
-    known = entry.observed is not None and entry.failing_rows is not None
-    if known and tries.may("what each layer gives in the smaller batch"):
-        assert entry.observed is not None
-        assert entry.failing_rows is not None
-        place = sizes.loses_axis(entry.observed, x, *entry.failing_rows)
-    tested = place is not None and place.tested
+    if smaller := _smaller_batch(entry, tries):
+        place = sizes.loses_axis(smaller.observed, x, *smaller.rows)
     width = place is not None and place.width
-    return Finding(
-        rules.BATCH_AXIS_LOST.id,
-        rules.BATCH_AXIS_LOST.slug,
-        "the model's output" if place is None else place.label,
-        f"{entry.shapes[0]}, {_where(failing, holding)}",
-        place.that(WIDENS if width else "drops the batch axis of a small batch")
-        if place is not None and tested
-        else tries.without_cause(
-            f"not established; tried: batches of {listed(sorted(set(entry.tried)))}"
-        ),
-        tested,
-        _shape_remedy(entry, width),
-        f"with {'its result padded to one width' if width else 'the axis put back behind it'}, "
-        "the outputs have their shapes"
-        if tested
-        else "",
+    mended = "its result padded to one width" if width else "the axis put back behind it"
+    explanation = _of_place(
+        place,
+        tries,
+        does=WIDENS if width else "drops the batch axis of a small batch",
+        tested=f"with {mended}, the outputs have their shapes",
+        tried=f"batches of {listed(sorted(set(entry.tried)))}",
+        remedy=_shape_remedy(entry, width),
+    )
+    return rules.BATCH_AXIS_LOST.finding(
+        layer="the model's output" if place is None else place.label,
+        message=f"{entry.shapes[0]}, {_where(failing, holding)}",
+        explanation=explanation,
         evidence={"fails": names_of(failing), "holds": holding},
     )
+
+
+class _Smaller(NamedTuple):
+    """A pass, and from which row to which a batch failed for its size."""
+
+    observed: Pass
+    rows: tuple[int, int]
+
+
+def _smaller_batch(entry: Judged, tries: Tries) -> _Smaller | None:
+    """What is looked into layer by layer; None where no layer is seen or no time is left."""
+    if entry.observed is None or entry.failing_rows is None:
+        return None
+    if not tries.may("what each layer gives in the smaller batch"):
+        return None
+    return _Smaller(entry.observed, entry.failing_rows)
 
 
 def _shape_remedy(entry: Judged, width: bool) -> str:
@@ -427,33 +437,25 @@ def _shape_remedy(entry: Judged, width: bool) -> str:
 def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
     entry = _shown(failing)
     place, tries = None, Tries()
-    known = entry.observed is not None and entry.failing_rows is not None
-    if known and tries.may("what each layer gives in the smaller batch"):
-        assert entry.observed is not None
-        assert entry.failing_rows is not None
-        place = sizes.depends_on_size(entry.observed, x, *entry.failing_rows, entry.noise)
-    tested = place is not None and place.tested
+    if smaller := _smaller_batch(entry, tries):
+        place = sizes.depends_on_size(smaller.observed, x, *smaller.rows, entry.noise)
     message = f"{entry.sizes[0]}, {_where(failing, holding)}"
     if _was_compiled_before(x, entry):
         return before.size_matters(message, {"fails": names_of(failing), "holds": holding})
-    return Finding(
-        rules.SIZE_MATTERS.id,
-        rules.SIZE_MATTERS.slug,
-        "not located" if place is None else place.label,
-        message,
-        place.that("computes with the number of rows")
-        if place is not None and tested
-        else tries.without_cause(
-            "not established; tried: other rows beside it at one batch size, where the rows are "
-            "the same to the bit"
-        ),
-        tested,
-        sizes.BRANCHING
+    explanation = _of_place(
+        place,
+        tries,
+        does="computes with the number of rows",
+        tested="given back what it gives among all rows, the outputs are as they are there",
+        tried="other rows beside it at one batch size, where the rows are the same to the bit",
+        remedy=sizes.BRANCHING
         if entry.untraced
         else "look for code that reads the batch size, or that sums over the rows",
-        "given back what it gives among all rows, the outputs are as they are there"
-        if tested
-        else "",
+    )
+    return rules.SIZE_MATTERS.finding(
+        layer="not located" if place is None else place.label,
+        message=message,
+        explanation=explanation,
         bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
         evidence={"fails": {listed(e.names): e.sizes for e in failing}, "holds": holding},
     )

@@ -17,7 +17,7 @@ from pytest_bnconsistency.execution.layer_values import (
 )
 from pytest_bnconsistency.execution.padding import MORE, Padded, padded_inside
 from pytest_bnconsistency.measurement.rounding_noise import Moved
-from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
 
@@ -32,22 +32,22 @@ def finding(seen: Pass, batch: Padded, moved: Moved) -> Finding:
     """The finding for outputs that moved beyond their noise."""
     places, tested = reading(seen, batch, moved.bound)
     named = _listed(places)
-    return Finding(
-        rules.PADDING.id,
-        rules.PADDING.slug,
-        places[0],
-        f"row {moved.row} moves by {moved.change:.3g} when its batch is padded {MORE} steps "
-        f"further on the {batch.side}; noise explains {moved.bound:.3g}",
-        _takes(places)
-        if tested
-        else "not established; tried: each layer's values with and without the added steps",
-        tested,
-        f"{MASKS}, or pad every batch to one fixed length",
-        f"with {named} held at what comes without the added steps for those of the sequence, "
-        "every row is as before"
-        if tested
-        else "",
-        "the noise bound, measured on this model",
+    return rules.PADDING.finding(
+        layer=places[0],
+        message=f"row {moved.row} moves by {moved.change:.3g} when its batch is padded {MORE} "
+        f"steps further on the {batch.side}; noise explains {moved.bound:.3g}",
+        explanation=Explanation(
+            cause=_takes(places)
+            if tested
+            else "not established; tried: each layer's values with and without the added steps",
+            tested=f"with {named} held at what comes without the added steps for those of the "
+            "sequence, every row is as before"
+            if tested
+            else "",
+            remedy=f"{MASKS}, or pad every batch to one fixed length",
+            established=tested,
+        ),
+        bound="the noise bound, measured on this model",
         evidence={
             "moved": moved.change,
             "bound": moved.bound,
@@ -79,18 +79,18 @@ def finding_inside(
         places, tested = reading(seen, batch, bound)
         if not tested:
             return None
-        return Finding(
-            rules.PADDING.id,
-            rules.PADDING.slug,
-            places[0],
-            message,
-            f"{_takes(places)}: {label} pads each batch to its longest row",
-            True,
-            f"{MASKS}, or have {label} pad to one fixed length: output_sequence_length of a "
-            "TextVectorization, shape of RaggedTensor.to_tensor",
-            f"with {_listed(places)} held at what it gives where the batch is padded less, every "
-            "kept row is as before",
-            "no tolerance: bitwise, at one number of rows",
+        return rules.PADDING.finding(
+            layer=places[0],
+            message=message,
+            explanation=Explanation(
+                cause=f"{_takes(places)}: {label} pads each batch to its longest row",
+                tested=f"with {_listed(places)} held at what it gives where the batch is padded "
+                "less, every kept row is as before",
+                remedy=f"{MASKS}, or have {label} pad to one fixed length: "
+                "output_sequence_length of a TextVectorization, shape of RaggedTensor.to_tensor",
+                established=True,
+            ),
+            bound="no tolerance: bitwise, at one number of rows",
             evidence={**evidence, "layer": places[0], "added_steps": batch.more},
         )
     return None

@@ -54,10 +54,12 @@ def check(case: Case) -> CheckResult:
             "give targets as y"
         )
     if case.subject.modeless and case.train_step is None:
-        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=case.subject.modeless)
+        return CheckResult(
+            check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=case.subject.modeless
+        )
     unlike = trains or case.data is None  # steps run on two batch shapes
     if unlike and (refusal := only_size(case.subject)):
-        return CheckResult(NAME, Verdict.NOT_APPLICABLE, summary=refusal)
+        return CheckResult(check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=refusal)
     rows = case.rows(min(case.settings.batch_size, case.data.rows if case.data else 8))
     with preserve_state(case.subject, case.train_step) as state:
         return _decide(case, rows, state)
@@ -80,8 +82,8 @@ def _decide(case: Case, x: Any, state: Variables) -> CheckResult:
     if not frozen:
         free = f"; {counted(len(found), 'normaliser')} trainable" if found else ""
         return CheckResult(
-            NAME,
-            Verdict.NOT_APPLICABLE,
+            check=NAME,
+            verdict=Verdict.NOT_APPLICABLE,
             summary=f"no layer with variables is declared frozen{free}",
             hint="set trainable=False, call with training=False, or say frozen='backbone/*'",
         )
@@ -121,12 +123,17 @@ def _decide(case: Case, x: Any, state: Variables) -> CheckResult:
     notes = _notes(subject, training, m, steps, ran, start)
     if findings:
         return CheckResult(
-            NAME, Verdict.FAILED, tuple(findings), notes=notes, table=table, evidence=evidence
+            check=NAME,
+            verdict=Verdict.FAILED,
+            findings=tuple(findings),
+            notes=notes,
+            table=table,
+            evidence=evidence,
         )
     if not ran.trained and any(map(subject.trainable, _free(subject, training, frozen).values())):
         return CheckResult(
-            NAME,
-            Verdict.VACUOUS,
+            check=NAME,
+            verdict=Verdict.VACUOUS,
             summary=f"{steps.path} changed no variable of this model in {len(ran.sizes)} runs",
             hint="give a train_step(x, y) that trains the model that is given",
             notes=notes,
@@ -136,8 +143,8 @@ def _decide(case: Case, x: Any, state: Variables) -> CheckResult:
     blind = [f for f in frozen if not apart.get(id(f.call.layer), Apart()).compared]
     if blind:
         return CheckResult(
-            NAME,
-            Verdict.VACUOUS,
+            check=NAME,
+            verdict=Verdict.VACUOUS,
             summary=f"the outputs of {blind[0].path} are NaN or Inf in both modes, in "
             f"{len(blind)} of {counted(len(frozen), 'frozen layer')}",
             hint="look for NaN in the weights; statistics_health says whether stored statistics "
@@ -147,8 +154,8 @@ def _decide(case: Case, x: Any, state: Variables) -> CheckResult:
             evidence=evidence,
         )
     return CheckResult(
-        NAME,
-        Verdict.PASSED,
+        check=NAME,
+        verdict=Verdict.PASSED,
         summary=_summary(m, steps, ran),
         notes=notes,
         table=table,

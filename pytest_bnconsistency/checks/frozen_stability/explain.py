@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_bnconsistency.checks.budget import MORE_TIME, Tries
@@ -14,7 +14,7 @@ from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.execution.trainable_flags import Flagged, flags_set
 from pytest_bnconsistency.execution.training_steps import UNITS, Apart, Modes, Steps, apart_of
 from pytest_bnconsistency.models import Call, Subject
-from pytest_bnconsistency.results import Finding, Table
+from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.words import listed
@@ -84,14 +84,23 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cause:
-    """A rule with the layers that it explains; `proof` is empty where undoing it didn't help."""
+    """A rule with the layers that are explained by it."""
 
     rule: Rule
     layers: Sequence[Frozen]
-    text: str
-    proof: str
-    remedy: str
-    tried: str = "freezing by flag, compiling again, inference mode forced"
+    explanation: Explanation
+
+
+def _explained(
+    cause: str,
+    remedy: str,
+    proof: str,
+    tried: str = "freezing by flag, compiling again, inference mode forced",
+) -> Explanation:
+    """`proof` is empty where undoing the cause didn't help: then it was `tried`, as far as time
+    allowed.
+    """
+    return Explanation(cause=cause, remedy=remedy, tested=proof or tried, established=bool(proof))
 
 
 def explain(m: Measured) -> list[Finding]:
@@ -118,14 +127,13 @@ def _overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         "with trainable=False on the same layers, their statistics stay and training mode gives "
         "what inference gives"
     )
-    return Cause(
-        rules.INFERENCE_OVERRIDDEN,
-        layers,
+    explanation = _explained(
         f"{m.steps.path} runs {layers[0].path}{more} in training mode, in spite of {layers[0].by}",
-        proof if _time_for(FLAGS) and _holds_forward(m, layers, frozen=True) else "",
         "set trainable = False on each of these normalisers and compile again; or give the base "
         "to a layer that calls it with training=False in its own call",
+        proof if _time_for(FLAGS) and _holds_forward(m, layers, frozen=True) else "",
     )
+    return Cause(rules.INFERENCE_OVERRIDDEN, layers, explanation)
 
 
 def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
@@ -140,14 +148,15 @@ def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         return None
     by = listed(dict.fromkeys(freed[id(f.call.layer)].label for f in kept))
     more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
-    return Cause(
-        rules.FROZEN_MOVES,
-        kept,
-        f"{by} sets trainable of {kept[0].path}{more} from False to True while training runs",
-        "with their flags held at False, their state stays",
-        "put back the flag that was there before (was = layer.trainable; ...; layer.trainable = "
-        "was), rather than True",
+    explanation = Explanation(
+        cause=f"{by} sets trainable of {kept[0].path}{more} from False to True while training "
+        "runs",
+        tested="with their flags held at False, their state stays",
+        remedy="put back the flag that was there before (was = layer.trainable; ...; "
+        "layer.trainable = was), rather than True",
+        established=True,
     )
+    return Cause(rules.FROZEN_MOVES, kept, explanation)
 
 
 def _child(m: Measured, left: Sequence[Frozen]) -> Cause | None:
@@ -171,15 +180,14 @@ def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cau
     if not any(f.any_of(m.by_forward) for f in free) and _time_for(WRITERS):
         decay = named_writers(m.steps, variables)
         if decay is not None and decay.by_decay:
-            text += f"; no gradient moves it, but {decay.text} does"
-    return Cause(
-        rule,
-        free,
+            text += f"; no gradient moves it, but {decay.explanation.cause} does"
+    explanation = _explained(
         text,
-        "with trainable=False on the layer itself, its state stays" if stays else "",
         "set trainable = False on the layer itself, after every trainable = True on a parent, "
         "and compile again",
+        "with trainable=False on the layer itself, its state stays" if stays else "",
     )
+    return Cause(rule, free, explanation)
 
 
 def _not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
@@ -199,7 +207,8 @@ def _not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         text = "train_step still runs what was traced before the layers were frozen"
         remedy = "make the tf.function (or compile the model) anew after changing trainable"
     proof = "with the training function built anew, their state stays"
-    return Cause(rules.RECOMPILE_MISSING, mended, text, proof, remedy)
+    explanation = Explanation(cause=text, remedy=remedy, tested=proof, established=True)
+    return Cause(rules.RECOMPILE_MISSING, mended, explanation)
 
 
 def _ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
@@ -207,15 +216,14 @@ def _ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     if not layers:
         return None
     fixed = _time_for("inference mode forced") and _holds_forward(m, layers, frozen=False)
-    return Cause(
-        rules.FROZEN_MOVES,
-        layers,
+    explanation = _explained(
         "the layer updates its state whenever training is true, and does not look at trainable"
         if fixed
         else "not established",
-        "told training=False, its state stays" if fixed else "",
         "in the layer: if training and self.trainable: update; or call it with training=False",
+        "told training=False, its state stays" if fixed else "",
     )
+    return Cause(rules.FROZEN_MOVES, layers, explanation)
 
 
 def _written(m: Measured, left: Sequence[Frozen]) -> Cause | None:
@@ -223,27 +231,26 @@ def _written(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         return None
     variables = [v for f in left for v in f.variables]
     found = named_writers(m.steps, variables) if _time_for(WRITERS) else None
-    if found is None:
-        return Cause(
-            rules.FROZEN_MOVES,
-            left,
-            "not established: the forward pass leaves the state alone, a training step does not",
-            "",
-            "look for what writes these variables: an optimizer, a callback, the step itself",
-            "compiling again, and leaving out each write to these variables that can be seen",
-        )
-    return Cause(rules.FROZEN_MOVES, left, found.text, found.proof, found.remedy)
+    if found is not None:
+        return Cause(rules.FROZEN_MOVES, left, found.explanation)
+    explanation = Explanation(
+        cause="not established: the forward pass leaves the state alone, a training step does not",
+        remedy="look for what writes these variables: an optimizer, a callback, the step itself",
+        tested="compiling again, and leaving out each write to these variables that can be seen",
+    )
+    return Cause(rules.FROZEN_MOVES, left, explanation)
 
 
 def _by_batch(layers: Sequence[Frozen]) -> Cause:
-    return Cause(
-        rules.FROZEN_BY_BATCH,
-        layers,
-        "frozen or not, the layer normalises by the batch in training mode; its statistics stay",
-        "on the identical input, inference mode gives another output",
-        "use a BatchNormalization of V2 behaviour (tf.keras 2.2 or later, keras 3), or call the "
-        "frozen part with training=False",
+    explanation = Explanation(
+        cause="frozen or not, the layer normalises by the batch in training mode; its statistics "
+        "stay",
+        tested="on the identical input, inference mode gives another output",
+        remedy="use a BatchNormalization of V2 behaviour (tf.keras 2.2 or later, keras 3), or "
+        "call the frozen part with training=False",
+        established=True,
     )
+    return Cause(rules.FROZEN_BY_BATCH, layers, explanation)
 
 
 def _holds_forward(m: Measured, layers: Sequence[Frozen], *, frozen: bool) -> bool:
@@ -270,17 +277,16 @@ def _time_for(what: str) -> bool:
 
 
 def _finding(m: Measured, cause: Cause, tries: Tries) -> Finding:
-    first = max(cause.layers, key=m.distance)
-    return Finding(
-        cause.rule.id,
-        cause.rule.slug,
-        first.path,
-        _message(m, cause.layers, first),
-        cause.text,
-        bool(cause.proof),
-        cause.remedy,
-        cause.proof or (MORE_TIME if tries.cut else cause.tried),
-        "no tolerance: bitwise" if first in m.moving else f"{UNITS} units of float32 on one input",
+    first, explanation = max(cause.layers, key=m.distance), cause.explanation
+    if tries.cut and not explanation.established:
+        explanation = replace(explanation, tested=MORE_TIME)
+    return cause.rule.finding(
+        layer=first.path,
+        message=_message(m, cause.layers, first),
+        explanation=explanation,
+        bound="no tolerance: bitwise"
+        if first in m.moving
+        else f"{UNITS} units of float32 on one input",
         table=m.table,
         evidence={
             "layers": [f.path for f in cause.layers],

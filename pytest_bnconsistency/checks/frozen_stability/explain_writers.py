@@ -8,16 +8,15 @@ from typing import Any
 
 from pytest_bnconsistency.execution.training_steps import Steps
 from pytest_bnconsistency.execution.variable_writers import Writer, writers_of
+from pytest_bnconsistency.results import Explanation
 
 
 @dataclass(frozen=True)
 class Written:
-    """The cause in words, its proof and its remedy; `by_decay` says that it is weight decay."""
+    """Why variables are written to; `by_decay` says that it is weight decay."""
 
-    text: str
-    proof: str
-    remedy: str
-    by_decay: bool = False
+    explanation: Explanation
+    by_decay: bool
 
 
 def named_writers(steps: Steps, variables: Sequence[Any]) -> Written | None:
@@ -37,23 +36,27 @@ def named_writers(steps: Steps, variables: Sequence[Any]) -> Written | None:
         and _stay_without_decay(steps, variables, decaying)
     ):
         decay = float(decaying[0].weight_decay)
-        return Written(
-            f"the weight decay ({decay:g}) of the optimizer {type(decaying[0]).__name__}",
-            "with weight_decay=None, their state stays",
-            "give the optimizer trainable variables only, or optimizer.exclude_from_weight_decay"
-            "(var_list=...): decay moves a variable that has no gradient, too",
-            True,
+        explanation = Explanation(
+            cause=f"the weight decay ({decay:g}) of the optimizer {type(decaying[0]).__name__}",
+            tested="with weight_decay=None, their state stays",
+            remedy="give the optimizer trainable variables only, or "
+            "optimizer.exclude_from_weight_decay(var_list=...): decay moves a variable that has "
+            "no gradient, too",
+            established=True,
         )
+        return Written(explanation, by_decay=True)
     with writers_of(variables, let=False):
         if steps.run(variables, anew=True).moved:
             return None
     names = " and ".join(dict.fromkeys(writer.label for writer in writers))
     verb = "writes" if len(writers) == 1 else "write"
-    return Written(
-        f"{names} {verb} these variables, frozen or not",
-        f"without what {names} {verb} to them, their state stays",
-        _remedy(writers[0]),
+    explanation = Explanation(
+        cause=f"{names} {verb} these variables, frozen or not",
+        tested=f"without what {names} {verb} to them, their state stays",
+        remedy=_remedy(writers[0]),
+        established=True,
     )
+    return Written(explanation, by_decay=False)
 
 
 def _stay_without_decay(steps: Steps, variables: Sequence[Any], optimizers: Sequence[Any]) -> bool:

@@ -122,17 +122,17 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     }
     if findings:
         return CheckResult(
-            NAME,
-            Verdict.FAILED,
-            findings,
+            check=NAME,
+            verdict=Verdict.FAILED,
+            findings=findings,
             notes=tuple(notes),
             evidence=evidence,
             warnings=meant,
         )
     if not all(all_finite(s.outputs) for s in seen):
         return CheckResult(
-            NAME,
-            Verdict.VACUOUS,
+            check=NAME,
+            verdict=Verdict.VACUOUS,
             summary="the outputs are NaN or Inf",
             hint="statistics_health says whether stored statistics are at fault",
             evidence=evidence,
@@ -141,8 +141,8 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     if meant:
         summary += f", but for what {listed([finding.layer for finding in meant])} adds"
     return CheckResult(
-        NAME,
-        Verdict.PASSED,
+        check=NAME,
+        verdict=Verdict.PASSED,
         summary=summary,
         notes=tuple(notes),
         evidence=evidence,

@@ -29,7 +29,7 @@ from pytest_bnconsistency.execution.layer_values import (
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.execution.state import Variables, preserve_state, restored
 from pytest_bnconsistency.models import Call, Proceed, Subject
-from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted, listed
 
@@ -43,15 +43,13 @@ Unlike = Callable[[list[Array]], str]
 
 @dataclass(frozen=True)
 class Cause:
-    """What sets an entry point apart, and what showed it; nothing did where `tested` is empty.
+    """Where what sets an entry point apart is, and why it does.
 
     `intended` where the model adds to its inference by methods of its own.
     """
 
     place: str
-    text: str
-    tested: str
-    remedy: str
+    explanation: Explanation
     intended: bool = False
 
 
@@ -59,20 +57,11 @@ ANEW, INFERENCE = "the code run anew", "inference mode for every layer"
 LIBRARY = "the library's methods in place of the model's own"
 TRIED = f"tried: {ANEW}, {INFERENCE}, {LIBRARY}"
 
-UNKNOWN = Cause(
-    "the model's output",
-    f"not established; {TRIED}",
-    "",
-    "call the model with training=False wherever it is used for inference",
-)
+NOT_LOCATED = "the model's output"
 
 
-STALE = Cause(
-    compiled_before.PLACE,
-    compiled_before.CAUSE,
-    "compiled anew, it agrees",
-    compiled_before.REMEDY,
-)
+def _stale(healed: str) -> Cause:
+    return Cause(compiled_before.PLACE, compiled_before.because(f"compiled anew, {healed}"))
 
 
 @dataclass(frozen=True)
@@ -105,22 +94,31 @@ def sets_apart(subject: Subject, runner: Runner, unlike: Unlike, called: Called 
     tries = Tries(Budget(math.inf) if runner.own else None)
     undoing = _Undoing(subject, runner, lambda: not unlike(runner.run()), "it agrees", tries)
     if undoing.anew:
-        return STALE
+        return _stale("it agrees")
 
     def adds(step: str, who: str) -> Cause:
         return Cause(
             step,
-            f"{who} adds to what its layers give",
-            "with the library's own in its place, it agrees",
-            "leave it if it is meant; otherwise move it into call, or out of the model",
+            Explanation(
+                cause=f"{who} adds to what its layers give",
+                tested="with the library's own in its place, it agrees",
+                remedy="leave it if it is meant; otherwise move it into call, or out of the model",
+                established=True,
+            ),
             intended=True,
         )
 
     if found := undoing.mode_or_step(_first_in_training(subject, undoing.calls), adds):
-        return found
+        return found if found.place else replace(found, place=NOT_LOCATED)
     if called is not None and tries.may("the same call in a trace"):
         found = _outside_of_trace(subject, called, unlike)
-    return found or replace(UNKNOWN, text=tries.without_cause(UNKNOWN.text))
+    return found or Cause(
+        NOT_LOCATED,
+        Explanation(
+            cause=tries.without_cause(f"not established; {TRIED}"),
+            remedy="call the model with training=False wherever it is used for inference",
+        ),
+    )
 
 
 class _Undoing:
@@ -148,7 +146,8 @@ class _Undoing:
     ) -> Cause | None:
         """A step of the model's own, or the mode in which the layer of `call` runs.
 
-        `by_itself` words the cause where it is not the mode that a step runs layers in.
+        `by_itself` words the cause where it is not the mode that a step runs layers in. No place
+        is named where `call` is None.
         """
         subject, own = self._subject, self._runner.own
         alone = [name for name in own if self._by_library([name])]
@@ -161,10 +160,13 @@ class _Undoing:
         if step and inference:
             return Cause(
                 listed(step),
-                f"the model's own {named} runs the layers in training mode",
-                f"with the library's own in its place, {self._ok}; so it is with every layer told "
-                "training=False",
-                f"in {listed(step)}, call the model with training=False",
+                Explanation(
+                    cause=f"the model's own {named} runs the layers in training mode",
+                    tested=f"with the library's own in its place, {self._ok}; so it is with every "
+                    "layer told training=False",
+                    remedy=f"in {listed(step)}, call the model with training=False",
+                    established=True,
+                ),
             )
         if step:
             return by_itself(listed(step), f"the model's own {named}")
@@ -175,10 +177,16 @@ class _Undoing:
             teller = None
         who = call.path if call is not None else "a layer"
         return Cause(
-            call.path if call is not None else UNKNOWN.place,
-            f"{who} runs in training mode" + (f", because {teller.because}" if teller else ""),
-            f"with every layer told training=False, {self._ok}",
-            teller.remedy if teller else "call the model with training=False for inference",
+            call.path if call is not None else "",
+            Explanation(
+                cause=f"{who} runs in training mode"
+                + (f", because {teller.because}" if teller else ""),
+                tested=f"with every layer told training=False, {self._ok}",
+                remedy=teller.remedy
+                if teller
+                else "call the model with training=False for inference",
+                established=True,
+            ),
         )
 
     def _by_library(self, names: Collection[str]) -> bool:
@@ -228,7 +236,7 @@ def _outside_of_trace(subject: Subject, called: Called, unlike: Unlike) -> Cause
         traced_given, traced = in_trace(seen, called.x)
     except Exception:
         return None  # what can't be traced can't be compared
-    place, who, tested, before = UNKNOWN.place, "the model's code", "", "the model's input"
+    place, who, tested, before = NOT_LOCATED, "the model's code", "", "the model's input"
     given, returned = given_and_returned(seen, called.x)
     for label in sizes.in_order(list(returned), list(traced)):
         # A call that is not seen in a run hands its inputs on there.
@@ -245,26 +253,22 @@ def _outside_of_trace(subject: Subject, called: Called, unlike: Unlike) -> Cause
             break
         before = label
     if kept:
-        return Cause(
-            place,
-            f"{who} keeps something in Python objects from one call to the next",
-            tested or "traced anew, it is as far away from what such a trace gave before",
-            "keep nothing from one call to the next",
+        cause = f"{who} keeps something in Python objects from one call to the next"
+        tested = tested or "traced anew, it is as far away from what such a trace gave before"
+        remedy = "keep nothing from one call to the next"
+    elif known:
+        cause = f"{who} reads the number of rows, which a trace for any number does not know"
+        tested = tested or "traced for this number of rows alone, it is as far away"
+        remedy = sizes.BRANCHING
+    else:
+        cause = f"{who} does something else outside of a trace"
+        tested = tested or "traced, it agrees"
+        remedy = (
+            "look for what differs there: tf.executing_eagerly(), an `if` on values, .numpy(), "
+            "what is kept in Python objects"
         )
-    if known:
-        return Cause(
-            place,
-            f"{who} reads the number of rows, which a trace for any number does not know",
-            tested or "traced for this number of rows alone, it is as far away",
-            sizes.BRANCHING,
-        )
-    return Cause(
-        place,
-        f"{who} does something else outside of a trace",
-        tested or "traced, it agrees",
-        "look for what differs there: tf.executing_eagerly(), an `if` on values, .numpy(), what "
-        "is kept in Python objects",
-    )
+    explanation = Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
+    return Cause(place, explanation)
 
 
 def _traced_for(subject: Subject, called: Called) -> list[Array]:
@@ -279,45 +283,43 @@ def remembering(label: str) -> Cause:
     """The cause of calls that go wrong after others; `label` is the first call that does."""
     first = f"; {label} is the first to give something else" if label else ""
     return Cause(
-        label or UNKNOWN.place,
-        "not established; the code keeps something from one call to the next in Python objects"
-        + first,
-        "",
-        "keep nothing from one call to the next: no cache by shape, no carried state",
+        label or NOT_LOCATED,
+        Explanation(
+            cause="not established; the code keeps something from one call to the next in Python "
+            f"objects{first}",
+            remedy="keep nothing from one call to the next: no cache by shape, no carried state",
+        ),
     )
 
 
 def refusing(cause: Cause) -> Cause:
     """The cause of an entry point that raises, which nobody means it to."""
-    if not cause.tested:
+    if not cause.explanation.established:
         remedy = (
             f"fix what the message says; if it is about the number of rows, {sizes.ANY_NUMBER}"
         )
-        return replace(cause, remedy=remedy)
+        return replace(cause, explanation=replace(cause.explanation, remedy=remedy))
     if not cause.intended:
         return cause
-    return replace(
-        cause,
-        text=f"the model's own {cause.place} does not take these rows",
-        tested="with the library's own in its place, the outputs agree",
-        remedy=sizes.ANY_NUMBER,
-        intended=False,
+    return Cause(
+        cause.place,
+        Explanation(
+            cause=f"the model's own {cause.place} does not take these rows",
+            tested="with the library's own in its place, the outputs agree",
+            remedy=sizes.ANY_NUMBER,
+            established=True,
+        ),
     )
 
 
 def disagree(cause: Cause, apart: Mapping[str, str], reference: str, bound: str) -> Finding:
     """The finding for entry points that one cause sets `apart`, by name; the values say how."""
     name, how = next(iter(apart.items()))
-    return Finding(
-        rules.ENTRIES_DISAGREE.id,
-        rules.ENTRIES_DISAGREE.slug,
-        cause.place,
-        f"{name} {how}",
-        cause.text,
-        bool(cause.tested),
-        cause.remedy,
-        cause.tested,
-        bound,
+    return rules.ENTRIES_DISAGREE.finding(
+        layer=cause.place,
+        message=f"{name} {how}",
+        explanation=cause.explanation,
+        bound=bound,
         evidence={"apart": dict(apart), "reference": reference},
     )
 
@@ -339,24 +341,31 @@ def moves_because(
     tries = Tries()
     undoing = _Undoing(subject, runner, stays, "all of their state stays", tries)
     if undoing.anew:
-        return replace(STALE, tested="compiled anew, it moves no state")
+        return _stale("it moves no state")
     ids = {id(variable) for variable in moved}
     holding = [c for c in undoing.calls if ids & {id(v) for v in subject.own_variables(c.layer)}]
 
     def writes_itself(step: str, who: str) -> Cause:
-        tested = "with the library's own in its place, all of their state stays"
-        return Cause(step, f"{who} writes state", tested, f"write no state in {step}")
+        explanation = Explanation(
+            cause=f"{who} writes state",
+            tested="with the library's own in its place, all of their state stays",
+            remedy=f"write no state in {step}",
+            established=True,
+        )
+        return Cause(step, explanation)
 
     found = undoing.mode_or_step(holding[0] if holding else None, writes_itself)
     if found is not None:
-        return found if found.place != UNKNOWN.place else replace(found, place=layers[0])
+        return found if found.place else replace(found, place=layers[0])
     writes = f"{layers[0]} writes" if len(layers) == 1 else "these layers write"
-    return _carried(subject, runner, holding, moved, tries) or Cause(
-        layers[0],
-        tries.without_cause(f"not established; {writes} state in inference as well; {TRIED}"),
-        "",
-        "write state only `if training`; keep nothing from one call to the next",
+    unknown = Explanation(
+        cause=tries.without_cause(
+            f"not established; {writes} state in inference as well; {TRIED}"
+        ),
+        remedy="write state only `if training`; keep nothing from one call to the next",
     )
+    carried = _carried(subject, runner, holding, moved, tries)
+    return Cause(layers[0], unknown) if carried is None else carried
 
 
 def _carried(
@@ -376,13 +385,14 @@ def _carried(
             continue
         paths = list(dict.fromkeys(call.path for call in holding))
         carry = "is stateful: it carries its" if len(paths) == 1 else "are stateful: they carry"
-        return Cause(
-            paths[0],
-            f"{listed(paths)} {carry} state from one call to the next",
-            "reset before each call, the same rows give the same bits",
-            f"call {listed([reset.spelled for reset in resets])} before each new sequence; or "
-            "build it with stateful=False",
+        explanation = Explanation(
+            cause=f"{listed(paths)} {carry} state from one call to the next",
+            tested="reset before each call, the same rows give the same bits",
+            remedy=f"call {listed([reset.spelled for reset in resets])} before each new sequence; "
+            "or build it with stateful=False",
+            established=True,
         )
+        return Cause(paths[0], explanation)
     return None
 
 
@@ -427,17 +437,12 @@ def state_moves(
 ) -> Finding:
     """The finding for entry points that one cause has `moving` the state of `layers`."""
     holds = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
-    return Finding(
-        rules.STATE_MOVES.id,
-        rules.STATE_MOVES.slug,
-        cause.place,
-        f"{listed(moving)} {'moves' if len(moving) == 1 else 'move'} the state of "
+    return rules.STATE_MOVES.finding(
+        layer=cause.place,
+        message=f"{listed(moving)} {'moves' if len(moving) == 1 else 'move'} the state of "
         f"{counted(len(layers), 'layer')}{holds}",
-        cause.text,
-        bool(cause.tested),
-        cause.remedy,
-        cause.tested,
-        "no tolerance: bitwise",
+        explanation=cause.explanation,
+        bound="no tolerance: bitwise",
         evidence={"moves": list(moving), "holds": list(still), "layers": list(layers)},
     )
 
@@ -477,18 +482,20 @@ def not_repeatable(
         )
     else:
         cause = "not established; no random operation was seen"
-    return Finding(
-        rules.NOT_REPEATABLE.id,
-        rules.NOT_REPEATABLE.slug,
-        places[0] if places else "not located",
-        f"the same batch gives other bits the second time, through {listed(random)}",
-        cause,
-        tested,
-        _to_repeat(subject, random)
-        if places
-        else "keep nothing from one call to the next: no counter, no cache",
-        f"with {whose} {what} held, the same batch gives the same bits" if tested else "",
-        "no tolerance: bitwise",
+    return rules.NOT_REPEATABLE.finding(
+        layer=places[0] if places else "not located",
+        message=f"the same batch gives other bits the second time, through {listed(random)}",
+        explanation=Explanation(
+            cause=cause,
+            tested=f"with {whose} {what} held, the same batch gives the same bits"
+            if tested
+            else "",
+            remedy=_to_repeat(subject, random)
+            if places
+            else "keep nothing from one call to the next: no counter, no cache",
+            established=tested,
+        ),
+        bound="no tolerance: bitwise",
         evidence={"random": list(random), "layers": paths},
     )
 

@@ -11,7 +11,7 @@ from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.search import Violation, passes_of, source_of
 from pytest_bnconsistency.data.arrays import Nest, rows_of
 from pytest_bnconsistency.data.recipes import Recipe
-from pytest_bnconsistency.results import CheckResult, Finding
+from pytest_bnconsistency.results import CheckResult, Explanation, Finding
 from pytest_bnconsistency.rules.catalogue import STATE_MOVES
 from pytest_bnconsistency.words import counted
 
@@ -48,13 +48,12 @@ class State:
 
 def _finding(entry_point: str, layers: list[str]) -> Finding:
     moved = f"{entry_point} moves the state of {counted(len(layers), 'layer')} for this batch"
-    return Finding(
-        STATE_MOVES.id,
-        STATE_MOVES.slug,
-        layers[0],
-        moved,
-        "not established; other batches leave the state as it is",
-        False,
-        "let no value of the input decide whether state is written",
+    return STATE_MOVES.finding(
+        layer=layers[0],
+        message=moved,
+        explanation=Explanation(
+            cause="not established; other batches leave the state as it is",
+            remedy="let no value of the input decide whether state is written",
+        ),
         bound="no tolerance: bitwise",
     )

@@ -23,7 +23,7 @@ from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.normalization_layers import Role
 from pytest_bnconsistency.measurement.stored_statistics import by_behaviour, normalisers
-from pytest_bnconsistency.results import CheckResult, Finding, Table, Verdict
+from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Table, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
 
@@ -56,8 +56,8 @@ def check(case: Case) -> CheckResult:
         findings = list(unusable(case, held))
     if not held:
         return CheckResult(
-            NAME,
-            Verdict.NOT_APPLICABLE,
+            check=NAME,
+            verdict=Verdict.NOT_APPLICABLE,
             summary=case.subject.layerless or "no layer holds statistics",
             hint="" if known else refused or UNSEEN,
         )
@@ -75,9 +75,9 @@ def check(case: Case) -> CheckResult:
     }
     if findings:
         return CheckResult(
-            NAME,
-            Verdict.FAILED,
-            tuple(findings),
+            check=NAME,
+            verdict=Verdict.FAILED,
+            findings=tuple(findings),
             evidence=evidence,
             warnings=tuple(warnings),
         )
@@ -87,8 +87,8 @@ def check(case: Case) -> CheckResult:
         "variance is negative, momenta, axes and dtypes can accumulate"
     )
     return CheckResult(
-        NAME,
-        Verdict.PASSED,
+        check=NAME,
+        verdict=Verdict.PASSED,
         summary=summary,
         table=table,
         notes=(refused,) if refused else (),
@@ -119,14 +119,13 @@ def _distances(known: Estimated) -> tuple[Table | None, list[Finding]]:
     path, farthest = max(far, key=lambda place: place[1].off)
     others = f"; {counted(len(far) - 1, 'more layer')} far off, too" if far[1:] else ""
     return table, [
-        Finding(
-            rules.FAR_OFF.id,
-            rules.FAR_OFF.slug,
-            path,
-            f"{farthest.how}{others}",
-            "not established; train_eval_agreement tries the causes",
-            False,
-            "run train_eval_agreement on training data; or recalibrate(model, x)",
+        rules.FAR_OFF.finding(
+            layer=path,
+            message=f"{farthest.how}{others}",
+            explanation=Explanation(
+                cause="not established; train_eval_agreement tries the causes",
+                remedy="run train_eval_agreement on training data; or recalibrate(model, x)",
+            ),
             bound=f"more than {FAR_ERRORS} standard errors, and more than {FAR} standard "
             f"deviations (of a mean) or {FAR:.0%} (of another statistic)",
             evidence={"layers": [place for place, _ in far]},

@@ -156,15 +156,10 @@ def _finding(
         return
     more = len({other.path for other, _ in places}) - 1
     others = f"; so in {counted(more, 'more layer')}" if more else ""
-    yield Finding(
-        rule.id,
-        rule.slug,
-        n.path,
-        f"{what}, in {n.path}{others}",
-        reason.said,
-        reason.known,
-        reason.remedy or remedy,
-        reason.tested,
-        "no tolerance: read off the stored values",
+    yield rule.finding(
+        layer=n.path,
+        message=f"{what}, in {n.path}{others}",
+        explanation=causes.told(reason, remedy),
+        bound="no tolerance: read off the stored values",
         evidence={"places": [f"{other.path}: {said}" for other, said in places]},
     )

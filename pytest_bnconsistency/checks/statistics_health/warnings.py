@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks import unusable_statistics as unusable
-from pytest_bnconsistency.checks.unusable_statistics import Reason, Why
+from pytest_bnconsistency.checks.unusable_statistics import Why
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.stored_statistics import Normaliser
 from pytest_bnconsistency.models import Subject
-from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.words import counted, listed
@@ -174,26 +174,21 @@ def _noisy(layers: Iterable[Any]) -> list[Any]:
     return [x for x in layers if getattr(x, "rate", None) or getattr(x, "stddev", None)]
 
 
-def _tried(subject: Subject, n: Normaliser, why: Why) -> Reason | str:
+def _tried(subject: Subject, n: Normaliser, why: Why) -> Explanation:
     with preserve_state(subject):
-        return why(n) or ""
+        return why(n) or Explanation(cause="")
 
 
 def _warning(
-    rule: Rule, places: Sequence[Normaliser], message: str, reason: Reason | str, remedy: str
+    rule: Rule, places: Sequence[Normaliser], message: str, reason: Explanation | str, remedy: str
 ) -> Finding:
     """A warning of what is unusual; its reason is what is usual, unless it was tried."""
-    reason = Reason(reason, "") if isinstance(reason, str) else reason
+    reason = Explanation(cause=reason) if isinstance(reason, str) else reason
     paths = list(dict.fromkeys(n.path for n in places))
-    return Finding(
-        rule.id,
-        rule.slug,
-        paths[0],
-        message,
-        reason.said,
-        reason.known,
-        remedy,
-        reason.tested,
+    return rule.finding(
+        layer=paths[0],
+        message=message,
+        explanation=unusable.told(reason, remedy),
         bound="unusual, and not certainly wrong",
         evidence={"layers": paths},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.results import Table
 
+HALF = 0.5
 LAYERS, ROWS = 24, 4
 """The layers that moved farthest are tried, on this many rows: the cost stays bounded."""
 NOISE = 0.05
@@ -52,7 +54,35 @@ def initial_share(
     return min(share, 1.0) if 0 <= share <= 1 + NOISE else 0.0
 
 
-def table(
+@dataclass(frozen=True)
+class Share:
+    """How much of the gap closes when only this layer gets its population statistics, and opens
+    when only this one keeps its moving ones; NaN where no time was left to try it.
+    """
+
+    path: str
+    closes: float
+    opens: float
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What each layer does to the gap, the one that does most first, and that as a table."""
+
+    shares: Sequence[Share]
+    table: Table
+
+    @property
+    def worst(self) -> str:
+        return self.shares[0].path
+
+    @property
+    def none_alone(self) -> bool:
+        """Whether there are several layers, and none alone closes half of the gap."""
+        return len(self.shares) > 1 and all(share.closes < HALF for share in self.shares)
+
+
+def attributed(
     inference: Pass,
     data: Data,
     tracked: Sequence[Tracked],
@@ -60,8 +90,8 @@ def table(
     reference: Sequence[Array],
     updates: int | None,
     shares: Mapping[int, float],
-) -> Table:
-    """One row a layer, the one that closes most of the gap first.
+) -> Attribution:
+    """What each layer does to the gap, the one that closes or opens most of it first.
 
     `shares` of the initial values, by identity of the layer, were measured: without, the share is
     what the updates leave.
@@ -110,7 +140,7 @@ def table(
             left = f"{shares[key]:.0%} (measured)"
         rows.append(
             (
-                (closing, opening),
+                Share(t.path, closing, opening),
                 (
                     t.path,
                     _share(closing, none="no"),
@@ -124,8 +154,9 @@ def table(
         )
     statistics.write(tracked, moving)
     if not tries.cut:  # else they stand by how far their statistics are off
-        rows.sort(key=lambda row: (-max(row[0]), row[1]))
-    return Table(COLUMNS, tuple(row for _, row in rows), more=len(layers) - len(tried))
+        rows.sort(key=lambda row: (-max(row[0].closes, row[0].opens), row[1]))
+    table = Table(COLUMNS, tuple(cells for _, cells in rows), more=len(layers) - len(tried))
+    return Attribution([share for share, _ in rows], table)
 
 
 def _share(value: float, none: str = "0%", all_: str = "100%") -> str:

@@ -95,7 +95,12 @@ def _decide(case: Case, data: Data) -> CheckResult:
                 "updates=<number of steps>",
             )
         finding = never_updated.finding(case, data, fresh, stuck, held, done)
-        return CheckResult(NAME, Verdict.FAILED, (finding,), evidence=dict(finding.evidence))
+        return CheckResult(
+            check=NAME,
+            verdict=Verdict.FAILED,
+            findings=(finding,),
+            evidence=dict(finding.evidence),
+        )
     if not tracked:
         return _unseen(
             Verdict.NOT_APPLICABLE,
@@ -129,7 +134,7 @@ def _without_normaliser(case: Case, data: Data, known: Estimated, done: int | No
     paths = [holder.path for holder in blamed]
     bound = inconclusive.bound(far.worst)
     finding = by_mode.finding(paths, stored, trained, data, told, bound)
-    return CheckResult(NAME, Verdict.FAILED, (finding,), notes=data.notes)
+    return CheckResult(check=NAME, verdict=Verdict.FAILED, findings=(finding,), notes=data.notes)
 
 
 def _compare(
@@ -156,9 +161,9 @@ def _compare(
         warnings += stepping.warnings(m, evidence)
     verdict, summary, hint = _without_finding(m, found, far)
     return CheckResult(
-        NAME,
-        verdict if finding is None else Verdict.FAILED,
-        () if finding is None else (finding,),
+        check=NAME,
+        verdict=verdict if finding is None else Verdict.FAILED,
+        findings=() if finding is None else (finding,),
         summary=summary if finding is None else "",
         hint=hint if finding is None else "",
         notes=data.notes,
@@ -252,4 +257,4 @@ def _count(tracked: Sequence[Tracked]) -> str:
 
 
 def _unseen(verdict: Verdict, summary: str, hint: str) -> CheckResult:
-    return CheckResult(NAME, verdict, summary=summary, hint=hint)
+    return CheckResult(check=NAME, verdict=verdict, summary=summary, hint=hint)

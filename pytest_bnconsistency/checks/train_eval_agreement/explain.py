@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from pytest_bnconsistency.checks import non_finite_statistics as poisoned
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.train_eval_agreement import attribution
+from pytest_bnconsistency.checks.train_eval_agreement.attribution import Attribution
 from pytest_bnconsistency.checks.train_eval_agreement.causes import candidates as causes
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.causes.changed_weights import (
@@ -27,7 +29,7 @@ from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
 from pytest_bnconsistency.measurement.statistics_per_call import per_call
-from pytest_bnconsistency.results import Finding, Table
+from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
 
@@ -43,7 +45,7 @@ def explain(m: Measured, bound: str) -> Finding:
     """The finding for a gap beyond chance and beyond the practical tolerance."""
     shared = _domains(m)
     if shared is not None:
-        return _finding(m, shared, shared.proof, None, bound)
+        return _finding(m, shared, bound)
     if m.closed <= HALF:
         return unexplained(m, bound)
     tested = (
@@ -57,7 +59,7 @@ def explain(m: Measured, bound: str) -> Finding:
         cause = next(stale(m), None)  # sure by arithmetic, whatever else is in the statistics
     if cause is None and m.step and tries.may("the model's own training steps"):
         cause = _lagging(m)
-    table = attribution.table(
+    layers = attribution.attributed(
         m.inference,
         m.data,
         m.tracked,
@@ -67,27 +69,26 @@ def explain(m: Measured, bound: str) -> Finding:
         shares_against_count(m),
     )
     if cause is None:
-        cause = _not_established(m, tries, tested)
-        return _finding(m, cause, cause.proof, table, bound, known=False)
-    proof = f"{cause.proof}; {tested}" if cause.proof else tested
-    return _finding(m, cause, proof, table, bound)
+        return _finding(m, _not_established(m, tries, tested), bound, layers)
+    proof = "; ".join(filter(None, (cause.explanation.tested, tested)))
+    proven = replace(cause, explanation=replace(cause.explanation, tested=proof))
+    return _finding(m, proven, bound, layers)
 
 
 def _not_established(m: Measured, tries: Tries, tested: str) -> Cause:
     """What is likely where no cause that was tried explains what is stored."""
     changed = likely(m)
     tried = [*tries.made, *([] if m.step else ["no training step to try"])]
-    return Cause(
-        rules.OTHER_WEIGHTS if changed else rules.DISAGREES,
-        tries.without_cause(
+    explanation = Explanation(
+        cause=tries.without_cause(
             "not established; the moving statistics are not those of this data under these "
             f"weights{changed and ': '}{changed}"
         ),
-        f"{CHANGED}; or give data as in training" if changed else OTHERWISE,
-        tested
+        tested=tested
         + f"; none of {counted(len(tried), 'other cause')} explains what is stored" * bool(tried),
-        0.0,
+        remedy=f"{CHANGED}; or give data as in training" if changed else OTHERWISE,
     )
+    return Cause(rules.OTHER_WEIGHTS if changed else rules.DISAGREES, explanation, share=0.0)
 
 
 def unexplained(m: Measured, bound: str) -> Finding:
@@ -95,7 +96,7 @@ def unexplained(m: Measured, bound: str) -> Finding:
     tried = f"population statistics of this data: {m.closed:.0%} of the distance to training goes"
     one = _domains(m)
     if one is not None:
-        return _finding(m, one, one.proof, None, bound)
+        return _finding(m, one, bound)
     shared = list(dict.fromkeys(t.path for t in m.tracked if t.calls > 1))
     remedy = (
         f"{', '.join(shared)} runs more than once in a step: give each input a normaliser of its "
@@ -103,8 +104,8 @@ def unexplained(m: Measured, bound: str) -> Finding:
         if shared
         else "look at what else differs between training and evaluation, in the layers named"
     )
-    cause = Cause(rules.DISAGREES, "not established", remedy, tried, 0.0)
-    return _finding(m, cause, tried, None, bound, known=False)
+    explanation = Explanation(cause="not established", tested=tried, remedy=remedy)
+    return _finding(m, Cause(rules.DISAGREES, explanation, share=0.0), bound)
 
 
 def _poisoned(m: Measured) -> Cause | None:
@@ -118,9 +119,15 @@ def _poisoned(m: Measured) -> Cause | None:
     )
     empty = poisoned.empty_batches(m.training, m.data, [t.variable for t in m.tracked], where)
     if empty is not None:
-        return Cause(rules.NOT_FINITE, empty.cause, empty.remedy, empty.tested, 1.0)
+        return Cause(rules.NOT_FINITE, empty, share=1.0)
     remedy = "find the batch (NaN in the data, or an overflow), then recalibrate(model, x)"
-    return Cause(rules.NOT_FINITE, text, remedy, "", 1.0)
+    return Cause.tested(
+        rules.NOT_FINITE,
+        cause=text,
+        tested="",
+        remedy=remedy,
+        share=1.0,
+    )
 
 
 def _degenerate(m: Measured) -> Cause | None:
@@ -128,13 +135,15 @@ def _degenerate(m: Measured) -> Cause | None:
     bad = [t for t in m.tracked if not -1e-3 < t.retention < 1]
     if not bad:
         return None
-    return Cause(
+    return Cause.tested(
         rules.MOMENTUM,
-        f"an update of {bad[0].path} keeps {bad[0].retention:.3g} of the old value: the moving "
-        "average runs away",
-        "momentum 0.9 to 0.99; then train again, or recalibrate(model, x)",
-        "measured: one update from statistics at 0 and one from statistics at 1",
-        1.0,
+        cause=(
+            f"an update of {bad[0].path} keeps {bad[0].retention:.3g} of the old value: the "
+            "moving average runs away"
+        ),
+        tested="measured: one update from statistics at 0 and one from statistics at 1",
+        remedy="momentum 0.9 to 0.99; then train again, or recalibrate(model, x)",
+        share=1.0,
     )
 
 
@@ -164,16 +173,23 @@ def _lagging(m: Measured) -> Cause | None:
     if not opened - at_rest > HALF * expected:
         return None
     left = "" if m.certain_share is None else f", {m.certain_share:.1%} of the initial values left"
-    return Cause(
+    return Cause.tested(
         rules.LAGGING,
-        f"the moving statistics (momentum {momentum:.3g}{left}) lag behind weights that still "
-        "moved when training ended",
-        "end training with a small learning rate, or use a smaller momentum; or "
-        "recalibrate(model, x)",
-        f"{steps} more training steps, begun with the population statistics, open a distance of "
-        f"{opened:.2g} standard deviations between them and the moving ones again ({whole:.2g} as "
-        f"stored); with the weights at rest, the same batches open {at_rest:.2g}",
-        1.0,
+        cause=(
+            f"the moving statistics (momentum {momentum:.3g}{left}) lag behind weights that still "
+            "moved when training ended"
+        ),
+        tested=(
+            f"{steps} more training steps, begun with the population statistics, open a distance "
+            f"of {opened:.2g} standard deviations between them and the moving ones again "
+            f"({whole:.2g} as stored); with the weights at rest, the same batches open "
+            f"{at_rest:.2g}"
+        ),
+        remedy=(
+            "end training with a small learning rate, or use a smaller momentum; or "
+            "recalibrate(model, x)"
+        ),
+        share=1.0,
     )
 
 
@@ -190,21 +206,23 @@ def _domains(m: Measured) -> Cause | None:
         return None
     path, levels = next(iter(means.items()))
     told = " and ".join(f"{float(level):.2g}" for level in levels[:3])
-    return Cause(
+    return Cause.tested(
         rules.DOMAINS,
-        f"{path} normalises {len(levels)} inputs of unlike distribution in one step (means "
-        f"{told}): training normalises each by itself, evaluation all by one mixture",
-        JOIN,
-        f"with statistics of its own for each call, the outputs are {left:.2g} standard "
-        f"deviations from those of training, with the stored ones {before:.2g}",
-        1.0,
+        cause=(
+            f"{path} normalises {len(levels)} inputs of unlike distribution in one step (means "
+            f"{told}): training normalises each by itself, evaluation all by one mixture"
+        ),
+        tested=(
+            f"with statistics of its own for each call, the outputs are {left:.2g} standard "
+            f"deviations from those of training, with the stored ones {before:.2g}"
+        ),
+        remedy=JOIN,
+        share=1.0,
     )
 
 
-def _finding(
-    m: Measured, cause: Cause, tested: str, table: Table | None, bound: str, known: bool = True
-) -> Finding:
-    by_population = cause.rule not in (rules.DOMAINS, rules.DISAGREES) or table is not None
+def _finding(m: Measured, cause: Cause, bound: str, layers: Attribution | None = None) -> Finding:
+    by_population = cause.rule not in (rules.DOMAINS, rules.DISAGREES) or layers is not None
     reference = m.population if by_population else m.trained
     said = numbers(m.stored, reference, gap(m.stored, reference, m.data))
     evidence: dict[str, Any] = {
@@ -215,32 +233,21 @@ def _finding(
         "gap_to_training": gap(m.stored, m.trained, m.data).outputs,
         "gap_left": gap(m.population, m.trained, m.data).outputs,
     }
-    layers = len({id(t.layer) for t in m.tracked})
     shared = [t.path for t in m.tracked if t.calls > 1]
-    layer = table.rows[0][0] if table else (shared or [m.tracked[0].path])[0]
-    layer = cause.place or layer
-    text = cause.text
-    if table and not cause.place and layers > 1 and not _one_explains(table):
-        text += f" (in {layers} normalisers; none alone closes half of the gap)"
-    return Finding(
-        cause.rule.id,
-        cause.rule.slug,
-        layer,
-        f"evaluate disagrees with train: {said} ({m.data.rows} rows)",
-        text,
-        known,
-        cause.remedy,
-        tested,
-        bound,
-        table,
-        evidence,
+    worst = layers.worst if layers else (shared or [m.tracked[0].path])[0]
+    explanation = cause.explanation
+    if layers and layers.none_alone and not cause.place:
+        several = len({id(t.layer) for t in m.tracked})
+        alone = f" (in {several} normalisers; none alone closes half of the gap)"
+        explanation = replace(explanation, cause=explanation.cause + alone)
+    return cause.rule.finding(
+        layer=cause.place or worst,
+        message=f"evaluate disagrees with train: {said} ({m.data.rows} rows)",
+        explanation=explanation,
+        bound=bound,
+        table=layers.table if layers else None,
+        evidence=evidence,
     )
-
-
-def _one_explains(table: Table) -> bool:
-    """Whether the first layer alone closes half of the gap, or that is not known."""
-    closes = table.rows[0][1].rstrip("%")
-    return closes == "?" or (closes.lstrip("-").isdigit() and int(closes) >= 50)
 
 
 def _scores(side: Side) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, numbers, right
-from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
 
@@ -38,17 +38,12 @@ def finding(
         tested = f"training mode with {where} in inference mode says what evaluation says"
     elif paths:
         cause = f"not established; training mode moves state in {where}"
-    return Finding(
-        rules.DISAGREES.id,
-        rules.DISAGREES.slug,
-        paths[0] if paths else "the whole model",
-        f"evaluate disagrees with train: {numbers(stored, trained, apart)}"
+    return rules.DISAGREES.finding(
+        layer=paths[0] if paths else "the whole model",
+        message=f"evaluate disagrees with train: {numbers(stored, trained, apart)}"
         f"{_decisions(stored, trained, data)} ({data.rows} rows, whatever the batches)",
-        cause,
-        bool(told),
-        remedy,
-        tested,
-        bound,
+        explanation=Explanation(cause=cause, tested=tested, remedy=remedy, established=bool(told)),
+        bound=bound,
         evidence={"layers": list(paths), "evaluation": stored.scores, "training": trained.scores},
     )
 

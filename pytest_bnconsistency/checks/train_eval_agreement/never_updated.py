@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
-from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
 
@@ -109,48 +110,53 @@ def finding(
     first = untouched[0]
     after = f"after {updates} updates" if updates else "though their weights have moved"
     rule, tries = rules.NEVER_UPDATED, Tries()
-    told = "told training=True, they move"
     if any(t.layer is first.layer for t in held):
         rule = rules.MOMENTUM
         momentum = first.layer.momentum
-        cause = f"momentum {momentum:g} keeps all of the old value: the statistics never move"
-        tested = f"with momentum {ANY_MOMENTUM}, a pass in training mode moves them"
-        remedy = "momentum 0.9 to 0.99; then train again"
+        explanation = Explanation(
+            cause=f"momentum {momentum:g} keeps all of the old value: the statistics never move",
+            tested=f"with momentum {ANY_MOMENTUM}, a pass in training mode moves them",
+            remedy="momentum 0.9 to 0.99; then train again",
+            established=True,
+        )
     elif stuck or _fit_leaves_alone(case, data, untouched, tries):
-        cause = (
-            f"training mode does not reach {first.path} in a training step: a model or layer "
-            "around it takes no training argument, or does not pass it on"
-        )
-        tested = told if stuck else f"one step of training leaves the statistics alone; {told}"
-        remedy = (
-            "write call(self, x, training=None) and pass training on to the layers inside; then "
-            "train again"
-        )
-        if not stuck and case.subject.takes_training(case.subject.model):
-            # The model would pass the mode on: the step does not ask for it.
-            cause = f"a training step of the model's own runs {first.path} in inference mode"
-            remedy = "call self(x, training=True) in train_step; then train again"
+        explanation = _not_reached(case, first, bool(stuck))
     else:
-        cause, tested, remedy = _other_steps(case, data, untouched, tries)
+        explanation = _other_steps(case, data, untouched, tries)
     count = counted(len({id(t.layer) for t in untouched}), "normaliser")
-    return Finding(
-        rule.id,
-        rule.slug,
-        first.path,
-        f"the statistics of {count} are exactly their initial values {after}",
-        cause,
-        not cause.startswith("not established"),
-        f"{remedy}, or recalibrate(model, x)",
-        tested,
-        "no tolerance: exactly 0 or 1 in every channel",
+    remedy = f"{explanation.remedy}, or recalibrate(model, x)"
+    return rule.finding(
+        layer=first.path,
+        message=f"the statistics of {count} are exactly their initial values {after}",
+        explanation=replace(explanation, remedy=remedy),
+        bound="no tolerance: exactly 0 or 1 in every channel",
         evidence={"layers": sorted({t.path for t in untouched}), "updates": updates},
     )
 
 
+def _not_reached(case: Case, first: Tracked, stuck: bool) -> Explanation:
+    """Training mode does not reach the layer: the model does not pass it on, or is not told."""
+    cause = (
+        f"training mode does not reach {first.path} in a training step: a model or layer "
+        "around it takes no training argument, or does not pass it on"
+    )
+    remedy = (
+        "write call(self, x, training=None) and pass training on to the layers inside; then "
+        "train again"
+    )
+    if not stuck and case.subject.takes_training(case.subject.model):
+        # The model would pass the mode on: the step does not ask for it.
+        cause = f"a training step of the model's own runs {first.path} in inference mode"
+        remedy = "call self(x, training=True) in train_step; then train again"
+    told = "told training=True, they move"
+    tested = told if stuck else f"one step of training leaves the statistics alone; {told}"
+    return Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
+
+
 def _other_steps(
     case: Case, data: Data, untouched: Sequence[Tracked], tries: Tries
-) -> tuple[str, str, str]:
-    """Cause, test and remedy where a training step of the model's own would move them.
+) -> Explanation:
+    """Why, where a training step of the model's own would move them.
 
     Either other steps trained the weights, with the statistics as they are, or the weights were
     trained with other statistics. Weights fit the mode that they were trained in.
@@ -163,16 +169,24 @@ def _other_steps(
         stored, trained = losses
         told = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
         if stored > trained:
-            load = "save and load the weights that do not train along with those that do"
-            return lost, f"the weights fit the statistics of the batch: {told}", load
+            return Explanation(
+                cause=lost,
+                tested=f"the weights fit the statistics of the batch: {told}",
+                remedy="save and load the weights that do not train along with those that do",
+                established=True,
+            )
         layers = {id(t.layer) for t in untouched}
         if all(id(t.layer) in layers for t in estimated(case, data).tracked):
-            call = "call model(x, training=True) in the training loop; then train again"
-            return in_loop, f"{moves}, and the weights fit the initial ones: {told}", call
-    return (
-        tries.without_cause(f"not established; either {in_loop}, or {lost}"),
-        moves,
-        "call model(x, training=True) in the training loop, or load all weights",
+            return Explanation(
+                cause=in_loop,
+                tested=f"{moves}, and the weights fit the initial ones: {told}",
+                remedy="call model(x, training=True) in the training loop; then train again",
+                established=True,
+            )
+    return Explanation(
+        cause=tries.without_cause(f"not established; either {in_loop}, or {lost}"),
+        tested=moves,
+        remedy="call model(x, training=True) in the training loop, or load all weights",
     )
 
 

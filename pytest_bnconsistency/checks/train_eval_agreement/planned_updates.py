@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pytest_bnconsistency.checks.train_eval_agreement.causes.initial_values import SETTLED_SHARE
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
-from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
 
@@ -21,8 +21,8 @@ def judged(
     layers = counted(len({id(t.layer) for t in [*tracked, *held]}), "normaliser")
     share = max((_left(t, planned) for t in [*tracked, *held]), default=0.0)
     return CheckResult(
-        name,
-        Verdict.PASSED,
+        check=name,
+        verdict=Verdict.PASSED,
         summary=f"not trained yet; {planned} planned updates leave {share:.2%} of the initial "
         f"values in the slowest of {layers}; {CERTAIN_SHARE:.0%} would have been warned of",
         evidence={"planned_updates": planned, "initial_share": share},
@@ -44,19 +44,19 @@ def warnings(tracked: Sequence[Tracked], held: Sequence[Tracked], planned: int) 
         needed = math.ceil(math.log(SETTLED_SHARE) / math.log(momentum) / worst.calls)
         enough = f"plan {needed} updates or more; or "
     return [
-        Finding(
-            rules.STALE.id,
-            rules.STALE.slug,
-            worst.path,
-            f"{planned} planned updates leave {_left(worst, planned):.1%} of the initial values "
-            f"in the statistics of {worst.path} (momentum {momentum:.3g}; so in "
+        rules.STALE.finding(
+            layer=worst.path,
+            message=f"{planned} planned updates leave {_left(worst, planned):.1%} of the initial "
+            f"values in the statistics of {worst.path} (momentum {momentum:.3g}; so in "
             f"{counted(layers, 'normaliser')})",
-            "the schedule is too short for the momentum",
-            True,
-            f"{enough}momentum <= {largest:.2f} for {planned} updates; or recalibrate(model, x) "
-            "after training",
-            "measured: the share of the old value that one update keeps",
-            f"{CERTAIN_SHARE:.0%} of the initial values",
+            explanation=Explanation(
+                cause="the schedule is too short for the momentum",
+                tested="measured: the share of the old value that one update keeps",
+                remedy=f"{enough}momentum <= {largest:.2f} for {planned} updates; or "
+                "recalibrate(model, x) after training",
+                established=True,
+            ),
+            bound=f"{CERTAIN_SHARE:.0%} of the initial values",
             evidence={"planned_updates": planned, "initial_share": _left(worst, planned)},
         )
     ]

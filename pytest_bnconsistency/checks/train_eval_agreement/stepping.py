@@ -10,8 +10,9 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import (
     other_writers,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
-from pytest_bnconsistency.results import Finding
+from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.words import counted, listed
 
 REAL_STEPS = "one real step from statistics at 0, and one from statistics at 1, both undone"
@@ -40,13 +41,17 @@ def warnings(m: Measured, evidence: dict[str, Any]) -> list[Finding]:
     if never:
         found.append(
             _warning(
+                rules.NEVER_UPDATED,
                 never,
-                rules.NEVER_UPDATED.id,
-                rules.NEVER_UPDATED.slug,
                 f"a training step does not update the statistics of {never[0]}",
-                "the step runs the layer in inference mode, or holds it still",
-                "call model(x, training=True) in the step; or freeze the layer, to say so",
-                f"{REAL_STEPS}: it leaves them there, and a pass in training mode moves them",
+                Explanation(
+                    cause="the step runs the layer in inference mode, or holds it still",
+                    tested=f"{REAL_STEPS}: it leaves them there, and a pass in training mode "
+                    "moves them",
+                    remedy="call model(x, training=True) in the step; or freeze the layer, to say "
+                    "so",
+                    established=True,
+                ),
             )
         )
     several = [path for path, times in times_of.items() if times > SEVERAL]
@@ -64,25 +69,29 @@ def _several(m: Measured, paths: list[str], times: float) -> Finding:
     if path in written:
         who = listed(writers)
         return _warning(
+            rules.STEP_WRITES,
             [path for path in paths if path in written],
-            rules.STEP_WRITES.id,
-            rules.STEP_WRITES.slug,
             f"a training step writes to the statistics of {path} beside the layer's own update",
-            f"{who} {'writes' if len(writers) == 1 else 'write'} to them",
-            "write to model.trainable_variables only",
-            f"{counted(len(steps), 'real step')}, with every write to the statistics noted down",
+            Explanation(
+                cause=f"{who} {'writes' if len(writers) == 1 else 'write'} to them",
+                tested=f"{counted(len(steps), 'real step')}, with every write to the statistics "
+                "noted down",
+                remedy="write to model.trainable_variables only",
+                established=True,
+            ),
         )
     calls = calls_in(steps, index)
     return _warning(
+        rules.SEVERAL_UPDATES,
         paths,
-        rules.SEVERAL_UPDATES.id,
-        rules.SEVERAL_UPDATES.slug,
         f"a training step updates the statistics of {path} {times:.3g} times",
-        tries.without_cause(several_by(m.tracked[index].calls, calls)),
-        "normalise outside of the loop over timesteps or micro-batches; or a momentum of "
-        f"{_rooted(m, path, times):.4g}, whose {times:.3g} updates keep as much as one",
-        REAL_STEPS,
-        known=not tries.cut and (calls > 1 or m.tracked[index].calls > 1),
+        Explanation(
+            cause=tries.without_cause(several_by(m.tracked[index].calls, calls)),
+            tested=REAL_STEPS,
+            remedy="normalise outside of the loop over timesteps or micro-batches; or a momentum "
+            f"of {_rooted(m, path, times):.4g}, whose {times:.3g} updates keep as much as one",
+            established=not tries.cut and (calls > 1 or m.tracked[index].calls > 1),
+        ),
     )
 
 
@@ -103,27 +112,12 @@ def _rooted(m: Measured, path: str, times: float) -> float:
     return float(momentum ** (1 / times))
 
 
-def _warning(
-    paths: list[str],
-    rule: str,
-    slug: str,
-    message: str,
-    cause: str,
-    remedy: str,
-    tested: str,
-    *,
-    known: bool = True,
-) -> Finding:
+def _warning(rule: Rule, paths: list[str], message: str, explanation: Explanation) -> Finding:
     more = f"; so in {len(paths) - 1} more" if len(paths) > 1 else ""
-    return Finding(
-        rule,
-        slug,
-        paths[0],
-        message + more,
-        cause,
-        known,
-        remedy,
-        tested,
-        "exactly once a step",
+    return rule.finding(
+        layer=paths[0],
+        message=message + more,
+        explanation=explanation,
+        bound="exactly once a step",
         evidence={"layers": paths},
     )

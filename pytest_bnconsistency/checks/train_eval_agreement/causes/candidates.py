@@ -66,13 +66,16 @@ def _variance_shift(m: Measured) -> Iterator[Cause]:
     if values is None:
         return
     drawing = ", ".join(dict.fromkeys(layer.name for layer in m.training.random_layers))
-    yield Cause(
+    yield Cause.tested(
         rules.VARIANCE_SHIFT,
-        f"{drawing} feeds a normaliser: its statistics were taken with random layers on, and "
-        "evaluation runs with them off",
-        "put dropout and noise after the last normaliser; or recalibrate(model, x)",
-        "the stored statistics are those with the random layers on, not those with them off",
-        max(m.explained(values), _variances_explained(m, values)),
+        cause=(
+            f"{drawing} feeds a normaliser: its statistics were taken with random layers on, and "
+            "evaluation runs with them off"
+        ),
+        tested="the stored statistics are those with the random layers on, not those with them "
+        "off",
+        remedy="put dropout and noise after the last normaliser; or recalibrate(model, x)",
+        share=max(m.explained(values), _variances_explained(m, values)),
     )
 
 
@@ -106,25 +109,32 @@ def _small_batches(m: Measured) -> Iterator[Cause]:
             for i in range(len(m.tracked))
         ]
         kind = "single rows" if few == 1 else f"{few} rows"
-        yield Cause(
+        yield Cause.tested(
             rules.TINY_BATCHES,
-            f"training ran on batches of {kind}: a variance within so few rows is not that of "
-            "the data",
-            f"train with larger batches ({ENOUGH} or more), or with GroupNormalization; or "
-            f"recalibrate(model, x, batch_size={max(size, ENOUGH)})",
-            f"statistics taken over batches of {kind} are what is stored",
-            m.explained(values),
+            cause=(
+                f"training ran on batches of {kind}: a variance within so few rows is not that of "
+                "the data"
+            ),
+            tested=f"statistics taken over batches of {kind} are what is stored",
+            remedy=(
+                f"train with larger batches ({ENOUGH} or more), or with GroupNormalization; or "
+                f"recalibrate(model, x, batch_size={max(size, ENOUGH)})"
+            ),
+            share=m.explained(values),
         )
     if m.data.rows % size == 1 and m.data.rows > size:
         tails = [in_batches(m.data, o, size, ragged=True) for o in (order, np.sort(order))]
         last = [list(statistics.batch_statistics(m.training, m.tracked, t)) for t in tails]
-        yield Cause(
+        yield Cause.tested(
             rules.TINY_BATCHES,
-            "each epoch ended with a batch of a single row, which has no variance of its own",
-            "drop the remainder (dataset.batch(..., drop_remainder=True)), or use another batch "
-            "size; or recalibrate(model, x)",
-            "moving averages that end on a single row are what is stored",
-            max(m.explained(moving_averages(m, [*seen, *seen, *seen])) for seen in last),
+            cause="each epoch ended with a batch of a single row, which has no variance of its "
+            "own",
+            tested="moving averages that end on a single row are what is stored",
+            remedy=(
+                "drop the remainder (dataset.batch(..., drop_remainder=True)), or use another "
+                "batch size; or recalibrate(model, x)"
+            ),
+            share=max(m.explained(moving_averages(m, [*seen, *seen, *seen])) for seen in last),
         )
 
 
@@ -136,15 +146,19 @@ def _small_momentum(m: Measured) -> Iterator[Cause]:
     whole = m.apart(m.moving, m.reference)
     now, usual = by_chance(m), by_chance(m, USUAL_MOMENTUM)
     other = 1 - t.momentum
-    yield Cause(
+    yield Cause.tested(
         rules.SMALL_MOMENTUM,
-        f"momentum {t.momentum:.3g} keeps the statistics of the last batches only (other "
-        f"frameworks count it the other way round: {t.momentum:.3g} there is {other:.3g} here)",
-        f"momentum {max(other, USUAL_MOMENTUM):.3g}; or recalibrate(model, x)",
-        f"moving averages of this momentum over these batches are as far from the population "
-        f"({now:.2g} standard deviations) as the stored ones ({whole:.2g}), those of momentum "
-        f"{USUAL_MOMENTUM} are not ({usual:.2g})",
-        0.75 if now > HALF * whole and usual < HALF * whole else 0.0,
+        cause=(
+            f"momentum {t.momentum:.3g} keeps the statistics of the last batches only (other "
+            f"frameworks count it the other way round: {t.momentum:.3g} there is {other:.3g} here)"
+        ),
+        tested=(
+            f"moving averages of this momentum over these batches are as far from the population "
+            f"({now:.2g} standard deviations) as the stored ones ({whole:.2g}), those of momentum "
+            f"{USUAL_MOMENTUM} are not ({usual:.2g})"
+        ),
+        remedy=f"momentum {max(other, USUAL_MOMENTUM):.3g}; or recalibrate(model, x)",
+        share=0.75 if now > HALF * whole and usual < HALF * whole else 0.0,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.rules.catalogue import Rule
 
 HALF, MOST = 0.5, 0.8
@@ -17,18 +18,32 @@ TRIED_ROWS, OF_LARGE = 64, 8
 
 @dataclass(frozen=True)
 class Cause:
-    """A rule, what happened, what to do, and how it was proven; `share` is how much of what is
-    stored it explains. `place` is the path of the layer to blame, where it is known, and `sure`
-    says that what was found in the model itself leaves no room for another.
+    """A rule with its explanation; `share` is how much of what is stored it explains. `place` is
+    the path of the layer to blame, where it is known, and `sure` says that what was found in the
+    model itself leaves no room for another.
     """
 
     rule: Rule
-    text: str
-    remedy: str
-    proof: str
+    explanation: Explanation
     share: float
     place: str = ""
     sure: bool = False
+
+    @classmethod
+    def tested(
+        cls,
+        rule: Rule,
+        *,
+        cause: str,
+        tested: str,
+        remedy: str,
+        share: float,
+        place: str = "",
+        sure: bool = False,
+    ) -> Cause:
+        """A cause that counts only if undoing it explains enough."""
+        explanation = Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
+        return cls(rule, explanation, share, place, sure)
 
 
 Try = Callable[[Measured], Iterator[Cause]]

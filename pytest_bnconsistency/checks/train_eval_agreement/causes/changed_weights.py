@@ -78,14 +78,18 @@ def _put_in(m: Measured, weights: Sequence[Any], held: Sequence[Array]) -> Cause
         values = m.statistics_of(m.batches).population
         after = gap(m.under(m.moving), m.under(values), m.data).outputs
     closes = after < HALF * min(before, 1.0)
-    return Cause(
+    return Cause.tested(
         rules.OTHER_WEIGHTS,
-        "the stored statistics are those of other weights, which the optimizer keeps beside the "
-        "model's: the weights were exchanged after the last step, as for an average",
-        REMEDY,
-        f"with the optimizer's weights in the model, evaluation is {after:.2g} standard "
-        f"deviations from that under population statistics, with its own {before:.2g}",
-        m.explained(values) if closes else 0.0,
+        cause=(
+            "the stored statistics are those of other weights, which the optimizer keeps beside "
+            "the model's: the weights were exchanged after the last step, as for an average"
+        ),
+        tested=(
+            f"with the optimizer's weights in the model, evaluation is {after:.2g} standard "
+            f"deviations from that under population statistics, with its own {before:.2g}"
+        ),
+        remedy=REMEDY,
+        share=m.explained(values) if closes else 0.0,
     )
 
 
@@ -112,13 +116,17 @@ def _averaged(m: Measured) -> Iterator[Cause]:
     with_average, without = opened
     if not with_average - without > SEEN * whole or not without < HALF * with_average:
         return
-    yield Cause(
+    yield Cause.tested(
         rules.OTHER_WEIGHTS,
-        "the optimizer puts the average of the weights in when training ends, and the stored "
-        "statistics are those of the weights before that",
-        REMEDY,
-        f"{steps} more training steps, begun with the population statistics, open a distance of "
-        f"{with_average:.2g} standard deviations again ({whole:.2g} as stored); where the average "
-        f"is not put in at their end, {without:.2g}",
-        1.0,
+        cause=(
+            "the optimizer puts the average of the weights in when training ends, and the stored "
+            "statistics are those of the weights before that"
+        ),
+        tested=(
+            f"{steps} more training steps, begun with the population statistics, open a distance "
+            f"of {with_average:.2g} standard deviations again ({whole:.2g} as stored); where the "
+            f"average is not put in at their end, {without:.2g}"
+        ),
+        remedy=REMEDY,
+        share=1.0,
     )

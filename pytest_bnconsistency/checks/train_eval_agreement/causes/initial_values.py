@@ -31,13 +31,16 @@ def stale(m: Measured) -> Iterator[Cause]:
         share = m.initial_share
         if share >= HALF:
             values = m.with_initial(share)
-            yield Cause(
+            yield Cause.tested(
                 rules.STALE,
-                f"{share:.0%} of the initial values are still in the statistics (measured; how "
-                f"many updates there were is not known; momentum {t.momentum:.3g})",
-                "train for more updates, or with a smaller momentum; or recalibrate(model, x)",
-                "",
-                min(m.explained(values), _remade(m, values, ALIKE)[1]),
+                cause=(
+                    f"{share:.0%} of the initial values are still in the statistics (measured; "
+                    f"how many updates there were is not known; momentum {t.momentum:.3g})"
+                ),
+                tested="",
+                remedy="train for more updates, or with a smaller momentum; or recalibrate(model, "
+                "x)",
+                share=min(m.explained(values), _remade(m, values, ALIKE)[1]),
             )
         return
     needed = math.ceil(math.log(SETTLED_SHARE) / math.log(t.retention))
@@ -60,14 +63,15 @@ def stale(m: Measured) -> Iterator[Cause]:
             if better > explained:
                 proof, explained = told, better
                 left = f"{m.initial_share:.1%} of the initial values are left (measured; {left})"
-    yield Cause(
+    yield Cause.tested(
         rules.STALE,
-        left,
-        f"train for {needed} updates or more{also}; or momentum <= {largest:.2f} for {m.updates} "
-        "updates; or recalibrate(model, x)",
-        proof,
-        # A lag looks much the same where little is left.
-        explained if certain >= CERTAIN_SHARE or explained > MOST else 0.0,
+        cause=left,
+        tested=proof,
+        remedy=(
+            f"train for {needed} updates or more{also}; or momentum <= {largest:.2f} for "
+            f"{m.updates} updates; or recalibrate(model, x)"
+        ),
+        share=explained if certain >= CERTAIN_SHARE or explained > MOST else 0.0,
     )
 
 
@@ -91,17 +95,20 @@ def set_back(m: Measured) -> Iterator[Cause]:
     share, counted = shares[id(first.layer)], _left_by_count(m, id(first.layer))
     proof, explained = _remade(m, m.with_initial(lambda t: shares.get(id(t.layer), 0.0)), ALIKE)
     named = listed(paths, most=SHOWN)
-    yield Cause(
+    yield Cause.tested(
         rules.STALE,
-        f"{share:.0%} of the initial values are in the statistics of {named} (measured), though "
-        f"{m.updates} updates at momentum {first.momentum:.3g} leave {counted:.1%}: they were set "
-        "back late or after training (built anew, loaded or assigned), or the updates counted "
-        "were not theirs",
-        "keep the statistics with the weights where these are built, loaded or set; or "
-        "recalibrate(model, x)",
-        proof,
-        # Rows of mean 0 and variance 1 store much the same.
-        explained - RIVALS,
+        cause=(
+            f"{share:.0%} of the initial values are in the statistics of {named} (measured), "
+            f"though {m.updates} updates at momentum {first.momentum:.3g} leave {counted:.1%}: "
+            "they were set back late or after training (built anew, loaded or assigned), or the "
+            "updates counted were not theirs"
+        ),
+        tested=proof,
+        remedy=(
+            "keep the statistics with the weights where these are built, loaded or set; or "
+            "recalibrate(model, x)"
+        ),
+        share=explained - RIVALS,
     )
 
 

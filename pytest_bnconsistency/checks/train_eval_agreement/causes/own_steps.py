@@ -105,14 +105,18 @@ def _overwritten(m: Measured, far: float) -> Cause | None:
         return None
     who = listed(writers)
     verb = "writes" if len(writers) == 1 else "write"
-    return Cause(
+    return Cause.tested(
         rules.STEP_WRITES,
-        f"{who} {verb} to the statistics of {paths[0]}, beside the layer's own update of them",
-        "write to model.trainable_variables only; then train again, or recalibrate(model, x)",
-        f"with the weights put back after each, {counted(len(m.rested), 'real step')} carry the "
-        f"statistics to {far * whole:.2g} standard deviations from those of this data; without "
-        f"what {who} {verb}, to {left * whole:.2g}",
-        1.0,
+        cause=f"{who} {verb} to the statistics of {paths[0]}, beside the layer's own update of "
+        "them",
+        tested=(
+            f"with the weights put back after each, {counted(len(m.rested), 'real step')} carry "
+            f"the statistics to {far * whole:.2g} standard deviations from those of this data; "
+            f"without what {who} {verb}, to {left * whole:.2g}"
+        ),
+        remedy="write to model.trainable_variables only; then train again, or recalibrate(model, "
+        "x)",
+        share=1.0,
         sure=True,
     )
 
@@ -146,26 +150,32 @@ def _of_other_inputs(m: Measured, kept: float) -> Cause:
         t, inputs = m.tracked[first], unlike[first]
         channel = int(np.ptp([value.ravel() for value in inputs], axis=0).argmax())
         told = " and ".join(f"{float(value.ravel()[channel]):.2g}" for value in inputs[:3])
-        return Cause(
+        return Cause.tested(
             rules.DOMAINS,
-            f"{t.path} normalises {len(inputs)} inputs of unlike distribution in one step "
-            f"({t.role}s {told}): training normalises each by itself, evaluation all by one "
-            "mixture",
-            JOIN,
-            said,
-            kept,
-            t.path,
+            cause=(
+                f"{t.path} normalises {len(inputs)} inputs of unlike distribution in one step "
+                f"({t.role}s {told}): training normalises each by itself, evaluation all by one "
+                "mixture"
+            ),
+            tested=said,
+            remedy=JOIN,
+            share=kept,
+            place=t.path,
             sure=True,
         )
     path = m.tracked[0].path
-    return Cause(
+    return Cause.tested(
         rules.SHIFT,
-        f"the training step gives {path} other inputs than the model gives it of the same rows: "
-        "they are preprocessed, or augmented, in the step alone",
-        "do the same to the rows before evaluation (best inside the model), or leave it out for "
-        "the last epochs; or recalibrate(model, x)",
-        said,
-        kept,
+        cause=(
+            f"the training step gives {path} other inputs than the model gives it of the same "
+            "rows: they are preprocessed, or augmented, in the step alone"
+        ),
+        tested=said,
+        remedy=(
+            "do the same to the rows before evaluation (best inside the model), or leave it out "
+            "for the last epochs; or recalibrate(model, x)"
+        ),
+        share=kept,
         sure=True,
     )
 

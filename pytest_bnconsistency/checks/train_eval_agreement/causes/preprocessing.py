@@ -100,14 +100,19 @@ def _explaining(trial: InputTrial, change: Change) -> Iterator[Candidate]:
     # Standardised features have the statistics that a normaliser begins with, and some change
     # of the data brings any statistics nearer.
     if tried.share > tried.initial + (RIVALS if change.free else -RIVALS):
-        cause = Cause(
+        cause = Cause.tested(
             rules.SHIFT,
-            f"the statistics are those of {change.name}: this data is preprocessed otherwise than "
-            "the training data",
-            f"the model was trained on {change.name}: give evaluation the preprocessing of "
-            "training (best inside the model)",
-            f"with {change.name} the statistics of this data are what is stored; {tried.said}",
-            tried.share,
+            cause=(
+                f"the statistics are those of {change.name}: this data is preprocessed otherwise "
+                "than the training data"
+            ),
+            tested=f"with {change.name} the statistics of this data are what is stored; "
+            f"{tried.said}",
+            remedy=(
+                f"the model was trained on {change.name}: give evaluation the preprocessing of "
+                "training (best inside the model)"
+            ),
+            share=tried.share,
         )
         yield Candidate(cause, tried, change.weight)
 

@@ -130,13 +130,15 @@ def _cause(place: Affine, change: Change, tried: Tried) -> Cause:
     remedy = OTHERWISE
     if change.form is not None:
         said, remedy = change.form.said, change.form.remedy
-    return Cause(
+    return Cause.tested(
         rules.SHIFT,
-        f"{path} does not prepare this data as in training: {said}",
-        remedy.format(path=path),
-        f"where {path} gives {change.name}, the statistics of this data are what is stored; "
-        f"{tried.said}",
-        tried.share,
+        cause=f"{path} does not prepare this data as in training: {said}",
+        tested=(
+            f"where {path} gives {change.name}, the statistics of this data are what is stored; "
+            f"{tried.said}"
+        ),
+        remedy=remedy.format(path=path),
+        share=tried.share,
         place=path,
         sure=change.form is not None,
     )

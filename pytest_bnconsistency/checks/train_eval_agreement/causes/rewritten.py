@@ -70,13 +70,15 @@ def rewritten(m: Measured) -> Iterator[Cause]:
                 f"undone, they are {undone.nearer:.2g} standard deviations from those of this "
                 f"data, as stored {undone.before:.2g}"
             )
-            yield Cause(
+            yield Cause.tested(
                 undone.rule,
-                undone.cause,
-                f"{undone.remedy}; {RECALIBRATE}",
-                f"{undone.tested or told}; evaluation is then {after:.2g} from that under "
-                f"population statistics, as stored {before:.2g}",
-                1 - undone.nearer / undone.before if closes else 0.0,
+                cause=undone.cause,
+                tested=(
+                    f"{undone.tested or told}; evaluation is then {after:.2g} from that under "
+                    f"population statistics, as stored {before:.2g}"
+                ),
+                remedy=f"{undone.remedy}; {RECALIBRATE}",
+                share=1 - undone.nearer / undone.before if closes else 0.0,
             )
 
 
