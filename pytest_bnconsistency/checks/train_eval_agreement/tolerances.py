@@ -90,13 +90,18 @@ class Excess:
     def noise(self) -> float:
         return math.hypot(self.counting, self.sampling, self.jitter)
 
-    def proven(self, tolerances: float = 1) -> bool:
-        """Whether it is more than so many tolerances, and not by chance."""
+    def surely(self, tolerances: float = 1) -> bool:
+        """Whether it is more than so many tolerances, however the rows are counted."""
+        return not self._least <= max(tolerances, self.quantity.sure)
+
+    @property
+    def real(self) -> bool:
+        """Whether chance does not explain it."""
         if not math.isfinite(self.amount):
             return self.harms
-        least, quantity = self.amount - self.counting, self.quantity
-        deviations = DEVIATIONS if least > quantity.certain else quantity.deviations
-        return least > max(tolerances, quantity.sure) and self.amount > deviations * self.noise
+        certain = self._least > self.quantity.certain
+        deviations = DEVIATIONS if certain else self.quantity.deviations
+        return not self.amount <= deviations * self.noise
 
     def plain(self) -> dict[str, Any]:
         """In the quantity's own unit."""
@@ -123,14 +128,23 @@ class Excess:
         return self._most < self.quantity.negligible
 
     @property
+    def _least(self) -> float:
+        return self.amount - (self.counting if math.isfinite(self.amount) else 0.0)
+
+    @property
     def _most(self) -> float:
         return self.amount + ONE_SIDED * self.counting
 
 
 def proven(found: Sequence[Excess], *, by_targets: bool, tolerances: float = 1) -> list[Excess]:
-    """What is harm, and not by chance; without targets, all that tells must be."""
-    sure = [excess for excess in found if excess.proven(tolerances)]
-    return sure if by_targets or len(sure) == len(found) else []
+    """What harms and is no chance, if one is surely harm: few rows may count too few decisions to
+    be no chance, where the loss tells that. Without targets, all must be both.
+    """
+    real = [excess for excess in found if excess.harms and excess.real]
+    sure = [excess for excess in found if excess.surely(tolerances)]
+    if not by_targets and not len(real) == len(sure) == len(found):
+        return []
+    return real if sure else []
 
 
 def by_targets(data: Data, reference: Side) -> bool:
