@@ -5,10 +5,14 @@ import numpy as np
 import pytest
 
 from pytest_bnconsistency import recalibrate
+from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
+    Excess,
+    Quantity,
+    proven,
+)
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 CHECK = "train_eval_agreement"
-pytestmark = pytest.mark.thorough
 
 
 def rows(count):
@@ -29,6 +33,7 @@ def undecided(x):
     return model, bn
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("shift", "verdict"), [(0.08, "passed"), (0.3, "vacuous")])
 def test_close_calls_are_decided_otherwise(shift, verdict):
     """Without targets, decisions that change count where the outputs move as well."""
@@ -54,6 +59,7 @@ def two_outputs(k, x):
     return model, targets
 
 
+@pytest.mark.thorough
 def test_a_large_loss_does_not_hide_that_of_another_output(k):
     x = 3 + 2 * rows(256)
     model, targets = two_outputs(k, x)
@@ -63,6 +69,7 @@ def test_a_large_loss_does_not_hide_that_of_another_output(k):
     expect_pass(CHECK, model, x, targets)
 
 
+@pytest.mark.thorough
 def test_an_epoch_ends_on_a_batch_of_few_rows():
     """With a momentum of 0.5, half of the statistics are those of the last five rows."""
     x = rows(309)
@@ -80,3 +87,19 @@ def test_an_epoch_ends_on_a_batch_of_few_rows():
     loss = result.evidence["excess"][0]
     assert loss["excess"] > 2 * loss["tolerance"]
     assert loss["jitter"] > loss["excess"]
+
+
+def excess(name, amount, counting):
+    return Excess(Quantity(name, 1.0, np.mean, np.array, ""), amount, counting)
+
+
+@pytest.mark.parametrize(("loss", "named"), [(1.1, ["loss"]), (0.9, []), (-0.1, [])])
+def test_a_loss_tells_that_many_wrong_decisions_of_few_rows_are_no_chance(loss, named):
+    found = [excess("loss", loss, 0.3), excess("wrong decisions", 3.5, 1.9)]
+    assert [e.quantity.name for e in proven(found, by_targets=True)] == named
+    assert proven(found, by_targets=False) == []
+
+
+def test_neither_is_harm_that_may_be_below_the_tolerance():
+    found = [excess("loss", 1.1, 0.3), excess("wrong decisions", 1.5, 0.7)]
+    assert proven(found, by_targets=True) == []
