@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from pytest_bnconsistency import recalibrate
+from pytest_bnconsistency import check_consistency, recalibrate
 from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     Excess,
     Quantity,
@@ -69,10 +69,9 @@ def test_a_large_loss_does_not_hide_that_of_another_output(k):
     expect_pass(CHECK, model, x, targets)
 
 
-@pytest.mark.thorough
-def test_an_epoch_ends_on_a_batch_of_few_rows():
-    """With a momentum of 0.5, half of the statistics are those of the last five rows."""
-    x = rows(309)
+def sides(count):
+    """A classifier of two sides, its momentum 0.5, and what it is trained on."""
+    x = rows(count)
     y = (x.sum(1) > 0).astype(np.int32)
     keras.utils.set_random_seed(3)
     inputs = keras.Input((8,))
@@ -81,12 +80,29 @@ def test_an_epoch_ends_on_a_batch_of_few_rows():
     model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(h))
     model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
     model.fit(x, y, batch_size=16, epochs=8, verbose=0)
+    return model, bn, x, y
+
+
+@pytest.mark.thorough
+def test_an_epoch_ends_on_a_batch_of_few_rows():
+    """With a momentum of 0.5, half of the statistics are those of the last five rows."""
+    model, _, x, y = sides(309)
     model.optimizer.learning_rate = 0.0
     model.fit(x, y, batch_size=16, epochs=1, verbose=0)
     result = expect_verdict(CHECK, "vacuous", model, x, y, batch_size=16)
     loss = result.evidence["excess"][0]
     assert loss["excess"] > 2 * loss["tolerance"]
     assert loss["jitter"] > loss["excess"]
+
+
+@pytest.mark.thorough
+def test_fewer_rows_than_a_batch():
+    """All that there is was no last batch of an epoch."""
+    model, bn, x, y = sides(50)
+    bn.moving_mean.assign_add(keras.ops.sqrt(bn.moving_variance))
+    result = check_consistency(model, x, y, checks=[CHECK], batch_size=64)[CHECK]
+    assert result.verdict != "passed"
+    assert result.evidence["excess"][0]["jitter"] > 0
 
 
 def excess(name, amount, counting):

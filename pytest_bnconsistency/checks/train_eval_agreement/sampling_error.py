@@ -111,7 +111,7 @@ def _ended(
     every = [known.seen, *(other.seen for other in others if other.size == known.size)]
     steady = min(map(_kept, m.tracked))
     most = (1 - steady**2) * known.size
-    ends = [b for seen in every for b in seen if 1 < b.rows < min(most, known.size)]
+    ends = [b for seen in every for b in seen if 1 < b.rows < min(most, known.size, m.data.rows)]
     usual = [
         [b.values[i] for b in known.seen if b.rows == known.size] for i in range(len(m.tracked))
     ]
