@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from pytest_bnconsistency import ini
+from pytest_bnconsistency import __version__, ini
 from pytest_bnconsistency.errors import BNConsistencyError
 from pytest_bnconsistency.words import printable
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Reported: TypeAlias = "pytest.TestReport | pytest.CollectReport"
 
 PACKAGES = {
-    "pytest-bnconsistency": ("pytest-bnconsistency",),
     "pytest": ("pytest",),
     "numpy": ("numpy",),
     "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-macos", "tf-nightly"),
@@ -276,7 +275,10 @@ def _count_as_error(config: pytest.Config, report: pytest.TestReport) -> None:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "pytest-bnconsistency": __version__,
+    }
     for library, names in PACKAGES.items():
         found[library] = None
         for name in names:
