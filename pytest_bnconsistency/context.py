@@ -43,6 +43,8 @@ class Progress:
                 self.show("")
 
     def doing(self, what: str) -> None:
+        if not self._work:
+            return
         line, now = printable(f"{self._work}: {what}"), time.monotonic()
         self.log(line)
         if now - self._begun > self.PATIENCE and now - self._shown > self.PAUSE:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from pytest_bnconsistency import __version__, ini
+from pytest_bnconsistency import ini
 from pytest_bnconsistency.errors import BNConsistencyError
 from pytest_bnconsistency.words import printable
 
@@ -277,7 +277,7 @@ def _count_as_error(config: pytest.Config, report: pytest.TestReport) -> None:
 def _versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {
         "python": platform.python_version(),
-        "pytest-bnconsistency": __version__,
+        "pytest-bnconsistency": sys.modules[__package__].__version__,
     }
     for library, names in PACKAGES.items():
         found[library] = None

@@ -35,7 +35,7 @@ from pytest_bnconsistency.execution.graphs import (
 )
 from pytest_bnconsistency.execution.random_operations import Span, draws, noting_draws
 from pytest_bnconsistency.execution.state import Variables, reachable_variables
-from pytest_bnconsistency.execution.traces import count_trace
+from pytest_bnconsistency.execution.traces import note_trace
 from pytest_bnconsistency.models import Call, Proceed, Subject
 from pytest_bnconsistency.models.refusals import as_sentence
 
@@ -277,7 +277,7 @@ class Pass:
         return {layer: list(found.values()) for layer, found in fed.items() if found}
 
     def _trace(self, x: Nest) -> None:
-        count_trace()
+        note_trace()
         signature = map_nest(
             lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), tf.as_dtype(leaf.dtype)), x
         )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from pytest_bnconsistency.context import door
+
 CONFIGURED = ("_variable_creation_config", "_no_variable_creation_config", "_created_variables")
 _made: ContextVar[list[None] | None] = ContextVar("traces made", default=None)
 # TensorFlow keeps traces under names that are not public; where a name is gone, traces stay.
@@ -23,8 +25,9 @@ def counted() -> Iterator[Callable[[], int]]:
         _made.reset(token)
 
 
-def count_trace() -> None:
-    """One more trace is made."""
+def note_trace() -> None:
+    """One more trace is made, which takes seconds of a large model."""
+    door.get().progress.doing("tracing the model")
     made = _made.get()
     if made is not None:
         made.append(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import json
@@ -98,6 +99,8 @@ def _require(option: str, name: str) -> None:
 
 
 def _replace(path: Path, text: bytes) -> None:
+    if path.parent.exists() and not path.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{path.parent.name} is a file, not a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
     try:

@@ -266,12 +266,15 @@ def test_a_report_that_cannot_be_written_is_one_sentence(project, path):
     assert not list(project.path.rglob("*.tmp"))
 
 
+@pytest.mark.thorough
 def test_without_a_terminal_the_sentence_is_still_told(project):
     project.makepyfile(PASSING)
     (project.path / "file").write_text("", encoding="utf-8")
-    result = project.runpytest("-p", "no:terminal", "--bn-report=json:file/run.json")
+    args = ("-p", "no:terminal", "--bn-report=json:file/run.json")
+    result = project.runpytest_subprocess(*args)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stderr.fnmatch_lines(["json report *file/run.json not written: *"])
+    said = "json report *file/run.json not written: file is a file, not a folder"
+    result.stderr.fnmatch_lines([said])
 
 
 def test_a_report_replaces_the_last_one_and_makes_its_folder(project):

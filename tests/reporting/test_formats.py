@@ -51,9 +51,9 @@ def failing(name="dense", **more):
     found = finding(name)
     given = {"rows": (8, "default"), "ignore": (None, "ini")}
     result = CheckResult(
-        "batch_invariance",
-        Verdict.FAILED,
-        (found, found),
+        check="batch_invariance",
+        verdict=Verdict.FAILED,
+        findings=(found, found),
         notes=(name,),
         table=found.table,
         warnings=(finding(name, "BN406"),),
@@ -154,7 +154,7 @@ def test_markdown_fits_a_comment_whatever_the_run(models, name):
 
 def test_failures_come_first():
     passing = CheckResult(
-        "statistics_health", Verdict.PASSED, summary="fine", run=Run("m", {}, 0, 0)
+        check="statistics_health", verdict=Verdict.PASSED, summary="fine", run=Run("m", {}, 0, 0)
     )
     said = markdown.render(record((passing, "pass"), (failing(), "fail")))
     assert said.index("❌") < said.index("warnings: 1") < said.index("Models 1 to 2")
@@ -164,7 +164,9 @@ def test_sarif_is_what_its_schema_says():
     jsonschema = pytest.importorskip("jsonschema")
     schema = Path(__file__).with_name("schemas") / "sarif-2.1.0.json"
     validator = jsonschema.Draft4Validator(json.loads(schema.read_text(encoding="utf-8")))
-    vacuous = CheckResult("inference_purity", Verdict.VACUOUS, summary="constant", hint="train")
+    vacuous = CheckResult(
+        check="inference_purity", verdict=Verdict.VACUOUS, summary="constant", hint="train"
+    )
     run = record((failing(), "fail"), (vacuous, "fail"), stopped="KeyboardInterrupt")
     for one in (run, hostile(NAMES["html"]), record()):
         validator.validate(json.loads(sarif.render(one)))
