@@ -28,7 +28,7 @@ from pytest_bnconsistency.measurement.monte_carlo_rounding import (
 QUICK, THOROUGH = 1, 6
 """Draws for the first look, on the first row, and for a row that seems to move by more."""
 MULTIPLE = 4.0
-"""The bound is this many floors; docs/reference/oracles.md says what it was calibrated on."""
+"""The bound is this many floors: docs/how-it-decides/batch_invariance.md has the calibration."""
 UNITS = 4.0
 """A floor without layers to shake, in units of the last place of the largest output."""
 FLIPS = 1e-4
