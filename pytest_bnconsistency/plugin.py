@@ -185,14 +185,21 @@ def _tell(item: pytest.Item, excinfo: ExceptionInfo, report: pytest.TestReport) 
         report.longrepr = item.repr_failure(excinfo)  # in each phase
     elif isinstance(error, Skip) and isinstance(report.longrepr, tuple):
         report.longrepr = (*_place(item), f"Skipped: {error}")
-    is_users = hasattr(item, "bn_model") and not isinstance(error, ConsistencyFailure)
-    if report.failed and (is_misuse or is_users):
-        said = first_line(error)
-        report.bn_error = {  # type: ignore[attr-defined]
-            "kind": "misuse" if is_misuse else "error",
-            "title": getattr(item, "bn_model", item.nodeid),
-            "message": said if is_misuse else f"{excinfo.typename}: {said}",
-        }
+    if report.failed and (is_misuse or hasattr(item, "bn_model")):
+        report.bn_error = _error(item, excinfo)  # type: ignore[attr-defined]
+
+
+def _error(item: pytest.Item, excinfo: ExceptionInfo) -> dict[str, str] | None:
+    """What kept a check from running; a check that failed did run."""
+    error, said = excinfo.value, first_line(excinfo.value)
+    if isinstance(error, ConsistencyFailure):
+        return None
+    is_misuse = isinstance(error, BNConsistencyError)
+    return {
+        "kind": "misuse" if is_misuse else "error",
+        "title": getattr(item, "bn_model", item.nodeid),
+        "message": said if is_misuse else f"{excinfo.typename}: {said}",
+    }
 
 
 def pytest_report_teststatus(

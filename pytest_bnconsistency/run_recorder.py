@@ -98,6 +98,11 @@ class RunRecorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None]:
         yield
+        self._keep(report)
+        if report.when == "call" and getattr(report, "bn_misuse", False):
+            _count_as_error(self.config, report)
+
+    def _keep(self, report: pytest.TestReport) -> None:
         phase = str(report.when)
         if phase == "???":  # xdist, about a worker that died
             self.crashed.append({"test": report.nodeid, "message": printable(_message(report))})
@@ -108,8 +113,6 @@ class RunRecorder:
             self.tests.pop(test, None)  # run again
         if hasattr(report, "bn_entries") or hasattr(report, "bn_error") or test in self.tests:
             self.tests.setdefault(test, []).append(report)
-        if phase == "call" and getattr(report, "bn_misuse", False):
-            _count_as_error(self.config, report)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         self.stopped = printable(": ".join(filter(None, (excinfo.typename, str(excinfo.value)))))
@@ -123,12 +126,7 @@ class RunRecorder:
         if not (self.tests or self.outputs) or self.config.getoption("collectonly"):
             return
         self.record = self._record(session)
-        for output in self.outputs:
-            try:
-                output.write(self.record)
-            except (OSError, BNConsistencyError) as error:
-                why = getattr(error, "strerror", None) or str(error)
-                self.unwritten.append(f"{output.name} report {output.path} not written: {why}")
+        self.unwritten += filter(None, (_written(one, self.record) for one in self.outputs))
         if self.unwritten and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if not self.config.pluginmanager.has_plugin("terminalreporter"):
@@ -137,12 +135,25 @@ class RunRecorder:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.record is None:
             return
-        from pytest_bnconsistency.reporting import annotations, summary, text
+        from pytest_bnconsistency.reporting import annotations
+
+        for title, lines in self._sections(self.record).items():
+            for position, line in enumerate(lines):
+                if not position:
+                    terminalreporter.section(title)
+                terminalreporter.line(printable(line))
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            for line in annotations.lines(self.record):
+                terminalreporter.line(line)
+
+    def _sections(self, record: dict[str, Any]) -> dict[str, Iterable[str]]:
+        """What the end of a run says, by title."""
+        from pytest_bnconsistency.reporting import summary, text
 
         verbosity = self.config.get_verbosity()
         reports = [f"{output.name} {self._near(output.path)}" for output in self.outputs]
-        ends = summary.lines(self.record, reports[: None if not self.unwritten else 0])
-        sections: dict[str, Iterable[str]] = {
+        ends = summary.lines(record, reports[: None if not self.unwritten else 0])
+        return {
             "bnconsistency: evidence": self._evidence(verbosity),
             "bnconsistency: unusual, and not failed": text.warning_lines(
                 (entry["test"], entry) for _, entry in self._entries()
@@ -153,14 +164,6 @@ class RunRecorder:
             "bnconsistency: models": text.model_lines(self._models()),
             "bnconsistency": [*(ends if verbosity >= 0 else ()), *self.unwritten],
         }
-        for title, lines in sections.items():
-            for position, line in enumerate(lines):
-                if not position:
-                    terminalreporter.section(title)
-                terminalreporter.line(printable(line))
-        if os.environ.get("GITHUB_ACTIONS") == "true":
-            for line in annotations.lines(self.record):
-                terminalreporter.line(line)
 
     def _evidence(self, verbosity: int) -> Iterator[str]:
         """What checks that passed rest on, with -v."""
@@ -229,6 +232,16 @@ class RunRecorder:
         with contextlib.suppress(ValueError):
             return str(path.relative_to(self.config.invocation_params.dir))
         return str(path)
+
+
+def _written(output: Output, record: dict[str, Any]) -> str:
+    """Write a report; why it can't be written, if so."""
+    try:
+        output.write(record)
+    except (OSError, BNConsistencyError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        return f"{output.name} report {output.path} not written: {why}"
+    return ""
 
 
 def _outcome_of_test(reports: Iterable[Reported]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.reporting.problems import cut
+from pytest_bnconsistency.reporting.record import checks
 from pytest_bnconsistency.reporting.summary import NAMES, headline, missing
 
 LONGEST = 64_000
@@ -36,23 +37,38 @@ def code(words: str, longest: int = CELL) -> str:
 
 
 def _parts(record: Mapping[str, Any]) -> Iterator[str]:
-    checks = [(model, check) for model in record["models"] for check in model["checks"]]
-    state = "failed" if record["counts"]["failing"] or record["counts"]["errors"] else "passed"
-    state = state if record["run"]["complete"] else f"{state}, and incomplete"
-    yield f"### Normalization consistency: {state}\n\n{headline(record)}\n"
+    yield f"### Normalization consistency: {_state(record)}\n\n{headline(record)}\n"
     for line in missing(record):
         yield f"\n**Missing:** {code(line, 400)}\n"
-    for model, check in checks:
+    yield from _failures(record)
+    yield from _accepted(record)
+    yield from _overview(record)
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    yield f"\n{code(versions, 400)}\n"
+
+
+def _state(record: Mapping[str, Any]) -> str:
+    counts = record["counts"]
+    state = "failed" if counts["failing"] or counts["errors"] else "passed"
+    return state if record["run"]["complete"] else f"{state}, and incomplete"
+
+
+def _failures(record: Mapping[str, Any]) -> Iterator[str]:
+    for model, check in checks(record):
         if check["outcome"] == "fail":
             yield _folded(f"❌ {code(check['headline'], 300)}", _lines_of_check(model, check))
     for error in record["errors"]:
         lines = [error["message"], f"test       {error['test']}"]
         yield _folded(f"❌ error: {code(error['message'], 300)}", lines)
+
+
+def _accepted(record: Mapping[str, Any]) -> Iterator[str]:
+    """What fails nothing: ignored findings with their reason, and warnings."""
     yield from _list(
-        "finding ignored",
+        "ignored finding",
         (
             f"{code(one['finding']['headline'], 300)}: {code(one['reason'], 300)}"
-            for _, check in checks
+            for _, check in checks(record)
             for one in check["ignored"]
         ),
     )
@@ -60,13 +76,10 @@ def _parts(record: Mapping[str, Any]) -> Iterator[str]:
         "warning",
         (
             f"{code(warning['headline'], 300)} in {code(model['title'])}"
-            for model, check in checks
+            for model, check in checks(record)
             for warning in check["warnings"]
         ),
     )
-    yield from _overview(record)
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    yield f"\n{code(versions, 400)}\n"
 
 
 def _folded(title: str, lines: Iterable[str]) -> str:

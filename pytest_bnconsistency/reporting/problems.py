@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_bnconsistency.reporting.record import checks
 from pytest_bnconsistency.words import printable
 
 LONGEST = 1000
@@ -49,16 +50,11 @@ class Problem:
 
 def problems(record: Mapping[str, Any]) -> Iterator[Problem]:
     """What fails first, then what is unusual or ignored."""
-    checks = [(model, check) for model in record["models"] for check in model["checks"]]
-    for model, check in checks:
-        if check["outcome"] == "fail":
-            for finding in check["findings"]:
-                yield _of_finding(record, model, check, finding, "error")
-        if check["outcome"] in ("fail", "warn") and not check["findings"]:
-            yield _of_verdict(record, model, check)
+    for model, check in checks(record):
+        yield from _of_check(record, model, check)
     for error in record["errors"]:
         yield _of_error(record, error)
-    for model, check in checks:
+    for model, check in checks(record):
         for finding in check["warnings"]:
             yield _of_finding(record, model, check, finding, "warning")
         for one in check["ignored"]:
@@ -71,6 +67,17 @@ def cut(text: str, longest: int = LONGEST) -> str:
         return printable(text)
     half = longest // 2
     return printable(f"{text[:half]} ... {text[-half:]}")
+
+
+def _of_check(
+    record: Mapping[str, Any], model: Mapping[str, Any], check: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """What fails in a check, or is said of one that could not decide."""
+    if check["findings"] and check["outcome"] == "fail":
+        for finding in check["findings"]:
+            yield _of_finding(record, model, check, finding, "error")
+    elif not check["findings"] and check["outcome"] in ("fail", "warn"):
+        yield _of_verdict(record, model, check)
 
 
 def _of_finding(

@@ -56,7 +56,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -163,17 +164,25 @@ def build(
     }
 
 
+def checks(record: Mapping[str, Any]) -> Iterator[tuple[Record, Record]]:
+    """The checks of a record, each with its model."""
+    for model in record["models"]:
+        for check in model["checks"]:
+            yield model, check
+
+
 def _counts(models: Sequence[Record], errors: Sequence[Record]) -> dict[str, int]:
-    checks = [check for model in models for check in model["checks"]]
-    judged = [check for check in checks if check["outcome"] != "expected"]
+    found = [check for model in models for check in model["checks"]]
+    outcomes = Counter(check["outcome"] for check in found)
+    verdicts = Counter(c["verdict"] for c in found if c["outcome"] != "expected")
     return {
         "models": len(models),
-        "checks": len(checks),
-        **{verdict: sum(c["verdict"] == verdict for c in judged) for verdict in VERDICTS},
-        "failing": sum(check["outcome"] == "fail" for check in checks),
-        "expected": len(checks) - len(judged),
-        "ignored": sum(len(check["ignored"]) for check in checks),
-        "warnings": sum(len(check["warnings"]) for check in checks),
+        "checks": len(found),
+        **{verdict: verdicts[verdict] for verdict in VERDICTS},
+        "failing": outcomes["fail"],
+        "expected": outcomes["expected"],
+        "ignored": sum(len(check["ignored"]) for check in found),
+        "warnings": sum(len(check["warnings"]) for check in found),
         "errors": len(errors),
     }
 

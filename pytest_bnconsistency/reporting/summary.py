@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_bnconsistency.reporting.record import checks
 from pytest_bnconsistency.words import counted, listed
 
 SLOW = 1.0
@@ -24,7 +25,7 @@ def lines(record: Mapping[str, Any], reports: Sequence[str]) -> Iterator[str]:
     if not (counts["models"] or counts["errors"]):
         return
     yield headline(record)
-    by_time = sorted(_checks(record), key=lambda one: -float(one[1]["seconds"]))
+    by_time = sorted(checks(record), key=lambda one: -float(one[1]["seconds"]))
     for model, check in by_time[:1]:
         if check["seconds"] >= SLOW:
             yield f"slowest    {check['check']} of {model['title']}: {check['seconds']:.1f} s"
@@ -56,9 +57,3 @@ def missing(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"{tests}: {listed(run['not_run'], most=3)}"
     if run["stopped"]:
         yield f"the run was stopped: {run['stopped']}"
-
-
-def _checks(record: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    for model in record["models"]:
-        for check in model["checks"]:
-            yield model, check
