@@ -138,7 +138,7 @@ class CheckItem(pytest.Item):
         super().__init__(**kwargs)
         self.model, self.check = model, check
         self.bn_about = (model.named.target.spec, check.name)
-        self.bn_model = model.named.target.spec
+        self.bn_title, self.bn_is_check = model.named.target.spec, True
 
     def setup(self) -> None:
         self.model.shared.prepare(self.nodeid, self._options())

@@ -176,30 +176,28 @@ def pytest_runtest_makereport(
 def _tell(item: pytest.Item, excinfo: ExceptionInfo, report: pytest.TestReport) -> None:
     """Put into `report` what the checks in a test raised, as its user should read it."""
     error = excinfo.value
-    is_misuse = isinstance(error, BNConsistencyError)
-    if report.failed and (is_misuse or isinstance(error, ConsistencyFailure)):
-        report.longrepr = _text(item, excinfo)
-        report.bn_misuse = is_misuse  # type: ignore[attr-defined]
-        report.sections = list(_without_noise(report.sections))
-    elif report.failed and hasattr(item, "bn_arguments"):
-        report.longrepr = item.repr_failure(excinfo)  # in each phase
-    elif isinstance(error, Skip) and isinstance(report.longrepr, tuple):
+    if isinstance(error, Skip) and isinstance(report.longrepr, tuple):
         report.longrepr = (*_place(item), f"Skipped: {error}")
-    if report.failed and (is_misuse or hasattr(item, "bn_model")):
-        report.bn_error = _error(item, excinfo)  # type: ignore[attr-defined]
+    if not report.failed:
+        return
+    if isinstance(error, (BNConsistencyError, ConsistencyFailure)):
+        report.longrepr = _text(item, excinfo)
+        report.bn_misuse = isinstance(error, BNConsistencyError)  # type: ignore[attr-defined]
+        report.sections = list(_without_noise(report.sections))
+    elif hasattr(item, "bn_arguments"):
+        report.longrepr = item.repr_failure(excinfo)  # in each phase
+    report.bn_error = _error(item, excinfo)  # type: ignore[attr-defined]
 
 
 def _error(item: pytest.Item, excinfo: ExceptionInfo) -> dict[str, str] | None:
-    """What kept a check from running; a check that failed did run."""
+    """What kept a check from running, if that is so: one that failed did run."""
     error, said = excinfo.value, first_line(excinfo.value)
-    if isinstance(error, ConsistencyFailure):
+    title = getattr(item, "bn_title", item.nodeid)
+    if isinstance(error, BNConsistencyError):
+        return {"kind": "misuse", "title": title, "message": said}
+    if isinstance(error, ConsistencyFailure) or not hasattr(item, "bn_is_check"):
         return None
-    is_misuse = isinstance(error, BNConsistencyError)
-    return {
-        "kind": "misuse" if is_misuse else "error",
-        "title": getattr(item, "bn_model", item.nodeid),
-        "message": said if is_misuse else f"{excinfo.typename}: {said}",
-    }
+    return {"kind": "error", "title": title, "message": f"{excinfo.typename}: {said}"}
 
 
 def pytest_report_teststatus(
@@ -262,7 +260,7 @@ def _entry(item: pytest.Item, result: CheckResult, outcome: str) -> dict[str, An
     from pytest_bnconsistency.reporting.record import Place, check_entry
 
     place = Place(
-        title=getattr(item, "bn_model", item.nodeid),
+        title=getattr(item, "bn_title", item.nodeid),
         test=item.nodeid,
         path=item.location[0].replace(os.sep, "/"),
         line=(item.location[1] or 0) + 1,

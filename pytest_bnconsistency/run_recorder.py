@@ -111,7 +111,8 @@ class RunRecorder:
         test = (getattr(report, "worker_id", ""), report.nodeid)
         if phase == "setup":
             self.tests.pop(test, None)  # run again
-        if hasattr(report, "bn_entries") or hasattr(report, "bn_error") or test in self.tests:
+        is_ours = hasattr(report, "bn_entries") or getattr(report, "bn_error", None)
+        if is_ours or test in self.tests:
             self.tests.setdefault(test, []).append(report)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:

@@ -173,11 +173,12 @@ class SuiteClass(pytest.Class):
         place = _place(suite)
         for node in super().collect():
             name = getattr(node, "originalname", None)
+            _entitle(node, self.nodeid)
             inherited = getattr(suite, str(name), None) is getattr(ConsistencySuite, str(name), 0)
             if not inherited:
                 yield node
             elif name in wanted:
-                _put(node, place, self.nodeid)
+                _put(node, place)
                 yield node
 
 
@@ -204,8 +205,13 @@ def _place(suite: type[ConsistencySuite]) -> tuple[Path, int]:
         return Path(inspect.getfile(suite)), 0
 
 
-def _put(node: Any, place: tuple[Path, int], suite: str) -> None:
+def _entitle(node: Any, suite: str) -> None:
+    """Say which model a test is about: that of the class, under its parameters."""
+    callspec = getattr(node, "callspec", None)
+    node.bn_title = f"{suite}[{callspec.id}]" if callspec else suite
+
+
+def _put(node: Any, place: tuple[Path, int]) -> None:
     domain = node.getmodpath()
     node.reportinfo = lambda: (*place, domain)
-    callspec = getattr(node, "callspec", None)
-    node.bn_model = f"{suite}[{callspec.id}]" if callspec else suite
+    node.bn_is_check = True

@@ -36,12 +36,16 @@ def _lines(result: CheckResult, verbose: bool, reproduce: str) -> Iterator[str]:
         yield from _table(result.table, verbose)
         yield from _labelled("hint", result.hint)
         yield from _labelled("on purpose", ON_PURPOSE.get(result.verdict, ""))
-        for warning in _cut(result.warnings, NOTES, verbose):
-            yield from _warning(warning)
-        for note in _cut(result.notes, NOTES, verbose):
-            yield from _labelled("note", note)
-        yield from _ignored(result)
+        yield from _remarks(result, verbose)
         return
+    yield from _findings(result, verbose, reproduce)
+    yield from _remarks(result, verbose)
+    yield from _labelled("reproduce", reproduce, fold=False)
+    for rule in dict.fromkeys(one.rule for one in _cut(result.findings, FINDINGS, verbose)):
+        yield from _labelled("rule", f"pytest --bn-explain {rule}", fold=False)
+
+
+def _findings(result: CheckResult, verbose: bool, reproduce: str) -> Iterator[str]:
     shown = _cut(result.findings, FINDINGS, verbose)
     for position, finding in enumerate(shown):
         if position:
@@ -54,15 +58,15 @@ def _lines(result: CheckResult, verbose: bool, reproduce: str) -> Iterator[str]:
         yield f"... and {hidden} more findings of this check (-vv shows them)"
     if verbose:
         yield from _table(result.table, verbose)
+
+
+def _remarks(result: CheckResult, verbose: bool) -> Iterator[str]:
+    """What decides nothing, and what is ignored."""
     for warning in _cut(result.warnings, NOTES, verbose):
         yield from _warning(warning)
     for note in _cut(result.notes, NOTES, verbose):
         yield from _labelled("note", note)
     yield from _ignored(result)
-    if reproduce:
-        yield from _labelled("reproduce", reproduce, fold=False)
-    for rule in dict.fromkeys(finding.rule for finding in shown):
-        yield from _labelled("rule", f"pytest --bn-explain {rule}", fold=False)
 
 
 def table_lines(plain: Mapping[str, Any], *, verbose: bool = False) -> Iterator[str]:
