@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Rule:
         bound: str = "",
         table: Table | None = None,
         evidence: Mapping[str, Any] | None = None,
-        layers: Sequence[str] = (),
+        layers: Iterable[str] = (),
     ) -> Finding:
         """A violation of this rule, at a layer, or between two; `layers` are all, if several."""
         return Finding(

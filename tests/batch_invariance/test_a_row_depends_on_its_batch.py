@@ -786,6 +786,7 @@ def test_three_layers_in_training_mode_are_counted(k, x):
         CHECK, several(k, 3), x, rule=TRAINING_MODE, layer="bn_1", cause_tested=True
     )
     assert "bn_1 and 2 more layers normalise by the batch" in finding.cause
+    assert finding.layers == ("bn_1", "bn_2", "bn_3")
 
 
 def test_two_layers_in_training_mode_are_counted(k, x):

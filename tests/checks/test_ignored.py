@@ -118,6 +118,24 @@ def test_the_plain_form_has_them():
 
 
 @pytest.mark.thorough
+def test_what_findings_are_about(k):
+    """All layers of a finding are in it, so that none is accepted along with another."""
+    x = np.random.default_rng(0).standard_normal((8, 4), np.float32)
+    inputs = h = k.Input((4,))
+    for name in ("one", "two"):
+        h = k.layers.BatchNormalization(name=name)(h, training=True)
+    model = k.Model(inputs, k.layers.Dense(2)(h))
+    model.compile("sgd", "mse")
+    model.get_layer("one").trainable = model.get_layer("two").trainable = False
+    for layer in (model.get_layer("one"), model.get_layer("two")):
+        layer.moving_variance.assign(-np.ones(4))
+    report = check_consistency(model, x, x[:, :2])
+    several = {f.rule: set(f.layers) for result in report for f in result.findings}
+    assert "BN402" in several
+    assert all(layers == {"one", "two"} for layers in several.values())
+
+
+@pytest.mark.thorough
 def test_a_leak_that_is_meant(k):
     x = np.random.default_rng(0).standard_normal((8, 4), np.float32)
     leak = k.layers.Lambda(lambda x: x - tf.reduce_mean(x, 0, keepdims=True), name="leak")

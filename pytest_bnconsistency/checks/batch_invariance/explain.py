@@ -145,13 +145,15 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
     else:
         origin = localise.first_known(seen, difference.places)
     evidence["layer"] = origin.label
+    more = _also_in_training_mode(subject, seen, x, origin) if cured else []
     if cured:
         rule = rules.TRAINING_MODE
-        explanation = _training_mode(subject, seen, x, exchange, origin, tries)
+        explanation = _training_mode(subject, seen, x, exchange, origin, more, tries)
     else:
         rule, explanation = rules.ROWS_MIX, _across_rows(seen, x, exchange, origin, tries)
     return rule.finding(
         layer=origin.label,
+        layers=[origin.label, *more],
         message=message,
         explanation=explanation,
         bound="no tolerance: bitwise, at one batch shape; the same batch twice gives the same "
@@ -240,19 +242,30 @@ def _in_inference(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, tri
     return localise.independent_with(seen, x, exchange, modes=dict.fromkeys(takes, False))
 
 
-def _training_mode(
-    subject: Subject, seen: Pass, x: Nest, exchange: Exchange, origin: Origin, tries: Tries
-) -> Explanation:
-    takes = {id(c.layer): c.layer for c in origin.calls if subject.takes_training(c.layer)}
+def _also_in_training_mode(subject: Subject, seen: Pass, x: Nest, origin: Origin) -> list[str]:
+    """The other layers that move their state."""
+    takes = {id(c.layer): c for c in origin.calls if subject.takes_training(c.layer)}
     moving = {id(v) for v in seen.run(x).moved}
-    more = sum(
-        any(id(v) in moving for v in subject.own_variables(layer))
-        for layer in takes.values()
-        if origin.call is None or layer is not origin.call.layer
-    )
+    return [
+        call.path
+        for call in takes.values()
+        if (origin.call is None or call.layer is not origin.call.layer)
+        and any(id(v) in moving for v in subject.own_variables(call.layer))
+    ]
+
+
+def _training_mode(
+    subject: Subject,
+    seen: Pass,
+    x: Nest,
+    exchange: Exchange,
+    origin: Origin,
+    more: Sequence[str],
+    tries: Tries,
+) -> Explanation:
     who = f"{origin.label} normalises by the batch: it runs"
     if more:
-        others = counted(more, "more layer")
+        others = counted(len(more), "more layer")
         who = f"{origin.label} and {others} normalise by the batch: they run"
 
     def undone(modes: Mapping[int, bool]) -> bool:

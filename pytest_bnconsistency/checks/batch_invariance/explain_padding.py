@@ -34,6 +34,7 @@ def finding(seen: Pass, batch: Padded, moved: Moved) -> Finding:
     named = _listed(places)
     return rules.PADDING.finding(
         layer=places[0],
+        layers=places,
         message=f"row {moved.row} moves by {moved.change:.3g} when its batch is padded {MORE} "
         f"steps further on the {batch.side}; noise explains {moved.bound:.3g}",
         explanation=Explanation(

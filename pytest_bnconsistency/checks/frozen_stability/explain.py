@@ -282,6 +282,7 @@ def _finding(m: Measured, cause: Cause, tries: Tries) -> Finding:
         explanation = replace(explanation, tested=MORE_TIME)
     return cause.rule.finding(
         layer=first.path,
+        layers=[f.path for f in cause.layers],
         message=_message(m, cause.layers, first),
         explanation=explanation,
         bound="no tolerance: bitwise"

@@ -439,6 +439,7 @@ def state_moves(
     holds = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
     return rules.STATE_MOVES.finding(
         layer=cause.place,
+        layers=layers,
         message=f"{listed(moving)} {'moves' if len(moving) == 1 else 'move'} the state of "
         f"{counted(len(layers), 'layer')}{holds}",
         explanation=cause.explanation,
@@ -484,6 +485,7 @@ def not_repeatable(
         cause = "not established; no random operation was seen"
     return rules.NOT_REPEATABLE.finding(
         layer=places[0] if places else "not located",
+        layers=places,
         message=f"the same batch gives other bits the second time, through {listed(random)}",
         explanation=Explanation(
             cause=cause,

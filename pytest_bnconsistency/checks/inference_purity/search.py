@@ -50,6 +50,7 @@ def _finding(entry_point: str, layers: list[str]) -> Finding:
     moved = f"{entry_point} moves the state of {counted(len(layers), 'layer')} for this batch"
     return STATE_MOVES.finding(
         layer=layers[0],
+        layers=layers,
         message=moved,
         explanation=Explanation(
             cause="not established; other batches leave the state as it is",

@@ -121,6 +121,7 @@ def _distances(known: Estimated) -> tuple[Table | None, list[Finding]]:
     return table, [
         rules.FAR_OFF.finding(
             layer=path,
+            layers=[place for place, _ in far],
             message=f"{farthest.how}{others}",
             explanation=Explanation(
                 cause="not established; train_eval_agreement tries the causes",

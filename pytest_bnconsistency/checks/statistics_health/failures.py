@@ -158,6 +158,7 @@ def _finding(
     others = f"; so in {counted(more, 'more layer')}" if more else ""
     yield rule.finding(
         layer=n.path,
+        layers=dict.fromkeys(other.path for other, _ in places),
         message=f"{what}, in {n.path}{others}",
         explanation=causes.told(reason, remedy),
         bound="no tolerance: read off the stored values",

@@ -187,6 +187,7 @@ def _warning(
     paths = list(dict.fromkeys(n.path for n in places))
     return rule.finding(
         layer=paths[0],
+        layers=paths,
         message=message,
         explanation=unusable.told(reason, remedy),
         bound="unusual, and not certainly wrong",

@@ -242,6 +242,7 @@ def _finding(m: Measured, cause: Cause, bound: str, layers: Attribution | None =
         explanation = replace(explanation, cause=explanation.cause + alone)
     return cause.rule.finding(
         layer=cause.place or worst,
+        layers=dict.fromkeys(t.path for t in m.tracked),
         message=f"evaluate disagrees with train: {said} ({m.data.rows} rows)",
         explanation=explanation,
         bound=bound,

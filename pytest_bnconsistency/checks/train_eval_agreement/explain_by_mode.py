@@ -40,6 +40,7 @@ def finding(
         cause = f"not established; training mode moves state in {where}"
     return rules.DISAGREES.finding(
         layer=paths[0] if paths else "the whole model",
+        layers=paths,
         message=f"evaluate disagrees with train: {numbers(stored, trained, apart)}"
         f"{_decisions(stored, trained, data)} ({data.rows} rows, whatever the batches)",
         explanation=Explanation(cause=cause, tested=tested, remedy=remedy, established=bool(told)),

@@ -127,6 +127,7 @@ def finding(
     remedy = f"{explanation.remedy}, or recalibrate(model, x)"
     return rule.finding(
         layer=first.path,
+        layers=dict.fromkeys(t.path for t in untouched),
         message=f"the statistics of {count} are exactly their initial values {after}",
         explanation=replace(explanation, remedy=remedy),
         bound="no tolerance: exactly 0 or 1 in every channel",

@@ -46,6 +46,7 @@ def warnings(tracked: Sequence[Tracked], held: Sequence[Tracked], planned: int) 
     return [
         rules.STALE.finding(
             layer=worst.path,
+            layers=dict.fromkeys(t.path for t in slow),
             message=f"{planned} planned updates leave {_left(worst, planned):.1%} of the initial "
             f"values in the statistics of {worst.path} (momentum {momentum:.3g}; so in "
             f"{counted(layers, 'normaliser')})",

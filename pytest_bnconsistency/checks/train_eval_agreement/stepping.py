@@ -116,6 +116,7 @@ def _warning(rule: Rule, paths: list[str], message: str, explanation: Explanatio
     more = f"; so in {len(paths) - 1} more" if len(paths) > 1 else ""
     return rule.finding(
         layer=paths[0],
+        layers=paths,
         message=message + more,
         explanation=explanation,
         bound="exactly once a step",
