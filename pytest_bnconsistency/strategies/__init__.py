@@ -7,6 +7,9 @@ A batch is drawn as a small recipe for each row (kind, scale, seed) and then exp
 fast however large the rows are, and shrinking works on rows, kinds, scales and sizes.
 """
 
+import importlib
+from typing import Any
+
 from pytest_bnconsistency import libraries
 
 libraries.tensorflow()
@@ -21,10 +24,6 @@ from pytest_bnconsistency.strategies.arrays import (  # noqa: E402
     from_recipe,
     splits,
 )
-from pytest_bnconsistency.strategies.lifecycle import (  # noqa: E402
-    Lifecycle,
-    lifecycle_machine,
-)
 
 __all__ = [
     "Lifecycle",
@@ -37,3 +36,10 @@ __all__ = [
     "lifecycle_machine",
     "splits",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The life of a model asks the checks, which stand above strategies: loaded when used."""
+    if name in ("Lifecycle", "lifecycle_machine"):
+        return getattr(importlib.import_module("pytest_bnconsistency.lifecycle"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,253 @@
+"""A model's life as a state machine: at its end, the checks must hold.
+
+TestLife = strategies.lifecycle_machine(build).TestCase
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from pytest_bnconsistency.assertions import check_consistency
+from pytest_bnconsistency.data.arrays import Array, map_nest
+from pytest_bnconsistency.data.reading import read
+from pytest_bnconsistency.data.recipes import Recipe, Row
+from pytest_bnconsistency.data.rows import Data
+from pytest_bnconsistency.errors import ConsistencyFailure, DataError
+from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
+from pytest_bnconsistency.models import Subject, subject_of
+from pytest_bnconsistency.reporting import text
+from pytest_bnconsistency.strategies.arrays import source_for
+
+STEPS, ROWS = 16, 8
+THE_MODEL = "the model"
+INVARIANTS = ("inference_purity", "batch_invariance", "frozen_stability")
+
+
+class Lifecycle(RuleBasedStateMachine):
+    """Trains, predicts, evaluates, freezes, unfreezes, compiles, saves and loads one model.
+
+    At the end of its life inference must be pure, no row may depend on its batch, and what was
+    frozen, and not unfrozen by its name, must stay frozen. Every point of a life is the end of a
+    shorter one. `set_trainable` and `compile_model` are what a project does to freeze and to
+    compile: override them with your own.
+    """
+
+    factory: Callable[[], Any]
+    data: Any = None
+    steps: ClassVar[int] = STEPS
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.TestCase.settings = settings(
+            deadline=None,
+            stateful_step_count=cls.steps,
+            suppress_health_check=list(HealthCheck),
+        )
+
+    def __init__(self) -> None:
+        super().__init__()
+        cls = type(self)
+        self.model = cls.factory()
+        subject = subject_of(self.model)
+        cls.data = cls.data or some_data(subject)
+        if not subject.compiled:
+            self.model.compile("sgd", "mean_squared_error")
+        self._around = _around(subject)
+        self._frozen = {
+            name for name, layer in self._named().items() if not subject.trainable(layer)
+        }
+
+    def set_trainable(self, model: Any, layer: Any, value: bool) -> None:
+        """Freeze or unfreeze a layer of the model, or all of it, as the project does."""
+        layer.trainable = value
+
+    def compile_model(self, model: Any) -> None:
+        """Compile the model again, as the project does."""
+        try:
+            model.compile_from_config(model.get_compile_config())
+        except Exception:  # a loss of the user's own cannot be told from a config
+            subject_of(model).rebuild_training()
+
+    @rule()
+    def fit(self) -> None:
+        """A step of training."""
+        try:
+            subject_of(self.model).fit(self._batch(), ROWS)
+        except Exception:
+            # Keras says aloud that an optimizer was made for other weights: no silent fault.
+            self.compile_model(self.model)
+
+    @rule()
+    def predict(self) -> None:
+        """Inference through `predict`."""
+        subject_of(self.model).entries()["predict"](self._batch().x)
+
+    @rule()
+    def evaluate(self) -> None:
+        """Loss and metrics."""
+        subject_of(self.model).evaluate(self._batch(), ROWS)
+
+    @rule(layer=st.runner().flatmap(lambda self: st.sampled_from(list(self._around))))
+    def freeze(self, layer: str) -> None:
+        """Freeze a layer with statistics, what holds one, or the model."""
+        self._frozen.add(layer)
+        self.set_trainable(self.model, self._named()[layer], False)
+
+    @rule(layer=st.runner().flatmap(lambda self: st.sampled_from(list(self._around))))
+    def unfreeze(self, layer: str) -> None:
+        """Unfreeze what is frozen, or what holds it, where it lies in nothing frozen."""
+        holds = any(layer in (name, *self._around[name]) for name in self._frozen)
+        if holds and not self._frozen.intersection(self._around[layer]):
+            self._frozen.discard(layer)
+            self.set_trainable(self.model, self._named()[layer], True)
+
+    @rule()
+    def compile(self) -> None:
+        """Compile, with nothing else changed."""
+        self.compile_model(self.model)
+
+    @rule()
+    def save_and_load(self) -> None:
+        """Go on with the model that comes back from a file."""
+        packages = [base.__module__.partition(".")[0] for base in type(self.model).__mro__]
+        library = next(package for package in packages if package in ("keras", "tf_keras"))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.keras"
+            try:
+                self.model.save(path)
+                self.model = importlib.import_module(library).models.load_model(path)
+            except Exception:
+                return  # code of the user's own that does not say how it is saved
+
+    # Each name is a rule of its own: what changes most is drawn most.
+    _fit_2 = _fit_3 = fit
+    _freeze_2 = freeze
+    _unfreeze_2 = unfreeze
+
+    def teardown(self) -> None:
+        batch = self._batch()
+        for check in INVARIANTS:
+            frozen = self._pattern() if check == "frozen_stability" else None
+            try:
+                report = check_consistency(
+                    self.model, batch.x, batch.y, checks=[check], frozen=frozen
+                )
+            except DataError:
+                continue  # what `fit` refuses, where all is frozen, it says aloud
+            if not report.ok:
+                result = report[check]
+                raise ConsistencyFailure(text.render(result), [result])
+
+    def _batch(self) -> Data:
+        data: Data = type(self).data
+        return data.take(np.arange(ROWS) % data.rows)
+
+    def _named(self) -> dict[str, Any]:
+        subject = subject_of(self.model)
+        named = {subject.path(layer): layer for layer in subject.layers()}
+        return named | {THE_MODEL: self.model}
+
+    def _pattern(self) -> str | None:
+        """A layer that was frozen, and whose own flag says otherwise by now."""
+        named, subject = self._named(), subject_of(self.model)
+        frozen = (name for name in self._around if self._frozen & {name, *self._around[name]})
+        kept = (name for name in frozen if tracked_candidates(subject, named[name]))
+        return next((name for name in kept if subject.trainable(named[name])), None)
+
+
+def lifecycle_machine(
+    factory: Callable[[], Any], data: Any = None, *, steps: int = STEPS
+) -> type[Lifecycle]:
+    """A state machine of the life of the models that `factory` builds, for its `TestCase`.
+
+    Args:
+        factory: a function without arguments that returns a model, built; compiled if its own
+            loss is to be used.
+        data: `(x, y)` to train on; without it rows and targets are made that fit.
+        steps: how many steps a life has at most.
+
+    Raises:
+        DataError: `factory` is a model, or the data cannot be used.
+    """
+    if not callable(factory) or (hasattr(factory, "predict") and not isinstance(factory, type)):
+        raise DataError(
+            "lifecycle_machine was given a model or none; every life begins with a new one: give "
+            "a function that builds one, such as build or lambda: build(3)"
+        )
+    if steps < 1:
+        raise DataError(f"steps={steps}; expected 1 or more")
+    attributes = {
+        "factory": staticmethod(factory),
+        "data": None if data is None else given_data(data),
+        "steps": steps,
+        "__module__": __name__,
+        "__doc__": Lifecycle.__doc__,
+    }
+    return type("LifecycleMachine", (Lifecycle,), attributes)
+
+
+def _around(subject: Subject) -> dict[str, tuple[str, ...]]:
+    """Layers with statistics, what holds them, and the model: each with what holds it."""
+    keeping = [layer for layer in subject.layers() if tracked_candidates(subject, layer)]
+    holding = [above for layer in keeping for above in subject.above(layer)]
+    paths = dict.fromkeys(subject.path(layer) for layer in [*keeping, *holding])
+    found = {
+        path: (*(other for other in paths if path.startswith(f"{other}/")), THE_MODEL)
+        for path in paths
+    }
+    return {**found, THE_MODEL: ()}
+
+
+def given_data(data: Any) -> Data:
+    """The rows to train on, with targets.
+
+    Raises:
+        DataError: there are no targets, or the data cannot be read.
+    """
+    given = read(iter([data]) if isinstance(data, tuple) else data, None, None, ROWS)
+    if given.y is None:
+        raise DataError("data holds no targets, and a life has steps of fit; expected (x, y)")
+    return given
+
+
+def some_data(subject: Subject) -> Data:
+    """Rows that fit the model's inputs, and targets that fit its outputs and its loss.
+
+    Raises:
+        DataError: the model does not tell its inputs, or its loss takes no such targets.
+    """
+    x = source_for(subject.model).expand(Recipe(ROWS, {}, Row("random", 1.0)))
+    with preserve_state(subject):
+        outputs = next(iter(subject.entries().values()))(x)
+    shaped = map_nest(lambda leaf: _one_hot(np.asarray(leaf)), outputs)
+    if not subject.compiled:
+        return Data(x, shaped)
+    for targets in (shaped, map_nest(lambda leaf: leaf.argmax(-1), shaped)):
+        try:
+            with preserve_state(subject):
+                subject.evaluate(Data(x, targets), ROWS)
+        except Exception:
+            continue
+        return Data(x, targets)
+    raise DataError(
+        f"the loss of model {subject.name!r} takes neither targets of the shape of its outputs "
+        "nor classes; give some: lifecycle_machine(build, (x, y))"
+    )
+
+
+def _one_hot(outputs: Array) -> Array:
+    hot = np.zeros(outputs.shape, np.float32)
+    width = outputs.shape[-1] if outputs.ndim > 1 else 2
+    for row in range(len(hot)):
+        hot[row, ..., row % width] = 1
+    return hot
