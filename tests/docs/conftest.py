@@ -8,5 +8,5 @@ import tf_keras  # noqa: F401
 
 import pytest_bnconsistency.assertions
 import pytest_bnconsistency.checks.recalibration
-import pytest_bnconsistency.strategies.lifecycle
+import pytest_bnconsistency.lifecycle
 import pytest_bnconsistency.suite  # noqa: F401
