@@ -82,15 +82,19 @@ class Judged:
         return bool(self.differences or self.sizes or self.shapes)
 
     @property
+    def holds(self) -> bool:
+        return self.has_rows and not self.random and not self.fails
+
+    @property
     def word(self) -> str:
-        if self.random or not (self.has_rows or self.fails):
-            return "not judged"
-        return "fails" if self.fails else "holds"
+        if self.holds:
+            return "holds"
+        return "fails" if self.fails and not self.random else "not judged"
 
 
 def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Finding]:
     """One finding for each way in which rows depend on their batch."""
-    holding = names_of([entry for entry in judged if entry.word == "holds"])
+    holding = names_of([entry for entry in judged if entry.holds])
     found = []
     if mixing := [entry for entry in judged if entry.mixes]:
         found.append(_mixing(subject, x, mixing, holding))

@@ -52,18 +52,22 @@ def hidden(
     if unknown[0] in hiding:
         return tuple(unknown)
     base, other = (values_of(seen, rows, labels) for rows in (x, exchange.x))
-    for place in unknown[:TRIED]:
-        label = seen.calls[place].label
+
+    def is_hidden(label: str) -> bool:
+        """Whether the outputs stay with the call's changed rows in the first batch."""
         mine, its = base.get(label, []), other.get(label, [])
-        if [a.shape for a in mine] == [b.shape for b in its]:
-            changed = [_with_rows_of(b, a, exchange) for a, b in zip(mine, its, strict=True)]
-            if gathers and not any(map(differ, mine, changed)):
-                known.add(place)
-                continue
-            still, moved = (outputs_with(seen, x, {label: held}) for held in (mine, changed))
-            if still is None or moved is None or not _answers(case, still, moved):
-                hiding.add(place)
-                break
+        if [a.shape for a in mine] != [b.shape for b in its]:
+            return False
+        changed = [_with_rows_of(b, a, exchange) for a, b in zip(mine, its, strict=True)]
+        if gathers and not any(map(differ, mine, changed)):
+            return False
+        still, moved = (outputs_with(seen, x, {label: held}) for held in (mine, changed))
+        return still is None or moved is None or not _answers(case, still, moved)
+
+    for place in unknown[:TRIED]:
+        if is_hidden(seen.calls[place].label):
+            hiding.add(place)
+            break
         known.add(place)
     else:
         known.update(unknown)

@@ -1,0 +1,204 @@
+"""The entry points of a model, each compared with itself in other batches and in other sizes."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_bnconsistency.checks import entry_points
+from pytest_bnconsistency.checks.batch_invariance.explain import Judged, names_of
+from pytest_bnconsistency.checks.batch_invariance.output_noise import noise_of
+from pytest_bnconsistency.checks.batch_invariance.sizes import chunks_of, compare_sizes, untraced
+from pytest_bnconsistency.checks.batch_invariance.variants import (
+    compare_exchanges,
+    compare_otherwise,
+)
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.entry_points import WHOLE, Entry, measured_noise, rows_between
+from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of
+from pytest_bnconsistency.errors import RefusedError
+from pytest_bnconsistency.execution.batch_variants import Exchange, joint_exchanges
+from pytest_bnconsistency.execution.observations import has_rows, same_outputs
+from pytest_bnconsistency.measurement.rounding_noise import Noise
+from pytest_bnconsistency.words import counted, listed
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was found of each entry point on the rows `x`, with the layers `apart` row by row."""
+
+    case: Case
+    x: Nest
+    apart: Collection[int]
+    joint: Sequence[Exchange]
+    groups: Sequence[tuple[Entry, Judged]]
+    noise: Noise
+    notes: Sequence[str]
+
+    @property
+    def known(self) -> list[Judged]:
+        """Those that give the same bits twice: of others nothing can be told."""
+        return [judged for _, judged in self.groups if not judged.random]
+
+    @property
+    def random(self) -> bool:
+        """Whether some entry point does not repeat itself."""
+        return any(judged.random for _, judged in self.groups)
+
+    @property
+    def holding(self) -> list[Judged]:
+        return [judged for judged in self.known if judged.holds]
+
+    @property
+    def sizes(self) -> list[int]:
+        return sorted({stop - start for start, stop in chunks_of(rows_of(self.x))})
+
+    @property
+    def margin(self) -> float:
+        """The largest change between batch sizes, in bounds."""
+        return max((judged.margin for judged in self.known), default=0.0)
+
+    @property
+    def gathers(self) -> bool:
+        return any(judged.gathers for judged in self.known)
+
+    @property
+    def dominated(self) -> bool:
+        """Whether rounding alone may move outputs by as much as they are large."""
+        return any(judged.dominated for judged in self.known)
+
+    def outputs(self, *, repeating: bool = False) -> list[list[Array]]:
+        """What entry points give for all rows; with `repeating`, those that repeat themselves."""
+        groups = [(e, judged) for e, judged in self.groups if not (repeating and judged.random)]
+        return [entry.run(WHOLE, self.x).outputs for entry, _ in groups]
+
+    @property
+    def finite(self) -> bool:
+        return all(map(all_finite, self.outputs()))
+
+    def evidence(self) -> dict[str, Any]:
+        words = {name: judged.word for _, judged in self.groups for name in judged.names}
+        evidence = {
+            "rows": rows_of(self.x),
+            "entry_points": words,
+            "exchanges": [exchange.name for exchange in self.joint],
+            "sizes": self.sizes,
+            "margin": self.margin,
+        }
+        if self.margin:
+            evidence["outputs"] = [
+                {"floor": f.floor, "bound": f.bound, "lower": f.lower, "scale": f.scale}
+                for f in self.noise.floors
+            ]
+        return evidence
+
+
+def compare(case: Case, x: Nest, apart: Collection[int]) -> Compared:
+    """Each entry point that computes something else, in other batches and in other sizes."""
+    joint, notes = joint_exchanges(x, case.settings.seed), list[str]()
+    groups = _entry_points(case, x, apart, notes)
+    noise = measured_noise(case, x, apart)
+    for entry, judged in groups:
+        _compare_entry(entry, judged, case, x, joint, noise_of(case, x, entry, apart), notes)
+    if not apart:
+        groups += untraced(case, x, groups, noise)
+    known = [judged for _, judged in groups if not judged.random]
+    rowless = names_of([judged for judged in known if not judged.has_rows])
+    if rowless and any(judged.has_rows for judged in known):
+        notes.append(f"no output of {listed(rowless)} has the rows first: not judged")
+    return Compared(case, x, apart, joint, groups, noise, notes)
+
+
+def _compare_entry(
+    entry: Entry,
+    judged: Judged,
+    case: Case,
+    x: Nest,
+    joint: Sequence[Exchange],
+    noise: Noise,
+    notes: list[str],
+) -> None:
+    compare_exchanges(entry, judged, case, x, joint, noise, notes)
+    if not judged.differences and not judged.random:
+        compare_sizes(entry, judged, x, noise)
+        if judged.sizes:
+            compare_otherwise(entry, judged, case, x, noise, notes)
+    notes += _rows_first(entry, judged, x)
+    if judged.observed is not None and judged.observed.still:
+        notes.append(f"layers that draw random numbers are held still in {entry.name}")
+
+
+def _rows_first(entry: Entry, judged: Judged, x: Nest) -> list[str]:
+    """Finds out whether an output has the rows first; a note where another has not."""
+    in_rows = [has_rows([output], x) for output in entry.run(WHOLE, x).outputs]
+    judged.has_rows = any(in_rows)
+    if not judged.has_rows or all(in_rows):
+        return []
+    without = in_rows.count(False)
+    return [
+        f"{without} of the {counted(len(in_rows), 'output')} of {entry.name} "
+        f"{'has' if without == 1 else 'have'} not the rows first: not judged"
+    ]
+
+
+def _entry_points(
+    case: Case, x: Nest, apart: Collection[int], notes: list[str]
+) -> list[tuple[Entry, Judged]]:
+    """The entry points that compute something else, each with the names that it stands for.
+
+    What gives the same bits in every layer, or in the outputs of the whole batch and of a single
+    row, computes the same: what holds for the one holds for the other. `predict` cannot run
+    layers `apart`.
+    """
+    subject = case.subject
+    inference = entry_points.traced_entry(case, x, False, apart)
+    judged = Judged([subject.spelled(False)], inference.observed)
+    groups = [(inference, judged)]
+    for name in itertools.islice(subject.entries(), 0 if apart else 1):
+        production = entry_points.entry(case, x, name)
+        if refusal := _refusal(production, inference, x):
+            notes.append(f"not judged: {refusal}")
+        elif _agree(case, production, inference, x):
+            judged.names.insert(0, name)
+        else:
+            again = functools.partial(entry_points.anew, case, name=name)
+            groups.insert(0, (production, Judged([name], anew=again)))
+    left_out = subject.spelled(None)
+    if left_out == subject.spelled(False):
+        return groups
+    if not apart and entry_points.same_in_every_layer(case, x):
+        judged.names.insert(-1, left_out)
+        return groups
+    default = entry_points.traced_entry(case, x, None, apart)
+    assert inference.observed is not None
+    assert default.observed is not None
+    if default.observed.same_computation(inference.observed):
+        judged.names.insert(-1, left_out)
+    else:
+        groups.append((default, Judged([left_out], default.observed)))
+    return groups
+
+
+def _refusal(production: Entry, inference: Entry, x: Nest) -> str:
+    """What an entry point raises on rows that inference takes, "" if it takes them."""
+    inference.run(WHOLE, x)
+    try:
+        production.run(WHOLE, x)
+    except RefusedError as error:
+        return str(error)
+    return ""
+
+
+def _agree(case: Case, mine: Entry, its: Entry, x: Nest) -> bool:
+    for batch, rows in ((WHOLE, x), rows_between(x, 0, 1)):
+        try:
+            both = its.run(batch, rows), mine.run(batch, rows)
+        except Exception:
+            return False  # what it refuses, it is judged on
+        moved = any(entry_points.moves_layers(case, x, seen) for seen in both)
+        if moved or not same_outputs(*(seen.outputs for seen in both)):
+            return False
+    return True

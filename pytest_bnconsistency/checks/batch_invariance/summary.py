@@ -1,0 +1,90 @@
+"""What is said where rows keep their results, and where that can't be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pytest_bnconsistency.checks.batch_invariance.comparisons import Compared
+from pytest_bnconsistency.checks.batch_invariance.detection_limit import resolution
+from pytest_bnconsistency.checks.batch_invariance.explain import names_of
+from pytest_bnconsistency.checks.batch_invariance.padding import Further
+from pytest_bnconsistency.data.arrays import rows_of
+from pytest_bnconsistency.measurement.rounding_noise import DROWNED
+from pytest_bnconsistency.results import CheckResult, Verdict
+from pytest_bnconsistency.words import listed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unseen:
+    """Why a violation could not have been seen, and what to do about that."""
+
+    summary: str
+    hint: str
+
+    def of(self, result: CheckResult) -> CheckResult:
+        """The result, inconclusive for that reason."""
+        return replace(result, verdict=Verdict.VACUOUS, summary=self.summary, hint=self.hint)
+
+
+NOTHING_WOULD_SHOW = Unseen(
+    summary="not even a row moved by 0.1 of its batch's mean would have been seen",
+    hint="give rows that differ, and a model whose layers are not all zero",
+)
+
+
+def inconclusive(compared: Compared, further: Further) -> Unseen | None:
+    """Why nothing can be told though nothing was found, and what to do."""
+    if not compared.known:
+        return Unseen(
+            summary="inference is random: the same batch gives other bits in a second run",
+            hint="remove the randomness from inference; inference_purity says where it is",
+        )
+    if not compared.finite:
+        return Unseen(
+            summary="the outputs are NaN or Inf, whatever the batch",
+            hint="statistics_health says whether stored statistics are at fault",
+        )
+    if not compared.holding:
+        outputs = [output for given in compared.outputs(repeating=True) for output in given]
+        shapes = listed(dict.fromkeys(str(output.shape) for output in outputs))
+        rows = rows_of(compared.x)
+        return Unseen(
+            summary=f"no output has the {rows} rows of the batch first: {shapes}",
+            hint="give a model, or a function around it, whose outputs have the rows first",
+        )
+    if compared.dominated or any(moved.dominated for moved in further.moves):
+        return Unseen(
+            summary="rounding alone may move the outputs by as much as they are large, so no "
+            "change of them between batches of other sizes or lengths tells anything",
+            hint="give rows whose outputs do not cancel to nearly zero, or compute in a higher "
+            "precision",
+        )
+    return None
+
+
+def detection_limits(compared: Compared) -> Mapping[str, float]:
+    """The smallest leak that would have been seen, for each place where one would have been."""
+    case, x, apart = compared.case, compared.x, compared.apart
+    seen = resolution(case, x, apart, compared.noise if compared.gathers else None)
+    if compared.gathers and all(share is None for share in seen.values()):
+        seen = resolution(case, x, apart)  # no output shows it: hidden bits may
+    return {place: share for place, share in seen.items() if share is not None}
+
+
+def held(compared: Compared, further: Further, limits: Mapping[str, float]) -> str:
+    """What held, and what would have been seen."""
+    leaks = "; ".join(f"{share:.0e} at {place}" for place, share in limits.items())
+    kept = "values within noise" if compared.gathers else "bits"
+    within = (
+        f"batch sizes {listed(compared.sizes)} stay within {compared.margin:.2f} of the noise "
+        "bound"
+        if not any(judged.drowned for judged in compared.known)
+        else "batch sizes were not judged, because rounding alone moves the outputs by more than "
+        f"{DROWNED:g} of their scale"
+    )
+    return (
+        f"each of {rows_of(compared.x)} rows keeps its {kept} in {len(compared.joint)} other "
+        f"batches through {listed(names_of(compared.holding))}; {within}{further.holds}; a leak "
+        f"of the batch mean into a row would have been seen from {leaks}"
+    )
