@@ -1,0 +1,217 @@
+"""Whether entry points say what inference in a trace says, within the noise of both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.compiled_before import CompiledBefore, compiled_before
+from pytest_bnconsistency.checks.entry_points import (
+    WHOLE,
+    Entry,
+    calls_of,
+    entry,
+    first_rows,
+    measured_noise,
+    rows_between,
+    traced_entry,
+)
+from pytest_bnconsistency.checks.inference_purity import explain
+from pytest_bnconsistency.checks.inference_purity.explain import Called, Cause, Runner
+from pytest_bnconsistency.checks.inference_purity.runs import (
+    DATASET,
+    EVALUATE,
+    Seen,
+    batches_of,
+    runner_of,
+)
+from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of
+from pytest_bnconsistency.errors import RefusedError
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.observations import same_outputs
+from pytest_bnconsistency.measurement import rounding_noise
+from pytest_bnconsistency.measurement.rounding_noise import Moved, Noise
+from pytest_bnconsistency.models.held_objects import is_of_library
+from pytest_bnconsistency.results import Finding
+
+BOUND = (
+    f"{2 * rounding_noise.MULTIPLE:g} noise floors, half of them for each side, measured on this "
+    "model"
+)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What sets entry points apart from inference: faults, and what the model's own code adds.
+
+    `drowned` says that rounding alone may move outputs that were compared by as much as fails.
+    """
+
+    wrong: tuple[Finding, ...] = ()
+    meant: tuple[Finding, ...] = ()
+    drowned: bool = False
+
+
+@dataclass
+class _Unlike:
+    """Tells how far outputs are from those `expected` of `count` rows, if beyond noise."""
+
+    noise: Noise
+    count: int
+    reference: str
+    expected: list[Array]
+    drowned: bool = False
+
+    def __call__(self, outputs: list[Array]) -> str:
+        for index, (mine, its) in enumerate(zip(outputs, self.expected, strict=False)):
+            if mine.shape != its.shape:
+                return f"gives shape {mine.shape}, {self.reference} gives {its.shape}"
+            by_row = mine.ndim > 0 and len(mine) <= self.count
+            moved = self._moved(index, mine, its, by_row)
+            if moved is None:
+                continue
+            self.drowned |= moved.drowned
+            if moved.beyond:
+                where = f" in row {moved.row}" if by_row else ""
+                return (
+                    f"is {moved.change:.3g} away from {self.reference}{where}; noise explains "
+                    f"{moved.bound:.3g}"
+                )
+        return ""
+
+    def _moved(self, index: int, mine: Array, its: Array, by_row: bool) -> Moved | None:
+        # Each side has noise of its own: eager and graph, fused and not.
+        if by_row:
+            return self.noise.compare(index, mine, its, np.arange(len(mine)), sides=2)
+        return self.noise.compare_whole(index, mine, its, sides=2)
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """Why, and how far, an entry point is off inference."""
+
+    name: str
+    cause: Cause
+    how: str
+
+
+def agreement(case: Case, x: Nest, seen: Sequence[Seen]) -> Agreement:
+    """`seen` are those that repeat themselves and move nothing."""
+    reference = _reference(case, x)
+    if reference.observed is None and all(s.name != reference.name for s in seen):
+        return Agreement()
+    if not all_finite(reference.run(WHOLE, x).outputs):
+        return Agreement()  # an overflow comes and goes with rounding
+    comparing = _Comparing(case, x, reference)
+    found: dict[Cause, dict[str, str]] = {}
+    for apart in comparing.all(seen):
+        found.setdefault(apart.cause, {})[apart.name] = apart.how
+    compared, arrays = {s.name for s in seen}, next(iter(case.subject.entries()), "")
+    wrong, meant = list[Finding](), list[Finding]()
+    for cause, names in found.items():
+        alike = DATASET not in compared or (arrays in names) is (DATASET in names)
+        kind = meant if cause.intended and alike else wrong
+        kind.append(explain.disagree(cause, names, reference.name, BOUND))
+    return Agreement(tuple(wrong), tuple(meant), comparing.drowned)
+
+
+def _reference(case: Case, x: Nest) -> Entry:
+    """Inference in a trace; outside of one where the trace holds layers still that draw."""
+    traced = traced_entry(case, x, False)
+    if traced.observed is None or traced.observed.draws:
+        return entry(case, x, case.subject.spelled(False))
+    return traced
+
+
+class _Comparing:
+    """Compares entry points with one of them, the `reference`, on the rows `x`."""
+
+    def __init__(self, case: Case, x: Nest, reference: Entry) -> None:
+        self.case, self.x, self.reference = case, x, reference
+        seen = reference.observed
+        self._traced = seen if seen is not None and seen.is_traced else None
+        self._made: list[_Unlike] = []
+
+    @property
+    def drowned(self) -> bool:
+        return any(unlike.drowned for unlike in self._made)
+
+    def all(self, seen: Sequence[Seen]) -> Iterator[_Apart]:
+        for other in seen:
+            if other.name not in (EVALUATE, self.reference.name):
+                yield from self._entry(other)
+        for compiled in compiled_before(self.case, self.x):
+            yield from self._compiled(compiled)
+
+    def _unlike(self, noise: Noise, rows: Nest, expected: list[Array]) -> _Unlike:
+        self._made.append(_Unlike(noise, rows_of(rows), self.reference.name, expected))
+        return self._made[-1]
+
+    def _entry(self, other: Seen) -> Iterator[_Apart]:
+        case, x, calls = self.case, self.x, calls_of(self.case)
+        expected = (
+            _in_batches(case, self.reference, x)
+            if other.name == DATASET
+            else self.reference.run(WHOLE, x).outputs
+        )
+        unlike = self._unlike(measured_noise(case, x), x, expected)
+        if how := other.raised or unlike(other.outputs):
+            called = Called(x, calls[other.name]) if self._traced and other.name in calls else None
+            runner = runner_of(case, x, other.name)
+            cause = explain.sets_apart(case.subject, runner, unlike, called)
+            yield _Apart(other.name, explain.refusing(cause) if other.raised else cause, how)
+        elif self._traced and other.name == case.subject.spelled(False):
+            yield from self._after_another(other.name, self._traced)
+
+    def _compiled(self, compiled: CompiledBefore) -> Iterator[_Apart]:
+        """What `predict` was compiled for before the check."""
+        case, rows = self.case, compiled.rows
+        try:
+            if compiled.as_checked:
+                traced, noise = traced_entry(case, self.x, False), measured_noise(case, self.x)
+                expected = traced.run(f"rows as in {compiled.name}", rows).outputs
+            else:
+                other = Pass(case.subject, rows, training=False)
+                expected, noise = other.run(rows).outputs, Noise(other, rows)
+            outputs = compiled.run()
+        except RefusedError:
+            return
+        unlike = self._unlike(noise, rows, expected)
+        if all_finite(expected) and (how := unlike(outputs)):
+            runner = Runner(compiled.compiled_again, case.subject.own_inference(), compiled.held)
+            cause = explain.sets_apart(case.subject, runner, unlike, None)
+            yield _Apart(compiled.name, cause, how)
+
+    def _after_another(self, name: str, traced: Pass) -> Iterator[_Apart]:
+        """Inference outside of a trace, right after a call with other rows.
+
+        What code of the user's keeps from one call to the next, a cache or a carried state, mostly
+        hangs on the shape: so both calls have as many rows.
+        """
+        case, x, half = self.case, self.x, rows_of(self.x) // 2
+        layers = [*case.subject.layers(), *(call.layer for call in traced.calls)]
+        if case.fixed_rows is not None or all(map(is_of_library, layers)):
+            return
+        called = entry(case, x, name)
+        batch, others = rows_between(x, half, 2 * half)
+        expected = self.reference.run(batch, others)
+        unlike = self._unlike(measured_noise(case, x), x, expected.outputs)
+        try:
+            called.call(first_rows(x, half), False)
+            after = called.call(others, False)
+            how = unlike(after.outputs)
+        except RefusedError:
+            return
+        if how:
+            pairs = zip(traced.calls, expected.records, after.records, strict=False)
+            apart = (c.label for c, mine, its in pairs if not same_outputs(mine or [], its or []))
+            cause = explain.remembering(next(apart, ""))
+            yield _Apart(name, cause, f"{how}, right after a call with other rows")
+
+
+def _in_batches(case: Case, way: Entry, x: Nest) -> list[Array]:
+    """What an entry point gives for batches as those of the data set, put together."""
+    return [np.concatenate(outputs) for outputs in zip(*batches_of(case, way, x), strict=True)]

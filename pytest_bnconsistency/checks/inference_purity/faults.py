@@ -1,0 +1,49 @@
+"""Entry points that move state or do not repeat themselves: a finding for each cause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.entry_points import calls_of
+from pytest_bnconsistency.checks.inference_purity import explain
+from pytest_bnconsistency.checks.inference_purity.explain import Cause
+from pytest_bnconsistency.checks.inference_purity.runs import EVALUATE, Runs, Seen, runner_of
+from pytest_bnconsistency.checks.traced_passes import observed
+from pytest_bnconsistency.data.arrays import Nest
+from pytest_bnconsistency.results import Finding
+
+
+def state_moves(case: Case, x: Nest, runs: Runs) -> list[Finding]:
+    """A finding for each cause that has entry points move state."""
+    calls, still = calls_of(case), [s.name for s in runs.seen if not s.moved]
+    # What runs the same code moves the same state: the calls one by one, the ways to predict.
+    kinds: dict[str, list[Seen]] = {}
+    for s in runs.seen:
+        kind = s.name if s.name in calls or s.name == EVALUATE else "predict"
+        if s.moved:
+            kinds.setdefault(kind, []).append(s)
+    found: dict[Cause, list[Seen]] = {}
+    for alike in kinds.values():
+        runner = runner_of(case, x, alike[0].name)
+        cause = explain.moves_because(case.subject, runner, alike[0].moved, runs.held_by)
+        found.setdefault(cause, []).extend(alike)
+    findings = []
+    for cause, moving in found.items():
+        ids = {id(v) for s in moving for v in s.moved}
+        layers = list(dict.fromkeys(path for key, path in runs.held_by.items() if key in ids))
+        findings.append(explain.state_moves(cause, layers, [s.name for s in moving], still))
+    return findings
+
+
+def not_repeatable(case: Case, x: Nest, seen: Sequence[Seen]) -> list[Finding]:
+    if all(s.repeats for s in seen):
+        return []
+    told, default = calls_of(case), observed(case, x, None)
+    # What moves state starts from another one the second time.
+    drawing = default.draws
+    random = [s.name for s in seen if not s.repeats and (drawing or not s.moved)]
+    if not random:
+        return []
+    mode = next((told[name] for name in random if name in told), False)
+    return [explain.not_repeatable(case.subject, x, default, random, mode)]

@@ -1,0 +1,244 @@
+"""Each entry point run on the rows: what it gives, whether it repeats, and what it moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.entry_points import (
+    WHOLE,
+    Entry,
+    calls_of,
+    entry,
+    held_variables,
+    is_random,
+    methods_of,
+    moves_layers,
+    owners,
+    rows_between,
+    run_anew,
+    traced_entry,
+)
+from pytest_bnconsistency.checks.inference_purity.explain import Runner
+from pytest_bnconsistency.checks.traced_passes import observed
+from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of
+from pytest_bnconsistency.errors import RefusedError
+from pytest_bnconsistency.execution.observations import has_rows, same_outputs
+from pytest_bnconsistency.execution.state import Variables, preserve_state
+from pytest_bnconsistency.models.base import set_batch
+from pytest_bnconsistency.words import first_line
+
+EVALUATED = 32
+DATASET = "predict(dataset)"
+EVALUATE = "evaluate"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One entry point: its outputs, whether they repeat, the variables that moved.
+
+    What it `raised` on rows that inference takes stands in place of outputs. Of `evaluate`, and
+    of the data set, which `predict` runs as it runs arrays, it is taken for granted that they
+    repeat.
+    """
+
+    name: str
+    outputs: list[Array]
+    repeats: bool
+    moved: tuple[Any, ...]
+    raised: str = ""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All entry points that ran, and the path of the layer that holds a variable, by identity.
+
+    `held` are the variables of layers that they may change. `notes` say what did not run, and why.
+    """
+
+    seen: Sequence[Seen]
+    held_by: dict[int, str]
+    held: Sequence[Any]
+    notes: Sequence[str]
+
+    @property
+    def names(self) -> list[str]:
+        """Those that predict."""
+        return [s.name for s in self.seen if s.name != EVALUATE]
+
+    @property
+    def finite(self) -> bool:
+        return all(all_finite(s.outputs) for s in self.seen)
+
+    @property
+    def steady(self) -> list[Seen]:
+        """Those that repeat themselves and move nothing.
+
+        A data set runs once, through the first way to predict.
+        """
+        first = next((s for s in self.seen if s.name != DATASET), None)
+        repeats = first is None or first.repeats
+        steady = [s for s in self.seen if s.repeats and not s.moved]
+        return [s for s in steady if s.name != DATASET or repeats]
+
+    def evidence(self) -> dict[str, Any]:
+        return {
+            "entry_points": {
+                s.name: {
+                    "repeats": s.repeats,
+                    "moved": sorted({self.held_by[id(v)] for v in s.moved}),
+                }
+                for s in self.seen
+            },
+        }
+
+
+def run_all(case: Case, x: Nest) -> Runs:
+    held_by = owners(case, observed(case, x, False))
+    # Metrics and the states of seed generators may move: no layer holds them as its own.
+    held = [v for v in held_variables(case, x) if id(v) in held_by]
+    names = [*methods_of(case), *reversed(calls_of(case))]
+    seen, notes = list[Seen](), list[str]()
+    if DATASET in names and not _joins(case, x):
+        names.remove(DATASET)
+        notes.append(f"not run: {DATASET}, as outputs of batches of unlike sizes can't be joined")
+    for name in names:
+        try:
+            seen.append(_seen(case, x, name, held_by))
+        except RefusedError as error:
+            if note := _no_fault(case, x, name, error):
+                notes.append(f"not run: {note}")
+            else:
+                kind = type(error.refusal).__name__
+                raised = f"raises {kind}: {first_line(error)[:120]}"
+                seen.append(Seen(name, [], True, (), raised))
+    if _can_evaluate(case):
+        seen.append(_evaluated(case, held))
+    return Runs(seen, held_by, held, notes)
+
+
+def _can_evaluate(case: Case) -> bool:
+    """Whether there are targets for the model's own evaluation, for as many rows as it takes."""
+    if case.data is None or case.data.y is None or not case.subject.compiled:
+        return False
+    return case.data.rows >= (case.fixed_rows or 1)
+
+
+def _joins(case: Case, x: Nest) -> bool:
+    """Whether outputs of batches as those of the data set have the rows first, and one shape."""
+    way = traced_entry(case, x, False)
+    try:
+        batches = [way.run(WHOLE, x).outputs, *batches_of(case, way, x)]
+    except RefusedError:
+        return True  # what the data set refuses is told by its own run
+    shapes = [[output.shape[1:] for output in outputs] for outputs in batches]
+    return has_rows(batches[0], x) and all(shape == shapes[0] for shape in shapes)
+
+
+def _no_fault(case: Case, x: Nest, name: str, error: RefusedError) -> str:
+    """Why an entry point may raise what it does, "" if it should not.
+
+    Raises:
+        RefusedError: inference refuses the rows as well.
+    """
+    own = name.partition("(")[0] in case.subject.own_inference()
+    refused = _refuses(case, x, name)
+    if own or (refused and name == DATASET):
+        return str(error)
+    if refused:
+        raise error
+    if _runs_in_single_steps(case, x, name):
+        return (
+            f"{name}, which the library does not run with steps_per_execution="
+            f"{case.subject.steps_at_once}; with 1 it runs"
+        )
+    return ""
+
+
+def _runs_in_single_steps(case: Case, x: Nest, name: str) -> bool:
+    """Whether it is not the model that refuses, but its library, to run several steps at once."""
+    if case.subject.steps_at_once == 1:
+        return False
+    try:
+        with preserve_state(case.subject), case.subject.single_steps():
+            case.subject.entries()[name](x)
+    except RefusedError:
+        return False
+    return True
+
+
+def _refuses(case: Case, x: Nest, name: str) -> bool:
+    """Whether inference refuses the batches that an entry point runs, too."""
+    way = traced_entry(case, x, False)
+    try:
+        batches_of(case, way, x) if name == DATASET else way.run(WHOLE, x)
+    except RefusedError:
+        return True
+    return False
+
+
+def _seen(case: Case, x: Nest, name: str, held_by: dict[int, str]) -> Seen:
+    way = entry(case, x, name)
+    first = way.run(WHOLE, x)
+    moved = tuple(v for v in first.moved if id(v) in held_by)
+    return Seen(name, first.outputs, name == DATASET or _repeats(case, x, way), moved)
+
+
+def _repeats(case: Case, x: Nest, way: Entry) -> bool:
+    """Whether the same rows give the same bits a second time, through the entry point or another.
+
+    Another one counts where nothing draws random numbers and no state moves that inference reads:
+    a trace would hold layers still that draw, and each run begins with the same state.
+    """
+    traced = traced_entry(case, x, False)
+    drawing, mine = not observed(case, x, False).deterministic, way.run(WHOLE, x)
+    if is_random(case, x, way):
+        return False
+    if not (drawing or moves_layers(case, x, mine)):
+        calls = calls_of(case)
+        others = [traced]
+        if way.name in calls:
+            others += [entry(case, x, name) for name in calls if name != way.name]
+        if any(same_outputs(mine.outputs, other.run(WHOLE, x).outputs) for other in others):
+            return True
+    first, second = way.twice(WHOLE, x)
+    return same_outputs(first.outputs, second.outputs)
+
+
+def _evaluated(case: Case, held: list[Any]) -> Seen:
+    before = Variables(held)
+    try:
+        return Seen(EVALUATE, _scores(case), True, tuple(before.moved()))
+    finally:
+        before.restore()
+
+
+def runner_of(case: Case, x: Nest, name: str) -> Runner:
+    """The entry point of that name, to be run anew on the rows that it runs on here."""
+    held = held_variables(case, x)
+    if name == EVALUATE:
+        return Runner(lambda: _evaluated_anew(case), case.subject.own_evaluation(), held)
+    own = [] if name in calls_of(case) else case.subject.own_inference()
+    return Runner(lambda: run_anew(case, x, name), own, held)
+
+
+def _evaluated_anew(case: Case) -> list[Array]:
+    case.subject.compile_anew()
+    return _scores(case)
+
+
+def _scores(case: Case) -> list[Array]:
+    assert case.data is not None
+    size = case.fixed_rows or EVALUATED
+    scores = case.subject.evaluate(case.data.take(slice(0, size)), size)
+    return [np.array(list(scores.values()))]
+
+
+def batches_of(case: Case, way: Entry, x: Nest) -> list[list[Array]]:
+    rows, size = rows_of(x), set_batch(case.subject, x)
+    batches = [rows_between(x, start, min(start + size, rows)) for start in range(0, rows, size)]
+    return [way.run(*batch).outputs for batch in batches]
