@@ -10,7 +10,6 @@ round-off of the layer's own arithmetic.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -180,27 +179,16 @@ def find(training: Pass, x: Any) -> list[Tracked]:
         key: _declared(owners[key][1][0].layer, len(owners[key][1]), share)
         for key, share in kept.items()
     }
-    cumulative = set[int]()
-    if None in declared.values():
-        twice = map_nest(lambda leaf: np.concatenate([leaf, leaf]), x)
-        with contextlib.suppress(DataError):  # it takes no other number of rows
-            _, _, again = _forgetting(training, twice, [owners[key][0] for key in kept])
-            cumulative = {
-                key
-                for key, share in kept.items()
-                if declared[key] is None
-                and not abs(again.get(key, 1.0) - share) <= UNEVEN * abs(1 - share)
-            }
+    variables = [owners[key][0] for key in kept]
+    open_shares = {key: share for key, share in kept.items() if declared[key] is None}
+    cumulative = _cumulative(training, x, variables, open_shares)
     found: list[Tracked] = []
     for key, share in kept.items():
         variable, calls = owners[key]
         layer, path = calls[0].layer, calls[0].path
         retention, times = declared[key] or (share, len(calls))
         t = Tracked(variable, layer, path, "other", retention, times)
-        indices = [
-            index for index, call in enumerate(training.calls) if call.layer is calls[0].layer
-        ]
-        given = [(index, records[index]) for index in indices]
+        given = [(i, records[i]) for i, call in enumerate(training.calls) if call.layer is layer]
         statistic = low[key] / (1 - retention)
         role, places = _recognised(subject, t, statistic, given)
         if key in cumulative and not places:
@@ -218,6 +206,24 @@ def find(training: Pass, x: Any) -> list[Tracked]:
     # What a black box normalises inside is no input of its own.
     known = {id(t.layer) for t in found if t.known or isinstance(t.layer, Part)}
     return [_with_partner(tracked, found) for tracked in found if id(tracked.layer) in known]
+
+
+def _cumulative(
+    training: Pass, x: Any, variables: Sequence[Any], shares: Mapping[int, float]
+) -> set[int]:
+    """The variables, by identity, that keep another of these shares with twice as many rows."""
+    if not shares:
+        return set()
+    twice = map_nest(lambda leaf: np.concatenate([leaf, leaf]), x)
+    try:
+        _, _, again = _forgetting(training, twice, variables)
+    except DataError:  # it takes no other number of rows
+        return set()
+    return {
+        key
+        for key, share in shares.items()
+        if not abs(again.get(key, 1.0) - share) <= UNEVEN * abs(1 - share)
+    }
 
 
 def _forgetting(

@@ -26,22 +26,25 @@ def beside(subject: Subject, weights: Sequence[Any]) -> list[Array] | None:
 
     None where it keeps none, or it can't be told which is whose.
     """
-    optimizer = getattr(subject.model, "optimizer", None)
-    kept = getattr(optimizer, "variables", [])
-    held = [as_variable(v) for v in (kept() if callable(kept) else kept)]
-    slots = [v for v in held if v is not None and v.dtype.is_floating]
+    slots = _floats_of(getattr(subject.model, "optimizer", None))
     kernels = [i for i, w in enumerate(weights) if w.shape.rank and w.shape.rank > 1]
     places = [_nearest(weights[i].numpy(), slots) for i in kernels]
-    if not kernels or None in places:
+    known = [place for place in places if place is not None]
+    if not kernels or len(known) < len(kernels):
         return None
-    own = _in_step(kernels, [place or 0 for place in places], len(weights))
-    fits = own is not None and 0 <= own[0] <= own[-1] < len(slots)
-    if own is None or not fits:
+    own = _in_step(kernels, known, len(weights))
+    if own is None or not 0 <= own[0] <= own[-1] < len(slots):
         return None
     copies = [slots[at] for at in own]
     if any(copy.shape != w.shape for copy, w in zip(copies, weights, strict=True)):
         return None
     return [copy.numpy() for copy in copies]
+
+
+def _floats_of(optimizer: Any) -> list[Any]:
+    kept = getattr(optimizer, "variables", [])
+    held = [as_variable(v) for v in (kept() if callable(kept) else kept)]
+    return [v for v in held if v is not None and v.dtype.is_floating]
 
 
 def _in_step(known: Sequence[int], places: Sequence[int], count: int) -> list[int] | None:

@@ -78,6 +78,9 @@ class Measured:
     def differs(self, f: Frozen) -> bool:
         return self.apart.get(id(f.call.layer), Apart()).differs
 
+    def compared(self, f: Frozen) -> bool:
+        return self.apart.get(id(f.call.layer), Apart()).compared
+
     def distance(self, f: Frozen) -> float:
         return self.apart.get(id(f.call.layer), Apart()).distance
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_bnconsistency.checks.frozen_stability.explain import Measured
 from pytest_bnconsistency.execution.training_steps import Apart
 from pytest_bnconsistency.models import Call
 from pytest_bnconsistency.results import Finding, Table
@@ -32,59 +33,75 @@ class Normaliser:
     weights: Sequence[Any]
 
 
-def table(
-    normalisers: Sequence[Normaliser],
-    moved: frozenset[int],
-    apart: Mapping[int, Apart],
-    findings: Sequence[Finding],
-    *,
-    trained: bool,
-) -> Table | None:
-    """One row a normaliser, the half-frozen ones first.
+HALF_FROZEN, FROZEN, TRAINABLE = "half-frozen", "frozen", "trainable"
+ORDER = (HALF_FROZEN, FROZEN, TRAINABLE)
 
-    Args:
-        moved: the variables that training moved.
-        apart: how far a layer's modes are from one another, by its identity.
-        trained: whether real steps ran; otherwise what weights do is not known.
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a normaliser is frozen, why, and what training does to it.
+
+    `learns` is None where no real step ran: then it is not known what weights do.
     """
+
+    path: str
+    kind: str
+    because: str
+    tracks: bool
+    has_weights: bool
+    learns: bool | None
+    by_batch: bool
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        weights = "?" if self.learns is None else "move" if self.learns else "stay"
+        return (
+            self.path,
+            self.kind,
+            self.because,
+            "move" if self.tracks else "stay",
+            weights if self.has_weights else "none",
+            "the batch" if self.by_batch else "what is stored",
+        )
+
+    def plain(self) -> dict[str, str]:
+        return dict(zip(COLUMNS, self.cells, strict=True))
+
+
+def table(normalisers: Sequence[Status]) -> Table | None:
+    return Table(COLUMNS, tuple(n.cells for n in normalisers)) if normalisers else None
+
+
+def status_of(
+    normalisers: Sequence[Normaliser], m: Measured, findings: Sequence[Finding]
+) -> list[Status]:
+    """One for each normaliser, the half-frozen ones first."""
     reasons = {
         path: REASONS[finding.rule]
         for finding in reversed(findings)
         for path in finding.evidence["layers"]
     }
-    order = {"half-frozen": 0, "frozen": 1, "trainable": 2}
-    rows = [_row(n, moved, apart, reasons, trained) for n in normalisers]
-    rows.sort(key=lambda row: order[row[1]])
-    return Table(COLUMNS, tuple(rows)) if rows else None
+    found = [_status(n, m, reasons.get(n.call.path, "")) for n in normalisers]
+    return sorted(found, key=lambda status: ORDER.index(status.kind))
 
 
-def _row(
-    n: Normaliser,
-    moved: frozenset[int],
-    apart: Mapping[int, Apart],
-    reasons: Mapping[str, str],
-    trained: bool,
-) -> tuple[str, ...]:
+def _status(n: Normaliser, m: Measured, reason: str) -> Status:
+    moved = m.by_forward | m.by_steps
     tracks = any(id(v) in moved for v in n.statistics)
     learns = any(id(v) in moved for v in n.weights)
-    batch = apart.get(id(n.call.layer), Apart()).differs
-    if not tracks and not learns and not batch:
-        status = "frozen"
-    elif tracks and (learns or not n.weights or not trained) and not n.by:
-        status = "trainable"
-    else:
-        status = "half-frozen"
+    batch = m.apart.get(id(n.call.layer), Apart()).differs
+    kind = _kind(n, tracks, learns, batch, trained=m.steps.possible)
     because = n.by or "nothing declares it frozen"
-    if n.call.path in reasons:
-        because += f"; {reasons[n.call.path]}"
-    elif status == "half-frozen" and n.by and learns and not tracks:
+    if reason:
+        because += f"; {reason}"
+    elif kind == HALF_FROZEN and n.by and learns and not tracks:
         because += ": its mode, not its weights"
-    weights = "move" if learns else "none" if not n.weights else "stay" if trained else "?"
-    return (
-        n.call.path,
-        status,
-        because,
-        "move" if tracks else "stay",
-        weights,
-        "the batch" if batch else "what is stored",
-    )
+    known = learns if learns or m.steps.possible else None
+    return Status(n.call.path, kind, because, tracks, bool(n.weights), known, batch)
+
+
+def _kind(n: Normaliser, tracks: bool, learns: bool, batch: bool, *, trained: bool) -> str:
+    if not tracks and not learns and not batch:
+        return FROZEN
+    complete = learns or not n.weights or not trained
+    return TRAINABLE if tracks and complete and not n.by else HALF_FROZEN

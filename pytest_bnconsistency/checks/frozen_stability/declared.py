@@ -1,0 +1,128 @@
+"""What is declared frozen, and by what; and the normalisers, frozen or not."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.frozen_stability.explain import Frozen
+from pytest_bnconsistency.checks.frozen_stability.warnings import Normaliser
+from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
+from pytest_bnconsistency.models import Call, Subject
+
+
+class Declarations:
+    """What the flags, the calls and the user's pattern declare of the layers of a pass."""
+
+    def __init__(self, case: Case, training: Pass) -> None:
+        self._subject, self._training, self._pattern = case.subject, training, case.settings.frozen
+        self._told = {id(layer) for layer in case.subject.inference_calls()}
+        self.frozen = self._frozen()
+        self._check_pattern()
+        self.normalisers = self._normalisers()
+
+    def _of(self, call: Call) -> Frozen | None:
+        return _declared(self._subject, call, self._told, self._pattern)
+
+    def _frozen(self) -> list[Frozen]:
+        found: dict[int, Frozen] = {}
+        for call in _all_calls(self._training):
+            if id(call.layer) not in found and (frozen := self._of(call)) is not None:
+                found[id(call.layer)] = frozen
+        return list(found.values())
+
+    def _normalisers(self) -> list[Normaliser]:
+        """Layers with variables of their own that follow what they see, rather than a gradient."""
+        subject = self._subject
+        found: dict[int, Normaliser] = {}
+        for call in _all_calls(self._training):
+            held = tracked_candidates(subject, call.layer) if call.is_layer else []
+            if not held or id(call.layer) in found or not subject.takes_training(call.layer):
+                continue
+            statistics = {id(v) for v in held}
+            weights = [v for v in subject.own_variables(call.layer) if id(v) not in statistics]
+            frozen = self._of(call)
+            by = "" if frozen is None else frozen.by
+            found[id(call.layer)] = Normaliser(call, by, held, weights)
+        return list(found.values())
+
+    def _check_pattern(self) -> None:
+        subject, pattern = self._subject, self._pattern
+        paths = [
+            c.path
+            for c in _all_calls(self._training)
+            if c.is_layer and subject.own_variables(c.layer)
+        ]
+        if pattern and not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+            known = ", ".join(list(dict.fromkeys(paths))[:4])
+            raise DataError(
+                f"frozen={pattern!r} matches no layer that has variables; expected a pattern of "
+                f"paths such as {known}"
+            )
+
+
+def _declared(
+    subject: Subject, call: Call, told_inference: set[int], pattern: str | None
+) -> Frozen | None:
+    """What declares the call's layer frozen, with all variables that must stay then."""
+    layer = call.layer
+    if not call.is_layer:
+        return None
+    own = subject.trainable(layer)
+
+    def by(reason: str, **kinds: bool) -> Frozen | None:
+        statistics_only = kinds.get("inference_only", False)
+        held = tracked_candidates(subject, layer) if statistics_only else None
+        variables = subject.own_variables(layer) if held is None else held
+        return Frozen(call, reason, tuple(variables), own, **kinds) if variables else None
+
+    if not own:
+        return by("trainable=False")
+    for parent in reversed(call.parents):
+        if not subject.trainable(parent):
+            return by(f"trainable=False on {parent.name}", above=True)
+    if not subject.trainable(subject.model):
+        return by("trainable=False on the model", above=True)
+    if pattern and fnmatch.fnmatchcase(call.path, pattern):
+        return by(f"pattern {pattern}", expected=True)
+    for outer in [layer, *reversed(call.parents)]:
+        if id(outer) in told_inference:
+            return by(f"training=False in the call of {outer.name}", inference_only=True)
+    if call.told[-1] is False:
+        return by(f"training=False in the call of {layer.name}", inference_only=True)
+    return None
+
+
+def _all_calls(training: Pass) -> Iterator[Call]:
+    """The calls of a pass; then, as if called, layers that others run, and that nobody ran."""
+    subject, seen = training.subject, set()
+    calls = [*training.calls, *training.inner_calls]
+    for call in calls:
+        seen.add(id(call.layer))
+        yield call
+    for call in calls:
+        for inside in subject.sublayers(call.layer) if call.is_layer else ():
+            if id(inside) not in seen:
+                seen.add(id(inside))
+                parents, told = (*call.parents, call.layer), (*call.told, None)
+                path = f"{call.path}/{inside.name}"
+                yield Call(inside, path, 0, True, parents, told, (), {})
+    for layer in subject.layers():
+        if id(layer) not in seen and layer is not subject.model:
+            above = subject.above(layer)
+            told = (None,) * (len(above) + 1)
+            yield Call(layer, subject.path(layer), 0, True, above, told, (), {})
+
+
+def not_frozen(subject: Subject, training: Pass, frozen: Sequence[Frozen]) -> dict[str, Any]:
+    """The layers with variables that are not declared frozen, by their paths."""
+    names = {id(f.call.layer) for f in frozen}
+    return {
+        call.path: call.layer
+        for call in training.calls
+        if call.is_layer and id(call.layer) not in names and subject.own_variables(call.layer)
+    }

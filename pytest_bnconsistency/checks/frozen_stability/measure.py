@@ -1,0 +1,98 @@
+"""What training does to the layers that are declared frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.frozen_stability import fine_tuning
+from pytest_bnconsistency.checks.frozen_stability.explain import Frozen, Measured
+from pytest_bnconsistency.data.arrays import Nest
+from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
+from pytest_bnconsistency.execution.trainable_flags import flags_set
+from pytest_bnconsistency.execution.training_steps import (
+    Modes,
+    Ran,
+    Steps,
+    apart_of,
+    shifted,
+)
+from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.results import Table
+
+COLUMNS = ("layer", "frozen by", "own flag", "state in training", "output in training")
+
+
+def training_pass(subject: Subject, x: Nest) -> Pass:
+    """A pass in training mode that compares each layer's modes on the same input."""
+    return neutralised(
+        subject, x, training=True, instrument=lambda: Modes(subject, lambda call: True)
+    )
+
+
+def measured(
+    case: Case, x: Nest, training: Pass, frozen: Sequence[Frozen], watched: Sequence[Any]
+) -> tuple[Measured, Ran]:
+    """What a forward pass on shifted rows, and real steps, do to the variables `watched`."""
+    subject, settings, rows = case.subject, case.settings, shifted(x)
+    seen = training.run(rows)
+    apart = apart_of(training.calls, seen.records)
+    for layer in _drawing(training):
+        apart.pop(layer, None)  # dropout tells its modes apart, and that is no fault
+    steps = Steps(subject, case.data, case.train_step, settings.batch_size, settings.steps)
+    with flags_set([f.call.layer for f in frozen], subject.layers()) as flagged:
+        ran = steps.run(watched)
+    m = Measured(
+        subject=subject,
+        x=rows,
+        steps=steps,
+        frozen=frozen,
+        by_forward=frozenset(id(v) for v in seen.moved),
+        by_steps=ran.moved,
+        flagged=flagged,
+        apart=apart,
+        table=Table(COLUMNS, ()),
+        gap="",
+    )
+    return m, ran
+
+
+def _drawing(training: Pass) -> set[int]:
+    """The layers that draw random numbers, and those that hold such layers, by identity."""
+    random = {id(layer) for layer in training.random_layers}
+    holders = {
+        id(parent)
+        for call in training.calls
+        if id(call.layer) in random
+        for parent in call.parents
+    }
+    return random | holders
+
+
+def start_of(case: Case, training: Pass, m: Measured) -> fine_tuning.Start | None:
+    """Both modes on the user's own rows, where there are targets to score them by."""
+    if case.data is None or case.data.y is None or case.subject.modeless:
+        return None
+    differing = [id(f.call.layer) for f in m.by_batch]
+    return fine_tuning.start(
+        case.subject, case.data, case.settings.batch_size, training, differing
+    )
+
+
+def with_table(m: Measured, start: fine_tuning.Start | None) -> Measured:
+    """With the layers as a table, the moving ones first, and how far both modes are apart."""
+    gap = start.gap if start is not None and m.by_batch else ""
+    ordered = sorted(m.frozen, key=lambda f: (f not in m.moving, -m.distance(f)))
+    rows = tuple(
+        (
+            f.path,
+            f.by,
+            str(f.own_flag),
+            "moves" if f in m.moving else "still",
+            f"{m.distance(f):.3g} off" if m.differs(f) else "as in inference",
+        )
+        for f in ordered
+    )
+    return replace(m, table=Table(COLUMNS, rows), gap=gap)
