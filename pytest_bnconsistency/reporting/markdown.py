@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -43,8 +44,8 @@ def _parts(record: Mapping[str, Any]) -> Iterator[str]:
     yield from _failures(record)
     yield from _accepted(record)
     yield from _overview(record)
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    yield f"\n{code(versions, 400)}\n"
+    known = [f"{name} {version}" for name, version in record["versions"].items() if version]
+    yield f"\n{code(', '.join(known), 400)}\n"
 
 
 def _state(record: Mapping[str, Any]) -> str:
@@ -139,14 +140,21 @@ def _list(noun: str, items: Iterable[str]) -> Iterator[str]:
 def _overview(record: Mapping[str, Any]) -> Iterator[str]:
     """Models by checks, in tables of some models each."""
     models = record["models"]
+    titles = Counter(model["title"] for model in models)
     for start in range(0, len(models), 50):
         some = models[start : start + 50]
         names = list(dict.fromkeys(check["check"] for model in some for check in model["checks"]))
         rows = [["model", *map(code, names)], ["---"] * (len(names) + 1)]
-        rows += [[code(model["title"]), *_cells(model, names)] for model in some]
+        rows += [[_label(model, titles), *_cells(model, names)] for model in some]
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         title = f"Models {start + 1} to {start + len(some)} of {len(models)}, by check"
         yield f"\n<details><summary>{title}</summary>\n\n{table}\n\n</details>\n"
+
+
+def _label(model: Mapping[str, Any], titles: Mapping[str, int]) -> str:
+    """What a model was named as, with its own name where one test has several."""
+    title = code(model["title"])
+    return title if titles[model["title"]] == 1 else f"{title} {code(model['name'])}"
 
 
 def _cells(model: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:

@@ -157,6 +157,8 @@ def test_failures_come_first():
         check="statistics_health", verdict=Verdict.PASSED, summary="fine", run=Run("m", {}, 0, 0)
     )
     said = markdown.render(record((passing, "pass"), (failing(), "fail")))
+    assert "| <code>models&#58;build</code> <code>dense</code> | failed | - |" in said
+    assert "None" not in said
     assert said.index("❌") < said.index("warnings: 1") < said.index("Models 1 to 2")
 
 
