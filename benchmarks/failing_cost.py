@@ -36,15 +36,15 @@ class LessTheMean(layers.Layer):
         return x - 0.1 * keras.ops.mean(x, axis=0, keepdims=True)
 
 
-def normalisers(model: keras.Model) -> list[Any]:
+def normalization_layers(model: keras.Model) -> list[Any]:
     kinds = (layers.BatchNormalization, layers.LayerNormalization)
     return [layer for layer in model.layers if isinstance(layer, kinds)]
 
 
 def in_training_mode(build: Build, faulty: bool) -> Given:
-    """One normaliser, a third into the model, is called with training=True."""
+    """One normalization layer, a third into the model, is called with training=True."""
     model = build()
-    found = [n for n in normalisers(model) if isinstance(n, layers.BatchNormalization)]
+    found = [n for n in normalization_layers(model) if isinstance(n, layers.BatchNormalization)]
     place = found[len(found) // 3].name
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -55,9 +55,9 @@ def in_training_mode(build: Build, faulty: bool) -> Given:
 
 
 def rows_meet(build: Build, faulty: bool) -> Given:
-    """Behind a normaliser, a third into the model, a tenth of the batch's mean is taken away."""
+    """A third into the model, behind a normalization layer, a tenth of the mean is taken away."""
     model = build()
-    found = normalisers(model)
+    found = normalization_layers(model)
     place = found[len(found) // 3].name
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -68,14 +68,14 @@ def rows_meet(build: Build, faulty: bool) -> Given:
 
 
 def stale(build: Build, faulty: bool) -> Given:
-    """The variances of all normalisers are four times, their means three deviations off."""
+    """All stored variances are four times, all stored means three deviations off."""
     model = build()
     x = np.random.default_rng(0).standard_normal((ROWS, *model.input_shape[1:]), np.float32)
     recalibrate(model, x)
     y = model.predict(x, verbose=0).argmax(-1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, metrics=["accuracy"])
-    kept = [n for n in normalisers(model) if isinstance(n, layers.BatchNormalization)]
+    kept = [n for n in normalization_layers(model) if isinstance(n, layers.BatchNormalization)]
     for layer in kept if faulty else ():
         layer.moving_mean.assign_add(3 * np.sqrt(layer.moving_variance))
         layer.moving_variance.assign(4 * layer.moving_variance)

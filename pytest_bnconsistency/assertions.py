@@ -176,14 +176,15 @@ def recalibrate(
     """Write the population statistics of `data` into the model; return the changed layers.
 
     Args:
-        model: a model with normalisers; weights, optimizer and flags stay as they are.
+        model: a model with normalization layers; weights, optimizer and flags stay as they are.
         data: training data, as for `assert_train_eval_agreement`; targets are not needed.
         frozen: whether frozen layers are changed, too; they are left alone by default.
         options: `batch_size`, `statistics_rows`, `max_rows` and `seed` of `Settings`.
 
     Raises:
-        BNConsistencyError: no normaliser moves in training mode, all are frozen, the statistics
-            of the data are not finite, or the data cannot be used. Nothing was written then.
+        BNConsistencyError: no normalization layer moves in training mode, all are frozen, the
+            statistics of the data are not finite, or the data cannot be used. Nothing was written
+            then.
 
     Source: the population statistics of Ioffe and Szegedy, 2015 (algorithm 2), aggregated over
     batches as in Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021 (PreciseBN).

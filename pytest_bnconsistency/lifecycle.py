@@ -199,8 +199,8 @@ def lifecycle_machine(
 def _around(subject: Subject) -> dict[str, tuple[str, ...]]:
     """Layers with statistics, what holds them, and the model: each with what holds it."""
     keeping = [layer for layer in subject.layers() if tracked_candidates(subject, layer)]
-    holding = [above for layer in keeping for above in subject.above(layer)]
-    paths = dict.fromkeys(subject.path(layer) for layer in [*keeping, *holding])
+    patching = [above for layer in keeping for above in subject.above(layer)]
+    paths = dict.fromkeys(subject.path(layer) for layer in [*keeping, *patching])
     found = {
         path: (*(other for other in paths if path.startswith(f"{other}/")), THE_MODEL)
         for path in paths

@@ -169,11 +169,11 @@ def pytest_runtest_makereport(
         report.bn_entries = json.dumps(item.stash[ENTRIES])  # type: ignore[attr-defined]
         item.stash[ENTRIES] = []
     if call.excinfo is not None:
-        _tell(item, call.excinfo, report)
+        _report(item, call.excinfo, report)
     return report
 
 
-def _tell(item: pytest.Item, excinfo: ExceptionInfo, report: pytest.TestReport) -> None:
+def _report(item: pytest.Item, excinfo: ExceptionInfo, report: pytest.TestReport) -> None:
     """Put into `report` what the checks in a test raised, as its user should read it."""
     error = excinfo.value
     if isinstance(error, Skip) and isinstance(report.longrepr, tuple):

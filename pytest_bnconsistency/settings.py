@@ -294,7 +294,7 @@ def _number(name: str, value: Any, number: type[int] | type[float]) -> int | flo
 
 
 def _shapes(name: str, value: Any) -> Shapes:
-    given = _told_shapes(value) if isinstance(value, str) else value
+    given = _parsed_shapes(value) if isinstance(value, str) else value
     by_name: Mapping[Any, Any] = given if isinstance(given, Mapping) else {"": given}
     for axes in list(by_name.values()) or [None]:
         whole = isinstance(axes, (tuple, list)) and all(map(_is_whole, axes))
@@ -310,7 +310,7 @@ def _is_whole(axis: Any) -> bool:
     return isinstance(axis, numbers.Integral) and not isinstance(axis, bool)
 
 
-def _told_shapes(text: str) -> dict[str, Any]:
+def _parsed_shapes(text: str) -> dict[str, Any]:
     """The shapes in a text such as `a=(3,); b=(4, 4)`; what can't be read is None."""
     found: dict[str, Any] = {}
     for part in filter(str.strip, text.split(";")):
@@ -324,7 +324,7 @@ def _told_shapes(text: str) -> dict[str, Any]:
 
 
 def _ignore(name: str, value: Any) -> Ignore:
-    given = _told_reasons(value) if isinstance(value, (str, list, tuple)) else value
+    given = _parsed_reasons(value) if isinstance(value, (str, list, tuple)) else value
     if not isinstance(given, Mapping):
         raise OptionError(
             f"option {name!r} is {value!r}; expected {{'BN104': 'reason'}} or {{'BN303 "
@@ -354,7 +354,7 @@ def _accepted(name: str, entry: Any, reason: Any) -> tuple[str, str]:
     return " ".join([known.id, *pattern]).strip(), reason.strip()
 
 
-def _told_reasons(given: str | Sequence[Any]) -> dict[str, str]:
+def _parsed_reasons(given: str | Sequence[Any]) -> dict[str, str]:
     lines = given.splitlines() if isinstance(given, str) else map(str, given)
     parted = (line.partition(": " if ": " in line else ":") for line in lines if line.strip())
     return {entry.strip(): reason for entry, _, reason in parted}

@@ -39,28 +39,28 @@ class SharedModel:
     asked: bool
     _model: list[Any] = field(default_factory=list)
     _cases: list[Case] = field(default_factory=list)
-    _told: dict[object, str] = field(default_factory=dict)
+    _reported: dict[object, str] = field(default_factory=dict)
 
     def prepare(self, place: str, options: Mapping[str, Any]) -> Case:
         """The model with its data, under the settings of the test at `place`."""
         __tracebackhide__ = True
         from pytest_bnconsistency import assertions
 
-        with self._told_once(place):
+        with self._reported_once(place):
             chosen = assertions.resolved(options)
         for case in self._cases:
             if _alike(case.settings, chosen):
                 return dataclasses.replace(case, settings=chosen)
-        if "built" in self._told and self._told["built"] != place:
-            _skip(self._told["built"])
+        if "built" in self._reported and self._reported["built"] != place:
+            _skip(self._reported["built"])
         try:
             if not self._model:
                 self._model.append(self.build())
             data = self.load()
         except Exception:
-            self._told["built"] = place
+            self._reported["built"] = place
             raise
-        with self._told_once(place):
+        with self._reported_once(place):
             case = assertions.case_of(self._model[0], data, chosen, asked=self.asked)
         self._cases.append(case)
         return case
@@ -71,7 +71,7 @@ class SharedModel:
         from pytest_bnconsistency import assertions
 
         case = self.prepare(place, options)
-        with self._told_once(place):
+        with self._reported_once(place):
             result = check.run(case)
         assertions.enforce([result], case.settings, asked=self.asked)
 
@@ -80,11 +80,11 @@ class SharedModel:
         self._cases.clear()
 
     @contextlib.contextmanager
-    def _told_once(self, place: str) -> Iterator[None]:
+    def _reported_once(self, place: str) -> Iterator[None]:
         try:
             yield
         except BNConsistencyError as error:
-            first = self._told.setdefault(_what(error), place)
+            first = self._reported.setdefault(_what(error), place)
             if first != place:
                 _skip(first)
             raise error.with_traceback(None)  # noqa: B904 - the sentence says all

@@ -116,13 +116,13 @@ def _state(model: Any, nests: tuple[Any, ...]) -> dict[str, Any]:
     }
     layers = list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else []
     optimizer = getattr(model, "optimizer", None)
-    held = [*_listed(model, "variables"), *_listed(model, "weights")]
-    variables = {"model": list({id(variable): variable for variable in held}.values())}
+    variables_ = [*_listed(model, "variables"), *_listed(model, "weights")]
+    variables = {"model": list({id(variable): variable for variable in variables_}.values())}
     for part in (optimizer, *getattr(model, "metrics", [])):
         variables[f"{type(part).__name__} {id(part)}"] = _listed(part, "variables")
-    for owner, held in variables.items():
-        found[f"{owner}: number of variables"] = len(held)
-        for index, variable in enumerate(held):
+    for owner, variables_ in variables.items():
+        found[f"{owner}: number of variables"] = len(variables_)
+        for index, variable in enumerate(variables_):
             value = np.asarray(variable.numpy())
             name = getattr(variable, "path", None) or getattr(variable, "name", "")
             found[f"{owner}: {index} {name}"] = value.shape, value.tobytes()
@@ -145,5 +145,5 @@ def _state(model: Any, nests: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _listed(owner: Any, name: str) -> list[Any]:
-    held = getattr(owner, name, [])
-    return list(held() if callable(held) else held)
+    variables_ = getattr(owner, name, [])
+    return list(variables_() if callable(variables_) else variables_)

@@ -92,7 +92,7 @@ def parts(x: np.ndarray, labels: np.ndarray) -> tuple[keras.Model, keras.Model]:
 
 @pytest.fixture(scope="module")
 def v1(x: np.ndarray, labels: np.ndarray) -> Any:
-    """The model of the report, its normalisers of V1 behaviour, frozen but for the last two."""
+    """The model of the report, with layers of V1 behaviour, frozen but for the last two."""
     tf_keras = pytest.importorskip("tf_keras")
     from tf_keras.src.layers.normalization import batch_normalization_v1
 
@@ -142,7 +142,7 @@ def test_remedy_v2(
     assert not any(path.startswith("top/") for path in frozen)
 
 
-# The question asked beside it: sparse or one-hot? Neither is the normalisers' fault.
+# The question asked beside it: sparse or one-hot? Neither is the normalization layers' fault.
 
 
 def test_labels_of_the_other_kind_are_refused(

@@ -122,7 +122,7 @@ class Case:
             self.shared["ids"] = read_as_ids(self.subject, x)
         ids: list[bool] = self.shared["ids"]
         pairs = zip(flatten(x), ids, strict=True)
-        return rebuild(x, [leaf.astype(np.int32) if held else leaf for leaf, held in pairs])
+        return rebuild(x, [leaf.astype(np.int32) if are_ids else leaf for leaf, are_ids in pairs])
 
 
 def _seen_as(subject: Subject, x: Any) -> Nest | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.check_context import Case
-from pytest_bnconsistency.checks.entry_points import arrays_of, held_variables
+from pytest_bnconsistency.checks.entry_points import arrays_of, changeable_variables
 from pytest_bnconsistency.data.arrays import (
     Array,
     Nest,
@@ -35,13 +35,13 @@ class CompiledBefore:
     """A function that `predict` was compiled into before the check, and rows as it takes them.
 
     `any_number` says that it takes any number of rows, `as_checked` that these rows have the
-    shapes and dtypes of those that are checked. `held` are the variables that it may change.
+    shapes and dtypes of those that are checked. `may_change` are the variables that it may change.
     """
 
     rows: Nest
     any_number: bool
     as_checked: bool
-    held: list[Any]
+    may_change: list[Any]
     _case: Case
     _compiled: Compiled
 
@@ -51,12 +51,12 @@ class CompiledBefore:
         return f"predict as compiled before for {shapes}"
 
     def run(self) -> list[Array]:
-        with restored(self.held):
+        with restored(self.may_change):
             return arrays_of(self._compiled.run(self.rows))
 
     def compiled_again(self) -> list[Array]:
         """What it gives after it was compiled once more; what that changes stays changed."""
-        self._case.subject.compile_anew()
+        self._case.subject.recompile()
         return arrays_of(self._compiled.run(self.rows))
 
 
@@ -72,7 +72,7 @@ def compiled_before(case: Case, x: Nest) -> Iterator[CompiledBefore]:
                 rows,
                 compiled.rows is None,
                 _inner(rows) == _inner(x),
-                held_variables(case, x),
+                changeable_variables(case, x),
                 case,
                 compiled,
             )

@@ -15,7 +15,7 @@ from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
-from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Observation, Pass
 from pytest_bnconsistency.execution.layer_values import with_draws
 from pytest_bnconsistency.execution.observations import same_outputs, same_records
@@ -43,12 +43,12 @@ class Entry:
     """A way in which users run inference; no batch that has a name runs twice through it.
 
     `call` runs it on rows; what it changed stays changed if it is told to keep it. `observed` is
-    the traced pass behind it, where there is one. `held` are the variables that it may change.
+    the traced pass behind it, where there is one. It may change the variables `may_change`.
     """
 
     name: str
     call: Callable[[Nest, bool], Observation]
-    held: list[Any]
+    may_change: list[Any]
     observed: Pass | None = None
     _seen: dict[tuple[str, tuple[int, int] | None], Observation] = field(default_factory=dict)
     _pairs: dict[tuple[str, bool], tuple[Observation, Observation]] = field(default_factory=dict)
@@ -72,14 +72,14 @@ class Entry:
             self._seen[batch, prints] = found
         return found
 
-    def exchanged(self, exchange: Exchange) -> Observation:
+    def run_variant(self, variant: BatchVariant) -> Observation:
         """What it gives in the exchange: of one row kept, the others' hashes are as in `WHOLE`."""
-        base, row = self._seen[WHOLE, None], int(exchange.kept[0])
-        by_row = all(len(hashes) == exchange.rows for r in base.records for hashes in r or ())
-        name = exchange.name, None
-        if name in self._seen or exchange.moves or len(exchange.kept) > 1 or not by_row:
-            return self.run(exchange.name, exchange.x)
-        other = self.run(exchange.name, exchange.x, (row, row + 1))
+        base, row = self._seen[WHOLE, None], int(variant.kept[0])
+        by_row = all(len(hashes) == variant.rows for r in base.records for hashes in r or ())
+        name = variant.name, None
+        if name in self._seen or variant.moves or len(variant.kept) > 1 or not by_row:
+            return self.run(variant.name, variant.x)
+        other = self.run(variant.name, variant.x, (row, row + 1))
 
         def among_all(all_rows: Array, its: Array) -> Array:
             return its if len(its) != 1 else np.insert(np.delete(all_rows, row, 0), row, its, 0)
@@ -105,7 +105,7 @@ class Entry:
         key = batch, bool(state)
         if key not in self._pairs:
             first = self.run(batch, x)
-            with restored(self.held):
+            with restored(self.may_change):
                 if first.moved:
                     with restored(state):
                         first = self.call(x, True)
@@ -117,38 +117,40 @@ def entry(case: Case, x: Nest, name: str) -> Entry:
     """The entry point of that name; `x` are the rows that its trace fits."""
     key = ("entry", name)
     if key not in case.shared:
-        told, held = calls_of(case), held_variables(case, x)
-        if name in told:
-            call = _eager(case, x, told[name], held)
+        modes, may_change = calls_of(case), changeable_variables(case, x)
+        if name in modes:
+            call = _eager(case, x, modes[name], may_change)
         else:
-            call = _method(case, case.subject.entries()[name], held)
-        case.shared[key] = Entry(name, call, held)
+            call = _method(case, case.subject.entries()[name], may_change)
+        case.shared[key] = Entry(name, call, may_change)
     made: Entry = case.shared[key]
     return made
 
 
-def held_variables(case: Case, x: Nest) -> list[Any]:
+def changeable_variables(case: Case, x: Nest) -> list[Any]:
     """The variables that inference may change: those within reach and those of its trace."""
     if "held" not in case.shared:
         found = [*reachable_variables(case.subject), *observed(case, x, False).variables]
         case.shared["held"] = list({id(variable): variable for variable in found}.values())
-    held: list[Any] = case.shared["held"]
-    return held
+    may_change: list[Any] = case.shared["held"]
+    return may_change
 
 
-def traced_entry(case: Case, x: Nest, training: bool | None, apart: Collection[int] = ()) -> Entry:
-    """The traced pass of a mode as an entry point; layers `apart` get one row at a time."""
-    key = ("entry", training, frozenset(apart))
+def traced_entry(
+    case: Case, x: Nest, training: bool | None, row_by_row: Collection[int] = ()
+) -> Entry:
+    """The traced pass of a mode as an entry point; layers `row_by_row` get one row at a time."""
+    key = ("entry", training, frozenset(row_by_row))
     if key not in case.shared:
-        traced = observed(case, x, training, apart)
-        name = f"tf.function of {case.subject.spelled(training)}"
+        traced = observed(case, x, training, row_by_row)
+        name = f"tf.function of {case.subject.call_text(training)}"
         case.shared[key] = Entry(name, traced.run, traced.written, traced)
     made: Entry = case.shared[key]
     return made
 
 
 def _eager(
-    case: Case, x: Nest, training: bool | None, held: list[Any]
+    case: Case, x: Nest, training: bool | None, may_change: list[Any]
 ) -> Callable[[Nest, bool], Observation]:
     return Pass(
         case.subject,
@@ -156,17 +158,17 @@ def _eager(
         training=training,
         instrument=Fingerprints(),
         traced=False,
-        written=held,
+        written=may_change,
     ).run
 
 
 def _method(
-    case: Case, run: Callable[[Nest], Nest], held: list[Any]
+    case: Case, run: Callable[[Nest], Nest], may_change: list[Any]
 ) -> Callable[[Nest, bool], Observation]:
-    """How a method of the subject, such as `predict`, runs; it may change the variables `held`."""
+    """How a method of the subject, such as `predict`, runs, with what it may change."""
 
     def call(rows: Nest, keep: bool) -> Observation:
-        before, moved = Variables(held), None
+        before, moved = Variables(may_change), None
         # Each check leaves the model without the function that it came without; the trace is the
         # same for the next one.
         if PREDICT in case.shared:
@@ -191,55 +193,59 @@ def arrays_of(outputs: Nest) -> list[Array]:
     return [np.asarray(leaf) for leaf in flatten(outputs) if leaf is not None]
 
 
-def anew(case: Case, x: Nest, name: str) -> list[Array]:
+def retraced(case: Case, x: Nest, name: str) -> list[Array]:
     """What the entry point of that name gives when its code runs or is traced once more."""
     with preserve_state(case.subject):
-        return run_anew(case, x, name)
+        return run_retraced(case, x, name)
 
 
-def run_anew(case: Case, x: Nest, name: str) -> list[Array]:
+def run_retraced(case: Case, x: Nest, name: str) -> list[Array]:
     """The same; what it changed stays changed."""
-    told = calls_of(case)
-    if name in told:
-        outputs = case.subject.forward(map_nest(tf.convert_to_tensor, x), told[name])
+    modes = calls_of(case)
+    if name in modes:
+        outputs = case.subject.forward(map_nest(tf.convert_to_tensor, x), modes[name])
         return arrays_of(outputs)
-    case.subject.compile_anew()
+    case.subject.recompile()
     return arrays_of(case.subject.entries()[name](x))
 
 
-def is_random(case: Case, x: Nest, way: Entry) -> bool:
+def is_random(case: Case, x: Nest, entry_point: Entry) -> bool:
     """Whether an entry point draws random numbers on which its outputs hang."""
-    drawn = drawn_otherwise(case, x, way)
+    drawn = drawn_otherwise(case, x, entry_point)
     return any(not same_outputs(drawn[0].outputs, other.outputs) for other in drawn[1:])
 
 
-def drawn_otherwise(case: Case, x: Nest, way: Entry) -> list[Observation]:
+def drawn_otherwise(case: Case, x: Nest, entry_point: Entry) -> list[Observation]:
     """What an entry point gives for other random numbers; empty if it draws none.
 
     Layers of a traced pass that are held still give what they give in inference: only what is
     drawn there counts.
     """
-    key = ("drawn otherwise", _code_of(case, way.name))
+    key = ("drawn otherwise", _code_of(case, entry_point.name))
     if key not in case.shared:
-        case.shared[key] = _drawn_otherwise(case, x, way)
+        case.shared[key] = _drawn_otherwise(case, x, entry_point)
     found: list[Observation] = case.shared[key]
     return found
 
 
-def _drawn_otherwise(case: Case, x: Nest, way: Entry) -> list[Observation]:
-    seen, known, name = way.observed, observed(case, x, False), _code_of(case, way.name)
+def _drawn_otherwise(case: Case, x: Nest, entry_point: Entry) -> list[Observation]:
+    seen, known, name = (
+        entry_point.observed,
+        observed(case, x, False),
+        _code_of(case, entry_point.name),
+    )
     if seen is not None:
         again = functools.partial(seen.again, x)
         return with_draws(lambda: again(Fingerprints()).run(x)) if seen.draws else []
     drew = (
-        way.run(WHOLE, x).drew
-        if way.name in calls_of(case)
+        entry_point.run(WHOLE, x).drew
+        if entry_point.name in calls_of(case)
         else known.draws or draws_compiled(case.shared.get(PREDICT))
     )
     if not drew:
         return []
-    with restored(held_variables(case, x)):
-        return with_draws(lambda: Observation(anew(case, x, name), [], (), {}))
+    with restored(changeable_variables(case, x)):
+        return with_draws(lambda: Observation(retraced(case, x, name), [], (), {}))
 
 
 def _code_of(case: Case, name: str) -> str:
@@ -274,14 +280,16 @@ def moves_layers(case: Case, x: Nest, seen: Observation) -> bool:
     return any(id(variable) in relevant for variable in seen.moved)
 
 
-def state_of_layers(case: Case, x: Nest, way: Entry) -> list[Any]:
+def state_of_layers(case: Case, x: Nest, entry_point: Entry) -> list[Any]:
     """The variables of layers that a run may change; none if random numbers may hang on them."""
-    passes = [observed(case, x, False), *([way.observed] if way.observed else [])]
+    passes = [observed(case, x, False), *([entry_point.observed] if entry_point.observed else [])]
     for seen in passes:
-        if seen.drawing or any(id(layer) not in seen.still for layer in seen.random_layers):
+        if seen.drawing or any(
+            id(layer) not in seen.stochastic_off for layer in seen.random_layers
+        ):
             return []
-    held_by = owners(case, *passes)
-    return [variable for variable in way.held if id(variable) in held_by]
+    owner_of = owners(case, *passes)
+    return [variable for variable in entry_point.may_change if id(variable) in owner_of]
 
 
 def methods_of(case: Case) -> list[str]:
@@ -298,14 +306,14 @@ def methods_of(case: Case) -> list[str]:
 
 def calls_of(case: Case) -> dict[str, bool | None]:
     """How users call the subject, by name, with what it is told then."""
-    return {case.subject.spelled(mode): mode for mode in (False, None)}
+    return {case.subject.call_text(mode): mode for mode in (False, None)}
 
 
-def measured_noise(case: Case, x: Nest, apart: Collection[int] = ()) -> Noise:
+def measured_noise(case: Case, x: Nest, row_by_row: Collection[int] = ()) -> Noise:
     """The noise of the outputs of inference."""
-    key = ("noise", frozenset(apart))
+    key = ("noise", frozenset(row_by_row))
     if key not in case.shared:
-        case.shared[key] = Noise(observed(case, x, False, apart), x)
+        case.shared[key] = Noise(observed(case, x, False, row_by_row), x)
     noise: Noise = case.shared[key]
     return noise
 

@@ -22,8 +22,8 @@ from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.measurement.observed_updates import skipped_overflow
 from pytest_bnconsistency.measurement.population import Estimate
-from pytest_bnconsistency.measurement.stored_statistics import Normaliser
-from pytest_bnconsistency.measurement.swapped_statistics import REMEDY, misplaced
+from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer
+from pytest_bnconsistency.measurement.swapped_statistics import REMEDY, swapped
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.words import counted, listed
@@ -38,18 +38,18 @@ def not_finite(subject: Subject, data: Data | None, size: int) -> Why:
     """Why statistics are NaN or Inf: rows or empty batches of the data, or a skipped step."""
 
     @tried(USUAL)
-    def why(n: Normaliser) -> Explanation:
-        told, tries, reasons = [], Tries(), _not_finite(subject, data, size, n)
+    def why(n: NormalizationLayer) -> Explanation:
+        tested, tries, reasons = [], Tries(), _not_finite(subject, data, size, n)
         while tries.may("rows, batches and steps that make NaN or Inf"):
             reason = next(reasons, None)
             if reason is None:
                 break
             if reason.established:
                 return reason
-            told.append(reason.tested)
+            tested.append(reason.tested)
         if tries.cut:
-            told.append(MORE_TIME)
-        return Explanation(cause=USUAL, tested="; ".join(told))
+            tested.append(MORE_TIME)
+        return Explanation(cause=USUAL, tested="; ".join(tested))
 
     return why
 
@@ -58,12 +58,12 @@ def negative_variance(subject: Subject, data: Data | None, size: int) -> Why:
     """Why a variance is negative: the momentum, or values in each other's place."""
 
     @tried(unusable.MIXED_UP)
-    def why(n: Normaliser) -> Explanation | None:
+    def why(n: NormalizationLayer) -> Explanation | None:
         reason = unusable.negative_variance(n)
         if data is None or reason is None or reason.established:
             return reason
         given = _Given(subject, data, size, n)
-        more = given.exchanged() or given.only_what_is_stored()
+        more = given.swapped() or given.only_what_is_stored()
         return (
             more
             if more.established
@@ -95,7 +95,7 @@ def empty_batches(
 
 
 def _not_finite(
-    subject: Subject, data: Data | None, size: int, n: Normaliser
+    subject: Subject, data: Data | None, size: int, n: NormalizationLayer
 ) -> Iterator[Explanation]:
     skipped = _skipped(subject, n)
     given = None if data is None else _Given(subject, data, size, n)
@@ -112,7 +112,7 @@ def _not_finite(
         yield Explanation(cause=USUAL, tested=unusable.never_forgets(n))
 
 
-def _skipped(subject: Subject, n: Normaliser) -> Explanation | None:
+def _skipped(subject: Subject, n: NormalizationLayer) -> Explanation | None:
     """Whether the optimizer skips a step that overflows, has done so, and the layer does not."""
     scale = skipped_overflow(subject)
     if scale is None:
@@ -136,9 +136,9 @@ def _skipped(subject: Subject, n: Normaliser) -> Explanation | None:
 
 
 class _Given:
-    """The model on the data that was given, as far as one of its normalisers goes."""
+    """The model on the data that was given, as far as one of its normalization layers goes."""
 
-    def __init__(self, subject: Subject, data: Data, size: int, n: Normaliser) -> None:
+    def __init__(self, subject: Subject, data: Data, size: int, n: NormalizationLayer) -> None:
         for layer in subject.layers():
             subject.unfreeze(layer)  # otherwise no batch would reach its statistics
         self.subject, self.data, self.size, self.n = subject, data, size, n
@@ -153,9 +153,9 @@ class _Given:
                 cause=USUAL,
                 tested=f"no batch of this data makes the statistics of {path} NaN or Inf",
             )
-        alone = [self._broken_alone(rows) for rows in broken[:SEARCHED]]
-        exact = len(broken) <= SEARCHED and all(alone)
-        bad = [int(row) for rows in (alone if exact else broken) for row in rows]
+        one_by_one = [self._broken_one_by_one(rows) for rows in broken[:SEARCHED]]
+        exact = len(broken) <= SEARCHED and all(one_by_one)
+        bad = [int(row) for rows in (one_by_one if exact else broken) for row in rows]
         rest = self._batches(np.setdiff1d(np.arange(self.data.rows), bad))
         shown = listed(bad if len(bad) <= SHOWN else [*bad[:SHOWN], f"{len(bad) - SHOWN} more"])
         rows = f"{counted(len(bad), 'row')} of the data ({shown})"
@@ -187,11 +187,11 @@ class _Given:
             established=(before, after) == (BROKEN, FINITE),
         )
 
-    def exchanged(self) -> Explanation | None:
+    def swapped(self) -> Explanation | None:
         """Whether the layer's vectors are nearer to those of the data in other places."""
         tracked, values = self._population()
         stored = [t.variable.numpy().astype(np.float64) for t in tracked]
-        found = misplaced(tracked, stored, values)
+        found = swapped(tracked, stored, values)
         if found is None or all(t.layer is not self.n.layer for t in found.places):
             return None
         return Explanation(cause=found.cause, tested=found.tested, established=True, remedy=REMEDY)
@@ -202,7 +202,7 @@ class _Given:
         everything = np.arange(self.data.rows)
         return [rows for rows in self._batches(everything) if not self._finite(rows)]
 
-    def _broken_alone(self, rows: Array) -> list[int]:
+    def _broken_one_by_one(self, rows: Array) -> list[int]:
         return [int(row) for row in rows if not self._finite(np.array([row]))]
 
     def _batches(self, rows: Array) -> list[Array]:

@@ -18,7 +18,7 @@ from pytest_bnconsistency.measurement.normalization_layers import BatchStatistic
 from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.settings import Settings
 
-TOLD_BY = 4
+REPORTED_BY = 4
 """Single rows that tell whether a row has a variance of its own."""
 
 
@@ -68,13 +68,14 @@ def estimated(case: Case, data: Data) -> Estimated:
         notes: tuple[str, ...] = ()
         batches = shuffled(case, data, size)
         tracked = statistics.find(training, data.take(batches.order[: statistics.FEW]).x)
-        alone = _without_variance(training, tracked, batches) if size == 1 else None
-        if alone is not None:
+        without_variance = _without_variance(training, tracked, batches) if size == 1 else None
+        if without_variance is not None:
             own = case.settings.batch_size
             size = own if own > 1 else Settings.batch_size
             batches = shuffled(case, data, size)
             notes = (
-                f"a single row has no variance in {alone.path}: the statistics, and what training "
+                f"a single row has no variance in {without_variance.path}: the statistics, and "
+                f"what training "
                 f"says, are those of batches of {size} rows (option batch_size), not of one",
             )
         seen = list(statistics.batch_statistics(training, tracked, batches)) if tracked else []
@@ -84,8 +85,8 @@ def estimated(case: Case, data: Data) -> Estimated:
             for batch in statistics.batch_statistics(training, tracked, data.rest.of(size)):
                 estimate.add(batch)
                 gc.collect(1)  # tensors that a run leaves in cycles hold on to the batch
-                told = f"{estimate.rows} rows{f' of {total}' if total else ''}"
-                door.get().progress.doing(f"statistics of {told} read")
+                described = f"{estimate.rows} rows{f' of {total}' if total else ''}"
+                door.get().progress.doing(f"statistics of {described} read")
         case.shared["estimated"] = Estimated(
             size, notes, training, batches, tracked, seen, estimate
         )
@@ -95,7 +96,7 @@ def estimated(case: Case, data: Data) -> Estimated:
 
 def _without_variance(training: Pass, tracked: list[Tracked], batches: Batches) -> Tracked | None:
     """A variance that is exactly 0 within every batch, though the batches are not alike."""
-    few = itertools.islice(batches, TOLD_BY)
+    few = itertools.islice(batches, REPORTED_BY)
     seen = list(statistics.batch_statistics(training, tracked, few))
     for i, t in enumerate(tracked):
         moments = [moment for batch in seen for moment in batch.moments[i]]

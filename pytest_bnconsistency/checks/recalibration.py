@@ -33,15 +33,15 @@ def recalibrate(case: Case, frozen: bool) -> list[str]:
                 subject.unfreeze(layer)
         known = estimated(case, case.data)
         tracked, values = known.tracked, known.estimate.population
-        still = [] if frozen else _frozen(case)
+        blocked = [] if frozen else _frozen(case)
     if not tracked:
-        if still:
+        if blocked:
             why = (
-                f"{counted(len(still), 'layer')} ({still[0]} first) must not be changed since "
+                f"{counted(len(blocked), 'layer')} ({blocked[0]} first) must not be changed since "
                 "they are frozen: write recalibrate(model, data, frozen=True) to change them"
             )
         else:
-            why = "expected a normaliser"
+            why = "expected a normalization layer"
         raise BNConsistencyError(
             f"no layer of model {subject.name!r} has statistics that move in training mode; {why}"
         )

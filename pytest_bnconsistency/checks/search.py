@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pytest_bnconsistency import libraries
-from pytest_bnconsistency.checks import entry_points as ways
+from pytest_bnconsistency.checks import entry_points
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.traced_passes import observed
@@ -72,11 +72,13 @@ class Oracle(Protocol):
     def violation(self, recipe: Recipe) -> Violation | None: ...
 
 
-def passes_of(case: Case, x: Nest, apart: Collection[int] = ()) -> dict[str, Pass]:
+def passes_of(case: Case, x: Nest, row_by_row: Collection[int] = ()) -> dict[str, Pass]:
     """The traced passes of inference that differ, by the calls that users write."""
-    same = not apart and ways.same_in_every_layer(case, x)
-    calls = list(ways.calls_of(case).items())
-    return {name: observed(case, x, mode, apart) for name, mode in calls[: 1 if same else None]}
+    same = not row_by_row and entry_points.same_in_every_layer(case, x)
+    calls = list(entry_points.calls_of(case).items())
+    return {
+        name: observed(case, x, mode, row_by_row) for name, mode in calls[: 1 if same else None]
+    }
 
 
 def source_of(case: Case, x: Nest) -> Source:
@@ -119,20 +121,20 @@ def judged(
     shows = not broken.isdisjoint(oracle.breaks)
     search = Search(check, oracle)
     found = search.of_failure(max(count, FAILING), broken) if shows else search.run(count)
-    told = {**result.evidence, "examples": search.told()}
+    evidence = {**result.evidence, "examples": search.evidence()}
     if found is None:
         summary = result.summary
         if result.verdict is Verdict.PASSED:
             tried = sum(search.sizes.values())
             made = f"{tried} batches of up to {oracle.largest} rows"
             summary += f"; and so in {made} that Hypothesis made" * bool(tried)
-        return replace(result, summary=summary, evidence=told)
+        return replace(result, summary=summary, evidence=evidence)
     ids = {rule.id for rule in found.rules}
     for index, finding in enumerate(result.findings):
         if finding.rule in ids:
             same = _with_batch(check, case, oracle, found.recipe, finding)
             findings = (*result.findings[:index], same, *result.findings[index + 1 :])
-            return replace(result, findings=findings, evidence=told)
+            return replace(result, findings=findings, evidence=evidence)
     shown = _with_batch(check, case, oracle, found.recipe, found.explained())
     return replace(
         result,
@@ -140,7 +142,7 @@ def judged(
         findings=(*result.findings, shown),
         summary="",
         hint="",
-        evidence=told,
+        evidence=evidence,
     )
 
 
@@ -204,7 +206,7 @@ class Search:
     _tries: Tries = field(default_factory=Tries)
     _within_budget: bool = False
 
-    def told(self) -> dict[str, Any]:
+    def evidence(self) -> dict[str, Any]:
         return {
             "tried": sum(self.sizes.values()),
             "sizes": dict(sorted(self.sizes.items())),
@@ -220,8 +222,8 @@ class Search:
             return None
         self._within_budget = True
         # What rows beside others do, their number alone doesn't.
-        alone = () if self.oracle.among_others.issuperset(broken) else self._alone()
-        return self._first([*alone, *self._beside_others()]) or self.run(count)
+        uniform = () if self.oracle.among_others.issuperset(broken) else self._uniform()
+        return self._first([*uniform, *self._beside_others()]) or self.run(count)
 
     def run(self, count: int) -> Violation | None:
         """The violation of the simplest batch, if one of `count` batches has any."""
@@ -323,7 +325,7 @@ class Search:
 
         return recipes()
 
-    def _alone(self) -> Iterator[Recipe]:
+    def _uniform(self) -> Iterator[Recipe]:
         """Batches of rows that are all alike, the smallest first."""
         for count in range(1, self.oracle.largest + 1):
             for rest in (Row(), generic_row(self.oracle.source)):

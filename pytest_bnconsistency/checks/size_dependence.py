@@ -11,8 +11,8 @@ import numpy as np
 
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.data.arrays import Array, Nest, distance, map_nest, rows_of
-from pytest_bnconsistency.execution.activation_patching import Held
-from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.activation_patching import Patch
+from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.layer_values import (
     differ,
@@ -83,11 +83,13 @@ def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
             after = label
             break
         if [part.size for part in parts] != [math.prod(shape) for shape in wanted(wholes)]:
-            held = _widened(parts, wanted(wholes))
-            mended = held is not None and keep(outputs_with(seen, some, {label: held}), expected)
-            return Place(label, mended, width=held is not None)
-        held = [part.reshape(s) for part, s in zip(parts, wanted(wholes), strict=True)]
-        return Place(label, keep(outputs_with(seen, some, {label: held}), expected))
+            patched = _widened(parts, wanted(wholes))
+            mended = patched is not None and keep(
+                outputs_with(seen, some, {label: patched}), expected
+            )
+            return Place(label, mended, width=patched is not None)
+        patched = [part.reshape(s) for part, s in zip(parts, wanted(wholes), strict=True)]
+        return Place(label, keep(outputs_with(seen, some, {label: patched}), expected))
 
     def put_back(wholes: list[Array], parts: list[Array]) -> list[Array]:
         return [part.reshape(s) for part, s in zip(parts, wanted(wholes), strict=True)]
@@ -95,8 +97,8 @@ def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
     operations, _ = _operations(seen, x, some)
     # Only what may lose an axis has no known number of them.
     losing = [o for o in operations if not o.ranked and all(operations[i].ranked for i in o.given)]
-    told = _mending(seen, x, some, losing, put_back, lambda outputs: keep(outputs, expected))
-    return Place(f"between {before} and {after}", bool(told), told)
+    described = _mending(seen, x, some, losing, put_back, lambda outputs: keep(outputs, expected))
+    return Place(f"between {before} and {after}", bool(described), described)
 
 
 def _widened(parts: list[Array], shapes: list[tuple[int, ...]]) -> list[Array] | None:
@@ -124,7 +126,7 @@ def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) ->
     def own(values: list[Array]) -> list[Array]:
         return [v[start:stop] if v.ndim and len(v) == among else v for v in values]
 
-    def apart(parts: list[Array], mine: list[Array]) -> bool:
+    def unlike(parts: list[Array], mine: list[Array]) -> bool:
         return len(parts) == len(mine) and any(map(differ, mine, parts))
 
     expected = own(outputs_with(seen, x) or [])
@@ -142,10 +144,10 @@ def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) ->
         # A call that is not seen in a run hands its inputs on there.
         mine = own(base[label]) if label in base else given[label]
         parts = found[label] if label in found else own(whole_given[label])
-        if not apart(parts, mine):
+        if not unlike(parts, mine):
             before = label
             continue
-        if apart(given.get(label, []), own(whole_given.get(label, []))):
+        if unlike(given.get(label, []), own(whole_given.get(label, []))):
             after = label
             break
         return Place(label, mends(outputs_with(seen, some, {label: mine})))
@@ -160,9 +162,9 @@ def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) ->
                 raise ValueError("this is no number of rows")
         return wholes
 
-    told = _mending(seen, x, some, reading, as_among_all, mends)
-    located = told or after != END or apart(outputs_with(seen, some) or [], expected)
-    return Place(f"between {before} and {after}", bool(told), told) if located else None
+    described = _mending(seen, x, some, reading, as_among_all, mends)
+    located = described or after != END or unlike(outputs_with(seen, some) or [], expected)
+    return Place(f"between {before} and {after}", bool(described), described) if located else None
 
 
 def _operations(seen: Pass, x: Nest, some: Nest) -> tuple[list[Result], set[int]]:
@@ -192,43 +194,44 @@ def _mending(
     `undone` makes what it gives instead, out of what it gives among all rows and for some, and
     raises ValueError where it can't.
     """
-    told = {result.operation: result.told for result in candidates[:TRIED]}
-    if not told or not Tries().may("the operations in between, undone one by one"):
+    described = {result.operation: result.description for result in candidates[:TRIED]}
+    if not described or not Tries().may("the operations in between, undone one by one"):
         return ""
     try:
-        wholes, parts = results_in(seen, [x, some], told)
+        wholes, parts = results_in(seen, [x, some], described)
     except Exception:
         return ""  # what can't be run can't be undone
-    held: dict[str, Held] = {}
-    for name in told:
+    patched: dict[str, Patch] = {}
+    for name in described:
         with contextlib.suppress(ValueError):
-            held[name] = Held(undone(wholes[name], parts[name]))
-    each = outputs_with_each(seen, some, held)
+            patched[name] = Patch(undone(wholes[name], parts[name]))
+    each = outputs_with_each(seen, some, patched)
     return next(
-        (told[name] for name, outputs in zip(held, each, strict=False) if mends(outputs)), ""
+        (described[name] for name, outputs in zip(patched, each, strict=False) if mends(outputs)),
+        "",
     )
 
 
-def depends_on_place(seen: Pass, x: Nest, exchange: Exchange) -> Place | None:
+def depends_on_place(seen: Pass, x: Nest, variant: BatchVariant) -> Place | None:
     """The first call, or two of them, between which rows begin to depend on their places."""
 
     def differing(mine: list[Array], its: list[Array]) -> bool:
         pairs = list(zip(mine, its, strict=False))
         return any(
-            differ(a[exchange.kept], b[exchange.now])
+            differ(a[variant.kept], b[variant.now])
             for a, b in pairs
-            if a.ndim and len(a) == len(b) == exchange.rows
+            if a.ndim and len(a) == len(b) == variant.rows
         )
 
     given, base = given_and_returned(seen, x)
-    other_given, other = given_and_returned(seen, exchange.x)
+    other_given, other = given_and_returned(seen, variant.x)
     before = "the input"
     for label, mine in base.items():
         if not differing(mine, other.get(label, [])):
             before = label
             continue
-        moved = [m[np.argsort(exchange.now)] if len(m) == exchange.rows else m for m in mine]
-        mended = outputs_with(seen, exchange.x, {label: moved})
+        moved = [m[np.argsort(variant.now)] if len(m) == variant.rows else m for m in mine]
+        mended = outputs_with(seen, variant.x, {label: moved})
         tested = mended is not None and not differing(outputs_with(seen, x) or [], mended)
         between = differing(given[label], other_given.get(label, []))
         return Place(f"between {before} and {label}" if between else label, tested)

@@ -7,20 +7,25 @@ from collections.abc import Collection
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
-from pytest_bnconsistency.measurement.injected_faults import Leak
+from pytest_bnconsistency.measurement.injected_faults import InjectedFault
 
 
-def observed(case: Case, x: Nest, training: bool | None, apart: Collection[int] = ()) -> Pass:
-    """A pass with every row's fingerprints, and a `Leak` in its middle that does not leak yet.
+def observed(case: Case, x: Nest, training: bool | None, row_by_row: Collection[int] = ()) -> Pass:
+    """A pass with every row's fingerprints, and a `InjectedFault` in its middle that does not leak
+    yet.
 
-    Layers that draw random numbers are neutralised; those `apart`, by identity, get one row at a
-    time.
+    Layers that draw random numbers are neutralised; those `row_by_row`, by identity, get one row
+    at a time.
     """
-    key = ("observed", training, frozenset(apart))
+    key = ("observed", training, frozenset(row_by_row))
     if key not in case.shared:
         middle = len(case.subject.layers()) // 2
         case.shared[key] = neutralised(
-            case.subject, x, training=training, instrument=lambda: Leak(middle), apart=apart
+            case.subject,
+            x,
+            training=training,
+            instrument=lambda: InjectedFault(middle),
+            row_by_row=row_by_row,
         )
     traced: Pass = case.shared[key]
     return traced

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_bnconsistency.models import Call, Proceed, Subject
-from pytest_bnconsistency.models.held_objects import is_of_library
+from pytest_bnconsistency.models.owned_objects import is_of_library
 
 Undone = Callable[[Mapping[int, bool]], bool]
 """Whether the symptom is gone once layers, by identity, are told these modes."""
@@ -25,12 +25,12 @@ class Teller:
 def in_inference(subject: Subject) -> contextlib.AbstractContextManager[None]:
     """Within it, every layer that is called is told `training=False`."""
 
-    def told(call: Call, proceed: Proceed) -> Any:
+    def in_inference_mode(call: Call, proceed: Proceed) -> Any:
         if not (call.is_layer and subject.takes_training(call.layer)):
             return proceed(call.args, call.kwargs)
-        return proceed(*subject.told(call, False))
+        return proceed(*subject.with_training(call, False))
 
-    return subject.watch(told)
+    return subject.watch(in_inference_mode)
 
 
 def who_tells(
@@ -47,10 +47,10 @@ def who_tells(
         undone: tests a cause; what `call` itself is told needs no test.
     """
     paths = {id(c.layer): c.path for c in called}
-    inference = subject.spelled(False)
+    inference = subject.call_text(False)
     model, *layers = _started(subject.model, called, call)
-    for layer, told in (model, *reversed(layers)):
-        if told is False or subject.training_default(layer) is not True:
+    for layer, in_inference_mode in (model, *reversed(layers)):
+        if in_inference_mode is False or subject.training_default(layer) is not True:
             continue
         own = layer is subject.model
         if not (own or undone({id(layer): False})):
@@ -65,9 +65,13 @@ def who_tells(
             f"{path}'s call defaults to training=True",
             f"call the model with training=False for inference, {inference}; or {there}",
         )
-    if call is not None and True in call.told:
-        told = [*call.parents, call.layer][call.told.index(True)]
-        path = call.path if told is call.layer else paths.get(id(told), type(told).__name__)
+    if call is not None and True in call.called_with:
+        in_inference_mode = [*call.parents, call.layer][call.called_with.index(True)]
+        path = (
+            call.path
+            if in_inference_mode is call.layer
+            else paths.get(id(in_inference_mode), type(in_inference_mode).__name__)
+        )
         return Teller(
             f"{path} is called with training=True",
             "call the model with training=False; take training=True out of the call (pass "
@@ -91,9 +95,11 @@ def _started(
     yield model, None
     seen = {id(model)}
     for each in called:
-        for layer, told in zip((*each.parents, each.layer), each.told, strict=True):
+        for layer, in_inference_mode in zip(
+            (*each.parents, each.layer), each.called_with, strict=True
+        ):
             if id(layer) not in seen:
                 seen.add(id(layer))
-                yield layer, told
+                yield layer, in_inference_mode
         if call is not None and each.layer is call.layer:
             return

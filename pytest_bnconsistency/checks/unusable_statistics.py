@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, all_finite
 from pytest_bnconsistency.execution.state import Variables
-from pytest_bnconsistency.measurement.isolated_layer import Alone
+from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
 from pytest_bnconsistency.measurement.monte_carlo_rounding import EPSILON
-from pytest_bnconsistency.measurement.stored_statistics import Normaliser, is_variance
+from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer, is_variance
 from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.words import first_line, listed
 
@@ -33,11 +33,11 @@ MIXED_UP = "weights mixed up when they were loaded, or another momentum before"
 FINITE, BROKEN = "finite", "NaN or Inf"
 
 
-Why = Callable[[Normaliser], Explanation | None]
+Why = Callable[[NormalizationLayer], Explanation | None]
 """Explains a fault of a layer. Of a cause that is not established, it tells what is usual."""
 
 
-def told(reason: Explanation, remedy: str) -> Explanation:
+def described(reason: Explanation, remedy: str) -> Explanation:
     """The explanation as it is printed: with that remedy, where it has none of its own."""
     cause = reason.cause if reason.established else f"not established; {reason.cause}"
     return replace(reason, cause=cause, remedy=reason.remedy or remedy)
@@ -48,7 +48,7 @@ def tried(usual: str) -> Callable[[Why], Why]:
 
     def decorated(why: Why) -> Why:
         @functools.wraps(why)
-        def guarded(n: Normaliser) -> Explanation | None:
+        def guarded(n: NormalizationLayer) -> Explanation | None:
             try:
                 return why(n)
             except Exception as error:  # whatever a layer raises that runs outside of its model
@@ -64,9 +64,9 @@ def tried(usual: str) -> Callable[[Why], Why]:
     "with momentum 1 the statistics never move, with 0 they are those of the last batch; outside "
     "[0, 1] they run away"
 )
-def degenerate_momentum(n: Normaliser) -> Explanation | None:
+def degenerate_momentum(n: NormalizationLayer) -> Explanation | None:
     """What an update keeps of the old value; None where the layer averages all the same."""
-    layer = _alone(n)
+    layer = _isolated(n)
     kept = layer.kept() if n.measured is None else n.measured
     if n.measured is None and MARGIN < kept < 1 - MARGIN:
         return None
@@ -90,7 +90,7 @@ def degenerate_momentum(n: Normaliser) -> Explanation | None:
 
 
 @tried(MIXED_UP)
-def negative_variance(n: Normaliser) -> Explanation:
+def negative_variance(n: NormalizationLayer) -> Explanation:
     """Whether the layer's momentum takes variances below zero, and another does not."""
     lowest = _lowest_variance(n)
     if n.declared is None or lowest >= 0:
@@ -112,18 +112,18 @@ def negative_variance(n: Normaliser) -> Explanation:
 
 
 @tried("an update of (1 - momentum) of the distance is rounded away before it arrives")
-def rounded_away(n: Normaliser) -> Explanation:
+def rounded_away(n: NormalizationLayer) -> Explanation:
     """How far many updates towards one batch get, in the layer's dtype and in float32."""
     momentum = n.momentum or 0.0
     updates = min(math.ceil(math.log(LEFT) / math.log(momentum)), MOST_UPDATES)
-    x = _alone(n).batch(mean=10)
-    half = _alone(n).trained(x, 0.0, updates)
-    single = _alone(_anew(n, dtype="float32")).trained(x, 0.0, updates)
+    x = _isolated(n).batch(mean=10)
+    half = _isolated(n).trained(x, 0.0, updates)
+    single = _isolated(_rebuilt(n, dtype="float32")).trained(x, 0.0, updates)
     short = [abs(a - b) / np.maximum(np.abs(b), 1e-12) for a, b in zip(half, single, strict=True)]
-    worst = [int(apart.argmax()) for apart in short]
+    worst = [int(deviation.argmax()) for deviation in short]
     dtype = next(iter(n.vectors.values())).dtype.name
 
-    def told(values: list[Array]) -> str:
+    def described(values: list[Array]) -> str:
         parts = zip(n.vectors, values, worst, strict=True)
         return listed(f"{name} at {value.flat[at]:.4g}" for name, value, at in parts)
 
@@ -131,15 +131,15 @@ def rounded_away(n: Normaliser) -> Explanation:
         cause=f"{dtype}: an update of (1 - momentum) of the distance is rounded away before it "
         "arrives",
         tested=f"{updates} updates of {n.path} alone, from 0 towards one batch, leave "
-        f"{told(half)}; in float32 {told(single)}",
-        established=bool(max(apart.max() for apart in short) > 2 * EPSILON[dtype]),
+        f"{described(half)}; in float32 {described(single)}",
+        established=bool(max(deviation.max() for deviation in short) > 2 * EPSILON[dtype]),
     )
 
 
 @tried("adapt was never called, and no weights were loaded")
-def not_adapted(n: Normaliser) -> Explanation | None:
+def not_adapted(n: NormalizationLayer) -> Explanation | None:
     """Whether the layer returns its input; None where it does something all the same."""
-    layer = _alone(n)
+    layer = _isolated(n)
     x = layer.batch()
     given = x.astype(layer.call(x, training=False).dtype)
     if not np.array_equal(layer.call(x, training=False), given):
@@ -153,7 +153,7 @@ def not_adapted(n: Normaliser) -> Explanation | None:
     )
 
 
-def never_forgets(n: Normaliser) -> str:
+def never_forgets(n: NormalizationLayer) -> str:
     """What a clean batch does to what is stored: why the layer does not recover, no more."""
     stored, fresh = (_after_a_batch(n, start=start) for start in (None, 0.0))
     return (
@@ -162,7 +162,7 @@ def never_forgets(n: Normaliser) -> str:
     )
 
 
-def takes_overflow(n: Normaliser) -> tuple[bool, str]:
+def takes_overflow(n: NormalizationLayer) -> tuple[bool, str]:
     """Whether a batch with an Inf makes the layer's statistics so, and one without does not."""
     spoilt, clean = (_after_a_batch(n, start=0.0, spoilt=bad) for bad in (True, False))
     return (
@@ -175,12 +175,15 @@ def takes_overflow(n: Normaliser) -> tuple[bool, str]:
 def wrong_axis(axis: int) -> Why:
     """Whether the layer along `axis` makes channels alike, and as it is does not."""
 
-    @tried("the axis of the normaliser and the data format of the model's other layers differ")
-    def why(n: Normaliser) -> Explanation:
-        x = _alone(n).batch()
+    @tried(
+        "the axis of the normalization layer and the data format of the model's other layers "
+        "differ"
+    )
+    def why(n: NormalizationLayer) -> Explanation:
+        x = _isolated(n).batch()
         x = np.moveaxis(np.moveaxis(x, axis, -1) + 3 * np.arange(x.shape[axis]), -1, axis)
-        own = _channels_apart(_alone(n), x, axis)
-        other = _channels_apart(_alone(_anew(n, axis=axis)), x, axis)
+        own = _channels_separated(_isolated(n), x, axis)
+        other = _channels_separated(_isolated(_rebuilt(n, axis=axis)), x, axis)
         return Explanation(
             cause=f"axis {n.axis[0] if n.axis else '?'}: the model's channels lie along axis "
             f"{axis}",
@@ -193,7 +196,7 @@ def wrong_axis(axis: int) -> Why:
 
 
 @tried("what feeds them was constant in training, or every batch was a single row")
-def dead_channels(n: Normaliser) -> Explanation:
+def dead_channels(n: NormalizationLayer) -> Explanation:
     """What the layer makes of a small step of its input, and with variances of 1."""
     own, before = _gain(n), Variables(list(n.vectors.values()))
     for name, variable in n.vectors.items():
@@ -213,7 +216,7 @@ def large_epsilon(other: float) -> Why:
     """What the layer makes of a small step of its input, and with another epsilon."""
 
     @tried("the variances of many channels are small against epsilon")
-    def why(n: Normaliser) -> Explanation:
+    def why(n: NormalizationLayer) -> Explanation:
         given, before = n.layer.epsilon, _gain(n)
         n.layer.epsilon = other
         after = _gain(n)
@@ -228,21 +231,21 @@ def large_epsilon(other: float) -> Why:
     return why
 
 
-def _gain(n: Normaliser) -> float:
+def _gain(n: NormalizationLayer) -> float:
     """The most that the layer in inference makes of a small step of its input."""
-    layer = _alone(n)
+    layer = _isolated(n)
     x = np.zeros_like(layer.batch())
     low, high = (layer.call(x + step, training=False).astype(np.float64) for step in (0.0, STEP))
     return float(np.abs(high - low).max() / STEP)
 
 
-def _alone(n: Normaliser) -> Alone:
-    return Alone(n.layer, list(n.vectors.values()))
+def _isolated(n: NormalizationLayer) -> IsolatedLayer:
+    return IsolatedLayer(n.layer, list(n.vectors.values()))
 
 
-def _after_a_batch(n: Normaliser, start: float | None, spoilt: bool = False) -> str:
+def _after_a_batch(n: NormalizationLayer, start: float | None, spoilt: bool = False) -> str:
     """What the statistics are after a training call on a batch, with an Inf in it or not."""
-    layer = _alone(n)
+    layer = _isolated(n)
     x = layer.batch()
     if spoilt:
         x.flat[0] = np.inf
@@ -253,16 +256,16 @@ def _after_a_batch(n: Normaliser, start: float | None, spoilt: bool = False) -> 
     return FINITE if all_finite(after) else BROKEN
 
 
-def _anew(n: Normaliser, **changed: Any) -> Normaliser:
+def _rebuilt(n: NormalizationLayer, **changed: Any) -> NormalizationLayer:
     """The layer built again from its own configuration, with some of it changed."""
     given = n.layer.get_config()
     unknown = [name for name in changed if name not in given]
     if unknown:
         raise ValueError(f"its configuration holds no {unknown[0]}")
     layer = type(n.layer).from_config({**given, **changed})
-    layer(_alone(n).batch().astype(np.float32))
+    layer(_isolated(n).batch().astype(np.float32))
     vectors = {name: _own(layer, name) for name in n.vectors}
-    return Normaliser(layer, n.path, vectors, n.trainable)
+    return NormalizationLayer(layer, n.path, vectors, n.trainable)
 
 
 def _own(layer: Any, name: str) -> Any:
@@ -271,9 +274,9 @@ def _own(layer: Any, name: str) -> Any:
     return getattr(value, "_value", value)
 
 
-def _lowest_variance(n: Normaliser) -> float:
+def _lowest_variance(n: NormalizationLayer) -> float:
     """The lowest variance after a call on a batch of small spread, and on one of large."""
-    layer, lowest = _alone(n), math.inf
+    layer, lowest = _isolated(n), math.inf
     for deviation in (0.01, 100.0):
         after = layer.trained(layer.batch(deviation=deviation), start=1.0)
         variances = (
@@ -284,7 +287,7 @@ def _lowest_variance(n: Normaliser) -> float:
 
 
 @contextlib.contextmanager
-def _usual_momentum(n: Normaliser) -> Iterator[None]:
+def _usual_momentum(n: NormalizationLayer) -> Iterator[None]:
     own = n.layer.momentum
     try:
         n.layer.momentum = USUAL_MOMENTUM
@@ -293,7 +296,7 @@ def _usual_momentum(n: Normaliser) -> Iterator[None]:
         n.layer.momentum = own
 
 
-def _channels_apart(layer: Alone, x: Array, axis: int) -> float:
+def _channels_separated(layer: IsolatedLayer, x: Array, axis: int) -> float:
     """How much of the spread of what the layer returns is between the means of the channels."""
     y = np.moveaxis(layer.call(x, training=True).astype(np.float64), axis, -1)
     y = y.reshape(-1, y.shape[-1])

@@ -135,9 +135,9 @@ def distance(mine: Array, its: Array) -> Array:
     dtype = complex if mine.dtype.kind == "c" else float
     a, b = mine.astype(dtype), its.astype(dtype)
     with np.errstate(invalid="ignore"):
-        apart = np.abs(a - b)
-    apart[(np.isnan(a) & np.isnan(b)) | (a == b)] = 0.0
-    return np.asarray(np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
+        deviation = np.abs(a - b)
+    deviation[(np.isnan(a) & np.isnan(b)) | (a == b)] = 0.0
+    return np.asarray(np.nan_to_num(deviation, nan=np.inf, posinf=np.inf))
 
 
 def all_finite(arrays: Iterable[Array]) -> bool:
@@ -173,9 +173,10 @@ def _concatenated(arrays: Sequence[Array], name: str) -> Array:
     if len(shapes) == 1:
         return np.concatenate(arrays)
     if len({(len(shape), shape[1:]) for shape in shapes}) > 1 or not all(shapes):
-        told = ", ".join(map(str, sorted(shapes)[:3]))
+        described = ", ".join(map(str, sorted(shapes)[:3]))
         raise DataError(
-            f"batches of the data set have rows of unlike shapes in {name}: {told}; expected one "
+            f"batches of the data set have rows of unlike shapes in {name}: {described}; "
+            f"expected one "
             "shape, or sequences that differ in their length alone"
         )
     longest = max(shape[0] for shape in shapes)

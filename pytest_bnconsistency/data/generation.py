@@ -142,8 +142,8 @@ class Source:
                 )
         elif math.isfinite(value) and not _is_mask(spec):
             low, high = self._range(spec)
-            held = int(min(max(value, low), high))
-            row.flat[place] = spec.values[held] if spec.values else held
+            bounded = int(min(max(value, low), high))
+            row.flat[place] = spec.values[bounded] if spec.values else bounded
 
 
 def checked(source: Source) -> Source:

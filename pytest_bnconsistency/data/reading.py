@@ -198,7 +198,7 @@ def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) 
     joint = _checked(x, y, weight, specs)
     head = _clean(joint.take(slice(0, max_rows)), specs)
     form = dataclasses.replace(
-        _form(full[0][0], specs), streamed=True, alone=not isinstance(first, tuple)
+        _form(full[0][0], specs), streamed=True, only_x=not isinstance(first, tuple)
     )
     rest = None
     if sum(sizes) >= max_rows < all_rows:

@@ -63,13 +63,13 @@ class Given:
 class Form:
     """How a user gives rows, where the model gets them otherwise.
 
-    `x` is the user's nest, of `Given`. `alone` says that a batch of a data set is x without a
+    `x` is the user's nest, of `Given`. `only_x` says that a batch of a data set is x without a
     tuple around it, `tensors` that its parts are tensors.
     """
 
     x: Nest
     streamed: bool = False
-    alone: bool = False
+    only_x: bool = False
     tensors: bool = False
 
     def applied(self, x: Nest) -> Nest:

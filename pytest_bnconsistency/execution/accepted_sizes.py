@@ -65,10 +65,10 @@ def _shaped(specs: Nest, shape: Mapping[str, tuple[int, ...]], *, strict: bool) 
         raise DataError(
             f"option 'shape' names {unknown[0]!r}; expected one of the inputs {', '.join(names)}"
         )
-    if (alone := shape.get("")) is not None and len(names) > 1:
+    if (unnamed := shape.get("")) is not None and len(names) > 1:
         raise DataError(
-            f"option 'shape' is {alone} without a name; expected one for each of the inputs "
-            f"{', '.join(names)}: {names[0]}={alone}"
+            f"option 'shape' is {unnamed} without a name; expected one for each of the inputs "
+            f"{', '.join(names)}: {names[0]}={unnamed}"
         )
 
     def given(spec: Spec) -> Spec:
@@ -97,7 +97,7 @@ def fitting_size(subject: Subject, make: Callable[[int], Nest]) -> int:
     """
     refusal, running, seen = "", 0, set[tuple[tuple[int, ...], ...]]()
     fewest = subject.declared_rows() or 1
-    for size in itertools.chain(SIZES, _told_sizes(subject)):
+    for size in itertools.chain(SIZES, _declared_sizes(subject)):
         x = map_nest(lambda leaf: leaf[:fewest], make(size))
         shapes = tuple(leaf.shape for leaf in flatten(x))
         if shapes in seen:
@@ -143,7 +143,7 @@ def read_as_ids(subject: Subject, x: Nest) -> list[bool]:
         for spec, leaf in zip(flatten(as_read(subject, specs)), flatten(x), strict=True)
     ]
     pairs = zip(flatten(x), ids, strict=True)
-    rows = rebuild(x, [leaf[:1].astype("int32") if held else leaf[:1] for leaf, held in pairs])
+    rows = rebuild(x, [leaf[:1].astype("int32") if found else leaf[:1] for leaf, found in pairs])
     return ids if takes(subject, rows) else [False] * len(ids)
 
 
@@ -157,7 +157,7 @@ def takes(subject: Subject, x: Nest) -> bool:
     return True
 
 
-def _told_sizes(subject: Subject) -> list[int]:
+def _declared_sizes(subject: Subject) -> list[int]:
     """Numbers in a model that an open axis may have to be as long as, the likelier ones first."""
     tables, widths, configured = dict[int, None](), set[int](), dict[int, None]()
     for layer in subject.layers():
@@ -168,8 +168,8 @@ def _told_sizes(subject: Subject) -> list[int]:
         configured.update(dict.fromkeys(_whole_numbers(layer)))
     # A flattened sequence is as wide as it is long, times its features.
     lengths = sorted({a // b for a in tables for b in widths if 1 < b < a and not a % b})
-    told = [size for size in (*configured, *tables, *lengths) if 1 <= size <= LONGEST]
-    return list(dict.fromkeys(told))[:TRIED]
+    declared = [size for size in (*configured, *tables, *lengths) if 1 <= size <= LONGEST]
+    return list(dict.fromkeys(declared))[:TRIED]
 
 
 def _whole_numbers(layer: Any) -> list[int]:
@@ -178,10 +178,10 @@ def _whole_numbers(layer: Any) -> list[int]:
         config = layer.get_config()
     except Exception:  # layers of the user's own may have none
         config = {}
-    held = [*config.values(), *getattr(layer, "__dict__", {}).values()]
+    found = [*config.values(), *getattr(layer, "__dict__", {}).values()]
     return [
         value
-        for item in held
+        for item in found
         for value in (item if isinstance(item, (list, tuple)) else [item])
         if isinstance(value, int) and not isinstance(value, bool) and value > 1
     ]

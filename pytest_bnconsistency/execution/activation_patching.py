@@ -15,7 +15,7 @@ from pytest_bnconsistency.data.arrays import Array
 
 
 @dataclass(frozen=True)
-class Held:
+class Patch:
     """What an operation gives instead: `values`, an array for each of its tensors.
 
     With `kept` of `rows` rows, only these are held where rows lie along an axis: the others go on
@@ -29,9 +29,9 @@ class Held:
     when: Callable[[], Any] | None = None
 
     def instead_of(self, tensors: Sequence[Any]) -> list[Any]:
-        return [self._held(t, value) for t, value in zip(tensors, self.values, strict=True)]
+        return [self._patched(t, value) for t, value in zip(tensors, self.values, strict=True)]
 
-    def _held(self, tensor: Any, value: Array) -> Any:
+    def _patched(self, tensor: Any, value: Array) -> Any:
         lengths = value.shape
         along = [a for a in open_axes(tensor) if lengths[a] and lengths[a] % self.rows == 0]
         given: Any = value
@@ -65,7 +65,7 @@ def replacing(replace: Callable[[Any, str, Sequence[Any]], Sequence[Any]]) -> It
 
 
 @contextlib.contextmanager
-def holding(operations: Mapping[str, Held]) -> Iterator[None]:
+def patching(operations: Mapping[str, Patch]) -> Iterator[None]:
     """Within it, operations of these names in the graph of the moment give what is held.
 
     Raises:

@@ -20,7 +20,7 @@ from pytest_bnconsistency.data.arrays import (
 
 
 @dataclass(frozen=True)
-class Exchange:
+class BatchVariant:
     """A second batch of `rows` rows: row `kept[k]` of the first is row `now[k]` of this one.
 
     Exchanges of one batch have names of their own.
@@ -38,24 +38,24 @@ class Exchange:
         return bool((self.kept != self.now).any())
 
 
-def exchanges(x: Nest, seed: int) -> list[Exchange]:
+def batch_variants(x: Nest, seed: int) -> list[BatchVariant]:
     """Batches in which every row serves as a kept row while others change.
 
-    Batches follow in which companions are alike, rows change places, or one is NaN or Inf.
+    Batches follow in which other rows are alike, rows change places, or one is NaN or Inf.
     """
     rows = rows_of(x)
     found = [*_designed(x, seed), moved_on(x)]
     for value in (np.nan, np.inf) if _has_floats(x) else ():
-        poisoned, row = map_nest(np.copy, x), rows // 2
-        _poison(poisoned, row, value)
+        non_finite, row = map_nest(np.copy, x), rows // 2
+        _make_non_finite(non_finite, row, value)
         kept = np.delete(np.arange(rows), row)
-        name = f"one companion with {value}".replace("nan", "a NaN").replace("inf", "an Inf")
-        found.append(Exchange(name, poisoned, kept, kept, rows))
+        name = f"one other row with {value}".replace("nan", "a NaN").replace("inf", "an Inf")
+        found.append(BatchVariant(name, non_finite, kept, kept, rows))
     return found
 
 
-def joint_exchanges(x: Nest, seed: int) -> list[Exchange]:
-    """The same changes of companions in fewer batches: a NaN and an Inf along with others.
+def joint_batch_variants(x: Nest, seed: int) -> list[BatchVariant]:
+    """The same changes of other rows in fewer batches: a NaN and an Inf along with others.
 
     Both are in the first batch: what they would hide shows in the others.
     """
@@ -63,13 +63,13 @@ def joint_exchanges(x: Nest, seed: int) -> list[Exchange]:
     if not _has_floats(x):
         return [first, *others]
     changed = np.setdiff1d(np.arange(first.rows), first.kept)
-    _poison(first.x, changed[-1], np.inf)
-    _poison(first.x, changed[0], np.nan)
-    told = ", one of them with a NaN" + ", one with an Inf" * (len(changed) > 1)
-    return [replace(first, name=first.name + told), *others]
+    _make_non_finite(first.x, changed[-1], np.inf)
+    _make_non_finite(first.x, changed[0], np.nan)
+    and_more = ", one of them with a NaN" + ", one with an Inf" * (len(changed) > 1)
+    return [replace(first, name=first.name + and_more), *others]
 
 
-def _designed(x: Nest, seed: int) -> list[Exchange]:
+def _designed(x: Nest, seed: int) -> list[BatchVariant]:
     """Every second row kept, the others kept, until each kind was tried; the last row by itself.
 
     So a row stands apart from its neighbours, and the last one from all others both ways: what
@@ -78,7 +78,7 @@ def _designed(x: Nest, seed: int) -> list[Exchange]:
     rows, rng = rows_of(x), np.random.default_rng(seed)
     every = (_redrawn, _hundredfold, _constant, _duplicated, _shortened, _emptied)
     kinds, changed = itertools.cycle(every), 0
-    found: list[Exchange] = []
+    found: list[BatchVariant] = []
     while len(found) < 2 or changed < len(every):  # few rows take more batches
         kept = np.arange(len(found) % 2, rows - (rows > 2), 2)
         names, other = [], map_nest(np.copy, x)
@@ -89,16 +89,16 @@ def _designed(x: Nest, seed: int) -> list[Exchange]:
                 leaf[row : row + 1] = kind(original, row, rng)
         kinds_seen = ", ".join(dict.fromkeys(names))
         changed += len(names)
-        name = f"batch {len(found) + 1}: {len(names)} companions {kinds_seen}"
-        found.append(Exchange(name, other, kept, kept, rows))
+        name = f"batch {len(found) + 1}: {len(names)} other rows {kinds_seen}"
+        found.append(BatchVariant(name, other, kept, kept, rows))
     return [*found, *_at_the_ends(x), _crowded(x)]
 
 
-def _at_the_ends(x: Nest) -> Iterator[Exchange]:
-    """The row nearest to an end of the range of whole numbers, beside companions at that end.
+def _at_the_ends(x: Nest) -> Iterator[BatchVariant]:
+    """The row nearest to an end of the range of whole numbers, beside other rows at that end.
 
     Whole numbers may be ids, so none beyond their range are tried; and where a kept row holds the
-    largest number itself, no companion tells that rows are divided by it.
+    largest number itself, no other row tells that rows are divided by it.
     """
     rows = rows_of(x)
     whole = [leaf for leaf in flatten(x) if leaf.dtype.kind in "iu" and leaf.size]
@@ -113,42 +113,42 @@ def _at_the_ends(x: Nest) -> Iterator[Exchange]:
                 own = changed[kept]
                 changed[...] = end(changed)
                 changed[kept] = own
-        name = f"companions at the {'smallest' if end is np.min else 'largest'} number"
-        yield Exchange(name, other, kept, kept, rows)
+        name = f"other rows at the {'smallest' if end is np.min else 'largest'} number"
+        yield BatchVariant(name, other, kept, kept, rows)
 
 
-def _crowded(x: Nest) -> Exchange:
-    """The last row beside copies of itself: some dependences need several companions of a kind."""
+def _crowded(x: Nest) -> BatchVariant:
+    """The last row beside copies of itself: some dependences need several other rows of a kind."""
     rows = rows_of(x)
     last, other = np.array([rows - 1]), map_nest(lambda leaf: np.repeat(leaf[-1:], rows, 0), x)
     for leaf in flatten(other):
         if is_float(leaf):
             leaf[-3::-2] *= leaf.dtype.type(100)  # the nearest one stays a copy
     name = "copies of the last row" + ", every second one hundredfold" * _has_floats(x)
-    return Exchange(name, other, last, last, rows)
+    return BatchVariant(name, other, last, last, rows)
 
 
-def copied(x: Nest, start: int, stop: int) -> Exchange:
+def copied(x: Nest, start: int, stop: int) -> BatchVariant:
     """Some rows in their places, and copies of them in all others: as if they stood alone."""
     rows, kept = rows_of(x), np.arange(start, stop)
     places = start + (np.arange(rows) - start) % len(kept)
     batch = map_nest(lambda leaf: leaf[places], x)
-    return Exchange(f"copies of rows {start} to {stop - 1} alone", batch, kept, kept, rows)
+    return BatchVariant(f"copies of rows {start} to {stop - 1} alone", batch, kept, kept, rows)
 
 
-def moved_on(x: Nest) -> Exchange:
+def moved_on(x: Nest) -> BatchVariant:
     """Every row one place further on, the last one first."""
     places = np.arange(rows_of(x))
     rolled = map_nest(lambda leaf: np.roll(leaf, 1, axis=0), x)
     name = "the rows moved on by a place"
-    return Exchange(name, rolled, places, np.roll(places, -1), len(places))
+    return BatchVariant(name, rolled, places, np.roll(places, -1), len(places))
 
 
 def _has_floats(x: Nest) -> bool:
     return any(is_float(leaf) for leaf in flatten(x))
 
 
-def _poison(x: Nest, row: int, value: float) -> None:
+def _make_non_finite(x: Nest, row: int, value: float) -> None:
     for leaf in flatten(x):
         if is_float(leaf):
             leaf[row].flat[0] = value

@@ -20,7 +20,7 @@ import tensorflow as tf
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rebuild
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
-from pytest_bnconsistency.execution.activation_patching import Held, holding
+from pytest_bnconsistency.execution.activation_patching import Patch, patching
 from pytest_bnconsistency.execution.graphs import (
     as_written,
     current_graph,
@@ -52,7 +52,7 @@ class Instrument:
     def begin(self) -> None:
         """A run of the model's code starts."""
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         """The outputs to go on with, and the tensors to record."""
         return outputs, None
 
@@ -114,10 +114,10 @@ class Pass:
         training: bool | None,
         instrument: Instrument | None = None,
         modes: Mapping[int, bool] | None = None,
-        still: Collection[int] = (),
-        apart: Collection[int] = (),
-        held: Mapping[str, list[Array]] | None = None,
-        operations: Mapping[str, Held] | None = None,
+        stochastic_off: Collection[int] = (),
+        row_by_row: Collection[int] = (),
+        patched: Mapping[str, list[Array]] | None = None,
+        operations: Mapping[str, Patch] | None = None,
         traced: bool = True,
         written: Sequence[Any] | None = None,
     ) -> None:
@@ -130,14 +130,14 @@ class Pass:
         self.drawing: dict[str, tuple[str, str]] = {}
         self.fed_by_random: dict[int, list[Any]] = {}
         self.instrument = instrument or Instrument()
-        self.still, self.apart = frozenset(still), frozenset(apart)
-        self._modes, self._held = dict(modes or {}), dict(held or {})
+        self.stochastic_off, self.row_by_row = frozenset(stochastic_off), frozenset(row_by_row)
+        self._modes, self._patches = dict(modes or {}), dict(patched or {})
         self._operations = dict(operations or {})
         self._concrete: Any = None
         self.known: dict[Any, Any] = {}
         self.structure: Nest = None
         self._record_sizes: list[int | None] = []
-        self._tapped: list[list[Any]] = []
+        self._call_outputs: list[list[Any]] = []
         self.written: list[Any] = []
         if traced:
             self._trace(x)
@@ -152,7 +152,7 @@ class Pass:
         before, moved = Variables(self.written), None
         try:
             noting = contextlib.nullcontext() if self.is_traced else noting_draws()
-            with as_sentence(self.subject.spelled(self.training), x), noting as noted:
+            with as_sentence(self.subject.call_text(self.training), x), noting as noted:
                 outputs, flat = self._ran(map_nest(tf.convert_to_tensor, x))
             moved = before.moved()
             after = {id(variable): variable.numpy() for variable in moved}
@@ -179,9 +179,9 @@ class Pass:
         instrument: Instrument,
         *,
         modes: Mapping[int, bool] | None = None,
-        apart: Collection[int] = (),
-        held: Mapping[str, list[Array]] | None = None,
-        operations: Mapping[str, Held] | None = None,
+        row_by_row: Collection[int] = (),
+        patched: Mapping[str, list[Array]] | None = None,
+        operations: Mapping[str, Patch] | None = None,
         traced: bool = True,
     ) -> Pass:
         """The same pass with another instrument, and with more interventions."""
@@ -191,9 +191,9 @@ class Pass:
             training=self.training,
             instrument=instrument,
             modes=modes,
-            still=self.still,
-            apart=[*self.apart, *apart],
-            held=held,
+            stochastic_off=self.stochastic_off,
+            row_by_row=[*self.row_by_row, *row_by_row],
+            patched=patched,
             operations=operations,
             traced=traced,
             written=self.written,
@@ -246,7 +246,7 @@ class Pass:
         behind = names_behind(self._concrete.graph.outputs[: self._output_count])
         return {
             index
-            for index, tensors in enumerate(self._tapped)
+            for index, tensors in enumerate(self._call_outputs)
             if any(tensor.op.name in behind for tensor in tensors)
         }
 
@@ -257,7 +257,7 @@ class Pass:
         random = {id(layer) for layer in self.random_layers}
         source = {
             tensor.op.name: call.layer
-            for call, tensors in zip(self.calls, self._tapped, strict=True)
+            for call, tensors in zip(self.calls, self._call_outputs, strict=True)
             if id(call.layer) in random
             for tensor in tensors
         }
@@ -312,7 +312,7 @@ class Pass:
         passing: list[Call] = []
         inner: list[Call] = []
         records: list[list[Any] | None] = []
-        tapped: list[list[Any]] = []
+        call_outputs: list[list[Any]] = []
         spans: list[Span] = []
         replaying = False
         # Weak: a run outside of a graph would hold the outputs of all layers at once.
@@ -325,12 +325,12 @@ class Pass:
             nonlocal replaying
             replaying = True
             try:
-                return proceed(*self._told(call, training))
+                return proceed(*self._with_training(call, training))
             finally:
                 replaying = False
 
         def hook(call: Call, proceed: Proceed) -> Any:
-            args, kwargs = self._told(call, self._modes.get(id(call.layer)))
+            args, kwargs = self._with_training(call, self._modes.get(id(call.layer)))
             if replaying:
                 return proceed(args, kwargs)
             if current_graph() is not graph:
@@ -338,43 +338,45 @@ class Pass:
                 inner.append(call)
                 return proceed(args, kwargs)
             first = operation_count(graph)
-            quiet = replay(call, proceed, False) if id(call.layer) in self.still else None
+            quiet = replay(call, proceed, False) if id(call.layer) in self.stochastic_off else None
             awaited = records[-AHEAD] if len(records) >= AHEAD else None
             with tf.control_dependencies(awaited or []):
                 outputs = proceed(args, kwargs)
             if quiet is not None:
                 outputs = quiet
-            if id(call.layer) in self.apart:
+            if id(call.layer) in self.row_by_row:
                 outputs = _row_by_row(proceed, args, kwargs, outputs)
-            if call.label in self._held:
-                held = zip(self._held[call.label], flatten(outputs), strict=True)
-                outputs = rebuild(outputs, [with_mask(tf.constant(v), leaf) for v, leaf in held])
+            if call.label in self._patches:
+                patched = zip(self._patches[call.label], flatten(outputs), strict=True)
+                outputs = rebuild(
+                    outputs, [with_mask(tf.constant(v), leaf) for v, leaf in patched]
+                )
             spans.append(Span(call, first, operation_count(graph)))
             fresh = [tensor for tensor in tensors_in(outputs) if not is_known(tensor)]
             if not fresh:
                 passing.append(replace(call, args=(), kwargs={}))
                 return outputs
-            outputs, record = self.instrument.tap(
+            outputs, record = self.instrument.on_call(
                 call, outputs, lambda training: replay(call, proceed, training)
             )
             tensors = tensors_in(outputs)
             known.update((id(tensor), weakref.ref(tensor)) for tensor in [*fresh, *tensors])
             calls.append(call if graph is not None else replace(call, args=(), kwargs={}))
             records.append(record)
-            tapped.append([] if graph is None else traced_in(graph, tensors))
+            call_outputs.append([] if graph is None else traced_in(graph, tensors))
             return outputs
 
         self.instrument.begin()
-        with self.subject.watch(hook), holding(self._operations):
+        with self.subject.watch(hook), patching(self._operations):
             outputs = self.subject.forward(x, self.training)
         self.structure = map_nest(lambda leaf: leaf is not None, outputs)
         flat = [self._dense(leaf) for leaf in flatten(outputs) if leaf is not None]
         if (record := self.instrument.finish(flat)) is not None:
             records.append(record)
         self.calls, self.passing_calls, self.inner_calls = calls, passing, inner
-        self._tapped = tapped
+        self._call_outputs = call_outputs
         drawing, self.drawing = ([], {}) if graph is None else draws(graph, spans)
-        self.random_layers = [layer for layer in drawing if id(layer) not in self.still]
+        self.random_layers = [layer for layer in drawing if id(layer) not in self.stochastic_off]
         self._record_sizes = [None if record is None else len(record) for record in records]
         self._output_count = len(flat)
         return flat, [tensor for record in records if record is not None for tensor in record]
@@ -386,18 +388,19 @@ class Pass:
         }
         if remedy := remedies.get(type(output)):
             raise UnsupportedSubjectError(
-                f"{self.subject.spelled(self.training)} gives a {type(output).__name__}; expected "
+                f"{self.subject.call_text(self.training)} gives a {type(output).__name__}; "
+                f"expected "
                 f"dense outputs: give a function around the model that returns {remedy}"
             )
         return tf.convert_to_tensor(output)
 
-    def _told(
+    def _with_training(
         self, call: Call, training: bool | None
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """The arguments of `call` with its mode set, where the layer can be told one."""
         if training is None or not self.subject.takes_training(call.layer):
             return call.args, call.kwargs
-        return self.subject.told(call, training)
+        return self.subject.with_training(call, training)
 
 
 def neutralised(
@@ -406,7 +409,7 @@ def neutralised(
     *,
     training: bool | None,
     instrument: Callable[[], Instrument],
-    apart: Collection[int] = (),
+    row_by_row: Collection[int] = (),
 ) -> Pass:
     """A pass in which layers that draw random numbers give what they give in inference.
 
@@ -415,12 +418,17 @@ def neutralised(
     drawing: list[Any] = []
     fed: dict[int, list[Any]] | None = None
     while True:
-        still = [id(layer) for layer in drawing]
+        stochastic_off = [id(layer) for layer in drawing]
         traced = Pass(
-            subject, x, training=training, instrument=instrument(), still=still, apart=apart
+            subject,
+            x,
+            training=training,
+            instrument=instrument(),
+            stochastic_off=stochastic_off,
+            row_by_row=row_by_row,
         )
         fed = traced.fed_by_random = traced.feeding() if fed is None else fed
-        holding = {
+        stateful = {
             id(layer)
             for call in [*traced.calls, *traced.inner_calls]
             if call.is_layer and subject.own_variables(call.layer)
@@ -429,7 +437,7 @@ def neutralised(
         found = [
             layer
             for layer in traced.random_layers
-            if id(layer) not in holding and subject.takes_training(layer)
+            if id(layer) not in stateful and subject.takes_training(layer)
         ]
         if not found:
             traced.random_layers += drawing
@@ -448,8 +456,8 @@ def _row_by_row(
     def one(row: list[Any]) -> list[Any]:
         mine = iter(row)
         leaves = [next(mine)[None] if own else leaf for leaf, own in zip(given, rows, strict=True)]
-        told_args, told_kwargs = rebuild([list(args), dict(kwargs)], leaves)
-        return [leaf[0] for leaf in flatten(proceed(tuple(told_args), told_kwargs))]
+        row_args, row_kwargs = rebuild([list(args), dict(kwargs)], leaves)
+        return [leaf[0] for leaf in flatten(proceed(tuple(row_args), row_kwargs))]
 
     mapped = tf.map_fn(
         one,

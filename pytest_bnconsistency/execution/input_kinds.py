@@ -187,8 +187,8 @@ def _of_lookup(operation: Any, concrete: Any) -> tuple[int, ...] | None:
     if outer is None or not keys.is_integer:
         return None
     values = operation.get_attr("Tout")
-    held = tf.raw_ops.LookupTableExportV2(table_handle=outer, Tkeys=keys, Tvalues=values)
-    return tuple(sorted(int(key) for key in held.keys.numpy())) or None
+    exported = tf.raw_ops.LookupTableExportV2(table_handle=outer, Tkeys=keys, Tvalues=values)
+    return tuple(sorted(int(key) for key in exported.keys.numpy())) or None
 
 
 READERS: dict[str, tuple[int, Callable[[Any, Any], Any]]] = {

@@ -12,14 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, Nest, distance, flatten
-from pytest_bnconsistency.execution.activation_patching import Held
+from pytest_bnconsistency.execution.activation_patching import Patch
 from pytest_bnconsistency.execution.forward_pass import Instrument, Observation, Pass, Replay
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.execution.random_operations import SHARES, drawing
 from pytest_bnconsistency.execution.state import restored, same_bits
 from pytest_bnconsistency.models import Call
 
-APART = 2.0**-10
+UNLIKE = 2.0**-10
 """The share of their scale by which a call's values move if not by noise: far above that."""
 
 
@@ -33,7 +33,7 @@ class Recorded(Instrument):
         self._layers: dict[str, Any] = {}
         self._labels = labels
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         if self._labels is not None and call.label not in self._labels:
             return outputs, None
         given = flatten([list(call.args), dict(call.kwargs)])
@@ -54,7 +54,7 @@ class Recorded(Instrument):
 
 
 class _InTrace(Instrument):
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         given = [t for t in flatten([list(call.args), dict(call.kwargs)]) if tf.is_tensor(t)]
         return outputs, [tf.constant(len(given)), *given, *flatten(outputs)]
 
@@ -94,15 +94,15 @@ def recorded(
     seen: Pass,
     x: Nest,
     labels: Collection[str] | None = None,
-    held: Mapping[str, list[Array]] | None = None,
+    patched: Mapping[str, list[Array]] | None = None,
 ) -> Recorded:
     """What each call, or those of `labels`, is given on rows `x` and gives, as far as it gets.
 
-    Calls may give what is `held` instead.
+    Calls may give what is `patched` instead.
     """
     values = Recorded(labels)
     with contextlib.suppress(Exception):
-        seen.again(x, values, held=held, traced=False).run(x)
+        seen.again(x, values, patched=patched, traced=False).run(x)
     return values
 
 
@@ -139,38 +139,38 @@ def results_in(
 def outputs_with(
     seen: Pass,
     x: Nest,
-    held: Mapping[str, list[Array]] | None = None,
-    operations: Mapping[str, Held] | None = None,
+    patched: Mapping[str, list[Array]] | None = None,
+    operations: Mapping[str, Patch] | None = None,
 ) -> list[Array] | None:
-    """The outputs on rows `x` where calls give what is `held`, by label; None if that raises.
+    """The outputs on rows `x` where calls give what is `patched`, by label; None if that raises.
 
     Where single `operations` are held, by name, the pass is traced.
     """
     try:
         traced = operations is not None
-        again = seen.again(x, Instrument(), held=held, operations=operations, traced=traced)
+        again = seen.again(x, Instrument(), patched=patched, operations=operations, traced=traced)
         return again.run(x).outputs
     except Exception:
         return None
 
 
 def outputs_with_each(
-    seen: Pass, x: Nest, operations: Mapping[str, Held]
+    seen: Pass, x: Nest, operations: Mapping[str, Patch]
 ) -> Iterator[list[Array] | None]:
     """The outputs where the first of these operations is held, then the next alone, and so on.
 
     One trace serves all; None where a run raises.
     """
     chosen = tf.Variable(0, trainable=False)
-    held = {
+    patched = {
         name: replace(one, when=functools.partial(_is, chosen, index))
         for index, (name, one) in enumerate(operations.items())
     }
     try:
-        again = seen.again(x, Instrument(), operations=held)
+        again = seen.again(x, Instrument(), operations=patched)
     except Exception:
         return
-    for index in range(len(held)):
+    for index in range(len(patched)):
         chosen.assign(index)
         try:
             outputs: list[Array] | None = again.run(x).outputs
@@ -186,13 +186,13 @@ def _is(variable: Any, value: int) -> Any:
 def repeats_with(
     seen: Pass,
     x: Nest,
-    held: Mapping[str, list[Array]],
-    operations: Mapping[str, Held] | None = None,
+    patched: Mapping[str, list[Array]],
+    operations: Mapping[str, Patch] | None = None,
 ) -> bool:
     """Whether a second run, from what the first left behind, gives the same bits so."""
     try:
         traced = operations is not None
-        again = seen.again(x, Instrument(), held=held, operations=operations, traced=traced)
+        again = seen.again(x, Instrument(), patched=patched, operations=operations, traced=traced)
         with restored(again.written):
             first, second = (again.run(x, keep=True).outputs for _ in range(2))
     except Exception:
@@ -220,4 +220,4 @@ def differ(mine: Array, its: Array) -> bool:
     if same_bits(mine, its):
         return False
     scale = float(distance(mine, np.zeros_like(mine)).max(initial=0.0)) or 1.0
-    return bool(distance(mine, its).max(initial=0.0) > APART * scale)
+    return bool(distance(mine, its).max(initial=0.0) > UNLIKE * scale)

@@ -1,4 +1,4 @@
-"""Batches whose sequences are padded further, as a longer companion would have it.
+"""Batches whose sequences are padded further, as a longer other row would have it.
 
 Which steps are padding is told by the user, by an input that is a mask, or by the model's own
 masks; on which side they stand is told by the rows.
@@ -268,7 +268,7 @@ class _Masks(Instrument):
     def begin(self) -> None:
         self.seen: list[Array] = []
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         masks = [getattr(leaf, "_keras_mask", None) for leaf in flatten(outputs)]
         self.seen += [np.asarray(mask) for mask in masks if mask is not None][:1]
         return outputs, None

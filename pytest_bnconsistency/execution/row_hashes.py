@@ -50,7 +50,7 @@ class Fingerprints(Instrument):
             start, stop = tf.unstack(self._between.read_value())
             self._slice = {"begin": start, "end": stop, "strides": tf.constant([1])}
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         tensors = [tensor for tensor in flatten(outputs) if is_batch(tensor)]
         if tf.executing_eagerly():
             return outputs, [fingerprint(tensor) for tensor in tensors]
@@ -68,7 +68,7 @@ class WithInputs(Instrument):
     def __init__(self, rows: int) -> None:
         self._rows = rows
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         given, prints = (self._hashes(nest) for nest in ([call.args, dict(call.kwargs)], outputs))
         return outputs, [tf.constant([len(given)]), *given, *prints]
 
@@ -80,7 +80,7 @@ class WithInputs(Instrument):
 class Values(Instrument):
     """Records the tensors of calls that return nothing with an axis for the batch."""
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         tensors = flatten(outputs)
         whole = all(
             isinstance(t, tf.Tensor) and not (is_batch(t) or _may_hold_rows(t)) for t in tensors
@@ -97,14 +97,14 @@ class Result:
     """
 
     operation: str
-    told: str
+    description: str
     given: tuple[int, ...]
     ranked: bool
 
     @property
     def turned(self) -> bool:
         """Whether it only turns the axes: where two are open, the rows may be lost from sight."""
-        return self.told.startswith("Transpose")
+        return self.description.startswith("Transpose")
 
 
 class Operations(Instrument):
@@ -140,11 +140,11 @@ class Operations(Instrument):
                 prints.append(
                     tf.zeros([0, 8], tf.uint8) if opaque else along_rows(tensor, self._rows)
                 )
-                self.results.append(Result(operation.name, _told(operation), given, ranked))
+                self.results.append(Result(operation.name, _description(operation), given, ranked))
         return prints
 
 
-def _told(operation: Any) -> str:
+def _description(operation: Any) -> str:
     """An operation's type and name, and the axes that it reduces over."""
     inputs = list(operation.inputs)
     axes = (

@@ -16,7 +16,11 @@ import tensorflow as tf
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.traces import Traces
 from pytest_bnconsistency.models import Subject
-from pytest_bnconsistency.models.held_objects import as_variable, library_objects, traced_functions
+from pytest_bnconsistency.models.owned_objects import (
+    as_variable,
+    library_objects,
+    traced_functions,
+)
 
 _OPAQUE = (type, types.ModuleType, str, bytes, int, float, complex, bool, np.ndarray, tf.Tensor)
 _FOREIGN = ("numpy", "tensorflow.python", "tensorflow.core", "threading", "weakref", "optree")
@@ -182,7 +186,7 @@ class _Attributes:
         attributes = getattr(value, "__dict__", None)
         if not isinstance(attributes, dict):
             return []
-        before = {key: held for key, held in attributes.items() if not _is_handle(held)}
+        before = {key: value_ for key, value_ in attributes.items() if not _is_handle(value_)}
         self._restore.append(lambda: _refill_attributes(attributes, before))
         return list(before.values())
 

@@ -42,7 +42,7 @@ class Traces:
 
     def __init__(self, functions: Iterable[Any]) -> None:
         self._functions = list({id(f): f for f in functions}.values())
-        self._held = [
+        self._kept = [
             (
                 function,
                 {name: getattr(function, name, None) for name in CONFIGURED},
@@ -53,7 +53,7 @@ class Traces:
         ]
 
     def restore(self) -> None:
-        for function, attributes, tables in self._held:
+        for function, attributes, tables in self._kept:
             vars(function).update(attributes)
             for table, entries in tables:
                 table.clear()
@@ -61,7 +61,7 @@ class Traces:
 
     def forget(self) -> None:
         """Let the next call trace anew."""
-        for function, attributes, tables in self._held:
+        for function, attributes, tables in self._kept:
             vars(function).update(dict.fromkeys(attributes))
             for table, _ in tables[:2]:
                 table.clear()
@@ -72,6 +72,8 @@ def _tables(cache: Any) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
     outer = [getattr(cache, name, None) for name in ("_primary", "_dispatch_dict")]
     found = [table for table in outer if isinstance(table, dict)]
     for inner in list(found[-1].values()) if len(found) == 2 else []:
-        held = [getattr(inner, name, None) for name in ("_dispatch_table", "_dispatch_cache")]
-        found += [table for table in held if isinstance(table, dict)]
+        inner_tables = [
+            getattr(inner, name, None) for name in ("_dispatch_table", "_dispatch_cache")
+        ]
+        found += [table for table in inner_tables if isinstance(table, dict)]
     return [(table, dict(table)) for table in found]

@@ -43,13 +43,13 @@ def flags_set(
         def write(layer: Any, value: Any) -> None:
             frame = sys._getframe(1)
             writer = writer_at(frame)
-            before = [] if writer is None else [bool(held.trainable) for held in layers]
+            before = [] if writer is None else [bool(each.trainable) for each in layers]
             flag.fset(layer, value)
-            for held, was in zip(layers, before, strict=False):
-                if writer is not None and bool(held.trainable) is not was:
-                    found.append(Flagged(held, not was, writer, place_of(frame)))
+            for each, was in zip(layers, before, strict=False):
+                if writer is not None and bool(each.trainable) is not was:
+                    found.append(Flagged(each, not was, writer, place_of(frame)))
                     if not let:
-                        held.trainable = was
+                        each.trainable = was
 
         return property(flag.fget, write, flag.fdel, flag.__doc__)
 

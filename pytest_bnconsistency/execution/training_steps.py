@@ -23,7 +23,7 @@ from pytest_bnconsistency.execution.state import Variables, preserve_state, reac
 from pytest_bnconsistency.execution.traces import Traces
 from pytest_bnconsistency.models import Call, Subject
 from pytest_bnconsistency.models.base import TracedBatch
-from pytest_bnconsistency.models.held_objects import LIBRARIES, traced_functions
+from pytest_bnconsistency.models.owned_objects import LIBRARIES, traced_functions
 from pytest_bnconsistency.models.training_batches import (
     as_batch,
     as_given,
@@ -94,7 +94,7 @@ class Steps:
         return "train_step" if self.train_step is not None else "fit"
 
     def run(
-        self, variables: Sequence[Any], *, freeze: Sequence[Any] = (), anew: bool = False
+        self, variables: Sequence[Any], *, freeze: Sequence[Any] = (), retrace: bool = False
     ) -> Ran:
         """The variables that move; some layers frozen by flag first, training compiled anew.
 
@@ -104,24 +104,24 @@ class Steps:
         if self.data is None or not self.possible:
             return Ran()
         feeds, unlike = self._feeds(self.data)
-        held = reachable_variables(self.subject)
-        before, all_before = Variables(list(variables)), Variables(held)
+        variables_ = reachable_variables(self.subject)
+        before, all_before = Variables(list(variables)), Variables(variables_)
         moved: set[int] = set()
         broken, trained = 0, True
         with preserve_state(self.subject, self.train_step):
             for layer in freeze:
                 self.subject.freeze(layer)
-            if anew:
-                self._compile_anew()
+            if retrace:
+                self._recompile()
             try:
-                finite = _finite(held)
+                finite = _finite(variables_)
                 for feed in feeds:
                     # What a step refers to may be traced for other things than batches.
                     guess = feed.like is not None and self.train_step is not None
                     with contextlib.suppress(*([StepError] if guess else [])):
                         self._train(self.data, feed)
                     moved |= {id(v) for v in before.moved()}
-                broken = len(finite - _finite(held))
+                broken = len(finite - _finite(variables_))
                 trained = bool(moved or all_before.moved())
             finally:
                 before.restore()
@@ -157,7 +157,7 @@ class Steps:
             (fitting if fits else unlike).append(traced)
         return fitting, unlike
 
-    def _compile_anew(self) -> None:
+    def _recompile(self) -> None:
         if self.subject.compiled:
             self.subject.rebuild_training()
         Traces(traced_functions(self.train_step)).forget()
@@ -234,7 +234,7 @@ def _finite(variables: Sequence[Any]) -> set[int]:
 
 
 @dataclass(frozen=True)
-class Apart:
+class ModeGap:
     """How far a layer in training mode is from inference mode, on one input.
 
     `scale` is the largest output in inference mode; `compared` is False where all of them are
@@ -257,7 +257,7 @@ class Modes(Instrument):
     def __init__(self, subject: Subject, chosen: Callable[[Call], bool]) -> None:
         self._subject, self._chosen = subject, chosen
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         if (
             not call.is_layer
             or not self._chosen(call)
@@ -268,23 +268,26 @@ class Modes(Instrument):
             or not outputs.dtype.is_floating
         ):
             return outputs, None
-        still = tf.cast(replay(False), tf.float32)
+        in_inference = tf.cast(replay(False), tf.float32)
         seen = tf.cast(outputs, tf.float32)
         same = tf.logical_or(
-            tf.equal(seen, still), tf.logical_and(tf.math.is_nan(seen), tf.math.is_nan(still))
+            tf.equal(seen, in_inference),
+            tf.logical_and(tf.math.is_nan(seen), tf.math.is_nan(in_inference)),
         )
-        distance = tf.where(same, tf.zeros_like(seen), tf.abs(seen - still))
-        sizes = tf.where(tf.math.is_finite(still), tf.abs(still), tf.zeros_like(still))
-        finite = tf.reduce_any(tf.math.is_finite(still))
+        distance = tf.where(same, tf.zeros_like(seen), tf.abs(seen - in_inference))
+        sizes = tf.where(
+            tf.math.is_finite(in_inference), tf.abs(in_inference), tf.zeros_like(in_inference)
+        )
+        finite = tf.reduce_any(tf.math.is_finite(in_inference))
         return outputs, [tf.reduce_max(distance), tf.reduce_max(sizes), finite]
 
 
-def apart_of(calls: Sequence[Call], records: Sequence[list[Array] | None]) -> dict[int, Apart]:
+def mode_gaps(calls: Sequence[Call], records: Sequence[list[Array] | None]) -> dict[int, ModeGap]:
     """What `Modes` recorded, by identity of the layer; the worst of its calls."""
-    found: dict[int, Apart] = {}
+    found: dict[int, ModeGap] = {}
     for call, record in zip(calls, records, strict=True):
         if record:
-            now = Apart(float(record[0]), float(record[1]), bool(record[2]))
+            now = ModeGap(float(record[0]), float(record[1]), bool(record[2]))
             before = found.get(id(call.layer), now)
             found[id(call.layer)] = max(before, now, key=lambda a: (a.differs, a.distance))
     return found

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_bnconsistency.models.held_objects import LIBRARIES
 from pytest_bnconsistency.models.layer_hooks import PATCHING
+from pytest_bnconsistency.models.owned_objects import LIBRARIES
 
 METHODS = ("assign", "assign_add", "assign_sub")
 GENERATED, CONVERTED = "__autograph_generated_file", "tf__"

@@ -74,7 +74,7 @@ class _Beside(Instrument):
     def __init__(self, labels: Collection[str]) -> None:
         self._labels = frozenset(labels)
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         if call.label not in self._labels:
             return outputs, None
         return outputs, [tf.cast(call.args[0], tf.float32), tf.cast(outputs, tf.float32)]
@@ -91,11 +91,11 @@ class Rescaled(Instrument):
     def begin(self) -> None:
         self._inner.begin()
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         if call.label == self._label:
             changed = tf.cast(outputs, tf.float32) * self.scale + self.offset
             outputs = tf.cast(changed, outputs.dtype)
-        return self._inner.tap(call, outputs, replay)
+        return self._inner.on_call(call, outputs, replay)
 
     def finish(self, outputs: list[Any]) -> list[Any] | None:
         return self._inner.finish(outputs)

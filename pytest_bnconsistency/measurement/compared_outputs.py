@@ -114,7 +114,7 @@ def changed_rows(side: Side, reference: Side, data: Data) -> Array | None:
     return max(shares, key=lambda rows: float(rows.mean())) if shares else None
 
 
-def numbers(side: Side, reference: Side, apart: Gap) -> str:
+def numbers(side: Side, reference: Side, deviation: Gap) -> str:
     """The two sides in a few words: scores where there are any, else decisions and outputs."""
     shared = [name for name in side.scores if name in reference.scores]
     if shared:
@@ -122,9 +122,9 @@ def numbers(side: Side, reference: Side, apart: Gap) -> str:
             f"{name} {number(side.scores[name])} against {number(reference.scores[name])}"
             for name in shared
         )
-    parts = [f"outputs {apart.outputs:.2g} standard deviations apart"]
-    if apart.decisions is not None:
-        parts.insert(0, f"{apart.decisions:.1%} of the decisions differ")
+    parts = [f"outputs {deviation.outputs:.2g} standard deviations apart"]
+    if deviation.decisions is not None:
+        parts.insert(0, f"{deviation.decisions:.1%} of the decisions differ")
     return ", ".join(parts)
 
 

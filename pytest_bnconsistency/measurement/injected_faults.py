@@ -15,7 +15,7 @@ from pytest_bnconsistency.measurement.monte_carlo_rounding import floating
 from pytest_bnconsistency.models import Call
 
 
-class Leak(Fingerprints):
+class InjectedFault(Fingerprints):
     """Can leak a share of the batch mean into the first row of what one call gives.
 
     The call is the `place`-th, or the first one after it that gives numbers; `index` says which it
@@ -32,31 +32,33 @@ class Leak(Fingerprints):
         super().begin()
         self.index, self._calls = None, 0
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         late_enough = self.index is None and self._calls >= self._place
         if late_enough and any(map(_numbers, flatten(outputs))):
             self.index = self._calls
-            outputs = map_nest(lambda leaf: self._leak(leaf) if _numbers(leaf) else leaf, outputs)
+            outputs = map_nest(
+                lambda leaf: self._inject(leaf) if _numbers(leaf) else leaf, outputs
+            )
         self._calls += 1
-        return super().tap(call, outputs, replay)
+        return super().on_call(call, outputs, replay)
 
-    def _leak(self, tensor: Any) -> Any:
+    def _inject(self, tensor: Any) -> Any:
         first, share = tensor[:1], tf.cast(self.share, tensor.dtype)
-        leaking = first + share * tf.reduce_mean(tensor, axis=0, keepdims=True)
-        moved = tf.where(self.share > 0, leaking, first)
+        faulty = first + share * tf.reduce_mean(tensor, axis=0, keepdims=True)
+        moved = tf.where(self.share > 0, faulty, first)
         return with_mask(tf.concat([moved, tensor[1:]], 0), tensor)
 
 
-def leak_into(x: Nest, share: float) -> Nest:
+def inject_into(x: Nest, share: float) -> Nest:
     """`x` with `share` times the batch mean in row 0 of every array of floating numbers."""
 
-    def leak(leaf: Array) -> Array:
-        leaked: Array = leaf.copy()
+    def inject(leaf: Array) -> Array:
+        injected: Array = leaf.copy()
         if is_float(leaf):
-            leaked[0] += (share * leaf.astype(np.float64).mean(0)).astype(leaf.dtype)
-        return leaked
+            injected[0] += (share * leaf.astype(np.float64).mean(0)).astype(leaf.dtype)
+        return injected
 
-    return map_nest(leak, x)
+    return map_nest(inject, x)
 
 
 def _numbers(leaf: Any) -> bool:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.state import Variables
-from pytest_bnconsistency.models.held_objects import held_variables, mode_argument, with_mode
+from pytest_bnconsistency.models.owned_objects import mode_argument, variables_of, with_mode
 from pytest_bnconsistency.models.predict_methods import quiet
 
 ROWS, SIDE = 16, 2
@@ -19,7 +19,7 @@ ROWS, SIDE = 16, 2
 
 
 @dataclass(frozen=True)
-class Alone:
+class IsolatedLayer:
     """A layer and those of its variables that hold statistics; all are as before after a run."""
 
     layer: Any
@@ -31,7 +31,7 @@ class Alone:
         return np.resize(numbers, (ROWS, *self._row()))
 
     def call(self, x: Array, *, training: bool) -> Array:
-        before = self._held()
+        before = self._state()
         try:
             return np.asarray(self._call(self._given(x), training).numpy())
         finally:
@@ -42,7 +42,7 @@ class Alone:
 
         From all of them at `start`, or from what is stored.
         """
-        before, given = self._held(), self._given(x)
+        before, given = self._state(), self._given(x)
 
         def one(done: tf.Tensor) -> tf.Tensor:
             self._call(given, training=True)
@@ -65,15 +65,17 @@ class Alone:
         low, high = (np.concatenate(self.trained(x, start), axis=None) for start in (0.0, 1.0))
         return float(np.median(high - low))
 
-    def _held(self) -> Variables:
-        return Variables([*self.statistics, *held_variables(self.layer)])
+    def _state(self) -> Variables:
+        return Variables([*self.statistics, *variables_of(self.layer)])
 
     def _given(self, x: Array) -> tf.Tensor:
         return tf.constant(x, getattr(self.layer, "compute_dtype", self.statistics[0].dtype))
 
     def _call(self, given: Any, training: bool) -> Any:
-        told = mode_argument(self.layer) is not None
-        args, kwargs = with_mode(self.layer, (given,), {}, training) if told else ((given,), {})
+        takes_mode = mode_argument(self.layer) is not None
+        args, kwargs = (
+            with_mode(self.layer, (given,), {}, training) if takes_mode else ((given,), {})
+        )
         with quiet():
             return self.layer(*args, **kwargs)
 
@@ -87,8 +89,8 @@ class Alone:
                 shape[int(axis)] = length
             return shape[1:]
         lengths = [variable.shape.num_elements() for variable in self.statistics]
-        tell = getattr(self.layer, "get_build_config", None)
-        built = ((tell and tell()) or {}).get("input_shape")
+        config_of = getattr(self.layer, "get_build_config", None)
+        built = ((config_of and config_of()) or {}).get("input_shape")
         if built is None:
             return lengths[:1]
         known = lengths if set(lengths) & set(built) else built

@@ -52,7 +52,7 @@ MOVES = _types("""
 """Operations that hand numbers on as they are, or choose among them."""
 
 
-class Shaken(Instrument):
+class MonteCarloRounding(Instrument):
     """Multiplies outputs by 1 + sign * size(eps) / 2.
 
     With `sums`, the size is that which a sum over all n elements of a row has, sqrt(n/2) * eps,
@@ -64,12 +64,12 @@ class Shaken(Instrument):
         self._eps, self.sums = eps, sums
         self._rng = np.random.default_rng(seed)
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         if isinstance(call.layer, Part):
             return outputs, None  # the noise inside is not that of its outputs
-        return map_nest(self.shake, outputs), None
+        return map_nest(self.round_randomly, outputs), None
 
-    def shake(self, tensor: Any) -> Any:
+    def round_randomly(self, tensor: Any) -> Any:
         if not floating(tensor) or tensor.shape[0] == 0:
             return tensor
         self.places += 1
@@ -83,11 +83,11 @@ class Shaken(Instrument):
             shape = [n if axis in (0, 1, len(shape) - 1) else 1 for axis, n in enumerate(shape)]
         signs = 2 * self._rng.integers(0, 2, shape, np.int8) - 1
         share = (signs * size).astype(tensor.dtype.as_numpy_dtype)
-        still = _whole(tensor) | ~tf.math.is_finite(tensor)
-        return with_mask(tf.where(still, tensor, tensor + tensor * share), tensor)
+        unrounded = _whole(tensor) | ~tf.math.is_finite(tensor)
+        return with_mask(tf.where(unrounded, tensor, tensor + tensor * share), tensor)
 
 
-class ShakenOperations:
+class MonteCarloRoundingOfOperations:
     """Rounds what single operations give another way: times 1 + sign * size / 2.
 
     A sum of n terms is that of terms that are each off by sqrt(n/2) * eps: n is not known, but is
@@ -100,11 +100,11 @@ class ShakenOperations:
     one layer computes may cancel, and then its output does not show how large its noise is.
     """
 
-    STILL, ROUNDED, LOWERED = 0, 1, 2
+    UNDISTURBED, ROUNDED, LOWERED = 0, 1, 2
 
     def __init__(self) -> None:
         self._seed = tf.Variable(0, dtype=tf.int32, trainable=False)
-        self._mode = tf.Variable(self.STILL, dtype=tf.int32, trainable=False)
+        self._mode = tf.Variable(self.UNDISTURBED, dtype=tf.int32, trainable=False)
         self._places = itertools.count()
         self._graph: Any = None
 
@@ -132,14 +132,14 @@ class ShakenOperations:
         kept = _whole(tensor)
         if operation.type in ARITHMETIC:
             kept |= _exact(operation, tensor)
-            shaken = self._shaken(tensor, 1)
+            rounding = self._rounded_by(tensor, 1)
         elif operation.type in SUMS:
-            shaken = self._shaken(self._of_shaken_terms(operation, tensor), 1)
+            rounding = self._rounded_by(self._of_rounded_terms(operation, tensor), 1)
         else:
-            shaken = self._shaken(tensor, _terms(tensor))
-        return tf.where(kept, tensor, shaken)
+            rounding = self._rounded_by(tensor, _terms(tensor))
+        return tf.where(kept, tensor, rounding)
 
-    def _of_shaken_terms(self, operation: Any, tensor: Any) -> Any:
+    def _of_rounded_terms(self, operation: Any, tensor: Any) -> Any:
         """The same sum of terms that are a little off."""
         given = list(operation.inputs)
         places = [place for place, leaf in enumerate(given) if _known(leaf)]
@@ -147,7 +147,7 @@ class ShakenOperations:
             return tensor
         terms = given[places[0]]
         # A lower precision rounds them where they come from.
-        given[places[0]] = self._shaken(terms, _terms(terms), lowered=False)
+        given[places[0]] = self._rounded_by(terms, _terms(terms), lowered=False)
         attributes = dict(operation.node_def.attr)
         again = operation.graph.create_op(
             operation.type, given, [tensor.dtype], attrs=attributes
@@ -155,7 +155,7 @@ class ShakenOperations:
         again.set_shape(tensor.shape)
         return again
 
-    def _shaken(self, tensor: Any, terms: Any, *, lowered: bool = True) -> Any:
+    def _rounded_by(self, tensor: Any, terms: Any, *, lowered: bool = True) -> Any:
         shape = tf.shape(tensor)
         seed = tf.stack([self._seed, next(self._places)])
         signs = 2 * tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32) - 1

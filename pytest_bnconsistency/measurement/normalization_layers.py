@@ -1,6 +1,6 @@
 """Which variables track statistics of their layer's input, and what a batch moves them towards.
 
-A normaliser is found by what it does: a variable of its own that does not train moves, in
+A normalization layer is found by what it does: a variable of its own that does not train moves, in
 training mode, towards a statistic of the layer's input. The batch statistic itself is read off the
 update: from a variable at zero, v <- a v + (1 - a) s leaves (1 - a) s. So whatever a layer
 computes (masked, reduced over other axes, home-made) is taken as the layer computes it. Where that
@@ -24,7 +24,7 @@ from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.forward_pass import Instrument, Pass, Replay, neutralised
 from pytest_bnconsistency.execution.state import Variables
-from pytest_bnconsistency.measurement.isolated_layer import Alone
+from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
 from pytest_bnconsistency.measurement.monte_carlo_rounding import EPSILON
 from pytest_bnconsistency.measurement.population import Moment
 from pytest_bnconsistency.models import Call, Part, Subject
@@ -106,17 +106,17 @@ class Moments(Instrument):
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        held = tracked_candidates(self._subject, call.layer) if call.is_layer else []
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+        tracked = tracked_candidates(self._subject, call.layer) if call.is_layer else []
         given = call.args[0] if call.args else None
-        if not held or not isinstance(given, tf.Tensor) or not given.dtype.is_floating:
+        if not tracked or not isinstance(given, tf.Tensor) or not given.dtype.is_floating:
             return outputs, None
         elements = given.shape[1:].num_elements()
         if elements is None or elements > SMALL:
             return outputs, None
         mask = call.kwargs.get("mask")
         mask = getattr(given, "_keras_mask", None) if mask is None else mask
-        rank, lengths = given.shape.rank, {v.shape.num_elements() for v in held}
+        rank, lengths = given.shape.rank, {v.shape.num_elements() for v in tracked}
         axes = [axis for axis in reversed(range(rank)) if given.shape[axis] in lengths]
         given = tf.cast(given, tf.float64)
         record = []
@@ -400,23 +400,25 @@ def _recognised(
             for given in (moments, unbiased) if role == "variance" else (moments,):
                 scale = np.mean([m.variance + m.mean**2 for m in given], axis=0)
                 scale = scale if role in ("variance", "square") else np.sqrt(scale)
-                apart = np.abs(statistic - _moved_towards(as_role, given))
-                error = float(np.mean(apart / np.maximum(scale, 1e-30))) if scale.any() else 1.0
+                deviation = np.abs(statistic - _moved_towards(as_role, given))
+                error = (
+                    float(np.mean(deviation / np.maximum(scale, 1e-30))) if scale.any() else 1.0
+                )
                 if error < best[0]:
                     best = error, role, tuple((index, place) for index, _ in records)
     if best[2]:
         return best[1], best[2]
-    return _role_alone(t), ()
+    return _role_by_isolated_layer(t), ()
 
 
-def _role_alone(t: Tracked) -> Role | None:
+def _role_by_isolated_layer(t: Tracked) -> Role | None:
     """Which moment of known numbers the layer tracks, run by itself: in a wrapper or a loop its
     own input can't be recorded.
     """
-    alone = Alone(t.layer, [t.variable])
+    isolated = IsolatedLayer(t.layer, [t.variable])
     try:
-        given = alone.batch(mean=10)
-        (after,) = alone.trained(given, 0.0)
+        given = isolated.batch(mean=10)
+        (after,) = isolated.trained(given, 0.0)
     except Exception:  # it can't run by itself
         return None
     reached = float(after.mean()) / (1 - t.momentum)

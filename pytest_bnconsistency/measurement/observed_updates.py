@@ -44,10 +44,10 @@ def observed(step: RealStep, tracked: Sequence[Tracked], batch: Data) -> list[Up
     From zero, v <- a v + (1 - a) s leaves (1 - a) s; from one it leaves a more.
     """
     with preserve_state(step.subject, step.own):
-        held = Variables(reachable_variables(step.subject))
+        everything = Variables(reachable_variables(step.subject))
         ends = []
         for start in at_ends(tracked):
-            held.restore()
+            everything.restore()
             statistics.write(tracked, start)
             step(batch)
             ends.append([t.variable.numpy().astype(np.float64) for t in tracked])
@@ -93,5 +93,5 @@ def skipped_overflow(subject: Subject) -> tuple[float, float] | None:
             optimizer.apply_gradients(list(zip(infinite, weights, strict=True)))
     except Exception:  # as for weights that were frozen when it was built
         return None
-    still = all(same_bits(w.numpy(), value) for w, value in zip(weights, before, strict=True))
-    return (float(first), scale) if all_finite(before) and still else None
+    unmoved = all(same_bits(w.numpy(), value) for w, value in zip(weights, before, strict=True))
+    return (float(first), scale) if all_finite(before) and unmoved else None

@@ -31,9 +31,11 @@ class Moment:
         """The moments of both sets of elements together."""
         count = self.count + other.count
         share = other.count / count if count else 0.0
-        apart = other.mean - self.mean
+        deviation = other.mean - self.mean
         variance = (1 - share) * self.variance + share * other.variance
-        return Moment(count, self.mean + share * apart, variance + share * (1 - share) * apart**2)
+        return Moment(
+            count, self.mean + share * deviation, variance + share * (1 - share) * deviation**2
+        )
 
 
 class Tracks(Protocol):

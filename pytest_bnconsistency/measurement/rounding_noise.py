@@ -21,8 +21,8 @@ from pytest_bnconsistency.execution.state import same_bits
 from pytest_bnconsistency.measurement.monte_carlo_rounding import (
     EPSILON,
     LOWER,
-    Shaken,
-    ShakenOperations,
+    MonteCarloRounding,
+    MonteCarloRoundingOfOperations,
 )
 
 QUICK, THOROUGH = 1, 6
@@ -33,7 +33,7 @@ UNITS = 4.0
 """A floor without layers to shake, in units of the last place of the largest output."""
 FLIPS = 1e-4
 """The share of a row's whole numbers, texts or decisions that may always be others."""
-DROWNED = 0.1
+NOISE_DOMINATED = 0.1
 """Where noise explains this share of the outputs' scale, nothing can be told from a change."""
 TRUSTED = 2.0**13
 """What is seen of whole layers explains so many units of the outputs' scale at most.
@@ -83,19 +83,19 @@ class Moved:
 
     @property
     def margin(self) -> float:
-        if self.drowned and not np.isfinite(self.bound):
+        if self.noise_dominated and not np.isfinite(self.bound):
             return 0.0  # an overflow comes and goes with rounding
         return self.change / self.bound if self.bound else float(self.change > 0) * np.inf
 
     @property
     def beyond(self) -> bool:
         """Whether noise does not explain it."""
-        return self.margin > 1 and not self.drowned
+        return self.margin > 1 and not self.noise_dominated
 
     @property
     def large(self) -> bool:
         """Whether noise does not explain it, or explains it only because it drowns everything."""
-        return self.beyond or (self.drowned and self.change > DROWNED * self.scale)
+        return self.beyond or (self.noise_dominated and self.change > NOISE_DOMINATED * self.scale)
 
     @property
     def dominated(self) -> bool:
@@ -103,9 +103,9 @@ class Moved:
         return self.bound >= self.scale > 0
 
     @property
-    def drowned(self) -> bool:
+    def noise_dominated(self) -> bool:
         """Whether noise may move the output by so much that a change tells nothing."""
-        return self.bound > DROWNED * self.scale > 0
+        return self.bound > NOISE_DOMINATED * self.scale > 0
 
 
 class Noise:
@@ -118,12 +118,13 @@ class Noise:
     away. If a row moves by more than that, the rounding of single operations tells.
 
     A draw is a run of a row beside the next one, or beside all others if two rows are refused.
-    `still` is what the pass gives outside of a graph for the first two rows, where that is known.
+    `undisturbed` is what the pass gives outside of a graph for the first two rows, where that is
+    known.
     """
 
-    def __init__(self, seen: Pass, x: Nest, still: list[Array] | None = None) -> None:
+    def __init__(self, seen: Pass, x: Nest, undisturbed: list[Array] | None = None) -> None:
         self._seen, self._x, self._count = seen, x, 2
-        self._still = {} if still is None else {0: still}
+        self._undisturbed = {} if undisturbed is None else {0: undisturbed}
         self._rows: dict[int, list[Floor]] = {}
         self._first: list[Floor] | None = None
         self._inner: dict[int, list[Floor]] = {}
@@ -170,22 +171,22 @@ class Noise:
             explained.append(found)
         return max(explained, key=lambda one: one.margin)
 
-    def drowned_by(self, output: int, mine: Array, its: Array, rows: Array) -> bool:
+    def noise_dominates(self, output: int, mine: Array, its: Array, rows: Array) -> bool:
         """Whether noise that explained how far an output moved would drown it: see `Moved.large`.
 
         The arguments are those of `compare`. No noise has to be measured for the answer.
         """
         by_row, scales = _changes(mine, its), np.maximum(_scales(mine), _scales(its))
         row = int(by_row.argmax())
-        drawn = (self._still_of(place)[output] for place in (0, int(rows[row])))
+        drawn = (self._undisturbed_of(place)[output] for place in (0, int(rows[row])))
         scale = max(float(scales[row]), *(_scale(output) for output in drawn))
-        return bool(by_row[row] > DROWNED * scale > 0)
+        return bool(by_row[row] > NOISE_DOMINATED * scale > 0)
 
     @functools.cached_property
     def _trusted(self) -> float:
         """The share of their scale that what is seen of whole layers explains at most."""
         units = [_eps(dtype) for dtype in self._seen.dtypes]
-        return min(TRUSTED * max(units, default=1.0), DROWNED)
+        return min(TRUSTED * max(units, default=1.0), NOISE_DOMINATED)
 
     def compare_whole(
         self, output: int, mine: Array, its: Array, *, sides: int = 1
@@ -201,28 +202,30 @@ class Noise:
     def _inside(self, row: int) -> list[Floor]:
         """The noise of a row by the rounding of each operation, where there is a trace."""
         if row not in self._inner:
-            shaken, traced = self._operations
+            rounding, traced = self._operations
             floors, rows = self._of_row(row), self._drawn(row)
             if traced.is_traced:
-                still, *draws = (
-                    shaken.run(traced, rows, mode, seed)
+                undisturbed, *draws = (
+                    rounding.run(traced, rows, mode, seed)
                     for mode, seed in [
-                        (shaken.STILL, 0),
-                        *((shaken.ROUNDED, seed) for seed in range(THOROUGH)),
+                        (rounding.UNDISTURBED, 0),
+                        *((rounding.ROUNDED, seed) for seed in range(THOROUGH)),
                     ]
                 )
-                floors = _floors(still, draws, [], self._count, "")
+                floors = _floors(undisturbed, draws, [], self._count, "")
                 if not all(floor.uncapped for floor in floors):
-                    lower = [shaken.run(traced, rows, shaken.LOWERED, s) for s in range(THOROUGH)]
-                    floors = _floors(still, draws, lower, self._count, "")
+                    lower = [
+                        rounding.run(traced, rows, rounding.LOWERED, s) for s in range(THOROUGH)
+                    ]
+                    floors = _floors(undisturbed, draws, lower, self._count, "")
             self._inner[row] = floors
         return self._inner[row]
 
     @functools.cached_property
-    def _operations(self) -> tuple[ShakenOperations, Pass]:
-        shaken = ShakenOperations()
-        with shaken.within():
-            return shaken, self._seen.again(self._drawn(0), Instrument())
+    def _operations(self) -> tuple[MonteCarloRoundingOfOperations, Pass]:
+        rounding = MonteCarloRoundingOfOperations()
+        with rounding.within():
+            return rounding, self._seen.again(self._drawn(0), Instrument())
 
     def _drawn(self, row: int) -> Nest:
         places = (row + np.arange(self._count)) % rows_of(self._x)
@@ -238,32 +241,32 @@ class Noise:
 
         A draw has few rows: outside of a graph, the outputs of all layers may be held at once.
         """
-        shaken = [Shaken(seed, EPSILON, sums=sums) for seed in range(draws)]
-        still = self._still_of(row)
+        rounding = [MonteCarloRounding(seed, EPSILON, sums=sums) for seed in range(draws)]
+        undisturbed = self._undisturbed_of(row)
         rows = self._drawn(row)
-        seen = [self._run(rows, s) for s in shaken]
-        known = self._count if any(s.places for s in shaken) else 0
+        seen = [self._run(rows, s) for s in rounding]
+        known = self._count if any(s.places for s in rounding) else 0
         coarsest = "" if known else max(self._seen.dtypes, key=_eps, default="")
-        floors = _floors(still, seen, [], known, coarsest)
+        floors = _floors(undisturbed, seen, [], known, coarsest)
         if all(floor.uncapped for floor in floors):
             return floors
-        lower = self._run(rows, Shaken(draws, LOWER, sums=False))
-        return _floors(still, seen, [lower], known, coarsest)
+        lower = self._run(rows, MonteCarloRounding(draws, LOWER, sums=False))
+        return _floors(undisturbed, seen, [lower], known, coarsest)
 
-    def _still_of(self, row: int) -> list[Array]:
+    def _undisturbed_of(self, row: int) -> list[Array]:
         """What the pass gives for a draw of which nothing is shaken."""
-        if row not in self._still:
+        if row not in self._undisturbed:
             try:
-                self._still[row] = self._run(self._drawn(row), Instrument())
+                self._undisturbed[row] = self._run(self._drawn(row), Instrument())
             except DataError:
                 self._count = rows_of(self._x)
-                self._still[row] = self._run(self._drawn(row), Instrument())
-        return self._still[row]
+                self._undisturbed[row] = self._run(self._drawn(row), Instrument())
+        return self._undisturbed[row]
 
     def _run(self, rows: Nest, instrument: Instrument) -> list[Array]:
-        if isinstance(instrument, Shaken) and instrument.sums:
-            shake = instrument.shake
-            rows = map_nest(lambda leaf: shake(tf.constant(leaf)).numpy(), rows)
+        if isinstance(instrument, MonteCarloRounding) and instrument.sums:
+            round_randomly = instrument.round_randomly
+            rows = map_nest(lambda leaf: round_randomly(tf.constant(leaf)).numpy(), rows)
         return self._seen.again(rows, instrument, traced=False).run(rows).outputs
 
 
@@ -300,14 +303,14 @@ def _eps(dtype: str) -> float:
 
 
 def _floors(
-    still: list[Array],
+    undisturbed: list[Array],
     draws: list[list[Array]],
     lower: list[list[Array]],
     known: int,
     coarsest: str,
 ) -> list[Floor]:
     """The floor of each output, by what it gives still, in draws, and in the lower precision."""
-    by_output = zip(still, zip(*draws, strict=True), strict=True)
+    by_output = zip(undisturbed, zip(*draws, strict=True), strict=True)
     return [
         _floor(output, seen, [run[index] for run in lower], known, coarsest)
         for index, (output, seen) in enumerate(by_output)
@@ -315,29 +318,29 @@ def _floors(
 
 
 def _floor(
-    still: Array, draws: Sequence[Array], lower: Sequence[Array], known: int, coarsest: str
+    undisturbed: Array, draws: Sequence[Array], lower: Sequence[Array], known: int, coarsest: str
 ) -> Floor:
     """The change of the first row, or of all where rows are not first.
 
     `known` is the number of rows of a draw, 0 of a black box; it computes in `coarsest`.
     """
-    shaken = known > 0 and all(y.shape == still.shape for y in (*draws, *lower))
+    rounding = known > 0 and all(y.shape == undisturbed.shape for y in (*draws, *lower))
 
     def first(output: Array) -> Array:
         return output[:1] if output.ndim and len(output) == known else output[None]
 
     def largest(values: Sequence[Array]) -> float:
-        changes = (float(_changes(first(still), first(y)).max(initial=0.0)) for y in values)
+        changes = (float(_changes(first(undisturbed), first(y)).max(initial=0.0)) for y in values)
         return max(changes, default=0.0)
 
-    noise, low = (largest(draws), largest(lower)) if shaken else (0.0, 0.0)
-    if not is_float(still):
+    noise, low = (largest(draws), largest(lower)) if rounding else (0.0, 0.0)
+    if not is_float(undisturbed):
         return Floor(noise, 0.0, low, FLIPS)
-    scale = _scale(still)
-    dtype = max(str(still.dtype), coarsest, key=_eps)
+    scale = _scale(undisturbed)
+    dtype = max(str(undisturbed.dtype), coarsest, key=_eps)
     # An output that rounds to itself still has half a unit in its last place.
     unit = EPSILON[dtype] * scale
-    floor = max(unit, noise) if shaken else UNITS * unit
+    floor = max(unit, noise) if rounding else UNITS * unit
     return Floor(floor, scale, max(low, LOWER[dtype] * scale))
 
 

@@ -25,7 +25,7 @@ class PerCall(Instrument):
     def __init__(self, own: dict[tuple[int, int], list[tuple[Any, Array]]]) -> None:
         self._own = own
 
-    def tap(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
+    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         own = self._own.get((id(call.layer), call.number))
         if own is None:
             return outputs, None

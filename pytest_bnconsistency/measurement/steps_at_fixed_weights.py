@@ -19,7 +19,7 @@ from pytest_bnconsistency.execution.variable_writers import intercepted, writer_
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.models import Subject
-from pytest_bnconsistency.models.held_objects import traced_functions
+from pytest_bnconsistency.models.owned_objects import traced_functions
 
 MOST_WRITES = 64
 """So many writes to a variable in one step are told apart."""
@@ -93,10 +93,10 @@ def steps_at_rest(
 
     found = []
     with preserve_state(step.subject, step.own):
-        held = Variables(reachable_variables(step.subject))
+        everything = Variables(reachable_variables(step.subject))
         step.forget()
         for batch, start in begun:
-            held.restore()
+            everything.restore()
             statistics.write(tracked, start)
             before = [_value(t) for t in tracked]
             for log in logs.values():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array
-from pytest_bnconsistency.measurement.isolated_layer import Alone
+from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
 from pytest_bnconsistency.measurement.normalization_layers import Tracked, tracked_candidates
 from pytest_bnconsistency.models import Subject
 
@@ -24,7 +24,7 @@ def is_variance(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Normaliser:
+class NormalizationLayer:
     """A layer that holds statistics: its path, and its vectors by attribute.
 
     `measured` is its momentum by what it does, where no attribute tells.
@@ -99,27 +99,29 @@ class Normaliser:
         return int(next(iter(axes))) % rank, int(rank)
 
 
-def normalisers(subject: Subject) -> Iterator[Normaliser]:
+def normalization_layers(subject: Subject) -> Iterator[NormalizationLayer]:
     """Layers with an epsilon, a momentum or `adapt`, and vectors that no optimizer trains."""
     for layer in subject.layers():
         if not any(hasattr(layer, name) for name in ("epsilon", "momentum", "adapt")):
             continue
-        held = {id(v) for v in tracked_candidates(subject, layer)}
+        known = {id(v) for v in tracked_candidates(subject, layer)}
         vectors = {
             name: variable
             for name, variable in _attributes(layer).items()
-            if id(variable) in held and variable.shape.num_elements()
+            if id(variable) in known and variable.shape.num_elements()
         }
         if vectors:
-            yield Normaliser(layer, subject.path(layer), vectors, subject.trainable(layer))
+            yield NormalizationLayer(layer, subject.path(layer), vectors, subject.trainable(layer))
 
 
-def by_behaviour(held: Sequence[Normaliser], tracked: Sequence[Tracked]) -> list[Normaliser]:
-    """`held`, all other layers that track moments of their input, and momenta as measured."""
-    found = {id(n.layer): n for n in held}
+def by_behaviour(
+    known: Sequence[NormalizationLayer], tracked: Sequence[Tracked]
+) -> list[NormalizationLayer]:
+    """`known`, all other layers that track moments of their input, and momenta as measured."""
+    found = {id(n.layer): n for n in known}
     for layer in dict.fromkeys(t.layer for t in tracked if t.known):
         own = [t for t in tracked if t.layer is layer]
-        n = found.get(id(layer)) or Normaliser(layer, own[0].path, _by_role(own), True)
+        n = found.get(id(layer)) or NormalizationLayer(layer, own[0].path, _by_role(own), True)
         if n.declared is None and not n.adapts and not n.fresh:
             n = dataclasses.replace(n, measured=_momentum(next(t for t in own if t.known)))
         found[id(layer)] = n
@@ -142,12 +144,12 @@ def _momentum(t: Tracked) -> float | None:
     """
     kept = t.retention if t.calls == 1 else t.momentum
     try:
-        alone = Alone(t.layer, [t.variable]).kept()
+        isolated = IsolatedLayer(t.layer, [t.variable]).kept()
     except Exception:  # it can't run by itself
         return None
-    return round(kept, 6) if abs(alone - kept) < ALIKE else None
+    return round(kept, 6) if abs(isolated - kept) < ALIKE else None
 
 
 def _attributes(layer: Any) -> dict[str, Any]:
-    held = getattr(layer, "__dict__", {})
-    return {name.lstrip("_"): getattr(v, "_value", v) for name, v in held.items()}
+    known = getattr(layer, "__dict__", {})
+    return {name.lstrip("_"): getattr(v, "_value", v) for name, v in known.items()}

@@ -46,15 +46,15 @@ def distances(tracked: Sequence[Tracked], reference: Sequence[Array]) -> list[Di
 
 
 @dataclass(frozen=True)
-class Misplaced:
+class Swapped:
     """Stored vectors that belong into each other's place.
 
-    `places` are theirs; `exchanged` are all vectors, with these where they belong. `before` and
+    `places` are theirs; `run_variant` are all vectors, with these where they belong. `before` and
     `after` say how far these are from the population's, as stored and exchanged.
     """
 
     places: list[Tracked]
-    exchanged: list[Array]
+    run_variant: list[Array]
     before: float
     after: float
     within: bool
@@ -77,15 +77,15 @@ class Misplaced:
         )
 
 
-def misplaced(
+def swapped(
     tracked: Sequence[Tracked], stored: Sequence[Array], reference: Sequence[Array]
-) -> Misplaced | None:
+) -> Swapped | None:
     """Places whose nearest vector is in the next of them, and that of the last in the first."""
     far = distances(tracked, reference)
 
     def off(place: int, source: int) -> float:
-        apart = float(np.mean(far[place](stored[source], reference[place])))
-        return apart if math.isfinite(apart) else math.inf
+        deviation = float(np.mean(far[place](stored[source], reference[place])))
+        return deviation if math.isfinite(deviation) else math.inf
 
     def nearest(place: int) -> int:
         alike = (i for i, value in enumerate(stored) if value.shape == stored[place].shape)
@@ -103,7 +103,7 @@ def misplaced(
             within &= len({id(tracked[place].layer) for place in cycle}) == 1
     if not moved:
         return None
-    return Misplaced(
+    return Swapped(
         [tracked[place] for place in sorted(moved)],
         [stored[moved.get(place, place)] for place in range(len(stored))],
         float(np.mean([off(place, place) for place in moved])),
@@ -115,8 +115,8 @@ def misplaced(
 def _cycles(following: Sequence[int]) -> Iterator[list[int]]:
     """The ways along `following` that come back to where they began, each once."""
     for start in range(len(following)):
-        way = [start]
-        while following[way[-1]] not in way:
-            way.append(following[way[-1]])
-        if following[way[-1]] == start == min(way):
-            yield way
+        cycle = [start]
+        while following[cycle[-1]] not in cycle:
+            cycle.append(following[cycle[-1]])
+        if following[cycle[-1]] == start == min(cycle):
+            yield cycle

@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.models import Subject
-from pytest_bnconsistency.models.held_objects import as_variable
+from pytest_bnconsistency.models.owned_objects import as_variable
 
 ALIKE = 0.7
 """A copy is nearer to a kernel than this share of its size: momenta are not."""
@@ -17,8 +17,8 @@ ALIKE = 0.7
 
 def weights_of(subject: Subject) -> list[Any]:
     """The `tf.Variable`s that the model's optimizer trains."""
-    held = (as_variable(v) for v in getattr(subject.model, "trainable_variables", []))
-    return [variable for variable in held if variable is not None]
+    kept_ = (as_variable(v) for v in getattr(subject.model, "trainable_variables", []))
+    return [variable for variable in kept_ if variable is not None]
 
 
 def beside(subject: Subject, weights: Sequence[Any]) -> list[Array] | None:
@@ -43,8 +43,8 @@ def beside(subject: Subject, weights: Sequence[Any]) -> list[Array] | None:
 
 def _floats_of(optimizer: Any) -> list[Any]:
     kept = getattr(optimizer, "variables", [])
-    held = [as_variable(v) for v in (kept() if callable(kept) else kept)]
-    return [v for v in held if v is not None and v.dtype.is_floating]
+    kept_ = [as_variable(v) for v in (kept() if callable(kept) else kept)]
+    return [v for v in kept_ if v is not None and v.dtype.is_floating]
 
 
 def _in_step(known: Sequence[int], places: Sequence[int], count: int) -> list[int] | None:
@@ -61,10 +61,10 @@ def _in_step(known: Sequence[int], places: Sequence[int], count: int) -> list[in
 def _nearest(weight: Array, slots: Sequence[Any]) -> int | None:
     """The index of the slot that is most like a weight, where one is."""
     size = float(np.linalg.norm(weight))
-    apart = {
+    deviation = {
         at: float(np.linalg.norm(slot.numpy() - weight))
         for at, slot in enumerate(slots)
         if slot.shape == weight.shape
     }
-    best = min(apart, key=lambda at: apart[at], default=None)
-    return best if best is not None and apart[best] < ALIKE * size else None
+    best = min(deviation, key=lambda at: deviation[at], default=None)
+    return best if best is not None and deviation[best] < ALIKE * size else None

@@ -10,10 +10,10 @@ from typing import Any
 from pytest_bnconsistency.data.arrays import Kind, Nest, flatten
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.models.base import Call, Compiled, Hook, Part, TracedBatch
-from pytest_bnconsistency.models.held_objects import (
+from pytest_bnconsistency.models.owned_objects import (
     default_mode,
-    held_variables,
     mode_argument,
+    variables_of,
     with_mode,
 )
 from pytest_bnconsistency.models.training_batches import packed
@@ -52,7 +52,7 @@ class BaseSubject(abc.ABC):
 
     def variables(self) -> list[Any]:
         """The `tf.Variable`s that a run reads or writes; by default those on the model itself."""
-        return held_variables(self.model)
+        return variables_of(self.model)
 
     def inputs(self) -> Nest | None:
         return None
@@ -96,7 +96,7 @@ class BaseSubject(abc.ABC):
     def as_library(self, names: Collection[str]) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def compile_anew(self) -> None:
+    def recompile(self) -> None:
         return None
 
     @property
@@ -132,11 +132,11 @@ class BaseSubject(abc.ABC):
         """Whether layers are being watched: then code should run as Python, not from a trace."""
         return self._hook is not None
 
-    def spelled(self, training: bool | None) -> str:
+    def call_text(self, training: bool | None) -> str:
         if training is None and self.mode_required:
             training = False
-        told = "" if training is None or self.mode is None else f", {self.mode}={training}"
-        return f"model(x{told})"
+        argument = "" if training is None or self.mode is None else f", {self.mode}={training}"
+        return f"model(x{argument})"
 
     def layers(self) -> list[Any]:
         return [self.whole]
@@ -173,13 +173,15 @@ class BaseSubject(abc.ABC):
     def training_phase(self) -> bool:
         return False
 
-    def told(self, call: Call, training: bool) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    def with_training(
+        self, call: Call, training: bool
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         if isinstance(call.layer, Part):
             return call.args, {**call.kwargs, "training": training}
         return with_mode(call.layer, call.args, call.kwargs, training)
 
     def own_variables(self, layer: Any) -> list[Any]:
-        return layer.holds() if isinstance(layer, Part) else held_variables(layer)
+        return layer.holds() if isinstance(layer, Part) else variables_of(layer)
 
     def trainable(self, layer: Any) -> bool:
         return bool(getattr(layer, "trainable", True))

@@ -20,8 +20,8 @@ class Call:
 
     `path` is the names of the layers that were running, from the outside in, without the model
     itself. `number` counts the calls of the same layer in one pass from 1. `parents` are the
-    layers that were running, the outermost first; `told` says what `training` each of them and
-    the layer itself were called with, None where the argument was left out.
+    layers that were running, the outermost first; `called_with` says what `training` each of them
+    and the layer itself were called with, None where the argument was left out.
     """
 
     layer: Any
@@ -29,7 +29,7 @@ class Call:
     number: int
     is_layer: bool
     parents: tuple[Any, ...]
-    told: tuple[bool | None, ...]
+    called_with: tuple[bool | None, ...]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
@@ -127,7 +127,7 @@ class Subject(Protocol):
     def forward(self, x: Nest, training: bool | None) -> Nest:
         """The outputs for tensors `x`; `training=None` leaves the argument out."""
 
-    def spelled(self, training: bool | None) -> str:
+    def call_text(self, training: bool | None) -> str:
         """How a user writes this `forward`: `model(x, training=False)`."""
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
@@ -158,7 +158,7 @@ class Subject(Protocol):
     def as_library(self, names: Collection[str]) -> contextlib.AbstractContextManager[None]:
         """Within it, the library's methods of these names stand in for the model's own."""
 
-    def compile_anew(self) -> None:
+    def recompile(self) -> None:
         """Have `entries` and `evaluate` compiled anew when they run next."""
 
     def layers(self) -> list[Any]:
@@ -179,7 +179,9 @@ class Subject(Protocol):
     def takes_training(self, layer: Any) -> bool:
         """Whether `layer` can be told its mode by an argument."""
 
-    def told(self, call: Call, training: bool) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    def with_training(
+        self, call: Call, training: bool
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """The arguments of `call` with its mode set; the layer must take one."""
 
     def training_default(self, layer: Any) -> Any:

@@ -15,15 +15,15 @@ from pytest_bnconsistency.data.arrays import Nest, Spec, flatten, map_nest
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.models.adapter import BaseSubject
 from pytest_bnconsistency.models.base import Hook
-from pytest_bnconsistency.models.held_objects import (
+from pytest_bnconsistency.models.layer_hooks import by_names, hooked_layers
+from pytest_bnconsistency.models.owned_objects import (
     as_variable,
     default_mode,
-    held_variables,
     library_objects,
     mode_argument,
     reached,
+    variables_of,
 )
-from pytest_bnconsistency.models.layer_hooks import by_names, watching
 from pytest_bnconsistency.words import first_line
 
 
@@ -59,7 +59,7 @@ class FunctionSubject(BaseSubject):
 
     @property
     def layerless(self) -> str:
-        return "" if self._held_layers() else f"{self.name} refers to no layers"
+        return "" if self._referred_layers() else f"{self.name} refers to no layers"
 
     def inputs(self) -> Nest | None:
         return input_specs(self.model)
@@ -82,14 +82,14 @@ class FunctionSubject(BaseSubject):
     def variables(self) -> list[Any]:
         """Those that its code refers to, and none of its layers holds."""
         direct = [as_variable(value) for value in self._reached()]
-        layers = self._held_layers()
-        theirs = {id(v) for layer in layers for v in held_variables(layer)}
-        held = [v for v in self._holders() for v in held_variables(v)]
-        found = {id(v): v for v in [*direct, *held] if v is not None and id(v) not in theirs}
+        layers = self._referred_layers()
+        theirs = {id(v) for layer in layers for v in variables_of(layer)}
+        theirs_ = [v for v in self._holders() for v in variables_of(v)]
+        found = {id(v): v for v in [*direct, *theirs_] if v is not None and id(v) not in theirs}
         return list(found.values())
 
     def layers(self) -> list[Any]:
-        return [self.whole, *self._held_layers()]
+        return [self.whole, *self._referred_layers()]
 
     def sublayers(self, layer: Any) -> list[Any]:
         if isinstance(layer, tf.Module):
@@ -102,12 +102,14 @@ class FunctionSubject(BaseSubject):
         return [*own, self.variables()]
 
     def watch(self, hook: Hook) -> contextlib.AbstractContextManager[None]:
-        return self._watching(hook)
+        return self._hooked(hook)
 
     @contextlib.contextmanager
-    def _watching(self, hook: Hook) -> Iterator[None]:
-        modules = [type(value) for value in self._held_layers() if isinstance(value, tf.Module)]
-        with self._as_one_layer(hook), watching_libraries(hook, modules, self.model, by_names):
+    def _hooked(self, hook: Hook) -> Iterator[None]:
+        modules = [
+            type(value) for value in self._referred_layers() if isinstance(value, tf.Module)
+        ]
+        with self._as_one_layer(hook), hooked_libraries(hook, modules, self.model, by_names):
             yield
 
     def _reached(self) -> list[Any]:
@@ -118,11 +120,11 @@ class FunctionSubject(BaseSubject):
         objects = [self.model] if _is_object(self.model) else self._reached()
         return [value for value in objects if as_variable(value) is None]
 
-    def _held_layers(self) -> list[Any]:
+    def _referred_layers(self) -> list[Any]:
         found: dict[int, Any] = {}
         for value in self._holders():
-            held = list(getattr(value, "__dict__", {}).values())
-            for candidate in [value, *held]:
+            theirs_ = list(getattr(value, "__dict__", {}).values())
+            for candidate in [value, *theirs_]:
                 if candidate is not self.model and _is_layer(candidate):
                     found[id(candidate)] = candidate
                     found.update((id(inner), inner) for inner in self.sublayers(candidate))
@@ -171,7 +173,7 @@ def spec_of(tensor: Any) -> Spec:
 
 
 @contextlib.contextmanager
-def watching_libraries(
+def hooked_libraries(
     hook: Hook,
     modules: Iterable[type],
     model: Any,
@@ -188,7 +190,7 @@ def watching_libraries(
     def passes(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         return layer is model or any(kind.builds_graph(args, kwargs) for kind in keras)
 
-    with watching(classes.items(), hook, passes=passes, path=path):
+    with hooked_layers(classes.items(), hook, passes=passes, path=path):
         yield
 
 

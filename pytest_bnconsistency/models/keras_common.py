@@ -15,7 +15,7 @@ from pytest_bnconsistency.data.arrays import Nest, Spec, flatten, map_nest
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.models.base import Hook, TracedBatch
-from pytest_bnconsistency.models.layer_hooks import by_names, watching
+from pytest_bnconsistency.models.layer_hooks import by_names, hooked_layers
 from pytest_bnconsistency.models.predict_methods import PredictingSubject, fed, quiet
 from pytest_bnconsistency.models.refusals import as_sentence
 from pytest_bnconsistency.models.training_batches import (
@@ -89,12 +89,12 @@ class KerasModelSubject(PredictingSubject):
         return self.call(packed(x, self.kinds), training)
 
     def call(self, x: Nest, training: bool | None) -> Nest:
-        with quiet(), as_sentence(self.spelled(training), x):
+        with quiet(), as_sentence(self.call_text(training), x):
             if self.steps:
                 return self.model.predict_step((x,))
             return self.model(x) if training is None else self.model(x, training=training)
 
-    def spelled(self, training: bool | None) -> str:
+    def call_text(self, training: bool | None) -> str:
         return "model(x)" if training is None else f"model(x, training={training})"
 
     def layers(self) -> list[Any]:
@@ -109,8 +109,8 @@ class KerasModelSubject(PredictingSubject):
         if not self._above:
             stack: list[tuple[Any, tuple[Any, ...]]] = [(self.model, ())]
             while stack:
-                held_by, parents = stack.pop()
-                for inside in _held(held_by):
+                holder, parents = stack.pop()
+                for inside in _inside(holder):
                     if id(inside) not in self._above:
                         self._above[id(inside)] = parents
                         stack.append((inside, (*parents, inside)))
@@ -120,7 +120,7 @@ class KerasModelSubject(PredictingSubject):
         return list(layer._flatten_layers(include_self=False))
 
     def watch(self, hook: Hook) -> contextlib.AbstractContextManager[None]:
-        return watching(
+        return hooked_layers(
             self.watched_classes(),
             hook,
             passes=lambda layer, args, kwargs: (
@@ -325,7 +325,7 @@ def specs_of_shapes(shapes: Any, name: str = "x") -> Nest | None:
     return None if not items or None in items else items
 
 
-def _held(layer: Any) -> list[Any]:
+def _inside(layer: Any) -> list[Any]:
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 

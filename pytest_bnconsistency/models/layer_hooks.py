@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pytest_bnconsistency.models.base import Call, Hook
-from pytest_bnconsistency.models.held_objects import given_mode
+from pytest_bnconsistency.models.owned_objects import given_mode
 
 PATCHING = threading.RLock()
 """Held while the calls of a library's classes are replaced."""
 
 
 @contextlib.contextmanager
-def watching(
+def hooked_layers(
     classes: Iterable[tuple[type, bool]],
     hook: Hook,
     *,
@@ -36,7 +36,7 @@ def watching(
     """
     thread = threading.get_ident()
     parents: list[Any] = []
-    told: list[bool | None] = []
+    called_with: list[bool | None] = []
     calls: Counter[int] = Counter()
     layer_classes = tuple(owner for owner, is_layer in classes if is_layer)
 
@@ -54,14 +54,14 @@ def watching(
             ):
                 return bound(*args, **kwargs)
             calls[id(layer)] += 1
-            told.append(given_mode(layer, args, kwargs))
+            called_with.append(given_mode(layer, args, kwargs))
             call = Call(
                 layer,
                 path(parents, layer),
                 calls[id(layer)],
                 is_layer,
                 tuple(parents),
-                tuple(told),
+                tuple(called_with),
                 args,
                 kwargs,
             )
@@ -70,7 +70,7 @@ def watching(
                 return hook(call, lambda args, kwargs: bound(*args, **kwargs))
             finally:
                 parents.pop()
-                told.pop()
+                called_with.pop()
 
         return __call__
 

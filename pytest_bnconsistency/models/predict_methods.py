@@ -43,7 +43,7 @@ class PredictingSubject(BaseSubject):
     def predict_function(self, function: Any) -> None:
         self.model.predict_function = function
 
-    def compile_anew(self) -> None:
+    def recompile(self) -> None:
         self.model.predict_function = self.model.test_function = None
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:

@@ -13,7 +13,7 @@ from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.models.adapter import BaseSubject
 from pytest_bnconsistency.models.base import Part
 from pytest_bnconsistency.models.function import called, spec_of
-from pytest_bnconsistency.models.held_objects import MODES
+from pytest_bnconsistency.models.owned_objects import MODES
 
 
 class SavedModelSubject(BaseSubject):
@@ -35,17 +35,17 @@ class SavedModelSubject(BaseSubject):
         self.mode = _mode(self._endpoint, self._functions)
         signatures = getattr(model, "signatures", {}).values()
         try:
-            held = [v for f in (*self._functions, *signatures) for v in f.graph.variables]
+            captured = [v for f in (*self._functions, *signatures) for v in f.graph.variables]
         except AssertionError as error:
             raise UnsupportedSubjectError(
                 "the signature's variables are gone; expected the loaded SavedModel to be kept: "
                 "loaded = tf.saved_model.load(path), then loaded.signatures[name]"
             ) from error
-        self._variables = list({id(v): v for v in held}.values())
+        self._variables = list({id(v): v for v in captured}.values())
         layers: dict[str, list[Any]] = {}
         for variable in self._variables:
             layers.setdefault(variable.name.rpartition("/")[0], []).append(variable)
-        self._alone = layers.pop("", [])
+        self._direct = layers.pop("", [])
         self._parts = [Part(layer, mine.copy) for layer, mine in layers.items()]
 
     @classmethod
@@ -55,8 +55,8 @@ class SavedModelSubject(BaseSubject):
 
     @property
     def modeless(self) -> str:
-        told = "was saved without a training mode: it can't be told to train"
-        return "" if self.mode else f"the SavedModel {told}"
+        argument = "was saved without a training mode: it can't be told to train"
+        return "" if self.mode else f"the SavedModel {argument}"
 
     @property
     def layerless(self) -> str:
@@ -75,9 +75,9 @@ class SavedModelSubject(BaseSubject):
     def call(self, x: Nest, training: bool | None) -> Nest:
         return called(self._called, _positional(self._endpoint), self.mode, x, training)
 
-    def spelled(self, training: bool | None) -> str:
-        told = "" if training is None or self.mode is None else f", {self.mode}={training}"
-        return f"{self._called}(x{told})"
+    def call_text(self, training: bool | None) -> str:
+        argument = "" if training is None or self.mode is None else f", {self.mode}={training}"
+        return f"{self._called}(x{argument})"
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         found = {}
@@ -88,7 +88,7 @@ class SavedModelSubject(BaseSubject):
 
     def variables(self) -> list[Any]:
         """Those whose names tell no layer."""
-        return self._alone
+        return self._direct
 
     def sublayers(self, layer: Any) -> list[Any]:
         return self._parts if layer is self.whole else []

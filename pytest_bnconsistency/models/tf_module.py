@@ -13,8 +13,8 @@ from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.models.adapter import BaseSubject
 from pytest_bnconsistency.models.base import Hook
-from pytest_bnconsistency.models.function import called, input_specs, watching_libraries
-from pytest_bnconsistency.models.held_objects import default_mode, held_variables, mode_argument
+from pytest_bnconsistency.models.function import called, hooked_libraries, input_specs
+from pytest_bnconsistency.models.owned_objects import default_mode, mode_argument, variables_of
 
 
 class ModuleSubject(BaseSubject):
@@ -74,7 +74,7 @@ class ModuleSubject(BaseSubject):
 
     def variables(self) -> list[Any]:
         """Those that no module inside holds."""
-        return held_variables(self.model)
+        return variables_of(self.model)
 
     def roots(self) -> list[Any]:
         # A plain tf.Module is an object of a library, which nothing enters.
@@ -82,13 +82,13 @@ class ModuleSubject(BaseSubject):
         return [*modules, *(vars(module) for module in modules), list(self.model.variables)]
 
     def watch(self, hook: Hook) -> contextlib.AbstractContextManager[None]:
-        return self._watching(hook)
+        return self._hooked(hook)
 
     @contextlib.contextmanager
-    def _watching(self, hook: Hook) -> Iterator[None]:
+    def _hooked(self, hook: Hook) -> Iterator[None]:
         with (
             self._as_one_layer(hook),
-            watching_libraries(
+            hooked_libraries(
                 hook, [type(m) for m in self.model.submodules], self.model, self._path
             ),
         ):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from pytest_bnconsistency.data.arrays import Array, Kind, Nest, flatten, rebuild
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.models.base import TracedBatch
-from pytest_bnconsistency.models.held_objects import traced_functions
+from pytest_bnconsistency.models.owned_objects import traced_functions
 
 
 def traced_batches(function: Any) -> list[TracedBatch]:
@@ -50,7 +50,7 @@ def _is_dense(specs: Nest) -> bool:
 
 def as_batch(data: Data) -> Nest:
     """The rows of `data` as the user's own data set gives them; arrays for all tensors."""
-    if data.form is not None and data.form.alone:
+    if data.form is not None and data.form.only_x:
         return data.as_given()
     parts = (data.as_given(), data.y, data.sample_weight)
     return tuple(part for part in parts if part is not None)
@@ -92,7 +92,7 @@ def given_dataset(data: Data, rows: int) -> Any:
     kinds = _given_kinds(data)
     if not any(kinds):
         return dataset
-    if data.form is not None and data.form.alone:
+    if data.form is not None and data.form.only_x:
         return dataset.map(lambda x: packed(x, kinds))
     return dataset.map(lambda x, *others: (packed(x, kinds), *others))
 
@@ -106,12 +106,12 @@ def rows_in(batch: TracedBatch) -> int | None:
 def form_of(batch: TracedBatch) -> str:
     """The tensors of a traced batch in a word each: `(float32[16, 8], int64[16])`."""
 
-    def told(spec: Any) -> str:
+    def described(spec: Any) -> str:
         sizes = ", ".join("any" if size is None else str(size) for size in spec.shape)
         return f"{spec.dtype.name}[{sizes}]"
 
     specs = [spec for spec in tf.nest.flatten(batch.specs) if spec is not None]
-    return f"({', '.join(map(told, specs))})"
+    return f"({', '.join(map(described, specs))})"
 
 
 def batch_like(data: Data, batch: TracedBatch, names: Sequence[str]) -> Nest | None:

@@ -57,7 +57,9 @@ ROWS_MIX = Rule(
     "BN101", "rows-mix", "rows mix in inference mode, too: an operation over the batch axis"
 )
 TRAINING_MODE = Rule(
-    "BN102", "training-mode-in-inference", "rows mix because a normaliser runs in training mode"
+    "BN102",
+    "training-mode-in-inference",
+    "rows mix because a normalization layer runs in training mode",
 )
 BATCH_AXIS_LOST = Rule(
     "BN103",
@@ -115,12 +117,12 @@ SHIFT = Rule("BN209", "data-shift", "the data, or a layer of preprocessing, is n
 DOMAINS = Rule(
     "BN210",
     "one-layer-many-domains",
-    "one step gives one normaliser inputs of unlike distribution",
+    "one step gives one normalization layer inputs of unlike distribution",
 )
 SEVERAL_UPDATES = Rule(
     "BN211", "several-updates-per-step", "a step updates the statistics more than once"
 )
-MISPLACED = Rule(
+SWAPPED = Rule(
     "BN212",
     "statistics-misplaced",
     "stored vectors stand in another place or order, or are those of another layer",
@@ -173,7 +175,7 @@ WRONG_AXIS = Rule(
 )
 NOT_ADAPTED = Rule("BN408", "not-adapted", "a preprocessing layer was never adapted")
 FED_BY_DROPOUT = Rule(
-    "BN409", "dropout-feeds-a-normaliser", "dropout or noise stands before a normaliser"
+    "BN409", "dropout-feeds-a-normaliser", "dropout or noise stands before a normalization layer"
 )
 FAR_OFF = Rule("BN410", "far-from-the-population", "the statistics are far from those of the data")
 UNTRAINED = Rule(

@@ -100,15 +100,15 @@ def batch_pairs(
     size: int | tuple[int, int] | None = None,
     nan: bool = False,
 ) -> st.SearchStrategy[Pair]:
-    """Pairs of batches of one shape: the same first row among two sets of companions.
+    """Pairs of batches of one shape: the same first row among two sets of other rows.
 
-    Args: as for `batches`; NaN is in companions only.
+    Args: as for `batches`; NaN is in other rows only.
 
     Raises:
-        DataError: as for `batches`, or `min_rows` leaves a row without companions.
+        DataError: as for `batches`, or `min_rows` leaves a row without other rows.
     """
     if min_rows < 2:
-        raise DataError(f"min_rows={min_rows}; expected 2 or more: a row and a companion")
+        raise DataError(f"min_rows={min_rows}; expected 2 or more: a row and another row")
     _check_bounds(min_rows, max_rows, max_scale)
     source, lengths = _source(model_or_spec, low, high, size)
 
@@ -121,8 +121,8 @@ def batch_pairs(
             {place: draw(rows(place, max_scale, nan=nan)) for place in range(1, count)}
             for _ in range(2)
         ]
-        made = [Recipe(count, _told({0: first, **others}), size=length) for others in sets]
-        _tell(*made)
+        made = [Recipe(count, _described({0: first, **others}), size=length) for others in sets]
+        _note_recipes(*made)
         return Pair(*map(source.expand, made))
 
     return pairs()
@@ -288,19 +288,19 @@ def _batches(
         made = {
             place: draw(rows(place, max_scale, nan=nan, data=sample)) for place in range(count)
         }
-        recipe = Recipe(count, _told(made), size=length)
-        _tell(recipe)
+        recipe = Recipe(count, _described(made), size=length)
+        _note_recipes(recipe)
         return source.expand(recipe)
 
     return drawn()
 
 
-def _told(made: dict[int, Row]) -> dict[int, Row]:
+def _described(made: dict[int, Row]) -> dict[int, Row]:
     """The rows that a recipe has to speak of: rows of zeros go without saying."""
     return {place: row for place, row in made.items() if row != Row()}
 
 
-def _tell(*recipes: Recipe) -> None:
+def _note_recipes(*recipes: Recipe) -> None:
     # Shown with a failing example only, beside arrays that nobody reads.
     if currently_in_test_context():
         note("batch: " + ", and ".join(map(str, recipes)))

@@ -64,7 +64,7 @@ MIXING = {
     "the first row taken off": lambda x: x - x[:1],
     "the last row taken off": lambda x: x - x[-1:],
     "even rows centred": even_rows_centred,
-    "only where a companion is above 50": lambda x: tf.where(tf.reduce_max(x) > 50, x + 1, x),
+    "only where another row is above 50": lambda x: tf.where(tf.reduce_max(x) > 50, x + 1, x),
     "attention over rows": lambda x: tf.nn.softmax(x @ tf.transpose(x)) @ x,
     "deviation appended": deviation_appended,
     "reshaped across rows": lambda x: tf.reshape(tf.transpose(x), tf.shape(x)),
@@ -971,7 +971,7 @@ def test_a_companion_of_zeros_with_few_rows(k, x, rows):
 
 
 def test_a_crowd_that_saturation_hides(k, x):
-    """Only the last row's hidden bits show it, among companions that are all of one kind."""
+    """Only the last row's hidden bits show it, among other rows that are all of one kind."""
 
     def crowded(x):
         alike = tf.reduce_all(tf.sign(x) == tf.sign(x[-1:]))
@@ -987,7 +987,7 @@ def test_a_crowd_that_saturation_hides(k, x):
 @pytest.mark.parametrize("kind", ["floats", "numbers", "texts", "booleans", "a dictionary"])
 @pytest.mark.parametrize("rows", [2, 8])
 def test_a_row_that_is_marked_where_the_one_before_is_the_same(kind, rows):
-    """Only a companion of the very same kind shows it."""
+    """Only another row of the very same kind shows it."""
     ids = np.arange(100, 100 + 3 * rows).reshape(rows, 3)
     given = {
         "floats": ids.astype(np.float32),

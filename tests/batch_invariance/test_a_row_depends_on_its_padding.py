@@ -1,4 +1,4 @@
-"""Sequences that a longer companion has padded further."""
+"""Sequences that a longer other row has padded further."""
 
 import keras
 import numpy as np

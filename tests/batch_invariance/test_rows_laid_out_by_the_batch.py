@@ -170,7 +170,7 @@ def test_a_first_row_that_no_expert_takes(k):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("expert", [tf.sigmoid, lambda x: x**2.0], ids=["sigmoid", "power"])
 def test_an_expert_inside_of_a_layer(k, expert, seed):
-    """The rows that it gets have other places beside other companions: kernels round otherwise."""
+    """The rows that it gets have other places beside other rows: kernels round otherwise."""
     rows = np.random.default_rng(seed).standard_normal((8, 5)).astype(np.float32)
     expect_pass(CHECK, gated(k, expert), rows, examples=10)
     leaking = gated(k, lambda x: expert(x) + 1e-3 * tf.reduce_mean(x, 0))

@@ -83,7 +83,7 @@ def test_a_gap_from_dropout_and_noise_alone(k, data):
     ids=["no gamma, no beta", "zero gamma", "defaults"],
 )
 def test_ways_to_make_a_normaliser(k, data, arguments):
-    dense = k.layers.Dense(8, use_bias=True)  # redundant before a normaliser
+    dense = k.layers.Dense(8, use_bias=True)  # redundant before a normalization layer
     model = settled(classifier(k, dense, k.layers.BatchNormalization(**arguments)), data[0])
     model.optimizer.iterations.assign(1500)
     verdicts = nothing_fails(model, *data)

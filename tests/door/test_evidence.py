@@ -35,7 +35,7 @@ def test_the_normalisers_are_listed(pytester, verbose):
     result.stdout.fnmatch_lines(
         [
             "test_it.py::test_frozen frozen_stability",
-            "*normaliser*is*because*statistics*weights*training mode uses",
+            "*normalization layer*is*because*statistics*weights*training mode uses",
             "*frozen *frozen *trainable=False *stay *stay *what is stored",
             "*top *trainable *nothing declares it frozen *move *move *the batch",
         ]

@@ -149,7 +149,7 @@ def test_unfreezing_the_base_unfreezes_its_normalisers(k, x, y):
 
 
 def home_made(k, *, respects_trainable, tracked):
-    """A normaliser with a moving mean, in a weight or in a variable that Keras doesn't know."""
+    """A layer with a moving mean, in a weight or in a variable that Keras doesn't know."""
 
     class Own(k.layers.Layer):
         def build(self, shape):

@@ -132,7 +132,7 @@ def test_a_step_is_given_what_the_user_gives(rows):
 
 
 class Validate(keras.callbacks.Callback):
-    """Evaluates in the middle of training, with every normaliser frozen meanwhile."""
+    """Evaluates in the middle of training, with every normalization layer frozen meanwhile."""
 
     def __init__(self, bn, x, y, *, carefully):
         super().__init__()

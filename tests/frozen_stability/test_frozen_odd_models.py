@@ -91,7 +91,7 @@ def test_each_normaliser_and_why(k, x, y):
         assert finding.evidence["layers"] == ["half"]
         return
     result = expect_pass(CHECK, model, x, y)
-    rows = {row["normaliser"]: row for row in result.evidence["normalisers"]}
+    rows = {row["normalization layer"]: row for row in result.evidence["normalization_layers"]}
     assert {path: row["is"] for path, row in rows.items()} == {
         "half": "half-frozen",
         "base/bn": "frozen",

@@ -48,7 +48,7 @@ GENERATIONS = (
 
 
 def transfer(g: Generation, **told: Any) -> tuple[Any, Any]:
-    """A compiled model with a base, and the base's normaliser."""
+    """A compiled model with a base, and the base's normalization layer."""
     k = g.k
     bn = g.normaliser(name="bn")
     base = k.Sequential([k.Input((4,)), k.layers.Dense(4, name="dense"), bn], name="base")
@@ -170,10 +170,10 @@ ROWS = {
     "frozen after `fit`, not compiled again: `fit` moves it": frozen_after_fit,
     "the same, in a batch size that was never fitted": frozen_after_fit_new_shape,
     "frozen after `fit` and compiled again: `fit` moves it": frozen_and_compiled_again,
-    "a frozen normaliser in training mode normalises by": frozen_normalises_by,
-    "a normaliser made trainable under a frozen parent: `fit` moves it": child_left_trainable,
-    "`base.trainable = True` makes its normalisers trainable": unfrozen_by_parent,
-    "a subclass with `call(self, x)`: `fit` moves its normalisers": no_training_argument,
+    "a frozen normalization layer in training mode normalises by": frozen_normalises_by,
+    "a layer made trainable under a frozen parent: `fit` moves it": child_left_trainable,
+    "`base.trainable = True` makes its normalization layers trainable": unfrozen_by_parent,
+    "a subclass with `call(self, x)`: `fit` moves its normalization layers": no_training_argument,
     "the moving variance carries N/(N-1) (4-D inputs)": corrected_variance,
 }
 

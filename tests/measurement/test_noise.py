@@ -186,5 +186,5 @@ def test_an_overflow_that_rounding_decides_is_drowned(images):
     moved = outputs.copy()
     moved[3] = np.inf
     found = noise.compare(0, outputs, moved, np.arange(8))
-    assert found.drowned
+    assert found.noise_dominated
     assert not found.beyond

@@ -38,7 +38,7 @@ def test_a_mean_that_is_large_against_the_deviation(k, level):
 
 
 class Ema(keras.layers.Layer):
-    """A normaliser of the user's own, under other names."""
+    """A normalization layer of the user's own, under other names."""
 
     def build(self, shape):
         self.level = self.add_weight(shape=(shape[-1],), initializer="zeros", trainable=False)

@@ -198,7 +198,7 @@ def test_a_momentum_that_is_none(k, momentum, does):
 
 
 def home_made(k, kept=None, variables=None):
-    """A normaliser that keeps its momentum, or a fixed share, in statistics of a dtype."""
+    """A layer that keeps its momentum, or a fixed share, in statistics of a dtype."""
 
     class Home(k.layers.Layer):
         def __init__(self, momentum=0.99, **arguments):
@@ -231,7 +231,7 @@ def home_made(k, kept=None, variables=None):
 
 
 def nameless(k, kept=0.9, counting=False, dtype="float32"):
-    """A normaliser that tells nothing of itself: moving averages, or those of all rows so far."""
+    """A layer that tells nothing of itself: moving averages, or those of all rows so far."""
 
     class Nameless(k.layers.Layer):
         def build(self, shape):
@@ -276,7 +276,7 @@ def run(model, data, times=40):
 )
 def test_a_normaliser_that_is_known_by_what_it_does(k, data, spoilt, rule, cause):
     model = run(model_of(k, nameless(k)), data)
-    assert "1 normaliser " in expect_pass(CHECK, model, data).summary
+    assert "1 normalization layer " in expect_pass(CHECK, model, data).summary
     unknown = expect_verdict(CHECK, "not applicable", model)
     assert "found by what they do" in unknown.hint
     spoilt(model.get_layer("home"))
@@ -477,7 +477,7 @@ def test_without_data_it_takes_milliseconds():
     start = time.perf_counter()
     result = check_consistency(model, checks=[CHECK])[CHECK]
     assert time.perf_counter() - start < 2  # 0.05 s when nothing else runs
-    assert result.evidence["normalisers"] == 53
+    assert result.evidence["normalization_layers"] == 53
 
 
 @pytest.mark.parametrize("layer", ["LayerNormalization", "UnitNormalization"])

@@ -30,7 +30,7 @@ def builder(k, body=base_of, loss="sparse_categorical_crossentropy"):
 
 
 def careful(machine, k):
-    """A project that compiles after freezing, and freezes the normalisers again."""
+    """A project that compiles after freezing, and freezes the normalization layers again."""
 
     class Careful(machine):
         def set_trainable(self, model, layer, value):

@@ -22,7 +22,7 @@ from pytest_bnconsistency.assertions import case
 from pytest_bnconsistency.checks.batch_invariance import localise
 from pytest_bnconsistency.checks.batch_invariance.kept_rows import compare_kept_rows
 from pytest_bnconsistency.checks.traced_passes import observed
-from pytest_bnconsistency.execution.batch_variants import exchanges
+from pytest_bnconsistency.execution.batch_variants import batch_variants
 
 SMALLEST = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 ARCHITECTURES = sorted(
@@ -46,7 +46,7 @@ def build(name: str, policy: str = "float32") -> Any:
 
 
 def calibrate(model: Any, x: np.ndarray) -> bool:
-    """Give every normaliser the population statistics of `x`; False where there is none."""
+    """Give every layer the population statistics of `x`; False where there is none."""
     return any(hasattr(layer, "moving_mean") for layer in model.layers) and bool(
         recalibrate(model, x, batch_size=len(x))
     )
@@ -150,9 +150,9 @@ def leaking(layer: Any) -> tf.Variable:
 def found_at(seen: Any, watched: Any, x: np.ndarray) -> str | None:
     """The layer at which the exact oracle sees a leak, if it does."""
     base = seen.run(x)
-    for exchange in exchanges(x, 0):
-        other = seen.run(exchange.x)
-        if compare_kept_rows(base, other, exchange) is not None:
+    for variant in batch_variants(x, 0):
+        other = seen.run(variant.x)
+        if compare_kept_rows(base, other, variant) is not None:
             among = set(range(len(seen.calls)))
-            return localise.first_origin(watched, x, exchange, among).label
+            return localise.first_origin(watched, x, variant, among).label
     return None

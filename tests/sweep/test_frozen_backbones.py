@@ -50,7 +50,7 @@ def backbone(request):
 
 
 def is_frozen(base, path, optimizer):
-    """Whether the check passes on a frozen base with a trainable normaliser in its head."""
+    """Whether the check passes on a frozen base with trainable normalization in its head."""
     shape = base.input_shape[1:]
     rng = np.random.default_rng(0)
     x = (rng.random((8, *shape)) * 255).astype(np.float32)
@@ -66,7 +66,9 @@ def is_frozen(base, path, optimizer):
         loss = "sparse_categorical_crossentropy"
         model.compile(OPTIMIZERS[optimizer](), loss, jit_compile=False)
     result = expect_pass("frozen_stability", model, x, y, train_step=step, steps=1)
-    status = {row["normaliser"]: row["is"] for row in result.evidence["normalisers"]}
+    status = {
+        row["normalization layer"]: row["is"] for row in result.evidence["normalization_layers"]
+    }
     assert status.pop("top") == "trainable"
     assert set(status.values()) == {"frozen"}
     return len(status)
@@ -83,4 +85,6 @@ def test_a_frozen_backbone_in_a_custom_loop(backbone):
 @pytest.mark.parametrize("backbone", BACKBONES, indirect=True)
 def test_frozen_backbones(backbone, path, optimizer):
     found = is_frozen(backbone, path, optimizer)
-    print(f"{backbone.name:20} {path:10} {optimizer:6} passes, {found} frozen normalisers")
+    print(
+        f"{backbone.name:20} {path:10} {optimizer:6} passes, {found} frozen normalization layers"
+    )

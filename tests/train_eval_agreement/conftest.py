@@ -6,7 +6,7 @@ SAID = {
     "BN201": ["leaves", "of the initial values are"],
     "BN202": ["lag behind"],
     "BN203": ["training mode", "inference mode"],
-    "BN205": ["feeds a normaliser"],
+    "BN205": ["feeds a normalization layer"],
     "BN206": ["of the last batches only"],
     "BN207": ["came in an order", "each batch held"],
     "BN208": ["training ran on batches", "ended with a batch"],

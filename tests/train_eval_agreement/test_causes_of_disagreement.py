@@ -71,7 +71,7 @@ def test_dropout_that_feeds_a_normaliser(k, disagrees, many):
     model = linear(k, 0.99, [k.layers.Dropout(0.5, name="drop")])
     settled(model, split(many, 64), 100)
     finding = disagrees(model, many, rule=VARIANCE_SHIFT, layer="bn")
-    assert finding.cause.startswith("drop feeds a normaliser")
+    assert finding.cause.startswith("drop feeds a normalization layer")
     inputs = k.Input((4,))
     after = k.layers.Dropout(0.5)(k.layers.BatchNormalization(momentum=0.99, name="bn")(inputs))
     mended = k.Model(inputs, k.layers.Dense(2)(after))
@@ -123,7 +123,7 @@ def test_a_momentum_that_no_average_has(k, disagrees, data, momentum):
 
 @pytest.mark.thorough
 def test_statistics_that_were_lost_are_no_other_preprocessing(k, data):
-    """What a normaliser begins with are the statistics of standardised features."""
+    """What a normalization layer begins with are the statistics of standardised features."""
     x, _ = data
     rows = x + 5
     bn = k.layers.BatchNormalization(momentum=0.9, name="bn")

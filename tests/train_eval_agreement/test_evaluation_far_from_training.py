@@ -338,7 +338,7 @@ def test_rows_that_hang_on_their_batch_in_training_alone():
 
 
 class Differs(keras.Model):
-    """Training mode that differs by design, with a normaliser or without."""
+    """Training mode that differs by design, with a normalization layer or without."""
 
     def __init__(self, kind, normalised):
         super().__init__()

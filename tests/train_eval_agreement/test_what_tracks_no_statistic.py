@@ -17,7 +17,7 @@ def x():
 
 
 def frozen_backbone(k):
-    """With a normaliser of its own, frozen with the rest."""
+    """With a normalization layer of its own, frozen with the rest."""
     layers = [k.layers.Dense(8, "relu"), k.layers.BatchNormalization(), k.layers.Dense(5)]
     base = k.Sequential([k.Input((6,)), *layers], name="base")
     base.trainable = False

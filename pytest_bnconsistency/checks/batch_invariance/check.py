@@ -1,4 +1,4 @@
-"""A row's result in inference does not depend on its companions, its position or their number.
+"""A row's result in inference does not depend on the other rows, its position or their number.
 
 At a fixed batch shape the answer is exact: a kept row must give the same bits whatever stands
 beside it. Between batch sizes kernels differ, and the answer is measured against the noise floor
@@ -11,7 +11,7 @@ import fnmatch
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from pytest_bnconsistency.checks.batch_invariance import explain as mixing
+from pytest_bnconsistency.checks.batch_invariance import explain as explanation
 from pytest_bnconsistency.checks.batch_invariance.comparisons import compare
 from pytest_bnconsistency.checks.batch_invariance.compiled_sizes import compiled_sizes
 from pytest_bnconsistency.checks.batch_invariance.padding import Further, pad_further
@@ -19,8 +19,8 @@ from pytest_bnconsistency.checks.batch_invariance.search import searched
 from pytest_bnconsistency.checks.batch_invariance.summary import (
     NOTHING_WOULD_SHOW,
     detection_limits,
-    held,
     inconclusive,
+    patched,
 )
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.traced_passes import observed
@@ -48,8 +48,8 @@ def check(case: Case) -> CheckResult:
         if not reason:
             return searched(case, x, lambda: _decide(case, x))
         declared = _declared(case, x, reason)
-        apart = [id(call.layer) for call in declared]
-        result = searched(case, x, lambda: _decide(case, x, apart), apart)
+        row_by_row = [id(call.layer) for call in declared]
+        result = searched(case, x, lambda: _decide(case, x, row_by_row), row_by_row)
     if result.verdict is not Verdict.PASSED:
         return result
     reasons = "; ".join(f"{call.path}: {why}" for call, why in declared.items())
@@ -73,14 +73,16 @@ def _declared(case: Case, x: Nest, reasons: Mapping[str, str]) -> dict[Call, str
     return found
 
 
-def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
-    compared = compare(case, x, apart)
-    findings = tuple(mixing.findings(case.subject, x, [judged for _, judged in compared.groups]))
-    if not findings and not apart and not compared.random:
+def _decide(case: Case, x: Nest, row_by_row: Collection[int] = ()) -> CheckResult:
+    compared = compare(case, x, row_by_row)
+    findings = tuple(
+        explanation.findings(case.subject, x, [judged for _, judged in compared.groups])
+    )
+    if not findings and not row_by_row and not compared.random:
         findings = tuple(compiled_sizes(case, x))
     further = Further()
     if not findings and compared.known:
-        further = pad_further(case, x, apart)
+        further = pad_further(case, x, row_by_row)
         findings = tuple(further.findings)
     result = CheckResult(
         check=NAME,
@@ -97,5 +99,5 @@ def _decide(case: Case, x: Nest, apart: Collection[int] = ()) -> CheckResult:
     evidence = {**result.evidence, "resolution": limits}
     if not limits:
         return NOTHING_WOULD_SHOW.of(replace(result, evidence=evidence))
-    summary = held(compared, further, limits)
+    summary = patched(compared, further, limits)
     return replace(result, verdict=Verdict.PASSED, evidence=evidence, summary=summary)

@@ -13,14 +13,14 @@ from pytest_bnconsistency.checks.batch_invariance.explain import Judged, names_o
 from pytest_bnconsistency.checks.batch_invariance.output_noise import noise_of
 from pytest_bnconsistency.checks.batch_invariance.sizes import chunks_of, compare_sizes, untraced
 from pytest_bnconsistency.checks.batch_invariance.variants import (
-    compare_exchanges,
     compare_otherwise,
+    compare_variants,
 )
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.entry_points import WHOLE, Entry, measured_noise, rows_between
 from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.errors import RefusedError
-from pytest_bnconsistency.execution.batch_variants import Exchange, joint_exchanges
+from pytest_bnconsistency.execution.batch_variants import BatchVariant, joint_batch_variants
 from pytest_bnconsistency.execution.observations import has_rows, same_outputs
 from pytest_bnconsistency.measurement.rounding_noise import Noise
 from pytest_bnconsistency.words import counted, listed
@@ -28,12 +28,12 @@ from pytest_bnconsistency.words import counted, listed
 
 @dataclass(frozen=True)
 class Compared:
-    """What was found of each entry point on the rows `x`, with the layers `apart` row by row."""
+    """What was found of each entry point on the rows `x`, some layers `row_by_row`."""
 
     case: Case
     x: Nest
-    apart: Collection[int]
-    joint: Sequence[Exchange]
+    row_by_row: Collection[int]
+    joint: Sequence[BatchVariant]
     groups: Sequence[tuple[Entry, Judged]]
     noise: Noise
     notes: Sequence[str]
@@ -49,7 +49,7 @@ class Compared:
         return any(judged.random for _, judged in self.groups)
 
     @property
-    def holding(self) -> list[Judged]:
+    def sound(self) -> list[Judged]:
         return [judged for judged in self.known if judged.holds]
 
     @property
@@ -62,8 +62,8 @@ class Compared:
         return max((judged.margin for judged in self.known), default=0.0)
 
     @property
-    def gathers(self) -> bool:
-        return any(judged.gathers for judged in self.known)
+    def row_routing(self) -> bool:
+        return any(judged.row_routing for judged in self.known)
 
     @property
     def dominated(self) -> bool:
@@ -84,7 +84,7 @@ class Compared:
         evidence = {
             "rows": rows_of(self.x),
             "entry_points": words,
-            "exchanges": [exchange.name for exchange in self.joint],
+            "exchanges": [variant.name for variant in self.joint],
             "sizes": self.sizes,
             "margin": self.margin,
         }
@@ -96,20 +96,20 @@ class Compared:
         return evidence
 
 
-def compare(case: Case, x: Nest, apart: Collection[int]) -> Compared:
+def compare(case: Case, x: Nest, row_by_row: Collection[int]) -> Compared:
     """Each entry point that computes something else, in other batches and in other sizes."""
-    joint, notes = joint_exchanges(x, case.settings.seed), list[str]()
-    groups = _entry_points(case, x, apart, notes)
-    noise = measured_noise(case, x, apart)
+    joint, notes = joint_batch_variants(x, case.settings.seed), list[str]()
+    groups = _entry_points(case, x, row_by_row, notes)
+    noise = measured_noise(case, x, row_by_row)
     for entry, judged in groups:
-        _compare_entry(entry, judged, case, x, joint, noise_of(case, x, entry, apart), notes)
-    if not apart:
+        _compare_entry(entry, judged, case, x, joint, noise_of(case, x, entry, row_by_row), notes)
+    if not row_by_row:
         groups += untraced(case, x, groups, noise)
     known = [judged for _, judged in groups if not judged.random]
     rowless = names_of([judged for judged in known if not judged.has_rows])
     if rowless and any(judged.has_rows for judged in known):
         notes.append(f"no output of {listed(rowless)} has the rows first: not judged")
-    return Compared(case, x, apart, joint, groups, noise, notes)
+    return Compared(case, x, row_by_row, joint, groups, noise, notes)
 
 
 def _compare_entry(
@@ -117,17 +117,17 @@ def _compare_entry(
     judged: Judged,
     case: Case,
     x: Nest,
-    joint: Sequence[Exchange],
+    joint: Sequence[BatchVariant],
     noise: Noise,
     notes: list[str],
 ) -> None:
-    compare_exchanges(entry, judged, case, x, joint, noise, notes)
+    compare_variants(entry, judged, case, x, joint, noise, notes)
     if not judged.differences and not judged.random:
         compare_sizes(entry, judged, x, noise)
         if judged.sizes:
             compare_otherwise(entry, judged, case, x, noise, notes)
     notes += _rows_first(entry, judged, x)
-    if judged.observed is not None and judged.observed.still:
+    if judged.observed is not None and judged.observed.stochastic_off:
         notes.append(f"layers that draw random numbers are held still in {entry.name}")
 
 
@@ -145,34 +145,34 @@ def _rows_first(entry: Entry, judged: Judged, x: Nest) -> list[str]:
 
 
 def _entry_points(
-    case: Case, x: Nest, apart: Collection[int], notes: list[str]
+    case: Case, x: Nest, row_by_row: Collection[int], notes: list[str]
 ) -> list[tuple[Entry, Judged]]:
     """The entry points that compute something else, each with the names that it stands for.
 
     What gives the same bits in every layer, or in the outputs of the whole batch and of a single
     row, computes the same: what holds for the one holds for the other. `predict` cannot run
-    layers `apart`.
+    layers `row_by_row`.
     """
     subject = case.subject
-    inference = entry_points.traced_entry(case, x, False, apart)
-    judged = Judged([subject.spelled(False)], inference.observed)
+    inference = entry_points.traced_entry(case, x, False, row_by_row)
+    judged = Judged([subject.call_text(False)], inference.observed)
     groups = [(inference, judged)]
-    for name in itertools.islice(subject.entries(), 0 if apart else 1):
+    for name in itertools.islice(subject.entries(), 0 if row_by_row else 1):
         production = entry_points.entry(case, x, name)
         if refusal := _refusal(production, inference, x):
             notes.append(f"not judged: {refusal}")
         elif _agree(case, production, inference, x):
             judged.names.insert(0, name)
         else:
-            again = functools.partial(entry_points.anew, case, name=name)
-            groups.insert(0, (production, Judged([name], anew=again)))
-    left_out = subject.spelled(None)
-    if left_out == subject.spelled(False):
+            again = functools.partial(entry_points.retraced, case, name=name)
+            groups.insert(0, (production, Judged([name], retraced=again)))
+    left_out = subject.call_text(None)
+    if left_out == subject.call_text(False):
         return groups
-    if not apart and entry_points.same_in_every_layer(case, x):
+    if not row_by_row and entry_points.same_in_every_layer(case, x):
         judged.names.insert(-1, left_out)
         return groups
-    default = entry_points.traced_entry(case, x, None, apart)
+    default = entry_points.traced_entry(case, x, None, row_by_row)
     assert inference.observed is not None
     assert default.observed is not None
     if default.observed.same_computation(inference.observed):

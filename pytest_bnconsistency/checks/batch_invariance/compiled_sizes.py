@@ -76,7 +76,7 @@ def _healed(
     if not Tries().may("predict, compiled again"):
         return False
     try:
-        with preserve_state(case.subject), restored(compiled.held):
+        with preserve_state(case.subject), restored(compiled.may_change):
             return unlike(compiled.compiled_again()) is None
     except Exception:
         return False

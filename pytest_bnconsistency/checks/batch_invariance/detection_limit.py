@@ -16,113 +16,117 @@ from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.entry_points import rows_between, traced_entry
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError
-from pytest_bnconsistency.execution.batch_variants import Exchange, exchanges
+from pytest_bnconsistency.execution.batch_variants import BatchVariant, batch_variants
 from pytest_bnconsistency.execution.forward_pass import Observation, Pass
 from pytest_bnconsistency.execution.observations import same_rows
-from pytest_bnconsistency.measurement.injected_faults import Leak, leak_into
+from pytest_bnconsistency.measurement.injected_faults import InjectedFault, inject_into
 from pytest_bnconsistency.measurement.rounding_noise import Noise
 
 FIRST = 4
 """Rows into which is leaked, one after the other, until one of them shows it."""
 PLACES = 3
 """Calls into which is leaked where nothing shows at the usual place."""
-LEAKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+TRIED_SHARES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """The shares of the batch's mean that are tried."""
 
 
-def resolution(
-    case: Case, x: Nest, apart: Collection[int], noise: Noise | None = None
+def detection_limit(
+    case: Case, x: Nest, row_by_row: Collection[int], noise: Noise | None = None
 ) -> Mapping[str, float | None]:
     """The smallest leak that is flagged at the input and inside, bit by bit or beyond `noise`.
 
-    A row stands beside a companion, and then beside another one, with a share of their mean in
+    A row stands beside another row, and then beside another one, with a share of their mean in
     it. It is the first row, unless nothing of that row reaches the outputs.
     """
     seen: Mapping[str, float | None] = {}
     for first in range(min(FIRST, rows_of(x))):
-        seen = _into(case, x, apart, first, noise)
+        seen = _into(case, x, row_by_row, first, noise)
         if any(share is not None for share in seen.values()):
             break
     return seen
 
 
 def _into(
-    case: Case, x: Nest, apart: Collection[int], first: int, noise: Noise | None
+    case: Case, x: Nest, row_by_row: Collection[int], first: int, noise: Noise | None
 ) -> Mapping[str, float | None]:
-    way = traced_entry(case, x, False, apart)
-    traced = way.observed
+    entry_point = traced_entry(case, x, False, row_by_row)
+    traced = entry_point.observed
     assert traced is not None
     batch, rows = _unlike_rows(x, first)
     kept = np.zeros(1, int)
-    alike = Exchange("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
-    changing = [e for e in exchanges(rows, case.settings.seed) if 0 in e.kept]
-    exchange = next((e for e in changing if _tells(traced, e, rows)), alike)
-    base, seen, known = way.run(batch, rows), dict[str, float | None](), laid_out(case, traced)
+    alike = BatchVariant("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
+    changing = [e for e in batch_variants(rows, case.settings.seed) if 0 in e.kept]
+    variant = next((e for e in changing if _tells(traced, e, rows)), alike)
+    base, seen, known = (
+        entry_point.run(batch, rows),
+        dict[str, float | None](),
+        laid_out(case, traced),
+    )
     if any(is_float(leaf) for leaf in flatten(x)):
 
-        def leaking_in(share: float) -> Observation:
-            return traced.run(leak_into(exchange.x, share))
+        def injected(share: float) -> Observation:
+            return traced.run(inject_into(variant.x, share))
 
-        seen["the input"] = _smallest(exchange, base, leaking_in, known, noise)
-    leak = traced.instrument
-    if isinstance(leak, Leak) and leak.index is not None:
-        inside = traced.calls[leak.index].label
-        run = _leaking(traced, leak, exchange.x)
-        seen[inside] = _smallest(exchange, base, run, known, noise, leak.index)
-    for place in [] if any(seen.values()) else _telling_rows_apart(base):
-        leak = Leak(place)
-        leaking = traced.again(rows, leak, traced=False)
-        untouched = leaking.run(rows)
-        if leak.index is None:
+        seen["the input"] = _smallest(variant, base, injected, known, noise)
+    fault = traced.instrument
+    if isinstance(fault, InjectedFault) and fault.index is not None:
+        inside = traced.calls[fault.index].label
+        run = _with_fault(traced, fault, variant.x)
+        seen[inside] = _smallest(variant, base, run, known, noise, fault.index)
+    for place in [] if any(seen.values()) else _distinguishing_calls(base):
+        fault = InjectedFault(place)
+        faulty = traced.again(rows, fault, traced=False)
+        untouched = faulty.run(rows)
+        if fault.index is None:
             break
-        run = _leaking(leaking, leak, exchange.x)
-        inside = traced.calls[leak.index].label
-        seen[inside] = _smallest(exchange, untouched, run, known, noise, leak.index)
+        run = _with_fault(faulty, fault, variant.x)
+        inside = traced.calls[fault.index].label
+        seen[inside] = _smallest(variant, untouched, run, known, noise, fault.index)
         if seen[inside] is not None:
             break
     if not seen:  # ids and no layers: there is nothing to leak a share into
         other = traced.run(map_nest(lambda leaf: leaf[::-1], rows))
-        whole = Exchange("another row", rows, kept, kept, 2)
+        whole = BatchVariant("another row", rows, kept, kept, 2)
         differs, _ = largest_move(base.outputs, other.outputs, whole)
         seen["the input, a whole row of it"] = 1.0 if differs else None
     return seen
 
 
-def _telling_rows_apart(base: Observation) -> list[int]:
+def _distinguishing_calls(base: Observation) -> list[int]:
     """Calls, a few from the middle on and the first, that give two rows different values.
 
     What is the same for all rows, such as a mask without padding, has nothing to leak.
     """
     records = enumerate(base.records)
-    apart = [i for i, found in records if any((a[:1] != a[1:]).any() for a in found or ())]
-    middle = len(apart) // 2
-    return list(dict.fromkeys([*apart[middle : middle + PLACES], *apart[:1]]))
+    distinct = [i for i, found in records if any((a[:1] != a[1:]).any() for a in found or ())]
+    middle = len(distinct) // 2
+    return list(dict.fromkeys([*distinct[middle : middle + PLACES], *distinct[:1]]))
 
 
-def _tells(traced: Pass, exchange: Exchange, rows: Nest) -> bool:
-    """Whether companions are others in an exchange, and the model takes them."""
-    if same_rows(exchange.x, rows):
+def _tells(traced: Pass, variant: BatchVariant, rows: Nest) -> bool:
+    """Whether other rows are others in an exchange, and the model takes them."""
+    if same_rows(variant.x, rows):
         return False
     try:
-        traced.run(exchange.x)
+        traced.run(variant.x)
     except DataError:
         return False
     return True
 
 
-def _leaking(traced: Pass, leak: Leak, x: Nest) -> Callable[[float], Observation]:
+def _with_fault(traced: Pass, fault: InjectedFault, x: Nest) -> Callable[[float], Observation]:
     def run(share: float) -> Observation:
-        leak.share.assign(share)
+        fault.share.assign(share)
         try:
             return traced.run(x)
         finally:
-            leak.share.assign(0.0)
+            fault.share.assign(0.0)
 
     return run
 
 
 def _smallest(
-    exchange: Exchange,
+    variant: BatchVariant,
     base: Observation,
     run: Callable[[float], Observation],
     known: Collection[int],
@@ -132,17 +136,17 @@ def _smallest(
     """The smallest share that shows in a run; the calls `known` differ without a leak.
 
     With `noise`, only what moves the outputs by more than that shows.
-    None, too, where the call at `place` gives both companions the same: it has nothing to leak.
+    None, too, where the call at `place` gives both other rows the same: it has nothing to leak.
     """
-    for share in LEAKS:
+    for share in TRIED_SHARES:
         other = run(share)
         if place is not None and not _varies(base.records[place], other.records[place]):
             return None
         if noise is not None:
-            if beyond_noise(base, other, exchange, noise):
+            if beyond_noise(base, other, variant, noise):
                 return share
             continue
-        found = compare_kept_rows(base, other, exchange)
+        found = compare_kept_rows(base, other, variant)
         if found is not None and (found.moved or set(found.places).difference(known)):
             return share
     return None

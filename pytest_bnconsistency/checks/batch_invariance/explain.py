@@ -19,7 +19,7 @@ from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.size_dependence import Place
 from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
 from pytest_bnconsistency.data.arrays import Array, Nest, distance, map_nest, rows_of
-from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import rounding_noise as noise
 from pytest_bnconsistency.models import Subject
@@ -44,13 +44,13 @@ ONE_WIDTH = (
 class Judged:
     """Entry points that compute the same, and what was found of them.
 
-    `observed` is the traced pass behind them, where there is one, and `anew` runs the code of one
-    that has none again; `stable` are the indices of the pass's calls that repeat themselves.
-    `margin` is the largest change between batch sizes, in bounds; `drowned` says that noise leaves
-    nothing to be seen there, `dominated` that it may be as large as the outputs, `raises` that a
-    batch was refused, `untraced` that the trace holds, `has_rows` that an output has the rows
-    first, `gathers` that calls get other numbers of rows beside other rows; `failing_rows`
-    (from, to) the first batch that failed for its size, `noise` its bound.
+    `observed` is the traced pass behind them, where there is one, and `retraced` runs the code of
+    one that has none again; `stable` are the indices of the pass's calls that repeat themselves.
+    `margin` is the largest change between batch sizes, in bounds; `noise_dominated` says that
+    noise leaves nothing to be seen there, `dominated` that it may be as large as the outputs,
+    `raises` that a batch was refused, `untraced` that the trace holds, `has_rows` that an output
+    has the rows first, `row_routing` that calls get other numbers of rows beside other rows;
+    `failing_rows` (from, to) the first batch that failed for its size, `noise` its bound.
     """
 
     names: list[str]
@@ -64,18 +64,18 @@ class Judged:
     random: bool = False
     stable: frozenset[int] = frozenset()
     margin: float = 0.0
-    drowned: bool = False
+    noise_dominated: bool = False
     dominated: bool = False
     raises: bool = False
     untraced: bool = False
     has_rows: bool = True
-    gathers: bool = False
-    anew: Callable[[Nest], list[Array]] | None = None
+    row_routing: bool = False
+    retraced: Callable[[Nest], list[Array]] | None = None
 
     @property
-    def mixes(self) -> bool:
+    def crosses_rows(self) -> bool:
         """Whether a row changes with the other rows, and not with its place alone."""
-        return any(not found.exchange.moves for found in self.differences)
+        return any(not found.variant.moves for found in self.differences)
 
     @property
     def fails(self) -> bool:
@@ -94,16 +94,16 @@ class Judged:
 
 def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Finding]:
     """One finding for each way in which rows depend on their batch."""
-    holding = names_of([entry for entry in judged if entry.holds])
+    sound = names_of([entry for entry in judged if entry.holds])
     found = []
-    if mixing := [entry for entry in judged if entry.mixes]:
-        found.append(_mixing(subject, x, mixing, holding))
+    if cross_row := [entry for entry in judged if entry.crosses_rows]:
+        found.append(_cross_row(subject, x, cross_row, sound))
     elif placed := [entry for entry in judged if entry.differences]:
-        found.append(_placed(x, placed, holding))
+        found.append(_placed(x, placed, sound))
     if losing := [entry for entry in judged if entry.shapes]:
-        found.append(_losing(x, losing, holding))
+        found.append(_losing(x, losing, sound))
     if sized := [entry for entry in judged if entry.sizes]:
-        found.append(_sized(x, sized, holding))
+        found.append(_sized(x, sized, sound))
     return found
 
 
@@ -111,25 +111,25 @@ def names_of(judged: Sequence[Judged]) -> list[str]:
     return [name for entry in judged for name in entry.names]
 
 
-def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
     # The entry whose layers can be seen; with several, the one that says least to the model.
     entry = next((e for e in reversed(failing) if e.observed is not None), failing[-1])
     difference = max(
-        (found for found in entry.differences if not found.exchange.moves),
+        (found for found in entry.differences if not found.variant.moves),
         key=lambda found: np.nan_to_num(found.moved, posinf=0.0),
     )
-    exchange = difference.exchange
-    message, moved = _symptom(failing, holding, exchange, "only the other rows change")
+    variant = difference.variant
+    message, moved = _symptom(failing, sound, variant, "only the other rows change")
     evidence = {
         "fails": names_of(failing),
-        "holds": holding,
+        "holds": sound,
         "exchanges": {
-            listed(e.names): [found.exchange.name for found in e.differences] for e in failing
+            listed(e.names): [found.variant.name for found in e.differences] for e in failing
         },
         "largest_change": moved,
     }
     if entry.observed is None:
-        rule, place, explanation = _own_code(subject, x, exchange, entry)
+        rule, place, explanation = _own_code(subject, x, variant, entry)
         return rule.finding(
             layer=place,
             message=message,
@@ -138,23 +138,23 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
             evidence=evidence,
         )
     seen, tries = entry.observed, Tries()
-    cured = _in_inference(subject, seen, x, exchange, tries)
+    cured = _in_inference(subject, seen, x, variant, tries)
     if not cured and tries.may("the reader of what the model pads"):
-        found = padding.finding_inside(seen, x, exchange, message, evidence)
+        found = padding.finding_inside(seen, x, variant, message, evidence)
         if found is not None:
             return found
     if tries.may("the first layer whose rows change"):
         among = seen.reaching_outputs() & entry.stable
-        origin = localise.first_origin(localise.with_inputs(seen, x), x, exchange, among)
+        origin = localise.first_origin(localise.with_inputs(seen, x), x, variant, among)
     else:
         origin = localise.first_known(seen, difference.places)
     evidence["layer"] = origin.label
     more = _also_in_training_mode(subject, seen, x, origin) if cured else []
     if cured:
         rule = rules.TRAINING_MODE
-        explanation = _training_mode(subject, seen, x, exchange, origin, more, tries)
+        explanation = _training_mode(subject, seen, x, variant, origin, more, tries)
     else:
-        rule, explanation = rules.ROWS_MIX, _across_rows(seen, x, exchange, origin, tries)
+        rule, explanation = rules.ROWS_MIX, _across_rows(seen, x, variant, origin, tries)
     return rule.finding(
         layer=origin.label,
         layers=[origin.label, *more],
@@ -167,23 +167,23 @@ def _mixing(subject: Subject, x: Nest, failing: Sequence[Judged], holding: list[
 
 
 def _own_code(
-    subject: Subject, x: Nest, exchange: Exchange, entry: Judged
+    subject: Subject, x: Nest, variant: BatchVariant, entry: Judged
 ) -> tuple[Rule, str, Explanation]:
     """The rule, the place and the explanation, where no layer is seen."""
 
     def independent(within: contextlib.AbstractContextManager[Any]) -> bool:
-        if entry.anew is None:
+        if entry.retraced is None:
             return False
         try:
             with within:
-                mine, its = entry.anew(x), entry.anew(exchange.x)
+                mine, its = entry.retraced(x), entry.retraced(variant.x)
         except Exception:
             return False
-        return not largest_move(mine, its, exchange)[0]
+        return not largest_move(mine, its, variant)[0]
 
     names = subject.own_inference()
-    alone = [name for name in names if independent(subject.as_library([name]))]
-    own = alone[:1] or (names if names and independent(subject.as_library(names)) else [])
+    one_by_one = [name for name in names if independent(subject.as_library([name]))]
+    own = one_by_one[:1] or (names if names and independent(subject.as_library(names)) else [])
     if not own:
         unknown = Explanation(
             cause="not established; tried: the same rows through model(x) and model(x, "
@@ -206,23 +206,23 @@ def _own_code(
             established=True,
         )
         return rules.TRAINING_MODE, place, in_training
-    mixing = Explanation(
+    cross_row = Explanation(
         cause=f"{who} mixes the rows",
         tested=f"with the library's own in its place, {same}",
         remedy=f"in {place}, compute over the feature axes, not over axis 0; if rows are meant to "
         "meet there, declare it: transductive='reason'",
         established=True,
     )
-    return rules.ROWS_MIX, place, mixing
+    return rules.ROWS_MIX, place, cross_row
 
 
 def _symptom(
-    failing: Sequence[Judged], holding: list[str], exchange: Exchange, what: str
+    failing: Sequence[Judged], sound: list[str], variant: BatchVariant, what: str
 ) -> tuple[str, float]:
     """The verdict in a sentence, and the largest change of an output."""
     moves = [found.moved for entry in failing for found in entry.differences]
     moved = max([m for m in moves if m and np.isfinite(m)], default=max(moves))
-    where = _where(failing, holding)
+    where = _where(failing, sound)
     how = (
         f"a row moves by {moved:.3g}"
         if moved and np.isfinite(moved)
@@ -230,20 +230,22 @@ def _symptom(
         if moved
         else "a row's hidden values move, though saturation hides it in the outputs,"
     )
-    return f"{how} when {what} (batches of {exchange.rows} rows), {where}", moved
+    return f"{how} when {what} (batches of {variant.rows} rows), {where}", moved
 
 
-def _where(failing: Sequence[Judged], holding: list[str]) -> str:
-    where = f", not through {listed(holding, 'or')}" if holding else ""
+def _where(failing: Sequence[Judged], sound: list[str]) -> str:
+    where = f", not through {listed(sound, 'or')}" if sound else ""
     return f"through {listed(names_of(failing))}{where}"
 
 
-def _in_inference(subject: Subject, seen: Pass, x: Nest, exchange: Exchange, tries: Tries) -> bool:
+def _in_inference(
+    subject: Subject, seen: Pass, x: Nest, variant: BatchVariant, tries: Tries
+) -> bool:
     """Whether rows are independent with every layer in inference mode."""
     takes = {id(c.layer) for c in seen.calls if subject.takes_training(c.layer)}
     if not takes or not tries.may("inference mode forced on every layer that takes one"):
         return False
-    return localise.independent_with(seen, x, exchange, modes=dict.fromkeys(takes, False))
+    return localise.independent_with(seen, x, variant, modes=dict.fromkeys(takes, False))
 
 
 def _also_in_training_mode(subject: Subject, seen: Pass, x: Nest, origin: Origin) -> list[str]:
@@ -262,7 +264,7 @@ def _training_mode(
     subject: Subject,
     seen: Pass,
     x: Nest,
-    exchange: Exchange,
+    variant: BatchVariant,
     origin: Origin,
     more: Sequence[str],
     tries: Tries,
@@ -275,7 +277,7 @@ def _training_mode(
     def undone(modes: Mapping[int, bool]) -> bool:
         if not tries.may("inference mode for a layer alone"):
             return False
-        return localise.independent_with(seen, x, exchange, modes=modes)
+        return localise.independent_with(seen, x, variant, modes=modes)
 
     teller = who_tells(subject, origin.call, [*seen.passing_calls, *seen.calls], undone)
     return Explanation(
@@ -289,7 +291,7 @@ def _training_mode(
 
 
 def _across_rows(
-    seen: Pass, x: Nest, exchange: Exchange, origin: Origin, tries: Tries
+    seen: Pass, x: Nest, variant: BatchVariant, origin: Origin, tries: Tries
 ) -> Explanation:
     how_known = (
         "its input row is the same to the bit and its output row is not"
@@ -298,20 +300,20 @@ def _across_rows(
     )
     meeting = dict[str, str]()
     if tries.may("the operations in which rows meet"):
-        meeting = localise.meeting_operations(seen, x, exchange)
+        meeting = localise.meeting_operations(seen, x, variant)
     operation = next(iter(meeting.values()), "")
     call = origin.call if origin.replayed else None
-    alone = None
+    one_by_one = None
     if call is not None and tries.may(f"{origin.label} given one row at a time"):
-        alone = localise.intervened(seen, x, apart=[id(call.layer)])
-    apart = call is not None and localise.runs_apart(alone, x)
-    declared = f"{{{call.path!r}: 'reason'}}" if call is not None and apart else "'reason'"
+        one_by_one = localise.intervened(seen, x, row_by_row=[id(call.layer)])
+    row_by_row = call is not None and localise.runs_row_by_row(one_by_one, x)
+    declared = f"{{{call.path!r}: 'reason'}}" if call is not None and row_by_row else "'reason'"
     remedy = (
         "compute over the feature axes, not over axis 0; give statistics of the batch to "
         "training mode only; if rows are meant to meet here, declare it: "
         f"transductive={declared}"
     )
-    if localise.independent(alone, x, exchange):
+    if localise.independent(one_by_one, x, variant):
         what = f": {operation} is the first operation that differs" if operation else ""
         return Explanation(
             cause=f"{origin.label} computes across the rows of its batch{what}",
@@ -320,7 +322,7 @@ def _across_rows(
             remedy=remedy,
             established=True,
         )
-    proven = _held(seen, x, exchange, origin, meeting, tries)
+    proven = _patched(seen, x, variant, origin, meeting, tries)
     if proven is not None:
         cause, tested = proven
         return Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
@@ -334,27 +336,29 @@ def _across_rows(
     )
 
 
-def _held(
+def _patched(
     seen: Pass,
     x: Nest,
-    exchange: Exchange,
+    variant: BatchVariant,
     origin: Origin,
     meeting: Mapping[str, str],
     tries: Tries,
 ) -> tuple[str, str] | None:
     """The cause, and how it was tested, if rows stay once what joins them is held."""
     if tries.may("what the layers give that reduce the batch away, held"):
-        held = localise.reduced(seen, x, exchange)
-        forced = localise.intervened(seen, x, held=held) if held else None
-        if localise.independent(forced, x, exchange):
+        patched = localise.reduced(seen, x, variant)
+        forced = localise.intervened(seen, x, patched=patched) if patched else None
+        if localise.independent(forced, x, variant):
             return (
-                f"{listed(held)} {'reduce' if len(held) > 1 else 'reduces'} the batch axis away, "
+                f"{listed(patched)} {'reduce' if len(patched) > 1 else 'reduces'} the batch axis "
+                f"away, "
                 f"and {origin.label} brings the result back into the rows",
-                f"with {listed(held)} held at what {'they' if len(held) > 1 else 'it'} gave for "
+                f"with {listed(patched)} held at what {'they' if len(patched) > 1 else 'it'} "
+                f"gave for "
                 "the first batch, every kept row has the same bits in every layer and output",
             )
     if meeting and tries.may("the operations in which rows meet, held"):
-        operations = localise.tested_operations(seen, x, exchange, meeting)
+        operations = localise.tested_operations(seen, x, variant, meeting)
         if operations:
             more = len(operations) - SHOWN
             shown = [*operations[:SHOWN]] + [counted(more, "more operation")] * (more > 0)
@@ -372,13 +376,13 @@ def _shown(failing: Sequence[Judged]) -> Judged:
     return next((entry for entry in failing if entry.observed is not None), failing[0])
 
 
-def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+def _placed(x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
     entry = _shown(failing)
-    exchange = entry.differences[0].exchange
+    variant = entry.differences[0].variant
     place, tries = None, Tries()
     if entry.observed is not None and tries.may("what each layer gives rows in other places"):
-        place = sizes.depends_on_place(entry.observed, x, exchange)
-    message, moved = _symptom(failing, holding, exchange, "its position changes")
+        place = sizes.depends_on_place(entry.observed, x, variant)
+    message, moved = _symptom(failing, sound, variant, "its position changes")
     explanation = _of_place(
         place,
         tries,
@@ -392,7 +396,7 @@ def _placed(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         message=message,
         explanation=explanation,
         bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
-        evidence={"fails": names_of(failing), "holds": holding, "largest_change": moved},
+        evidence={"fails": names_of(failing), "holds": sound, "largest_change": moved},
     )
 
 
@@ -406,7 +410,7 @@ def _of_place(
     return Explanation(cause=cause, remedy=remedy)
 
 
-def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+def _losing(x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
     entry = _shown(failing)
     place, tries = None, Tries()
     if smaller := _smaller_batch(entry, tries):
@@ -423,9 +427,9 @@ def _losing(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
     )
     return rules.BATCH_AXIS_LOST.finding(
         layer="the model's output" if place is None else place.label,
-        message=f"{entry.shapes[0]}, {_where(failing, holding)}",
+        message=f"{entry.shapes[0]}, {_where(failing, sound)}",
         explanation=explanation,
-        evidence={"fails": names_of(failing), "holds": holding},
+        evidence={"fails": names_of(failing), "holds": sound},
     )
 
 
@@ -451,14 +455,14 @@ def _shape_remedy(entry: Judged, width: bool) -> str:
     return sizes.BRANCHING if entry.untraced else sizes.ANY_NUMBER if entry.raises else NAMED_AXIS
 
 
-def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
+def _sized(x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
     entry = _shown(failing)
     place, tries = None, Tries()
     if smaller := _smaller_batch(entry, tries):
         place = sizes.depends_on_size(smaller.observed, x, *smaller.rows, entry.noise)
-    message = f"{entry.sizes[0]}, {_where(failing, holding)}"
+    message = f"{entry.sizes[0]}, {_where(failing, sound)}"
     if _was_compiled_before(x, entry):
-        return before.size_matters(message, {"fails": names_of(failing), "holds": holding})
+        return before.size_matters(message, {"fails": names_of(failing), "holds": sound})
     explanation = _of_place(
         place,
         tries,
@@ -474,17 +478,17 @@ def _sized(x: Nest, failing: Sequence[Judged], holding: list[str]) -> Finding:
         message=message,
         explanation=explanation,
         bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
-        evidence={"fails": {listed(e.names): e.sizes for e in failing}, "holds": holding},
+        evidence={"fails": {listed(e.names): e.sizes for e in failing}, "holds": sound},
     )
 
 
 def _was_compiled_before(x: Nest, entry: Judged) -> bool:
     """Whether the rows of the batch that failed are as among all once the code is traced again."""
-    if entry.anew is None or entry.failing_rows is None:
+    if entry.retraced is None or entry.failing_rows is None:
         return False
     start, stop = entry.failing_rows
     try:
-        whole, some = entry.anew(x), entry.anew(map_nest(lambda leaf: leaf[start:stop], x))
+        whole, some = entry.retraced(x), entry.retraced(map_nest(lambda leaf: leaf[start:stop], x))
         return all(
             distance(a[start:stop], b).max(initial=0.0) <= entry.noise
             for a, b in zip(whole, some, strict=True)

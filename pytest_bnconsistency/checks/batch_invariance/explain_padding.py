@@ -6,10 +6,10 @@ from typing import Any
 
 from pytest_bnconsistency.checks.size_dependence import END
 from pytest_bnconsistency.data.arrays import Array, Nest, distance
-from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.layer_values import (
-    APART,
+    UNLIKE,
     Recorded,
     differ,
     outputs_with,
@@ -59,24 +59,24 @@ def finding(seen: Pass, batch: Padded, moved: Moved) -> Finding:
 
 
 def finding_inside(
-    seen: Pass, x: Nest, exchange: Exchange, message: str, evidence: dict[str, Any]
+    seen: Pass, x: Nest, variant: BatchVariant, message: str, evidence: dict[str, Any]
 ) -> Finding | None:
-    """The finding for rows that move with their companions because code of the model pads each
+    """The finding for rows that move with their other rows because code of the model pads each
     batch to its longest row; None if that is not why.
     """
-    base, other = recorded(seen, x), recorded(seen, exchange.x)
+    base, other = recorded(seen, x), recorded(seen, variant.x)
     for label, mine in base.returned.items():
         its = other.returned.get(label, [])
         if len(mine) != 1 or len(its) != 1:
             continue
-        batch = padded_inside(x, exchange.x, exchange.kept, mine[0], its[0])
+        batch = padded_inside(x, variant.x, variant.kept, mine[0], its[0])
         if batch is None:
             continue
         given = [*base.given[label], *other.given[label]]
         longest = batch.counted.shape[1] + batch.more
         if any(leaf.ndim > 1 and leaf.shape[1] >= longest for leaf in given):
             return None  # its rows were of one length, until here
-        bound = APART * max(float(evidence["largest_change"]), 0.0)
+        bound = UNLIKE * max(float(evidence["largest_change"]), 0.0)
         places, tested = reading(seen, batch, bound)
         if not tested:
             return None
@@ -113,16 +113,16 @@ def reading(seen: Pass, batch: Padded, bound: float) -> tuple[list[str], bool]:
     What differs in padded steps alone is no fault yet: it is one of whoever reads them. Where one
     gives back what it gives without the added steps, another may read them further on.
     """
-    base, places, held = recorded(seen, batch.short), list[str](), dict[str, list[Array]]()
+    base, places, patched = recorded(seen, batch.short), list[str](), dict[str, list[Array]]()
     for _ in range(ROUNDS):
-        longer = recorded(seen, batch.long, held=held)
+        longer = recorded(seen, batch.long, patched=patched)
         place, label = _first_reader(batch, base, longer)
         places.append(place)
-        if not label or label in held:
+        if not label or label in patched:
             break
         pairs = zip(base.returned[label], longer.returned[label], strict=False)
-        held[label] = [batch.with_steps_of(its, mine) for mine, its in pairs]
-        if _mends(seen, batch, held, bound):
+        patched[label] = [batch.with_steps_of(its, mine) for mine, its in pairs]
+        if _mends(seen, batch, patched, bound):
             return places, True
     return places[:1], False
 
@@ -133,15 +133,15 @@ def _first_reader(batch: Padded, base: Recorded, longer: Recorded) -> tuple[str,
     That is "" where no call does.
     """
 
-    def apart(mine: list[Array], its: list[Array]) -> bool:
+    def unlike(mine: list[Array], its: list[Array]) -> bool:
         pairs = (batch.of_both(a, b) for a, b in zip(mine, its, strict=False))
         return any(differ(*pair) for pair in pairs if pair is not None)
 
     def gives_others(label: str) -> bool:
-        return apart(base.returned[label], longer.returned.get(label, []))
+        return unlike(base.returned[label], longer.returned.get(label, []))
 
     def is_given_others(label: str) -> bool:
-        return apart(base.given[label], longer.given.get(label, []))
+        return unlike(base.given[label], longer.given.get(label, []))
 
     before = "the input"
     for label in base.returned:
@@ -155,8 +155,8 @@ def _first_reader(batch: Padded, base: Recorded, longer: Recorded) -> tuple[str,
     return f"between {before} and {END}", ""
 
 
-def _mends(seen: Pass, batch: Padded, held: dict[str, list[Array]], bound: float) -> bool:
-    base, outputs = outputs_with(seen, batch.short), outputs_with(seen, batch.long, held)
+def _mends(seen: Pass, batch: Padded, patched: dict[str, list[Array]], bound: float) -> bool:
+    base, outputs = outputs_with(seen, batch.short), outputs_with(seen, batch.long, patched)
     if base is None or outputs is None:
         return False
     pairs = (batch.of_both(a, b) for a, b in zip(base, outputs, strict=True))

@@ -1,4 +1,4 @@
-"""Layers whose rows change with their companions though no output shows it: which of them count.
+"""Layers whose rows change with their other rows though no output shows it: which of them count.
 
 Saturation hides a dependence, and it is one all the same. But a model may also lay its rows out by
 the batch, sorted, padded to the longest or sent to experts, and put them back: then a layer gives
@@ -13,7 +13,7 @@ from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.entry_points import measured_noise
 from pytest_bnconsistency.data.arrays import Array, Nest, distance, is_float
 from pytest_bnconsistency.execution.activation_patching import of_kept_rows
-from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.layer_values import differ, outputs_with, values_of
 from pytest_bnconsistency.execution.state import same_bits
@@ -32,16 +32,16 @@ def hidden(
     case: Case,
     seen: Pass,
     x: Nest,
-    exchange: Exchange,
+    variant: BatchVariant,
     places: Sequence[int],
-    gathers: bool,
+    row_routing: bool,
 ) -> tuple[int, ...]:
     """Of the calls at `places`, whose kept rows change while no output's do, those that count.
 
     What a call's kept rows change by is put alone into the first batch. If the outputs stay as
     they are, but for noise, they hide it; if they change, the rest of the model had undone it. So
-    it has where rows only get another length. Where the model `gathers` rows, a call whose values
-    move by no more than rounding is left out, too.
+    it has where rows only get another length. Where the model `row_routing` rows, a call whose
+    values move by no more than rounding is left out, too.
     """
     known = laid_out(case, seen)
     hiding: set[int] = case.shared.setdefault(("hiding", id(seen)), set())
@@ -51,18 +51,18 @@ def hidden(
         return ()
     if unknown[0] in hiding:
         return tuple(unknown)
-    base, other = (values_of(seen, rows, labels) for rows in (x, exchange.x))
+    base, other = (values_of(seen, rows, labels) for rows in (x, variant.x))
 
     def is_hidden(label: str) -> bool:
         """Whether the outputs stay with the call's changed rows in the first batch."""
         mine, its = base.get(label, []), other.get(label, [])
         if [a.shape for a in mine] != [b.shape for b in its]:
             return False
-        changed = [_with_rows_of(b, a, exchange) for a, b in zip(mine, its, strict=True)]
-        if gathers and not any(map(differ, mine, changed)):
+        changed = [_with_rows_of(b, a, variant) for a, b in zip(mine, its, strict=True)]
+        if row_routing and not any(map(differ, mine, changed)):
             return False
-        still, moved = (outputs_with(seen, x, {label: held}) for held in (mine, changed))
-        return still is None or moved is None or not _answers(case, still, moved)
+        before, moved = (outputs_with(seen, x, {label: patched}) for patched in (mine, changed))
+        return before is None or moved is None or not _answers(case, before, moved)
 
     for place in unknown[:TRIED]:
         if is_hidden(seen.calls[place].label):
@@ -74,20 +74,20 @@ def hidden(
     return tuple(place for place in places if place not in known)
 
 
-def _answers(case: Case, still: list[Array], moved: list[Array]) -> bool:
+def _answers(case: Case, before: list[Array], moved: list[Array]) -> bool:
     """Whether some output moves by more than noise."""
     floors = measured_noise(case, case.sample()).floors
     return any(
         distance(a, b).max(initial=0.0) > floor.bound if is_float(a) else not same_bits(a, b)
-        for a, b, floor in zip(still, moved, floors, strict=True)
+        for a, b, floor in zip(before, moved, floors, strict=True)
     )
 
 
-def _with_rows_of(its: Array, mine: Array, exchange: Exchange) -> Array:
+def _with_rows_of(its: Array, mine: Array, variant: BatchVariant) -> Array:
     """`mine` with the kept rows of `its`."""
-    if not mine.ndim or len(mine) == 0 or len(mine) % exchange.rows:
+    if not mine.ndim or len(mine) == 0 or len(mine) % variant.rows:
         return mine
     changed: Array = mine.copy()
-    entries = of_kept_rows(len(mine), exchange.kept, exchange.rows)
+    entries = of_kept_rows(len(mine), variant.kept, variant.rows)
     changed[entries] = its[entries]
     return changed

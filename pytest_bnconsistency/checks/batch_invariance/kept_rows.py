@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array, distance
-from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Observation
 from pytest_bnconsistency.execution.row_hashes import by_row
 from pytest_bnconsistency.measurement.rounding_noise import Noise
@@ -24,7 +24,7 @@ class Difference:
     `row` is the one that moves farthest; `moved` is infinite where an output has another shape.
     """
 
-    exchange: Exchange
+    variant: BatchVariant
     places: tuple[int, ...]
     moved: float
     row: int = 0
@@ -33,37 +33,37 @@ class Difference:
 def compare_kept_rows(
     base: Observation,
     other: Observation,
-    exchange: Exchange,
+    variant: BatchVariant,
     among: Collection[int] | None = None,
 ) -> Difference | None:
     """How kept rows differ, in the outputs and in the calls `among`, by default all.
 
     None where they have the same bits.
     """
-    moved, row = largest_move(base.outputs, other.outputs, exchange)
+    moved, row = largest_move(base.outputs, other.outputs, variant)
     places = tuple(
         index
         for index, (mine, its) in enumerate(zip(base.records, other.records, strict=True))
         if (among is None or index in among)
         and mine is not None
         and its is not None
-        and any_hashes_differ(mine, its, exchange)
+        and any_hashes_differ(mine, its, variant)
     )
-    return Difference(exchange, places, moved, row) if moved or places else None
+    return Difference(variant, places, moved, row) if moved or places else None
 
 
-def largest_move(mine: list[Array], its: list[Array], exchange: Exchange) -> tuple[float, int]:
+def largest_move(mine: list[Array], its: list[Array], variant: BatchVariant) -> tuple[float, int]:
     """By how much a kept row of the outputs moves, at most, and which one; 0 for the same bits."""
-    largest, row = 0.0, int(exchange.kept[0])
+    largest, row = 0.0, int(variant.kept[0])
     for a, b in zip(mine, its, strict=True):
-        if not (a.ndim and b.ndim and len(a) == len(b) == exchange.rows):
+        if not (a.ndim and b.ndim and len(a) == len(b) == variant.rows):
             continue
         if a.shape != b.shape:
             return np.inf, row
-        different = _rows_that_differ(a, b, exchange)
+        different = _rows_that_differ(a, b, variant)
         if not different.any():
             continue
-        kept, now = exchange.kept[different], exchange.now[different]
+        kept, now = variant.kept[different], variant.now[different]
         change = distance(b[now], a[kept]).reshape(len(kept), -1).max(axis=1)
         if max(float(change.max()), ONLY_BITS) > largest:
             largest = max(float(change.max()), ONLY_BITS)
@@ -71,35 +71,37 @@ def largest_move(mine: list[Array], its: list[Array], exchange: Exchange) -> tup
     return largest, row
 
 
-def beyond_noise(base: Observation, other: Observation, exchange: Exchange, noise: Noise) -> float:
+def beyond_noise(
+    base: Observation, other: Observation, variant: BatchVariant, noise: Noise
+) -> float:
     """The largest change of a kept row of the outputs that noise does not explain."""
-    kept, now = exchange.kept, exchange.now
+    kept, now = variant.kept, variant.now
     moves = [
         noise.compare(index, mine[kept], its[now], kept)
         for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
-        if mine.ndim and mine.shape == its.shape and len(mine) == exchange.rows
+        if mine.ndim and mine.shape == its.shape and len(mine) == variant.rows
     ]
     # In the same place next to no noise is to be expected, however much the network has.
-    beyond = [m for m in moves if m is not None and (m.beyond if exchange.moves else m.large)]
+    beyond = [m for m in moves if m is not None and (m.beyond if variant.moves else m.large)]
     return max((moved.change for moved in beyond), default=0.0)
 
 
-def any_hashes_differ(mine: list[Array], its: list[Array], exchange: Exchange) -> bool:
-    return any(hashes_differ(a, b, exchange) for a, b in zip(mine, its, strict=True))
+def any_hashes_differ(mine: list[Array], its: list[Array], variant: BatchVariant) -> bool:
+    return any(hashes_differ(a, b, variant) for a, b in zip(mine, its, strict=True))
 
 
-def hashes_differ(mine: Array, its: Array, exchange: Exchange) -> bool | None:
+def hashes_differ(mine: Array, its: Array, variant: BatchVariant) -> bool | None:
     """Whether hashes differ for a kept row; None where the first axis is not the batch."""
-    rows, other = by_row(mine, exchange.rows), by_row(its, exchange.rows)
+    rows, other = by_row(mine, variant.rows), by_row(its, variant.rows)
     # How many elements an operation picks may depend on the batch: nothing to compare.
     if rows is None or other is None or rows.shape != other.shape:
         return None
-    return bool((rows[exchange.kept] != other[exchange.now]).any())
+    return bool((rows[variant.kept] != other[variant.now]).any())
 
 
-def _rows_that_differ(mine: Array, its: Array, exchange: Exchange) -> Array:
-    a = np.ascontiguousarray(mine[exchange.kept]).reshape(len(exchange.kept), -1)
-    b = np.ascontiguousarray(its[exchange.now]).reshape(len(exchange.kept), -1)
+def _rows_that_differ(mine: Array, its: Array, variant: BatchVariant) -> Array:
+    a = np.ascontiguousarray(mine[variant.kept]).reshape(len(variant.kept), -1)
+    b = np.ascontiguousarray(its[variant.now]).reshape(len(variant.kept), -1)
     if a.dtype == object:  # texts
         return np.asarray((a != b).any(axis=1), bool)
     different: Array = (a.view(np.uint8) != b.view(np.uint8)).any(axis=1)

@@ -14,8 +14,8 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
     hashes_differ,
 )
 from pytest_bnconsistency.data.arrays import Array, Nest, rows_of
-from pytest_bnconsistency.execution.activation_patching import Held
-from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.activation_patching import Patch
+from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Instrument, Pass
 from pytest_bnconsistency.execution.layer_values import results_of
 from pytest_bnconsistency.execution.row_hashes import (
@@ -59,20 +59,20 @@ def with_inputs(seen: Pass, x: Nest) -> Pass:
     return seen.again(x, WithInputs(rows_of(x)))
 
 
-def first_origin(watched: Pass, x: Nest, exchange: Exchange, among: set[int]) -> Origin:
+def first_origin(watched: Pass, x: Nest, variant: BatchVariant, among: set[int]) -> Origin:
     """Where, in a pass `with_inputs`, a kept row changes first.
 
     `among` are the indices of the calls that count.
     """
-    base, other = watched.run(x), watched.run(exchange.x)
+    base, other = watched.run(x), watched.run(variant.x)
     calls = tuple(watched.calls)
     for index, (mine, its) in enumerate(zip(base.records, other.records, strict=True)):
         if mine is None or its is None or index not in among:
             continue
         given = int(mine[0][0])
-        if not any_hashes_differ(mine[1 + given :], its[1 + given :], exchange):
+        if not any_hashes_differ(mine[1 + given :], its[1 + given :], variant):
             continue
-        replayed = not any_hashes_differ(mine[1 : 1 + given], its[1 : 1 + given], exchange)
+        replayed = not any_hashes_differ(mine[1 : 1 + given], its[1 : 1 + given], variant)
         call = calls[index]
         outside = [c for c in calls[:index] if not c.path.startswith(call.path + "/")]
         before = outside[-1].label if outside else "the input"
@@ -93,42 +93,47 @@ def intervened(
     x: Nest,
     *,
     modes: Mapping[int, bool] | None = None,
-    apart: Collection[int] = (),
-    held: Mapping[str, list[Array]] | None = None,
-    operations: Mapping[str, Held] | None = None,
+    row_by_row: Collection[int] = (),
+    patched: Mapping[str, list[Array]] | None = None,
+    operations: Mapping[str, Patch] | None = None,
 ) -> Pass | None:
     """The pass with an intervention, None where the code does not take it.
 
-    `modes` are other modes for layers, by identity; layers `apart` get one row at a time; calls
-    that are `held` return what is given for them, and so do single `operations`, by name.
+    `modes` are other modes for layers, by identity; layers `row_by_row` get one row at a time;
+    calls that are `patched` return what is given for them, and so do single `operations`, by name.
     """
     try:
         return seen.again(
-            x, Fingerprints(), modes=modes, apart=apart, held=held, operations=operations
+            x,
+            Fingerprints(),
+            modes=modes,
+            row_by_row=row_by_row,
+            patched=patched,
+            operations=operations,
         )
     except Exception:
         return None
 
 
-def independent(forced: Pass | None, x: Nest, exchange: Exchange) -> bool:
+def independent(forced: Pass | None, x: Nest, variant: BatchVariant) -> bool:
     """Whether kept rows are the same in every layer and output of a pass that is `intervened`."""
     if forced is None:
         return False
     try:
-        base, other = forced.run(x), forced.run(exchange.x)
+        base, other = forced.run(x), forced.run(variant.x)
     except Exception:
         return False  # an intervention that the code does not take proves nothing
-    return compare_kept_rows(base, other, exchange, forced.reaching_outputs()) is None
+    return compare_kept_rows(base, other, variant, forced.reaching_outputs()) is None
 
 
 def independent_with(
-    seen: Pass, x: Nest, exchange: Exchange, *, modes: Mapping[int, bool]
+    seen: Pass, x: Nest, variant: BatchVariant, *, modes: Mapping[int, bool]
 ) -> bool:
     """Whether kept rows are the same with other modes for layers, by identity."""
-    return independent(intervened(seen, x, modes=modes), x, exchange)
+    return independent(intervened(seen, x, modes=modes), x, variant)
 
 
-def runs_apart(forced: Pass | None, x: Nest) -> bool:
+def runs_row_by_row(forced: Pass | None, x: Nest) -> bool:
     """Whether layers can be given one row at a time as in `forced`, also outside of a trace."""
     if forced is None:
         return False
@@ -140,10 +145,10 @@ def runs_apart(forced: Pass | None, x: Nest) -> bool:
     return True
 
 
-def reduced(seen: Pass, x: Nest, exchange: Exchange) -> dict[str, list[Array]]:
-    """What calls gave whose result has no axis for the batch and changes with the companions."""
+def reduced(seen: Pass, x: Nest, variant: BatchVariant) -> dict[str, list[Array]]:
+    """What calls gave whose result has no axis for the batch and changes with the other rows."""
     watched = seen.again(x, Values())
-    base, other = watched.run(x), watched.run(exchange.x)
+    base, other = watched.run(x), watched.run(variant.x)
     return {
         call.label: mine
         for call, mine, its in zip(watched.calls, base.records, other.records, strict=True)
@@ -151,7 +156,7 @@ def reduced(seen: Pass, x: Nest, exchange: Exchange) -> dict[str, list[Array]]:
     }
 
 
-def routes(seen: Pass, x: Nest, others: Iterable[Nest]) -> bool:
+def dynamic_routing(seen: Pass, x: Nest, others: Iterable[Nest]) -> bool:
     """Whether some operation gives other numbers of entries for other rows in the same places.
 
     So does one that picks the rows that an expert takes.
@@ -172,20 +177,20 @@ def routes(seen: Pass, x: Nest, others: Iterable[Nest]) -> bool:
 
 
 def meeting_operations(
-    seen: Pass, x: Nest, exchange: Exchange, held: Mapping[str, Held] | None = None
+    seen: Pass, x: Nest, variant: BatchVariant, patched: Mapping[str, Patch] | None = None
 ) -> dict[str, str]:
     """The TensorFlow operations in which rows meet, by name: their types, names and axes.
 
-    They give a kept row, or give as a whole, what changes with the companions, while all that
+    They give a kept row, or give as a whole, what changes with the other rows, while all that
     they are given is the same; and by way of what changes it reaches a kept row.
     """
-    operations, watched = _operations_of(seen, x, held)
+    operations, watched = _operations_of(seen, x, patched)
     if not watched.is_traced:
         return {}
-    base, again, other = (watched.run(rows).records[-1] or [] for rows in (x, x, exchange.x))
+    base, again, other = (watched.run(rows).records[-1] or [] for rows in (x, x, variant.x))
     results = operations.results
     changed = [
-        _result_differs(a, c, exchange) if np.array_equal(a, b) else None
+        _result_differs(a, c, variant) if np.array_equal(a, b) else None
         for a, b, c in zip(base, again, other, strict=True)
     ]
     reaching = {i for i, hashes in enumerate(base) if changed[i] and len(hashes) > 1}
@@ -193,7 +198,7 @@ def meeting_operations(
         if index in reaching:
             reaching |= {i for i in results[index].given if changed[i] is not False}
     return {
-        results[index].operation: results[index].told
+        results[index].operation: results[index].description
         for index in sorted(reaching)
         if changed[index]
         and not results[index].turned
@@ -202,14 +207,14 @@ def meeting_operations(
 
 
 def _operations_of(
-    seen: Pass, x: Nest, held: Mapping[str, Held] | None = None
+    seen: Pass, x: Nest, patched: Mapping[str, Patch] | None = None
 ) -> tuple[Operations, Pass]:
     """A pass that hashes what each operation gives, traced once for all who ask."""
     key = "operations", rows_of(x)
-    if held or key not in seen.known:
+    if patched or key not in seen.known:
         operations = Operations(rows_of(x))
-        found = operations, seen.again(x, operations, operations=held)
-        if held:
+        found = operations, seen.again(x, operations, operations=patched)
+        if patched:
             return found
         seen.known[key] = found
     known: tuple[Operations, Pass] = seen.known[key]
@@ -217,33 +222,33 @@ def _operations_of(
 
 
 def tested_operations(
-    seen: Pass, x: Nest, exchange: Exchange, found: Mapping[str, str]
+    seen: Pass, x: Nest, variant: BatchVariant, found: Mapping[str, str]
 ) -> list[str]:
     """Operations in which rows meet, as a reader knows them, if they are all of them; else none.
 
     Those `found` are held at what they gave the kept rows of the first batch, then those in which
     rows meet further on, and so on.
     """
-    told, held = dict[str, str](), dict[str, Held]()
+    descriptions, patched = dict[str, str](), dict[str, Patch]()
     try:
         for _ in range(ROUNDS):
             if not found:
                 break
-            told |= found
-            held = {
-                name: Held(values, exchange.kept, exchange.rows)
-                for name, values in results_of(seen, x, told).items()
+            descriptions |= found
+            patched = {
+                name: Patch(values, variant.kept, variant.rows)
+                for name, values in results_of(seen, x, descriptions).items()
             }
-            found = meeting_operations(seen, x, exchange, held)
+            found = meeting_operations(seen, x, variant, patched)
     except Exception:
         return []  # an intervention that the code does not take proves nothing
-    if not held or not independent(intervened(seen, x, operations=held), x, exchange):
+    if not patched or not independent(intervened(seen, x, operations=patched), x, variant):
         return []
-    return list(told.values())
+    return list(descriptions.values())
 
 
-def _result_differs(mine: Array, its: Array, exchange: Exchange) -> bool | None:
+def _result_differs(mine: Array, its: Array, variant: BatchVariant) -> bool | None:
     """Whether hashes of a result differ, for a kept row or, of a single entry, as a whole."""
     if len(mine) == len(its) == 1:
         return bool((mine != its).any())
-    return hashes_differ(mine, its, exchange)
+    return hashes_differ(mine, its, variant)

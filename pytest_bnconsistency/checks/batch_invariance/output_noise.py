@@ -8,8 +8,8 @@ from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.entry_points import (
     WHOLE,
     Entry,
+    changeable_variables,
     first_rows,
-    held_variables,
     measured_noise,
     traced_entry,
 )
@@ -19,17 +19,17 @@ from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.rounding_noise import Noise, NoiseLike
 
 
-def noise_of(case: Case, x: Nest, entry: Entry, apart: Collection[int] = ()) -> Noise:
+def noise_of(case: Case, x: Nest, entry: Entry, row_by_row: Collection[int] = ()) -> Noise:
     """What float noise does to the outputs of an entry point.
 
     That of inference is measured on the model. Where the model's own `predict_step` gives other
     outputs, it is measured on that step; where other code does, it is likened.
     """
-    usual = measured_noise(case, x, apart)
+    usual = measured_noise(case, x, row_by_row)
     if entry.observed is not None:
         return usual
     outputs = entry.run(WHOLE, x).outputs
-    if _kinds(outputs) == _kinds(traced_entry(case, x, False, apart).run(WHOLE, x).outputs):
+    if _kinds(outputs) == _kinds(traced_entry(case, x, False, row_by_row).run(WHOLE, x).outputs):
         return usual
     key = ("noise", entry.name)
     if key not in case.shared:
@@ -46,8 +46,8 @@ def _measured(case: Case, x: Nest, outputs: list[Array]) -> Noise | None:
     stepping = case.subject.by_step()
     if stepping is None:
         return None
-    held = held_variables(case, x)
-    seen = Pass(stepping, x, training=False, traced=False, written=held)
+    may_change = changeable_variables(case, x)
+    seen = Pass(stepping, x, training=False, traced=False, written=may_change)
     try:
         pair = seen.run(first_rows(x, 2)).outputs
     except BNConsistencyError:

@@ -1,4 +1,4 @@
-"""Whether rows keep their results when a longer companion has their batch padded further."""
+"""Whether rows keep their results when a longer other row has their batch padded further."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ class Further:
         if not self.sides:
             return ""
         margin = max((moved.margin for moved in self.moves), default=0.0)
-        if any(moved.drowned for moved in self.moves):
+        if any(moved.noise_dominated for moved in self.moves):
             return "; more padding was not judged, because of rounding as well"
         if margin == 0:
             return "; more padding moves none"
         return f"; more padding moves none by more than {margin:.2f} of the noise bound"
 
 
-def pad_further(case: Case, x: Nest, apart: Collection[int]) -> Further:
+def pad_further(case: Case, x: Nest, row_by_row: Collection[int]) -> Further:
     """Pads each group of sequences further, on the side on which the rows have their padding.
 
     Where none has any, a row must keep its results on one side at least.
     """
-    seen, found = observed(case, x, False, apart), Further()
+    seen, found = observed(case, x, False, row_by_row), Further()
     specs = case.subject.inputs()
     for places in inputs_of_one_length(x, specs):
         try:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from pytest_bnconsistency.checks import search
-from pytest_bnconsistency.checks.batch_invariance import explain as mixing
+from pytest_bnconsistency.checks.batch_invariance import explain as explanation
 from pytest_bnconsistency.checks.batch_invariance import localise
 from pytest_bnconsistency.checks.batch_invariance.explain import Judged
 from pytest_bnconsistency.checks.batch_invariance.hidden_changes import hidden, laid_out
@@ -18,7 +18,7 @@ from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.search import Violation, generic_row, passes_of, source_of
 from pytest_bnconsistency.data.arrays import Nest, rows_of
 from pytest_bnconsistency.data.recipes import Recipe, Row
-from pytest_bnconsistency.execution.batch_variants import Exchange
+from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Observation
 from pytest_bnconsistency.execution.observations import repeating, same_outputs
 from pytest_bnconsistency.measurement.rounding_noise import Noise
@@ -27,29 +27,31 @@ from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.words import counted, first_line, listed
 
-MIXING = (rules.ROWS_MIX, rules.TRAINING_MODE, rules.POSITION_MATTERS)
+CROSS_ROW = (rules.ROWS_MIX, rules.TRAINING_MODE, rules.POSITION_MATTERS)
 SIZED = (rules.SIZE_MATTERS, rules.BATCH_AXIS_LOST)
 
 
 def searched(
-    case: Case, x: Nest, decide: Callable[[], CheckResult], apart: Collection[int] = ()
+    case: Case, x: Nest, decide: Callable[[], CheckResult], row_by_row: Collection[int] = ()
 ) -> CheckResult:
     """The result of `decide`, and of examples in which rows must not depend on their batch.
 
-    Layers `apart`, by identity, get one row at a time.
+    Layers `row_by_row`, by identity, get one row at a time.
     """
-    return search.judged("batch_invariance", case, x, decide, functools.partial(Rows, apart=apart))
+    return search.judged(
+        "batch_invariance", case, x, decide, functools.partial(Rows, row_by_row=row_by_row)
+    )
 
 
 class Rows:
-    """Rows must not depend on their companions, nor on how many there are."""
+    """Rows must not depend on their other rows, nor on how many there are."""
 
     def __init__(
-        self, case: Case, x: Nest, result: CheckResult | None, apart: Collection[int] = ()
+        self, case: Case, x: Nest, result: CheckResult | None, row_by_row: Collection[int] = ()
     ) -> None:
         self.case, self.source, self.base = case, source_of(case, x), rows_of(x)
         self.largest = 2 * self.base + 1
-        self.among_others = frozenset(rule.id for rule in MIXING)
+        self.among_others = frozenset(rule.id for rule in CROSS_ROW)
         self.breaks = self.among_others.union(rule.id for rule in SIZED)
         self.generic = generic_row(self.source)
         self.score = 0.0
@@ -57,8 +59,8 @@ class Rows:
         self._noise: Noise | None = None
         self._references: dict[tuple[str, int, Row], Observation | str] = {}
         broken = {finding.rule for finding in result.findings} if result else set()
-        self._mixing = any(rule.id in broken for rule in MIXING)
-        self._passes = passes_of(case, x, apart)
+        self._cross_row = any(rule.id in broken for rule in CROSS_ROW)
+        self._passes = passes_of(case, x, row_by_row)
         self._stable: dict[str, frozenset[int]] = {}
         self._among: dict[str, set[int] | frozenset[int]] = {}
         for name, seen in list(self._passes.items()):
@@ -73,7 +75,7 @@ class Rows:
         self.score = 0.0
         for name in self._passes:
             found = self._mixed(name, recipe) if recipe.rows and recipe.kept else None
-            if found is None and not self._mixing:
+            if found is None and not self._cross_row:
                 # Of rows of zeros too much is zero whatever the size.
                 found = self._sized(name, Recipe(recipe.count, {}, self.generic))
             if found is not None:
@@ -86,7 +88,7 @@ class Rows:
         """`judged` holds the evidence on the rows `x`, from which the batch differs."""
 
         def explained() -> Finding:
-            (finding,) = mixing.findings(self.case.subject, x, [judged])
+            (finding,) = explanation.findings(self.case.subject, x, [judged])
             return replace(finding, message=message)
 
         return Violation(recipe, broken, explained)
@@ -110,30 +112,30 @@ class Rows:
         return Judged([name], seen, stable=self._stable[name] - laid_out(self.case, seen))
 
     def _mixed(self, name: str, recipe: Recipe) -> Violation | None:
-        alone = self._reference(name, recipe.count, recipe.rest)
+        reference = self._reference(name, recipe.count, recipe.rest)
         other = self._run(name, recipe)
-        if isinstance(alone, str) or isinstance(other, str):
+        if isinstance(reference, str) or isinstance(other, str):
             return None  # a model may refuse some rows; that is no dependence
         judged, kept = self._judged(name), np.array(recipe.kept)
-        for mine, its in zip(alone.outputs, other.outputs, strict=True):
+        for mine, its in zip(reference.outputs, other.outputs, strict=True):
             if mine.ndim and its.ndim and len(mine) == len(its) and mine.shape != its.shape:
                 x = self.source.expand(recipe)
                 judged.shapes = [f"{recipe} gives shape {its.shape}; other rows give {mine.shape}"]
                 return self._violation(
                     recipe, SIZED[1:], f"{judged.shapes[0]}, through {name}", judged, x
                 )
-        exchange = Exchange(str(recipe), None, kept, kept, recipe.count)
-        found = compare_kept_rows(alone, other, exchange, self._among[name])
+        variant = BatchVariant(str(recipe), None, kept, kept, recipe.count)
+        found = compare_kept_rows(reference, other, variant, self._among[name])
         if found is None:
             return None
         places, shown = found.places, bool(found.moved)
         x = self.source.expand(Recipe(recipe.count, {}, recipe.rest))
-        exchange = replace(exchange, x=self.source.expand(recipe))
-        gathers, seen = self._gathers(name, x, exchange), self._passes[name]
-        if gathers and shown:
-            shown = bool(beyond_noise(alone, other, exchange, Noise(seen, x)))
+        variant = replace(variant, x=self.source.expand(recipe))
+        row_routing, seen = self._regroups_rows(name, x, variant), self._passes[name]
+        if row_routing and shown:
+            shown = bool(beyond_noise(reference, other, variant, Noise(seen, x)))
         if not shown:
-            places = hidden(self.case, seen, x, exchange, places, gathers)
+            places = hidden(self.case, seen, x, variant, places, row_routing)
         if not places and not shown:
             return None
         moved, row = found.moved, found.row
@@ -147,32 +149,32 @@ class Rows:
         beside = listed([f"row {place} is {other}" for place, other in recipe.rows.items()])
         among_rows = counted(recipe.count, "row")
         message = f"{how} when {beside} instead of {recipe.rest} ({among_rows}), through {name}"
-        judged.differences = [replace(found, exchange=exchange, places=places)]
-        return self._violation(recipe, MIXING, message, judged, x)
+        judged.differences = [replace(found, variant=variant, places=places)]
+        return self._violation(recipe, CROSS_ROW, message, judged, x)
 
-    def _gathers(self, name: str, x: Nest, exchange: Exchange) -> bool:
+    def _regroups_rows(self, name: str, x: Nest, variant: BatchVariant) -> bool:
         """Whether other numbers of rows meet in a pass: asked once, of a batch that differs."""
         key = "routes", id(self._passes[name])
         if key not in self.case.shared:
-            self.case.shared[key] = localise.routes(self._passes[name], x, [exchange.x])
+            self.case.shared[key] = localise.dynamic_routing(self._passes[name], x, [variant.x])
         return bool(self.case.shared[key])
 
     def _sized(self, name: str, recipe: Recipe) -> Violation | None:
         """What the size alone does, to rows that are all of the rest."""
         base = self._reference(name, self.base, recipe.rest)
-        alone = self._reference(name, recipe.count, recipe.rest)
+        reference = self._reference(name, recipe.count, recipe.rest)
         if isinstance(base, str):
             return None  # the model refuses such rows, whatever their number
         judged, through = self._judged(name), f", through {name}"
         both = min(recipe.count, self.base)
         judged.failing_rows, judged.tried = (0, both), [recipe.count]
         x = self._usual if recipe.count < self.base else self.source.expand(recipe)
-        if isinstance(alone, str):
-            judged.shapes = [f"a batch of {recipe.count} raises: {alone}"]
+        if isinstance(reference, str):
+            judged.shapes = [f"a batch of {recipe.count} raises: {reference}"]
             return self._violation(recipe, SIZED[1:], judged.shapes[0] + through, judged, x)
         if self._noise is None:
             self._noise = Noise(self._passes[name], self._usual)
-        for index, (mine, its) in enumerate(zip(base.outputs, alone.outputs, strict=True)):
+        for index, (mine, its) in enumerate(zip(base.outputs, reference.outputs, strict=True)):
             if not (mine.ndim and len(mine) == self.base):
                 continue
             if its.shape != (recipe.count, *mine.shape[1:]):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pytest_bnconsistency.checks import entry_points as ways
+from pytest_bnconsistency.checks import entry_points
 from pytest_bnconsistency.checks.batch_invariance.explain import Judged
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.entry_points import WHOLE, Entry, rows_between
@@ -33,22 +33,22 @@ def untraced(
 
     Code that asks for the number of rows finds none in a trace for any number.
     """
-    name, calls = case.subject.spelled(False), ways.calls_of(case)
+    name, calls = case.subject.call_text(False), entry_points.calls_of(case)
     traced, judged = next(group for group in groups if name in group[1].names)
     seen = traced.observed
     if seen is None or not seen.deterministic or judged.fails or judged.random:
         return []
-    called, alone = ways.entry(case, x, name), Judged([], seen, untraced=True)
-    whole = _outputs(called, alone, x, 0, rows_of(x))
+    called, eager = entry_points.entry(case, x, name), Judged([], seen, untraced=True)
+    whole = _outputs(called, eager, x, 0, rows_of(x))
     if whole is not None:
         for size in (1, 2):
-            if not alone.fails:
-                _compare_size(called, alone, x, noise, 0, size, whole, whole)
-    if not alone.fails or (whole is not None and not _repeats(called, x)):
+            if not eager.fails:
+                _compare_size(called, eager, x, noise, 0, size, whole, whole)
+    if not eager.fails or (whole is not None and not _repeats(called, x)):
         return []
-    alone.names = [name for name in judged.names if name in calls]
+    eager.names = [name for name in judged.names if name in calls]
     judged.names = [name for name in judged.names if name not in calls] + [traced.name]
-    return [(called, alone)]
+    return [(called, eager)]
 
 
 def _repeats(entry: Entry, x: Nest) -> bool:
@@ -106,8 +106,8 @@ def _compare_size(
         moved = noise.compare(index, base[start:stop], output, np.arange(start, stop))
         if moved is None:
             continue
-        if moved.drowned:
-            judged.drowned = True
+        if moved.noise_dominated:
+            judged.noise_dominated = True
             judged.dominated |= moved.dominated
             continue
         judged.margin = max(judged.margin, moved.margin)

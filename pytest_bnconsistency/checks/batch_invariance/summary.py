@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pytest_bnconsistency.checks.batch_invariance.comparisons import Compared
-from pytest_bnconsistency.checks.batch_invariance.detection_limit import resolution
+from pytest_bnconsistency.checks.batch_invariance.detection_limit import detection_limit
 from pytest_bnconsistency.checks.batch_invariance.explain import names_of
 from pytest_bnconsistency.checks.batch_invariance.padding import Further
 from pytest_bnconsistency.data.arrays import rows_of
-from pytest_bnconsistency.measurement.rounding_noise import DROWNED
+from pytest_bnconsistency.measurement.rounding_noise import NOISE_DOMINATED
 from pytest_bnconsistency.results import CheckResult, Verdict
 from pytest_bnconsistency.words import listed
 
@@ -45,7 +45,7 @@ def inconclusive(compared: Compared, further: Further) -> Unseen | None:
             summary="the outputs are NaN or Inf, whatever the batch",
             hint="statistics_health says whether stored statistics are at fault",
         )
-    if not compared.holding:
+    if not compared.sound:
         outputs = [output for given in compared.outputs(repeating=True) for output in given]
         shapes = listed(dict.fromkeys(str(output.shape) for output in outputs))
         rows = rows_of(compared.x)
@@ -65,26 +65,26 @@ def inconclusive(compared: Compared, further: Further) -> Unseen | None:
 
 def detection_limits(compared: Compared) -> Mapping[str, float]:
     """The smallest leak that would have been seen, for each place where one would have been."""
-    case, x, apart = compared.case, compared.x, compared.apart
-    seen = resolution(case, x, apart, compared.noise if compared.gathers else None)
-    if compared.gathers and all(share is None for share in seen.values()):
-        seen = resolution(case, x, apart)  # no output shows it: hidden bits may
+    case, x, row_by_row = compared.case, compared.x, compared.row_by_row
+    seen = detection_limit(case, x, row_by_row, compared.noise if compared.row_routing else None)
+    if compared.row_routing and all(share is None for share in seen.values()):
+        seen = detection_limit(case, x, row_by_row)  # no output shows it: hidden bits may
     return {place: share for place, share in seen.items() if share is not None}
 
 
-def held(compared: Compared, further: Further, limits: Mapping[str, float]) -> str:
+def patched(compared: Compared, further: Further, limits: Mapping[str, float]) -> str:
     """What held, and what would have been seen."""
-    leaks = "; ".join(f"{share:.0e} at {place}" for place, share in limits.items())
-    kept = "values within noise" if compared.gathers else "bits"
+    smallest = "; ".join(f"{share:.0e} at {place}" for place, share in limits.items())
+    kept = "values within noise" if compared.row_routing else "bits"
     within = (
         f"batch sizes {listed(compared.sizes)} stay within {compared.margin:.2f} of the noise "
         "bound"
-        if not any(judged.drowned for judged in compared.known)
+        if not any(judged.noise_dominated for judged in compared.known)
         else "batch sizes were not judged, because rounding alone moves the outputs by more than "
-        f"{DROWNED:g} of their scale"
+        f"{NOISE_DOMINATED:g} of their scale"
     )
     return (
         f"each of {rows_of(compared.x)} rows keeps its {kept} in {len(compared.joint)} other "
-        f"batches through {listed(names_of(compared.holding))}; {within}{further.holds}; a leak "
-        f"of the batch mean into a row would have been seen from {leaks}"
+        f"batches through {listed(names_of(compared.sound))}; {within}{further.holds}; a leak "
+        f"of the batch mean into a row would have been seen from {smallest}"
     )

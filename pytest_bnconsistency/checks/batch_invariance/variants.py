@@ -1,4 +1,4 @@
-"""Whether kept rows keep their bits beside other companions, and their values in other places."""
+"""Whether kept rows keep their bits beside other rows, and their values in other places."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from pytest_bnconsistency.checks import entry_points as ways
+from pytest_bnconsistency.checks import entry_points
 from pytest_bnconsistency.checks.batch_invariance import localise
 from pytest_bnconsistency.checks.batch_invariance.explain import Judged
 from pytest_bnconsistency.checks.batch_invariance.hidden_changes import hidden, laid_out
@@ -19,19 +19,24 @@ from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.entry_points import WHOLE, Entry
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Nest
-from pytest_bnconsistency.execution.batch_variants import Exchange, copied, exchanges, moved_on
+from pytest_bnconsistency.execution.batch_variants import (
+    BatchVariant,
+    batch_variants,
+    copied,
+    moved_on,
+)
 from pytest_bnconsistency.execution.forward_pass import Observation, Pass
 from pytest_bnconsistency.execution.observations import repeating, same_outputs
 from pytest_bnconsistency.measurement.rounding_noise import Noise
 from pytest_bnconsistency.words import first_line
 
 
-def compare_exchanges(
+def compare_variants(
     entry: Entry,
     judged: Judged,
     case: Case,
     x: Nest,
-    joint: Sequence[Exchange],
+    joint: Sequence[BatchVariant],
     noise: Noise,
     notes: list[str],
 ) -> None:
@@ -47,13 +52,13 @@ def compare_exchanges(
         return
     _look_for_randomness(entry, judged, case, x, notes)
     # One by one, the changes tell what it is that rows depend on.
-    singly = _differences(entry, base, exchanges(x, case.settings.seed), noise, notes)
+    singly = _differences(entry, base, batch_variants(x, case.settings.seed), noise, notes)
     changing = [found for found in singly if isinstance(found, Difference)]
     changing = changing or [found for found in seen if isinstance(found, Difference)]
-    if judged.observed is not None and _routes(
+    if judged.observed is not None and _dynamic_routing(
         case, entry, judged.observed, x, changing, joint, noise
     ):
-        judged.gathers = True
+        judged.row_routing = True
         notes.append(
             f"parts of {entry.name} get other numbers of rows if the other rows change: its "
             "outputs are compared within the noise bound"
@@ -62,47 +67,47 @@ def compare_exchanges(
     judged.differences = [found for found in counted if found is not None]
 
 
-def _other_widths(entry: Entry, base: Observation, joint: Sequence[Exchange]) -> str:
+def _other_widths(entry: Entry, base: Observation, joint: Sequence[BatchVariant]) -> str:
     """How an output's shape depends on other rows, as one as wide as the longest row; else ""."""
-    for exchange in joint:
+    for variant in joint:
         try:
-            other = entry.run(exchange.name, exchange.x)
+            other = entry.run(variant.name, variant.x)
         except Exception:
             continue  # it refuses these rows
         for mine, its in zip(base.outputs, other.outputs, strict=False):
-            rows = mine.ndim and its.ndim and len(mine) == len(its) == exchange.rows
+            rows = mine.ndim and its.ndim and len(mine) == len(its) == variant.rows
             if rows and mine.shape != its.shape:
                 return (
-                    f"a batch of {exchange.rows} gives shape {mine.shape}, and {its.shape} when "
+                    f"a batch of {variant.rows} gives shape {mine.shape}, and {its.shape} when "
                     "only other rows change"
                 )
     return ""
 
 
-def _routes(
+def _dynamic_routing(
     case: Case,
     entry: Entry,
     seen: Pass,
     x: Nest,
     changing: Sequence[Difference],
-    joint: Sequence[Exchange],
+    joint: Sequence[BatchVariant],
     noise: Noise,
 ) -> bool:
-    """Whether other numbers of rows meet beside other companions, so that they round otherwise."""
+    """Whether other numbers of rows meet beside other rows, so that they round otherwise."""
     base = entry.run(WHOLE, x)
-    gathers = _gathers(entry, base, joint)
+    row_routing = _regroups_rows(entry, base, joint)
     # Where outputs move farther than any rounding takes them, nothing hangs on it.
-    routes = gathers or (
+    dynamic_routing = row_routing or (
         not any(_moves_farther(entry, base, found, noise) for found in changing)
-        and localise.routes(seen, x, [exchange.x for exchange in joint])
+        and localise.dynamic_routing(seen, x, [variant.x for variant in joint])
     )
-    case.shared["routes", id(seen)] = routes
-    if gathers or not routes:
-        return routes
+    case.shared["routes", id(seen)] = dynamic_routing
+    if row_routing or not dynamic_routing:
+        return dynamic_routing
     return not any(_moves_outputs(entry, base, found, noise) for found in changing)
 
 
-def _gathers(entry: Entry, base: Observation, joint: Sequence[Exchange]) -> bool:
+def _regroups_rows(entry: Entry, base: Observation, joint: Sequence[BatchVariant]) -> bool:
     """Whether some call gives another number of entries in one of the exchanges.
 
     So do experts that get the rows that are sent to them.
@@ -111,9 +116,9 @@ def _gathers(entry: Entry, base: Observation, joint: Sequence[Exchange]) -> bool
     def counts(seen: Observation) -> list[list[int]]:
         return [[len(array) for array in record or ()] for record in seen.records]
 
-    for exchange in joint:
+    for variant in joint:
         try:
-            other = entry.run(exchange.name, exchange.x)
+            other = entry.run(variant.name, variant.x)
         except Exception:
             continue  # it refuses these rows
         if counts(other) != counts(base):
@@ -124,14 +129,14 @@ def _gathers(entry: Entry, base: Observation, joint: Sequence[Exchange]) -> bool
 def compare_otherwise(
     entry: Entry, judged: Judged, case: Case, x: Nest, noise: Noise, notes: list[str]
 ) -> None:
-    """Whether rows depend on companions or places, where they seem to on the batch's size.
+    """Whether rows depend on other rows or places, where they seem to on the batch's size.
 
     A majority is another one in a small batch, and in a large one of copies of its rows.
     """
     assert judged.failing_rows is not None
     base = entry.run(WHOLE, x)
-    for exchange in (copied(x, *judged.failing_rows), moved_on(x)):
-        found = _difference(entry, base, exchange, noise, notes)
+    for variant in (copied(x, *judged.failing_rows), moved_on(x)):
+        found = _difference(entry, base, variant, noise, notes)
         if not isinstance(found, Difference):
             continue
         _look_for_randomness(entry, judged, case, x, notes)
@@ -144,12 +149,12 @@ def compare_otherwise(
 def _look_for_randomness(
     entry: Entry, judged: Judged, case: Case, x: Nest, notes: list[str]
 ) -> None:
-    first, second = entry.twice(WHOLE, x, ways.state_of_layers(case, x, entry))
-    judged.random = ways.is_random(case, x, entry) or not same_outputs(
+    first, second = entry.twice(WHOLE, x, entry_points.state_of_layers(case, x, entry))
+    judged.random = entry_points.is_random(case, x, entry) or not same_outputs(
         first.outputs, second.outputs
     )
     judged.stable = repeating(first, second)
-    for other in (drawn := ways.drawn_otherwise(case, x, entry))[1:]:
+    for other in (drawn := entry_points.drawn_otherwise(case, x, entry))[1:]:
         judged.stable &= repeating(drawn[0], other)
     if judged.random:
         notes.append(
@@ -161,7 +166,7 @@ def _look_for_randomness(
 def _differences(
     entry: Entry,
     base: Observation,
-    among: Sequence[Exchange],
+    among: Sequence[BatchVariant],
     noise: Noise,
     notes: list[str],
 ) -> list[Difference | Literal["same", "refused"]]:
@@ -171,46 +176,46 @@ def _differences(
     what that does, and has to be measured.
     """
     found = list[Difference | Literal["same", "refused"]]()
-    for exchange in sorted(among, key=lambda exchange: exchange.moves):
-        if exchange.moves and any(isinstance(one, Difference) for one in found):
+    for variant in sorted(among, key=lambda variant: variant.moves):
+        if variant.moves and any(isinstance(one, Difference) for one in found):
             break
-        found.append(_difference(entry, base, exchange, noise, notes))
+        found.append(_difference(entry, base, variant, noise, notes))
     return found
 
 
 def _difference(
-    entry: Entry, base: Observation, exchange: Exchange, noise: Noise, notes: list[str]
+    entry: Entry, base: Observation, variant: BatchVariant, noise: Noise, notes: list[str]
 ) -> Difference | Literal["same", "refused"]:
     """What an exchange does to kept rows."""
     try:
-        other = entry.exchanged(exchange)
+        other = entry.run_variant(variant)
     except Exception as error:
         # A model may refuse some rows, NaN above all; that is no dependence.
         first = first_line(error)[:80]
-        notes.append(f"{entry.name} refuses a batch with {exchange.name}: {first}")
+        notes.append(f"{entry.name} refuses a batch with {variant.name}: {first}")
         return "refused"
-    if exchange.moves:
-        change = beyond_noise(base, other, exchange, noise)
-        return Difference(exchange, (), change) if change else "same"
-    return compare_kept_rows(base, other, exchange) or "same"
+    if variant.moves:
+        change = beyond_noise(base, other, variant, noise)
+        return Difference(variant, (), change) if change else "same"
+    return compare_kept_rows(base, other, variant) or "same"
 
 
 def _moves_outputs(entry: Entry, base: Observation, found: Difference, noise: Noise) -> bool:
     """Whether some output moves by more than noise explains."""
-    other = entry.run(found.exchange.name, found.exchange.x)
-    return bool(beyond_noise(base, other, found.exchange, noise))
+    other = entry.run(found.variant.name, found.variant.x)
+    return bool(beyond_noise(base, other, found.variant, noise))
 
 
 def _moves_farther(entry: Entry, base: Observation, found: Difference, noise: Noise) -> bool:
     """Whether a kept row of some output moves farther than noise may, without measuring it."""
-    if found.exchange.moves:
+    if found.variant.moves:
         return False
-    kept, now = found.exchange.kept, found.exchange.now
-    other = entry.run(found.exchange.name, found.exchange.x)
+    kept, now = found.variant.kept, found.variant.now
+    other = entry.run(found.variant.name, found.variant.x)
     return any(
-        noise.drowned_by(index, mine[kept], its[now], kept)
+        noise.noise_dominates(index, mine[kept], its[now], kept)
         for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
-        if mine.ndim and mine.shape == its.shape and len(mine) == found.exchange.rows
+        if mine.ndim and mine.shape == its.shape and len(mine) == found.variant.rows
     )
 
 
@@ -220,7 +225,7 @@ def _counting(
     """The part of a difference that is a dependence on the batch, if there is any."""
     # Kernels of its own may compute a row's place in another way; and where other numbers of rows
     # meet, they round otherwise, as between batch sizes.
-    rounds = judged.observed is None or (judged.gathers and found.moved)
+    rounds = judged.observed is None or (judged.row_routing and found.moved)
     if rounds and not _moves_outputs(entry, entry.run(WHOLE, x), found, noise):
         return None
     if judged.observed is None:
@@ -229,6 +234,6 @@ def _counting(
     places = tuple(place for place in found.places if place in among)
     moved = 0.0 if judged.random else found.moved
     if not found.moved:
-        places = hidden(case, judged.observed, x, found.exchange, places, judged.gathers)
+        places = hidden(case, judged.observed, x, found.variant, places, judged.row_routing)
         judged.stable -= laid_out(case, judged.observed)
     return replace(found, places=places, moved=moved) if moved or places else None

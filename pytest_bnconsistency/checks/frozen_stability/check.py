@@ -17,7 +17,7 @@ from pytest_bnconsistency.checks.frozen_stability.measure import (
     training_pass,
     with_table,
 )
-from pytest_bnconsistency.checks.frozen_stability.summary import evidence_of, held, notes_of
+from pytest_bnconsistency.checks.frozen_stability.summary import evidence_of, notes_of, summary_of
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.accepted_sizes import only_size
@@ -64,8 +64,8 @@ def _decide(case: Case, x: Nest, state: Variables) -> CheckResult:
     training = training_pass(case.subject, x)
     declared = Declarations(case, training)
     if not declared.frozen:
-        found = len(declared.normalisers)
-        free = f"; {counted(found, 'normaliser')} trainable" if found else ""
+        found = len(declared.normalization_layers)
+        free = f"; {counted(found, 'normalization layer')} trainable" if found else ""
         return CheckResult(
             check=NAME,
             verdict=Verdict.NOT_APPLICABLE,
@@ -73,13 +73,13 @@ def _decide(case: Case, x: Nest, state: Variables) -> CheckResult:
             hint="set trainable=False, call with training=False, or say frozen='backbone/*'",
         )
     watched = [v for f in declared.frozen for v in f.variables]
-    watched += [v for n in declared.normalisers for v in (*n.statistics, *n.weights)]
+    watched += [v for n in declared.normalization_layers for v in (*n.statistics, *n.weights)]
     state.add(watched)
     m, ran = measured(case, x, training, declared.frozen, watched)
     start = start_of(case, training, m)
     m = with_table(m, start)
     findings = explain.explain(m)
-    status = warnings.status_of(declared.normalisers, m, findings)
+    status = warnings.status_of(declared.normalization_layers, m, findings)
     result = CheckResult(
         check=NAME,
         verdict=Verdict.FAILED,
@@ -108,4 +108,4 @@ def _decide(case: Case, x: Nest, state: Variables) -> CheckResult:
             hint="look for NaN in the weights; statistics_health says whether stored statistics "
             "are at fault",
         )
-    return replace(result, verdict=Verdict.PASSED, summary=held(m, ran))
+    return replace(result, verdict=Verdict.PASSED, summary=summary_of(m, ran))

@@ -1,4 +1,4 @@
-"""What is declared frozen, and by what; and the normalisers, frozen or not."""
+"""What is declared frozen, and by what; and the normalization layers, frozen or not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.frozen_stability.explain import Frozen
-from pytest_bnconsistency.checks.frozen_stability.warnings import Normaliser
+from pytest_bnconsistency.checks.frozen_stability.warnings import NormalizationLayer
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
@@ -20,13 +20,13 @@ class Declarations:
 
     def __init__(self, case: Case, training: Pass) -> None:
         self._subject, self._training, self._pattern = case.subject, training, case.settings.frozen
-        self._told = {id(layer) for layer in case.subject.inference_calls()}
+        self._in_inference = {id(layer) for layer in case.subject.inference_calls()}
         self.frozen = self._frozen()
         self._check_pattern()
-        self.normalisers = self._normalisers()
+        self.normalization_layers = self._normalization_layers()
 
     def _of(self, call: Call) -> Frozen | None:
-        return _declared(self._subject, call, self._told, self._pattern)
+        return _declared(self._subject, call, self._in_inference, self._pattern)
 
     def _frozen(self) -> list[Frozen]:
         found: dict[int, Frozen] = {}
@@ -35,19 +35,19 @@ class Declarations:
                 found[id(call.layer)] = frozen
         return list(found.values())
 
-    def _normalisers(self) -> list[Normaliser]:
+    def _normalization_layers(self) -> list[NormalizationLayer]:
         """Layers with variables of their own that follow what they see, rather than a gradient."""
         subject = self._subject
-        found: dict[int, Normaliser] = {}
+        found: dict[int, NormalizationLayer] = {}
         for call in _all_calls(self._training):
-            held = tracked_candidates(subject, call.layer) if call.is_layer else []
-            if not held or id(call.layer) in found or not subject.takes_training(call.layer):
+            tracked = tracked_candidates(subject, call.layer) if call.is_layer else []
+            if not tracked or id(call.layer) in found or not subject.takes_training(call.layer):
                 continue
-            statistics = {id(v) for v in held}
+            statistics = {id(v) for v in tracked}
             weights = [v for v in subject.own_variables(call.layer) if id(v) not in statistics]
             frozen = self._of(call)
             by = "" if frozen is None else frozen.by
-            found[id(call.layer)] = Normaliser(call, by, held, weights)
+            found[id(call.layer)] = NormalizationLayer(call, by, tracked, weights)
         return list(found.values())
 
     def _check_pattern(self) -> None:
@@ -66,7 +66,7 @@ class Declarations:
 
 
 def _declared(
-    subject: Subject, call: Call, told_inference: set[int], pattern: str | None
+    subject: Subject, call: Call, in_inference: set[int], pattern: str | None
 ) -> Frozen | None:
     """What declares the call's layer frozen, with all variables that must stay then."""
     layer = call.layer
@@ -76,8 +76,8 @@ def _declared(
 
     def by(reason: str, **kinds: bool) -> Frozen | None:
         statistics_only = kinds.get("inference_only", False)
-        held = tracked_candidates(subject, layer) if statistics_only else None
-        variables = subject.own_variables(layer) if held is None else held
+        tracked = tracked_candidates(subject, layer) if statistics_only else None
+        variables = subject.own_variables(layer) if tracked is None else tracked
         return Frozen(call, reason, tuple(variables), own, **kinds) if variables else None
 
     if not own:
@@ -90,9 +90,9 @@ def _declared(
     if pattern and fnmatch.fnmatchcase(call.path, pattern):
         return by(f"pattern {pattern}", expected=True)
     for outer in [layer, *reversed(call.parents)]:
-        if id(outer) in told_inference:
+        if id(outer) in in_inference:
             return by(f"training=False in the call of {outer.name}", inference_only=True)
-    if call.told[-1] is False:
+    if call.called_with[-1] is False:
         return by(f"training=False in the call of {layer.name}", inference_only=True)
     return None
 
@@ -108,14 +108,14 @@ def _all_calls(training: Pass) -> Iterator[Call]:
         for inside in subject.sublayers(call.layer) if call.is_layer else ():
             if id(inside) not in seen:
                 seen.add(id(inside))
-                parents, told = (*call.parents, call.layer), (*call.told, None)
+                parents, called_with = (*call.parents, call.layer), (*call.called_with, None)
                 path = f"{call.path}/{inside.name}"
-                yield Call(inside, path, 0, True, parents, told, (), {})
+                yield Call(inside, path, 0, True, parents, called_with, (), {})
     for layer in subject.layers():
         if id(layer) not in seen and layer is not subject.model:
             above = subject.above(layer)
-            told = (None,) * (len(above) + 1)
-            yield Call(layer, subject.path(layer), 0, True, above, told, (), {})
+            called_with = (None,) * (len(above) + 1)
+            yield Call(layer, subject.path(layer), 0, True, above, called_with, (), {})
 
 
 def not_frozen(subject: Subject, training: Pass, frozen: Sequence[Frozen]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.execution.trainable_flags import Flagged, flags_set
-from pytest_bnconsistency.execution.training_steps import UNITS, Apart, Modes, Steps, apart_of
+from pytest_bnconsistency.execution.training_steps import UNITS, ModeGap, Modes, Steps, mode_gaps
 from pytest_bnconsistency.models import Call, Subject
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
@@ -52,7 +52,7 @@ class Measured:
     """What the check measured, and the means to measure more.
 
     `by_forward` and `by_steps` are the variables that a forward pass in training mode, and real
-    steps, move; `flagged` the flags that the steps set; `apart` is how far a layer's modes are
+    steps, move; `flagged` the flags that the steps set; `gaps` is how far a layer's modes are
     from one another, by its identity.
     """
 
@@ -63,7 +63,7 @@ class Measured:
     by_forward: frozenset[int]
     by_steps: frozenset[int]
     flagged: Sequence[Flagged]
-    apart: Mapping[int, Apart]
+    gaps: Mapping[int, ModeGap]
     table: Table
     gap: str
 
@@ -76,13 +76,13 @@ class Measured:
         return [f for f in self.frozen if self.differs(f)]
 
     def differs(self, f: Frozen) -> bool:
-        return self.apart.get(id(f.call.layer), Apart()).differs
+        return self.gaps.get(id(f.call.layer), ModeGap()).differs
 
     def compared(self, f: Frozen) -> bool:
-        return self.apart.get(id(f.call.layer), Apart()).compared
+        return self.gaps.get(id(f.call.layer), ModeGap()).compared
 
     def distance(self, f: Frozen) -> float:
-        return self.apart.get(id(f.call.layer), Apart()).distance
+        return self.gaps.get(id(f.call.layer), ModeGap()).distance
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def explain(m: Measured) -> list[Finding]:
         if cause is not None and cause.layers:
             left = [f for f in left if f not in cause.layers]
             findings.append(_finding(m, cause, tries))
-    told = [f for f in m.by_batch if f not in m.moving and not f.inference_only]
-    if told:
-        findings.append(_finding(m, _by_batch(told), tries))
+    by_batch = [f for f in m.by_batch if f not in m.moving and not f.inference_only]
+    if by_batch:
+        findings.append(_finding(m, _by_batch(by_batch), tries))
     return findings
 
 
@@ -132,7 +132,8 @@ def _overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     )
     explanation = _explained(
         f"{m.steps.path} runs {layers[0].path}{more} in training mode, in spite of {layers[0].by}",
-        "set trainable = False on each of these normalisers and compile again; or give the base "
+        "set trainable = False on each of these normalization layers and compile again; or give "
+        "the base "
         "to a layer that calls it with training=False in its own call",
         proof if _time_for(FLAGS) and _holds_forward(m, layers, frozen=True) else "",
     )
@@ -145,8 +146,8 @@ def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     if not layers or not _time_for(FLAGS):
         return None
     with flags_set([f.call.layer for f in layers], m.subject.layers(), let=False):
-        still = m.steps.run([v for f in layers for v in f.variables]).moved
-    kept = [f for f in layers if not f.any_of(still)]
+        moved_again = m.steps.run([v for f in layers for v in f.variables]).moved
+    kept = [f for f in layers if not f.any_of(moved_again)]
     if not kept:
         return None
     by = listed(dict.fromkeys(freed[id(f.call.layer)].label for f in kept))
@@ -177,8 +178,10 @@ def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cau
     variables = [v for f in free for v in f.variables]
     stays = False
     if _time_for(FLAGS):
-        still = m.steps.run(variables, freeze=[f.call.layer for f in free], anew=True).moved
-        stays = _holds_forward(m, free, frozen=True) and not still
+        moved_again = m.steps.run(
+            variables, freeze=[f.call.layer for f in free], retrace=True
+        ).moved
+        stays = _holds_forward(m, free, frozen=True) and not moved_again
     text = f"{free[0].by}{says} but the layer's own flag is True"
     if not any(f.any_of(m.by_forward) for f in free) and _time_for(WRITERS):
         decay = named_writers(m.steps, variables)
@@ -199,8 +202,8 @@ def _not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         return None
     if not _time_for("compiling again"):
         return None
-    still = m.steps.run([v for f in layers for v in f.variables], anew=True).moved
-    mended = [f for f in layers if not f.any_of(still)]
+    moved_again = m.steps.run([v for f in layers for v in f.variables], retrace=True).moved
+    mended = [f for f in layers if not f.any_of(moved_again)]
     if m.steps.train_step is None:
         text = (
             "fit still runs the training function that was compiled before the layers were frozen"
@@ -270,8 +273,8 @@ def _holds_forward(m: Measured, layers: Sequence[Frozen], *, frozen: bool) -> bo
             modes={} if frozen else {id(f.call.layer): False for f in layers},
         )
         seen = again.run(m.x)
-    apart = apart_of(again.calls, seen.records)
-    alike = not any(apart.get(id(f.call.layer), Apart()).differs for f in layers)
+    gaps = mode_gaps(again.calls, seen.records)
+    alike = not any(gaps.get(id(f.call.layer), ModeGap()).differs for f in layers)
     return alike and not any(id(v) in ours for v in seen.moved)
 
 
@@ -295,7 +298,7 @@ def _finding(m: Measured, cause: Cause, tries: Tries) -> Finding:
         evidence={
             "layers": [f.path for f in cause.layers],
             "train_minus_inference": {
-                f.path: m.distance(f) for f in cause.layers if id(f.call.layer) in m.apart
+                f.path: m.distance(f) for f in cause.layers if id(f.call.layer) in m.gaps
             },
         },
     )

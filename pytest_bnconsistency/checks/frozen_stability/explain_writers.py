@@ -24,7 +24,7 @@ def named_writers(steps: Steps, variables: Sequence[Any]) -> Written | None:
     if not steps.possible:
         return None
     with writers_of(variables) as seen:
-        steps.run(variables, anew=True)
+        steps.run(variables, retrace=True)
     writers = list(dict.fromkeys(writer for found in seen.values() for writer in found))
     if not writers:
         return None
@@ -46,7 +46,7 @@ def named_writers(steps: Steps, variables: Sequence[Any]) -> Written | None:
         )
         return Written(explanation, by_decay=True)
     with writers_of(variables, let=False):
-        if steps.run(variables, anew=True).moved:
+        if steps.run(variables, retrace=True).moved:
             return None
     names = " and ".join(dict.fromkeys(writer.label for writer in writers))
     verb = "writes" if len(writers) == 1 else "write"
@@ -60,13 +60,13 @@ def named_writers(steps: Steps, variables: Sequence[Any]) -> Written | None:
 
 
 def _stay_without_decay(steps: Steps, variables: Sequence[Any], optimizers: Sequence[Any]) -> bool:
-    held = [(optimizer, optimizer.weight_decay) for optimizer in optimizers]
+    decays = [(optimizer, optimizer.weight_decay) for optimizer in optimizers]
     try:
-        for optimizer, _ in held:
+        for optimizer, _ in decays:
             optimizer.weight_decay = None
-        return not steps.run(variables, anew=True).moved
+        return not steps.run(variables, retrace=True).moved
     finally:
-        for optimizer, decay in held:
+        for optimizer, decay in decays:
             optimizer.weight_decay = decay
 
 

@@ -28,23 +28,24 @@ class Start:
 
     training: Side
     evaluation: Side
-    told: Side | None
+    frozen_in_inference: Side | None
     rows: int
-    outputs_apart: float
+    outputs_gap: float
     uninformed: float | None
 
     @property
     def frozen_share(self) -> float:
         """The share of the gap that goes when the frozen layers run in inference mode, 0 to 1."""
-        if self.told is None:
+        if self.frozen_in_inference is None:
             return 0.0
         for name in ("loss", "accuracy"):
             t, e, f = (
-                side.scores.get(name) for side in (self.training, self.evaluation, self.told)
+                side.scores.get(name)
+                for side in (self.training, self.evaluation, self.frozen_in_inference)
             )
             if t is not None and e is not None and f is not None and abs(t - e) > 1e-12:
                 return min(1.0, max(0.0, (t - f) / (t - e)))
-        return 1.0 if self.outputs_apart else 0.0
+        return 1.0 if self.outputs_gap else 0.0
 
     @property
     def _said(self) -> list[tuple[str, str, str]]:
@@ -77,7 +78,8 @@ class Start:
             return ""
         return (
             f"evaluation itself is wrong (loss {number(loss)}; the same answer for every row has "
-            f"{number(self.uninformed)}), which no normaliser causes: look at the labels (their "
+            f"{number(self.uninformed)}), which no normalization layer causes: look at the "
+            f"labels (their "
             "order, sparse or one-hot) and at the preprocessing"
         )
 
@@ -87,7 +89,7 @@ class Start:
             "rows": self.rows,
             "training": dict(self.training.scores),
             "evaluation": dict(self.evaluation.scores),
-            "frozen_told_inference": dict((self.told or self.training).scores),
+            "frozen_told_inference": dict((self.frozen_in_inference or self.training).scores),
             "frozen_share": self.frozen_share,
         }
 
@@ -109,14 +111,22 @@ def start(
 
     evaluation = side(Pass(subject, given.x, training=False))
     trained = side(training)
-    told = None
+    frozen_in_inference = None
     if differing:
         modes = dict.fromkeys(differing, False)
-        told = side(Pass(subject, given.x, training=True, modes=modes, still=training.still))
+        frozen_in_inference = side(
+            Pass(
+                subject,
+                given.x,
+                training=True,
+                modes=modes,
+                stochastic_off=training.stochastic_off,
+            )
+        )
     constant = Side([np.broadcast_to(o.mean(axis=0), o.shape).copy() for o in evaluation.outputs])
     uninformed = _scored(subject, given, constant).loss
-    apart = gap(trained, evaluation, given).outputs
-    return Start(trained, evaluation, told, rows, apart, uninformed)
+    outputs_gap = gap(trained, evaluation, given).outputs
+    return Start(trained, evaluation, frozen_in_inference, rows, outputs_gap, uninformed)
 
 
 def _scored(subject: Subject, data: Data, side: Side) -> Side:

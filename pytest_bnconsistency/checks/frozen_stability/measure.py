@@ -16,7 +16,7 @@ from pytest_bnconsistency.execution.training_steps import (
     Modes,
     Ran,
     Steps,
-    apart_of,
+    mode_gaps,
     shifted,
 )
 from pytest_bnconsistency.models import Subject
@@ -38,9 +38,9 @@ def measured(
     """What a forward pass on shifted rows, and real steps, do to the variables `watched`."""
     subject, settings, rows = case.subject, case.settings, shifted(x)
     seen = training.run(rows)
-    apart = apart_of(training.calls, seen.records)
+    gaps = mode_gaps(training.calls, seen.records)
     for layer in _drawing(training):
-        apart.pop(layer, None)  # dropout tells its modes apart, and that is no fault
+        gaps.pop(layer, None)  # dropout tells its modes apart, and that is no fault
     steps = Steps(subject, case.data, case.train_step, settings.batch_size, settings.steps)
     with flags_set([f.call.layer for f in frozen], subject.layers()) as flagged:
         ran = steps.run(watched)
@@ -52,7 +52,7 @@ def measured(
         by_forward=frozenset(id(v) for v in seen.moved),
         by_steps=ran.moved,
         flagged=flagged,
-        apart=apart,
+        gaps=gaps,
         table=Table(COLUMNS, ()),
         gap="",
     )

@@ -17,7 +17,7 @@ from pytest_bnconsistency.models.training_batches import form_of
 from pytest_bnconsistency.words import counted, listed
 
 
-def held(m: Measured, ran: Ran) -> str:
+def summary_of(m: Measured, ran: Ran) -> str:
     count = sum(bool(tracked_candidates(m.subject, f.call.layer)) for f in m.frozen)
     steps, sizes = m.steps.steps * len(ran.sizes), ", ".join(map(str, ran.sizes))
     how = f"{steps} real steps (batches of {sizes})" if ran.sizes else "one forward pass"
@@ -40,10 +40,12 @@ def notes_of(training: Pass, m: Measured, ran: Ran, start: Start | None) -> tupl
             "finite on these rows, or the rate is too large"
         )
     notes += _of_start(m, start)
-    alone = [f for f in m.frozen if not f.own_flag and any(map(subject.trainable, f.call.parents))]
-    if alone:
-        more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
-        notes.append(f"frozen under a parent that is not: {alone[0].path}{more}")
+    inside_frozen = [
+        f for f in m.frozen if not f.own_flag and any(map(subject.trainable, f.call.parents))
+    ]
+    if inside_frozen:
+        more = f" and {len(inside_frozen) - 1} more" if len(inside_frozen) > 1 else ""
+        notes.append(f"frozen under a parent that is not: {inside_frozen[0].path}{more}")
     notes.append(_which(subject, training, m.frozen))
     return tuple(notes)
 
@@ -88,7 +90,7 @@ def _which(subject: Subject, training: Pass, frozen: Sequence[Frozen]) -> str:
 
 
 def evidence_of(
-    m: Measured, ran: Ran, normalisers: Sequence[Status], start: Start | None
+    m: Measured, ran: Ran, normalization_layers: Sequence[Status], start: Start | None
 ) -> dict[str, Any]:
     steps = m.steps
     evidence: dict[str, Any] = {
@@ -100,6 +102,6 @@ def evidence_of(
         },
         "shift": SHIFT,
         "variables": sum(len(f.variables) for f in m.frozen),
-        "normalisers": [status.plain() for status in normalisers],
+        "normalization_layers": [status.plain() for status in normalization_layers],
     }
     return evidence if start is None else {**evidence, "fine_tuning": start.numbers()}

@@ -1,4 +1,4 @@
-"""Which normalisers are frozen, half-frozen or trainable, and why."""
+"""Which normalization layers are frozen, half-frozen or trainable, and why."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_bnconsistency.checks.frozen_stability.explain import Measured
-from pytest_bnconsistency.execution.training_steps import Apart
+from pytest_bnconsistency.execution.training_steps import ModeGap
 from pytest_bnconsistency.models import Call
 from pytest_bnconsistency.results import Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
 
-COLUMNS = ("normaliser", "is", "because", "statistics", "weights", "training mode uses")
+COLUMNS = ("normalization layer", "is", "because", "statistics", "weights", "training mode uses")
 REASONS = {
     rules.FROZEN_MOVES.id: "something moves its state all the same",
     rules.FROZEN_BY_BATCH.id: "it normalises by the batch all the same",
@@ -24,7 +24,7 @@ REASONS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Normaliser:
+class NormalizationLayer:
     """A layer with statistics: what declares it frozen (or nothing), and its variables."""
 
     call: Call
@@ -39,7 +39,7 @@ ORDER = (HALF_FROZEN, FROZEN, TRAINABLE)
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a normaliser is frozen, why, and what training does to it.
+    """Whether a normalization layer is frozen, why, and what training does to it.
 
     `learns` is None where no real step ran: then it is not known what weights do.
     """
@@ -68,28 +68,32 @@ class Status:
         return dict(zip(COLUMNS, self.cells, strict=True))
 
 
-def table(normalisers: Sequence[Status]) -> Table | None:
-    return Table(COLUMNS, tuple(n.cells for n in normalisers)) if normalisers else None
+def table(normalization_layers: Sequence[Status]) -> Table | None:
+    return (
+        Table(COLUMNS, tuple(n.cells for n in normalization_layers))
+        if normalization_layers
+        else None
+    )
 
 
 def status_of(
-    normalisers: Sequence[Normaliser], m: Measured, findings: Sequence[Finding]
+    normalization_layers: Sequence[NormalizationLayer], m: Measured, findings: Sequence[Finding]
 ) -> list[Status]:
-    """One for each normaliser, the half-frozen ones first."""
+    """One for each normalization layer, the half-frozen ones first."""
     reasons = {
         path: REASONS[finding.rule]
         for finding in reversed(findings)
         for path in finding.evidence["layers"]
     }
-    found = [_status(n, m, reasons.get(n.call.path, "")) for n in normalisers]
+    found = [_status(n, m, reasons.get(n.call.path, "")) for n in normalization_layers]
     return sorted(found, key=lambda status: ORDER.index(status.kind))
 
 
-def _status(n: Normaliser, m: Measured, reason: str) -> Status:
+def _status(n: NormalizationLayer, m: Measured, reason: str) -> Status:
     moved = m.by_forward | m.by_steps
     tracks = any(id(v) in moved for v in n.statistics)
     learns = any(id(v) in moved for v in n.weights)
-    batch = m.apart.get(id(n.call.layer), Apart()).differs
+    batch = m.gaps.get(id(n.call.layer), ModeGap()).differs
     kind = _kind(n, tracks, learns, batch, trained=m.steps.possible)
     because = n.by or "nothing declares it frozen"
     if reason:
@@ -100,7 +104,7 @@ def _status(n: Normaliser, m: Measured, reason: str) -> Status:
     return Status(n.call.path, kind, because, tracks, bool(n.weights), known, batch)
 
 
-def _kind(n: Normaliser, tracks: bool, learns: bool, batch: bool, *, trained: bool) -> str:
+def _kind(n: NormalizationLayer, tracks: bool, learns: bool, batch: bool, *, trained: bool) -> str:
     if not tracks and not learns and not batch:
         return FROZEN
     complete = learns or not n.weights or not trained

@@ -34,7 +34,7 @@ from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.measurement import rounding_noise
 from pytest_bnconsistency.measurement.rounding_noise import Moved, Noise
-from pytest_bnconsistency.models.held_objects import is_of_library
+from pytest_bnconsistency.models.owned_objects import is_of_library
 from pytest_bnconsistency.results import Finding
 
 BOUND = (
@@ -47,12 +47,13 @@ BOUND = (
 class Agreement:
     """What sets entry points apart from inference: faults, and what the model's own code adds.
 
-    `drowned` says that rounding alone may move outputs that were compared by as much as fails.
+    `noise_dominated` says that rounding alone may move outputs that were compared by as much as
+    fails.
     """
 
     wrong: tuple[Finding, ...] = ()
     meant: tuple[Finding, ...] = ()
-    drowned: bool = False
+    noise_dominated: bool = False
 
 
 @dataclass
@@ -63,7 +64,7 @@ class _Unlike:
     count: int
     reference: str
     expected: list[Array]
-    drowned: bool = False
+    noise_dominated: bool = False
 
     def __call__(self, outputs: list[Array]) -> str:
         for index, (mine, its) in enumerate(zip(outputs, self.expected, strict=False)):
@@ -73,7 +74,7 @@ class _Unlike:
             moved = self._moved(index, mine, its, by_row)
             if moved is None:
                 continue
-            self.drowned |= moved.drowned
+            self.noise_dominated |= moved.noise_dominated
             if moved.beyond:
                 where = f" in row {moved.row}" if by_row else ""
                 return (
@@ -90,7 +91,7 @@ class _Unlike:
 
 
 @dataclass(frozen=True)
-class _Apart:
+class _Disagreement:
     """Why, and how far, an entry point is off inference."""
 
     name: str
@@ -107,22 +108,22 @@ def agreement(case: Case, x: Nest, seen: Sequence[Seen]) -> Agreement:
         return Agreement()  # an overflow comes and goes with rounding
     comparing = _Comparing(case, x, reference)
     found: dict[Cause, dict[str, str]] = {}
-    for apart in comparing.all(seen):
-        found.setdefault(apart.cause, {})[apart.name] = apart.how
+    for by_name in comparing.all(seen):
+        found.setdefault(by_name.cause, {})[by_name.name] = by_name.how
     compared, arrays = {s.name for s in seen}, next(iter(case.subject.entries()), "")
     wrong, meant = list[Finding](), list[Finding]()
     for cause, names in found.items():
         alike = DATASET not in compared or (arrays in names) is (DATASET in names)
         kind = meant if cause.intended and alike else wrong
         kind.append(explain.disagree(cause, names, reference.name, BOUND))
-    return Agreement(tuple(wrong), tuple(meant), comparing.drowned)
+    return Agreement(tuple(wrong), tuple(meant), comparing.noise_dominated)
 
 
 def _reference(case: Case, x: Nest) -> Entry:
     """Inference in a trace; outside of one where the trace holds layers still that draw."""
     traced = traced_entry(case, x, False)
     if traced.observed is None or traced.observed.draws:
-        return entry(case, x, case.subject.spelled(False))
+        return entry(case, x, case.subject.call_text(False))
     return traced
 
 
@@ -136,10 +137,10 @@ class _Comparing:
         self._made: list[_Unlike] = []
 
     @property
-    def drowned(self) -> bool:
-        return any(unlike.drowned for unlike in self._made)
+    def noise_dominated(self) -> bool:
+        return any(unlike.noise_dominated for unlike in self._made)
 
-    def all(self, seen: Sequence[Seen]) -> Iterator[_Apart]:
+    def all(self, seen: Sequence[Seen]) -> Iterator[_Disagreement]:
         for other in seen:
             if other.name not in (EVALUATE, self.reference.name):
                 yield from self._entry(other)
@@ -150,7 +151,7 @@ class _Comparing:
         self._made.append(_Unlike(noise, rows_of(rows), self.reference.name, expected))
         return self._made[-1]
 
-    def _entry(self, other: Seen) -> Iterator[_Apart]:
+    def _entry(self, other: Seen) -> Iterator[_Disagreement]:
         case, x, calls = self.case, self.x, calls_of(self.case)
         expected = (
             _in_batches(case, self.reference, x)
@@ -161,12 +162,14 @@ class _Comparing:
         if how := other.raised or unlike(other.outputs):
             called = Called(x, calls[other.name]) if self._traced and other.name in calls else None
             runner = runner_of(case, x, other.name)
-            cause = explain.sets_apart(case.subject, runner, unlike, called)
-            yield _Apart(other.name, explain.refusing(cause) if other.raised else cause, how)
-        elif self._traced and other.name == case.subject.spelled(False):
+            cause = explain.disagreement_cause(case.subject, runner, unlike, called)
+            yield _Disagreement(
+                other.name, explain.refusing(cause) if other.raised else cause, how
+            )
+        elif self._traced and other.name == case.subject.call_text(False):
             yield from self._after_another(other.name, self._traced)
 
-    def _compiled(self, compiled: CompiledBefore) -> Iterator[_Apart]:
+    def _compiled(self, compiled: CompiledBefore) -> Iterator[_Disagreement]:
         """What `predict` was compiled for before the check."""
         case, rows = self.case, compiled.rows
         try:
@@ -181,11 +184,13 @@ class _Comparing:
             return
         unlike = self._unlike(noise, rows, expected)
         if all_finite(expected) and (how := unlike(outputs)):
-            runner = Runner(compiled.compiled_again, case.subject.own_inference(), compiled.held)
-            cause = explain.sets_apart(case.subject, runner, unlike, None)
-            yield _Apart(compiled.name, cause, how)
+            runner = Runner(
+                compiled.compiled_again, case.subject.own_inference(), compiled.may_change
+            )
+            cause = explain.disagreement_cause(case.subject, runner, unlike, None)
+            yield _Disagreement(compiled.name, cause, how)
 
-    def _after_another(self, name: str, traced: Pass) -> Iterator[_Apart]:
+    def _after_another(self, name: str, traced: Pass) -> Iterator[_Disagreement]:
         """Inference outside of a trace, right after a call with other rows.
 
         What code of the user's keeps from one call to the next, a cache or a carried state, mostly
@@ -207,11 +212,15 @@ class _Comparing:
             return
         if how:
             pairs = zip(traced.calls, expected.records, after.records, strict=False)
-            apart = (c.label for c, mine, its in pairs if not same_outputs(mine or [], its or []))
-            cause = explain.remembering(next(apart, ""))
-            yield _Apart(name, cause, f"{how}, right after a call with other rows")
+            by_name = (
+                c.label for c, mine, its in pairs if not same_outputs(mine or [], its or [])
+            )
+            cause = explain.remembering(next(by_name, ""))
+            yield _Disagreement(name, cause, f"{how}, right after a call with other rows")
 
 
-def _in_batches(case: Case, way: Entry, x: Nest) -> list[Array]:
+def _in_batches(case: Case, entry_point: Entry, x: Nest) -> list[Array]:
     """What an entry point gives for batches as those of the data set, put together."""
-    return [np.concatenate(outputs) for outputs in zip(*batches_of(case, way, x), strict=True)]
+    return [
+        np.concatenate(outputs) for outputs in zip(*batches_of(case, entry_point, x), strict=True)
+    ]

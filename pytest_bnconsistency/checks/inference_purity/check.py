@@ -9,13 +9,14 @@ from pytest_bnconsistency.checks.inference_purity.runs import Runs, run_all
 from pytest_bnconsistency.checks.inference_purity.search import searched
 from pytest_bnconsistency.data.arrays import Nest, rows_of
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.measurement.rounding_noise import DROWNED
+from pytest_bnconsistency.measurement.rounding_noise import NOISE_DOMINATED
 from pytest_bnconsistency.results import CheckResult, Verdict
 from pytest_bnconsistency.words import counted, listed
 
 NAME = "inference_purity"
-DROWNED_NOTE = (
-    f"rounding alone moves the outputs by more than {DROWNED:g} of their scale: entry points may "
+NOISE_DOMINATED_NOTE = (
+    f"rounding alone moves the outputs by more than {NOISE_DOMINATED:g} of their scale: entry "
+    f"points may "
     "differ by as much"
 )
 
@@ -32,8 +33,8 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     random = not_repeatable(case, x, runs.seen)
     findings = (*state_moves(case, x, runs), *random, *agreeing.wrong)
     # What does not repeat itself moves by more than rounding.
-    drowned = agreeing.drowned and not random
-    notes = (*runs.notes, DROWNED_NOTE) if drowned else tuple(runs.notes)
+    noise_dominated = agreeing.noise_dominated and not random
+    notes = (*runs.notes, NOISE_DOMINATED_NOTE) if noise_dominated else tuple(runs.notes)
     if findings:
         return CheckResult(
             check=NAME,
@@ -54,27 +55,27 @@ def _decide(case: Case, x: Nest) -> CheckResult:
     return CheckResult(
         check=NAME,
         verdict=Verdict.PASSED,
-        summary=_held(runs, agreeing, rows_of(x)),
+        summary=_passed_summary(runs, agreeing, rows_of(x)),
         notes=notes,
         evidence=runs.evidence(),
         warnings=agreeing.meant,
     )
 
 
-def _held(runs: Runs, agreeing: Agreement, rows: int) -> str:
-    layers = len(set(runs.held_by.values()))
-    summary = f"{_what_held(runs.names, len(runs.held), layers)} on {rows} rows"
+def _passed_summary(runs: Runs, agreeing: Agreement, rows: int) -> str:
+    layers = len(set(runs.owner_of.values()))
+    summary = f"{_what_passed(runs.names, len(runs.owned), layers)} on {rows} rows"
     if agreeing.meant:
         summary += f", but for what {listed([f.layer for f in agreeing.meant])} adds"
     return summary
 
 
-def _what_held(names: list[str], variables: int, layers: int) -> str:
+def _what_passed(names: list[str], variables: int, layers: int) -> str:
     one = len(names) == 1
     said = [f"{'gives' if one else 'give'} the same bits twice"]
     if variables:
-        held = f"{counted(variables, 'variable')} of {counted(layers, 'layer')} as they are"
-        said.insert(0, f"{'leaves' if one else 'leave'} {held}")
+        owned = f"{counted(variables, 'variable')} of {counted(layers, 'layer')} as they are"
+        said.insert(0, f"{'leaves' if one else 'leave'} {owned}")
     if not one:
         said.append("agree within the noise bound")
     return f"{listed(names)} {listed(said)}"

@@ -15,7 +15,7 @@ from pytest_bnconsistency.checks import size_dependence as sizes
 from pytest_bnconsistency.checks.budget import Budget, Tries
 from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest
-from pytest_bnconsistency.execution.activation_patching import Held
+from pytest_bnconsistency.execution.activation_patching import Patch
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.layer_values import (
     differ,
@@ -53,9 +53,9 @@ class Cause:
     intended: bool = False
 
 
-ANEW, INFERENCE = "the code run anew", "inference mode for every layer"
+RETRACED, INFERENCE = "the code run anew", "inference mode for every layer"
 LIBRARY = "the library's methods in place of the model's own"
-TRIED = f"tried: {ANEW}, {INFERENCE}, {LIBRARY}"
+TRIED = f"tried: {RETRACED}, {INFERENCE}, {LIBRARY}"
 
 NOT_LOCATED = "the model's output"
 
@@ -77,15 +77,17 @@ class Runner:
     """An entry point whose code runs, or is traced, once more each time.
 
     `own` are the methods of the model's own that it goes through. What `run` changes stays
-    changed: `held` are the variables that it may change.
+    changed: `may_change` are the variables that it may change.
     """
 
     run: Run
     own: Sequence[str]
-    held: Sequence[Any]
+    may_change: Sequence[Any]
 
 
-def sets_apart(subject: Subject, runner: Runner, unlike: Unlike, called: Called | None) -> Cause:
+def disagreement_cause(
+    subject: Subject, runner: Runner, unlike: Unlike, called: Called | None
+) -> Cause:
     """What makes an entry point give other outputs than inference, found by undoing it.
 
     `called` is what it is called with, if it is the model's call and inference is traced.
@@ -93,7 +95,7 @@ def sets_apart(subject: Subject, runner: Runner, unlike: Unlike, called: Called 
     # What the model's own code adds is no fault: a verdict hangs on it: it has the time it needs.
     tries = Tries(Budget(math.inf) if runner.own else None)
     undoing = _Undoing(subject, runner, lambda: not unlike(runner.run()), "it agrees", tries)
-    if undoing.anew:
+    if undoing.retraced:
         return _stale("it agrees")
 
     def adds(step: str, who: str) -> Cause:
@@ -124,7 +126,7 @@ def sets_apart(subject: Subject, runner: Runner, unlike: Unlike, called: Called 
 class _Undoing:
     """Tries one cause of a symptom after the other: `healed` runs and tells whether it is gone.
 
-    `ok` says so in words, `tries` whether there is time. `anew` tells of the code run anew and
+    `ok` says so in words, `tries` whether there is time. `retraced` tells of the code run anew and
     nothing else, `calls` are the calls of layers in that run.
     """
 
@@ -139,7 +141,7 @@ class _Undoing:
         self._subject, self._runner, self._healed, self._ok = subject, runner, healed, ok
         self._tries = tries
         self.calls: list[Call] = []
-        self.anew = self._with({}, self.calls)
+        self.retraced = self._with({}, self.calls)
 
     def mode_or_step(
         self, call: Call | None, by_itself: Callable[[str, str], Cause]
@@ -150,8 +152,8 @@ class _Undoing:
         is named where `call` is None.
         """
         subject, own = self._subject, self._runner.own
-        alone = [name for name in own if self._by_library([name])]
-        step = alone[:1] or (list(own) if len(own) > 1 and self._by_library(own) else [])
+        one_by_one = [name for name in own if self._by_library([name])]
+        step = one_by_one[:1] or (list(own) if len(own) > 1 and self._by_library(own) else [])
         with in_inference(subject):
             inference = self._ran(INFERENCE)
         if self._tries.cut:
@@ -197,22 +199,22 @@ class _Undoing:
         """Whether it is gone with layers, by identity, in these modes; `calls` takes the calls."""
         subject = self._subject
 
-        def told(call: Call, proceed: Proceed) -> Any:
+        def in_mode(call: Call, proceed: Proceed) -> Any:
             if calls is not None:
                 calls.append(replace(call, args=(), kwargs={}))
             mode = modes.get(id(call.layer))
             if mode is None or not (call.is_layer and subject.takes_training(call.layer)):
                 return proceed(call.args, call.kwargs)
-            return proceed(*subject.told(call, mode))
+            return proceed(*subject.with_training(call, mode))
 
-        with subject.watch(told):
-            return self._ran("inference mode for one layer" if modes else ANEW)
+        with subject.watch(in_mode):
+            return self._ran("inference mode for one layer" if modes else RETRACED)
 
     def _ran(self, what: str) -> bool:
         if not self._tries.may(what):
             return False
         try:
-            with preserve_state(self._subject), restored(self._runner.held):
+            with preserve_state(self._subject), restored(self._runner.may_change):
                 return self._healed()
         except Exception:
             return False
@@ -220,9 +222,11 @@ class _Undoing:
 
 def _first_in_training(subject: Subject, calls: Sequence[Call]) -> Call | None:
     """The first call of a layer that is told to train, or takes it for granted."""
-    modes = ((c, c.told[-1]) for c in calls if c.is_layer and subject.takes_training(c.layer))
+    modes = (
+        (c, c.called_with[-1]) for c in calls if c.is_layer and subject.takes_training(c.layer)
+    )
     return next(
-        (c for c, told in modes if told or (told is None and subject.training_default(c.layer))),
+        (c for c, mode in modes if mode or (mode is None and subject.training_default(c.layer))),
         None,
     )
 
@@ -312,15 +316,15 @@ def refusing(cause: Cause) -> Cause:
     )
 
 
-def disagree(cause: Cause, apart: Mapping[str, str], reference: str, bound: str) -> Finding:
-    """The finding for entry points that one cause sets `apart`, by name; the values say how."""
-    name, how = next(iter(apart.items()))
+def disagree(cause: Cause, disagreeing: Mapping[str, str], reference: str, bound: str) -> Finding:
+    """The finding for entry points that one cause explains, by name; the values say how."""
+    name, how = next(iter(disagreeing.items()))
     return rules.ENTRIES_DISAGREE.finding(
         layer=cause.place,
         message=f"{name} {how}",
         explanation=cause.explanation,
         bound=bound,
-        evidence={"apart": dict(apart), "reference": reference},
+        evidence={"apart": dict(disagreeing), "reference": reference},
     )
 
 
@@ -340,10 +344,10 @@ def moves_because(
 
     tries = Tries()
     undoing = _Undoing(subject, runner, stays, "all of their state stays", tries)
-    if undoing.anew:
+    if undoing.retraced:
         return _stale("it moves no state")
     ids = {id(variable) for variable in moved}
-    holding = [c for c in undoing.calls if ids & {id(v) for v in subject.own_variables(c.layer)}]
+    owning = [c for c in undoing.calls if ids & {id(v) for v in subject.own_variables(c.layer)}]
 
     def writes_itself(step: str, who: str) -> Cause:
         explanation = Explanation(
@@ -354,7 +358,7 @@ def moves_because(
         )
         return Cause(step, explanation)
 
-    found = undoing.mode_or_step(holding[0] if holding else None, writes_itself)
+    found = undoing.mode_or_step(owning[0] if owning else None, writes_itself)
     if found is not None:
         return found if found.place else replace(found, place=layers[0])
     writes = f"{layers[0]} writes" if len(layers) == 1 else "these layers write"
@@ -364,31 +368,32 @@ def moves_because(
         ),
         remedy="write state only `if training`; keep nothing from one call to the next",
     )
-    carried = _carried(subject, runner, holding, moved, tries)
+    carried = _carried(subject, runner, owning, moved, tries)
     return Cause(layers[0], unknown) if carried is None else carried
 
 
 def _carried(
     subject: Subject,
     runner: Runner,
-    holding: Sequence[Call],
+    owning: Sequence[Call],
     moved: Sequence[Any],
     tries: Tries,
 ) -> Cause | None:
     """The cause where layers carry a state by design: where they, or the model, can reset it."""
     for whole in (True, False):
-        found = (_reset(subject, call, whole) for call in holding)
-        resets = list({reset.spelled: reset for reset in found if reset is not None}.values())
+        found = (_reset(subject, call, whole) for call in owning)
+        resets = list({reset.call_text: reset for reset in found if reset is not None}.values())
         if not resets or not tries.may("the state reset before each call"):
             continue
         if not _resettable(subject, runner, resets, moved):
             continue
-        paths = list(dict.fromkeys(call.path for call in holding))
+        paths = list(dict.fromkeys(call.path for call in owning))
         carry = "is stateful: it carries its" if len(paths) == 1 else "are stateful: they carry"
         explanation = Explanation(
             cause=f"{listed(paths)} {carry} state from one call to the next",
             tested="reset before each call, the same rows give the same bits",
-            remedy=f"call {listed([reset.spelled for reset in resets])} before each new sequence; "
+            remedy=f"call {listed([reset.call_text for reset in resets])} before each new "
+            f"sequence; "
             "or build it with stateful=False",
             established=True,
         )
@@ -400,7 +405,7 @@ def _carried(
 class _Reset:
     """A method that puts a recurrence back to its initial state."""
 
-    spelled: str
+    call_text: str
     run: Callable[[], None]
 
 
@@ -425,7 +430,7 @@ def _resettable(
         return runner.run()
 
     try:
-        with preserve_state(subject), restored(runner.held):
+        with preserve_state(subject), restored(runner.may_change):
             first, after = reset_and_run(), Variables(list(moved))
             return same_outputs(first, reset_and_run()) and not after.moved()
     except Exception:
@@ -433,10 +438,10 @@ def _resettable(
 
 
 def state_moves(
-    cause: Cause, layers: Sequence[str], moving: Sequence[str], still: Sequence[str]
+    cause: Cause, layers: Sequence[str], moving: Sequence[str], unmoved: Sequence[str]
 ) -> Finding:
     """The finding for entry points that one cause has `moving` the state of `layers`."""
-    holds = f"; {listed(still)} {'does' if len(still) == 1 else 'do'} not" if still else ""
+    holds = f"; {listed(unmoved)} {'does' if len(unmoved) == 1 else 'do'} not" if unmoved else ""
     return rules.STATE_MOVES.finding(
         layer=cause.place,
         layers=layers,
@@ -444,7 +449,7 @@ def state_moves(
         f"{counted(len(layers), 'layer')}{holds}",
         explanation=cause.explanation,
         bound="no tolerance: bitwise",
-        evidence={"moves": list(moving), "holds": list(still), "layers": list(layers)},
+        evidence={"moves": list(moving), "holds": list(unmoved), "layers": list(layers)},
     )
 
 
@@ -504,11 +509,11 @@ def not_repeatable(
 
 def _to_repeat(subject: Subject, random: Sequence[str]) -> str:
     """What has nothing drawn; a mode that was seen to draw nothing comes first."""
-    if list(random) == [subject.spelled(None)]:
-        told = f"call the model with training=False for inference, {subject.spelled(False)}"
+    if list(random) == [subject.call_text(None)]:
+        advice = f"call the model with training=False for inference, {subject.call_text(False)}"
     else:
-        told = "draw random numbers in training mode only"
-    return f"{told}; keep augmentation outside the model"
+        advice = "draw random numbers in training mode only"
+    return f"{advice}; keep augmentation outside the model"
 
 
 def _repeats_with(
@@ -521,9 +526,9 @@ def _repeats_with(
     """Whether the same rows give the same bits twice once calls and operations are held."""
     if not drawing:
         seen = Pass(subject, x, training=training, traced=False)
-        held = {label: known for label, known in values_of(seen, x).items() if label in labels}
-        return bool(held) and repeats_with(seen, x, held)
+        patched = {label: known for label, known in values_of(seen, x).items() if label in labels}
+        return bool(patched) and repeats_with(seen, x, patched)
     traced = Pass(subject, x, training=training)
-    held = {k: v for k, v in in_trace(traced, x)[1].items() if k in labels}
-    drawn = {name: Held(values) for name, values in results_of(traced, x, drawing).items()}
-    return repeats_with(traced, x, held, drawn)
+    patched = {k: v for k, v in in_trace(traced, x)[1].items() if k in labels}
+    drawn = {name: Patch(values) for name, values in results_of(traced, x, drawing).items()}
+    return repeats_with(traced, x, patched, drawn)

@@ -16,7 +16,7 @@ from pytest_bnconsistency.results import Finding
 
 def state_moves(case: Case, x: Nest, runs: Runs) -> list[Finding]:
     """A finding for each cause that has entry points move state."""
-    calls, still = calls_of(case), [s.name for s in runs.seen if not s.moved]
+    calls, unmoved = calls_of(case), [s.name for s in runs.seen if not s.moved]
     # What runs the same code moves the same state: the calls one by one, the ways to predict.
     kinds: dict[str, list[Seen]] = {}
     for s in runs.seen:
@@ -26,24 +26,24 @@ def state_moves(case: Case, x: Nest, runs: Runs) -> list[Finding]:
     found: dict[Cause, list[Seen]] = {}
     for alike in kinds.values():
         runner = runner_of(case, x, alike[0].name)
-        cause = explain.moves_because(case.subject, runner, alike[0].moved, runs.held_by)
+        cause = explain.moves_because(case.subject, runner, alike[0].moved, runs.owner_of)
         found.setdefault(cause, []).extend(alike)
     findings = []
     for cause, moving in found.items():
         ids = {id(v) for s in moving for v in s.moved}
-        layers = list(dict.fromkeys(path for key, path in runs.held_by.items() if key in ids))
-        findings.append(explain.state_moves(cause, layers, [s.name for s in moving], still))
+        layers = list(dict.fromkeys(path for key, path in runs.owner_of.items() if key in ids))
+        findings.append(explain.state_moves(cause, layers, [s.name for s in moving], unmoved))
     return findings
 
 
 def not_repeatable(case: Case, x: Nest, seen: Sequence[Seen]) -> list[Finding]:
     if all(s.repeats for s in seen):
         return []
-    told, default = calls_of(case), observed(case, x, None)
+    modes, default = calls_of(case), observed(case, x, None)
     # What moves state starts from another one the second time.
     drawing = default.draws
     random = [s.name for s in seen if not s.repeats and (drawing or not s.moved)]
     if not random:
         return []
-    mode = next((told[name] for name in random if name in told), False)
+    mode = next((modes[name] for name in random if name in modes), False)
     return [explain.not_repeatable(case.subject, x, default, random, mode)]

@@ -13,14 +13,14 @@ from pytest_bnconsistency.checks.entry_points import (
     WHOLE,
     Entry,
     calls_of,
+    changeable_variables,
     entry,
-    held_variables,
     is_random,
     methods_of,
     moves_layers,
     owners,
     rows_between,
-    run_anew,
+    run_retraced,
     traced_entry,
 )
 from pytest_bnconsistency.checks.inference_purity.explain import Runner
@@ -57,12 +57,13 @@ class Seen:
 class Runs:
     """All entry points that ran, and the path of the layer that holds a variable, by identity.
 
-    `held` are the variables of layers that they may change. `notes` say what did not run, and why.
+    `owned` are the variables of layers that they may change. `notes` say what did not run, and
+    why.
     """
 
     seen: Sequence[Seen]
-    held_by: dict[int, str]
-    held: Sequence[Any]
+    owner_of: dict[int, str]
+    owned: Sequence[Any]
     notes: Sequence[str]
 
     @property
@@ -90,7 +91,7 @@ class Runs:
             "entry_points": {
                 s.name: {
                     "repeats": s.repeats,
-                    "moved": sorted({self.held_by[id(v)] for v in s.moved}),
+                    "moved": sorted({self.owner_of[id(v)] for v in s.moved}),
                 }
                 for s in self.seen
             },
@@ -98,9 +99,9 @@ class Runs:
 
 
 def run_all(case: Case, x: Nest) -> Runs:
-    held_by = owners(case, observed(case, x, False))
+    owner_of = owners(case, observed(case, x, False))
     # Metrics and the states of seed generators may move: no layer holds them as its own.
-    held = [v for v in held_variables(case, x) if id(v) in held_by]
+    owned = [v for v in changeable_variables(case, x) if id(v) in owner_of]
     names = [*methods_of(case), *reversed(calls_of(case))]
     seen, notes = list[Seen](), list[str]()
     if DATASET in names and not _joins(case, x):
@@ -108,7 +109,7 @@ def run_all(case: Case, x: Nest) -> Runs:
         notes.append(f"not run: {DATASET}, as outputs of batches of unlike sizes can't be joined")
     for name in names:
         try:
-            seen.append(_seen(case, x, name, held_by))
+            seen.append(_seen(case, x, name, owner_of))
         except RefusedError as error:
             if note := _no_fault(case, x, name, error):
                 notes.append(f"not run: {note}")
@@ -117,8 +118,8 @@ def run_all(case: Case, x: Nest) -> Runs:
                 raised = f"raises {kind}: {first_line(error)[:120]}"
                 seen.append(Seen(name, [], True, (), raised))
     if _can_evaluate(case):
-        seen.append(_evaluated(case, held))
-    return Runs(seen, held_by, held, notes)
+        seen.append(_evaluated(case, owned))
+    return Runs(seen, owner_of, owned, notes)
 
 
 def _can_evaluate(case: Case) -> bool:
@@ -130,9 +131,9 @@ def _can_evaluate(case: Case) -> bool:
 
 def _joins(case: Case, x: Nest) -> bool:
     """Whether outputs of batches as those of the data set have the rows first, and one shape."""
-    way = traced_entry(case, x, False)
+    entry_point = traced_entry(case, x, False)
     try:
-        batches = [way.run(WHOLE, x).outputs, *batches_of(case, way, x)]
+        batches = [entry_point.run(WHOLE, x).outputs, *batches_of(case, entry_point, x)]
     except RefusedError:
         return True  # what the data set refuses is told by its own run
     shapes = [[output.shape[1:] for output in outputs] for outputs in batches]
@@ -173,44 +174,44 @@ def _runs_in_single_steps(case: Case, x: Nest, name: str) -> bool:
 
 def _refuses(case: Case, x: Nest, name: str) -> bool:
     """Whether inference refuses the batches that an entry point runs, too."""
-    way = traced_entry(case, x, False)
+    entry_point = traced_entry(case, x, False)
     try:
-        batches_of(case, way, x) if name == DATASET else way.run(WHOLE, x)
+        batches_of(case, entry_point, x) if name == DATASET else entry_point.run(WHOLE, x)
     except RefusedError:
         return True
     return False
 
 
-def _seen(case: Case, x: Nest, name: str, held_by: dict[int, str]) -> Seen:
-    way = entry(case, x, name)
-    first = way.run(WHOLE, x)
-    moved = tuple(v for v in first.moved if id(v) in held_by)
-    return Seen(name, first.outputs, name == DATASET or _repeats(case, x, way), moved)
+def _seen(case: Case, x: Nest, name: str, owner_of: dict[int, str]) -> Seen:
+    entry_point = entry(case, x, name)
+    first = entry_point.run(WHOLE, x)
+    moved = tuple(v for v in first.moved if id(v) in owner_of)
+    return Seen(name, first.outputs, name == DATASET or _repeats(case, x, entry_point), moved)
 
 
-def _repeats(case: Case, x: Nest, way: Entry) -> bool:
+def _repeats(case: Case, x: Nest, entry_point: Entry) -> bool:
     """Whether the same rows give the same bits a second time, through the entry point or another.
 
     Another one counts where nothing draws random numbers and no state moves that inference reads:
     a trace would hold layers still that draw, and each run begins with the same state.
     """
     traced = traced_entry(case, x, False)
-    drawing, mine = not observed(case, x, False).deterministic, way.run(WHOLE, x)
-    if is_random(case, x, way):
+    drawing, mine = not observed(case, x, False).deterministic, entry_point.run(WHOLE, x)
+    if is_random(case, x, entry_point):
         return False
     if not (drawing or moves_layers(case, x, mine)):
         calls = calls_of(case)
         others = [traced]
-        if way.name in calls:
-            others += [entry(case, x, name) for name in calls if name != way.name]
+        if entry_point.name in calls:
+            others += [entry(case, x, name) for name in calls if name != entry_point.name]
         if any(same_outputs(mine.outputs, other.run(WHOLE, x).outputs) for other in others):
             return True
-    first, second = way.twice(WHOLE, x)
+    first, second = entry_point.twice(WHOLE, x)
     return same_outputs(first.outputs, second.outputs)
 
 
-def _evaluated(case: Case, held: list[Any]) -> Seen:
-    before = Variables(held)
+def _evaluated(case: Case, owned: list[Any]) -> Seen:
+    before = Variables(owned)
     try:
         return Seen(EVALUATE, _scores(case), True, tuple(before.moved()))
     finally:
@@ -219,15 +220,15 @@ def _evaluated(case: Case, held: list[Any]) -> Seen:
 
 def runner_of(case: Case, x: Nest, name: str) -> Runner:
     """The entry point of that name, to be run anew on the rows that it runs on here."""
-    held = held_variables(case, x)
+    owned = changeable_variables(case, x)
     if name == EVALUATE:
-        return Runner(lambda: _evaluated_anew(case), case.subject.own_evaluation(), held)
+        return Runner(lambda: _evaluated_recompiled(case), case.subject.own_evaluation(), owned)
     own = [] if name in calls_of(case) else case.subject.own_inference()
-    return Runner(lambda: run_anew(case, x, name), own, held)
+    return Runner(lambda: run_retraced(case, x, name), own, owned)
 
 
-def _evaluated_anew(case: Case) -> list[Array]:
-    case.subject.compile_anew()
+def _evaluated_recompiled(case: Case) -> list[Array]:
+    case.subject.recompile()
     return _scores(case)
 
 
@@ -238,7 +239,7 @@ def _scores(case: Case) -> list[Array]:
     return [np.array(list(scores.values()))]
 
 
-def batches_of(case: Case, way: Entry, x: Nest) -> list[list[Array]]:
+def batches_of(case: Case, entry_point: Entry, x: Nest) -> list[list[Array]]:
     rows, size = rows_of(x), set_batch(case.subject, x)
     batches = [rows_between(x, start, min(start + size, rows)) for start in range(0, rows, size)]
-    return [way.run(*batch).outputs for batch in batches]
+    return [entry_point.run(*batch).outputs for batch in batches]

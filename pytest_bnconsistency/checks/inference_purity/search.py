@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from pytest_bnconsistency.checks import entry_points as ways
-from pytest_bnconsistency.checks import search
+from pytest_bnconsistency.checks import entry_points, search
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.search import Violation, passes_of, source_of
 from pytest_bnconsistency.data.arrays import Nest, rows_of
@@ -29,7 +28,7 @@ class State:
         self.breaks, self.among_others = frozenset({STATE_MOVES.id}), frozenset[str]()
         self.score, self.random = 0.0, False
         self._passes = passes_of(case, x)
-        self._owners = ways.owners(case, *self._passes.values())
+        self._owners = entry_points.owners(case, *self._passes.values())
 
     def violation(self, recipe: Recipe) -> Violation | None:
         x = self.source.expand(recipe)

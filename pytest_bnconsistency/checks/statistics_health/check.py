@@ -22,7 +22,7 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.normalization_layers import Role
-from pytest_bnconsistency.measurement.stored_statistics import by_behaviour, normalisers
+from pytest_bnconsistency.measurement.stored_statistics import by_behaviour, normalization_layers
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Table, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
@@ -38,39 +38,41 @@ _PLURALS: Mapping[Role, str] = {
     "deviation": "deviations",
     "other": "statistics",
 }
-UNSEEN = "with data as x, or --bn-data, normalisers of one's own are found by what they do"
+UNSEEN = (
+    "with data as x, or --bn-data, normalization layers of one's own are found by what they do"
+)
 
 
 def check(case: Case) -> CheckResult:
-    held = list(normalisers(case.subject))
-    findings = list(unusable(case, held))
+    found = list(normalization_layers(case.subject))
+    findings = list(unusable(case, found))
     known, refused = None, ""
     data = None if case.subject.modeless else case.data
     if data is not None and data.rows > 1 and not findings:
         try:
             with preserve_state(case.subject):
                 known = estimated(case, data)
-                held = by_behaviour(held, known.tracked)
+                found = by_behaviour(found, known.tracked)
         except RefusedError as error:
             refused = f"only what is stored was read: {error}"
-        findings = list(unusable(case, held))
-    if not held:
+        findings = list(unusable(case, found))
+    if not found:
         return CheckResult(
             check=NAME,
             verdict=Verdict.NOT_APPLICABLE,
             summary=case.subject.layerless or "no layer holds statistics",
             hint="" if known else refused or UNSEEN,
         )
-    warnings = list(unusual(case.subject, held))
+    warnings = list(unusual(case.subject, found))
     table = None
     if known is not None and not findings:
         table, far = _distances(known)
         warnings += far
         if all(warning.rule != rules.FED_BY_DROPOUT.id for warning in warnings):
             fed = known.training.fed_by_random  # what no graph of the model's own tells
-            warnings += fed_by_noise(held, lambda layer: fed.get(id(layer), ()))
+            warnings += fed_by_noise(found, lambda layer: fed.get(id(layer), ()))
     evidence: dict[str, Any] = {
-        "normalisers": len(held),
+        "normalization_layers": len(found),
         "unusual": [warning.message for warning in warnings],
     }
     if findings:
@@ -81,9 +83,9 @@ def check(case: Case) -> CheckResult:
             evidence=evidence,
             warnings=tuple(warnings),
         )
-    vectors = sum(len(n.vectors) for n in held)
+    vectors = sum(len(n.vectors) for n in found)
     summary = (
-        f"{vectors} statistics of {counted(len(held), 'normaliser')} are finite, no "
+        f"{vectors} statistics of {counted(len(found), 'normalization layer')} are finite, no "
         "variance is negative, momenta, axes and dtypes can accumulate"
     )
     return CheckResult(
@@ -106,8 +108,13 @@ def _distances(known: Estimated) -> tuple[Table | None, list[Finding]]:
         path = next(t.path for t in known.tracked if t.layer is layer)
         distances = _distances_of(known, layer)
         cells = {d.role: "?" if math.isnan(d.errors) else f"{d.errors:.1f}" for d in distances}
-        told = (path, cells.get("mean", "?"), cells.get("variance", "?"), str(known.estimate.rows))
-        rows.append((max(np.nan_to_num(d.errors) for d in distances), told))
+        described = (
+            path,
+            cells.get("mean", "?"),
+            cells.get("variance", "?"),
+            str(known.estimate.rows),
+        )
+        rows.append((max(np.nan_to_num(d.errors) for d in distances), described))
         beyond = [d for d in distances if d.errors > FAR_ERRORS and d.off > FAR]
         if beyond:
             far.append((path, max(beyond, key=lambda d: d.off)))
@@ -163,9 +170,9 @@ def _distances_of(known: Estimated, layer: Any) -> list[Distance]:
         size = np.maximum(np.abs(value), 1e-12)
         unit = deviation if role == "mean" and deviation is not None else size
         usable = error > 1e-6 * unit
-        apart = np.abs(stored - value)
-        errors = float(np.median(apart[usable] / error[usable])) if usable.any() else math.nan
-        off = float(np.median(apart / unit))
+        away = np.abs(stored - value)
+        errors = float(np.median(away[usable] / error[usable])) if usable.any() else math.nan
+        off = float(np.median(away / unit))
         how = f"{off:.2g} standard deviations from those of this data"
         if unit is size:
             how = f"{float(np.median(stored / size)):.2g} times those of this data"

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pytest_bnconsistency.checks import non_finite_statistics as poisoned
+from pytest_bnconsistency.checks import non_finite_statistics as non_finite
 from pytest_bnconsistency.checks import unusable_statistics as causes
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.population_statistics import batch_size
 from pytest_bnconsistency.checks.unusable_statistics import Why
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.measurement.stored_statistics import Normaliser
+from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import Finding
 from pytest_bnconsistency.rules.catalogue import (
@@ -26,51 +26,51 @@ from pytest_bnconsistency.rules.catalogue import (
 )
 from pytest_bnconsistency.words import counted
 
-Place = tuple[Normaliser, str]
+Place = tuple[NormalizationLayer, str]
 LARGE_MOMENTUM = 0.5
 """Above it, an update moves a statistic by less than half of the distance."""
 
 
-def unusable(case: Case, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+def unusable(case: Case, normalization_layers: Sequence[NormalizationLayer]) -> Iterator[Finding]:
     """What is certainly wrong. Nothing runs unless something is."""
     size = batch_size(case, case.data) if case.data is not None else case.settings.batch_size
     data, axis = case.data, channel_axis(case.subject)
     for rule, places, why, remedy in (
         (
             NOT_FINITE,
-            _not_finite(normalisers),
-            poisoned.not_finite(case.subject, data, size),
+            _not_finite(normalization_layers),
+            non_finite.not_finite(case.subject, data, size),
             "find the batch (NaN in the data, or loss scaling that skips the optimizer but not "
             "the statistics), then recalibrate(model, x) or load earlier weights",
         ),
         (
             NEGATIVE_VARIANCE,
-            _negative(normalisers),
-            poisoned.negative_variance(case.subject, data, size),
+            _negative(normalization_layers),
+            non_finite.negative_variance(case.subject, data, size),
             "check the order of ported weights, and that momentum lies in [0, 1]; then "
             "recalibrate(model, x)",
         ),
         (
             MOMENTUM,
-            _momentum(normalisers),
+            _momentum(normalization_layers),
             causes.degenerate_momentum,
             "momentum 0.9 to 0.99",
         ),
         (
             NARROW,
-            _narrow(normalisers),
+            _narrow(normalization_layers),
             causes.rounded_away,
             "use a mixed policy (mixed_bfloat16, mixed_float16), which keeps variables in float32",
         ),
         (
             WRONG_AXIS,
-            _wrong_axis(normalisers, axis),
+            _wrong_axis(normalization_layers, axis),
             causes.wrong_axis(axis or -1),
             "axis=-1 for channels-last data, axis=1 for channels-first",
         ),
         (
             NOT_ADAPTED,
-            _not_adapted(normalisers),
+            _not_adapted(normalization_layers),
             causes.not_adapted,
             "call adapt(training data) before the model is trained, or give mean and variance",
         ),
@@ -86,8 +86,8 @@ def channel_axis(subject: Subject) -> int | None:
     return -1 if formats == {"channels_last"} else 1
 
 
-def _not_finite(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
-    for n in normalisers:
+def _not_finite(normalization_layers: Sequence[NormalizationLayer]) -> Iterator[Place]:
+    for n in normalization_layers:
         for name, variable in n.vectors.items():
             bad = int((~np.isfinite(np.asarray(variable.numpy(), float))).sum())
             if bad:
@@ -95,8 +95,8 @@ def _not_finite(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
                 yield n, f"{name} has NaN or Inf in {bad} of {channels} channels"
 
 
-def _negative(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
-    for n in normalisers:
+def _negative(normalization_layers: Sequence[NormalizationLayer]) -> Iterator[Place]:
+    for n in normalization_layers:
         for name, value in n.variances():
             bad = int((value < 0).sum())
             if bad:
@@ -107,22 +107,24 @@ def _negative(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
                 )
 
 
-def _momentum(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
-    for n in normalisers:
+def _momentum(normalization_layers: Sequence[NormalizationLayer]) -> Iterator[Place]:
+    for n in normalization_layers:
         if n.trainable and n.momentum is not None and not 0 < n.momentum < 1:
             yield n, f"momentum is {n.momentum:g}"
 
 
-def _narrow(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
-    for n in normalisers:
+def _narrow(normalization_layers: Sequence[NormalizationLayer]) -> Iterator[Place]:
+    for n in normalization_layers:
         if n.trainable and n.momentum is not None and LARGE_MOMENTUM < n.momentum < 1:
             for name, variable in n.vectors.items():
                 if variable.dtype.size == 2:
                     yield n, f"{name} is kept in {variable.dtype.name}"
 
 
-def _wrong_axis(normalisers: Sequence[Normaliser], channels: int | None) -> Iterator[Place]:
-    for n in normalisers if channels is not None else ():
+def _wrong_axis(
+    normalization_layers: Sequence[NormalizationLayer], channels: int | None
+) -> Iterator[Place]:
+    for n in normalization_layers if channels is not None else ():
         if n.axis is None or n.axis[1] < 4 or n.adapts:
             continue
         axis, rank = n.axis
@@ -135,8 +137,8 @@ def _wrong_axis(normalisers: Sequence[Normaliser], channels: int | None) -> Iter
             )
 
 
-def _not_adapted(normalisers: Sequence[Normaliser]) -> Iterator[Place]:
-    for n in normalisers:
+def _not_adapted(normalization_layers: Sequence[NormalizationLayer]) -> Iterator[Place]:
+    for n in normalization_layers:
         if n.adapts and n.fresh:
             yield n, "mean 0 and variance 1, as built: the layer changes nothing"
 
@@ -160,7 +162,7 @@ def _finding(
         layer=n.path,
         layers=dict.fromkeys(other.path for other, _ in places),
         message=f"{what}, in {n.path}{others}",
-        explanation=causes.told(reason, remedy),
+        explanation=causes.described(reason, remedy),
         bound="no tolerance: read off the stored values",
         evidence={"places": [f"{other.path}: {said}" for other, said in places]},
     )

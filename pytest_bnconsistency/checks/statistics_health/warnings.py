@@ -10,7 +10,7 @@ import numpy as np
 from pytest_bnconsistency.checks import unusable_statistics as unusable
 from pytest_bnconsistency.checks.unusable_statistics import Why
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.measurement.stored_statistics import Normaliser
+from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
@@ -27,8 +27,10 @@ FACTOR, SHARE = 2.0, 0.1
 """Another epsilon matters if it moves a share of the channels by this factor."""
 
 
-def unusual(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
-    moving = [n for n in normalisers if not n.adapts]
+def unusual(
+    subject: Subject, normalization_layers: Sequence[NormalizationLayer]
+) -> Iterator[Finding]:
+    moving = [n for n in normalization_layers if not n.adapts]
     small = [n for n in moving if n.momentum is not None and 0 < n.momentum < SMALLEST_MOMENTUM]
     if small:
         momentum = small[0].momentum or 0.0
@@ -66,15 +68,17 @@ def unusual(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Fin
     yield from _graph(subject, moving)
 
 
-def _trained(subject: Subject, normalisers: Sequence[Normaliser]) -> bool:
+def _trained(subject: Subject, normalization_layers: Sequence[NormalizationLayer]) -> bool:
     """Whether something tells that the model was trained; one that was not is not wrong."""
-    return bool(subject.updates()) or any(not n.fresh or n.learnt for n in normalisers)
+    return bool(subject.updates()) or any(not n.fresh or n.learnt for n in normalization_layers)
 
 
-def _other_epsilon(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+def _other_epsilon(
+    subject: Subject, normalization_layers: Sequence[NormalizationLayer]
+) -> Iterator[Finding]:
     """Channels whose variance is small against epsilon: with ported weights it is not a detail."""
     places, largest = [], 1.0
-    for n in normalisers:
+    for n in normalization_layers:
         if n.epsilon is None or n.epsilon <= OTHER_EPSILON:
             continue
         for _, value in n.variances():
@@ -95,9 +99,11 @@ def _other_epsilon(subject: Subject, normalisers: Sequence[Normaliser]) -> Itera
         )
 
 
-def _dead(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+def _dead(
+    subject: Subject, normalization_layers: Sequence[NormalizationLayer]
+) -> Iterator[Finding]:
     places, channels, gain = [], 0, 0.0
-    for n in normalisers:
+    for n in normalization_layers:
         for _, value in n.variances() if n.epsilon else ():
             low = (value >= 0) & (value < (n.epsilon or 0.0) / 100)
             gains = n.gains(value)[low]
@@ -118,12 +124,16 @@ def _dead(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Findi
         )
 
 
-def _axis(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
+def _axis(
+    subject: Subject, normalization_layers: Sequence[NormalizationLayer]
+) -> Iterator[Finding]:
     """Statistics along another axis than the model's channels."""
     formats = {getattr(layer, "data_format", None) for layer in subject.layers()} - {None}
     if formats:
         return  # told by the layers themselves: `checks.unusable.channel_axis`
-    odd = [n for n in normalisers if n.axis and n.axis[1] >= 4 and n.axis[0] != n.axis[1] - 1]
+    odd = [
+        n for n in normalization_layers if n.axis and n.axis[1] >= 4 and n.axis[0] != n.axis[1] - 1
+    ]
     if odd:
         axis = odd[0].axis[0] if odd[0].axis else 0
         yield _warning(
@@ -135,8 +145,10 @@ def _axis(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Findi
         )
 
 
-def _graph(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Finding]:
-    shared = [n for n in normalisers if n.trainable and subject.graph_calls(n.layer) > 1]
+def _graph(
+    subject: Subject, normalization_layers: Sequence[NormalizationLayer]
+) -> Iterator[Finding]:
+    shared = [n for n in normalization_layers if n.trainable and subject.graph_calls(n.layer) > 1]
     if shared:
         times = subject.graph_calls(shared[0].layer)
         yield _warning(
@@ -145,19 +157,20 @@ def _graph(subject: Subject, normalisers: Sequence[Normaliser]) -> Iterator[Find
             f"{_named(shared)} is called {times} times in one pass, so a step updates its "
             f"statistics {times} times",
             "one layer, several inputs",
-            "a normaliser for each input, or one batch of all",
+            "a normalization layer for each input, or one batch of all",
         )
     yield from fed_by_noise(
-        normalisers, lambda layer: filter(subject.stochastic, subject.upstream(layer))
+        normalization_layers, lambda layer: filter(subject.stochastic, subject.upstream(layer))
     )
 
 
 def fed_by_noise(
-    normalisers: Sequence[Normaliser], random_before: Callable[[Any], Iterable[Any]]
+    normalization_layers: Sequence[NormalizationLayer],
+    random_before: Callable[[Any], Iterable[Any]],
 ) -> Iterator[Finding]:
-    """Dropout or noise before a normaliser, as far as it is known what stands before a layer."""
-    before = {n.path: _noisy(random_before(n.layer)) for n in normalisers if n.trainable}
-    fed = [n for n in normalisers if before.get(n.path)]
+    """Dropout or noise before a normalization layer, as far as what stands before it is known."""
+    before = {n.path: _noisy(random_before(n.layer)) for n in normalization_layers if n.trainable}
+    fed = [n for n in normalization_layers if before.get(n.path)]
     if fed:
         feeding = dict.fromkeys(layer.name for n in fed for layer in before[n.path])
         yield _warning(
@@ -166,7 +179,7 @@ def fed_by_noise(
             f"{listed(feeding)} feeds {_named(fed)}: the variance that training stores is not the "
             "one of evaluation",
             "dropout and noise widen what training sees",
-            "put dropout and noise after the last normaliser",
+            "put dropout and noise after the last normalization layer",
         )
 
 
@@ -174,13 +187,17 @@ def _noisy(layers: Iterable[Any]) -> list[Any]:
     return [x for x in layers if getattr(x, "rate", None) or getattr(x, "stddev", None)]
 
 
-def _tried(subject: Subject, n: Normaliser, why: Why) -> Explanation:
+def _tried(subject: Subject, n: NormalizationLayer, why: Why) -> Explanation:
     with preserve_state(subject):
         return why(n) or Explanation(cause="")
 
 
 def _warning(
-    rule: Rule, places: Sequence[Normaliser], message: str, reason: Explanation | str, remedy: str
+    rule: Rule,
+    places: Sequence[NormalizationLayer],
+    message: str,
+    reason: Explanation | str,
+    remedy: str,
 ) -> Finding:
     """A warning of what is unusual; its reason is what is usual, unless it was tried."""
     reason = Explanation(cause=reason) if isinstance(reason, str) else reason
@@ -189,14 +206,14 @@ def _warning(
         layer=paths[0],
         layers=paths,
         message=message,
-        explanation=unusable.told(reason, remedy),
+        explanation=unusable.described(reason, remedy),
         bound="unusual, and not certainly wrong",
         evidence={"layers": paths},
     )
 
 
-def _named(normalisers: Sequence[Normaliser]) -> str:
-    paths = list(dict.fromkeys(n.path for n in normalisers))
+def _named(normalization_layers: Sequence[NormalizationLayer]) -> str:
+    paths = list(dict.fromkeys(n.path for n in normalization_layers))
     if len(paths) > 2:
         return f"{paths[0]} and {counted(len(paths) - 1, 'more layer')}"
     return listed(paths)

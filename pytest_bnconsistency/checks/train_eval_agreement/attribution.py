@@ -77,7 +77,7 @@ class Attribution:
         return self.shares[0].path
 
     @property
-    def none_alone(self) -> bool:
+    def none_by_itself(self) -> bool:
         """Whether there are several layers, and none alone closes half of the gap."""
         return len(self.shares) > 1 and all(share.closes < HALF for share in self.shares)
 
@@ -122,17 +122,17 @@ def attributed(
         return found
 
     start = outputs(moving)
-    closing_alone = one_by_one(moving, reference)
+    closing_each = one_by_one(moving, reference)
     target = outputs(reference)
-    opening_alone = one_by_one(reference, moving)
-    whole = _apart(start, target) or 1.0
+    opening_each = one_by_one(reference, moving)
+    whole = _difference(start, target) or 1.0
     rows = []
     for key in tried:
         t = layers[key]
         closing = opening = float("nan")
-        if key in closing_alone and key in opening_alone:
-            closing = 1 - _apart(closing_alone[key], target) / whole
-            opening = _apart(opening_alone[key], target) / whole
+        if key in closing_each and key in opening_each:
+            closing = 1 - _difference(closing_each[key], target) / whole
+            opening = _difference(opening_each[key], target) / whole
         mean, ratio = shift[key]
         averages = updates is not None and 0 <= t.momentum <= 1
         left = f"{t.momentum ** ((updates or 0) * t.calls):.1%}" if averages else "?"
@@ -194,7 +194,7 @@ def _distance(mean: float, ratio: float) -> float:
     )
 
 
-def _apart(a: list[Array], b: list[Array]) -> float:
+def _difference(a: list[Array], b: list[Array]) -> float:
     return float(
         sum(
             np.sqrt(np.mean((x.astype(float) - y.astype(float)) ** 2))

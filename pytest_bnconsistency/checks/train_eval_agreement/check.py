@@ -16,9 +16,13 @@ from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
 from pytest_bnconsistency.checks.train_eval_agreement import explain as disagreement
 from pytest_bnconsistency.checks.train_eval_agreement import explain_by_mode as by_mode
-from pytest_bnconsistency.checks.train_eval_agreement import inconclusive, never_updated, stepping
+from pytest_bnconsistency.checks.train_eval_agreement import (
+    inconclusive,
+    never_updated,
+    sampling_error,
+    stepping,
+)
 from pytest_bnconsistency.checks.train_eval_agreement import planned_updates as schedule
-from pytest_bnconsistency.checks.train_eval_agreement import sampling_error as sampling
 from pytest_bnconsistency.checks.train_eval_agreement import training_reference as against_training
 from pytest_bnconsistency.checks.train_eval_agreement.measure import measured
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
@@ -77,13 +81,13 @@ def _decide(case: Case, data: Data) -> CheckResult:
     if done is None:
         done = subject.updates()
     stuck = [] if tracked else never_updated.untold(case, training, batches[0].x)
-    held = never_updated.held_by_momentum(case, training, [*tracked, *stuck], batches[0].x)
-    if not tracked and not stuck and not held:
-        return _without_normaliser(case, data, known, done)
+    by_momentum = never_updated.kept_by_momentum(case, training, [*tracked, *stuck], batches[0].x)
+    if not tracked and not stuck and not by_momentum:
+        return _without_normalization(case, data, known, done)
     planned = case.settings.planned_updates
-    fresh = never_updated.fresh([*tracked, *stuck, *held])
+    fresh = never_updated.fresh([*tracked, *stuck, *by_momentum])
     if planned is not None and (fresh or not done):
-        return schedule.judged(NAME, tracked, held, planned)
+        return schedule.judged(NAME, tracked, by_momentum, planned)
     if fresh:
         untouched = [t for t in fresh if not (done or never_updated.weights_moved(case, t.layer))]
         if untouched:
@@ -94,7 +98,7 @@ def _decide(case: Case, data: Data) -> CheckResult:
                 "train it or load trained weights first; if a loop of your own trained it, say "
                 "updates=<number of steps>",
             )
-        finding = never_updated.finding(case, data, fresh, stuck, held, done)
+        finding = never_updated.finding(case, data, fresh, stuck, by_momentum, done)
         return CheckResult(
             check=NAME,
             verdict=Verdict.FAILED,
@@ -104,20 +108,22 @@ def _decide(case: Case, data: Data) -> CheckResult:
     if not tracked:
         return _unseen(
             Verdict.NOT_APPLICABLE,
-            f"the statistics of {_count([*stuck, *held])} do not move in training mode",
+            f"the statistics of {_count([*stuck, *by_momentum])} do not move in training mode",
             "training and evaluation normalise alike: by what is stored",
         )
     data = dataclasses.replace(data, notes=(*data.notes, *known.notes))
-    warnings = [] if planned is None else schedule.warnings(tracked, held, planned)
+    warnings = [] if planned is None else schedule.warnings(tracked, by_momentum, planned)
     return _compare(case, data, known, done, warnings)
 
 
-def _without_normaliser(case: Case, data: Data, known: Estimated, done: int | None) -> CheckResult:
+def _without_normalization(
+    case: Case, data: Data, known: Estimated, done: int | None
+) -> CheckResult:
     """Training mode may hang on state or on the batch in layers that nobody recognises."""
     nothing = _unseen(
         Verdict.NOT_APPLICABLE,
         "no layer has statistics that move in training mode",
-        "there is no normaliser, or all of them are frozen",
+        "there is no normalization layer, or all of them are frozen",
     )
     blamed = against_training.state_holders(known)
     if done == 0 or not (blamed or against_training.rows_mix(data, known)):
@@ -125,15 +131,15 @@ def _without_normaliser(case: Case, data: Data, known: Estimated, done: int | No
     trained = against_training.training_mode(case, data, known)
     stored = against_training.evaluation(case, data, known)
     far = against_training.compared(case, data, known, stored, trained)
-    told = against_training.undone(case, data, known, blamed, far) if far.far else False
-    if told is False:
+    undone = against_training.undone(case, data, known, blamed, far) if far.far else False
+    if undone is False:
         return nothing
     if not far.proven:
         summary, hint = inconclusive.said(stored, trained, "in training mode", data, far.found)
         return _unseen(Verdict.VACUOUS, summary, hint)
     paths = [holder.path for holder in blamed]
     bound = inconclusive.bound(far.worst)
-    finding = by_mode.finding(paths, stored, trained, data, told, bound)
+    finding = by_mode.finding(paths, stored, trained, data, undone, bound)
     return CheckResult(check=NAME, verdict=Verdict.FAILED, findings=(finding,), notes=data.notes)
 
 
@@ -178,9 +184,9 @@ def _against_population(case: Case, m: Measured, known: Estimated) -> list[Exces
     def against(others: Alternatives) -> list[Excess]:
         return excesses(case, m.data, m.stored, m.population, others)
 
-    found = against(sampling.NONE)
+    found = against(sampling_error.NONE)
     if doubted(found):
-        found = against(sampling.alternatives(case, m, known))
+        found = against(sampling_error.alternatives(case, m, known))
     return found
 
 
@@ -188,7 +194,7 @@ def _lost(m: Measured, found: list[Excess]) -> Finding | None:
     """The finding for an excess over the population statistics that is harm, and not chance."""
     sure = proven(found, by_targets=by_targets(m.data, m.population))
     if m.data.rows < FEW_ROWS and m.biased:
-        sure = [excess for excess in found if excess.harms]
+        sure = [excess for excess in found if excess.exceeds_tolerance]
     if not sure:
         return None
     return disagreement.explain(m, inconclusive.bound(max(sure, key=lambda e: e.amount)))
@@ -204,8 +210,8 @@ def _far_from_training(case: Case, m: Measured, known: Estimated) -> Comparison 
     if not stored.far or not against_training_mode(m.population).far:
         return None
     blamed = against_training.state_holders(known)
-    told = against_training.undone(case, m.data, known, blamed, stored)
-    return None if told is False else stored
+    undone = against_training.undone(case, m.data, known, blamed, stored)
+    return None if undone is False else stored
 
 
 def _without_finding(
@@ -220,10 +226,10 @@ def _without_finding(
     if far is not None:
         said = inconclusive.said(m.stored, m.trained, "in training mode", m.data, far.found)
         return Verdict.VACUOUS, *said
-    return Verdict.PASSED, _held(m, found), ""
+    return Verdict.PASSED, _what_passed(m, found), ""
 
 
-def _held(m: Measured, found: list[Excess]) -> str:
+def _what_passed(m: Measured, found: list[Excess]) -> str:
     said = numbers(m.stored, m.population, gap(m.stored, m.population, m.data))
     loss = m.trained.loss
     trained = "" if loss is None else f"; in training mode, loss {number(loss)}"
@@ -235,25 +241,25 @@ def _held(m: Measured, found: list[Excess]) -> str:
 
 
 def _evidence(m: Measured, known: Estimated, found: list[Excess]) -> dict[str, Any]:
-    apart = gap(m.stored, m.population, m.data)
+    difference = gap(m.stored, m.population, m.data)
     return {
         "rows": m.data.rows,
         "statistics_rows": known.estimate.rows,
         "batch_size": known.size,
-        "normalisers": len({id(t.layer) for t in m.tracked}),
+        "normalization_layers": len({id(t.layer) for t in m.tracked}),
         "updates": m.updates,
         "moving": m.stored.scores,
         "population": m.population.scores,
         "training": m.trained.scores,
-        "output_gap": apart.outputs,
-        "decisions_changed": apart.decisions,
+        "output_gap": difference.outputs,
+        "decisions_changed": difference.decisions,
         "excess": [excess.plain() for excess in found],
         "initial_share_measured": m.initial_share,
     }
 
 
 def _count(tracked: Sequence[Tracked]) -> str:
-    return counted(len({id(t.layer) for t in tracked}), "normaliser")
+    return counted(len({id(t.layer) for t in tracked}), "normalization layer")
 
 
 def _unseen(verdict: Verdict, summary: str, hint: str) -> CheckResult:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks import non_finite_statistics as poisoned
+from pytest_bnconsistency.checks import non_finite_statistics as non_finite
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.train_eval_agreement import attribution
 from pytest_bnconsistency.checks.train_eval_agreement.attribution import Attribution
@@ -52,7 +52,7 @@ def explain(m: Measured, bound: str) -> Finding:
         f"with the population statistics of this data, {_scores(m.population)}: {m.closed:.0%} of "
         "the distance to training is gone"
     )
-    cause, tries = _poisoned(m) or _degenerate(m), Tries()
+    cause, tries = _non_finite(m) or _degenerate(m), Tries()
     if cause is None:
         cause = causes.predicted(m, tries)
     if cause is None and not tries.cut and m.biased:
@@ -99,7 +99,8 @@ def unexplained(m: Measured, bound: str) -> Finding:
         return _finding(m, one, bound)
     shared = list(dict.fromkeys(t.path for t in m.tracked if t.calls > 1))
     remedy = (
-        f"{', '.join(shared)} runs more than once in a step: give each input a normaliser of its "
+        f"{', '.join(shared)} runs more than once in a step: give each input a normalization "
+        f"layer of its "
         "own, or join the inputs in one batch"
         if shared
         else "look at what else differs between training and evaluation, in the layers named"
@@ -108,7 +109,7 @@ def unexplained(m: Measured, bound: str) -> Finding:
     return _finding(m, Cause(rules.DISAGREES, explanation, share=0.0), bound)
 
 
-def _poisoned(m: Measured) -> Cause | None:
+def _non_finite(m: Measured) -> Cause | None:
     bad = [t for t, v in zip(m.tracked, m.moving, strict=True) if not np.isfinite(v).all()]
     if not bad:
         return None
@@ -117,7 +118,7 @@ def _poisoned(m: Measured) -> Cause | None:
         f"the stored statistics of {where} hold NaN or Inf: one bad batch stays in a moving "
         "average for ever"
     )
-    empty = poisoned.empty_batches(m.training, m.data, [t.variable for t in m.tracked], where)
+    empty = non_finite.empty_batches(m.training, m.data, [t.variable for t in m.tracked], where)
     if empty is not None:
         return Cause(rules.NOT_FINITE, empty, share=1.0)
     remedy = "find the batch (NaN in the data, or an overflow), then recalibrate(model, x)"
@@ -165,10 +166,10 @@ def _lagging(m: Measured) -> Cause | None:
         except Exception:  # whatever the user's step raises, it is not what was asked
             return None
         now = [t.variable.numpy().astype(np.float64) for t in m.tracked]
-        opened = m.apart(now, m.statistics_of(m.batches).population)
+        opened = m.deviation(now, m.statistics_of(m.batches).population)
     in_turn = [m.seen[i % len(m.seen)] for i in range(steps)]
-    at_rest = m.apart(moving_averages(m, in_turn), m.reference)
-    whole = m.apart(m.moving, m.with_initial(m.certain_share or 0.0))
+    at_rest = m.deviation(moving_averages(m, in_turn), m.reference)
+    whole = m.deviation(m.moving, m.with_initial(m.certain_share or 0.0))
     expected = whole * (1 - max(momentum, 0.0) ** steps)
     if not opened - at_rest > HALF * expected:
         return None
@@ -199,18 +200,18 @@ def _domains(m: Measured) -> Cause | None:
     if run is None:
         return None
     statistics.write(m.tracked, m.reference)
-    alone = Side(run.over(m.data.batches(len(m.batches.rows[0]))))
+    single = Side(run.over(m.data.batches(len(m.batches.rows[0]))))
     before = gap(m.stored, m.trained, m.data).outputs
-    left = gap(alone, m.trained, m.data).outputs
+    left = gap(single, m.trained, m.data).outputs
     if not left < HALF * min(before, gap(m.population, m.trained, m.data).outputs):
         return None
     path, levels = next(iter(means.items()))
-    told = " and ".join(f"{float(level):.2g}" for level in levels[:3])
+    with_training = " and ".join(f"{float(level):.2g}" for level in levels[:3])
     return Cause.tested(
         rules.DOMAINS,
         cause=(
             f"{path} normalises {len(levels)} inputs of unlike distribution in one step (means "
-            f"{told}): training normalises each by itself, evaluation all by one mixture"
+            f"{with_training}): training normalises each by itself, evaluation all by one mixture"
         ),
         tested=(
             f"with statistics of its own for each call, the outputs are {left:.2g} standard "
@@ -236,10 +237,10 @@ def _finding(m: Measured, cause: Cause, bound: str, layers: Attribution | None =
     shared = [t.path for t in m.tracked if t.calls > 1]
     worst = layers.worst if layers else (shared or [m.tracked[0].path])[0]
     explanation = cause.explanation
-    if layers and layers.none_alone and not cause.place:
+    if layers and layers.none_by_itself and not cause.place:
         several = len({id(t.layer) for t in m.tracked})
-        alone = f" (in {several} normalisers; none alone closes half of the gap)"
-        explanation = replace(explanation, cause=explanation.cause + alone)
+        single = f" (in {several} normalization layers; none alone closes half of the gap)"
+        explanation = replace(explanation, cause=explanation.cause + single)
     return cause.rule.finding(
         layer=cause.place or worst,
         layers=dict.fromkeys(t.path for t in m.tracked),

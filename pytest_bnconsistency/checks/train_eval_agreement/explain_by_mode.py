@@ -1,4 +1,4 @@
-"""Evaluation far below training where no normaliser is recognised."""
+"""Evaluation far below training where no normalization layer is recognised."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SHOWN = 3
 
 
 def finding(
-    paths: Sequence[str], stored: Side, trained: Side, data: Data, told: bool | None, bound: str
+    paths: Sequence[str], stored: Side, trained: Side, data: Data, undone: bool | None, bound: str
 ) -> Finding:
     """`paths` are layers whose state training mode moves; none where rows mix without any.
 
-    `told` says that these, run in inference mode, make training mode say what evaluation says; it
-    is None where they can't be told.
+    `undone` says that these, run in inference mode, make training mode say what evaluation says;
+    it is None where they can't be told.
     """
-    apart = gap(stored, trained, data)
+    difference = gap(stored, trained, data)
     where = listed([*paths[:SHOWN], *(["others"] if len(paths) > SHOWN else [])])
     cause = "not established; in training mode, what the model says of a row hangs on its batch"
     tested, remedy = "the rows in three orders, in training mode", "standardise by what is stored"
@@ -34,16 +34,18 @@ def finding(
             f"read in evaluation what training mode updates in {paths[0]}: the statistics of the "
             "row's own domain, say"
         )
-    if told:
+    if undone:
         tested = f"training mode with {where} in inference mode says what evaluation says"
     elif paths:
         cause = f"not established; training mode moves state in {where}"
     return rules.DISAGREES.finding(
         layer=paths[0] if paths else "the whole model",
         layers=paths,
-        message=f"evaluate disagrees with train: {numbers(stored, trained, apart)}"
+        message=f"evaluate disagrees with train: {numbers(stored, trained, difference)}"
         f"{_decisions(stored, trained, data)} ({data.rows} rows, whatever the batches)",
-        explanation=Explanation(cause=cause, tested=tested, remedy=remedy, established=bool(told)),
+        explanation=Explanation(
+            cause=cause, tested=tested, remedy=remedy, established=bool(undone)
+        ),
         bound=bound,
         evidence={"layers": list(paths), "evaluation": stored.scores, "training": trained.scores},
     )

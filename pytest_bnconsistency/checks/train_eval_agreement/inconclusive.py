@@ -44,11 +44,11 @@ def said(
     telling = by_targets(data, reference) or not (
         worst.quantity.counted or worst.quantity.sure > 1
     )
-    if worst.harms and not telling:
+    if worst.exceeds_tolerance and not telling:
         return f"only targets tell whether that is worse: {found}", "give y"
     share, by = max(
         (worst.counting, "counting so few rows"),
-        (worst.sampling, "statistics of so few rows"),
+        (worst.sampling_error, "statistics of so few rows"),
         (worst.jitter, "the moving average's jitter"),
     )
     summary = (
@@ -70,8 +70,8 @@ def _hint(worst: Excess, rows: int) -> str:
 
 def rows_needed(excess: Excess, rows: int) -> int | None:
     """The rows that would tell, if what was found stays so; None where rows would not."""
-    few = math.hypot(excess.counting, excess.sampling)
-    if excess.harms:
+    few = math.hypot(excess.counting, excess.sampling_error)
+    if excess.exceeds_tolerance:
         left = (excess.amount / DEVIATIONS) ** 2 - excess.jitter**2
         times = max(few**2 / left, (excess.counting / (excess.amount - 1)) ** 2) if left > 0 else 0
     else:

@@ -140,7 +140,7 @@ class Measured:
     @functools.cached_property
     def noisy(self) -> list[Array] | None:
         """The population statistics with random layers on; None where there are none."""
-        if not self.training.still:
+        if not self.training.stochastic_off:
             return None
         run = Pass(
             self.subject, self.batches[0].x, training=True, instrument=Moments(self.subject)
@@ -197,7 +197,7 @@ class Measured:
         """How far two values are apart in each place, channel by channel."""
         return distances(self.tracked, self.reference)
 
-    def apart(self, a: Sequence[Array], b: Sequence[Array]) -> float:
+    def deviation(self, a: Sequence[Array], b: Sequence[Array]) -> float:
         """How far two sets of statistics are apart: the mean distance over all channels."""
         parts = [of(mine, its) for of, mine, its in zip(self.far, a, b, strict=True)]
         distance = float(np.mean(np.concatenate([part.ravel() for part in parts])))
@@ -205,8 +205,8 @@ class Measured:
 
     def explained(self, values: Sequence[Array]) -> float:
         """The share of what is stored that statistics tell better than the population's, to 1."""
-        whole = self.apart(self.moving, self.reference)
-        left = self.apart(self.moving, values)
+        whole = self.deviation(self.moving, self.reference)
+        left = self.deviation(self.moving, values)
         if not math.isfinite(left):
             return 0.0
         return 1 - left / whole if whole else 0.0

@@ -26,30 +26,30 @@ ANY_MOMENTUM = 0.5
 
 
 def untold(case: Case, training: Pass, x: Any) -> list[Tracked]:
-    """Normalisers that do not move in training mode, but would if they were told of it."""
-    told = {id(layer): True for layer in _holders(case, training) if _can_be_told(case, layer)}
-    if not told:
+    """Normalization layers that move only if training=True is passed to them."""
+    modes = {id(layer): True for layer in _holders(case, training) if _takes_training(case, layer)}
+    if not modes:
         return []
-    return statistics.find(_pass(case, x, told), x)
+    return statistics.find(_pass(case, x, modes), x)
 
 
-def held_by_momentum(
+def kept_by_momentum(
     case: Case, training: Pass, tracked: Sequence[Tracked], x: Any
 ) -> list[Tracked]:
-    """Normalisers that do not move, but would with another momentum."""
+    """Normalization layers that do not move, but would with another momentum."""
     moving = {id(t.layer) for t in tracked}
-    held = [
+    by_momentum = [
         layer
         for layer in _holders(case, training)
         if id(layer) not in moving and isinstance(getattr(layer, "momentum", None), (int, float))
     ]
-    if not held:
+    if not by_momentum:
         return []
     with preserve_state(case.subject):
-        for layer in held:
+        for layer in by_momentum:
             layer.momentum = ANY_MOMENTUM
         found = statistics.find(_pass(case, x, {}), x)
-    layers = {id(layer) for layer in held}
+    layers = {id(layer) for layer in by_momentum}
     return [t for t in found if id(t.layer) in layers]
 
 
@@ -65,13 +65,13 @@ def _holders(case: Case, training: Pass) -> list[Any]:
     ]
 
 
-def _can_be_told(case: Case, layer: Any) -> bool:
+def _takes_training(case: Case, layer: Any) -> bool:
     return case.subject.takes_training(layer)
 
 
-def _pass(case: Case, x: Any, told: dict[int, bool]) -> Pass:
+def _pass(case: Case, x: Any, modes: dict[int, bool]) -> Pass:
     subject = case.subject
-    return Pass(subject, x, training=True, instrument=statistics.Moments(subject), modes=told)
+    return Pass(subject, x, training=True, instrument=statistics.Moments(subject), modes=modes)
 
 
 def fresh(tracked: Sequence[Tracked]) -> list[Tracked]:
@@ -100,17 +100,17 @@ def finding(
     data: Data,
     untouched: Sequence[Tracked],
     stuck: Sequence[Tracked],
-    held: Sequence[Tracked],
+    by_momentum: Sequence[Tracked],
     updates: int | None,
 ) -> Finding:
     """The finding for statistics that no training step ever moved.
 
-    `stuck` move when they are told training=True, `held` with another momentum.
+    `stuck` move when they are told training=True, `by_momentum` with another momentum.
     """
     first = untouched[0]
     after = f"after {updates} updates" if updates else "though their weights have moved"
     rule, tries = rules.NEVER_UPDATED, Tries()
-    if any(t.layer is first.layer for t in held):
+    if any(t.layer is first.layer for t in by_momentum):
         rule = rules.MOMENTUM
         momentum = first.layer.momentum
         explanation = Explanation(
@@ -119,11 +119,11 @@ def finding(
             remedy="momentum 0.9 to 0.99; then train again",
             established=True,
         )
-    elif stuck or _fit_leaves_alone(case, data, untouched, tries):
+    elif stuck or _fit_leaves_unchanged(case, data, untouched, tries):
         explanation = _not_reached(case, first, bool(stuck))
     else:
         explanation = _other_steps(case, data, untouched, tries)
-    count = counted(len({id(t.layer) for t in untouched}), "normaliser")
+    count = counted(len({id(t.layer) for t in untouched}), "normalization layer")
     remedy = f"{explanation.remedy}, or recalibrate(model, x)"
     return rule.finding(
         layer=first.path,
@@ -149,8 +149,8 @@ def _not_reached(case: Case, first: Tracked, stuck: bool) -> Explanation:
         # The model would pass the mode on: the step does not ask for it.
         cause = f"a training step of the model's own runs {first.path} in inference mode"
         remedy = "call self(x, training=True) in train_step; then train again"
-    told = "told training=True, they move"
-    tested = told if stuck else f"one step of training leaves the statistics alone; {told}"
+    modes = "told training=True, they move"
+    tested = modes if stuck else f"one step of training leaves the statistics alone; {modes}"
     return Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
 
 
@@ -168,11 +168,11 @@ def _other_steps(
     losses = _losses(case, data, tries)
     if losses is not None:
         stored, trained = losses
-        told = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
+        modes = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
         if stored > trained:
             return Explanation(
                 cause=lost,
-                tested=f"the weights fit the statistics of the batch: {told}",
+                tested=f"the weights fit the statistics of the batch: {modes}",
                 remedy="save and load the weights that do not train along with those that do",
                 established=True,
             )
@@ -180,7 +180,7 @@ def _other_steps(
         if all(id(t.layer) in layers for t in estimated(case, data).tracked):
             return Explanation(
                 cause=in_loop,
-                tested=f"{moves}, and the weights fit the initial ones: {told}",
+                tested=f"{moves}, and the weights fit the initial ones: {modes}",
                 remedy="call model(x, training=True) in the training loop; then train again",
                 established=True,
             )
@@ -206,7 +206,9 @@ def _losses(case: Case, data: Data, tries: Tries) -> tuple[float, float] | None:
     return None if both[0] is None or both[1] is None else (both[0], both[1])
 
 
-def _fit_leaves_alone(case: Case, data: Data, untouched: Sequence[Tracked], tries: Tries) -> bool:
+def _fit_leaves_unchanged(
+    case: Case, data: Data, untouched: Sequence[Tracked], tries: Tries
+) -> bool:
     """Whether a real step of the user's own training does not move the statistics."""
     if case.train_step is not None or not case.subject.compiled or data.y is None:
         return False

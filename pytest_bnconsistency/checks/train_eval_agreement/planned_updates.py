@@ -14,12 +14,12 @@ from pytest_bnconsistency.words import counted
 
 
 def judged(
-    name: str, tracked: Sequence[Tracked], held: Sequence[Tracked], planned: int
+    name: str, tracked: Sequence[Tracked], by_momentum: Sequence[Tracked], planned: int
 ) -> CheckResult:
     """The answer for a model that is not trained yet: nothing has failed, all can be warned of."""
-    warned = warnings(tracked, held, planned)
-    layers = counted(len({id(t.layer) for t in [*tracked, *held]}), "normaliser")
-    share = max((_left(t, planned) for t in [*tracked, *held]), default=0.0)
+    warned = warnings(tracked, by_momentum, planned)
+    layers = counted(len({id(t.layer) for t in [*tracked, *by_momentum]}), "normalization layer")
+    share = max((_left(t, planned) for t in [*tracked, *by_momentum]), default=0.0)
     return CheckResult(
         check=name,
         verdict=Verdict.PASSED,
@@ -30,9 +30,11 @@ def judged(
     )
 
 
-def warnings(tracked: Sequence[Tracked], held: Sequence[Tracked], planned: int) -> list[Finding]:
+def warnings(
+    tracked: Sequence[Tracked], by_momentum: Sequence[Tracked], planned: int
+) -> list[Finding]:
     """What `planned` updates cannot warm up, the slowest layer's arithmetic in one finding."""
-    slow = [t for t in [*tracked, *held] if _left(t, planned) >= CERTAIN_SHARE]
+    slow = [t for t in [*tracked, *by_momentum] if _left(t, planned) >= CERTAIN_SHARE]
     if not slow:
         return []
     worst = max(slow, key=lambda t: _left(t, planned))
@@ -49,7 +51,7 @@ def warnings(tracked: Sequence[Tracked], held: Sequence[Tracked], planned: int) 
             layers=dict.fromkeys(t.path for t in slow),
             message=f"{planned} planned updates leave {_left(worst, planned):.1%} of the initial "
             f"values in the statistics of {worst.path} (momentum {momentum:.3g}; so in "
-            f"{counted(layers, 'normaliser')})",
+            f"{counted(layers, 'normalization layer')})",
             explanation=Explanation(
                 cause="the schedule is too short for the momentum",
                 tested="measured: the share of the old value that one update keeps",

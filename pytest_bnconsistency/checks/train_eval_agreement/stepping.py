@@ -21,7 +21,7 @@ NEVER, SEVERAL = 0.5, 1.5
 
 
 def warnings(m: Measured, evidence: dict[str, Any]) -> list[Finding]:
-    """Normalisers that a step does not update exactly once; what was seen goes to `evidence`."""
+    """Layers that a step does not update exactly once; what was seen goes to `evidence`."""
     if not Tries().may("real steps from other statistics"):
         evidence["updates_per_step"] = "no time was left for real steps"
         return []

@@ -72,23 +72,23 @@ class Quantity:
 class Excess:
     """How much more of a quantity evaluation has than the reference, in tolerances.
 
-    `counting` is the standard error of counting so few rows, `sampling` of taking statistics of
-    so few, `jitter` the deviation of converged moving averages.
+    `counting` is the standard error of counting so few rows, `sampling_error` of taking statistics
+    of so few, `jitter` the deviation of converged moving averages.
     """
 
     quantity: Quantity
     amount: float
     counting: float
-    sampling: float = 0.0
+    sampling_error: float = 0.0
     jitter: float = 0.0
 
     @property
-    def harms(self) -> bool:
+    def exceeds_tolerance(self) -> bool:
         return not self.amount <= 1
 
     @property
     def noise(self) -> float:
-        return math.hypot(self.counting, self.sampling, self.jitter)
+        return math.hypot(self.counting, self.sampling_error, self.jitter)
 
     def surely(self, tolerances: float = 1) -> bool:
         """Whether it is more than so many tolerances, however the rows are counted."""
@@ -98,7 +98,7 @@ class Excess:
     def real(self) -> bool:
         """Whether chance does not explain it."""
         if not math.isfinite(self.amount):
-            return self.harms
+            return self.exceeds_tolerance
         certain = self._least > self.quantity.certain
         deviations = DEVIATIONS if certain else self.quantity.deviations
         return not self.amount <= deviations * self.noise
@@ -111,7 +111,7 @@ class Excess:
             "excess": self.amount * own,
             "tolerance": own,
             "counting": self.counting * own,
-            "sampling": self.sampling * own,
+            "sampling": self.sampling_error * own,
             "jitter": self.jitter * own,
         }
 
@@ -121,7 +121,7 @@ class Excess:
 
         Statistics of other rows would be no better for these on average: they count in a failure.
         """
-        return not self.harms and self._most < WOULD_SHOW
+        return not self.exceeds_tolerance and self._most < WOULD_SHOW
 
     @property
     def negligible(self) -> bool:
@@ -140,7 +140,7 @@ def proven(found: Sequence[Excess], *, by_targets: bool, tolerances: float = 1) 
     """What harms and is no chance, if one is surely harm: few rows may count too few decisions to
     be no chance, where the loss tells that. Without targets, all must be both.
     """
-    real = [excess for excess in found if excess.harms and excess.real]
+    real = [excess for excess in found if excess.exceeds_tolerance and excess.real]
     sure = [excess for excess in found if excess.surely(tolerances)]
     if not by_targets and not len(real) == len(sure) == len(found):
         return []
@@ -161,7 +161,7 @@ def doubted(found: Sequence[Excess]) -> list[Excess]:
     """
     if any(excess.negligible for excess in found):
         return []
-    harmful = [excess for excess in found if excess.harms]
+    harmful = [excess for excess in found if excess.exceeds_tolerance]
     telling = [excess for excess in found if excess.quantity.counted == found[0].quantity.counted]
     return harmful or [excess for excess in telling if not excess.excluded]
 
@@ -171,8 +171,8 @@ def excesses(
 ) -> list[Excess]:
     """By how much `stored` is worse than the reference, and than what converges under it."""
     found, finite = [], all_finite(stored.outputs)
-    apart = gap(stored, reference, data).outputs
-    moved = min(1.0, apart / (case.settings.output_tolerance or 1e-12))
+    difference = gap(stored, reference, data).outputs
+    moved = min(1.0, difference / (case.settings.output_tolerance or 1e-12))
     for quantity in quantities(case, data, stored, reference):
         least, unit = quantity.of(reference), quantity.tolerance or 1e-12
         converged, ended, sampled = (
@@ -331,11 +331,11 @@ def _decided(case: Case, data: Data, reference: Side) -> Data:
         return data
     classes = output.argmax(-1)
     for targets in (classes, np.eye(output.shape[-1], dtype=output.dtype)[classes]):
-        told = replace(data, y=targets)
+        relabelled = replace(data, y=targets)
         sides = (Side([output + more]) for more in (0, 1, 10))
-        losses = [losses_of(case, told, side).get("loss", math.nan) for side in sides]
+        losses = [losses_of(case, relabelled, side).get("loss", math.nan) for side in sides]
         if np.isfinite(losses).all() and np.allclose(losses, losses[0], rtol=1e-3, atol=1e-6):
-            return told
+            return relabelled
     return data
 
 

@@ -1,4 +1,5 @@
-"""Training mode itself as the reference, whether or not a layer is recognised as a normaliser.
+"""Training mode itself as the reference, whether or not a layer is recognised as a normalization
+layer.
 
 Its rows see batches, so the rows are compared in several orders: what evaluation loses against
 all of them is not the batches' doing. And training mode may differ by design (more outputs, the
@@ -127,8 +128,8 @@ def state_holders(known: Estimated) -> list[Holder]:
     found: dict[int, Holder] = {}
     for call in [*training.calls, *training.inner_calls] if moved else []:
         for path, layer in holders(training.subject, call) if call.is_layer else ():
-            held = statistics.tracked_candidates(training.subject, layer)
-            if any(id(variable) in moved for variable in held):
+            tracked_here = statistics.tracked_candidates(training.subject, layer)
+            if any(id(variable) in moved for variable in tracked_here):
                 found.setdefault(id(layer), Holder(path, layer))
     return list(found.values())
 
@@ -157,14 +158,14 @@ def undone(
     None where no layer can be told: then the subject as a whole is all that there is.
     """
     subject, training = case.subject, known.training
-    told = {
+    modes = {
         id(holder.layer): False
         for holder in blamed
         if not isinstance(holder.layer, Part) and subject.takes_training(holder.layer)
     }
-    if not told:
+    if not modes:
         return None
-    run = training.again(known.batches[0].x, training.instrument, modes=told)
+    run = training.again(known.batches[0].x, training.instrument, modes=modes)
     back = np.argsort(known.batches.order)
     said = Side([output[back] for output in run.over(known.batches)])
     return gap(said, far.stored, data).outputs < HALF * gap(far.trained, far.stored, data).outputs

@@ -69,18 +69,20 @@ def _variance_shift(m: Measured) -> Iterator[Cause]:
     yield Cause.tested(
         rules.VARIANCE_SHIFT,
         cause=(
-            f"{drawing} feeds a normaliser: its statistics were taken with random layers on, and "
+            f"{drawing} feeds a normalization layer: its statistics were taken with random "
+            f"layers on, and "
             "evaluation runs with them off"
         ),
         tested="the stored statistics are those with the random layers on, not those with them "
         "off",
-        remedy="put dropout and noise after the last normaliser; or recalibrate(model, x)",
+        remedy="put dropout and noise after the last normalization layer; or recalibrate(model, "
+        "x)",
         share=max(m.explained(values), _variances_explained(m, values)),
     )
 
 
 def _variances_explained(m: Measured, values: Sequence[Array]) -> float:
-    def apart(given: Sequence[Array]) -> float:
+    def deviation(given: Sequence[Array]) -> float:
         ratios = [
             np.abs(np.log(np.maximum(stored, 1e-30) / np.maximum(value, 1e-30))).ravel()
             for t, stored, value in zip(m.tracked, m.moving, given, strict=True)
@@ -88,8 +90,8 @@ def _variances_explained(m: Measured, values: Sequence[Array]) -> float:
         ]
         return float(np.mean(np.concatenate(ratios))) if ratios else 0.0
 
-    whole = apart(m.reference)
-    return 1 - apart(values) / whole if whole else 0.0
+    whole = deviation(m.reference)
+    return 1 - deviation(values) / whole if whole else 0.0
 
 
 def _small_batches(m: Measured) -> Iterator[Cause]:
@@ -143,7 +145,7 @@ def _small_momentum(m: Measured) -> Iterator[Cause]:
     t = m.quickest
     if t.momentum >= HALF or len(m.seen) < 2:
         return
-    whole = m.apart(m.moving, m.reference)
+    whole = m.deviation(m.moving, m.reference)
     now, usual = by_chance(m), by_chance(m, USUAL_MOMENTUM)
     other = 1 - t.momentum
     yield Cause.tested(

@@ -17,18 +17,18 @@ from pytest_bnconsistency.data.arrays import Array
 
 @dataclass(frozen=True)
 class Fit:
-    """Scales and offsets that fit best with one sign; `alone` says whether those with the other
-    sign explain less, and `explains` whether these explain half.
+    """Scales and offsets that fit best with one sign; `unrivalled` says whether those with the
+    other sign explain less, and `explains` whether these explain half.
     """
 
     scale: Array
     offset: Array
-    alone: bool
+    unrivalled: bool
     explains: bool
 
     def believed(self, usual: bool = False) -> bool:
         """Upright and usual numbers are, as the simplest; any others if they are alone."""
-        return self.alone or (usual and bool((self.scale > 0).all()))
+        return self.unrivalled or (usual and bool((self.scale > 0).all()))
 
 
 def fits(
@@ -41,5 +41,5 @@ def fits(
         found.append((scale, offset, 0.0 if now is None else trial.explained(now)))
     for index, (scale, offset, share) in enumerate(found):
         rivals = [other for at, (_, _, other) in enumerate(found) if at != index]
-        alone = all(other < share - RIVALS for other in rivals)
-        yield Fit(scale, offset, alone, share > HALF)
+        unrivalled = all(other < share - RIVALS for other in rivals)
+        yield Fit(scale, offset, unrivalled, share > HALF)

@@ -38,17 +38,17 @@ does not leave.
 def other_weights(m: Measured) -> Iterator[Cause]:
     """Put in the weights that the optimizer holds beside the model's; or train without average."""
     weights = weights_of(m.subject)
-    held = beside(m.subject, weights)
-    if held is not None and not _same(weights, held):
-        yield _put_in(m, weights, held)
+    saved = beside(m.subject, weights)
+    if saved is not None and not _same(weights, saved):
+        yield _put_in(m, weights, saved)
     yield from _averaged(m)
 
 
 def likely(m: Measured) -> str:
     """What the weights themselves tell of a change after training; empty where they don't."""
     weights = weights_of(m.subject)
-    held = beside(m.subject, weights)
-    if held is not None and _same(weights, held):
+    saved = beside(m.subject, weights)
+    if saved is not None and _same(weights, saved):
         return "the weights are, to the last bit, the average that the optimizer keeps"
     kernels = [w.numpy() for w in weights if w.shape.rank > 1 and w.shape.num_elements() >= LARGE]
     if not kernels:
@@ -65,15 +65,15 @@ def likely(m: Measured) -> str:
     return ""
 
 
-def _same(weights: Sequence[Any], held: Sequence[Array]) -> bool:
-    return all(np.array_equal(w.numpy(), value) for w, value in zip(weights, held, strict=True))
+def _same(weights: Sequence[Any], saved: Sequence[Array]) -> bool:
+    return all(np.array_equal(w.numpy(), value) for w, value in zip(weights, saved, strict=True))
 
 
-def _put_in(m: Measured, weights: Sequence[Any], held: Sequence[Array]) -> Cause:
+def _put_in(m: Measured, weights: Sequence[Any], saved: Sequence[Array]) -> Cause:
     """With the optimizer's weights, are the stored statistics those of the data?"""
     before = gap(m.stored, m.population, m.data).outputs
     with restored(weights):
-        for weight, value in zip(weights, held, strict=True):
+        for weight, value in zip(weights, saved, strict=True):
             weight.assign(value)
         values = m.statistics_of(m.batches).population
         after = gap(m.under(m.moving), m.under(values), m.data).outputs
@@ -111,8 +111,8 @@ def _averaged(m: Measured) -> Iterator[Cause]:
             except Exception:  # whatever the user's step raises, it is not what was asked
                 return
             now = [t.variable.numpy().astype(np.float64) for t in m.tracked]
-            opened.append(m.apart(now, m.statistics_of(m.batches).population))
-    whole = m.apart(m.moving, m.reference)
+            opened.append(m.deviation(now, m.statistics_of(m.batches).population))
+    whole = m.deviation(m.moving, m.reference)
     with_average, without = opened
     if not with_average - without > SEEN * whole or not without < HALF * with_average:
         return

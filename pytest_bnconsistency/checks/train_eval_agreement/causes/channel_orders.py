@@ -41,15 +41,15 @@ def orders(stored: Sequence[Array], right: Sequence[Array]) -> Iterator[tuple[st
 
 def _nearest(stored: Sequence[Array], right: Sequence[Array]) -> Array | None:
     """Where each right channel is stored, by the nearest; None where that is no order."""
-    apart = np.zeros((right[0].size, stored[0].size))
+    deviation = np.zeros((right[0].size, stored[0].size))
     for mine, its in zip(stored, right, strict=True):
         unit = max(float(its.std()), 1e-12)
-        apart += np.abs(its.reshape(-1, 1) - mine.reshape(1, -1)) / unit
-    found, taken = np.full(len(apart), -1), set[int]()
-    for flat in np.argsort(apart, axis=None):
-        channel, source = divmod(int(flat), apart.shape[1])
+        deviation += np.abs(its.reshape(-1, 1) - mine.reshape(1, -1)) / unit
+    found, taken = np.full(len(deviation), -1), set[int]()
+    for flat in np.argsort(deviation, axis=None):
+        channel, source = divmod(int(flat), deviation.shape[1])
         if found[channel] < 0 and source not in taken:
             found[channel] = source
             taken.add(source)
-    own = apart.argmin(axis=1)
+    own = deviation.argmin(axis=1)
     return found if float(np.mean(found == own)) >= SURE else None

@@ -1,4 +1,4 @@
-"""The scale and offset under which the first normalisers' statistics become those stored."""
+"""The scale and offset under which the first layers' statistics become those stored."""
 
 from __future__ import annotations
 

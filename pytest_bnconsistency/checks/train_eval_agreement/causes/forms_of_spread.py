@@ -128,7 +128,9 @@ def _beside(place: Affine, mine: Array, its: Array) -> bool:
     return _small((np.abs(mine - its) / unit)[place.varies])
 
 
-def _small(apart: Array) -> bool:
+def _small(deviation: Array) -> bool:
     return bool(
-        apart.size and np.median(apart) < ALIKE and np.quantile(apart, 0.9) < ALIKE_IN_MOST
+        deviation.size
+        and np.median(deviation) < ALIKE
+        and np.quantile(deviation, 0.9) < ALIKE_IN_MOST
     )

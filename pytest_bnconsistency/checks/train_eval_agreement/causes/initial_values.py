@@ -59,9 +59,9 @@ def stale(m: Measured) -> Iterator[Cause]:
     if certain < CERTAIN_SHARE:
         proof, explained = _remade(m, m.with_initial(m.left))
         if certain < m.initial_share < CERTAIN_SHARE or 0 < m.initial_share < certain:
-            told, better = _remade(m, m.with_initial(m.initial_share))
+            retold, better = _remade(m, m.with_initial(m.initial_share))
             if better > explained:
-                proof, explained = told, better
+                proof, explained = retold, better
                 left = f"{m.initial_share:.1%} of the initial values are left (measured; {left})"
     yield Cause.tested(
         rules.STALE,
@@ -134,7 +134,7 @@ def shares_against_count(m: Measured) -> dict[int, float]:
         with_initial = m.with_initial(share)
         explained = [with_initial[i] if i in own else m.moving[i] for i in range(len(m.tracked))]
         without = [m.reference[i] if i in own else m.moving[i] for i in range(len(m.tracked))]
-        if m.apart(m.moving, explained) < (1 - MOST) * m.apart(m.moving, without):
+        if m.deviation(m.moving, explained) < (1 - MOST) * m.deviation(m.moving, without):
             found[key] = share
     return found
 

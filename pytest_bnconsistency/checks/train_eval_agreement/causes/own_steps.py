@@ -20,7 +20,7 @@ from pytest_bnconsistency.words import counted, listed
 OF_NOTE = 0.25
 """How far steps must carry the statistics from those of the data, in distances as stored."""
 MOST_KEPT = 0.99999
-JOIN = "give each input a normaliser of its own, or join the inputs in one batch"
+JOIN = "give each input a normalization layer of its own, or join the inputs in one batch"
 
 
 def reached(m: Measured, steps: Sequence[Rested], *, others: bool = True) -> list[Array]:
@@ -68,10 +68,10 @@ def away(m: Measured) -> float | None:
         for step in m.rested
         for after, before in zip(step.after, m.moving, strict=True)
     )
-    whole = m.apart(m.moving, m.reference)
+    whole = m.deviation(m.moving, m.reference)
     if not moves or not whole:
         return None
-    return m.apart(reached(m, m.rested), m.reference) / whole
+    return m.deviation(reached(m, m.rested), m.reference) / whole
 
 
 def own_steps(m: Measured) -> Iterator[Cause]:
@@ -90,7 +90,9 @@ def own_steps(m: Measured) -> Iterator[Cause]:
 
 def _by_random_layers(m: Measured, there: Sequence[Array]) -> bool:
     """Whether steps carry the statistics to those with random layers on, as they run these."""
-    return m.noisy is not None and m.apart(there, m.noisy) < HALF * m.apart(there, m.reference)
+    return m.noisy is not None and m.deviation(there, m.noisy) < HALF * m.deviation(
+        there, m.reference
+    )
 
 
 def _overwritten(m: Measured, far: float) -> Cause | None:
@@ -99,8 +101,8 @@ def _overwritten(m: Measured, far: float) -> Cause | None:
     if not writers:
         return None
     without = m.steps_at_rest(others=False)
-    whole = m.apart(m.moving, m.reference)
-    left = m.apart(reached(m, without, others=False), m.reference) / whole if without else far
+    whole = m.deviation(m.moving, m.reference)
+    left = m.deviation(reached(m, without, others=False), m.reference) / whole if without else far
     if not left < HALF * far:
         return None
     who = listed(writers)
@@ -139,22 +141,25 @@ def _of_other_inputs(m: Measured, kept: float) -> Cause:
         f"stored ({kept:.0%} of its distance from the statistics of this data)"
     )
     unlike = {i: inputs for i in range(len(m.tracked)) if len(inputs := _inputs(m, steps, i)) > 1}
-    apart = {i: _unlikeness(m, i, inputs) for i, inputs in unlike.items()}
-    whole = m.apart(m.moving, m.reference)
-    if apart and max(apart.values()) > HALF * whole:
+    deviation = {i: _unlikeness(m, i, inputs) for i, inputs in unlike.items()}
+    whole = m.deviation(m.moving, m.reference)
+    if deviation and max(deviation.values()) > HALF * whole:
         first = max(
-            (i for i in apart if m.tracked[i].role == "mean"),
-            key=lambda i: apart[i],
-            default=next(iter(apart)),
+            (i for i in deviation if m.tracked[i].role == "mean"),
+            key=lambda i: deviation[i],
+            default=next(iter(deviation)),
         )
         t, inputs = m.tracked[first], unlike[first]
         channel = int(np.ptp([value.ravel() for value in inputs], axis=0).argmax())
-        told = " and ".join(f"{float(value.ravel()[channel]):.2g}" for value in inputs[:3])
+        with_training = " and ".join(
+            f"{float(value.ravel()[channel]):.2g}" for value in inputs[:3]
+        )
         return Cause.tested(
             rules.DOMAINS,
             cause=(
                 f"{t.path} normalises {len(inputs)} inputs of unlike distribution in one step "
-                f"({t.role}s {told}): training normalises each by itself, evaluation all by one "
+                f"({t.role}s {with_training}): training normalises each by itself, evaluation "
+                f"all by one "
                 "mixture"
             ),
             tested=said,
@@ -201,4 +206,4 @@ def _unlikeness(m: Measured, index: int, inputs: Sequence[Array]) -> float:
         return [value if i == index else other for i, other in enumerate(m.reference)]
 
     share = m.reference[index].size / sum(value.size for value in m.reference)
-    return max(m.apart(instead(inputs[0]), instead(other)) for other in inputs[1:]) / share
+    return max(m.deviation(instead(inputs[0]), instead(other)) for other in inputs[1:]) / share

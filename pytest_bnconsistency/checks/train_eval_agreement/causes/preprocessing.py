@@ -97,8 +97,8 @@ def _explaining(trial: InputTrial, change: Change) -> Iterator[Candidate]:
     tried = trial.tried(change.apply)
     if tried is None or not tried.explains:
         return
-    # Standardised features have the statistics that a normaliser begins with, and some change
-    # of the data brings any statistics nearer.
+    # Standardised features have the statistics that a normalization layer begins with, and some
+    # change of the data brings any statistics nearer.
     if tried.share > tried.initial + (RIVALS if change.free else -RIVALS):
         cause = Cause.tested(
             rules.SHIFT,
@@ -203,11 +203,11 @@ def _by_channel(trial: InputTrial) -> Iterator[Change]:
             if not fit.believed():
                 continue
             scale, offset = fit.scale, fit.offset
-            told = " and ".join(
+            with_training = " and ".join(
                 str([float(f"{number:.3g}") for number in numbers]) for numbers in (scale, offset)
             )
             yield Change(
-                f"{of} scaled and shifted channel by channel ({told})",
+                f"{of} scaled and shifted channel by channel ({with_training})",
                 _scaled(scale, offset, order),
                 FITTED * channels,
                 free=True,

@@ -17,7 +17,7 @@ from pytest_bnconsistency.measurement.swapped_statistics import (
     NEARER,
     REMEDY,
     SHOWN,
-    misplaced,
+    swapped,
 )
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
@@ -66,7 +66,7 @@ def rewritten(m: Measured) -> Iterator[Cause]:
         for undone in find(m):
             after = gap(m.under(undone.values), m.population, m.data).outputs
             closes = after < HALF * min(before, 1.0)
-            told = (
+            with_training = (
                 f"undone, they are {undone.nearer:.2g} standard deviations from those of this "
                 f"data, as stored {undone.before:.2g}"
             )
@@ -74,7 +74,8 @@ def rewritten(m: Measured) -> Iterator[Cause]:
                 undone.rule,
                 cause=undone.cause,
                 tested=(
-                    f"{undone.tested or told}; evaluation is then {after:.2g} from that under "
+                    f"{undone.tested or with_training}; evaluation is then {after:.2g} from that "
+                    f"under "
                     f"population statistics, as stored {before:.2g}"
                 ),
                 remedy=f"{undone.remedy}; {RECALIBRATE}",
@@ -84,13 +85,13 @@ def rewritten(m: Measured) -> Iterator[Cause]:
 
 def _exchanged(m: Measured) -> Iterator[Undone]:
     """Vectors that stand in each other's place."""
-    found = misplaced(m.tracked, m.moving, m.reference)
+    found = swapped(m.tracked, m.moving, m.reference)
     if found is not None:
         yield Undone(
-            rules.MISPLACED,
+            rules.SWAPPED,
             found.cause,
             REMEDY,
-            found.exchanged,
+            found.run_variant,
             found.before,
             found.after,
             found.tested,
@@ -139,7 +140,7 @@ def _in_another_order(m: Measured) -> Iterator[Undone]:
         yield _undone(
             m,
             nearer,
-            rules.MISPLACED,
+            rules.SWAPPED,
             f"the channels of the stored statistics of {_paths(m, nearer)} are {name}",
             "load the statistics in the order of the layer's channels",
         )
@@ -168,9 +169,9 @@ def _of_another_layer(m: Measured) -> Iterator[Undone]:
     pairs = dict.fromkeys((m.tracked[i].path, source) for i, (_, source) in found.items())
     said = [f"in {path} those of {source}" for path, source in pairs]
     before = float(np.mean([off(i, m.moving[i]) for i in found]))
-    nearer = float(np.mean([apart for apart, _ in found.values()]))
+    nearer = float(np.mean([deviation for deviation, _ in found.values()]))
     yield Undone(
-        rules.MISPLACED,
+        rules.SWAPPED,
         f"the stored statistics are those of another layer: {listed(said, most=SHOWN)}",
         REMEDY,
         [m.reference[i] if i in found else value for i, value in enumerate(m.moving)],
@@ -194,10 +195,10 @@ def _source(m: Measured, place: int) -> tuple[float, str] | None:
     for other, value in zip(m.tracked, m.reference, strict=True):
         if other.role == t.role and other.layer is not t.layer:
             for name, part in _parts(value, stored.size):
-                apart = float(np.mean(far(stored, part)))
+                deviation = float(np.mean(far(stored, part)))
                 moved = float(np.mean(far(stored, np.roll(part, 1))))
-                if apart < min(limit, NEARER * moved):
-                    found.append((apart, f"{name}{other.path}"))
+                if deviation < min(limit, NEARER * moved):
+                    found.append((deviation, f"{name}{other.path}"))
     return min(found, default=None)
 
 
@@ -229,8 +230,8 @@ def _off(m: Measured) -> Callable[[int, Array], float]:
     """How far a value is from the population's in a place."""
 
     def off(place: int, value: Array) -> float:
-        apart = float(np.mean(m.far[place](value, m.reference[place])))
-        return apart if np.isfinite(apart) else np.inf
+        deviation = float(np.mean(m.far[place](value, m.reference[place])))
+        return deviation if np.isfinite(deviation) else np.inf
 
     return off
 

@@ -32,7 +32,7 @@ def in_order(m: Measured) -> Iterator[Cause]:
     Rows in random order must explain none of it.
     """
     by_luck = m.explained(_best_part(m, _in_parts(m.seen)))
-    drawn = by_chance(m) / m.apart(m.moving, m.reference)
+    drawn = by_chance(m) / m.deviation(m.moving, m.reference)
     size = len(m.batches.rows[0])
     for words, order, starts in _orders(m):
         if len(order) < 2 * size:
@@ -146,7 +146,7 @@ def _rounds(m: Measured, batches: int) -> int:
 def by_chance(m: Measured, momentum: float | None = None) -> float:
     """How far moving averages over batches in random order are from the population."""
     draws = (moving_averages(m, _redrawn(m, 60, draw), momentum) for draw in range(8))
-    return float(np.median([m.apart(values, m.reference) for values in draws]))
+    return float(np.median([m.deviation(values, m.reference) for values in draws]))
 
 
 def moving_averages(

@@ -1,4 +1,4 @@
-"""A model on which what its normalisers get is changed: would that be what is stored?"""
+"""A model on which what its normalization layers get is changed: would that be what is stored?"""
 
 from __future__ import annotations
 
@@ -183,10 +183,10 @@ class Trial(abc.ABC, Generic[Change]):
         stored = m.moving if stored is None else stored
         whole = left = 0.0
         places = zip(m.far, stored, m.reference, values, strict=True)
-        for place, (far, held, reference, value) in enumerate(places):
+        for place, (far, stored_value, reference, value) in enumerate(places):
             if float(np.mean(far(reference, value))) > MOVED:
-                whole += float(np.sum(far(held, reference)))
-                left += float(np.sum(far(held, value if by is None else by[place])))
+                whole += float(np.sum(far(stored_value, reference)))
+                left += float(np.sum(far(stored_value, value if by is None else by[place])))
         return 1 - left / whole if whole and math.isfinite(left) else 0.0
 
     @functools.cached_property

@@ -28,7 +28,7 @@ def as_variable(value: Any) -> Any | None:
     return inner if isinstance(inner, tf.Variable) else None
 
 
-def held_variables(owner: Any) -> list[Any]:
+def variables_of(owner: Any) -> list[Any]:
     """The `tf.Variable`s among the attributes of `owner`, in containers and helpers as well.
 
     A helper is an object of a class of the user's that is neither a layer nor a module.
@@ -75,8 +75,8 @@ def _from_library(value: Any) -> bool:
 
 def is_of_library(layer: Any) -> bool:
     """Whether a layer runs a library's code only: that of its class, and of functions it holds."""
-    held = getattr(layer, "__dict__", {}).values()
-    functions = [value for value in held if isinstance(value, types.FunctionType)]
+    attributes = getattr(layer, "__dict__", {}).values()
+    functions = [value for value in attributes if isinstance(value, types.FunctionType)]
     return _from_library(layer) and all(map(_is_library_code, functions))
 
 
