@@ -4,13 +4,16 @@ import os
 import re
 from pathlib import Path
 
+import keras
 import pytest
+import tf_keras
 
 from pytest_bnconsistency.rules import pages
 from pytest_bnconsistency.rules.catalogue import ALL
 
 pytestmark = pytest.mark.thorough
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
+NAMESAKE = re.compile(r"(?<=[a-z])_\d+\b")
 WRAPPED = " " * 13
 
 
@@ -27,14 +30,21 @@ def parts(lines):
         else:
             joined.append(line)
     plain = (" ".join(line.split()) for line in joined)
-    return [NUMBER.sub("#", line) for line in plain if line.strip(". ")]
+    unnumbered = (NAMESAKE.sub("", line) for line in plain)
+    return [NUMBER.sub("#", line) for line in unnumbered if line.strip(". ")]
 
 
 @pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.id)
 def test_a_page_prints_what_its_example_prints(pytester, rule):
+    for generation in (keras, tf_keras):  # else a layer without a name gets one with a number
+        generation.backend.clear_session()
     pytester.makepyfile(test_example=block(rule, "python"))
     result = pytester.runpytest("-W", "ignore", "-p", "no:cacheprovider")
-    said = [re.sub("^E {3,9}", "", line) for line in result.outlines if line.startswith("E ")]
+    said = [
+        re.sub("^E {7}(AssertionError: )?", "", line)
+        for line in result.outlines
+        if line.startswith("E ")
+    ]
     if folder := os.environ.get("BN_PAGES"):
         Path(folder, f"{rule.id}.txt").write_text("\n".join(result.outlines), encoding="utf-8")
     result.assert_outcomes(failed=1)

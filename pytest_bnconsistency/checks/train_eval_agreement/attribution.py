@@ -143,8 +143,8 @@ def attributed(
                 Share(t.path, closing, opening),
                 (
                     t.path,
-                    _share(closing, none="no"),
-                    _share(opening, all_="all of it"),
+                    _share(closing),
+                    _share(opening),
                     "?" if np.isnan(mean) else f"{mean:.2f}",
                     "?" if np.isnan(ratio) else f"{ratio:.2f}",
                     "?" if updates is None else str(updates * t.calls),
@@ -159,11 +159,11 @@ def attributed(
     return Attribution([share for share, _ in rows], table)
 
 
-def _share(value: float, none: str = "0%", all_: str = "100%") -> str:
+def _share(value: float) -> str:
     """A share of the gap: statistics of one layer alone may also make it larger than it was."""
     if not np.isfinite(value):
         return "?"
-    return none if value < 0.005 else all_ if value > 0.995 else f"{value:.0%}"
+    return "none" if value < 0.005 else "all" if value > 0.995 else f"{value:.0%}"
 
 
 def _shift(

@@ -22,10 +22,10 @@ MOST_ROWS = 20_000
 def bound(excess: Excess) -> str:
     """What fails, what chance explains, and how much was found."""
     if not math.isfinite(excess.amount):
-        return f"{excess.quantity.limit} fails; NaN or infinity is never chance"
+        return f"fails with {excess.quantity.limit}; NaN or infinity is never chance"
     chance = DEVIATIONS * excess.noise
     said = (
-        f"{excess.quantity.limit} fails if chance does not explain it; chance explains "
+        f"fails with {excess.quantity.limit} that chance does not explain; chance explains "
         f"{_amount(excess, chance)} ({DEVIATIONS} standard errors), the excess is "
         f"{_amount(excess, excess.amount)}"
     )
