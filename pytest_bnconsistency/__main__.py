@@ -33,7 +33,12 @@ def _convert(arguments: Sequence[str]) -> list[str]:
     outputs = formats.outputs(specs, here, "the report")
     record = formats.read(here / source)
     for output in outputs:
-        output.write(record)
+        try:
+            output.write(record)
+        except (AttributeError, LookupError, TypeError):
+            raise OptionError(
+                f"{source!r} is damaged; expected what --bn-report json:PATH wrote"
+            ) from None
     return [f"{output.name} {output.path}" for output in outputs]
 
 

@@ -442,10 +442,13 @@ def test_a_bad_conversion_is_one_sentence(pytester):
     keys = ("versions", "run", "counts", "models", "errors")
     newer = {"schema_version": 9} | {key: {} for key in keys}
     (pytester.path / "newer.bn").write_text(json.dumps(newer), encoding="utf-8")
+    damaged = newer | {"schema_version": 1}
+    (pytester.path / "damaged.bn").write_text(json.dumps(damaged), encoding="utf-8")
     for args, message in [
         ((), "expected: python -m pytest_bnconsistency report RUN.json FORMAT:PATH ..."),
         (("report", "no.json", "md:x"), "no.json' can't be read: "),
         (("report", "other.json", "md:x"), "holds no report of this plugin"),
+        (("report", "damaged.bn", "md:x"), "'damaged.bn' is damaged; expected what"),
         (("report", "newer.bn", "md:x"), "is of schema version 9, and this plugin reads 1; "),
         (("report", "other.json", "pdf:x"), "'pdf:x'; expected FORMAT:PATH"),
     ]:
