@@ -64,7 +64,7 @@ def test_a_large_loss_does_not_hide_that_of_another_output(k):
     x = 3 + 2 * rows(256)
     model, targets = two_outputs(k, x)
     finding = expect_failure(CHECK, model, x, targets, rule="BN201", layer="bn")
-    assert finding.bound.startswith("first_loss above")
+    assert "first_loss above" in finding.bound
     recalibrate(model, x)
     expect_pass(CHECK, model, x, targets)
 
