@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks import unusable_statistics as unusable
+from pytest_bnconsistency.checks import unusable_statistics
 from pytest_bnconsistency.checks.budget import MORE_TIME, Tries
 from pytest_bnconsistency.checks.unusable_statistics import BROKEN, FINITE, Why, tried
 from pytest_bnconsistency.data.arrays import Array, all_finite
@@ -57,9 +57,9 @@ def not_finite(subject: Subject, data: Data | None, size: int) -> Why:
 def negative_variance(subject: Subject, data: Data | None, size: int) -> Why:
     """Why a variance is negative: the momentum, or values in each other's place."""
 
-    @tried(unusable.MIXED_UP)
+    @tried(unusable_statistics.MIXED_UP)
     def why(n: NormalizationLayer) -> Explanation | None:
-        reason = unusable.negative_variance(n)
+        reason = unusable_statistics.negative_variance(n)
         if data is None or reason is None or reason.established:
             return reason
         given = _Given(subject, data, size, n)
@@ -109,7 +109,7 @@ def _not_finite(
     if given is not None:
         yield given.only_what_is_stored()
     else:
-        yield Explanation(cause=USUAL, tested=unusable.never_forgets(n))
+        yield Explanation(cause=USUAL, tested=unusable_statistics.never_forgets(n))
 
 
 def _skipped(subject: Subject, n: NormalizationLayer) -> Explanation | None:
@@ -123,7 +123,7 @@ def _skipped(subject: Subject, n: NormalizationLayer) -> Explanation | None:
             cause=USUAL,
             tested=f"the optimizer scales the loss, and skipped no step (scale {now:g})",
         )
-    taken, said = unusable.takes_overflow(n)
+    taken, said = unusable_statistics.takes_overflow(n)
     return Explanation(
         cause="a batch overflowed or held NaN: the optimizer, which scales the loss, skips such a "
         f"step, and {n.path} does not",
@@ -157,8 +157,7 @@ class _Given:
         exact = len(broken) <= SEARCHED and all(one_by_one)
         bad = [int(row) for rows in (one_by_one if exact else broken) for row in rows]
         rest = self._batches(np.setdiff1d(np.arange(self.data.rows), bad))
-        shown = listed(bad if len(bad) <= SHOWN else [*bad[:SHOWN], f"{len(bad) - SHOWN} more"])
-        rows = f"{counted(len(bad), 'row')} of the data ({shown})"
+        rows = f"{counted(len(bad), 'row')} of the data ({listed(bad, most=SHOWN)})"
         them = "it" if len(bad) == 1 else "them"
         mended = bool(rest) and all(self._finite(rows) for rows in rest)
         return Explanation(

@@ -10,6 +10,7 @@ from pytest_bnconsistency.context import door
 from pytest_bnconsistency.errors import BNConsistencyError, DataError
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.words import counted
 
 
@@ -35,16 +36,7 @@ def recalibrate(case: Case, frozen: bool) -> list[str]:
         tracked, values = known.tracked, known.estimate.population
         blocked = [] if frozen else _frozen(case)
     if not tracked:
-        if blocked:
-            why = (
-                f"{counted(len(blocked), 'layer')} ({blocked[0]} first) must not be changed since "
-                "they are frozen: write recalibrate(model, data, frozen=True) to change them"
-            )
-        else:
-            why = "expected a normalization layer"
-        raise BNConsistencyError(
-            f"no layer of model {subject.name!r} has statistics that move in training mode; {why}"
-        )
+        raise _nothing_moves(subject, blocked)
     for t, value in zip(tracked, values, strict=True):
         if not np.isfinite(value).all():
             raise BNConsistencyError(
@@ -59,6 +51,18 @@ def recalibrate(case: Case, frozen: bool) -> list[str]:
         if not np.array_equal(t.variable.numpy(), value)
     ]
     return list(dict.fromkeys(changed))
+
+
+def _nothing_moves(subject: Subject, blocked: list[str]) -> BNConsistencyError:
+    why = "expected a normalization layer"
+    if blocked:
+        why = (
+            f"{counted(len(blocked), 'layer')} ({blocked[0]} first) must not be changed since "
+            "they are frozen: write recalibrate(model, data, frozen=True) to change them"
+        )
+    return BNConsistencyError(
+        f"no layer of model {subject.name!r} has statistics that move in training mode; {why}"
+    )
 
 
 def _frozen(case: Case) -> list[str]:

@@ -117,24 +117,30 @@ def judged(
     if oracle.random:
         return result
     # What fails is there to be found, if a pass can see it.
-    broken = {f.rule for f in result.findings if f.evidence.get("fails") != ["predict"]}
+    broken = {f.rule for f in result.findings if not _only_in_methods(case, f)}
     shows = not broken.isdisjoint(oracle.breaks)
     search = Search(check, oracle)
     found = search.of_failure(max(count, FAILING), broken) if shows else search.run(count)
-    evidence = {**result.evidence, "examples": search.evidence()}
-    if found is None:
-        summary = result.summary
-        if result.verdict is Verdict.PASSED:
-            tried = sum(search.sizes.values())
-            made = f"{tried} batches of up to {oracle.largest} rows"
-            summary += f"; and so in {made} that Hypothesis made" * bool(tried)
-        return replace(result, summary=summary, evidence=evidence)
+    result = replace(result, evidence={**result.evidence, "examples": search.evidence()})
+    if found is not None:
+        return _with_violation(result, found, check, case, oracle)
+    tried = sum(search.sizes.values())
+    if result.verdict is not Verdict.PASSED or not tried:
+        return result
+    made = f"{tried} batches of up to {oracle.largest} rows"
+    return replace(result, summary=f"{result.summary}; and so in {made} that Hypothesis made")
+
+
+def _with_violation(
+    result: CheckResult, found: Violation, check: str, case: Case, oracle: Oracle
+) -> CheckResult:
+    """The result with the batch beside the finding that it shows, or with a finding of its own."""
     ids = {rule.id for rule in found.rules}
     for index, finding in enumerate(result.findings):
         if finding.rule in ids:
             same = _with_batch(check, case, oracle, found.recipe, finding)
             findings = (*result.findings[:index], same, *result.findings[index + 1 :])
-            return replace(result, findings=findings, evidence=evidence)
+            return replace(result, findings=findings)
     shown = _with_batch(check, case, oracle, found.recipe, found.explained())
     return replace(
         result,
@@ -142,8 +148,13 @@ def judged(
         findings=(*result.findings, shown),
         summary="",
         hint="",
-        evidence=evidence,
     )
+
+
+def _only_in_methods(case: Case, finding: Finding) -> bool:
+    """Whether only methods such as `predict` fail, which no traced pass runs."""
+    fails = set(finding.evidence.get("fails", ()))
+    return bool(fails) and fails.issubset(entry_points.methods_of(case))
 
 
 def _wanted(case: Case) -> int:
@@ -177,7 +188,7 @@ def _with_batch(
 ) -> Finding:
     """The finding with a batch as words and as code; the arrays are saved on request."""
     words = str(recipe)
-    data = ", data=x" if case.data is not None and "data " in words else ""
+    data = ", data=x" if case.data is not None and recipe.uses_data else ""
     code = f"x = strategies.from_recipe(model, {words!r}{data})"
     if case.settings.save_batches is not None:
         name = f"{check}-{finding.rule}-{zlib.crc32(words.encode()):08x}.npz"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ TRIED = 16
 
 @dataclass(frozen=True)
 class Place:
-    """A layer, or code between two, and whether undoing what it does to the batch mends it all.
+    """A layer, or code `between` two, and whether undoing what it does to the batch mends it all.
 
     `operation` is the one in that code that was undone, if it was one; `width` says that it is not
     the batch axis that depends on the batch, but another one.
@@ -49,12 +50,13 @@ class Place:
     tested: bool
     operation: str = ""
     width: bool = False
+    between: bool = False
 
     def that(self, does: str) -> str:
         """A sentence of what it `does`."""
         if self.operation:
             return f"{self.operation} {does}, {self.label}"
-        return f"{'the code ' * self.label.startswith('between')}{self.label} {does}"
+        return f"{'the code ' * self.between}{self.label} {does}"
 
 
 def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
@@ -98,7 +100,7 @@ def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
     # Only what may lose an axis has no known number of them.
     losing = [o for o in operations if not o.ranked and all(operations[i].ranked for i in o.given)]
     described = _mending(seen, x, some, losing, put_back, lambda outputs: keep(outputs, expected))
-    return Place(f"between {before} and {after}", bool(described), described)
+    return Place(f"between {before} and {after}", bool(described), described, between=True)
 
 
 def _widened(parts: list[Array], shapes: list[tuple[int, ...]]) -> list[Array] | None:
@@ -132,10 +134,7 @@ def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) ->
     expected = own(outputs_with(seen, x) or [])
 
     def mends(outputs: list[Array] | None) -> bool:
-        return outputs is not None and all(
-            a.shape == b.shape and distance(a, b).max(initial=0.0) <= bound
-            for a, b in zip(outputs, expected, strict=True)
-        )
+        return outputs is not None and _within(outputs, expected, bound)
 
     whole_given, base = given_and_returned(seen, x)
     given, found = given_and_returned(seen, some)
@@ -152,19 +151,34 @@ def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) ->
             break
         return Place(label, mends(outputs_with(seen, some, {label: mine})))
     operations, differing = _operations(seen, x, some)
-    reading = [
-        o for i, o in enumerate(operations) if i in differing and differing.isdisjoint(o.given)
-    ]
+    reading = [operations[i] for i in sorted(differing)]
+    reading = [o for o in reading if differing.isdisjoint(o.given)]
 
-    def as_among_all(wholes: list[Array], parts: list[Array]) -> list[Array]:
-        for whole, part in zip(wholes, parts, strict=True):
-            if ((whole != part) & (whole * (stop - start) != part * among)).any():
-                raise ValueError("this is no number of rows")
-        return wholes
-
+    as_among_all = functools.partial(_as_among_all, stop - start, among)
     described = _mending(seen, x, some, reading, as_among_all, mends)
     located = described or after != END or unlike(outputs_with(seen, some) or [], expected)
-    return Place(f"between {before} and {after}", bool(described), described) if located else None
+    if not located:
+        return None
+    return Place(f"between {before} and {after}", bool(described), described, between=True)
+
+
+def _as_among_all(rows: int, among: int, wholes: list[Array], parts: list[Array]) -> list[Array]:
+    """What numbers of rows are among all rows.
+
+    Raises:
+        ValueError: they are no numbers of rows.
+    """
+    for whole, part in zip(wholes, parts, strict=True):
+        if ((whole != part) & (whole * rows != part * among)).any():
+            raise ValueError("this is no number of rows")
+    return wholes
+
+
+def _within(outputs: list[Array], expected: list[Array], bound: float) -> bool:
+    return all(
+        a.shape == b.shape and distance(a, b).max(initial=0.0) <= bound
+        for a, b in zip(outputs, expected, strict=True)
+    )
 
 
 def _operations(seen: Pass, x: Nest, some: Nest) -> tuple[list[Result], set[int]]:
@@ -234,7 +248,8 @@ def depends_on_place(seen: Pass, x: Nest, variant: BatchVariant) -> Place | None
         mended = outputs_with(seen, variant.x, {label: moved})
         tested = mended is not None and not differing(outputs_with(seen, x) or [], mended)
         between = differing(given[label], other_given.get(label, []))
-        return Place(f"between {before} and {label}" if between else label, tested)
+        place = f"between {before} and {label}" if between else label
+        return Place(place, tested, between=between)
     return None
 
 

@@ -25,6 +25,8 @@ _ROW = re.compile(
 _COUNT = re.compile(r"(?P<count>\d+) rows?(?: of (?P<rest>.+))?")
 _PLACE = re.compile(r"rows? (?P<first>\d+)(?:-(?P<last>\d+))? (?P<row>.+)")
 EXAMPLE = "2 rows; row 1 constant 100"
+OF_DATA = frozenset({"data", "times", "shuffled", "mixed"})
+"""Kinds of rows that are made of given ones."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,11 @@ class Recipe:
 
     def row(self, place: int) -> Row:
         return self.rows.get(place) or self.rest.at(place)
+
+    @property
+    def uses_data(self) -> bool:
+        """Whether some of its rows are made of given ones."""
+        return any(row.kind in OF_DATA for row in (self.rest, *self.rows.values()))
 
     @property
     def kept(self) -> list[int]:

@@ -25,7 +25,6 @@ from pytest_bnconsistency.execution.graphs import (
     as_written,
     current_graph,
     is_batch,
-    is_pure,
     names_behind,
     operation_count,
     tensors_in,
@@ -218,11 +217,6 @@ class Pass:
         return self.is_traced and not self.draws
 
     @property
-    def pure(self) -> bool:
-        """Whether it is traced, draws no random numbers, and can hold or change no state."""
-        return self.deterministic and is_pure(self._concrete.graph)
-
-    @property
     def dtypes(self) -> set[str]:
         """The floating dtypes in which the pass computes, nested functions included."""
         if self._concrete is None:
@@ -346,11 +340,7 @@ class Pass:
                 outputs = quiet
             if id(call.layer) in self.row_by_row:
                 outputs = _row_by_row(proceed, args, kwargs, outputs)
-            if call.label in self._patches:
-                patched = zip(self._patches[call.label], flatten(outputs), strict=True)
-                outputs = rebuild(
-                    outputs, [with_mask(tf.constant(v), leaf) for v, leaf in patched]
-                )
+            outputs = self._patched(call, outputs)
             spans.append(Span(call, first, operation_count(graph)))
             fresh = [tensor for tensor in tensors_in(outputs) if not is_known(tensor)]
             if not fresh:
@@ -380,6 +370,13 @@ class Pass:
         self._record_sizes = [None if record is None else len(record) for record in records]
         self._output_count = len(flat)
         return flat, [tensor for record in records if record is not None for tensor in record]
+
+    def _patched(self, call: Call, outputs: Any) -> Any:
+        """The patch of a call, else what it gives."""
+        if call.label not in self._patches:
+            return outputs
+        patches = zip(self._patches[call.label], flatten(outputs), strict=True)
+        return rebuild(outputs, [with_mask(tf.constant(v), leaf) for v, leaf in patches])
 
     def _dense(self, output: Any) -> Any:
         remedies = {

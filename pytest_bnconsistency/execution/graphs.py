@@ -14,9 +14,6 @@ from pytest_bnconsistency.data.arrays import flatten
 SHAPES = ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike")
 """Operations for which only the shape of what they are given counts."""
 
-READS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
-"""Operations that are bound to a state and only read it."""
-
 
 def is_batch(leaf: Any) -> bool:
     """Whether the first axis of a tensor can be the batch: an axis of no fixed size."""
@@ -68,14 +65,6 @@ def current_graph() -> Any:
 
 def operation_count(graph: Any) -> int:
     return 0 if graph is None else len(graph.get_operations())
-
-
-def is_pure(graph: Any) -> bool:
-    """Whether no operation may hold or change a state, as Python code in a graph may."""
-    return not any(
-        operation.op_def.is_stateful and operation.type not in READS
-        for operation in graph.get_operations()
-    )
 
 
 def tensors_in(outputs: Any) -> list[Any]:

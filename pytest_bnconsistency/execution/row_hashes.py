@@ -90,13 +90,14 @@ class Values(Instrument):
 
 @dataclass(frozen=True)
 class Result:
-    """A tensor that an operation gives: the operation's name, and its type and axes for a reader.
+    """A tensor that an operation gives: the operation's name and type; `told` is for a reader.
 
     `given` are the indices of the results that the operation computes with; `ranked` says whether
     the number of its axes is known, and not up to the batch.
     """
 
     operation: str
+    type: str
     description: str
     given: tuple[int, ...]
     ranked: bool
@@ -104,7 +105,7 @@ class Result:
     @property
     def turned(self) -> bool:
         """Whether it only turns the axes: where two are open, the rows may be lost from sight."""
-        return self.description.startswith("Transpose")
+        return self.type == "Transpose"
 
 
 class Operations(Instrument):
@@ -140,7 +141,9 @@ class Operations(Instrument):
                 prints.append(
                     tf.zeros([0, 8], tf.uint8) if opaque else along_rows(tensor, self._rows)
                 )
-                self.results.append(Result(operation.name, _description(operation), given, ranked))
+                self.results.append(
+                    Result(operation.name, operation.type, _description(operation), given, ranked)
+                )
         return prints
 
 

@@ -160,6 +160,17 @@ class _Attributes:
             self._restore.append(_draws_again(value))
             return []
         value = getattr(value, "__wrapped__", value) if isinstance(value, Mapping) else value
+        if isinstance(value, (dict, list, set, tuple, frozenset)):
+            return self._enter_container(value)
+        if isinstance(value, types.MethodType):
+            return [value.__self__, value.__func__]
+        if isinstance(value, types.FunctionType):
+            return _closure(value)
+        if type(value).__module__.startswith(_FOREIGN):
+            return []
+        return self._enter_object(value) + _hidden_in_methods(type(value))
+
+    def _enter_container(self, value: Any) -> list[Any]:
         if isinstance(value, dict):
             entries = dict(value)
             self._restore.append(lambda: _refill_dict(value, entries))
@@ -172,15 +183,7 @@ class _Attributes:
             members = set(value)
             self._restore.append(lambda: _refill_set(value, members))
             return list(members)
-        if isinstance(value, (tuple, frozenset)):
-            return list(value)
-        if isinstance(value, types.MethodType):
-            return [value.__self__, value.__func__]
-        if isinstance(value, types.FunctionType):
-            return _closure(value)
-        if type(value).__module__.startswith(_FOREIGN):
-            return []
-        return self._enter_object(value) + _hidden_in_methods(type(value))
+        return list(value)
 
     def _enter_object(self, value: Any) -> list[Any]:
         attributes = getattr(value, "__dict__", None)

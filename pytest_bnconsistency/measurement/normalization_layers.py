@@ -116,21 +116,26 @@ class Moments(Instrument):
             return outputs, None
         mask = call.kwargs.get("mask")
         mask = getattr(given, "_keras_mask", None) if mask is None else mask
-        rank, lengths = given.shape.rank, {v.shape.num_elements() for v in tracked}
-        axes = [axis for axis in reversed(range(rank)) if given.shape[axis] in lengths]
-        given = tf.cast(given, tf.float64)
-        record = []
-        for axis in [*axes, *([rank] if 1 in lengths else [])]:
-            others = [a for a in range(rank) if a != axis]
-            count = tf.reduce_prod(tf.gather(tf.shape(given), others))
-            record += [tf.cast(count, tf.float64), *tf.nn.moments(given, others)]
-            if isinstance(mask, tf.Tensor) and (mask.shape.rank or rank + 1) <= axis:
-                ones = [1] * (rank - mask.shape.rank)
-                kept = tf.cast(tf.reshape(mask, [*tf.unstack(tf.shape(mask)), *ones]), tf.float64)
-                kept = tf.broadcast_to(kept, tf.shape(given))
-                count = tf.reduce_max(tf.reduce_sum(kept, others))
-                record += [count, *tf.nn.weighted_moments(given, others, kept)]
-        return outputs, record or None
+        return outputs, _moments(given, tracked, mask) or None
+
+
+def _moments(given: Any, tracked: Sequence[Any], mask: Any) -> list[Any]:
+    """The moments of an input along each axis as long as one of the variables."""
+    rank, lengths = given.shape.rank, {v.shape.num_elements() for v in tracked}
+    axes = [axis for axis in reversed(range(rank)) if given.shape[axis] in lengths]
+    given = tf.cast(given, tf.float64)
+    record = []
+    for axis in [*axes, *([rank] if 1 in lengths else [])]:
+        others = [a for a in range(rank) if a != axis]
+        count = tf.reduce_prod(tf.gather(tf.shape(given), others))
+        record += [tf.cast(count, tf.float64), *tf.nn.moments(given, others)]
+        if isinstance(mask, tf.Tensor) and (mask.shape.rank or rank + 1) <= axis:
+            ones = [1] * (rank - mask.shape.rank)
+            kept = tf.cast(tf.reshape(mask, [*tf.unstack(tf.shape(mask)), *ones]), tf.float64)
+            kept = tf.broadcast_to(kept, tf.shape(given))
+            count = tf.reduce_max(tf.reduce_sum(kept, others))
+            record += [count, *tf.nn.weighted_moments(given, others, kept)]
+    return record
 
 
 def tracked_candidates(subject: Subject, layer: Any) -> list[Any]:
@@ -162,16 +167,8 @@ def find(training: Pass, x: Any) -> list[Tracked]:
     It is the same share in every element, so neither what only some rows update is one, nor what
     hangs on another variable; and for any number of rows, unless it is a moment of the input.
     """
-    subject = training.subject
     x = map_nest(lambda leaf: leaf[:FEW], x)
-    by_layer = _calls_by_layer(training)
-    written = {id(variable) for variable in training.written}
-    owners = {
-        id(variable): (variable, calls)
-        for calls in by_layer.values()
-        for variable in tracked_candidates(subject, calls[0].layer)
-        if id(variable) in written
-    }
+    owners = _written_candidates(training)
     if not owners:
         return []
     low, records, kept = _forgetting(training, x, [variable for variable, _ in owners.values()])
@@ -185,27 +182,40 @@ def find(training: Pass, x: Any) -> list[Tracked]:
     found: list[Tracked] = []
     for key, share in kept.items():
         variable, calls = owners[key]
-        layer, path = calls[0].layer, calls[0].path
         retention, times = declared[key] or (share, len(calls))
-        t = Tracked(variable, layer, path, "other", retention, times)
-        given = [(i, records[i]) for i, call in enumerate(training.calls) if call.layer is layer]
-        statistic = low[key] / (1 - retention)
-        role, places = _recognised(subject, t, statistic, given)
-        if key in cumulative and not places:
-            continue
-        guess: Role = "mean" if (statistic < 0).any() else "other"
-        found.append(
-            dataclasses.replace(
-                t,
-                role=role or guess,
-                places=places,
-                known=role is not None,
-                cumulative=key in cumulative,
-            )
-        )
+        t = Tracked(variable, calls[0].layer, calls[0].path, "other", retention, times)
+        given = [(i, records[i]) for i, c in enumerate(training.calls) if c.layer is t.layer]
+        named = _named(training.subject, t, low[key] / (1 - retention), given)
+        if key not in cumulative:
+            found.append(named)
+        elif named.places:
+            found.append(dataclasses.replace(named, cumulative=True))
     # What a black box normalises inside is no input of its own.
     known = {id(t.layer) for t in found if t.known or isinstance(t.layer, Part)}
     return [_with_partner(tracked, found) for tracked in found if id(tracked.layer) in known]
+
+
+def _written_candidates(training: Pass) -> dict[int, tuple[Any, list[Call]]]:
+    """What may be tracked, by identity, with the calls of its layer."""
+    written = {id(variable) for variable in training.written}
+    return {
+        id(variable): (variable, calls)
+        for calls in _calls_by_layer(training).values()
+        for variable in tracked_candidates(training.subject, calls[0].layer)
+        if id(variable) in written
+    }
+
+
+def _named(
+    subject: Subject,
+    t: Tracked,
+    statistic: Array,
+    given: Sequence[tuple[int, list[Array] | None]],
+) -> Tracked:
+    """With its role and where its moment is recorded; a guess where it is not recognised."""
+    role, places = _recognised(subject, t, statistic, given)
+    guess: Role = "mean" if (statistic < 0).any() else "other"
+    return dataclasses.replace(t, role=role or guess, places=places, known=role is not None)
 
 
 def _cumulative(
@@ -382,33 +392,46 @@ def _recognised(
     known = [record for _, record in records if record is not None]
     complete = len(known) == len(records) == t.calls
     for place in range(len(known[0]) // 3 if complete else 0):
-        moments = []
-        for record in known:
-            count, mean, variance = record[3 * place : 3 * place + 3]
-            if mean.size != statistic.size:
-                break
-            shape = statistic.shape
-            moments.append(Moment(float(count), mean.reshape(shape), variance.reshape(shape)))
-        if len(moments) != len(known):
-            continue
-        biased = [m.count / max(m.count - 1, 1) for m in moments]
-        unbiased = [
-            Moment(m.count, m.mean, m.variance * f) for m, f in zip(moments, biased, strict=True)
-        ]
-        for role in ("mean", "variance", "square", "deviation"):
-            as_role = dataclasses.replace(t, role=role)
-            for given in (moments, unbiased) if role == "variance" else (moments,):
-                scale = np.mean([m.variance + m.mean**2 for m in given], axis=0)
-                scale = scale if role in ("variance", "square") else np.sqrt(scale)
-                deviation = np.abs(statistic - _moved_towards(as_role, given))
-                error = (
-                    float(np.mean(deviation / np.maximum(scale, 1e-30))) if scale.any() else 1.0
-                )
-                if error < best[0]:
-                    best = error, role, tuple((index, place) for index, _ in records)
+        moments = _moments_at(place, known, statistic)
+        for role, error in _errors(t, statistic, moments) if moments else ():
+            if error < best[0]:
+                best = error, role, tuple((index, place) for index, _ in records)
     if best[2]:
         return best[1], best[2]
     return _role_by_isolated_layer(t), ()
+
+
+def _moments_at(
+    place: int, records: Sequence[list[Array]], statistic: Array
+) -> list[Moment] | None:
+    """The moments of each call, in the statistic's shape; None where they have another size."""
+    moments = []
+    for record in records:
+        count, mean, variance = record[3 * place : 3 * place + 3]
+        if mean.size != statistic.size:
+            return None
+        shape = statistic.shape
+        moments.append(Moment(float(count), mean.reshape(shape), variance.reshape(shape)))
+    return moments
+
+
+def _errors(
+    t: Tracked, statistic: Array, moments: Sequence[Moment]
+) -> Iterator[tuple[Role, float]]:
+    """How far the statistic is from each moment of the input, in its own size."""
+    unbiased = [
+        Moment(m.count, m.mean, m.variance * (m.count / max(m.count - 1, 1))) for m in moments
+    ]
+    roles: tuple[Role, ...] = ("mean", "variance", "square", "deviation")
+    for role in roles:
+        as_role = dataclasses.replace(t, role=role)
+        for given in (moments, unbiased) if role == "variance" else (moments,):
+            scale = np.mean([m.variance + m.mean**2 for m in given], axis=0)
+            scale = scale if role in ("variance", "square") else np.sqrt(scale)
+            deviation = np.abs(statistic - _moved_towards(as_role, given))
+            off = float(np.mean(deviation / np.maximum(scale, 1e-30)))
+            error = off if scale.any() else 1.0
+            yield role, error
 
 
 def _role_by_isolated_layer(t: Tracked) -> Role | None:

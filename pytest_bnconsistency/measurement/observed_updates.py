@@ -29,13 +29,12 @@ class Update:
     """One training step seen from a tracked variable.
 
     `kept` is the share of the old value that it kept, `times` how many updates of the layer's
-    momentum that is (None where the momentum does not tell), `towards` what it moved towards.
+    momentum that is (None where the momentum does not tell).
     """
 
     tracked: Tracked
     kept: float
     times: float | None
-    towards: Array
 
 
 def observed(step: RealStep, tracked: Sequence[Tracked], batch: Data) -> list[Update]:
@@ -70,7 +69,7 @@ def between(
         times = None
         if not t.cumulative and 0 < t.momentum < 1 and kept > 0:
             times = math.log(min(kept, 1.0)) / math.log(t.momentum)
-        found.append(Update(t, kept, times, low / (1 - kept) if kept < 1 else low))
+        found.append(Update(t, kept, times))
     return found
 
 

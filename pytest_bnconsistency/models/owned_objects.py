@@ -39,23 +39,26 @@ def variables_of(owner: Any) -> list[Any]:
         variable = as_variable(value)
         if variable is not None:
             found.setdefault(id(variable), variable)
-        elif depth and isinstance(value, (list, tuple, set)):
-            for item in list(value):
-                visit(item, depth - 1)
-        elif depth and isinstance(value, Mapping):
-            for item in list(value.values()):
-                visit(item, depth - 1)
         elif depth and isinstance(value, types.FunctionType):
             for item in _cells(value):
                 visit(item, 0)
-        elif depth and _is_helper(value):
-            for item in list(vars(value).values()):
+        elif depth:
+            for item in _items(value):
                 visit(item, depth - 1)
 
     for name, value in list(getattr(owner, "__dict__", {}).items()):
         if name not in COUNTERS:
             visit(value, DEPTH - 1)
     return list(found.values())
+
+
+def _items(value: Any) -> list[Any]:
+    """What a container or a helper holds."""
+    if isinstance(value, (list, tuple, set)):
+        return list(value)
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(vars(value).values()) if _is_helper(value) else []
 
 
 def _is_helper(value: Any) -> bool:

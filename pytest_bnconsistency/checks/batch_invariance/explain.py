@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pytest_bnconsistency.checks import compiled_before as before
-from pytest_bnconsistency.checks import size_dependence as sizes
+from pytest_bnconsistency.checks import compiled_before, size_dependence
 from pytest_bnconsistency.checks.batch_invariance import explain_padding as padding
 from pytest_bnconsistency.checks.batch_invariance import localise
 from pytest_bnconsistency.checks.batch_invariance.kept_rows import Difference, largest_move
@@ -21,8 +20,8 @@ from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_
 from pytest_bnconsistency.data.arrays import Array, Nest, distance, map_nest, rows_of
 from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.measurement import rounding_noise as noise
-from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.measurement import rounding_noise
+from pytest_bnconsistency.models import Call, Subject
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
@@ -290,14 +289,25 @@ def _training_mode(
     )
 
 
+def _over_features(call: Call | None) -> str:
+    """The remedy; `call` is of a layer that can be declared by itself."""
+    declared = f"{{{call.path!r}: 'reason'}}" if call is not None else "'reason'"
+    return (
+        "compute over the feature axes, not over axis 0; give statistics of the batch to "
+        "training mode only; if rows are meant to meet here, declare it: "
+        f"transductive={declared}"
+    )
+
+
+def _how_known(origin: Origin) -> str:
+    if origin.replayed:
+        return "its input row is the same to the bit and its output row is not"
+    return "what comes before is the same to the bit"
+
+
 def _across_rows(
     seen: Pass, x: Nest, variant: BatchVariant, origin: Origin, tries: Tries
 ) -> Explanation:
-    how_known = (
-        "its input row is the same to the bit and its output row is not"
-        if origin.replayed
-        else "what comes before is the same to the bit"
-    )
     meeting = dict[str, str]()
     if tries.may("the operations in which rows meet"):
         meeting = localise.meeting_operations(seen, x, variant)
@@ -306,13 +316,7 @@ def _across_rows(
     one_by_one = None
     if call is not None and tries.may(f"{origin.label} given one row at a time"):
         one_by_one = localise.intervened(seen, x, row_by_row=[id(call.layer)])
-    row_by_row = call is not None and localise.runs_row_by_row(one_by_one, x)
-    declared = f"{{{call.path!r}: 'reason'}}" if call is not None and row_by_row else "'reason'"
-    remedy = (
-        "compute over the feature axes, not over axis 0; give statistics of the batch to "
-        "training mode only; if rows are meant to meet here, declare it: "
-        f"transductive={declared}"
-    )
+    remedy = _over_features(call if localise.runs_row_by_row(one_by_one, x) else None)
     if localise.independent(one_by_one, x, variant):
         what = f": {operation} is the first operation that differs" if operation else ""
         return Explanation(
@@ -327,7 +331,7 @@ def _across_rows(
         cause, tested = proven
         return Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
     by = f"; the first operation that differs is {operation}" if operation else ""
-    complete = f"not established; the rows mix here: {how_known}"
+    complete = f"not established; the rows mix here: {_how_known(origin)}"
     tried = "inference mode forced on every layer that takes one: the row still moves"
     return Explanation(
         cause=f"{tries.without_cause(complete)}{by}",
@@ -381,7 +385,7 @@ def _placed(x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
     variant = entry.differences[0].variant
     place, tries = None, Tries()
     if entry.observed is not None and tries.may("what each layer gives rows in other places"):
-        place = sizes.depends_on_place(entry.observed, x, variant)
+        place = size_dependence.depends_on_place(entry.observed, x, variant)
     message, moved = _symptom(failing, sound, variant, "its position changes")
     explanation = _of_place(
         place,
@@ -395,7 +399,7 @@ def _placed(x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
         layer="not located" if place is None else place.label,
         message=message,
         explanation=explanation,
-        bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
+        bound=f"{rounding_noise.MULTIPLE:g} times the noise floor, measured on this model",
         evidence={"fails": names_of(failing), "holds": sound, "largest_change": moved},
     )
 
@@ -414,7 +418,7 @@ def _losing(x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
     entry = _shown(failing)
     place, tries = None, Tries()
     if smaller := _smaller_batch(entry, tries):
-        place = sizes.loses_axis(smaller.observed, x, *smaller.rows)
+        place = size_dependence.loses_axis(smaller.observed, x, *smaller.rows)
     width = place is not None and place.width
     mended = "its result padded to one width" if width else "the axis put back behind it"
     explanation = _of_place(
@@ -452,24 +456,30 @@ def _smaller_batch(entry: Judged, tries: Tries) -> _Smaller | None:
 def _shape_remedy(entry: Judged, width: bool) -> str:
     if width:
         return ONE_WIDTH
-    return sizes.BRANCHING if entry.untraced else sizes.ANY_NUMBER if entry.raises else NAMED_AXIS
+    return (
+        size_dependence.BRANCHING
+        if entry.untraced
+        else size_dependence.ANY_NUMBER
+        if entry.raises
+        else NAMED_AXIS
+    )
 
 
 def _sized(x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
     entry = _shown(failing)
     place, tries = None, Tries()
     if smaller := _smaller_batch(entry, tries):
-        place = sizes.depends_on_size(smaller.observed, x, *smaller.rows, entry.noise)
+        place = size_dependence.depends_on_size(smaller.observed, x, *smaller.rows, entry.noise)
     message = f"{entry.sizes[0]}, {_where(failing, sound)}"
     if _was_compiled_before(x, entry):
-        return before.size_matters(message, {"fails": names_of(failing), "holds": sound})
+        return compiled_before.size_matters(message, {"fails": names_of(failing), "holds": sound})
     explanation = _of_place(
         place,
         tries,
         does="computes with the number of rows",
         tested="given back what it gives among all rows, the outputs are as they are there",
         tried="other rows beside it at one batch size, where the rows are the same to the bit",
-        remedy=sizes.BRANCHING
+        remedy=size_dependence.BRANCHING
         if entry.untraced
         else "look for code that reads the batch size, or that sums over the rows",
     )
@@ -477,7 +487,7 @@ def _sized(x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
         layer="not located" if place is None else place.label,
         message=message,
         explanation=explanation,
-        bound=f"{noise.MULTIPLE:g} times the noise floor, measured on this model",
+        bound=f"{rounding_noise.MULTIPLE:g} times the noise floor, measured on this model",
         evidence={"fails": {listed(e.names): e.sizes for e in failing}, "holds": sound},
     )
 

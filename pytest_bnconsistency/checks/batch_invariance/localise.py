@@ -21,6 +21,7 @@ from pytest_bnconsistency.execution.layer_values import results_of
 from pytest_bnconsistency.execution.row_hashes import (
     Fingerprints,
     Operations,
+    Result,
     Values,
     WithInputs,
 )
@@ -188,22 +189,29 @@ def meeting_operations(
     if not watched.is_traced:
         return {}
     base, again, other = (watched.run(rows).records[-1] or [] for rows in (x, x, variant.x))
-    results = operations.results
     changed = [
         _result_differs(a, c, variant) if np.array_equal(a, b) else None
         for a, b, c in zip(base, again, other, strict=True)
     ]
-    reaching = {i for i, hashes in enumerate(base) if changed[i] and len(hashes) > 1}
-    for index in reversed(range(len(results))):
-        if index in reaching:
-            reaching |= {i for i in results[index].given if changed[i] is not False}
+    of_rows = {i for i, hashes in enumerate(base) if changed[i] and len(hashes) > 1}
+    reaching = _reaching(operations.results, of_rows, changed)
+    meeting = [operations.results[i] for i in sorted(reaching) if changed[i]]
     return {
-        results[index].operation: results[index].description
-        for index in sorted(reaching)
-        if changed[index]
-        and not results[index].turned
-        and all(changed[i] is False for i in results[index].given)
+        result.operation: result.description
+        for result in meeting
+        if not result.turned and all(changed[i] is False for i in result.given)
     }
+
+
+def _reaching(
+    results: Sequence[Result], reaching: set[int], changed: Sequence[bool | None]
+) -> set[int]:
+    """The indices of these results, and of all by way of which a change may reach them."""
+    found = set(reaching)
+    for index in reversed(range(len(results))):
+        if index in found:
+            found |= {i for i in results[index].given if changed[i] is not False}
+    return found
 
 
 def _operations_of(

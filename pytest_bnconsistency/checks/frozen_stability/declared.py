@@ -89,12 +89,11 @@ def _declared(
         return by("trainable=False on the model", above=True)
     if pattern and fnmatch.fnmatchcase(call.path, pattern):
         return by(f"pattern {pattern}", expected=True)
-    for outer in [layer, *reversed(call.parents)]:
-        if id(outer) in in_inference:
-            return by(f"training=False in the call of {outer.name}", inference_only=True)
-    if call.called_with[-1] is False:
-        return by(f"training=False in the call of {layer.name}", inference_only=True)
-    return None
+    outer = [each for each in (layer, *reversed(call.parents)) if id(each) in in_inference]
+    outer += [layer] if call.called_with[-1] is False else []
+    if not outer:
+        return None
+    return by(f"training=False in the call of {outer[0].name}", inference_only=True)
 
 
 def _all_calls(training: Pass) -> Iterator[Call]:

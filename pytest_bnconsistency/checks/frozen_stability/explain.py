@@ -78,6 +78,11 @@ class Measured:
     def differs(self, f: Frozen) -> bool:
         return self.gaps.get(id(f.call.layer), ModeGap()).differs
 
+    def freed(self, f: Frozen) -> Flagged | None:
+        """The last time that a step set the layer's flag to True, if one did."""
+        mine = [seen for seen in self.flagged if seen.value and seen.layer is f.call.layer]
+        return mine[-1] if mine else None
+
     def compared(self, f: Frozen) -> bool:
         return self.gaps.get(id(f.call.layer), ModeGap()).compared
 
@@ -141,16 +146,16 @@ def _overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
 
 
 def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
-    freed = {id(seen.layer): seen for seen in m.flagged if seen.value}
-    layers = [f for f in left if id(f.call.layer) in freed and not f.own_flag]
+    layers = [f for f in left if m.freed(f) and not f.own_flag]
     if not layers or not _time_for(FLAGS):
         return None
     with flags_set([f.call.layer for f in layers], m.subject.layers(), let=False):
-        moved_again = m.steps.run([v for f in layers for v in f.variables]).moved
+        moved_again = m.steps.run(_variables(layers)).moved
     kept = [f for f in layers if not f.any_of(moved_again)]
     if not kept:
         return None
-    by = listed(dict.fromkeys(freed[id(f.call.layer)].label for f in kept))
+    freed = [seen for f in kept if (seen := m.freed(f))]
+    by = listed(dict.fromkeys(seen.label for seen in freed))
     more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
     explanation = Explanation(
         cause=f"{by} sets trainable of {kept[0].path}{more} from False to True while training "
@@ -175,25 +180,31 @@ def _expected(m: Measured, left: Sequence[Frozen]) -> Cause | None:
 def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cause | None:
     if not free:
         return None
-    variables = [v for f in free for v in f.variables]
-    stays = False
-    if _time_for(FLAGS):
-        moved_again = m.steps.run(
-            variables, freeze=[f.call.layer for f in free], retrace=True
-        ).moved
-        stays = _holds_forward(m, free, frozen=True) and not moved_again
-    text = f"{free[0].by}{says} but the layer's own flag is True"
-    if not any(f.any_of(m.by_forward) for f in free) and _time_for(WRITERS):
-        decay = named_writers(m.steps, variables)
-        if decay is not None and decay.by_decay:
-            text += f"; no gradient moves it, but {decay.explanation.cause} does"
+    stays = _time_for(FLAGS) and _stays_frozen(m, free)
     explanation = _explained(
-        text,
+        f"{free[0].by}{says} but the layer's own flag is True{_by_decay(m, free)}",
         "set trainable = False on the layer itself, after every trainable = True on a parent, "
         "and compile again",
         "with trainable=False on the layer itself, its state stays" if stays else "",
     )
     return Cause(rule, free, explanation)
+
+
+def _stays_frozen(m: Measured, free: Sequence[Frozen]) -> bool:
+    """Whether steps and a forward pass leave the layers alone with their own flags at False."""
+    layers = [f.call.layer for f in free]
+    moved_again = m.steps.run(_variables(free), freeze=layers, retrace=True).moved
+    return _holds_forward(m, free, frozen=True) and not moved_again
+
+
+def _by_decay(m: Measured, free: Sequence[Frozen]) -> str:
+    """A clause where only weight decay moves the layers; else ""."""
+    if any(f.any_of(m.by_forward) for f in free) or not _time_for(WRITERS):
+        return ""
+    decay = named_writers(m.steps, _variables(free))
+    if decay is None or not decay.by_decay:
+        return ""
+    return f"; no gradient moves it, but {decay.explanation.cause} does"
 
 
 def _not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
@@ -202,8 +213,12 @@ def _not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         return None
     if not _time_for("compiling again"):
         return None
-    moved_again = m.steps.run([v for f in layers for v in f.variables], retrace=True).moved
+    moved_again = m.steps.run(_variables(layers), retrace=True).moved
     mended = [f for f in layers if not f.any_of(moved_again)]
+    return Cause(rules.RECOMPILE_MISSING, mended, _stale_function(m))
+
+
+def _stale_function(m: Measured) -> Explanation:
     if m.steps.train_step is None:
         text = (
             "fit still runs the training function that was compiled before the layers were frozen"
@@ -213,8 +228,11 @@ def _not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         text = "train_step still runs what was traced before the layers were frozen"
         remedy = "make the tf.function (or compile the model) anew after changing trainable"
     proof = "with the training function built anew, their state stays"
-    explanation = Explanation(cause=text, remedy=remedy, tested=proof, established=True)
-    return Cause(rules.RECOMPILE_MISSING, mended, explanation)
+    return Explanation(cause=text, remedy=remedy, tested=proof, established=True)
+
+
+def _variables(layers: Sequence[Frozen]) -> list[Any]:
+    return [v for f in layers for v in f.variables]
 
 
 def _ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:

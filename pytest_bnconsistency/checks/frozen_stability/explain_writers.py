@@ -28,23 +28,30 @@ def named_writers(steps: Steps, variables: Sequence[Any]) -> Written | None:
     writers = list(dict.fromkeys(writer for found in seen.values() for writer in found))
     if not writers:
         return None
-    optimizers = [w for w in writers if w.kind == "optimizer"]
-    decaying = [w.by for w in optimizers if getattr(w.by, "weight_decay", None)]
-    if (
-        len(optimizers) == len(writers)
-        and decaying
-        and _stay_without_decay(steps, variables, decaying)
-    ):
-        decay = float(decaying[0].weight_decay)
-        explanation = Explanation(
-            cause=f"the weight decay ({decay:g}) of the optimizer {type(decaying[0]).__name__}",
-            tested="with weight_decay=None, their state stays",
-            remedy="give the optimizer trainable variables only, or "
-            "optimizer.exclude_from_weight_decay(var_list=...): decay moves a variable that has "
-            "no gradient, too",
-            established=True,
-        )
-        return Written(explanation, by_decay=True)
+    return _decay(steps, variables, writers) or _left_out(steps, variables, writers)
+
+
+def _decay(steps: Steps, variables: Sequence[Any], writers: Sequence[Writer]) -> Written | None:
+    """Weight decay, where optimizers alone write and the state stays without it."""
+    decaying = [w.by for w in writers if getattr(w.by, "weight_decay", None)]
+    if not decaying or any(w.kind != "optimizer" for w in writers):
+        return None
+    if not _stay_without_decay(steps, variables, decaying):
+        return None
+    decay = float(decaying[0].weight_decay)
+    explanation = Explanation(
+        cause=f"the weight decay ({decay:g}) of the optimizer {type(decaying[0]).__name__}",
+        tested="with weight_decay=None, their state stays",
+        remedy="give the optimizer trainable variables only, or "
+        "optimizer.exclude_from_weight_decay(var_list=...): decay moves a variable that has "
+        "no gradient, too",
+        established=True,
+    )
+    return Written(explanation, by_decay=True)
+
+
+def _left_out(steps: Steps, variables: Sequence[Any], writers: Sequence[Writer]) -> Written | None:
+    """Whoever writes, where the state stays without that."""
     with writers_of(variables, let=False):
         if steps.run(variables, retrace=True).moved:
             return None

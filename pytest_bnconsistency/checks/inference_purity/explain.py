@@ -10,8 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from pytest_bnconsistency.checks import compiled_before
-from pytest_bnconsistency.checks import size_dependence as sizes
+from pytest_bnconsistency.checks import compiled_before, size_dependence
 from pytest_bnconsistency.checks.budget import Budget, Tries
 from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest
@@ -158,23 +157,25 @@ class _Undoing:
             inference = self._ran(INFERENCE)
         if self._tries.cut:
             return None
-        named = listed([subject.qualified(name) for name in step])
+        who = f"the model's own {listed([subject.qualified(name) for name in step])}"
         if step and inference:
-            return Cause(
-                listed(step),
-                Explanation(
-                    cause=f"the model's own {named} runs the layers in training mode",
-                    tested=f"with the library's own in its place, {self._ok}; so it is with every "
-                    "layer told training=False",
-                    remedy=f"in {listed(step)}, call the model with training=False",
-                    established=True,
-                ),
-            )
+            return self._in_training(listed(step), who)
         if step:
-            return by_itself(listed(step), f"the model's own {named}")
-        if not inference:
-            return None
-        teller = who_tells(subject, call, self.calls, self._with)
+            return by_itself(listed(step), who)
+        return self._in_training_mode(call) if inference else None
+
+    def _in_training(self, step: str, who: str) -> Cause:
+        explanation = Explanation(
+            cause=f"{who} runs the layers in training mode",
+            tested=f"with the library's own in its place, {self._ok}; so it is with every layer "
+            "told training=False",
+            remedy=f"in {step}, call the model with training=False",
+            established=True,
+        )
+        return Cause(step, explanation)
+
+    def _in_training_mode(self, call: Call | None) -> Cause:
+        teller = who_tells(self._subject, call, self.calls, self._with)
         if self._tries.cut:
             teller = None
         who = call.path if call is not None else "a layer"
@@ -240,22 +241,7 @@ def _outside_of_trace(subject: Subject, called: Called, unlike: Unlike) -> Cause
         traced_given, traced = in_trace(seen, called.x)
     except Exception:
         return None  # what can't be traced can't be compared
-    place, who, tested, before = NOT_LOCATED, "the model's code", "", "the model's input"
-    given, returned = given_and_returned(seen, called.x)
-    for label in sizes.in_order(list(returned), list(traced)):
-        # A call that is not seen in a run hands its inputs on there.
-        mine = returned[label] if label in returned else traced_given[label]
-        its = traced[label] if label in traced else given[label]
-        if len(its) == len(mine) and any(map(differ, its, mine)):
-            outputs = outputs_with(seen, called.x, {label: its})
-            if outputs is not None and not unlike(outputs):
-                place = who = label
-                if any(map(differ, given.get(label, []), traced_given.get(label, []))):
-                    place = f"between {before} and {label}"
-                    who = f"the code {place}"
-                tested = f"given what {label} gives in such a trace, the outputs agree"
-            break
-        before = label
+    place, who, tested = _first_unlike(seen, called.x, traced_given, traced, unlike)
     if kept:
         cause = f"{who} keeps something in Python objects from one call to the next"
         tested = tested or "traced anew, it is as far away from what such a trace gave before"
@@ -263,7 +249,7 @@ def _outside_of_trace(subject: Subject, called: Called, unlike: Unlike) -> Cause
     elif known:
         cause = f"{who} reads the number of rows, which a trace for any number does not know"
         tested = tested or "traced for this number of rows alone, it is as far away"
-        remedy = sizes.BRANCHING
+        remedy = size_dependence.BRANCHING
     else:
         cause = f"{who} does something else outside of a trace"
         tested = tested or "traced, it agrees"
@@ -273,6 +259,34 @@ def _outside_of_trace(subject: Subject, called: Called, unlike: Unlike) -> Cause
         )
     explanation = Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
     return Cause(place, explanation)
+
+
+def _first_unlike(
+    seen: Pass,
+    x: Nest,
+    traced_given: Mapping[str, list[Array]],
+    traced: Mapping[str, list[Array]],
+    unlike: Unlike,
+) -> tuple[str, str, str]:
+    """Where something else is given first than in a trace, who does so, and how it was tested."""
+    before = "the model's input"
+    given, returned = given_and_returned(seen, x)
+    for label in size_dependence.in_order(list(returned), list(traced)):
+        # A call that is not seen in a run hands its inputs on there.
+        mine = returned[label] if label in returned else traced_given[label]
+        its = traced[label] if label in traced else given[label]
+        if len(its) != len(mine) or not any(map(differ, its, mine)):
+            before = label
+            continue
+        outputs = outputs_with(seen, x, {label: its})
+        if outputs is None or unlike(outputs):
+            break
+        tested = f"given what {label} gives in such a trace, the outputs agree"
+        if any(map(differ, given.get(label, []), traced_given.get(label, []))):
+            place = f"between {before} and {label}"
+            return place, f"the code {place}", tested
+        return label, label, tested
+    return NOT_LOCATED, "the model's code", ""
 
 
 def _traced_for(subject: Subject, called: Called) -> list[Array]:
@@ -299,9 +313,8 @@ def remembering(label: str) -> Cause:
 def refusing(cause: Cause) -> Cause:
     """The cause of an entry point that raises, which nobody means it to."""
     if not cause.explanation.established:
-        remedy = (
-            f"fix what the message says; if it is about the number of rows, {sizes.ANY_NUMBER}"
-        )
+        about_rows = f"if it is about the number of rows, {size_dependence.ANY_NUMBER}"
+        remedy = f"fix what the message says; {about_rows}"
         return replace(cause, explanation=replace(cause.explanation, remedy=remedy))
     if not cause.intended:
         return cause
@@ -310,7 +323,7 @@ def refusing(cause: Cause) -> Cause:
         Explanation(
             cause=f"the model's own {cause.place} does not take these rows",
             tested="with the library's own in its place, the outputs agree",
-            remedy=sizes.ANY_NUMBER,
+            remedy=size_dependence.ANY_NUMBER,
             established=True,
         ),
     )
@@ -460,51 +473,66 @@ def not_repeatable(
 
     `default` is a pass that leaves the mode out, `mode` what one of the entry points is told.
     """
-    drawing = {id(layer) for layer in default.random_layers}
-    # Held still, a layer may return what it was given.
-    called = [*default.passing_calls, *default.calls]
-    calls = [call for call in called if id(call.layer) in drawing]
-    paths = list(
-        dict.fromkeys(
-            next((call.path for call in calls if call.layer is layer), layer.name)
-            for layer in default.random_layers
-        )
-    )
-    around = [f"between {before} and {after}" for before, after in default.drawing.values()]
-    places = [*paths, *dict.fromkeys(around)]
-    labels, tested, tries = [call.label for call in calls], False, Tries()
+    drawn, tested, tries = _drawn(default), False, Tries()
     if tries.may("the random numbers held"):
         with contextlib.suppress(Exception):
-            tested = _repeats_with(subject, x, mode, labels, default.drawing)
-    who = listed([*paths, *(f"the code {place}" for place in dict.fromkeys(around))])
-    draws = f"{who} {'draws' if len(places) == 1 else 'draw'} random numbers"
-    whose = "its" if len(places) == 1 else "their"
-    what = "random numbers" if around else "outputs"
-    if tested:
-        cause = f"{draws} in inference"
-    elif places:
-        cause = tries.without_cause(
-            f"not established; {draws}, and holding {whose} {what} showed nothing"
-        )
-    else:
-        cause = "not established; no random operation was seen"
+            tested = _repeats_with(subject, x, mode, drawn.labels, default.drawing)
+    places = drawn.places
     return rules.NOT_REPEATABLE.finding(
         layer=places[0] if places else "not located",
         layers=places,
         message=f"the same batch gives other bits the second time, through {listed(random)}",
-        explanation=Explanation(
-            cause=cause,
-            tested=f"with {whose} {what} held, the same batch gives the same bits"
-            if tested
-            else "",
-            remedy=_to_repeat(subject, random)
-            if places
-            else "keep nothing from one call to the next: no counter, no cache",
-            established=tested,
-        ),
+        explanation=_of_draws(drawn, tested, tries, _to_repeat(subject, random)),
         bound="no tolerance: bitwise",
-        evidence={"random": list(random), "layers": paths},
+        evidence={"random": list(random), "layers": drawn.paths},
     )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The layers that draw random numbers, the labels of their calls, and code between layers."""
+
+    paths: list[str]
+    labels: list[str]
+    around: list[str]
+
+    @property
+    def places(self) -> list[str]:
+        return [*self.paths, *self.around]
+
+
+def _drawn(default: Pass) -> _Drawn:
+    drawing = {id(layer) for layer in default.random_layers}
+    # Held still, a layer may return what it was given.
+    called = [*default.passing_calls, *default.calls]
+    calls = [call for call in called if id(call.layer) in drawing]
+    path_of = {id(call.layer): call.path for call in reversed(calls)}
+    paths = [path_of.get(id(layer), layer.name) for layer in default.random_layers]
+    around = [f"between {before} and {after}" for before, after in default.drawing.values()]
+    labels = [call.label for call in calls]
+    return _Drawn(list(dict.fromkeys(paths)), labels, list(dict.fromkeys(around)))
+
+
+def _of_draws(drawn: _Drawn, tested: bool, tries: Tries, remedy: str) -> Explanation:
+    """Why rows are not as they were: what draws, if holding it was `tested` to mend that."""
+    if not drawn.places:
+        return Explanation(
+            cause="not established; no random operation was seen",
+            remedy="keep nothing from one call to the next: no counter, no cache",
+        )
+    one = len(drawn.places) == 1
+    who = listed([*drawn.paths, *(f"the code {place}" for place in drawn.around)])
+    draws = f"{who} {'draws' if one else 'draw'} random numbers"
+    whose = f"{'its' if one else 'their'} {'random numbers' if drawn.around else 'outputs'}"
+    if tested:
+        return Explanation(
+            cause=f"{draws} in inference",
+            tested=f"with {whose} held, the same batch gives the same bits",
+            remedy=remedy,
+            established=True,
+        )
+    unknown = f"not established; {draws}, and holding {whose} showed nothing"
+    return Explanation(cause=tries.without_cause(unknown), remedy=remedy)
 
 
 def _to_repeat(subject: Subject, random: Sequence[str]) -> str:

@@ -16,15 +16,9 @@ from pytest_bnconsistency.results import Finding
 
 def state_moves(case: Case, x: Nest, runs: Runs) -> list[Finding]:
     """A finding for each cause that has entry points move state."""
-    calls, unmoved = calls_of(case), [s.name for s in runs.seen if not s.moved]
-    # What runs the same code moves the same state: the calls one by one, the ways to predict.
-    kinds: dict[str, list[Seen]] = {}
-    for s in runs.seen:
-        kind = s.name if s.name in calls or s.name == EVALUATE else "predict"
-        if s.moved:
-            kinds.setdefault(kind, []).append(s)
+    unmoved = [s.name for s in runs.seen if not s.moved]
     found: dict[Cause, list[Seen]] = {}
-    for alike in kinds.values():
+    for alike in _by_code(case, [s for s in runs.seen if s.moved]):
         runner = runner_of(case, x, alike[0].name)
         cause = explain.moves_because(case.subject, runner, alike[0].moved, runs.owner_of)
         found.setdefault(cause, []).extend(alike)
@@ -34,6 +28,14 @@ def state_moves(case: Case, x: Nest, runs: Runs) -> list[Finding]:
         layers = list(dict.fromkeys(path for key, path in runs.owner_of.items() if key in ids))
         findings.append(explain.state_moves(cause, layers, [s.name for s in moving], unmoved))
     return findings
+
+
+def _by_code(case: Case, seen: Sequence[Seen]) -> list[list[Seen]]:
+    """What runs the same code moves the same state: the calls one by one, the ways to predict."""
+    single, groups = {EVALUATE, *calls_of(case)}, dict[str, list[Seen]]()
+    for s in seen:
+        groups.setdefault(s.name if s.name in single else "predict", []).append(s)
+    return list(groups.values())
 
 
 def not_repeatable(case: Case, x: Nest, seen: Sequence[Seen]) -> list[Finding]:

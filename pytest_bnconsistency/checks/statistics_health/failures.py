@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pytest_bnconsistency.checks import non_finite_statistics as non_finite
+from pytest_bnconsistency.checks import non_finite_statistics
 from pytest_bnconsistency.checks import unusable_statistics as causes
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.population_statistics import batch_size
@@ -39,14 +39,14 @@ def unusable(case: Case, normalization_layers: Sequence[NormalizationLayer]) -> 
         (
             NOT_FINITE,
             _not_finite(normalization_layers),
-            non_finite.not_finite(case.subject, data, size),
+            non_finite_statistics.not_finite(case.subject, data, size),
             "find the batch (NaN in the data, or loss scaling that skips the optimizer but not "
             "the statistics), then recalibrate(model, x) or load earlier weights",
         ),
         (
             NEGATIVE_VARIANCE,
             _negative(normalization_layers),
-            non_finite.negative_variance(case.subject, data, size),
+            non_finite_statistics.negative_variance(case.subject, data, size),
             "check the order of ported weights, and that momentum lies in [0, 1]; then "
             "recalibrate(model, x)",
         ),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks import unusable_statistics as unusable
+from pytest_bnconsistency.checks import unusable_statistics
 from pytest_bnconsistency.checks.unusable_statistics import Why
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer
@@ -31,6 +31,17 @@ def unusual(
     subject: Subject, normalization_layers: Sequence[NormalizationLayer]
 ) -> Iterator[Finding]:
     moving = [n for n in normalization_layers if not n.adapts]
+    odd = [n for n in moving if n.epsilon is not None and not _is_usual(n.epsilon)]
+    yield from _small_momentum(moving)
+    yield from _odd_epsilon(odd)
+    yield from _other_epsilon(subject, [n for n in moving if n not in odd])
+    yield from _dead(subject, moving)
+    yield from _untrained(subject, moving)
+    yield from _axis(subject, moving)
+    yield from _graph(subject, moving)
+
+
+def _small_momentum(moving: Sequence[NormalizationLayer]) -> Iterator[Finding]:
     small = [n for n in moving if n.momentum is not None and 0 < n.momentum < SMALLEST_MOMENTUM]
     if small:
         momentum = small[0].momentum or 0.0
@@ -43,8 +54,15 @@ def unusual(
             f"{momentum:g} there is {1 - momentum:g} here",
             f"momentum {1 - momentum:g}, or 0.9 to 0.99",
         )
+
+
+def _is_usual(epsilon: float) -> bool:
     low, high = USUAL_EPSILON
-    odd = [n for n in moving if n.epsilon is not None and not low <= n.epsilon <= high]
+    return low <= epsilon <= high
+
+
+def _odd_epsilon(odd: Sequence[NormalizationLayer]) -> Iterator[Finding]:
+    low, high = USUAL_EPSILON
     if odd:
         yield _warning(
             rules.EPSILON,
@@ -53,8 +71,9 @@ def unusual(
             f"outside of {low:g} to {high:g}",
             "epsilon 1e-3, or that of the framework that the weights come from",
         )
-    yield from _other_epsilon(subject, [n for n in moving if n not in odd])
-    yield from _dead(subject, moving)
+
+
+def _untrained(subject: Subject, moving: Sequence[NormalizationLayer]) -> Iterator[Finding]:
     fresh = [n for n in moving if n.fresh]
     if fresh and _trained(subject, moving):
         yield _warning(
@@ -64,8 +83,6 @@ def unusual(
             "the model was trained, and no step has moved them",
             "train, load weights, or recalibrate(model, x)",
         )
-    yield from _axis(subject, moving)
-    yield from _graph(subject, moving)
 
 
 def _trained(subject: Subject, normalization_layers: Sequence[NormalizationLayer]) -> bool:
@@ -94,7 +111,7 @@ def _other_epsilon(
             f"epsilon {places[0].epsilon:g} in {_named(places)} is large against the variances: "
             f"with {OTHER_EPSILON:g}, as elsewhere, channels would be up to {largest:.2g} times "
             "as large",
-            _tried(subject, places[0], unusable.large_epsilon(OTHER_EPSILON)),
+            _tried(subject, places[0], unusable_statistics.large_epsilon(OTHER_EPSILON)),
             "weights from another framework need its epsilon",
         )
 
@@ -119,7 +136,7 @@ def _dead(
             f"{'has' if channels == 1 else 'have'} no variance: what reaches "
             f"{'it' if channels == 1 else 'them'} is multiplied by up to {gain:.3g}, an input "
             f"0.1 off gives {0.1 * gain:.3g}",
-            _tried(subject, places[0], unusable.dead_channels),
+            _tried(subject, places[0], unusable_statistics.dead_channels),
             "look at what feeds these channels; a larger epsilon bounds the gain",
         )
 
@@ -206,7 +223,7 @@ def _warning(
         layer=paths[0],
         layers=paths,
         message=message,
-        explanation=unusable.described(reason, remedy),
+        explanation=unusable_statistics.described(reason, remedy),
         bound="unusual, and not certainly wrong",
         evidence={"layers": paths},
     )

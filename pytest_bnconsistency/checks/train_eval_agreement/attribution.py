@@ -64,6 +64,10 @@ class Share:
     closes: float
     opens: float
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.path, _share(self.closes), _share(self.opens)
+
 
 @dataclass(frozen=True)
 class Attribution:
@@ -133,30 +137,27 @@ def attributed(
         if key in closing_each and key in opening_each:
             closing = 1 - _difference(closing_each[key], target) / whole
             opening = _difference(opening_each[key], target) / whole
-        mean, ratio = shift[key]
-        averages = updates is not None and 0 <= t.momentum <= 1
-        left = f"{t.momentum ** ((updates or 0) * t.calls):.1%}" if averages else "?"
-        if key in shares:
-            left = f"{shares[key]:.0%} (measured)"
-        rows.append(
-            (
-                Share(t.path, closing, opening),
-                (
-                    t.path,
-                    _share(closing),
-                    _share(opening),
-                    "?" if np.isnan(mean) else f"{mean:.2f}",
-                    "?" if np.isnan(ratio) else f"{ratio:.2f}",
-                    "?" if updates is None else str(updates * t.calls),
-                    left,
-                ),
-            )
-        )
+        share = Share(t.path, closing, opening)
+        rows.append((share, (*share.cells, *_cells(t, shift[key], updates, shares.get(key)))))
     statistics.write(tracked, moving)
     if not tries.cut:  # else they stand by how far their statistics are off
         rows.sort(key=lambda row: (-max(row[0].closes, row[0].opens), row[1]))
     table = Table(COLUMNS, tuple(cells for _, cells in rows), more=len(layers) - len(tried))
     return Attribution([share for share, _ in rows], table)
+
+
+def _cells(
+    t: Tracked, shift: tuple[float, float], updates: int | None, share: float | None
+) -> tuple[str, ...]:
+    """How far the statistics of a layer are off, and what is left of their initial values."""
+    moved = ("?" if np.isnan(value) else f"{value:.2f}" for value in shift)
+    if share is not None:
+        left = f"{share:.0%} (measured)"
+    elif updates is not None and 0 <= t.momentum <= 1:
+        left = f"{t.momentum ** (updates * t.calls):.1%}"
+    else:
+        left = "?"
+    return (*moved, "?" if updates is None else str(updates * t.calls), left)
 
 
 def _share(value: float) -> str:

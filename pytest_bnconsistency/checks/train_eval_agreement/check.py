@@ -9,24 +9,27 @@ Between these it is inconclusive.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 from pytest_bnconsistency.checks.check_context import Case
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
 from pytest_bnconsistency.checks.train_eval_agreement import explain as disagreement
-from pytest_bnconsistency.checks.train_eval_agreement import explain_by_mode as by_mode
 from pytest_bnconsistency.checks.train_eval_agreement import (
+    explain_by_mode,
     inconclusive,
     never_updated,
+    planned_updates,
     sampling_error,
     stepping,
+    training_reference,
 )
-from pytest_bnconsistency.checks.train_eval_agreement import planned_updates as schedule
-from pytest_bnconsistency.checks.train_eval_agreement import training_reference as against_training
 from pytest_bnconsistency.checks.train_eval_agreement.measure import measured
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.checks.train_eval_agreement.sampling_error import Alternatives
+from pytest_bnconsistency.checks.train_eval_agreement.summary import (
+    evidence_of,
+    layers_of,
+    passed_summary,
+)
 from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     Excess,
     by_targets,
@@ -40,10 +43,8 @@ from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.accepted_sizes import only_size
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.compared_outputs import Side
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
-from pytest_bnconsistency.words import counted, listed
 
 NAME = "train_eval_agreement"
 
@@ -87,13 +88,13 @@ def _decide(case: Case, data: Data) -> CheckResult:
     planned = case.settings.planned_updates
     fresh = never_updated.fresh([*tracked, *stuck, *by_momentum])
     if planned is not None and (fresh or not done):
-        return schedule.judged(NAME, tracked, by_momentum, planned)
+        return planned_updates.judged(NAME, tracked, by_momentum, planned)
     if fresh:
         untouched = [t for t in fresh if not (done or never_updated.weights_moved(case, t.layer))]
         if untouched:
             return _unseen(
                 Verdict.VACUOUS,
-                f"the model was never trained: the statistics of {_count(untouched)} "
+                f"the model was never trained: the statistics of {layers_of(untouched)} "
                 f"({untouched[0].path} first) are exactly their initial values",
                 "train it or load trained weights first; if a loop of your own trained it, say "
                 "updates=<number of steps>",
@@ -108,11 +109,11 @@ def _decide(case: Case, data: Data) -> CheckResult:
     if not tracked:
         return _unseen(
             Verdict.NOT_APPLICABLE,
-            f"the statistics of {_count([*stuck, *by_momentum])} do not move in training mode",
+            f"the statistics of {layers_of([*stuck, *by_momentum])} do not move in training mode",
             "training and evaluation normalise alike: by what is stored",
         )
     data = dataclasses.replace(data, notes=(*data.notes, *known.notes))
-    warnings = [] if planned is None else schedule.warnings(tracked, by_momentum, planned)
+    warnings = [] if planned is None else planned_updates.warnings(tracked, by_momentum, planned)
     return _compare(case, data, known, done, warnings)
 
 
@@ -125,13 +126,13 @@ def _without_normalization(
         "no layer has statistics that move in training mode",
         "there is no normalization layer, or all of them are frozen",
     )
-    blamed = against_training.state_holders(known)
-    if done == 0 or not (blamed or against_training.rows_mix(data, known)):
+    blamed = training_reference.state_holders(known)
+    if done == 0 or not (blamed or training_reference.rows_mix(data, known)):
         return nothing
-    trained = against_training.training_mode(case, data, known)
-    stored = against_training.evaluation(case, data, known)
-    far = against_training.compared(case, data, known, stored, trained)
-    undone = against_training.undone(case, data, known, blamed, far) if far.far else False
+    trained = training_reference.training_mode(case, data, known)
+    stored = training_reference.evaluation(case, data, known)
+    far = training_reference.compared(case, data, known, stored, trained)
+    undone = training_reference.undone(case, data, known, blamed, far) if far.far else False
     if undone is False:
         return nothing
     if not far.proven:
@@ -139,7 +140,7 @@ def _without_normalization(
         return _unseen(Verdict.VACUOUS, summary, hint)
     paths = [holder.path for holder in blamed]
     bound = inconclusive.bound(far.worst)
-    finding = by_mode.finding(paths, stored, trained, data, undone, bound)
+    finding = explain_by_mode.finding(paths, stored, trained, data, undone, bound)
     return CheckResult(check=NAME, verdict=Verdict.FAILED, findings=(finding,), notes=data.notes)
 
 
@@ -162,7 +163,7 @@ def _compare(
     far = None if finding is not None else _far_from_training(case, m, known)
     if far is not None and far.proven:
         finding = disagreement.unexplained(m, inconclusive.bound(far.worst))
-    evidence = _evidence(m, known, found)
+    evidence = evidence_of(m, known, found)
     if m.small or (finding is not None and not finding.cause_tested):
         warnings += stepping.warnings(m, evidence)
     verdict, summary, hint = _without_finding(m, found, far)
@@ -204,13 +205,13 @@ def _far_from_training(case: Case, m: Measured, known: Estimated) -> Comparison 
     """Evaluation far worse than training, where population statistics don't mend it."""
 
     def against_training_mode(side: Side) -> Comparison:
-        return against_training.compared(case, m.data, known, side, m.trained)
+        return training_reference.compared(case, m.data, known, side, m.trained)
 
     stored = against_training_mode(m.stored)
     if not stored.far or not against_training_mode(m.population).far:
         return None
-    blamed = against_training.state_holders(known)
-    undone = against_training.undone(case, m.data, known, blamed, stored)
+    blamed = training_reference.state_holders(known)
+    undone = training_reference.undone(case, m.data, known, blamed, stored)
     return None if undone is False else stored
 
 
@@ -226,40 +227,7 @@ def _without_finding(
     if far is not None:
         said = inconclusive.said(m.stored, m.trained, "in training mode", m.data, far.found)
         return Verdict.VACUOUS, *said
-    return Verdict.PASSED, _what_passed(m, found), ""
-
-
-def _what_passed(m: Measured, found: list[Excess]) -> str:
-    said = numbers(m.stored, m.population, gap(m.stored, m.population, m.data))
-    loss = m.trained.loss
-    trained = "" if loss is None else f"; in training mode, loss {number(loss)}"
-    limits = listed([excess.quantity.limit for excess in found], "or")
-    return (
-        f"{said} on {m.data.rows} rows, under moving against population statistics of "
-        f"{_count(m.tracked)}{trained}; {limits} would fail"
-    )
-
-
-def _evidence(m: Measured, known: Estimated, found: list[Excess]) -> dict[str, Any]:
-    difference = gap(m.stored, m.population, m.data)
-    return {
-        "rows": m.data.rows,
-        "statistics_rows": known.estimate.rows,
-        "batch_size": known.size,
-        "normalization_layers": len({id(t.layer) for t in m.tracked}),
-        "updates": m.updates,
-        "moving": m.stored.scores,
-        "population": m.population.scores,
-        "training": m.trained.scores,
-        "output_gap": difference.outputs,
-        "decisions_changed": difference.decisions,
-        "excess": [excess.plain() for excess in found],
-        "initial_share_measured": m.initial_share,
-    }
-
-
-def _count(tracked: Sequence[Tracked]) -> str:
-    return counted(len({id(t.layer) for t in tracked}), "normalization layer")
+    return Verdict.PASSED, passed_summary(m, found), ""
 
 
 def _unseen(verdict: Verdict, summary: str, hint: str) -> CheckResult:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks import non_finite_statistics as non_finite
+from pytest_bnconsistency.checks import non_finite_statistics
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.train_eval_agreement import attribution
 from pytest_bnconsistency.checks.train_eval_agreement.attribution import Attribution
@@ -118,7 +118,9 @@ def _non_finite(m: Measured) -> Cause | None:
         f"the stored statistics of {where} hold NaN or Inf: one bad batch stays in a moving "
         "average for ever"
     )
-    empty = non_finite.empty_batches(m.training, m.data, [t.variable for t in m.tracked], where)
+    empty = non_finite_statistics.empty_batches(
+        m.training, m.data, [t.variable for t in m.tracked], where
+    )
     if empty is not None:
         return Cause(rules.NOT_FINITE, empty, share=1.0)
     remedy = "find the batch (NaN in the data, or an overflow), then recalibrate(model, x)"

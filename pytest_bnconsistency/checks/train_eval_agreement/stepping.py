@@ -26,38 +26,38 @@ def warnings(m: Measured, evidence: dict[str, Any]) -> list[Finding]:
         evidence["updates_per_step"] = "no time was left for real steps"
         return []
     try:
-        seen = m.observed
+        times_of = _updates_per_step(m)
     except Exception as error:  # the user's step: its fault is not what was asked
         evidence["updates_per_step"] = f"the step raised {type(error).__name__}"
         return []
-    times_of = {u.tracked.path: u.times for u in seen if u.times is not None}
-    if not times_of and all(t.calls == 1 for t in m.tracked):
-        return []
-    if not times_of:  # no step can run: what one pass does
-        times_of = {t.path: float(t.calls) for t in m.tracked}
-    evidence["updates_per_step"] = {path: round(times, 2) for path, times in times_of.items()}
-    found = []
+    if times_of:
+        evidence["updates_per_step"] = {path: round(times, 2) for path, times in times_of.items()}
     never = [path for path, times in times_of.items() if times < NEVER]
-    if never:
-        found.append(
-            _warning(
-                rules.NEVER_UPDATED,
-                never,
-                f"a training step does not update the statistics of {never[0]}",
-                Explanation(
-                    cause="the step runs the layer in inference mode, or holds it still",
-                    tested=f"{REAL_STEPS}: it leaves them there, and a pass in training mode "
-                    "moves them",
-                    remedy="call model(x, training=True) in the step; or freeze the layer, to say "
-                    "so",
-                    established=True,
-                ),
-            )
-        )
     several = [path for path, times in times_of.items() if times > SEVERAL]
-    if several:
-        found.append(_several(m, several, times_of[several[0]]))
-    return found
+    found = [_never(never)] if never else []
+    return [*found, *([_several(m, several, times_of[several[0]])] if several else [])]
+
+
+def _updates_per_step(m: Measured) -> dict[str, float]:
+    """By the path of the layer; empty where no step tells, and one pass makes one update."""
+    times_of = {u.tracked.path: u.times for u in m.observed if u.times is not None}
+    if not times_of and any(t.calls != 1 for t in m.tracked):
+        return {t.path: float(t.calls) for t in m.tracked}
+    return times_of
+
+
+def _never(paths: list[str]) -> Finding:
+    return _warning(
+        rules.NEVER_UPDATED,
+        paths,
+        f"a training step does not update the statistics of {paths[0]}",
+        Explanation(
+            cause="the step runs the layer in inference mode, or holds it still",
+            tested=f"{REAL_STEPS}: it leaves them there, and a pass in training mode moves them",
+            remedy="call model(x, training=True) in the step; or freeze the layer, to say so",
+            established=True,
+        ),
+    )
 
 
 def _several(m: Measured, paths: list[str], times: float) -> Finding:

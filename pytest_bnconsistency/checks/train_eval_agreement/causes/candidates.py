@@ -8,6 +8,7 @@ comes nearer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -44,20 +45,29 @@ ENOUGH = 16
 def predicted(m: Measured, tries: Tries) -> Cause | None:
     """The cause that explains most of what is stored, if one explains half."""
     found: list[Cause] = []
-    for name, attempt in TRIES.items():
-        if not tries.may(name):
+    for attempt in ATTEMPTS:
+        if not tries.may(attempt.name):
             return None  # what was not tried may explain more
-        found += [cause for cause in attempt(m) if cause.share > HALF]
-        # That initial values are left is arithmetic where the updates are known; rows of mean 0
-        # and variance 1 would store much the same.
-        known = name == "few updates" and (m.certain_share or 0.0) >= CERTAIN_SHARE
-        measured = name == "few updates" and not known
-        if any(cause.sure or (cause.share > 0.95 and not measured) or known for cause in found):
+        found += [cause for cause in attempt.find(m) if cause.share > HALF]
+        if found and _settles(m, attempt, found):
             break
     else:
         if tries.cut:
             return None
     return max(found, key=lambda cause: (cause.sure, cause.share), default=None)
+
+
+def _settles(m: Measured, attempt: Attempt, found: Sequence[Cause]) -> bool:
+    """Whether nothing that is tried after it may explain more.
+
+    That initial values are left is arithmetic where the updates are known; rows of mean 0 and
+    variance 1 would store much the same.
+    """
+    if any(cause.sure for cause in found):
+        return True
+    if attempt.by_updates:
+        return (m.certain_share or 0.0) >= CERTAIN_SHARE
+    return any(cause.share > 0.95 for cause in found)
 
 
 def _variance_shift(m: Measured) -> Iterator[Cause]:
@@ -96,6 +106,13 @@ def _variances_explained(m: Measured, values: Sequence[Array]) -> float:
 
 def _small_batches(m: Measured) -> Iterator[Cause]:
     """Batches of few rows, and a single row at the end of each epoch."""
+    yield from _few_rows(m)
+    size = len(m.batches.rows[0])
+    if m.data.rows % size == 1 and m.data.rows > size:
+        yield _single_row_last(m, size)
+
+
+def _few_rows(m: Measured) -> Iterator[Cause]:
     size, rows = len(m.batches.rows[0]), min(m.data.rows, TRIED_ROWS if m.small else OF_LARGE)
     order = m.batches.order
     for few in (1, 2, 4):
@@ -124,20 +141,22 @@ def _small_batches(m: Measured) -> Iterator[Cause]:
             ),
             share=m.explained(values),
         )
-    if m.data.rows % size == 1 and m.data.rows > size:
-        tails = [in_batches(m.data, o, size, ragged=True) for o in (order, np.sort(order))]
-        last = [list(statistics.batch_statistics(m.training, m.tracked, t)) for t in tails]
-        yield Cause.tested(
-            rules.TINY_BATCHES,
-            cause="each epoch ended with a batch of a single row, which has no variance of its "
-            "own",
-            tested="moving averages that end on a single row are what is stored",
-            remedy=(
-                "drop the remainder (dataset.batch(..., drop_remainder=True)), or use another "
-                "batch size; or recalibrate(model, x)"
-            ),
-            share=max(m.explained(moving_averages(m, [*seen, *seen, *seen])) for seen in last),
-        )
+
+
+def _single_row_last(m: Measured, size: int) -> Cause:
+    order = m.batches.order
+    tails = [in_batches(m.data, o, size, ragged=True) for o in (order, np.sort(order))]
+    last = [list(statistics.batch_statistics(m.training, m.tracked, t)) for t in tails]
+    return Cause.tested(
+        rules.TINY_BATCHES,
+        cause="each epoch ended with a batch of a single row, which has no variance of its own",
+        tested="moving averages that end on a single row are what is stored",
+        remedy=(
+            "drop the remainder (dataset.batch(..., drop_remainder=True)), or use another batch "
+            "size; or recalibrate(model, x)"
+        ),
+        share=max(m.explained(moving_averages(m, [*seen, *seen, *seen])) for seen in last),
+    )
 
 
 def _small_momentum(m: Measured) -> Iterator[Cause]:
@@ -164,16 +183,28 @@ def _small_momentum(m: Measured) -> Iterator[Cause]:
     )
 
 
-TRIES: dict[str, Try] = {
-    "the numbers of layers of preprocessing": misfit,
-    "other weights that the optimizer has": other_weights,
-    "few updates": stale,
-    "vectors in another place, order or form": rewritten,
-    "random layers on": _variance_shift,
-    "batches of few rows": _small_batches,
-    "real steps with the weights put back": own_steps,
-    "rows in an order": in_order,
-    "the momentum": _small_momentum,
-    "other preprocessing": preprocessed,
-    "statistics set back": set_back,
-}
+@dataclass(frozen=True)
+class Attempt:
+    """A way to look for causes, and what it is called for a reader.
+
+    `by_updates` says that it reckons with the number of updates.
+    """
+
+    name: str
+    find: Try
+    by_updates: bool = False
+
+
+ATTEMPTS = (
+    Attempt("the numbers of layers of preprocessing", misfit),
+    Attempt("other weights that the optimizer has", other_weights),
+    Attempt("few updates", stale, by_updates=True),
+    Attempt("vectors in another place, order or form", rewritten),
+    Attempt("random layers on", _variance_shift),
+    Attempt("batches of few rows", _small_batches),
+    Attempt("real steps with the weights put back", own_steps),
+    Attempt("rows in an order", in_order),
+    Attempt("the momentum", _small_momentum),
+    Attempt("other preprocessing", preprocessed),
+    Attempt("statistics set back", set_back),
+)

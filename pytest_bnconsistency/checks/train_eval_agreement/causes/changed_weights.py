@@ -53,13 +53,23 @@ def likely(m: Measured) -> str:
     kernels = [w.numpy() for w in weights if w.shape.rank > 1 and w.shape.num_elements() >= LARGE]
     if not kernels:
         return ""
+    return _pruned(kernels) or _rounded(kernels) or _quantised(kernels)
+
+
+def _pruned(kernels: Sequence[Array]) -> str:
     zeros = sum(int((k == 0).sum()) for k in kernels) / sum(k.size for k in kernels)
-    if zeros > PRUNED:
-        return f"{zeros:.0%} of the weights are exactly 0, as after pruning"
+    return f"{zeros:.0%} of the weights are exactly 0, as after pruning" if zeros > PRUNED else ""
+
+
+def _rounded(kernels: Sequence[Array]) -> str:
     for name in ("float16", "bfloat16"):
         dtype = tf.as_dtype(name).as_numpy_dtype
         if all(k.dtype.itemsize > 2 and (k.astype(dtype) == k).all() for k in kernels):
             return f"all weights are numbers of {name}, as after rounding"
+    return ""
+
+
+def _quantised(kernels: Sequence[Array]) -> str:
     if all(len(np.unique(k)) <= min(FEW_VALUES, k.size // 4) for k in kernels):
         return f"no kernel has more than {FEW_VALUES} different weights, as after quantising"
     return ""

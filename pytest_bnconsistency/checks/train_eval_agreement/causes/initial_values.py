@@ -28,20 +28,7 @@ def stale(m: Measured) -> Iterator[Cause]:
     if t.cumulative or not 0 < t.retention < 1:
         return
     if certain is None or not m.updates:
-        share = m.initial_share
-        if share >= HALF:
-            values = m.with_initial(share)
-            yield Cause.tested(
-                rules.STALE,
-                cause=(
-                    f"{share:.0%} of the initial values are still in the statistics (measured; "
-                    f"how many updates there were is not known; momentum {t.momentum:.3g})"
-                ),
-                tested="",
-                remedy="train for more updates, or with a smaller momentum; or recalibrate(model, "
-                "x)",
-                share=min(m.explained(values), _remade(m, values, ALIKE)[1]),
-            )
+        yield from _measured(m)
         return
     needed = math.ceil(math.log(SETTLED_SHARE) / math.log(t.retention))
     largest = math.floor(100 * SETTLED_SHARE ** (1 / (m.updates * t.calls))) / 100
@@ -57,12 +44,9 @@ def stale(m: Measured) -> Iterator[Cause]:
     left = f"momentum {t.momentum:.3g} after {steps} leaves {certain:.1%} of the initial values"
     proof, explained = "", m.explained(m.with_initial(m.left))
     if certain < CERTAIN_SHARE:
-        proof, explained = _remade(m, m.with_initial(m.left))
-        if certain < m.initial_share < CERTAIN_SHARE or 0 < m.initial_share < certain:
-            retold, better = _remade(m, m.with_initial(m.initial_share))
-            if better > explained:
-                proof, explained = retold, better
-                left = f"{m.initial_share:.1%} of the initial values are left (measured; {left})"
+        proof, explained, is_measured = _of_little(m, certain)
+        if is_measured:
+            left = f"{m.initial_share:.1%} of the initial values are left (measured; {left})"
     yield Cause.tested(
         rules.STALE,
         cause=left,
@@ -73,6 +57,34 @@ def stale(m: Measured) -> Iterator[Cause]:
         ),
         share=explained if certain >= CERTAIN_SHARE or explained > MOST else 0.0,
     )
+
+
+def _measured(m: Measured) -> Iterator[Cause]:
+    """The share that is measured, where no number of updates is known."""
+    share = m.initial_share
+    if share < HALF:
+        return
+    values = m.with_initial(share)
+    yield Cause.tested(
+        rules.STALE,
+        cause=(
+            f"{share:.0%} of the initial values are still in the statistics (measured; how many "
+            f"updates there were is not known; momentum {m.slowest.momentum:.3g})"
+        ),
+        tested="",
+        remedy="train for more updates, or with a smaller momentum; or recalibrate(model, x)",
+        share=min(m.explained(values), _remade(m, values, ALIKE)[1]),
+    )
+
+
+def _of_little(m: Measured, certain: float) -> tuple[str, float, bool]:
+    """What the share that the updates leave explains, or the measured one if it is better."""
+    proof, explained = _remade(m, m.with_initial(m.left))
+    if certain < m.initial_share < CERTAIN_SHARE or 0 < m.initial_share < certain:
+        retold, better = _remade(m, m.with_initial(m.initial_share))
+        if better > explained:
+            return retold, better, True
+    return proof, explained, False
 
 
 def _harmless_share(m: Measured) -> tuple[float, str]:
@@ -118,25 +130,28 @@ def shares_against_count(m: Measured) -> dict[int, float]:
     """
     if not m.updates:
         return {}
-    found = {}
-    for key in dict.fromkeys(id(t.layer) for t in m.tracked):
-        own = [i for i, t in enumerate(m.tracked) if id(t.layer) == key]
-        if any(m.tracked[i].cumulative for i in own):
-            continue
-        share = attribution.initial_share(
-            [m.tracked[i] for i in own],
-            [m.moving[i] for i in own],
-            [m.reference[i] for i in own],
-        )
-        left = _left_by_count(m, key)
-        if share < max(left + CERTAIN_SHARE, 2 * left):
-            continue
-        with_initial = m.with_initial(share)
-        explained = [with_initial[i] if i in own else m.moving[i] for i in range(len(m.tracked))]
-        without = [m.reference[i] if i in own else m.moving[i] for i in range(len(m.tracked))]
-        if m.deviation(m.moving, explained) < (1 - MOST) * m.deviation(m.moving, without):
-            found[key] = share
-    return found
+    shares = {key: _share_of(m, key) for key in dict.fromkeys(id(t.layer) for t in m.tracked)}
+    return {key: share for key, share in shares.items() if share is not None}
+
+
+def _share_of(m: Measured, key: int) -> float | None:
+    """That of a layer, by identity; None where it does not explain more than the count."""
+    own = [i for i, t in enumerate(m.tracked) if id(t.layer) == key]
+    if any(m.tracked[i].cumulative for i in own):
+        return None
+    share = attribution.initial_share(
+        [m.tracked[i] for i in own], [m.moving[i] for i in own], [m.reference[i] for i in own]
+    )
+    left = _left_by_count(m, key)
+    if share < max(left + CERTAIN_SHARE, 2 * left):
+        return None
+
+    def with_own(values: list[Array]) -> list[Array]:
+        return [values[i] if i in own else stored for i, stored in enumerate(m.moving)]
+
+    explained, without = with_own(m.with_initial(share)), with_own(m.reference)
+    near = m.deviation(m.moving, explained) < (1 - MOST) * m.deviation(m.moving, without)
+    return share if near else None
 
 
 def _left_by_count(m: Measured, key: int) -> float:
