@@ -166,6 +166,7 @@ def test_rows_that_meet_in_the_code_of_a_subclassed_model(form, x):
     assert finding.tested == ALL_HELD
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("place", "where"),
     [
@@ -183,6 +184,7 @@ def test_where_in_the_code_of_a_subclassed_model_rows_meet(k, form, place, where
     expect_pass(CHECK, remedy, x)
 
 
+@pytest.mark.thorough
 def test_rows_that_meet_in_two_places_of_a_function(k, x):
     """What is held in the first place must not hide the second."""
     one, two = k.layers.Dense(4, name="one"), k.layers.Dense(4, name="two")
@@ -251,6 +253,7 @@ def test_a_function_that_refuses_single_rows(x):
     assert check_consistency(build(1), x, checks=[CHECK])[CHECK].findings[0].rule == "BN103"
 
 
+@pytest.mark.thorough
 def test_operations_that_change_with_the_batch_and_move_no_row_are_not_named(k, x):
     def function(x):
         largest, unused = tf.reduce_max(x), x - tf.reduce_sum(x, 0)
@@ -272,6 +275,7 @@ def renamed_by_each_trace(x, count=itertools.count()):  # noqa: B008 - counts th
         return x - tf.reduce_mean(x, 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "function",
     [
@@ -383,6 +387,7 @@ def test_what_most_rows_say_is_no_matter_of_their_number(k, x, step):
     expect_pass(CHECK, build(1), x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [3, 4, 5, 6, 8])
 def test_a_single_position_that_differs(x, rows):
     for place in range(rows):
@@ -446,6 +451,7 @@ def test_a_batch_size_that_is_not_read_once_is_not_established(x):
     expect_failure(CHECK, model, x, rule="BN104", layer=layer, cause_tested=False)
 
 
+@pytest.mark.thorough
 def test_the_longest_row_is_no_matter_of_their_number(x):
     model = subclassed(keras, lambda x: lengths(longest=True)(tf.nn.relu(x)))
     expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="between one and two")
@@ -615,6 +621,7 @@ def with_bn(k, **call):
     return functional(k, lambda h: bn(k.layers.Dense(4)(h), **call))
 
 
+@pytest.mark.thorough
 def test_training_mode_baked_into_the_graph(k, x):
     finding = expect_failure(
         CHECK,
@@ -632,6 +639,7 @@ def test_training_mode_baked_into_the_graph(k, x):
     expect_pass(CHECK, with_bn(k), x)
 
 
+@pytest.mark.thorough
 def test_statistics_of_the_batch_beside_state_on_which_the_result_depends(k, x):
     """Batch renormalisation (Ioffe, 2017): a second run gives other bits, with nothing random."""
 
@@ -676,11 +684,13 @@ class Drawing(keras.layers.Layer):
         return shape
 
 
+@pytest.mark.thorough
 def test_random_numbers_that_hang_on_state_are_random(x):
     result = expect_verdict(CHECK, Verdict.VACUOUS, functional(keras, Drawing()), x)
     assert "random" in result.summary
 
 
+@pytest.mark.thorough
 def test_training_mode_baked_around_a_nested_model(k, x):
     layers = [k.layers.Dense(4), k.layers.BatchNormalization(name="bn")]
     base = k.Sequential([k.Input((4,)), *layers], name="base")
@@ -703,6 +713,7 @@ def test_the_call_around_a_nested_model_is_named(k, x):
     expect_failure(CHECK, model, x, rule=TRAINING_MODE, cause_contains=cause)
 
 
+@pytest.mark.thorough
 def test_training_mode_hard_coded_in_a_subclass(k, x):
     def build(**told):
         class Own(k.Model):
@@ -761,6 +772,7 @@ def test_a_default_of_training_leaks_from_a_layer_upstream(x):
     expect_pass(CHECK, build(None), x)
 
 
+@pytest.mark.thorough
 def test_a_random_layer_upstream_puts_the_normaliser_into_training_mode():
     images = np.random.default_rng(0).random((8, 8, 8, 3), np.float32)
     inputs = keras.Input((8, 8, 3))
@@ -834,6 +846,7 @@ def test_a_model_declared_transductive_is_skipped_with_the_reason(k, x):
     assert "batch statistics by design" in result.summary
 
 
+@pytest.mark.thorough
 def test_a_layer_declared_transductive_is_skipped_and_the_rest_is_not(k, x):
     def build(*more):
         bodies = [layer_of(k, stddev_appended, "stddev"), *more]
@@ -861,6 +874,7 @@ def test_a_pattern_of_no_layer_says_so(x):
         check_consistency(model, x, checks=[CHECK], transductive={"mbstd": "why"})
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*learning_phase")
 def test_the_global_learning_phase(x):
     model = with_bn(tf_keras)
@@ -954,6 +968,7 @@ def experts(k, capacity):
     return layer_of(k, call, "experts")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [4, 8])
 def test_experts_of_limited_capacity(k, x, rows):
     faulty = functional(k, experts(k, rows - 1))
@@ -1065,6 +1080,7 @@ def test_an_operation_that_does_not_tell_how_many_axes_it_gives(x, axis):
         expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="model", cause_contains=cause)
 
 
+@pytest.mark.thorough
 def test_a_predict_step_that_mixes_rows(k, x):
     def build(axis):
         class Own(k.Model):
@@ -1084,6 +1100,7 @@ def test_a_predict_step_that_mixes_rows(k, x):
     expect_pass(CHECK, build(-1), x)
 
 
+@pytest.mark.thorough
 def test_a_predict_that_mixes_rows_by_other_code_is_not_located(x):
     class Own(keras.Model):
         def predict_step(self, data):
@@ -1098,6 +1115,7 @@ def test_a_predict_that_mixes_rows_by_other_code_is_not_located(x):
     expect_failure(CHECK, model, x, rule=ROWS_MIX, cause_tested=False, without=("predict_step",))
 
 
+@pytest.mark.thorough
 def test_code_that_takes_one_number_of_rows(x):
     def build(rows_of):
         class Own(keras.Model):

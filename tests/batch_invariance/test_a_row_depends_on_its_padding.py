@@ -27,12 +27,14 @@ def classifier(k, pool, mask_zero=True):
     return k.Model(inputs, k.layers.Dense(3, name="head")(pool(h)))
 
 
+@pytest.mark.thorough
 def test_pooling_that_sees_the_padding(k, ids):
     pool = k.layers.GlobalMaxPooling1D(name="pool")
     expect_failure(CHECK, classifier(k, pool), ids, rule="BN106", layer="pool", cause_tested=True)
     expect_pass(CHECK, classifier(k, k.layers.GlobalAveragePooling1D()), ids)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("given", ["all rows padded", "generated"])
 def test_rows_that_are_all_padded(k, ids, given):
     """Then further steps of padding alone would show nothing to a maximum."""
@@ -45,6 +47,7 @@ def test_rows_that_are_all_padded(k, ids, given):
     assert "padding" not in expect_pass(CHECK, unmasked, rows).summary
 
 
+@pytest.mark.thorough
 def test_pooling_without_masks_where_the_padding_is_declared(ids):
     mean = keras.layers.GlobalAveragePooling1D(name="pool")
     model = classifier(keras, mean, mask_zero=False)
@@ -72,11 +75,13 @@ def test_images_of_any_size_are_no_sequences(k):
     expect_pass(CHECK, model, rows, padding=0)
 
 
+@pytest.mark.thorough
 def test_a_causal_model_that_keeps_its_steps(k, ids):
     model = classifier(k, k.layers.LSTM(6, return_sequences=True))
     expect_pass(CHECK, model, ids)
 
 
+@pytest.mark.thorough
 def test_padding_stripped_to_the_longest_row_of_generated_ids(k):
     class Strip(k.layers.Layer):
         def call(self, ids):

@@ -58,6 +58,7 @@ def test_the_simplest_batch_that_fails_in_either_generation(k):
     assert expect_failure(CHECK, model, rule="BN101").recipe == recipe
 
 
+@pytest.mark.thorough
 def test_a_size_that_the_check_alone_does_not_try():
     model = model_with(keras, sized(11))
     expect_pass(CHECK, model, examples=0)
@@ -74,6 +75,7 @@ def test_a_size_that_raises():
     assert finding.recipe == "12 rows of random 1"
 
 
+@pytest.mark.thorough
 def test_a_leak_that_only_examples_find_is_located():
     def narrow(x):
         lonely = (tf.reduce_max(x) > 20) & (tf.reduce_min(x) > -4)
@@ -85,6 +87,7 @@ def test_a_leak_that_only_examples_find_is_located():
     assert finding.recipe.startswith("2 rows of random 1; row 1 constant ")
 
 
+@pytest.mark.thorough
 def test_training_mode_has_its_cause_tested(k, x):
     inputs = k.Input((4,))
     h = k.layers.BatchNormalization(name="bn")(inputs, training=True)
@@ -99,6 +102,7 @@ def test_training_mode_has_its_cause_tested(k, x):
     )
 
 
+@pytest.mark.thorough
 def test_examples_made_of_the_given_rows(x):
     x = x * 0.01
     model = model_with(keras, lambda x: tf.where(tf.reduce_max(x) > 1.5, x + 1, x))
@@ -112,6 +116,7 @@ def test_examples_made_of_the_given_rows(x):
     )
 
 
+@pytest.mark.thorough
 def test_state_that_moves_for_some_batches_only():
     class Counter(keras.layers.Layer):
         def build(self, shape):
@@ -130,6 +135,7 @@ def test_state_that_moves_for_some_batches_only():
     assert finding.recipe == "1 row; row 0 constant 100"
 
 
+@pytest.mark.thorough
 def test_a_sound_model_passes_and_says_how_many_batches_it_met(k):
     layers = [k.layers.Dense(5), k.layers.BatchNormalization(), k.layers.Dropout(0.5)]
     model = k.Sequential([k.Input((4,)), *layers])
@@ -139,6 +145,7 @@ def test_a_sound_model_passes_and_says_how_many_batches_it_met(k):
     expect_pass("inference_purity", model, examples=20)
 
 
+@pytest.mark.thorough
 def test_integer_inputs(k):
     def build(function):
         inputs = k.Input((5,), dtype="int32")

@@ -47,6 +47,7 @@ def splitting(k):
     return ToIds(name="to_ids")
 
 
+@pytest.mark.thorough
 def test_pooling_reads_what_a_vectorization_pads(k):
     finding = expect_failure(
         CHECK,

@@ -50,6 +50,7 @@ def positions(k, *, from_right):
     return Positions(name="positions")
 
 
+@pytest.mark.thorough
 def test_the_last_step_is_read_where_padding_is_on_the_left(k):
     model = build(k, attention(k, use_causal_mask=True), last_step(k))
     result = expect_pass(CHECK, model, LEFT)
@@ -94,6 +95,7 @@ def test_a_loop_that_reads_padding_is_its_layers_fault():
     expect_failure(CHECK, model, RIGHT, rule="BN106", layer="read", cause_tested=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [LEFT, RIGHT], ids=["left", "right"])
 def test_attention_whose_padded_steps_differ_is_not_blamed_for_what_reads_them(k, rows):
     pool = k.layers.GlobalMaxPooling1D(name="pool")
@@ -109,6 +111,7 @@ def test_steps_that_a_loop_leaves_behind_are_not_blamed_for_what_reads_them():
     expect_failure(CHECK, model, LEFT, rule="BN106", layer="pool", cause_tested=True)
 
 
+@pytest.mark.thorough
 def test_padding_that_two_layers_read():
     convolution = keras.layers.Conv1D(6, 3, padding="same", name="convolve")
     model = build(keras, convolution, keras.layers.GlobalAveragePooling1D(name="pool"))
@@ -141,6 +144,7 @@ def mean_of_all(h, mask):
     return keras.layers.GlobalAveragePooling1D(name="pool")(h)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ids", [LEFT, RIGHT], ids=["left", "right"])
 def test_a_mask_among_the_inputs(ids):
     rows = {"words": ids, "there": (ids > 0).astype("int32")}
@@ -151,6 +155,7 @@ def test_a_mask_among_the_inputs(ids):
     )
 
 
+@pytest.mark.thorough
 def test_padding_that_is_no_zero():
     """Another id pads, beside kinds of words and a mask of floating numbers."""
     rows = {
@@ -164,6 +169,7 @@ def test_padding_that_is_no_zero():
     expect_failure(CHECK, model, rows, rule="BN106", layer="pool")
 
 
+@pytest.mark.thorough
 def test_a_masking_layer_with_a_value_of_its_own(k):
     def model(pool):
         inputs = k.Input((None, 4))
@@ -177,6 +183,7 @@ def test_a_masking_layer_with_a_value_of_its_own(k):
     expect_failure(CHECK, faulty, rows, rule="BN106", layer="pool")
 
 
+@pytest.mark.thorough
 def test_what_was_not_tried_is_said(k):
     model = build(k, k.layers.GlobalAveragePooling1D(), mask_zero=False)
     result = expect_pass(CHECK, model, RIGHT)

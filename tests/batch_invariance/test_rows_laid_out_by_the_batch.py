@@ -82,6 +82,7 @@ def test_texts_that_are_padded_to_the_longest():
     expect_pass(CHECK, model, np.array(texts)[:, None])
 
 
+@pytest.mark.thorough
 def test_rows_that_are_sorted_by_expert(k, x):
     class Experts(k.layers.Layer):
         def build(self, shape):
@@ -167,6 +168,7 @@ def test_a_first_row_that_no_expert_takes(k):
     expect_pass(CHECK, gated(k, tf.square), rows)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("expert", [tf.sigmoid, lambda x: x**2.0], ids=["sigmoid", "power"])
 def test_an_expert_inside_of_a_layer(k, expert, seed):

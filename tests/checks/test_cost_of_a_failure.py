@@ -93,6 +93,7 @@ def test_a_failure_takes_few_traces(made, passing, fault, rule, layer):
     assert made["runs"] <= RUNS * passing["runs"]
 
 
+@pytest.mark.thorough
 def test_the_noise_of_one_row_tells_that_sizes_matter(made):
     layers = keras.layers
     inputs = h = keras.Input((8, 8, 2))
@@ -111,6 +112,7 @@ def test_not_every_layer_that_defaults_to_training_takes_a_trace(made, passing):
     assert made["traces"] <= TRACES * passing["traces"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seconds", [0, LITTLE])
 @pytest.mark.parametrize(
     ("fault", "rules", "layer"),
@@ -137,6 +139,7 @@ def test_mixed_rows_without_time_for_their_cause(x, fault, rules, layer, seconds
     expect_failure("batch_invariance", model, x, rule=rules[LITTLE], cause_tested=True)
 
 
+@pytest.mark.thorough
 def test_sizes_without_time_for_their_cause(x):
     inputs = keras.Input((4,))
     counted = keras.layers.Lambda(lambda x: x * keras.ops.cast(keras.ops.shape(x)[0], "float32"))
@@ -166,6 +169,7 @@ def stale():
     return model, x, y
 
 
+@pytest.mark.thorough
 def test_a_disagreement_without_time_for_its_cause():
     model, x, y = stale()
     finding = expect_failure(
@@ -182,6 +186,7 @@ def test_a_disagreement_without_time_for_its_cause():
     assert finding.table.rows[0][1] == "?"
 
 
+@pytest.mark.thorough
 def test_frozen_state_that_moves_without_time_for_its_cause(x):
     base = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")])
     inputs = keras.Input((4,))
@@ -226,6 +231,7 @@ def dropped(h):
 ANEW = "the code run anew"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seconds", [0, LITTLE])
 @pytest.mark.parametrize(
     ("fault", "rule", "layer", "first"),
@@ -277,6 +283,7 @@ def own_step(mode, factor):
     return model
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seconds", [0, LITTLE, 60])
 def test_the_verdict_on_a_step_of_the_models_own_takes_its_time(x, seconds):
     options = {"checks": ["inference_purity"], "diagnosis_seconds": seconds}
@@ -301,6 +308,7 @@ class InInference(keras.Model):
         return {"loss": loss}
 
 
+@pytest.mark.thorough
 def test_statistics_never_updated_without_time_for_their_cause():
     rng = np.random.default_rng(0)
     x = rng.normal(3, 2, (64, 4)).astype(np.float32)
@@ -327,6 +335,7 @@ def test_statistics_never_updated_without_time_for_their_cause():
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seconds", [0, 60])
 def test_steps_are_not_run_for_warnings_without_time(seconds):
     model, x, y = stale()

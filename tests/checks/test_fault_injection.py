@@ -166,6 +166,7 @@ def masked_attention(k, depth=14):
     return k.Model([ids, mask], layers.Dense(2)(layers.GlobalAveragePooling1D()(mixed)))
 
 
+@pytest.mark.thorough
 def test_a_fault_is_injected_where_rows_differ(k):
     ids = np.random.default_rng(0).integers(1, 30, (8, 6)).astype(np.int32)
     x = {"ids": ids, "mask": np.ones((8, 1, 6), np.int32)}  # no row has padding

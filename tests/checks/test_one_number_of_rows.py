@@ -16,6 +16,7 @@ def recurrent(k, *, stateful):
     return model
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [24, 5])
 def test_a_compiled_recurrence_is_evaluated_on_the_rows_that_it_takes(k, rows):
     x = np.random.default_rng(0).standard_normal((rows, 4, 1), np.float32)

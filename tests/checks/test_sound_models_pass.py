@@ -55,6 +55,7 @@ def test_normalisation_of_each_row_by_itself(k, data):
     assert verdicts == {BATCH: "passed", AGREE: "not applicable", FROZEN: "not applicable"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("told", [{"training": True}, {"training": False}, {}], ids=str)
 def test_a_frozen_normaliser_however_it_is_called(k, data, told):
     bn = k.layers.BatchNormalization(trainable=False)
@@ -77,6 +78,7 @@ def test_a_gap_from_dropout_and_noise_alone(k, data):
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "arguments",
     [{"scale": False, "center": False}, {"gamma_initializer": "zeros"}, {"momentum": 0.9}],
@@ -91,6 +93,7 @@ def test_ways_to_make_a_normaliser(k, data, arguments):
     assert verdicts[BATCH] == "passed"
 
 
+@pytest.mark.thorough
 def test_adapted_preprocessing_upstream(k, data):
     x, y = data
     adapted = k.layers.Normalization()
@@ -102,6 +105,7 @@ def test_adapted_preprocessing_upstream(k, data):
     assert (verdicts[BATCH], verdicts[AGREE]) == ("passed", "passed")
 
 
+@pytest.mark.thorough
 def test_random_augmentation_in_the_model(k):
     x = np.random.default_rng(0).random((32, 8, 8, 3), np.float32)
     y = np.arange(32) % 2
@@ -122,6 +126,7 @@ def test_recurrent_layers(layer):
     assert verdicts[BATCH] == "passed"
 
 
+@pytest.mark.thorough
 def test_attention():
     x = np.random.default_rng(0).standard_normal((16, 5, 4)).astype(np.float32)
     attention = keras.layers.MultiHeadAttention(2, 4, dropout=0.1)
@@ -135,6 +140,7 @@ def test_a_model_with_nothing_frozen(k, data):
     expect_verdict(FROZEN, "not applicable", model, *data)
 
 
+@pytest.mark.thorough
 def test_a_gradient_that_does_not_stop_at_the_frozen_base(k, data):
     base = k.Sequential([k.Input((4,)), k.layers.Dense(4), k.layers.BatchNormalization()])
     model = classifier(k, k.layers.Dense(4, name="below"), base)
@@ -187,6 +193,7 @@ def test_an_architecture_with_random_weights(name):
     expect_pass(FROZEN, model, x, np.arange(8) % 2, steps=1)
 
 
+@pytest.mark.thorough
 def test_a_frozen_block_with_dropout_inside(k, x):
     """Dropout of a frozen layer is active in training; that is not its normalisation's fault."""
 

@@ -49,6 +49,7 @@ def test_several_inputs(k, rows, as_list):
     expect_verdict(AGREE, "vacuous", sound, x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("as_list", [True, False], ids=["list", "dict"])
 def test_several_inputs_through_every_entry_point(k, rows, as_list):
     class Noisy(k.layers.Layer):
@@ -66,6 +67,7 @@ def test_several_inputs_through_every_entry_point(k, rows, as_list):
     expect_failure(PURITY, build(Noisy(name="noisy")), x, rule="BN002", layer="noisy")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["list", "dict", "nested"])
 def test_several_outputs(rows, form):
     def build(middle, frozen):
@@ -97,6 +99,7 @@ def test_several_outputs(rows, form):
         expect_verdict(AGREE, "passed", model, rows, targets, updates=5)
 
 
+@pytest.mark.thorough
 def test_a_step_of_the_models_own(rows):
     class Own(keras.Model):
         def train_step(self, data):
@@ -145,6 +148,7 @@ class Gan(keras.Model):
         return {"loss": loss}
 
 
+@pytest.mark.thorough
 def test_predict_of_a_data_set_is_compared_batch_by_batch(rows):
     """That rows meet in a batch is one fault; that a data set is taken otherwise, another."""
 
@@ -167,6 +171,7 @@ def test_predict_of_a_data_set_is_compared_batch_by_batch(rows):
     assert set(finding.evidence["apart"]) == {"predict(dataset)"}
 
 
+@pytest.mark.thorough
 def test_an_output_whose_inner_shape_is_that_of_its_batch(rows):
     """As of two towers: how similar each row is to each."""
     inputs = keras.Input((4,))
@@ -178,6 +183,7 @@ def test_an_output_whose_inner_shape_is_that_of_its_batch(rows):
     assert not expect_pass(PURITY, keras.Model(inputs, one), rows).notes
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("carried", ["variable", "attribute"])
 def test_what_is_kept_between_calls(k, rows, carried):
     class Own(k.layers.Layer):
@@ -201,6 +207,7 @@ def test_what_is_kept_between_calls(k, rows, carried):
         assert "own writes state in inference" in finding.cause
 
 
+@pytest.mark.thorough
 def test_two_optimizers(rows):
     model = Gan()
     model(rows)
@@ -240,6 +247,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", TEXTS)
 def test_texts(form):
     words = np.random.default_rng(0).choice(["a", "b", "c", "other"], (12, 2))
@@ -270,6 +278,7 @@ def test_outputs_that_are_texts():
     expect_failure(BATCH, build(centred(keras)), x, rule="BN101", layer="leak")
 
 
+@pytest.mark.thorough
 def test_a_predict_that_gives_a_list_of_texts(rows):
     def build(shift):
         class Own(keras.Model):
@@ -301,6 +310,7 @@ def test_outputs_with_the_time_first():
     expect_failure(BATCH, model(0, 2, 1), x, rule="BN101")
 
 
+@pytest.mark.thorough
 def test_a_predict_step_whose_outputs_have_no_rows(k):
     def build(axis):
         class Own(k.Model):
@@ -380,6 +390,7 @@ def test_ids_whose_mask_is_computed_between_the_layers():
     expect_failure(BATCH, build(centred(keras)), ids, rule="BN101", layer="leak")
 
 
+@pytest.mark.thorough
 def test_generated_integers_leave_no_trace():
     inputs = keras.Input((None,), dtype="int32")
     h = keras.layers.LSTM(4)(keras.layers.Embedding(20, 4, mask_zero=True)(inputs))
@@ -418,6 +429,7 @@ def dense_and_normaliser(k, middle):
 PRECISIONS = ["mixed_float16", "mixed_bfloat16", "float64", "float16", "bfloat16"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("policy", PRECISIONS)
 def test_rows_in_other_precisions(k, rows, policy, in_precision):
     in_precision(policy)

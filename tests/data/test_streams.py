@@ -65,6 +65,7 @@ def test_normalisers_one_after_the_other_on_single_rows(k, size):
     np.testing.assert_allclose(model.get_layer("bn").moving_variance.numpy(), 1, rtol=0.05)
 
 
+@pytest.mark.thorough
 def test_a_generator_without_end_is_read_so_far():
     def endless():
         rng = np.random.default_rng(0)

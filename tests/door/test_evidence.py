@@ -24,6 +24,7 @@ def test_without_a_table():
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("verbose", [True, False])
 def test_the_normalisers_are_listed(pytester, verbose):
     pytester.makepyfile(test_it=TEST)

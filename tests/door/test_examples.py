@@ -22,6 +22,7 @@ MODEL = """
 """
 
 
+@pytest.mark.thorough
 def test_given_batches_of_a_model(pytester):
     pytester.makepyfile(
         MODEL

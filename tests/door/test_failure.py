@@ -152,6 +152,7 @@ def test_results_reach_the_reports_as_plain_data(project, workers):
     }
 
 
+@pytest.mark.thorough
 def test_optimised_python_still_fails(project):
     project.makepyfile(FAILING)
     command = [sys.executable, "-O", "-m", "pytest", "-q", "-W", "ignore"]

@@ -43,6 +43,7 @@ def test_nothing_moves_in_a_trained_model(k, x, y):
         check_consistency(model, x, y, checks=CHECKS)
 
 
+@pytest.mark.thorough
 def test_an_optimizer_that_was_not_built_stays_so(k, x, y):
     model = build(k)
     count = len(model.optimizer.variables) if k is keras else None
@@ -54,6 +55,7 @@ def test_an_optimizer_that_was_not_built_stays_so(k, x, y):
     assert int(model.optimizer.iterations.numpy()) == 0
 
 
+@pytest.mark.thorough
 def test_random_numbers_of_a_traced_step_go_on(k):
     """A check takes real steps: the step that the user traced goes on as without them."""
     x = 3 * np.random.default_rng(0).standard_normal((64, 4), np.float32) + 5

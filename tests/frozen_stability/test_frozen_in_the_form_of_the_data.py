@@ -80,6 +80,7 @@ def test_frozen_late_after_a_fit_with_weights(k, rows, weighted):
     expect_failure(CHECK, model, x, y, rule="BN304", cause_tested=True)
 
 
+@pytest.mark.thorough
 def test_frozen_late_after_a_fit_on_other_data_than_the_check_is_given(rows):
     """A data set for `fit`, arrays for the check; and the names of a list of inputs."""
     base, model = transfer(keras, ["left", "right"])

@@ -218,6 +218,7 @@ def test_state_in_a_helper_object_counts(k, x, y):
             expect_failure(CHECK, model, x, y, rule="BN301", layer="own", cause_tested=True)
 
 
+@pytest.mark.thorough
 def test_a_frozen_layer_that_the_forward_pass_does_not_run(k, x, y):
     class Own(k.Model):
         def __init__(self, wrong):

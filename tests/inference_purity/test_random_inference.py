@@ -56,6 +56,7 @@ def rules_of(model, x):
     return [(result.verdict, [f.rule for f in result.findings]) for result in report]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("draw", [rare, one_choice, rare_class, whole_number])
 def test_the_same_verdict_and_rule_for_every_seed(k, x, draw):
     for seed in range(SEEDS):

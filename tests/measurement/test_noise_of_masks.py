@@ -91,6 +91,7 @@ def test_a_size_that_matters_is_not_hidden_by_a_mask(name):
         expect_pass(CHECK, network(MASKS[name], 0.0), IDS)
 
 
+@pytest.mark.thorough
 def test_a_mask_of_operations_in_a_graph(k):
     def build(share):
         k.utils.set_random_seed(0)

@@ -91,6 +91,7 @@ def test_a_step_with_outputs_of_its_own(k, rows, decode):
     expect_pass(PURITY, model, rows)
 
 
+@pytest.mark.thorough
 def test_a_step_with_outputs_of_its_own_that_mixes_rows(k, rows):
     model = detector(
         k, lambda outputs: {**more(outputs), "best": outputs[0] - tf.reduce_max(outputs[0])}

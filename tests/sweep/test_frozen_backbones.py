@@ -74,6 +74,7 @@ def is_frozen(base, path, optimizer):
     return len(status)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("backbone", ["MobileNetV2"], indirect=True)
 def test_a_frozen_backbone_in_a_custom_loop(backbone):
     assert is_frozen(backbone, "loop", "AdamW") == 52

@@ -122,6 +122,7 @@ def agrees(k: Any, name: str, shape: tuple[int, ...], build: Callable[[Any], Any
 DEFAULT = ("a few odd units", "one long sum", "many classes")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in DEFAULT else pytest.mark.slow) for n in LAYERS]
 )

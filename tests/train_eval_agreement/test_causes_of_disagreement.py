@@ -66,7 +66,6 @@ def many():
     return np.random.default_rng(0).normal(3, 2, (512, 4)).astype(np.float32)
 
 
-@pytest.mark.thorough
 def test_dropout_that_feeds_a_normaliser(k, disagrees, many):
     model = linear(k, 0.99, [k.layers.Dropout(0.5, name="drop")])
     settled(model, split(many, 64), 100)
@@ -263,6 +262,7 @@ def moved_round(model, *places):
         vector.assign(value)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("rounds", "said"),
     [

@@ -116,6 +116,7 @@ def test_a_sixth_of_the_initial_values_on_all_rows_and_on_some(seed):
     assert verdict(sound, x[:50], y[:50], batch_size=64, seed=seed) != "failed"
 
 
+@pytest.mark.thorough
 def test_what_is_inconclusive_says_how_many_rows_would_tell():
     x, y = digits()
     result = expect_verdict(CHECK, "vacuous", dense_on_digits(0.9), x[:20], y[:20], batch_size=64)

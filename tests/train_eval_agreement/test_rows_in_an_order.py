@@ -55,6 +55,7 @@ def test_training_that_ended_on_some_classes(disagrees, digits):
     expect_pass(CHECK, model, x, y, batch_size=32)
 
 
+@pytest.mark.thorough
 def test_one_task_after_the_other_in_the_order_given(disagrees, digits):
     """Without classes: a stream whose rows drift, and the last of them trained on for longer."""
     x, _ = digits

@@ -84,6 +84,7 @@ def test_one_stale_layer_of_two_is_named(k, disagrees, data):
     assert finding.table.rows[0][0] == "slow"
 
 
+@pytest.mark.thorough
 def test_a_regression_without_decisions(k, disagrees, data):
     x, _ = data
     y = x.sum(1, keepdims=True)
@@ -244,7 +245,6 @@ def digits(k, momentum):
     return model
 
 
-@pytest.mark.thorough
 def test_statistics_that_lag_behind_the_weights(k, disagrees):
     images, y = load_digits(return_X_y=True)
     x = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)

@@ -88,7 +88,6 @@ def draws_to_one(model):
         weight.assign(0.9 * weight + 0.1)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("k", "fault", "place"),
     [
@@ -226,6 +225,7 @@ def test_statistics_that_were_set_back(disagrees, data, k, names, passes):
     ]
 
 
+@pytest.mark.thorough
 def test_a_count_of_updates_that_is_not_that_of_the_statistics(data):
     """A new optimizer counts from 0: few updates, and nothing of the initial values is left."""
     x, y = data
