@@ -37,6 +37,7 @@ FORMATS: Mapping[str, Format] = {
     "md": Format("markdown"),
     "sarif": Format("sarif"),
     "gitlab": Format("gitlab"),
+    "html": Format("html", ("jinja2", "markdown_it")),
 }
 
 

@@ -28,6 +28,7 @@ NAMES = {
     "surrogate": "x\ud800",
     "percent": "50% a:b,c%0A::error::x",
 }
+NAMED = ("json", "md", "sarif", "gitlab", "html")
 ENDING = Ending("2026-01-31T09:30:00+00:00", 1.5, 1)
 VERSIONS = dict.fromkeys(("python", "pytest", "pytest-bnconsistency", "numpy"), "1.0")
 VERSIONS |= dict.fromkeys(("tensorflow", "keras", "tf-keras"))
@@ -85,7 +86,7 @@ def hostile(name):
 def test_no_name_does_harm_in_any_format(name, valid_record):
     run = hostile(name)
     valid_record(run)
-    shown = {one: formats.FORMATS[one].render(run) for one in ("json", "md", "sarif", "gitlab")}
+    shown = {one: formats.FORMATS[one].render(run) for one in NAMED}
     shown["annotations"] = "\n".join(annotations.lines(run))
     for text in shown.values():
         assert text.encode("utf-8", "backslashreplace")

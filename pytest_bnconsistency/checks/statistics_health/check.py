@@ -56,6 +56,7 @@ def check(case: Case) -> CheckResult:
     evidence = {
         "normalization_layers": len(found),
         "unusual": [warning.message for warning in warnings],
+        "distances": [layer.plain() for layer in layers],
     }
     if findings:
         return CheckResult(

@@ -67,6 +67,11 @@ class LayerDistances:
         shown = [f"{known[role]:.1f}" if role in known else "?" for role in roles]
         return (self.path, *shown, str(rows))
 
+    def plain(self) -> dict[str, str | float]:
+        """The layer, and the standard errors of each statistic."""
+        errors: dict[str, str | float] = {d.role: d.errors for d in self.distances}
+        return {"layer": self.path, **errors}
+
 
 def distances(known: Estimated) -> list[LayerDistances]:
     """Those of each layer, the farthest first."""

@@ -68,6 +68,9 @@ class Share:
     def cells(self) -> tuple[str, ...]:
         return self.path, _share(self.closes), _share(self.opens)
 
+    def plain(self) -> dict[str, str | float]:
+        return {"layer": self.path, "closes": self.closes, "opens": self.opens}
+
 
 @dataclass(frozen=True)
 class Attribution:

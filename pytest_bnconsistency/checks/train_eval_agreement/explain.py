@@ -235,6 +235,7 @@ def _finding(m: Measured, cause: Cause, bound: str, layers: Attribution | None =
         "initial_share_measured": m.initial_share,
         "gap_to_training": gap(m.stored, m.trained, m.data).outputs,
         "gap_left": gap(m.population, m.trained, m.data).outputs,
+        "gap_by_layer": [share.plain() for share in layers.shares] if layers else [],
     }
     shared = [t.path for t in m.tracked if t.calls > 1]
     worst = layers.worst if layers else (shared or [m.tracked[0].path])[0]

@@ -1,0 +1,234 @@
+"""A record as one page of HTML that asks for nothing: styles, script and pictures are in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from pytest_bnconsistency.reporting import pictures
+from pytest_bnconsistency.reporting.problems import cut
+from pytest_bnconsistency.reporting.record import VERDICTS
+from pytest_bnconsistency.reporting.summary import NAMES, headline, missing
+from pytest_bnconsistency.rules import catalogue, pages
+from pytest_bnconsistency.words import printable
+
+SYMBOLS = {
+    "passed": "\N{CHECK MARK}",
+    "failed": "\N{BALLOT X}",
+    "vacuous": "?",
+    "not applicable": "\N{EN DASH}",
+    "expected": "\N{CIRCLED TIMES}",
+}
+EFFECTS = {"fail": "fails its test", "warn": "warns", "skip": "skips its test"}
+TEXTS = ("message", "cause", "tested", "remedy", "bound", "recipe")
+TITLE = 120
+"""Characters of a name in a heading; the whole of it stands below."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A check, and what the page says of it as a whole."""
+
+    anchor: str
+    check: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return "expected" if self.check["outcome"] == "expected" else str(self.check["verdict"])
+
+    @property
+    def word(self) -> str:
+        return NAMES[self.kind]
+
+    @property
+    def symbol(self) -> str:
+        return SYMBOLS[self.kind]
+
+    @property
+    def effect(self) -> str:
+        """What the verdict does to the test, where that is not plain."""
+        return "" if self.kind == "failed" else EFFECTS.get(self.check["outcome"], "")
+
+    @property
+    def fails(self) -> bool:
+        return bool(self.check["outcome"] == "fail")
+
+    @property
+    def figure(self) -> str:
+        return pictures.figure(self.check)
+
+    @property
+    def pictures(self) -> list[pictures.Picture]:
+        return list(pictures.of_check(self.check["evidence"]))
+
+    @property
+    def entry_points(self) -> dict[str, Any] | None:
+        return _table(("entry point", "seen"), pictures.entry_points(self.check["evidence"]))
+
+    @cached_property
+    def rules(self) -> list[str]:
+        ignored = [one["finding"] for one in self.check["ignored"]]
+        found = [*self.check["findings"], *self.check["warnings"], *ignored]
+        return list(dict.fromkeys(finding["rule"] for finding in found))
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The settings that somebody gave."""
+        return {k: one for k, one in self.check["settings"].items() if one["source"] != "default"}
+
+    @property
+    def defaults(self) -> str:
+        known = {k: v for k, v in self.check["settings"].items() if k not in self.chosen}
+        return ", ".join(f"{name} {_json(one['value'])}" for name, one in known.items())
+
+
+@dataclass(frozen=True)
+class Section:
+    """A model, and its checks."""
+
+    anchor: str
+    model: Mapping[str, Any]
+    entries: Sequence[Entry]
+
+    @property
+    def title(self) -> str:
+        return cut(self.model["title"], TITLE)
+
+    @property
+    def name(self) -> str:
+        return cut(self.model["name"], TITLE) if self.model["name"] != self.model["title"] else ""
+
+    def of(self, check: str) -> list[Entry]:
+        return [entry for entry in self.entries if entry.check["check"] == check]
+
+    @property
+    def failing(self) -> int:
+        return sum(entry.fails for entry in self.entries)
+
+    @property
+    def worst(self) -> str:
+        """What fails first; where nothing does, what is unusual."""
+        failing = [entry.check["headline"] for entry in self.entries if entry.fails]
+        unusual = [w["headline"] for entry in self.entries for w in entry.check["warnings"]]
+        return cut((failing or [f"unusual: {one}" for one in unusual] or [""])[0], 2 * TITLE)
+
+    @property
+    def seconds(self) -> float:
+        return sum(float(entry.check["seconds"]) for entry in self.entries)
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """The page of a record; the same bytes each time.
+
+    Raises:
+        LookupError: the record lacks something.
+    """
+    environment = Environment(
+        loader=PackageLoader("pytest_bnconsistency.reporting", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_harmless,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(json=_json, lines=_lines, pictures=_pictures, batches=_batches)
+    environment.globals["Markup"] = Markup
+    try:
+        return environment.get_template("page.html.jinja").render(_context(environment, record))
+    except UndefinedError as error:
+        raise LookupError(str(error)) from error
+
+
+def _context(environment: Environment, record: Mapping[str, Any]) -> dict[str, Any]:
+    sections = [_section(position, model) for position, model in enumerate(record["models"], 1)]
+    entries = [entry for section in sections for entry in section.entries]
+    met = sorted({rule for entry in entries for rule in entry.rules})
+    style, script = (_source(environment, name) for name in ("page.css", "page.js"))
+    counts = record["counts"]
+    failed = counts["failing"] or counts["errors"]
+    return {
+        "record": record,
+        "sections": sections,
+        "state": f"{'failed' if failed else 'passed'}"
+        f"{'' if record['run']['complete'] else ', and incomplete'}",
+        "headline": headline(record),
+        "missing": list(missing(record)),
+        "versions": ", ".join(f"{name} {v}" for name, v in record["versions"].items() if v),
+        "checks": list(dict.fromkeys(entry.check["check"] for entry in entries)),
+        "verdicts": [
+            NAMES[k] for k in (*VERDICTS, "expected") if any(k == e.kind for e in entries)
+        ],
+        "rules": met,
+        "pages": dict(_pages(met)),
+        "texts": TEXTS,
+        "style": style,
+        "script": script,
+        "style_hash": _hash(style),
+        "script_hash": _hash(script),
+    }
+
+
+def _section(position: int, model: Mapping[str, Any]) -> Section:
+    anchor = f"m{position}"
+    checks = enumerate(model["checks"], 1)
+    return Section(anchor, model, [Entry(f"{anchor}-{n}", check) for n, check in checks])
+
+
+def _pages(rules: Iterable[str]) -> Iterator[tuple[str, Markup]]:
+    """The page of each rule that this version knows, as HTML."""
+    known = {rule.id: rule for rule in catalogue.ALL}
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    for name in rules:
+        if name in known:
+            tokens = reader.parse(pages.plain(known[name]))
+            for token in tokens:
+                if token.type.startswith("heading_"):
+                    token.tag = f"h{int(token.tag[1]) + 2}"
+            yield name, Markup(reader.renderer.render(tokens, reader.options, {}))
+
+
+def _source(environment: Environment, name: str) -> Markup:
+    """A file of this package, as it is."""
+    loader = environment.loader
+    assert loader is not None
+    return Markup(loader.get_source(environment, name)[0])
+
+
+def _hash(source: str) -> str:
+    """What a Content-Security-Policy knows an inline style or script by."""
+    return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+def _harmless(value: object) -> object:
+    """What stands on the page: names of the user's without what a terminal or a reader obeys."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False)
+
+
+def _lines(text: str) -> Markup:
+    """A text of several lines, to stand in `<pre>`."""
+    return Markup("\n").join(printable(line) for line in text.split("\n"))
+
+
+def _pictures(finding: Mapping[str, Any]) -> list[pictures.Picture]:
+    return list(pictures.of_finding(finding["evidence"]))
+
+
+def _batches(finding: Mapping[str, Any]) -> dict[str, Any] | None:
+    return _table(("entry points", "batch"), pictures.batches(finding["evidence"]))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any] | None:
+    return {"columns": columns, "rows": rows, "more": 0} if rows else None

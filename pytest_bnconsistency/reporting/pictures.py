@@ -1,0 +1,238 @@
+"""Bars for the numbers that a record holds as evidence. A picture is a table, too, for who can't
+see it.
+
+Evidence differs by check and by release: what is not there, or not a number, has no picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDE = 1000
+"""Numbers whose sizes differ by more than this share a logarithmic scale."""
+SHORTEST = 2.0
+"""Percent of the width for the smallest number above 0."""
+MOST = 24
+"""Bars in a picture of layers; all numbers stand below it."""
+_SIDES = {
+    "moving": "evaluation, as stored",
+    "population": "evaluation, population statistics",
+    "training": "training mode",
+}
+_EXCESS = {
+    "excess": "found",
+    "tolerance": "tolerated",
+    "counting": "chance: so few rows",
+    "sampling": "chance: statistics of other rows",
+    "jitter": "chance: jitter of the moving average",
+}
+_NOISE = {
+    "floor": "noise floor of this model",
+    "bound": "noise bound: more fails",
+    "scale": "size of the output",
+}
+_DISTANCE = {
+    "gap_to_training": "with the stored statistics",
+    "gap_left": "with the population statistics",
+}
+_SHARES = {
+    "initial_share": "left by momentum and updates",
+    "initial_share_measured": "measured in the statistics",
+}
+_GAP = {
+    "closes": "given the population statistics alone",
+    "opens": "left alone with its stored statistics",
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A number, and how much of the width it takes, in percent."""
+
+    label: str
+    said: str
+    length: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Bars on one scale; the `line`, in percent of the width, stands where a bound is."""
+
+    caption: str
+    bars: Sequence[Bar]
+    line: float | None = None
+
+
+def of_check(evidence: Mapping[str, Any]) -> Iterator[Picture]:
+    """What the numbers of a whole check show."""
+    yield from _scores(evidence)
+    for one in _list(evidence, "excess"):
+        yield from _picture(f"{_word(one, 'of')}: the excess beside its limits", one, _EXCESS)
+    yield from _sizes(evidence)
+    outputs = _list(evidence, "outputs")
+    for position, one in enumerate(outputs, 1):
+        which = f" of output {position}" if len(outputs) > 1 else ""
+        yield from _picture(f"Rounding{which}, measured on this model", one, _NOISE)
+    tried = _mapping(evidence, "examples")
+    of_size = {f"batches of {size}": count for size, count in _mapping(tried, "sizes").items()}
+    yield from _drawn("Batches that Hypothesis made, by number of rows", of_size.items())
+    for role in ("mean", "variance"):
+        caption = f"The {role}s: standard errors off the population's, the median over channels"
+        yield from _drawn(caption, _layers(evidence, "distances", role))
+
+
+def of_finding(evidence: Mapping[str, Any]) -> Iterator[Picture]:
+    """What the numbers of a finding show."""
+    yield from _picture("Distance of the outputs to those of training", evidence, _DISTANCE)
+    known = {label: _real(evidence.get(key)) for key, label in _SHARES.items()}
+    yield from _shares("Share of the initial values", list(known.items()))
+    for column, how in _GAP.items():
+        layers = [(layer, _real(one)) for layer, one in _layers(evidence, "gap_by_layer", column)]
+        yield from _shares(f"Share of the gap that a layer {column}, {how}", layers)
+
+
+def figure(check: Mapping[str, Any]) -> str:
+    """The number that says most of a check, in a few words."""
+    evidence = check["evidence"]
+    changes = [_real(finding["evidence"].get("largest_change")) for finding in check["findings"]]
+    if known := [change for change in changes if change is not None]:
+        return f"a row moves by {number(max(known))}"
+    for one in _list(evidence, "excess"):
+        found, limit = _real(one.get("excess")), _real(one.get("tolerance"))
+        if found is not None and limit is not None and found > 0:
+            return f"{_word(one, 'of')} off by {number(found)}, tolerated {number(limit)}"
+    margin = _real(evidence.get("margin"))
+    return f"{number(margin)} of the noise bound" if margin else ""
+
+
+def entry_points(evidence: Mapping[str, Any]) -> list[list[str]]:
+    """Each entry point, and what was seen of it."""
+    return [[name, _seen(found)] for name, found in _mapping(evidence, "entry_points").items()]
+
+
+def batches(evidence: Mapping[str, Any]) -> list[list[str]]:
+    """The batches that show a finding, each with its entry points."""
+    of = _mapping(evidence, "exchanges")
+    return [[names, str(batch)] for names in of for batch in _sequence(of, names)]
+
+
+def _seen(found: object) -> str:
+    if not isinstance(found, Mapping):
+        return str(found)
+    moved = ", ".join(map(str, _sequence(found, "moved")))
+    repeats = "repeats itself" if found.get("repeats") else "does not repeat itself"
+    return f"{repeats}, moves {moved or 'nothing'}"
+
+
+def number(value: float) -> str:
+    """`value` in three digits, or as many as a whole number has."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 or value == 0 else f"{value:.3g}"
+
+
+def _scores(evidence: Mapping[str, Any]) -> Iterator[Picture]:
+    for name in _mapping(evidence, "moving"):
+        sides = {label: _mapping(evidence, side).get(name) for side, label in _SIDES.items()}
+        yield from _drawn(f"{name}: evaluation beside training", sides.items())
+
+
+def _sizes(evidence: Mapping[str, Any]) -> Iterator[Picture]:
+    margin = _real(evidence.get("margin"))
+    if not margin:
+        return
+    sizes = ", ".join(map(str, _sequence(evidence, "sizes")))
+    caption = (
+        f"Largest change between batches of {sizes} rows, in noise bounds (line: 1, the bound)"
+    )
+    yield from _drawn(caption, [("largest change", margin)], bound=1.0)
+
+
+def _layers(evidence: Mapping[str, Any], key: str, column: str) -> list[tuple[str, object]]:
+    return [(_word(one, "layer"), one.get(column)) for one in _list(evidence, key)]
+
+
+def _shares(caption: str, shares: Sequence[tuple[str, float | None]]) -> Iterator[Picture]:
+    """Bars of shares of a whole: less than none of it is none, more than all is all."""
+    whole = [(label, min(max(one, 0.0), 1.0)) for label, one in shares if one is not None]
+    known = [(label, share) for label, share in whole if not math.isnan(share)]
+    if any(share for _, share in known):
+        bars = [Bar(label, f"{share:.0%}", round(100 * share, 1)) for label, share in known]
+        yield Picture(_counted(caption, bars), bars[:MOST])
+
+
+def _counted(caption: str, bars: Sequence[Bar]) -> str:
+    return caption if len(bars) <= MOST else f"{caption}; the first {MOST} of {len(bars)}"
+
+
+def _picture(
+    caption: str, evidence: Mapping[str, Any], labels: Mapping[str, str]
+) -> Iterator[Picture]:
+    yield from _drawn(caption, [(label, evidence.get(key)) for key, label in labels.items()])
+
+
+def _drawn(
+    caption: str, values: Iterable[tuple[str, object]], bound: float = 0.0
+) -> Iterator[Picture]:
+    """The picture of what is a number, if anything is and there is something to compare."""
+    known = [(label, found) for label, one in values if (found := _real(one)) is not None]
+    sizes = [one for one in (*(value for _, value in known), bound) if 0 < one < math.inf]
+    if not known or not sizes:
+        return
+    scale = Scale(min(sizes), max(sizes))
+    bars = [Bar(label, _said(value), scale.length(value)) for label, value in known]
+    note = "; logarithmic scale" if scale.is_wide else ""
+    line = min(scale.length(bound), 99.0) if bound else None
+    yield Picture(f"{_counted(caption, bars)}{note}", bars[:MOST], line)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From 0 to the largest number; from the smallest on where that is much smaller."""
+
+    smallest: float
+    largest: float
+
+    @property
+    def is_wide(self) -> bool:
+        return self.largest > WIDE * self.smallest
+
+    def length(self, value: float) -> float:
+        """In percent of the width; nothing for what is below 0 or no number."""
+        if math.isnan(value) or value <= 0:
+            return 0.0
+        if not self.is_wide:
+            return round(max(SHORTEST, min(100.0, 100 * value / self.largest)), 1)
+        way = math.log(min(value, self.largest) / self.smallest)
+        share = way / math.log(self.largest / self.smallest)
+        return round(SHORTEST + (100 - SHORTEST) * share, 1)
+
+
+def _said(value: float) -> str:
+    return number(value) if math.isfinite(value) else str(value)
+
+
+def _real(value: object) -> float | None:
+    """`value`, if it is a number; the record writes NaN and infinity as text."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    return float(value) if value in ("nan", "inf", "-inf") else None
+
+
+def _mapping(evidence: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = evidence.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _sequence(evidence: Mapping[str, Any], key: str) -> list[Any]:
+    value = evidence.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _list(evidence: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    return [one for one in _sequence(evidence, key) if isinstance(one, Mapping)]
+
+
+def _word(one: Mapping[str, Any], key: str) -> str:
+    return str(one.get(key, ""))
