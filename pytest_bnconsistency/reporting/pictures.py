@@ -15,8 +15,8 @@ WIDE = 1000
 """Numbers whose sizes differ by more than this share a logarithmic scale."""
 SHORTEST = 2.0
 """Percent of the width for the smallest number above 0."""
-MOST = 24
-"""Bars in a picture of layers; all numbers stand below it."""
+MOST = 12
+"""Bars in a picture of layers, the worst first; all numbers stand below it."""
 _SIDES = {
     "moving": "evaluation, as stored",
     "population": "evaluation, population statistics",
