@@ -204,8 +204,8 @@ class Scale:
             return 0.0
         if not self.is_wide:
             return round(max(SHORTEST, min(100.0, 100 * value / self.largest)), 1)
-        way = math.log(min(value, self.largest) / self.smallest)
-        share = way / math.log(self.largest / self.smallest)
+        orders = math.log(min(value, self.largest) / self.smallest)
+        share = orders / math.log(self.largest / self.smallest)
         return round(SHORTEST + (100 - SHORTEST) * share, 1)
 
 

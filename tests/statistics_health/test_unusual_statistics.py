@@ -68,7 +68,11 @@ def test_distances_are_told_in_units_of_their_own(k, changed, said):
     x = (3 + 2 * (x - x.mean(0)) / x.std(0)).astype(np.float32)
     bn = normaliser(k, **changed)
     model = model_of(k, bn)
-    found = warnings(expect_pass(CHECK, model, x), "BN410")
+    result = expect_pass(CHECK, model, x)
+    found = warnings(result, "BN410")
+    assert [(one["layer"], one.keys()) for one in result.evidence["distances"]] == [
+        ("bn", {"layer", "mean", "variance"})
+    ]
     assert [w.message for w in found] == ([said] if said else [])
     assert all("0.5 standard deviations (of a mean) or 50%" in w.bound for w in found)
     recalibrate(model, x)

@@ -82,6 +82,9 @@ def test_one_stale_layer_of_two_is_named(k, disagrees, data):
     model.fit(*data, epochs=3, batch_size=32, verbose=0)
     finding = disagrees(model, *data, rule=STALE, layer="slow")
     assert finding.table.rows[0][0] == "slow"
+    slow, quick = finding.evidence["gap_by_layer"]
+    assert (slow["layer"], quick["layer"]) == ("slow", "quick")
+    assert slow["closes"] > 0.5 > quick["closes"]
 
 
 @pytest.mark.thorough
