@@ -82,6 +82,7 @@ def test_every_option_is_read_from_the_command_line(project, name):
     words = {
         "vacuous": "warn",
         "not_applicable": "pass",
+        "entry_points": "all",
         "frozen": "a/*",
         "shape": "(7,)",
         "ignore": "BN101: why",

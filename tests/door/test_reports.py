@@ -1,5 +1,6 @@
 """Reports of whole runs: what is in them, however the run was made and however it ended."""
 
+import functools
 import json
 import os
 import signal
@@ -235,7 +236,11 @@ def test_ctrl_c(project, args):
     stop = "open('begun', 'w'); time.sleep(60)"
     project.makepyfile(STOPPED.format(stop=stop))
     command = [sys.executable, "-m", "pytest", *args, "--bn-report=json:run.json"]
-    done = subprocess.Popen(command, cwd=project.path, stdout=subprocess.PIPE, text=True)
+    # A suite that runs in the background of a shell ignores Ctrl-C, and so would what it starts.
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    done = subprocess.Popen(
+        command, cwd=project.path, stdout=subprocess.PIPE, text=True, preexec_fn=heeds
+    )
     for _ in range(600):
         if (project.path / "begun").exists():
             break
