@@ -53,8 +53,7 @@ class Quantity:
     `of` gives it for a side, `parts` for each of several parts of the rows, None where that can't
     be told; these are single rows where it is `counted`. More than `tolerance` above the reference
     may be harm, and more than `sure` tolerances is, if it is `deviations` standard errors; of more
-    than `certain` tolerances the usual number of them will do. `limit` words that. A pass must
-    exclude harm by whatever `tells`.
+    than `certain` tolerances the usual number of them will do. `limit` words that.
     """
 
     name: str
@@ -67,7 +66,6 @@ class Quantity:
     deviations: float = DEVIATIONS
     certain: float = math.inf
     negligible: float = -math.inf
-    tells: bool = True
 
 
 @dataclass(frozen=True)
@@ -156,14 +154,16 @@ def by_targets(data: Data, reference: Side) -> bool:
 
 
 def doubted(found: Sequence[Excess]) -> list[Excess]:
-    """What may be harm: all that looks like it, or what is open.
+    """What may be harm: all that looks like it, or what tells most, if that is open.
 
-    Where outputs hardly move, the decisions that change were close calls.
+    A loss tells more than the few decisions that differ, and where outputs hardly move, the
+    decisions that change were close calls.
     """
     if any(excess.negligible for excess in found):
         return []
     harmful = [excess for excess in found if excess.exceeds_tolerance]
-    return harmful or [e for e in found if e.quantity.tells and not e.excluded]
+    telling = [excess for excess in found if excess.quantity.counted == found[0].quantity.counted]
+    return harmful or [excess for excess in telling if not excess.excluded]
 
 
 def excesses(
@@ -290,7 +290,7 @@ def _changes(case: Case, data: Data, reference: Side) -> list[Quantity]:
         deviations=1,
     )
     distance = _distance(CLEAR * case.settings.output_tolerance, data, reference)
-    return [decisions, replace(distance, negligible=1 / CLEAR, tells=False)]
+    return [decisions, replace(distance, negligible=1 / CLEAR)]
 
 
 def _distance(
