@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from small_models import MIXING, functional, layer_of, subclassed
 
 from pytest_bnconsistency import Verdict, check_consistency
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
@@ -16,62 +17,6 @@ CHECK = "batch_invariance"
 
 
 TRAINING_MODE, ROWS_MIX = "BN102", "BN101"
-
-
-def functional(k, body, shape=(4,), head=3):
-    inputs = k.Input(shape)
-    h = body(inputs)
-    return k.Model(inputs, k.layers.Dense(head, name="head")(h) if head else h)
-
-
-def layer_of(k, function, name="leak"):
-    """A layer of the user's own around a TensorFlow function."""
-
-    class Own(k.layers.Layer):
-        def call(self, x):
-            return function(x)
-
-    return Own(name=name)
-
-
-def standardised(x):
-    return (x - tf.reduce_mean(x, 0)) / (tf.math.reduce_std(x, 0) + 1e-3)
-
-
-def even_rows_centred(x):
-    even = tf.cast(tf.range(tf.shape(x)[0]) % 2 == 0, x.dtype)[:, None]
-    return x - even * tf.reduce_sum(x * even, 0, keepdims=True) / tf.reduce_sum(even)
-
-
-def deviation_appended(x):
-    deviation = tf.reduce_mean(tf.math.reduce_std(x, 0))
-    return tf.concat([x, tf.fill([tf.shape(x)[0], 1], deviation)], 1)
-
-
-MIXING = {
-    "centred": lambda x: x - tf.reduce_mean(x, 0),
-    "a ten-thousandth of the mean": lambda x: x + 1e-4 * tf.reduce_mean(x, 0),
-    "divided by the largest": lambda x: x / tf.reduce_max(tf.abs(x)),
-    "divided by the largest of each feature": lambda x: x / tf.reduce_max(tf.abs(x), 0),
-    "standardised": standardised,
-    "sorted": lambda x: tf.sort(x, 0),
-    "ranked": lambda x: tf.cast(tf.argsort(tf.argsort(x, 0), 0), x.dtype),
-    "cumulated": lambda x: tf.cumsum(x, 0),
-    "cumulated from the end": lambda x: tf.cumsum(x, 0, reverse=True),
-    "softmax over rows": lambda x: tf.nn.softmax(x, 0),
-    "rolled": lambda x: x + tf.roll(x, 1, 0),
-    "neighbours averaged": lambda x: (
-        x + tf.reshape(tf.nn.avg_pool1d(x[None], 3, 1, "SAME"), tf.shape(x))
-    ),
-    "the first row taken off": lambda x: x - x[:1],
-    "the last row taken off": lambda x: x - x[-1:],
-    "even rows centred": even_rows_centred,
-    "only where another row is above 50": lambda x: tf.where(tf.reduce_max(x) > 50, x + 1, x),
-    "attention over rows": lambda x: tf.nn.softmax(x @ tf.transpose(x)) @ x,
-    "deviation appended": deviation_appended,
-    "reshaped across rows": lambda x: tf.reshape(tf.transpose(x), tf.shape(x)),
-    "a not-a-number spreads": lambda x: x + 0 * tf.reduce_mean(x, 0),
-}
 
 
 @pytest.mark.parametrize("form", MIXING)
@@ -112,25 +57,6 @@ def test_a_reduction_between_the_layers_of_a_tf_keras_graph(x):
 def test_a_reduction_in_a_lambda(k, x):
     model = functional(k, k.layers.Lambda(MIXING["standardised"], name="scale"))
     expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="scale")
-
-
-def subclassed(k, function, place="between"):
-    """A model whose own code runs a TensorFlow function before, between or after two layers."""
-
-    class Own(k.Model):
-        def __init__(self):
-            super().__init__()
-            self.one, self.two = k.layers.Dense(4, name="one"), k.layers.Dense(4, name="two")
-
-        def call(self, x):
-            before, between, after = (
-                function if place == p else tf.identity for p in ("before", "between", "after")
-            )
-            return after(self.two(between(self.one(before(x)))))
-
-    model = Own()
-    model(np.zeros((2, 4), np.float32))
-    return model
 
 
 IN_CODE = {

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import functional, layer_of, lengths, subclassed
 
 from pytest_bnconsistency import check_consistency
 from pytest_bnconsistency.testing import expect_failure, expect_pass
@@ -12,41 +13,6 @@ CHECK = "batch_invariance"
 
 
 TRAINING_MODE, ROWS_MIX = "BN102", "BN101"
-
-
-def functional(k, body, shape=(4,), head=3):
-    inputs = k.Input(shape)
-    h = body(inputs)
-    return k.Model(inputs, k.layers.Dense(head, name="head")(h) if head else h)
-
-
-def layer_of(k, function, name="leak"):
-    """A layer of the user's own around a TensorFlow function."""
-
-    class Own(k.layers.Layer):
-        def call(self, x):
-            return function(x)
-
-    return Own(name=name)
-
-
-def subclassed(k, function, place="between"):
-    """A model whose own code runs a TensorFlow function before, between or after two layers."""
-
-    class Own(k.Model):
-        def __init__(self):
-            super().__init__()
-            self.one, self.two = k.layers.Dense(4, name="one"), k.layers.Dense(4, name="two")
-
-        def call(self, x):
-            before, between, after = (
-                function if place == p else tf.identity for p in ("before", "between", "after")
-            )
-            return after(self.two(between(self.one(before(x)))))
-
-    model = Own()
-    model(np.zeros((2, 4), np.float32))
-    return model
 
 
 class Scaled(tf.Module):
@@ -318,14 +284,3 @@ def test_a_model_that_takes_only_multiples_of_some_rows(k, x, as_layer):
     report = check_consistency(build(centred, 0), x, checks=[CHECK, "inference_purity"])
     assert [str(result.verdict) for result in report] == ["failed", "passed"]
     expect_pass(CHECK, build(doubled, 1), x)
-
-
-def lengths(longest):
-    """Rows as long as they are without the zeros at their ends, padded to the longest one."""
-
-    def call(x):
-        ragged = tf.RaggedTensor.from_tensor(x, padding=0.0)
-        step = tf.shape(ragged.to_tensor())[1] if longest else ragged.row_lengths()[:, None]
-        return x + tf.cast(step, x.dtype)
-
-    return call

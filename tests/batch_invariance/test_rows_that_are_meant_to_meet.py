@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from small_models import MIXING, functional, layer_of, lengths, with_bn
 
 from pytest_bnconsistency import BNConsistencyError, Verdict, check_consistency
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
@@ -13,67 +14,6 @@ CHECK = "batch_invariance"
 
 
 TRAINING_MODE, ROWS_MIX = "BN102", "BN101"
-
-
-def functional(k, body, shape=(4,), head=3):
-    inputs = k.Input(shape)
-    h = body(inputs)
-    return k.Model(inputs, k.layers.Dense(head, name="head")(h) if head else h)
-
-
-def layer_of(k, function, name="leak"):
-    """A layer of the user's own around a TensorFlow function."""
-
-    class Own(k.layers.Layer):
-        def call(self, x):
-            return function(x)
-
-    return Own(name=name)
-
-
-def standardised(x):
-    return (x - tf.reduce_mean(x, 0)) / (tf.math.reduce_std(x, 0) + 1e-3)
-
-
-def even_rows_centred(x):
-    even = tf.cast(tf.range(tf.shape(x)[0]) % 2 == 0, x.dtype)[:, None]
-    return x - even * tf.reduce_sum(x * even, 0, keepdims=True) / tf.reduce_sum(even)
-
-
-def deviation_appended(x):
-    deviation = tf.reduce_mean(tf.math.reduce_std(x, 0))
-    return tf.concat([x, tf.fill([tf.shape(x)[0], 1], deviation)], 1)
-
-
-MIXING = {
-    "centred": lambda x: x - tf.reduce_mean(x, 0),
-    "a ten-thousandth of the mean": lambda x: x + 1e-4 * tf.reduce_mean(x, 0),
-    "divided by the largest": lambda x: x / tf.reduce_max(tf.abs(x)),
-    "divided by the largest of each feature": lambda x: x / tf.reduce_max(tf.abs(x), 0),
-    "standardised": standardised,
-    "sorted": lambda x: tf.sort(x, 0),
-    "ranked": lambda x: tf.cast(tf.argsort(tf.argsort(x, 0), 0), x.dtype),
-    "cumulated": lambda x: tf.cumsum(x, 0),
-    "cumulated from the end": lambda x: tf.cumsum(x, 0, reverse=True),
-    "softmax over rows": lambda x: tf.nn.softmax(x, 0),
-    "rolled": lambda x: x + tf.roll(x, 1, 0),
-    "neighbours averaged": lambda x: (
-        x + tf.reshape(tf.nn.avg_pool1d(x[None], 3, 1, "SAME"), tf.shape(x))
-    ),
-    "the first row taken off": lambda x: x - x[:1],
-    "the last row taken off": lambda x: x - x[-1:],
-    "even rows centred": even_rows_centred,
-    "only where another row is above 50": lambda x: tf.where(tf.reduce_max(x) > 50, x + 1, x),
-    "attention over rows": lambda x: tf.nn.softmax(x @ tf.transpose(x)) @ x,
-    "deviation appended": deviation_appended,
-    "reshaped across rows": lambda x: tf.reshape(tf.transpose(x), tf.shape(x)),
-    "a not-a-number spreads": lambda x: x + 0 * tf.reduce_mean(x, 0),
-}
-
-
-def with_bn(k, **call):
-    bn = k.layers.BatchNormalization(name="bn")
-    return functional(k, lambda h: bn(k.layers.Dense(4)(h), **call))
 
 
 def stddev_appended(h):
@@ -165,17 +105,6 @@ def test_a_default_that_a_graph_wrote_down_is_named_as_one(k, x):
 def test_the_operation_is_named(form, operation, x):
     model = functional(keras, layer_of(keras, MIXING[form]))
     expect_failure(CHECK, model, x, rule=ROWS_MIX, cause_contains=operation)
-
-
-def lengths(longest):
-    """Rows as long as they are without the zeros at their ends, padded to the longest one."""
-
-    def call(x):
-        ragged = tf.RaggedTensor.from_tensor(x, padding=0.0)
-        step = tf.shape(ragged.to_tensor())[1] if longest else ragged.row_lengths()[:, None]
-        return x + tf.cast(step, x.dtype)
-
-    return call
 
 
 @pytest.mark.thorough

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import functional, with_bn
 
 from pytest_bnconsistency import Verdict
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
@@ -12,17 +13,6 @@ CHECK = "batch_invariance"
 
 
 TRAINING_MODE, ROWS_MIX = "BN102", "BN101"
-
-
-def functional(k, body, shape=(4,), head=3):
-    inputs = k.Input(shape)
-    h = body(inputs)
-    return k.Model(inputs, k.layers.Dense(head, name="head")(h) if head else h)
-
-
-def with_bn(k, **call):
-    bn = k.layers.BatchNormalization(name="bn")
-    return functional(k, lambda h: bn(k.layers.Dense(4)(h), **call))
 
 
 @pytest.mark.thorough

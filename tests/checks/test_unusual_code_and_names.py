@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from small_models import centred, passing_on
 
 from pytest_bnconsistency import preserve_state
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
@@ -13,23 +14,6 @@ BATCH, PURITY = "batch_invariance", "inference_purity"
 
 
 AGREE, FROZEN = "train_eval_agreement", "frozen_stability"
-
-
-def centred(k, name="leak"):
-    class Own(k.layers.Layer):
-        def call(self, x):
-            return x - tf.reduce_mean(x, 0)
-
-    return Own(name=name)
-
-
-def passing_on(k):
-    return k.layers.Activation("linear", name="leak")
-
-
-@pytest.fixture
-def rows():
-    return np.random.default_rng(0).standard_normal((24, 4), np.float32)
 
 
 @pytest.mark.thorough

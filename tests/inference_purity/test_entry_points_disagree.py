@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import model_of
 
 from pytest_bnconsistency import check_consistency
 from pytest_bnconsistency.reporting import text
@@ -18,13 +19,6 @@ CHECK = "inference_purity"
 @pytest.fixture
 def x():
     return np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
-
-
-def model_of(k, *layers, kind=None):
-    inputs = h = k.Input((4,))
-    for layer in layers:
-        h = layer(h)
-    return (kind or k.Model)(inputs, k.layers.Dense(3, name="head")(h))
 
 
 @pytest.mark.parametrize("shape", ["same", "other"])

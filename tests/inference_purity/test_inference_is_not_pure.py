@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import model_of
 
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
@@ -12,13 +13,6 @@ CHECK = "inference_purity"
 @pytest.fixture
 def x():
     return np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
-
-
-def model_of(k, *layers, kind=None):
-    inputs = h = k.Input((4,))
-    for layer in layers:
-        h = layer(h)
-    return (kind or k.Model)(inputs, k.layers.Dense(3, name="head")(h))
 
 
 def test_training_mode_moves_the_statistics(k, x):
