@@ -23,7 +23,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_bnconsistency.assertions import case
+from pytest_bnconsistency.assertions import check_context
 from pytest_bnconsistency.checks.batch_invariance.search import Rows
 from pytest_bnconsistency.checks.search import Search
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -34,8 +34,8 @@ EXAMPLES, SHAPE = 200, (96, 96, 3)
 def main() -> None:
     keras.utils.set_random_seed(1)
     model = keras.applications.MobileNetV2(weights=None, input_shape=SHAPE, classes=10)
-    given_case = case(model, None, None, {})
-    oracle = Rows(given_case, given_case.sample(), None)
+    context = check_context(model, None, None, {})
+    oracle = Rows(context, context.sample(), None)
     sizes: list[int] = []
     passes: list[float] = []
     traces = 0

@@ -191,7 +191,7 @@ def recalibrate(
     """
     __tracebackhide__ = True
     try:
-        given = case(model, data, None, options)
+        given = check_context(model, data, None, options)
         from pytest_bnconsistency.checks.recalibration import recalibrate as write
 
         return write(given, frozen)
@@ -222,11 +222,11 @@ def run(
 ) -> Report:
     """The results of the checks `names` (all by default), judged by nobody yet."""
     chosen = checks.named(names)
-    given = case(model, x, y, options, asked=names is not None, train_step=train_step)
+    given = check_context(model, x, y, options, asked=names is not None, train_step=train_step)
     return Report(given.subject.name, tuple(check.run(given) for check in chosen))
 
 
-def case(
+def check_context(
     model: Any,
     x: Any,
     y: Any,
@@ -234,21 +234,23 @@ def case(
     *,
     asked: bool = True,
     train_step: Callable[..., Any] | None = None,
-) -> checks.Case:
-    """The case of `model` under the options of the call, and of the door that stands around."""
+) -> checks.CheckContext:
+    """The context of a check of `model`, under the options of the call and of the door around."""
     chosen = resolved(options)
     if train_step is not None and not callable(train_step):
         raise OptionError(
             f"train_step is {train_step!r}; expected a function train_step(x, y) that trains one "
             "batch"
         )
-    return checks.Case.of(model, x, y, chosen, asked=asked, train_step=train_step)
+    return checks.CheckContext.of(model, x, y, chosen, asked=asked, train_step=train_step)
 
 
-def case_of(model: Any, data: Any, chosen: settings.Settings, *, asked: bool) -> checks.Case:
-    """The case of `model` with what a function of data returned: the same as for a call."""
+def context_returned(
+    model: Any, data: Any, chosen: settings.Settings, *, asked: bool
+) -> checks.CheckContext:
+    """The same as for a call, with what a function of data returned."""
     given = None if data is None else Returned(data)
-    return checks.Case.of(model, given, None, chosen, asked=asked)
+    return checks.CheckContext.of(model, given, None, chosen, asked=asked)
 
 
 def enforce(results: Sequence[CheckResult], chosen: settings.Settings, *, asked: bool) -> None:

@@ -15,7 +15,7 @@ from pytest_bnconsistency.errors import BNConsistencyError
 from pytest_bnconsistency.words import first_line
 
 if TYPE_CHECKING:
-    from pytest_bnconsistency.checks import Case, Check
+    from pytest_bnconsistency.checks import Check, CheckContext
     from pytest_bnconsistency.settings import Settings
 
 __tracebackhide__ = True  # the user's own frames are what counts
@@ -38,19 +38,19 @@ class SharedModel:
     load: Callable[[], Any]
     asked: bool
     _model: list[Any] = field(default_factory=list)
-    _cases: list[Case] = field(default_factory=list)
+    _contexts: list[CheckContext] = field(default_factory=list)
     _reported: dict[object, str] = field(default_factory=dict)
 
-    def prepare(self, place: str, options: Mapping[str, Any]) -> Case:
+    def prepare(self, place: str, options: Mapping[str, Any]) -> CheckContext:
         """The model with its data, under the settings of the test at `place`."""
         __tracebackhide__ = True
         from pytest_bnconsistency import assertions
 
         with self._reported_once(place):
             chosen = assertions.resolved(options)
-        for case in self._cases:
-            if _alike(case.settings, chosen):
-                return dataclasses.replace(case, settings=chosen)
+        for context in self._contexts:
+            if _alike(context.settings, chosen):
+                return dataclasses.replace(context, settings=chosen)
         if "built" in self._reported and self._reported["built"] != place:
             _skip(self._reported["built"])
         try:
@@ -61,23 +61,23 @@ class SharedModel:
             self._reported["built"] = place
             raise
         with self._reported_once(place):
-            case = assertions.case_of(self._model[0], data, chosen, asked=self.asked)
-        self._cases.append(case)
-        return case
+            context = assertions.context_returned(self._model[0], data, chosen, asked=self.asked)
+        self._contexts.append(context)
+        return context
 
     def judge(self, check: Check, place: str, options: Mapping[str, Any]) -> None:
         """Run one check for the test at `place`, and let its verdict count."""
         __tracebackhide__ = True
         from pytest_bnconsistency import assertions
 
-        case = self.prepare(place, options)
+        context = self.prepare(place, options)
         with self._reported_once(place):
-            result = check.run(case)
-        assertions.enforce([result], case.settings, asked=self.asked)
+            result = check.run(context)
+        assertions.enforce([result], context.settings, asked=self.asked)
 
     def forget(self) -> None:
         self._model.clear()
-        self._cases.clear()
+        self._contexts.clear()
 
     @contextlib.contextmanager
     def _reported_once(self, place: str) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """What must hold: a registry, and a folder a property."""
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.registry import Check, named
 
-__all__ = ["Case", "Check", "named"]
+__all__ = ["Check", "CheckContext", "named"]

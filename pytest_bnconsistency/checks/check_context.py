@@ -24,7 +24,7 @@ FEWEST_ROWS = 2
 
 
 @dataclass
-class Case:
+class CheckContext:
     """A subject with its data and settings; traces that checks share are kept on it.
 
     `data` is None where the user gave none. `asked` says that the check was asked for by name:
@@ -48,7 +48,7 @@ class Case:
         *,
         asked: bool = True,
         train_step: Callable[..., Any] | None = None,
-    ) -> Case:
+    ) -> CheckContext:
         subject = subject_of(model)
         given, weight, notes = None, None, tuple[str, ...]()
         if isinstance(x, Returned):

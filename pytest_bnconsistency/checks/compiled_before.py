@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import arrays_of, changeable_variables
 from pytest_bnconsistency.data.arrays import (
     Array,
@@ -42,7 +42,7 @@ class CompiledBefore:
     any_number: bool
     as_checked: bool
     may_change: list[Any]
-    _case: Case
+    _context: CheckContext
     _compiled: Compiled
 
     @property
@@ -56,24 +56,24 @@ class CompiledBefore:
 
     def compiled_again(self) -> list[Array]:
         """What it gives after it was compiled once more; what that changes stays changed."""
-        self._case.subject.recompile()
+        self._context.subject.recompile()
         return arrays_of(self._compiled.run(self.rows))
 
 
-def compiled_before(case: Case, x: Nest) -> Iterator[CompiledBefore]:
+def compiled_before(context: CheckContext, x: Nest) -> Iterator[CompiledBefore]:
     """Each function that `predict` was compiled into before the check, with rows made of `x`.
 
     A compiled function keeps what Python said when it was traced, for rows of that shape and
     dtype alone.
     """
-    for compiled in case.subject.compiled_for():
+    for compiled in context.subject.compiled_for():
         if (rows := _fitting(x, compiled)) is not None:
             yield CompiledBefore(
                 rows,
                 compiled.rows is None,
                 _inner(rows) == _inner(x),
-                changeable_variables(case, x),
-                case,
+                changeable_variables(context, x),
+                context,
                 compiled,
             )
 

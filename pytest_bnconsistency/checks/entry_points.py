@@ -1,4 +1,4 @@
-"""The ways in which users run inference, each run once for all checks of a case."""
+"""The ways in which users run inference, each run once for all checks of one model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
@@ -113,47 +113,47 @@ class Entry:
         return self._pairs[key]
 
 
-def entry(case: Case, x: Nest, name: str) -> Entry:
+def entry(context: CheckContext, x: Nest, name: str) -> Entry:
     """The entry point of that name; `x` are the rows that its trace fits."""
     key = ("entry", name)
-    if key not in case.shared:
-        modes, may_change = calls_of(case), changeable_variables(case, x)
+    if key not in context.shared:
+        modes, may_change = calls_of(context), changeable_variables(context, x)
         if name in modes:
-            call = _eager(case, x, modes[name], may_change)
+            call = _eager(context, x, modes[name], may_change)
         else:
-            call = _method(case, case.subject.entries()[name], may_change)
-        case.shared[key] = Entry(name, call, may_change)
-    made: Entry = case.shared[key]
+            call = _method(context, context.subject.entries()[name], may_change)
+        context.shared[key] = Entry(name, call, may_change)
+    made: Entry = context.shared[key]
     return made
 
 
-def changeable_variables(case: Case, x: Nest) -> list[Any]:
+def changeable_variables(context: CheckContext, x: Nest) -> list[Any]:
     """The variables that inference may change: those within reach and those of its trace."""
-    if "held" not in case.shared:
-        found = [*reachable_variables(case.subject), *observed(case, x, False).variables]
-        case.shared["held"] = list({id(variable): variable for variable in found}.values())
-    may_change: list[Any] = case.shared["held"]
+    if "held" not in context.shared:
+        found = [*reachable_variables(context.subject), *observed(context, x, False).variables]
+        context.shared["held"] = list({id(variable): variable for variable in found}.values())
+    may_change: list[Any] = context.shared["held"]
     return may_change
 
 
 def traced_entry(
-    case: Case, x: Nest, training: bool | None, row_by_row: Collection[int] = ()
+    context: CheckContext, x: Nest, training: bool | None, row_by_row: Collection[int] = ()
 ) -> Entry:
     """The traced pass of a mode as an entry point; layers `row_by_row` get one row at a time."""
     key = ("entry", training, frozenset(row_by_row))
-    if key not in case.shared:
-        traced = observed(case, x, training, row_by_row)
-        name = f"tf.function of {case.subject.call_text(training)}"
-        case.shared[key] = Entry(name, traced.run, traced.written, traced)
-    made: Entry = case.shared[key]
+    if key not in context.shared:
+        traced = observed(context, x, training, row_by_row)
+        name = f"tf.function of {context.subject.call_text(training)}"
+        context.shared[key] = Entry(name, traced.run, traced.written, traced)
+    made: Entry = context.shared[key]
     return made
 
 
 def _eager(
-    case: Case, x: Nest, training: bool | None, may_change: list[Any]
+    context: CheckContext, x: Nest, training: bool | None, may_change: list[Any]
 ) -> Callable[[Nest, bool], Observation]:
     return Pass(
-        case.subject,
+        context.subject,
         x,
         training=training,
         instrument=Fingerprints(),
@@ -163,7 +163,7 @@ def _eager(
 
 
 def _method(
-    case: Case, run: Callable[[Nest], Nest], may_change: list[Any]
+    context: CheckContext, run: Callable[[Nest], Nest], may_change: list[Any]
 ) -> Callable[[Nest, bool], Observation]:
     """How a method of the subject, such as `predict`, runs, with what it may change."""
 
@@ -171,11 +171,11 @@ def _method(
         before, moved = Variables(may_change), None
         # Each check leaves the model without the function that it came without; the trace is the
         # same for the next one.
-        if PREDICT in case.shared:
-            case.subject.predict_function = case.shared[PREDICT]
+        if PREDICT in context.shared:
+            context.subject.predict_function = context.shared[PREDICT]
         try:
             outputs = arrays_of(run(rows))
-            case.shared[PREDICT] = case.subject.predict_function
+            context.shared[PREDICT] = context.subject.predict_function
             moved = before.moved()
             return Observation(outputs, [], tuple(moved), {})
         finally:
@@ -193,74 +193,74 @@ def arrays_of(outputs: Nest) -> list[Array]:
     return [np.asarray(leaf) for leaf in flatten(outputs) if leaf is not None]
 
 
-def retraced(case: Case, x: Nest, name: str) -> list[Array]:
+def retraced(context: CheckContext, x: Nest, name: str) -> list[Array]:
     """What the entry point of that name gives when its code runs or is traced once more."""
-    with preserve_state(case.subject):
-        return run_retraced(case, x, name)
+    with preserve_state(context.subject):
+        return run_retraced(context, x, name)
 
 
-def run_retraced(case: Case, x: Nest, name: str) -> list[Array]:
+def run_retraced(context: CheckContext, x: Nest, name: str) -> list[Array]:
     """The same; what it changed stays changed."""
-    modes = calls_of(case)
+    modes = calls_of(context)
     if name in modes:
-        outputs = case.subject.forward(map_nest(tf.convert_to_tensor, x), modes[name])
+        outputs = context.subject.forward(map_nest(tf.convert_to_tensor, x), modes[name])
         return arrays_of(outputs)
-    case.subject.recompile()
-    return arrays_of(case.subject.entries()[name](x))
+    context.subject.recompile()
+    return arrays_of(context.subject.entries()[name](x))
 
 
-def is_random(case: Case, x: Nest, entry_point: Entry) -> bool:
+def is_random(context: CheckContext, x: Nest, entry_point: Entry) -> bool:
     """Whether an entry point draws random numbers on which its outputs hang."""
-    drawn = drawn_otherwise(case, x, entry_point)
+    drawn = drawn_otherwise(context, x, entry_point)
     return any(not same_outputs(drawn[0].outputs, other.outputs) for other in drawn[1:])
 
 
-def drawn_otherwise(case: Case, x: Nest, entry_point: Entry) -> list[Observation]:
+def drawn_otherwise(context: CheckContext, x: Nest, entry_point: Entry) -> list[Observation]:
     """What an entry point gives for other random numbers; empty if it draws none.
 
     Layers of a traced pass that are held still give what they give in inference: only what is
     drawn there counts.
     """
-    key = ("drawn otherwise", _code_of(case, entry_point.name))
-    if key not in case.shared:
-        case.shared[key] = _drawn_otherwise(case, x, entry_point)
-    found: list[Observation] = case.shared[key]
+    key = ("drawn otherwise", _code_of(context, entry_point.name))
+    if key not in context.shared:
+        context.shared[key] = _drawn_otherwise(context, x, entry_point)
+    found: list[Observation] = context.shared[key]
     return found
 
 
-def _drawn_otherwise(case: Case, x: Nest, entry_point: Entry) -> list[Observation]:
+def _drawn_otherwise(context: CheckContext, x: Nest, entry_point: Entry) -> list[Observation]:
     seen, known, name = (
         entry_point.observed,
-        observed(case, x, False),
-        _code_of(case, entry_point.name),
+        observed(context, x, False),
+        _code_of(context, entry_point.name),
     )
     if seen is not None:
         again = functools.partial(seen.again, x)
         return with_draws(lambda: again(Fingerprints()).run(x)) if seen.draws else []
     drew = (
         entry_point.run(WHOLE, x).drew
-        if entry_point.name in calls_of(case)
-        else known.draws or draws_compiled(case.shared.get(PREDICT))
+        if entry_point.name in calls_of(context)
+        else known.draws or draws_compiled(context.shared.get(PREDICT))
     )
     if not drew:
         return []
-    with restored(changeable_variables(case, x)):
-        return with_draws(lambda: Observation(retraced(case, x, name), [], (), {}))
+    with restored(changeable_variables(context, x)):
+        return with_draws(lambda: Observation(retraced(context, x, name), [], (), {}))
 
 
-def _code_of(case: Case, name: str) -> str:
+def _code_of(context: CheckContext, name: str) -> str:
     """The first entry point that runs the same code."""
-    names = list(case.subject.entries())
+    names = list(context.subject.entries())
     return names[0] if name in names else name
 
 
-def owners(case: Case, *passes: Pass) -> dict[int, str]:
+def owners(context: CheckContext, *passes: Pass) -> dict[int, str]:
     """The path of the layer that holds a variable, by identity, in the order of the calls.
 
     Layers that `passes` do not run come last, the model itself first of them: an entry point of
     its own may run them.
     """
-    subject = case.subject
+    subject = context.subject
     calls = [c for seen in passes for c in (*seen.inner_calls, *seen.passing_calls, *seen.calls)]
     layers = [place for call in calls if call.is_layer for place in holders(subject, call)]
     layers += [(subject.path(layer), layer) for layer in subject.layers()]
@@ -271,60 +271,65 @@ def owners(case: Case, *passes: Pass) -> dict[int, str]:
     return found
 
 
-def moves_layers(case: Case, x: Nest, seen: Observation) -> bool:
+def moves_layers(context: CheckContext, x: Nest, seen: Observation) -> bool:
     """Whether a run changed what layers hold or inference reads: not a library's own counters."""
     if not seen.moved:
         return False
-    inference = observed(case, x, False)
-    relevant = owners(case, inference).keys() | {id(v) for v in inference.variables}
+    inference = observed(context, x, False)
+    relevant = owners(context, inference).keys() | {id(v) for v in inference.variables}
     return any(id(variable) in relevant for variable in seen.moved)
 
 
-def state_of_layers(case: Case, x: Nest, entry_point: Entry) -> list[Any]:
+def state_of_layers(context: CheckContext, x: Nest, entry_point: Entry) -> list[Any]:
     """The variables of layers that a run may change; none if random numbers may hang on them."""
-    passes = [observed(case, x, False), *([entry_point.observed] if entry_point.observed else [])]
+    passes = [
+        observed(context, x, False),
+        *([entry_point.observed] if entry_point.observed else []),
+    ]
     for seen in passes:
         if seen.drawing or any(
             id(layer) not in seen.stochastic_off for layer in seen.random_layers
         ):
             return []
-    owner_of = owners(case, *passes)
+    owner_of = owners(context, *passes)
     return [variable for variable in entry_point.may_change if id(variable) in owner_of]
 
 
-def methods_of(case: Case) -> list[str]:
+def methods_of(context: CheckContext) -> list[str]:
     """The methods of the subject by which users run inference, by name; the first one's first.
 
     `predict_on_batch` runs what `predict` compiled: it counts where code of the model's own may
     have it do something else, and on request.
     """
-    names, own = list(case.subject.entries()), case.subject.own_inference()
-    if case.settings.entry_points == "all" or set(own) - {"predict"}:
+    names, own = list(context.subject.entries()), context.subject.own_inference()
+    if context.settings.entry_points == "all" or set(own) - {"predict"}:
         return names
     return [name for name in names if name != ON_BATCH]
 
 
-def calls_of(case: Case) -> dict[str, bool | None]:
+def calls_of(context: CheckContext) -> dict[str, bool | None]:
     """How users call the subject, by name, with what it is told then."""
-    return {case.subject.call_text(mode): mode for mode in (False, None)}
+    return {context.subject.call_text(mode): mode for mode in (False, None)}
 
 
-def measured_noise(case: Case, x: Nest, row_by_row: Collection[int] = ()) -> Noise:
+def measured_noise(context: CheckContext, x: Nest, row_by_row: Collection[int] = ()) -> Noise:
     """The noise of the outputs of inference."""
     key = ("noise", frozenset(row_by_row))
-    if key not in case.shared:
-        case.shared[key] = Noise(observed(case, x, False, row_by_row), x)
-    noise: Noise = case.shared[key]
+    if key not in context.shared:
+        context.shared[key] = Noise(observed(context, x, False, row_by_row), x)
+    noise: Noise = context.shared[key]
     return noise
 
 
-def same_in_every_layer(case: Case, x: Nest) -> bool:
+def same_in_every_layer(context: CheckContext, x: Nest) -> bool:
     """Whether a call that leaves `training` out gives in every layer what inference gives.
 
     Both run as users run them, outside of a trace, on all rows.
     """
     try:
-        inference, *left_out = (entry(case, x, name).run(WHOLE, x) for name in calls_of(case))
+        inference, *left_out = (
+            entry(context, x, name).run(WHOLE, x) for name in calls_of(context)
+        )
     except DataError:
         return False  # what it refuses, it is judged on
     return not inference.moved and all(

@@ -1,4 +1,4 @@
-"""The statistics of a case's data: a pass in training mode over all rows, batch by batch."""
+"""The statistics of the data: a pass in training mode over all rows, batch by batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.batches import Batches, in_batches
@@ -22,23 +22,23 @@ REPORTED_BY = 4
 """Single rows that tell whether a row has a variance of its own."""
 
 
-def batch_size(case: Case, data: Data) -> int:
+def batch_size(context: CheckContext, data: Data) -> int:
     """The rows of a training step: those of the data set's own batches, where it has several."""
     own = data.batch_size
-    return own if own is not None and own < data.rows else case.settings.batch_size
+    return own if own is not None and own < data.rows else context.settings.batch_size
 
 
-def shuffled(case: Case, data: Data, size: int, draw: int = 0) -> Batches:
+def shuffled(context: CheckContext, data: Data, size: int, draw: int = 0) -> Batches:
     """The kept rows in the batches that training would see; `draw` draws another order."""
-    order = np.random.default_rng(case.settings.seed + draw).permutation(data.rows)
+    order = np.random.default_rng(context.settings.seed + draw).permutation(data.rows)
     return in_batches(data, order, size)
 
 
-def training_pass(case: Case, data: Data) -> Pass:
-    if "training" not in case.shared:
-        example = data.take(slice(0, batch_size(case, data))).x
-        case.shared["training"] = statistics.training_pass(case.subject, example)
-    traced: Pass = case.shared["training"]
+def training_pass(context: CheckContext, data: Data) -> Pass:
+    if "training" not in context.shared:
+        example = data.take(slice(0, batch_size(context, data))).x
+        context.shared["training"] = statistics.training_pass(context.subject, example)
+    traced: Pass = context.shared["training"]
     return traced
 
 
@@ -58,21 +58,21 @@ class Estimated:
     estimate: Estimate
 
 
-def estimated(case: Case, data: Data) -> Estimated:
-    """The population statistics of a case, taken once: state is restored between checks.
+def estimated(context: CheckContext, data: Data) -> Estimated:
+    """The population statistics of the data, taken once: state is restored between checks.
 
     What was given beyond the kept rows is read batch by batch and not kept.
     """
-    if "estimated" not in case.shared:
-        training, size = training_pass(case, data), batch_size(case, data)
+    if "estimated" not in context.shared:
+        training, size = training_pass(context, data), batch_size(context, data)
         notes: tuple[str, ...] = ()
-        batches = shuffled(case, data, size)
+        batches = shuffled(context, data, size)
         tracked = statistics.find(training, data.take(batches.order[: statistics.FEW]).x)
         without_variance = _without_variance(training, tracked, batches) if size == 1 else None
         if without_variance is not None:
-            own = case.settings.batch_size
+            own = context.settings.batch_size
             size = own if own > 1 else Settings.batch_size
-            batches = shuffled(case, data, size)
+            batches = shuffled(context, data, size)
             notes = (
                 f"a single row has no variance in {without_variance.path}: the statistics, and "
                 f"what training "
@@ -87,10 +87,10 @@ def estimated(case: Case, data: Data) -> Estimated:
                 gc.collect(1)  # tensors that a run leaves in cycles hold on to the batch
                 described = f"{estimate.rows} rows{f' of {total}' if total else ''}"
                 door.get().progress.doing(f"statistics of {described} read")
-        case.shared["estimated"] = Estimated(
+        context.shared["estimated"] = Estimated(
             size, notes, training, batches, tracked, seen, estimate
         )
-    known: Estimated = case.shared["estimated"]
+    known: Estimated = context.shared["estimated"]
     return known
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import estimated
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.errors import BNConsistencyError, DataError
@@ -14,27 +14,27 @@ from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.words import counted
 
 
-def recalibrate(case: Case, frozen: bool) -> list[str]:
-    """Write the population statistics of the case's data into the model; the changed paths.
+def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
+    """Write the population statistics of the given data into the model; the changed paths.
 
     Args:
-        case: a subject with data.
+        context: a subject with data.
         frozen: whether frozen layers get the statistics, too.
 
     Raises:
         BNConsistencyError: nothing moves in training mode, frozen layers are in the way, or a
             statistic of the data is NaN or infinite.
     """
-    if case.data is None:
+    if context.data is None:
         raise DataError("recalibrate needs data and got none; give training data")
-    subject = case.subject
+    subject = context.subject
     with preserve_state(subject), door.get().progress.of("recalibrate"):
         if frozen:
             for layer in subject.layers():
                 subject.unfreeze(layer)
-        known = estimated(case, case.data)
+        known = estimated(context, context.data)
         tracked, values = known.tracked, known.estimate.population
-        blocked = [] if frozen else _frozen(case)
+        blocked = [] if frozen else _frozen(context)
     if not tracked:
         raise _nothing_moves(subject, blocked)
     for t, value in zip(tracked, values, strict=True):
@@ -65,9 +65,9 @@ def _nothing_moves(subject: Subject, blocked: list[str]) -> BNConsistencyError:
     )
 
 
-def _frozen(case: Case) -> list[str]:
+def _frozen(context: CheckContext) -> list[str]:
     """Layers that hold statistics and that a flag keeps from moving."""
-    subject = case.subject
+    subject = context.subject
     return [
         subject.path(layer)
         for layer in subject.layers()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_bnconsistency.checks.budget import diagnosing
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.ignored import without_ignored
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.errors import OptionError
@@ -33,24 +33,24 @@ class Check:
     needs: str
     helps: str
 
-    def run(self, case: Case) -> CheckResult:
+    def run(self, context: CheckContext) -> CheckResult:
         """The result, with what the check ran on and what it took."""
         begun = time.perf_counter()
         with counted() as traces:
-            result = without_ignored(self.decide(case), case.settings.ignore)
+            result = without_ignored(self.decide(context), context.settings.ignore)
         run = Run(
-            model=case.subject.name,
-            settings=_sourced(case.settings),
+            model=context.subject.name,
+            settings=_sourced(context.settings),
             seconds=time.perf_counter() - begun,
             traces=traces(),
         )
         return dataclasses.replace(result, run=run)
 
-    def decide(self, case: Case) -> CheckResult:
+    def decide(self, context: CheckContext) -> CheckResult:
         module = importlib.import_module(f"pytest_bnconsistency.checks.{self.name}.check")
-        seconds = case.settings.diagnosis_seconds
+        seconds = context.settings.diagnosis_seconds
         with _heap_at_rest(), door.get().progress.of(self.name), diagnosing(seconds):
-            result: CheckResult = module.check(case)
+            result: CheckResult = module.check(context)
         return result
 
 

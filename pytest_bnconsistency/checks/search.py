@@ -24,7 +24,7 @@ import numpy as np
 from pytest_bnconsistency import libraries
 from pytest_bnconsistency.checks import entry_points
 from pytest_bnconsistency.checks.budget import Tries
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Nest, flatten, rebuild, rows_of
 from pytest_bnconsistency.data.generation import Source, specs_like
@@ -61,7 +61,7 @@ class Oracle(Protocol):
     the largest number of rows to try.
     """
 
-    case: Case
+    context: CheckContext
     source: Source
     breaks: frozenset[str]
     among_others: frozenset[str]
@@ -72,22 +72,22 @@ class Oracle(Protocol):
     def violation(self, recipe: Recipe) -> Violation | None: ...
 
 
-def passes_of(case: Case, x: Nest, row_by_row: Collection[int] = ()) -> dict[str, Pass]:
+def passes_of(context: CheckContext, x: Nest, row_by_row: Collection[int] = ()) -> dict[str, Pass]:
     """The traced passes of inference that differ, by the calls that users write."""
-    same = not row_by_row and entry_points.same_in_every_layer(case, x)
-    calls = list(entry_points.calls_of(case).items())
+    same = not row_by_row and entry_points.same_in_every_layer(context, x)
+    calls = list(entry_points.calls_of(context).items())
     return {
-        name: observed(case, x, mode, row_by_row) for name, mode in calls[: 1 if same else None]
+        name: observed(context, x, mode, row_by_row) for name, mode in calls[: 1 if same else None]
     }
 
 
-def source_of(case: Case, x: Nest) -> Source:
+def source_of(context: CheckContext, x: Nest) -> Source:
     """What examples are made with: the given rows, or inputs of the shapes that `x` has."""
-    if case.data is not None:
-        return Source(specs_like(case.data.x), case.data.x)
+    if context.data is not None:
+        return Source(specs_like(context.data.x), context.data.x)
     specs = [
         replace(spec, shape=leaf.shape[1:])
-        for spec, leaf in zip(flatten(case.specs()), flatten(x), strict=True)
+        for spec, leaf in zip(flatten(context.specs()), flatten(x), strict=True)
     ]
     return Source(rebuild(x, specs))
 
@@ -99,31 +99,31 @@ def generic_row(source: Source) -> Row:
 
 def judged(
     check: str,
-    case: Case,
+    context: CheckContext,
     x: Nest,
     decide: Callable[[], CheckResult],
-    kind: Callable[[Case, Nest, CheckResult | None], Oracle],
+    kind: Callable[[CheckContext, Nest, CheckResult | None], Oracle],
 ) -> CheckResult:
     """The result of `decide`, and of batches for which an oracle of a `kind` must hold."""
-    if case.settings.replay is not None:
-        return _replayed(check, case, kind(case, x, None))
-    count = _wanted(case)
+    if context.settings.replay is not None:
+        return _replayed(check, context, kind(context, x, None))
+    count = _wanted(context)
     result = decide()
     if not count:
-        by_default = case.data is None and case.settings.examples is None
+        by_default = context.data is None and context.settings.examples is None
         missing = by_default and not libraries.has("hypothesis")
         return replace(result, notes=(*result.notes, UNTRIED)) if missing else result
-    oracle = kind(case, x, result)
+    oracle = kind(context, x, result)
     if oracle.random:
         return result
     # What fails is there to be found, if a pass can see it.
-    broken = {f.rule for f in result.findings if not _only_in_methods(case, f)}
+    broken = {f.rule for f in result.findings if not _only_in_methods(context, f)}
     shows = not broken.isdisjoint(oracle.breaks)
     search = Search(check, oracle)
     found = search.of_failure(max(count, FAILING), broken) if shows else search.run(count)
     result = replace(result, evidence={**result.evidence, "examples": search.evidence()})
     if found is not None:
-        return _with_violation(result, found, check, case, oracle)
+        return _with_violation(result, found, check, context, oracle)
     tried = sum(search.sizes.values())
     if result.verdict is not Verdict.PASSED or not tried:
         return result
@@ -132,16 +132,16 @@ def judged(
 
 
 def _with_violation(
-    result: CheckResult, found: Violation, check: str, case: Case, oracle: Oracle
+    result: CheckResult, found: Violation, check: str, context: CheckContext, oracle: Oracle
 ) -> CheckResult:
     """The result with the batch beside the finding that it shows, or with a finding of its own."""
     ids = {rule.id for rule in found.rules}
     for index, finding in enumerate(result.findings):
         if finding.rule in ids:
-            same = _with_batch(check, case, oracle, found.recipe, finding)
+            same = _with_batch(check, context, oracle, found.recipe, finding)
             findings = (*result.findings[:index], same, *result.findings[index + 1 :])
             return replace(result, findings=findings)
-    shown = _with_batch(check, case, oracle, found.recipe, found.explained())
+    shown = _with_batch(check, context, oracle, found.recipe, found.explained())
     return replace(
         result,
         verdict=Verdict.FAILED,
@@ -151,19 +151,19 @@ def _with_violation(
     )
 
 
-def _only_in_methods(case: Case, finding: Finding) -> bool:
+def _only_in_methods(context: CheckContext, finding: Finding) -> bool:
     """Whether only methods such as `predict` fail, which no traced pass runs."""
     fails = set(finding.evidence.get("fails", ()))
-    return bool(fails) and fails.issubset(entry_points.methods_of(case))
+    return bool(fails) and fails.issubset(entry_points.methods_of(context))
 
 
-def _wanted(case: Case) -> int:
+def _wanted(context: CheckContext) -> int:
     """How many batches to try: as the user says, or few where no rows were given."""
-    if case.fixed_rows is not None:
+    if context.fixed_rows is not None:
         return 0  # batches of other sizes are refused
-    chosen = case.settings.examples
+    chosen = context.settings.examples
     if chosen is None:
-        chosen = BY_DEFAULT if case.data is None and libraries.has("hypothesis") else 0
+        chosen = BY_DEFAULT if context.data is None and libraries.has("hypothesis") else 0
     if chosen:
         libraries.needs_hypothesis("the search for batches that fail (option examples)")
         from hypothesis import currently_in_test_context
@@ -173,26 +173,26 @@ def _wanted(case: Case) -> int:
     return 0
 
 
-def _replayed(check: str, case: Case, oracle: Oracle) -> CheckResult:
-    recipe = Recipe.parse(case.settings.replay or "")
+def _replayed(check: str, context: CheckContext, oracle: Oracle) -> CheckResult:
+    recipe = Recipe.parse(context.settings.replay or "")
     found = oracle.violation(recipe)
     if found is None:
         summary = f"the property holds for the batch {str(recipe)!r}, the only one that was run"
         return CheckResult(check=check, verdict=Verdict.PASSED, summary=summary)
-    finding = _with_batch(check, case, oracle, found.recipe, found.explained())
+    finding = _with_batch(check, context, oracle, found.recipe, found.explained())
     return CheckResult(check=check, verdict=Verdict.FAILED, findings=(finding,))
 
 
 def _with_batch(
-    check: str, case: Case, oracle: Oracle, recipe: Recipe, finding: Finding
+    check: str, context: CheckContext, oracle: Oracle, recipe: Recipe, finding: Finding
 ) -> Finding:
     """The finding with a batch as words and as code; the arrays are saved on request."""
     words = str(recipe)
-    data = ", data=x" if case.data is not None and recipe.uses_data else ""
+    data = ", data=x" if context.data is not None and recipe.uses_data else ""
     code = f"x = strategies.from_recipe(model, {words!r}{data})"
-    if case.settings.save_batches is not None:
+    if context.settings.save_batches is not None:
         name = f"{check}-{finding.rule}-{zlib.crc32(words.encode()):08x}.npz"
-        path = Path(case.settings.save_batches) / name
+        path = Path(context.settings.save_batches) / name
         x = oracle.source.expand(recipe)
         leaves = x.items() if isinstance(x, dict) else enumerate(flatten(x))
         several = isinstance(x, dict) or len(flatten(x)) > 1
@@ -258,7 +258,7 @@ class Search:
             return None
         seed: Any = core.global_force_seed
         # The profile's database counts.
-        asked = self.oracle.case.settings.examples is not None
+        asked = self.oracle.context.settings.examples is not None
         settings = hypothesis.settings(
             max_examples=count,
             database=hypothesis.settings().database if asked else None,
@@ -267,7 +267,7 @@ class Search:
             verbosity=hypothesis.Verbosity.quiet,
             suppress_health_check=list(hypothesis.HealthCheck),
         )
-        case = self.oracle.case
+        context = self.oracle.context
         inputs = [(spec.shape, spec.dtype) for spec in flatten(self.oracle.source.specs)]
         try:
             with contextlib.nullcontext() if asked else _without_a_folder():
@@ -275,8 +275,8 @@ class Search:
                     self._recipes(),
                     self._fails,
                     settings=settings,
-                    random=Random(case.settings.seed if seed is None else seed),
-                    database_key=f"{self.check} {case.subject.name} {inputs}".encode(),
+                    random=Random(context.settings.seed if seed is None else seed),
+                    database_key=f"{self.check} {context.subject.name} {inputs}".encode(),
                 )
         except errors.NoSuchExample:
             return None

@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pytest_bnconsistency.checks import check_context as case
-from pytest_bnconsistency.checks import registry
+from pytest_bnconsistency.checks import check_context, registry
 from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 
@@ -35,8 +34,8 @@ class FakeCheck(registry.Check):
     def __init__(self, name):
         super().__init__(name, "what the fake model says", needs="model", helps="")
 
-    def decide(self, case):
-        verdict = Verdict(case.subject.model.verdicts.get(self.name, "passed"))
+    def decide(self, context):
+        verdict = Verdict(context.subject.model.verdicts.get(self.name, "passed"))
         finding = Finding(
             rule="BN101",
             slug="fake-leak",
@@ -46,10 +45,10 @@ class FakeCheck(registry.Check):
             cause_tested=True,
             remedy="none",
         )
-        evidence = dataclasses.asdict(case.settings) | {"number": np.float32(0.5)}
-        if case.data is not None:
-            evidence["x"], evidence["y"] = case.data.x, case.data.y
-            evidence["sample_weight"] = case.data.sample_weight
+        evidence = dataclasses.asdict(context.settings) | {"number": np.float32(0.5)}
+        if context.data is not None:
+            evidence["x"], evidence["y"] = context.data.x, context.data.y
+            evidence["sample_weight"] = context.data.sample_weight
         return CheckResult(
             check=self.name,
             verdict=verdict,
@@ -64,7 +63,7 @@ def pytest_configure(config):
     patch = pytest.MonkeyPatch()
     config.add_cleanup(patch.undo)
     names = ("batch_invariance", "train_eval_agreement", "frozen_stability")
-    patch.setattr(case, "subject_of", FakeSubject)
+    patch.setattr(check_context, "subject_of", FakeSubject)
     patch.setattr(registry, "CHECKS", {name: FakeCheck(name) for name in names})
 
 

@@ -165,7 +165,7 @@ def test_without_pytest_a_skip_is_a_result(project):
     project.makepyfile(
         script="""
         import conftest, pytest_bnconsistency
-        conftest.case.subject_of = conftest.FakeSubject
+        conftest.check_context.subject_of = conftest.FakeSubject
         conftest.registry.CHECKS["batch_invariance"] = conftest.FakeCheck("batch_invariance")
         model = conftest.FakeModel(batch_invariance="not applicable")
         said = pytest_bnconsistency.assert_batch_invariance(model, not_applicable="skip")

@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 from pytest_bnconsistency import check_consistency, recalibrate
-from pytest_bnconsistency.assertions import case
+from pytest_bnconsistency.assertions import check_context
 from pytest_bnconsistency.checks.batch_invariance import localise
 from pytest_bnconsistency.checks.batch_invariance.kept_rows import compare_kept_rows
 from pytest_bnconsistency.checks.traced_passes import observed
@@ -87,7 +87,7 @@ def test_no_miss(name: str) -> None:
     leaks = inject(model)
     passed = check_consistency(model, x, checks=["batch_invariance"]).results[0]
     # The shares are variables: one trace serves them all.
-    given = case(model, x, None, {})
+    given = check_context(model, x, None, {})
     seen = observed(given, x, False)
     watched = localise.with_inputs(seen, x)
     reported = max(passed.evidence["resolution"].values())

@@ -22,7 +22,7 @@ from pytest_bnconsistency.checks.batch_invariance.summary import (
     inconclusive,
     patched,
 )
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.errors import OptionError
@@ -34,22 +34,22 @@ from pytest_bnconsistency.results import CheckResult, Verdict
 NAME = "batch_invariance"
 
 
-def check(case: Case) -> CheckResult:
-    reason = case.settings.transductive
+def check(context: CheckContext) -> CheckResult:
+    reason = context.settings.transductive
     if isinstance(reason, str):
         summary = f"the model is declared transductive: {reason}"
         return CheckResult(
             check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=summary, waived=True
         )
-    if refusal := only_size(case.subject):
+    if refusal := only_size(context.subject):
         return CheckResult(check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=refusal)
-    x = case.sample()
-    with preserve_state(case.subject):
+    x = context.sample()
+    with preserve_state(context.subject):
         if not reason:
-            return searched(case, x, lambda: _decide(case, x))
-        declared = _declared(case, x, reason)
+            return searched(context, x, lambda: _decide(context, x))
+        declared = _declared(context, x, reason)
         row_by_row = [id(call.layer) for call in declared]
-        result = searched(case, x, lambda: _decide(case, x, row_by_row), row_by_row)
+        result = searched(context, x, lambda: _decide(context, x, row_by_row), row_by_row)
     if result.verdict is not Verdict.PASSED:
         return result
     reasons = "; ".join(f"{call.path}: {why}" for call, why in declared.items())
@@ -57,9 +57,9 @@ def check(case: Case) -> CheckResult:
     return replace(result, verdict=Verdict.NOT_APPLICABLE, summary=summary, waived=True)
 
 
-def _declared(case: Case, x: Nest, reasons: Mapping[str, str]) -> dict[Call, str]:
+def _declared(context: CheckContext, x: Nest, reasons: Mapping[str, str]) -> dict[Call, str]:
     """The layers that are declared transductive, and why."""
-    calls = observed(case, x, False).calls
+    calls = observed(context, x, False).calls
     found = {}
     for pattern, reason in reasons.items():
         matching = [call for call in calls if fnmatch.fnmatchcase(call.path, pattern)]
@@ -73,16 +73,16 @@ def _declared(case: Case, x: Nest, reasons: Mapping[str, str]) -> dict[Call, str
     return found
 
 
-def _decide(case: Case, x: Nest, row_by_row: Collection[int] = ()) -> CheckResult:
-    compared = compare(case, x, row_by_row)
+def _decide(context: CheckContext, x: Nest, row_by_row: Collection[int] = ()) -> CheckResult:
+    compared = compare(context, x, row_by_row)
     findings = tuple(
-        explanation.findings(case.subject, x, [judged for _, judged in compared.groups])
+        explanation.findings(context.subject, x, [judged for _, judged in compared.groups])
     )
     if not findings and not row_by_row and not compared.random:
-        findings = tuple(compiled_sizes(case, x))
+        findings = tuple(compiled_sizes(context, x))
     further = Further()
     if not findings and compared.known:
-        further = pad_further(case, x, row_by_row)
+        further = pad_further(context, x, row_by_row)
         findings = tuple(further.findings)
     result = CheckResult(
         check=NAME,

@@ -16,7 +16,7 @@ from pytest_bnconsistency.checks.batch_invariance.variants import (
     compare_otherwise,
     compare_variants,
 )
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import WHOLE, Entry, measured_noise, rows_between
 from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.errors import RefusedError
@@ -30,7 +30,7 @@ from pytest_bnconsistency.words import counted, listed
 class Compared:
     """What was found of each entry point on the rows `x`, some layers `row_by_row`."""
 
-    case: Case
+    context: CheckContext
     x: Nest
     row_by_row: Collection[int]
     joint: Sequence[BatchVariant]
@@ -96,36 +96,38 @@ class Compared:
         return evidence
 
 
-def compare(case: Case, x: Nest, row_by_row: Collection[int]) -> Compared:
+def compare(context: CheckContext, x: Nest, row_by_row: Collection[int]) -> Compared:
     """Each entry point that computes something else, in other batches and in other sizes."""
-    joint, notes = joint_batch_variants(x, case.settings.seed), list[str]()
-    groups = _entry_points(case, x, row_by_row, notes)
-    noise = measured_noise(case, x, row_by_row)
+    joint, notes = joint_batch_variants(x, context.settings.seed), list[str]()
+    groups = _entry_points(context, x, row_by_row, notes)
+    noise = measured_noise(context, x, row_by_row)
     for entry, judged in groups:
-        _compare_entry(entry, judged, case, x, joint, noise_of(case, x, entry, row_by_row), notes)
+        _compare_entry(
+            entry, judged, context, x, joint, noise_of(context, x, entry, row_by_row), notes
+        )
     if not row_by_row:
-        groups += untraced(case, x, groups, noise)
+        groups += untraced(context, x, groups, noise)
     known = [judged for _, judged in groups if not judged.random]
     rowless = names_of([judged for judged in known if not judged.has_rows])
     if rowless and any(judged.has_rows for judged in known):
         notes.append(f"no output of {listed(rowless)} has the rows first: not judged")
-    return Compared(case, x, row_by_row, joint, groups, noise, notes)
+    return Compared(context, x, row_by_row, joint, groups, noise, notes)
 
 
 def _compare_entry(
     entry: Entry,
     judged: Judged,
-    case: Case,
+    context: CheckContext,
     x: Nest,
     joint: Sequence[BatchVariant],
     noise: Noise,
     notes: list[str],
 ) -> None:
-    compare_variants(entry, judged, case, x, joint, noise, notes)
+    compare_variants(entry, judged, context, x, joint, noise, notes)
     if not judged.differences and not judged.random:
         compare_sizes(entry, judged, x, noise)
         if judged.sizes:
-            compare_otherwise(entry, judged, case, x, noise, notes)
+            compare_otherwise(entry, judged, context, x, noise, notes)
     notes += _rows_first(entry, judged, x)
     if judged.observed is not None and judged.observed.stochastic_off:
         notes.append(f"layers that draw random numbers are held still in {entry.name}")
@@ -145,7 +147,7 @@ def _rows_first(entry: Entry, judged: Judged, x: Nest) -> list[str]:
 
 
 def _entry_points(
-    case: Case, x: Nest, row_by_row: Collection[int], notes: list[str]
+    context: CheckContext, x: Nest, row_by_row: Collection[int], notes: list[str]
 ) -> list[tuple[Entry, Judged]]:
     """The entry points that compute something else, each with the names that it stands for.
 
@@ -153,26 +155,26 @@ def _entry_points(
     row, computes the same: what holds for the one holds for the other. `predict` cannot run
     layers `row_by_row`.
     """
-    subject = case.subject
-    inference = entry_points.traced_entry(case, x, False, row_by_row)
+    subject = context.subject
+    inference = entry_points.traced_entry(context, x, False, row_by_row)
     judged = Judged([subject.call_text(False)], inference.observed)
     groups = [(inference, judged)]
     for name in itertools.islice(subject.entries(), 0 if row_by_row else 1):
-        production = entry_points.entry(case, x, name)
+        production = entry_points.entry(context, x, name)
         if refusal := _refusal(production, inference, x):
             notes.append(f"not judged: {refusal}")
-        elif _agree(case, production, inference, x):
+        elif _agree(context, production, inference, x):
             judged.names.insert(0, name)
         else:
-            again = functools.partial(entry_points.retraced, case, name=name)
+            again = functools.partial(entry_points.retraced, context, name=name)
             groups.insert(0, (production, Judged([name], retraced=again)))
     left_out = subject.call_text(None)
     if left_out == subject.call_text(False):
         return groups
-    if not row_by_row and entry_points.same_in_every_layer(case, x):
+    if not row_by_row and entry_points.same_in_every_layer(context, x):
         judged.names.insert(-1, left_out)
         return groups
-    default = entry_points.traced_entry(case, x, None, row_by_row)
+    default = entry_points.traced_entry(context, x, None, row_by_row)
     assert inference.observed is not None
     assert default.observed is not None
     if default.observed.same_computation(inference.observed):
@@ -192,13 +194,13 @@ def _refusal(production: Entry, inference: Entry, x: Nest) -> str:
     return ""
 
 
-def _agree(case: Case, mine: Entry, its: Entry, x: Nest) -> bool:
+def _agree(context: CheckContext, mine: Entry, its: Entry, x: Nest) -> bool:
     for batch, rows in ((WHOLE, x), rows_between(x, 0, 1)):
         try:
             both = its.run(batch, rows), mine.run(batch, rows)
         except Exception:
             return False  # what it refuses, it is judged on
-        moved = any(entry_points.moves_layers(case, x, seen) for seen in both)
+        moved = any(entry_points.moves_layers(context, x, seen) for seen in both)
         if moved or not same_outputs(*(seen.outputs for seen in both)):
             return False
     return True

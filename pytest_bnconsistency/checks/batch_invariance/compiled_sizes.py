@@ -11,7 +11,7 @@ import numpy as np
 from pytest_bnconsistency.checks import compiled_before as before
 from pytest_bnconsistency.checks.batch_invariance.output_noise import noise_of
 from pytest_bnconsistency.checks.budget import Tries
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.compiled_before import CompiledBefore, compiled_before
 from pytest_bnconsistency.checks.entry_points import Entry, entry, methods_of
 from pytest_bnconsistency.data.arrays import Array, Nest, map_nest, rows_of
@@ -21,18 +21,18 @@ from pytest_bnconsistency.measurement.rounding_noise import Moved, Noise
 from pytest_bnconsistency.results import Finding
 
 
-def compiled_sizes(case: Case, x: Nest) -> Iterator[Finding]:
+def compiled_sizes(context: CheckContext, x: Nest) -> Iterator[Finding]:
     """Numbers of rows for which `predict` gives other values than in a batch of one row more.
 
     Those are meant for which it was compiled before the check: a function for any number treats
     all batches alike.
     """
-    for compiled in compiled_before(case, x):
+    for compiled in compiled_before(context, x):
         if compiled.any_number or not compiled.as_checked:
             continue
-        predict = entry(case, x, methods_of(case)[0])
+        predict = entry(context, x, methods_of(context)[0])
         try:
-            noise = noise_of(case, x, predict)
+            noise = noise_of(context, x, predict)
             expected = _in_a_larger_batch(predict, compiled.rows)
             moved = _moved(noise, x, compiled.run(), expected)
         except RefusedError:
@@ -45,7 +45,7 @@ def compiled_sizes(case: Case, x: Nest) -> Iterator[Finding]:
                 f"predict was compiled before; noise explains {moved.bound:.3g}",
                 {"fails": [predict.name], "rows": count},
             )
-            if not _healed(case, compiled, unlike):
+            if not _healed(context, compiled, unlike):
                 untested = "not established; tried: predict compiled again"
                 finding = replace(finding, cause=untested, cause_tested=False, tested="")
             yield finding
@@ -70,13 +70,13 @@ def _moved(noise: Noise, x: Nest, outputs: list[Array], expected: list[Array]) -
 
 
 def _healed(
-    case: Case, compiled: CompiledBefore, unlike: Callable[[list[Array]], Moved | None]
+    context: CheckContext, compiled: CompiledBefore, unlike: Callable[[list[Array]], Moved | None]
 ) -> bool:
     """Whether the rows are as in a larger batch once the function is compiled again."""
     if not Tries().may("predict, compiled again"):
         return False
     try:
-        with preserve_state(case.subject), restored(compiled.may_change):
+        with preserve_state(context.subject), restored(compiled.may_change):
             return unlike(compiled.compiled_again()) is None
     except Exception:
         return False

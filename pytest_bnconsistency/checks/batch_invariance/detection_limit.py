@@ -12,7 +12,7 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
     compare_kept_rows,
     largest_move,
 )
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import rows_between, traced_entry
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, is_float, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError
@@ -31,7 +31,7 @@ TRIED_SHARES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def detection_limit(
-    case: Case, x: Nest, row_by_row: Collection[int], noise: Noise | None = None
+    context: CheckContext, x: Nest, row_by_row: Collection[int], noise: Noise | None = None
 ) -> Mapping[str, float | None]:
     """The smallest leak that is flagged at the input and inside, bit by bit or beyond `noise`.
 
@@ -40,27 +40,27 @@ def detection_limit(
     """
     seen: Mapping[str, float | None] = {}
     for first in range(min(FIRST, rows_of(x))):
-        seen = _into(case, x, row_by_row, first, noise)
+        seen = _into(context, x, row_by_row, first, noise)
         if any(share is not None for share in seen.values()):
             break
     return seen
 
 
 def _into(
-    case: Case, x: Nest, row_by_row: Collection[int], first: int, noise: Noise | None
+    context: CheckContext, x: Nest, row_by_row: Collection[int], first: int, noise: Noise | None
 ) -> Mapping[str, float | None]:
-    entry_point = traced_entry(case, x, False, row_by_row)
+    entry_point = traced_entry(context, x, False, row_by_row)
     traced = entry_point.observed
     assert traced is not None
     batch, rows = _unlike_rows(x, first)
     kept = np.zeros(1, int)
     alike = BatchVariant("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
-    changing = [e for e in batch_variants(rows, case.settings.seed) if 0 in e.kept]
+    changing = [e for e in batch_variants(rows, context.settings.seed) if 0 in e.kept]
     variant = next((e for e in changing if _tells(traced, e, rows)), alike)
     base, seen, known = (
         entry_point.run(batch, rows),
         dict[str, float | None](),
-        laid_out(case, traced),
+        laid_out(context, traced),
     )
     if any(is_float(leaf) for leaf in flatten(x)):
 

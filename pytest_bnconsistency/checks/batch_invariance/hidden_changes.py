@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import measured_noise
 from pytest_bnconsistency.data.arrays import Array, Nest, distance, is_float
 from pytest_bnconsistency.execution.activation_patching import of_kept_rows
@@ -22,14 +22,14 @@ TRIED = 16
 """Layers that are tried, one by one, at most."""
 
 
-def laid_out(case: Case, seen: Pass) -> set[int]:
+def laid_out(context: CheckContext, seen: Pass) -> set[int]:
     """The indices of the calls of which it is known that they lay rows out by the batch."""
-    known: set[int] = case.shared.setdefault(("laid out", id(seen)), set())
+    known: set[int] = context.shared.setdefault(("laid out", id(seen)), set())
     return known
 
 
 def hidden(
-    case: Case,
+    context: CheckContext,
     seen: Pass,
     x: Nest,
     variant: BatchVariant,
@@ -43,8 +43,8 @@ def hidden(
     it has where rows only get another length. Where the model `row_routing` rows, a call whose
     values move by no more than rounding is left out, too.
     """
-    known = laid_out(case, seen)
-    hiding: set[int] = case.shared.setdefault(("hiding", id(seen)), set())
+    known = laid_out(context, seen)
+    hiding: set[int] = context.shared.setdefault(("hiding", id(seen)), set())
     unknown = [place for place in places if place not in known]
     labels = {seen.calls[place].label for place in unknown[:TRIED]}
     if not labels:
@@ -62,7 +62,7 @@ def hidden(
         if row_routing and not any(map(differ, mine, changed)):
             return False
         before, moved = (outputs_with(seen, x, {label: patched}) for patched in (mine, changed))
-        return before is None or moved is None or not _answers(case, before, moved)
+        return before is None or moved is None or not _answers(context, before, moved)
 
     for place in unknown[:TRIED]:
         if is_hidden(seen.calls[place].label):
@@ -74,9 +74,9 @@ def hidden(
     return tuple(place for place in places if place not in known)
 
 
-def _answers(case: Case, before: list[Array], moved: list[Array]) -> bool:
+def _answers(context: CheckContext, before: list[Array], moved: list[Array]) -> bool:
     """Whether some output moves by more than noise."""
-    floors = measured_noise(case, case.sample()).floors
+    floors = measured_noise(context, context.sample()).floors
     return any(
         distance(a, b).max(initial=0.0) > floor.bound if is_float(a) else not same_bits(a, b)
         for a, b, floor in zip(before, moved, floors, strict=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pytest_bnconsistency.checks.batch_invariance import explain_padding as diagnosis
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Instrument, Pass
@@ -54,16 +54,16 @@ class Further:
         return f"; more padding moves none by more than {margin:.2f} of the noise bound"
 
 
-def pad_further(case: Case, x: Nest, row_by_row: Collection[int]) -> Further:
+def pad_further(context: CheckContext, x: Nest, row_by_row: Collection[int]) -> Further:
     """Pads each group of sequences further, on the side on which the rows have their padding.
 
     Where none has any, a row must keep its results on one side at least.
     """
-    seen, found = observed(case, x, False, row_by_row), Further()
-    specs = case.subject.inputs()
+    seen, found = observed(context, x, False, row_by_row), Further()
+    specs = context.subject.inputs()
     for places in inputs_of_one_length(x, specs):
         try:
-            sequences = _sequences(case, seen, x, places)
+            sequences = _sequences(context, seen, x, places)
         except Exception as error:
             found.notes.append(f"padding was not tried: {_refused(error)}")
             continue
@@ -79,12 +79,14 @@ def pad_further(case: Case, x: Nest, row_by_row: Collection[int]) -> Further:
     return found
 
 
-def _sequences(case: Case, seen: Pass, x: Nest, places: tuple[int, ...]) -> Sequences | None:
-    if case.settings.padding is not None:
-        found: Sequences | None = by_value(x, places, case.settings.padding)
+def _sequences(
+    context: CheckContext, seen: Pass, x: Nest, places: tuple[int, ...]
+) -> Sequences | None:
+    if context.settings.padding is not None:
+        found: Sequences | None = by_value(x, places, context.settings.padding)
     else:
         found = by_mask_input(x, places) or by_own_mask(seen, x, places)
-    if found is None or case.data is not None:
+    if found is None or context.data is not None:
         return found
     return found.anywhere()  # how rows are padded in use is not known from generated ones
 

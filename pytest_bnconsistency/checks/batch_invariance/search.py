@@ -14,7 +14,7 @@ from pytest_bnconsistency.checks.batch_invariance import localise
 from pytest_bnconsistency.checks.batch_invariance.explain import Judged
 from pytest_bnconsistency.checks.batch_invariance.hidden_changes import hidden, laid_out
 from pytest_bnconsistency.checks.batch_invariance.kept_rows import beyond_noise, compare_kept_rows
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.search import Violation, generic_row, passes_of, source_of
 from pytest_bnconsistency.data.arrays import Nest, rows_of
 from pytest_bnconsistency.data.recipes import Recipe, Row
@@ -32,14 +32,17 @@ SIZED = (rules.SIZE_MATTERS, rules.BATCH_AXIS_LOST)
 
 
 def searched(
-    case: Case, x: Nest, decide: Callable[[], CheckResult], row_by_row: Collection[int] = ()
+    context: CheckContext,
+    x: Nest,
+    decide: Callable[[], CheckResult],
+    row_by_row: Collection[int] = (),
 ) -> CheckResult:
     """The result of `decide`, and of examples in which rows must not depend on their batch.
 
     Layers `row_by_row`, by identity, get one row at a time.
     """
     return search.judged(
-        "batch_invariance", case, x, decide, functools.partial(Rows, row_by_row=row_by_row)
+        "batch_invariance", context, x, decide, functools.partial(Rows, row_by_row=row_by_row)
     )
 
 
@@ -47,9 +50,13 @@ class Rows:
     """Rows must not depend on their other rows, nor on how many there are."""
 
     def __init__(
-        self, case: Case, x: Nest, result: CheckResult | None, row_by_row: Collection[int] = ()
+        self,
+        context: CheckContext,
+        x: Nest,
+        result: CheckResult | None,
+        row_by_row: Collection[int] = (),
     ) -> None:
-        self.case, self.source, self.base = case, source_of(case, x), rows_of(x)
+        self.context, self.source, self.base = context, source_of(context, x), rows_of(x)
         self.largest = 2 * self.base + 1
         self.among_others = frozenset(rule.id for rule in CROSS_ROW)
         self.breaks = self.among_others.union(rule.id for rule in SIZED)
@@ -60,7 +67,7 @@ class Rows:
         self._references: dict[tuple[str, int, Row], Observation | str] = {}
         broken = {finding.rule for finding in result.findings} if result else set()
         self._cross_row = any(rule.id in broken for rule in CROSS_ROW)
-        self._passes = passes_of(case, x, row_by_row)
+        self._passes = passes_of(context, x, row_by_row)
         self._stable: dict[str, frozenset[int]] = {}
         self._among: dict[str, set[int] | frozenset[int]] = {}
         for name, seen in list(self._passes.items()):
@@ -88,7 +95,7 @@ class Rows:
         """`judged` holds the evidence on the rows `x`, from which the batch differs."""
 
         def explained() -> Finding:
-            (finding,) = explanation.findings(self.case.subject, x, [judged])
+            (finding,) = explanation.findings(self.context.subject, x, [judged])
             return replace(finding, message=message)
 
         return Violation(recipe, broken, explained)
@@ -109,7 +116,7 @@ class Rows:
 
     def _judged(self, name: str) -> Judged:
         seen = self._passes[name]
-        return Judged([name], seen, stable=self._stable[name] - laid_out(self.case, seen))
+        return Judged([name], seen, stable=self._stable[name] - laid_out(self.context, seen))
 
     def _mixed(self, name: str, recipe: Recipe) -> Violation | None:
         reference = self._reference(name, recipe.count, recipe.rest)
@@ -135,7 +142,7 @@ class Rows:
         if row_routing and shown:
             shown = bool(beyond_noise(reference, other, variant, Noise(seen, x)))
         if not shown:
-            places = hidden(self.case, seen, x, variant, places, row_routing)
+            places = hidden(self.context, seen, x, variant, places, row_routing)
         if not places and not shown:
             return None
         moved, row = found.moved, found.row
@@ -155,9 +162,9 @@ class Rows:
     def _regroups_rows(self, name: str, x: Nest, variant: BatchVariant) -> bool:
         """Whether other numbers of rows meet in a pass: asked once, of a batch that differs."""
         key = "routes", id(self._passes[name])
-        if key not in self.case.shared:
-            self.case.shared[key] = localise.dynamic_routing(self._passes[name], x, [variant.x])
-        return bool(self.case.shared[key])
+        if key not in self.context.shared:
+            self.context.shared[key] = localise.dynamic_routing(self._passes[name], x, [variant.x])
+        return bool(self.context.shared[key])
 
     def _sized(self, name: str, recipe: Recipe) -> Violation | None:
         """What the size alone does, to rows that are all of the rest."""

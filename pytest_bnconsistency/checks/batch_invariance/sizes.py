@@ -8,7 +8,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks import entry_points
 from pytest_bnconsistency.checks.batch_invariance.explain import Judged
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import WHOLE, Entry, rows_between
 from pytest_bnconsistency.data.arrays import Array, Nest, rows_of
 from pytest_bnconsistency.errors import UnsupportedSubjectError
@@ -27,18 +27,18 @@ def compare_sizes(entry: Entry, judged: Judged, x: Nest, noise: Noise) -> None:
 
 
 def untraced(
-    case: Case, x: Nest, groups: Sequence[tuple[Entry, Judged]], noise: Noise
+    context: CheckContext, x: Nest, groups: Sequence[tuple[Entry, Judged]], noise: Noise
 ) -> list[tuple[Entry, Judged]]:
     """The call outside of a trace, if a single row or two fail there alone.
 
     Code that asks for the number of rows finds none in a trace for any number.
     """
-    name, calls = case.subject.call_text(False), entry_points.calls_of(case)
+    name, calls = context.subject.call_text(False), entry_points.calls_of(context)
     traced, judged = next(group for group in groups if name in group[1].names)
     seen = traced.observed
     if seen is None or not seen.deterministic or judged.fails or judged.random:
         return []
-    called, eager = entry_points.entry(case, x, name), Judged([], seen, untraced=True)
+    called, eager = entry_points.entry(context, x, name), Judged([], seen, untraced=True)
     whole = _outputs(called, eager, x, 0, rows_of(x))
     if whole is not None:
         for size in (1, 2):

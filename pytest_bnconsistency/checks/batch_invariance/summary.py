@@ -65,10 +65,12 @@ def inconclusive(compared: Compared, further: Further) -> Unseen | None:
 
 def detection_limits(compared: Compared) -> Mapping[str, float]:
     """The smallest leak that would have been seen, for each place where one would have been."""
-    case, x, row_by_row = compared.case, compared.x, compared.row_by_row
-    seen = detection_limit(case, x, row_by_row, compared.noise if compared.row_routing else None)
+    context, x, row_by_row = compared.context, compared.x, compared.row_by_row
+    seen = detection_limit(
+        context, x, row_by_row, compared.noise if compared.row_routing else None
+    )
     if compared.row_routing and all(share is None for share in seen.values()):
-        seen = detection_limit(case, x, row_by_row)  # no output shows it: hidden bits may
+        seen = detection_limit(context, x, row_by_row)  # no output shows it: hidden bits may
     return {place: share for place, share in seen.items() if share is not None}
 
 

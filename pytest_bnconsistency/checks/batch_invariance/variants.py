@@ -15,7 +15,7 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
     beyond_noise,
     compare_kept_rows,
 )
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import WHOLE, Entry
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Nest
@@ -34,7 +34,7 @@ from pytest_bnconsistency.words import first_line
 def compare_variants(
     entry: Entry,
     judged: Judged,
-    case: Case,
+    context: CheckContext,
     x: Nest,
     joint: Sequence[BatchVariant],
     noise: Noise,
@@ -46,24 +46,24 @@ def compare_variants(
         return
     seen = _differences(entry, base, joint, noise, [])
     if all(found == "same" for found in seen):
-        if observed(case, x, False).draws:
+        if observed(context, x, False).draws:
             # Each batch begins with the same state, so that the same numbers are drawn.
-            _look_for_randomness(entry, judged, case, x, notes)
+            _look_for_randomness(entry, judged, context, x, notes)
         return
-    _look_for_randomness(entry, judged, case, x, notes)
+    _look_for_randomness(entry, judged, context, x, notes)
     # One by one, the changes tell what it is that rows depend on.
-    singly = _differences(entry, base, batch_variants(x, case.settings.seed), noise, notes)
+    singly = _differences(entry, base, batch_variants(x, context.settings.seed), noise, notes)
     changing = [found for found in singly if isinstance(found, Difference)]
     changing = changing or [found for found in seen if isinstance(found, Difference)]
     if judged.observed is not None and _dynamic_routing(
-        case, entry, judged.observed, x, changing, joint, noise
+        context, entry, judged.observed, x, changing, joint, noise
     ):
         judged.row_routing = True
         notes.append(
             f"parts of {entry.name} get other numbers of rows if the other rows change: its "
             "outputs are compared within the noise bound"
         )
-    counted = [_counting(case, found, entry, judged, x, noise) for found in changing]
+    counted = [_counting(context, found, entry, judged, x, noise) for found in changing]
     judged.differences = [found for found in counted if found is not None]
 
 
@@ -85,7 +85,7 @@ def _other_widths(entry: Entry, base: Observation, joint: Sequence[BatchVariant]
 
 
 def _dynamic_routing(
-    case: Case,
+    context: CheckContext,
     entry: Entry,
     seen: Pass,
     x: Nest,
@@ -101,7 +101,7 @@ def _dynamic_routing(
         not any(_moves_farther(entry, base, found, noise) for found in changing)
         and localise.dynamic_routing(seen, x, [variant.x for variant in joint])
     )
-    case.shared["routes", id(seen)] = dynamic_routing
+    context.shared["routes", id(seen)] = dynamic_routing
     if row_routing or not dynamic_routing:
         return dynamic_routing
     return not any(_moves_outputs(entry, base, found, noise) for found in changing)
@@ -127,7 +127,7 @@ def _regroups_rows(entry: Entry, base: Observation, joint: Sequence[BatchVariant
 
 
 def compare_otherwise(
-    entry: Entry, judged: Judged, case: Case, x: Nest, noise: Noise, notes: list[str]
+    entry: Entry, judged: Judged, context: CheckContext, x: Nest, noise: Noise, notes: list[str]
 ) -> None:
     """Whether rows depend on other rows or places, where they seem to on the batch's size.
 
@@ -139,22 +139,22 @@ def compare_otherwise(
         found = _difference(entry, base, variant, noise, notes)
         if not isinstance(found, Difference):
             continue
-        _look_for_randomness(entry, judged, case, x, notes)
-        counted = None if judged.random else _counting(case, found, entry, judged, x, noise)
+        _look_for_randomness(entry, judged, context, x, notes)
+        counted = None if judged.random else _counting(context, found, entry, judged, x, noise)
         if counted is not None or judged.random:
             judged.differences, judged.sizes = [] if counted is None else [counted], []
             return
 
 
 def _look_for_randomness(
-    entry: Entry, judged: Judged, case: Case, x: Nest, notes: list[str]
+    entry: Entry, judged: Judged, context: CheckContext, x: Nest, notes: list[str]
 ) -> None:
-    first, second = entry.twice(WHOLE, x, entry_points.state_of_layers(case, x, entry))
-    judged.random = entry_points.is_random(case, x, entry) or not same_outputs(
+    first, second = entry.twice(WHOLE, x, entry_points.state_of_layers(context, x, entry))
+    judged.random = entry_points.is_random(context, x, entry) or not same_outputs(
         first.outputs, second.outputs
     )
     judged.stable = repeating(first, second)
-    for other in (drawn := entry_points.drawn_otherwise(case, x, entry))[1:]:
+    for other in (drawn := entry_points.drawn_otherwise(context, x, entry))[1:]:
         judged.stable &= repeating(drawn[0], other)
     if judged.random:
         notes.append(
@@ -220,7 +220,7 @@ def _moves_farther(entry: Entry, base: Observation, found: Difference, noise: No
 
 
 def _counting(
-    case: Case, found: Difference, entry: Entry, judged: Judged, x: Nest, noise: Noise
+    context: CheckContext, found: Difference, entry: Entry, judged: Judged, x: Nest, noise: Noise
 ) -> Difference | None:
     """The part of a difference that is a dependence on the batch, if there is any."""
     # Kernels of its own may compute a row's place in another way; and where other numbers of rows
@@ -234,6 +234,6 @@ def _counting(
     places = tuple(place for place in found.places if place in among)
     moved = 0.0 if judged.random else found.moved
     if not found.moved:
-        places = hidden(case, judged.observed, x, found.variant, places, judged.row_routing)
-        judged.stable -= laid_out(case, judged.observed)
+        places = hidden(context, judged.observed, x, found.variant, places, judged.row_routing)
+        judged.stable -= laid_out(context, judged.observed)
     return replace(found, places=places, moved=moved) if moved or places else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability import explain, warnings
 from pytest_bnconsistency.checks.frozen_stability.declared import Declarations, not_frozen
 from pytest_bnconsistency.checks.frozen_stability.measure import (
@@ -28,41 +28,43 @@ from pytest_bnconsistency.words import counted
 NAME = "frozen_stability"
 
 
-def check(case: Case) -> CheckResult:
-    if case.asked:
-        _must_be_possible(case)
-    if refusal := _refused(case):
+def check(context: CheckContext) -> CheckResult:
+    if context.asked:
+        _must_be_possible(context)
+    if refusal := _refused(context):
         return CheckResult(check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=refusal)
-    rows = case.rows(min(case.settings.batch_size, case.data.rows if case.data else 8))
-    with preserve_state(case.subject, case.train_step) as state:
-        return _decide(case, rows, state)
+    rows = context.rows(min(context.settings.batch_size, context.data.rows if context.data else 8))
+    with preserve_state(context.subject, context.train_step) as state:
+        return _decide(context, rows, state)
 
 
-def _must_be_possible(case: Case) -> None:
-    if case.data is None:
-        if case.train_step is not None:
+def _must_be_possible(context: CheckContext) -> None:
+    if context.data is None:
+        if context.train_step is not None:
             raise DataError("frozen_stability has a train_step but no data; give x and y")
         return
-    scored = case.subject.compiled and case.train_step is None and case.subject.needs_targets
-    if case.data.y is None and scored:
+    scored = (
+        context.subject.compiled and context.train_step is None and context.subject.needs_targets
+    )
+    if context.data.y is None and scored:
         raise DataError(
             "frozen_stability runs real training steps of the compiled model, and y is missing; "
             "give targets as y"
         )
 
 
-def _refused(case: Case) -> str:
+def _refused(context: CheckContext) -> str:
     """Why it can't be applied to the model, "" if it can."""
-    if case.subject.modeless and case.train_step is None:
-        return case.subject.modeless
-    trains = case.subject.compiled or case.train_step is not None
-    two_shapes = trains or case.data is None  # as steps run on two batch shapes
-    return only_size(case.subject) if two_shapes else ""
+    if context.subject.modeless and context.train_step is None:
+        return context.subject.modeless
+    trains = context.subject.compiled or context.train_step is not None
+    two_shapes = trains or context.data is None  # as steps run on two batch shapes
+    return only_size(context.subject) if two_shapes else ""
 
 
-def _decide(case: Case, x: Nest, state: Variables) -> CheckResult:
-    training = training_pass(case.subject, x)
-    declared = Declarations(case, training)
+def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:
+    training = training_pass(context.subject, x)
+    declared = Declarations(context, training)
     if not declared.frozen:
         found = len(declared.normalization_layers)
         free = f"; {counted(found, 'normalization layer')} trainable" if found else ""
@@ -75,8 +77,8 @@ def _decide(case: Case, x: Nest, state: Variables) -> CheckResult:
     watched = [v for f in declared.frozen for v in f.variables]
     watched += [v for n in declared.normalization_layers for v in (*n.statistics, *n.weights)]
     state.add(watched)
-    m, ran = measured(case, x, training, declared.frozen, watched)
-    start = start_of(case, training, m)
+    m, ran = measured(context, x, training, declared.frozen, watched)
+    start = start_of(context, training, m)
     m = with_table(m, start)
     findings = explain.explain(m)
     status = warnings.status_of(declared.normalization_layers, m, findings)
@@ -90,8 +92,8 @@ def _decide(case: Case, x: Nest, state: Variables) -> CheckResult:
     )
     if findings:
         return result
-    free_layers = not_frozen(case.subject, training, declared.frozen).values()
-    if not ran.trained and any(map(case.subject.trainable, free_layers)):
+    free_layers = not_frozen(context.subject, training, declared.frozen).values()
+    if not ran.trained and any(map(context.subject.trainable, free_layers)):
         return replace(
             result,
             verdict=Verdict.VACUOUS,

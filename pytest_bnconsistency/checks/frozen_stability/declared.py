@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability.explain import Frozen
 from pytest_bnconsistency.checks.frozen_stability.warnings import NormalizationLayer
 from pytest_bnconsistency.errors import DataError
@@ -18,9 +18,13 @@ from pytest_bnconsistency.models import Call, Subject
 class Declarations:
     """What the flags, the calls and the user's pattern declare of the layers of a pass."""
 
-    def __init__(self, case: Case, training: Pass) -> None:
-        self._subject, self._training, self._pattern = case.subject, training, case.settings.frozen
-        self._in_inference = {id(layer) for layer in case.subject.inference_calls()}
+    def __init__(self, context: CheckContext, training: Pass) -> None:
+        self._subject, self._training, self._pattern = (
+            context.subject,
+            training,
+            context.settings.frozen,
+        )
+        self._in_inference = {id(layer) for layer in context.subject.inference_calls()}
         self.frozen = self._frozen()
         self._check_pattern()
         self.normalization_layers = self._normalization_layers()

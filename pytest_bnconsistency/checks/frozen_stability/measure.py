@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability import fine_tuning
 from pytest_bnconsistency.checks.frozen_stability.explain import Frozen, Measured
 from pytest_bnconsistency.data.arrays import Nest
@@ -33,15 +33,19 @@ def training_pass(subject: Subject, x: Nest) -> Pass:
 
 
 def measured(
-    case: Case, x: Nest, training: Pass, frozen: Sequence[Frozen], watched: Sequence[Any]
+    context: CheckContext,
+    x: Nest,
+    training: Pass,
+    frozen: Sequence[Frozen],
+    watched: Sequence[Any],
 ) -> tuple[Measured, Ran]:
     """What a forward pass on shifted rows, and real steps, do to the variables `watched`."""
-    subject, settings, rows = case.subject, case.settings, shifted(x)
+    subject, settings, rows = context.subject, context.settings, shifted(x)
     seen = training.run(rows)
     gaps = mode_gaps(training.calls, seen.records)
     for layer in _drawing(training):
         gaps.pop(layer, None)  # dropout tells its modes apart, and that is no fault
-    steps = Steps(subject, case.data, case.train_step, settings.batch_size, settings.steps)
+    steps = Steps(subject, context.data, context.train_step, settings.batch_size, settings.steps)
     with flags_set([f.call.layer for f in frozen], subject.layers()) as flagged:
         ran = steps.run(watched)
     m = Measured(
@@ -71,13 +75,13 @@ def _drawing(training: Pass) -> set[int]:
     return random | holders
 
 
-def start_of(case: Case, training: Pass, m: Measured) -> fine_tuning.Start | None:
+def start_of(context: CheckContext, training: Pass, m: Measured) -> fine_tuning.Start | None:
     """Both modes on the user's own rows, where there are targets to score them by."""
-    if case.data is None or case.data.y is None or case.subject.modeless:
+    if context.data is None or context.data.y is None or context.subject.modeless:
         return None
     differing = [id(f.call.layer) for f in m.by_batch]
     return fine_tuning.start(
-        case.subject, case.data, case.settings.batch_size, training, differing
+        context.subject, context.data, context.settings.batch_size, training, differing
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.compiled_before import CompiledBefore, compiled_before
 from pytest_bnconsistency.checks.entry_points import (
     WHOLE,
@@ -99,18 +99,18 @@ class _Disagreement:
     how: str
 
 
-def agreement(case: Case, x: Nest, seen: Sequence[Seen]) -> Agreement:
+def agreement(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> Agreement:
     """`seen` are those that repeat themselves and move nothing."""
-    reference = _reference(case, x)
+    reference = _reference(context, x)
     if reference.observed is None and all(s.name != reference.name for s in seen):
         return Agreement()
     if not all_finite(reference.run(WHOLE, x).outputs):
         return Agreement()  # an overflow comes and goes with rounding
-    comparing = _Comparing(case, x, reference)
+    comparing = _Comparing(context, x, reference)
     found: dict[Cause, dict[str, str]] = {}
     for by_name in comparing.all(seen):
         found.setdefault(by_name.cause, {})[by_name.name] = by_name.how
-    compared, arrays = {s.name for s in seen}, next(iter(case.subject.entries()), "")
+    compared, arrays = {s.name for s in seen}, next(iter(context.subject.entries()), "")
     wrong, meant = list[Finding](), list[Finding]()
     for cause, names in found.items():
         alike = DATASET not in compared or (arrays in names) is (DATASET in names)
@@ -119,19 +119,19 @@ def agreement(case: Case, x: Nest, seen: Sequence[Seen]) -> Agreement:
     return Agreement(tuple(wrong), tuple(meant), comparing.noise_dominated)
 
 
-def _reference(case: Case, x: Nest) -> Entry:
+def _reference(context: CheckContext, x: Nest) -> Entry:
     """Inference in a trace; outside of one where the trace holds layers still that draw."""
-    traced = traced_entry(case, x, False)
+    traced = traced_entry(context, x, False)
     if traced.observed is None or traced.observed.draws:
-        return entry(case, x, case.subject.call_text(False))
+        return entry(context, x, context.subject.call_text(False))
     return traced
 
 
 class _Comparing:
     """Compares entry points with one of them, the `reference`, on the rows `x`."""
 
-    def __init__(self, case: Case, x: Nest, reference: Entry) -> None:
-        self.case, self.x, self.reference = case, x, reference
+    def __init__(self, context: CheckContext, x: Nest, reference: Entry) -> None:
+        self.context, self.x, self.reference = context, x, reference
         seen = reference.observed
         self._traced = seen if seen is not None and seen.is_traced else None
         self._made: list[_Unlike] = []
@@ -144,7 +144,7 @@ class _Comparing:
         for other in seen:
             if other.name not in (EVALUATE, self.reference.name):
                 yield from self._entry(other)
-        for compiled in compiled_before(self.case, self.x):
+        for compiled in compiled_before(self.context, self.x):
             yield from self._compiled(compiled)
 
     def _unlike(self, noise: Noise, rows: Nest, expected: list[Array]) -> _Unlike:
@@ -152,32 +152,35 @@ class _Comparing:
         return self._made[-1]
 
     def _entry(self, other: Seen) -> Iterator[_Disagreement]:
-        case, x, calls = self.case, self.x, calls_of(self.case)
+        context, x, calls = self.context, self.x, calls_of(self.context)
         expected = (
-            _in_batches(case, self.reference, x)
+            _in_batches(context, self.reference, x)
             if other.name == DATASET
             else self.reference.run(WHOLE, x).outputs
         )
-        unlike = self._unlike(measured_noise(case, x), x, expected)
+        unlike = self._unlike(measured_noise(context, x), x, expected)
         if how := other.raised or unlike(other.outputs):
             called = Called(x, calls[other.name]) if self._traced and other.name in calls else None
-            runner = runner_of(case, x, other.name)
-            cause = explain.disagreement_cause(case.subject, runner, unlike, called)
+            runner = runner_of(context, x, other.name)
+            cause = explain.disagreement_cause(context.subject, runner, unlike, called)
             yield _Disagreement(
                 other.name, explain.refusing(cause) if other.raised else cause, how
             )
-        elif self._traced and other.name == case.subject.call_text(False):
+        elif self._traced and other.name == context.subject.call_text(False):
             yield from self._after_another(other.name, self._traced)
 
     def _compiled(self, compiled: CompiledBefore) -> Iterator[_Disagreement]:
         """What `predict` was compiled for before the check."""
-        case, rows = self.case, compiled.rows
+        context, rows = self.context, compiled.rows
         try:
             if compiled.as_checked:
-                traced, noise = traced_entry(case, self.x, False), measured_noise(case, self.x)
+                traced, noise = (
+                    traced_entry(context, self.x, False),
+                    measured_noise(context, self.x),
+                )
                 expected = traced.run(f"rows as in {compiled.name}", rows).outputs
             else:
-                other = Pass(case.subject, rows, training=False)
+                other = Pass(context.subject, rows, training=False)
                 expected, noise = other.run(rows).outputs, Noise(other, rows)
             outputs = compiled.run()
         except RefusedError:
@@ -185,9 +188,9 @@ class _Comparing:
         unlike = self._unlike(noise, rows, expected)
         if all_finite(expected) and (how := unlike(outputs)):
             runner = Runner(
-                compiled.compiled_again, case.subject.own_inference(), compiled.may_change
+                compiled.compiled_again, context.subject.own_inference(), compiled.may_change
             )
-            cause = explain.disagreement_cause(case.subject, runner, unlike, None)
+            cause = explain.disagreement_cause(context.subject, runner, unlike, None)
             yield _Disagreement(compiled.name, cause, how)
 
     def _after_another(self, name: str, traced: Pass) -> Iterator[_Disagreement]:
@@ -196,14 +199,14 @@ class _Comparing:
         What code of the user's keeps from one call to the next, a cache or a carried state, mostly
         hangs on the shape: so both calls have as many rows.
         """
-        case, x, half = self.case, self.x, rows_of(self.x) // 2
-        layers = [*case.subject.layers(), *(call.layer for call in traced.calls)]
-        if case.fixed_rows is not None or all(map(is_of_library, layers)):
+        context, x, half = self.context, self.x, rows_of(self.x) // 2
+        layers = [*context.subject.layers(), *(call.layer for call in traced.calls)]
+        if context.fixed_rows is not None or all(map(is_of_library, layers)):
             return
-        called = entry(case, x, name)
+        called = entry(context, x, name)
         batch, others = rows_between(x, half, 2 * half)
         expected = self.reference.run(batch, others)
-        unlike = self._unlike(measured_noise(case, x), x, expected.outputs)
+        unlike = self._unlike(measured_noise(context, x), x, expected.outputs)
         try:
             called.call(first_rows(x, half), False)
             after = called.call(others, False)
@@ -219,8 +222,9 @@ class _Comparing:
             yield _Disagreement(name, cause, f"{how}, right after a call with other rows")
 
 
-def _in_batches(case: Case, entry_point: Entry, x: Nest) -> list[Array]:
+def _in_batches(context: CheckContext, entry_point: Entry, x: Nest) -> list[Array]:
     """What an entry point gives for batches as those of the data set, put together."""
     return [
-        np.concatenate(outputs) for outputs in zip(*batches_of(case, entry_point, x), strict=True)
+        np.concatenate(outputs)
+        for outputs in zip(*batches_of(context, entry_point, x), strict=True)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.inference_purity.agreement import Agreement, agreement
 from pytest_bnconsistency.checks.inference_purity.faults import not_repeatable, state_moves
 from pytest_bnconsistency.checks.inference_purity.runs import Runs, run_all
@@ -21,17 +21,17 @@ NOISE_DOMINATED_NOTE = (
 )
 
 
-def check(case: Case) -> CheckResult:
-    x = case.sample()
-    with preserve_state(case.subject):
-        return searched(case, x, lambda: _decide(case, x))
+def check(context: CheckContext) -> CheckResult:
+    x = context.sample()
+    with preserve_state(context.subject):
+        return searched(context, x, lambda: _decide(context, x))
 
 
-def _decide(case: Case, x: Nest) -> CheckResult:
-    runs = run_all(case, x)
-    agreeing = agreement(case, x, runs.steady)
-    random = not_repeatable(case, x, runs.seen)
-    findings = (*state_moves(case, x, runs), *random, *agreeing.wrong)
+def _decide(context: CheckContext, x: Nest) -> CheckResult:
+    runs = run_all(context, x)
+    agreeing = agreement(context, x, runs.steady)
+    random = not_repeatable(context, x, runs.seen)
+    findings = (*state_moves(context, x, runs), *random, *agreeing.wrong)
     # What does not repeat itself moves by more than rounding.
     noise_dominated = agreeing.noise_dominated and not random
     notes = (*runs.notes, NOISE_DOMINATED_NOTE) if noise_dominated else tuple(runs.notes)

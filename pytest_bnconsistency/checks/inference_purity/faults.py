@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import calls_of
 from pytest_bnconsistency.checks.inference_purity import explain
 from pytest_bnconsistency.checks.inference_purity.explain import Cause
@@ -14,13 +14,13 @@ from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.results import Finding
 
 
-def state_moves(case: Case, x: Nest, runs: Runs) -> list[Finding]:
+def state_moves(context: CheckContext, x: Nest, runs: Runs) -> list[Finding]:
     """A finding for each cause that has entry points move state."""
     unmoved = [s.name for s in runs.seen if not s.moved]
     found: dict[Cause, list[Seen]] = {}
-    for alike in _by_code(case, [s for s in runs.seen if s.moved]):
-        runner = runner_of(case, x, alike[0].name)
-        cause = explain.moves_because(case.subject, runner, alike[0].moved, runs.owner_of)
+    for alike in _by_code(context, [s for s in runs.seen if s.moved]):
+        runner = runner_of(context, x, alike[0].name)
+        cause = explain.moves_because(context.subject, runner, alike[0].moved, runs.owner_of)
         found.setdefault(cause, []).extend(alike)
     findings = []
     for cause, moving in found.items():
@@ -30,22 +30,22 @@ def state_moves(case: Case, x: Nest, runs: Runs) -> list[Finding]:
     return findings
 
 
-def _by_code(case: Case, seen: Sequence[Seen]) -> list[list[Seen]]:
+def _by_code(context: CheckContext, seen: Sequence[Seen]) -> list[list[Seen]]:
     """What runs the same code moves the same state: the calls one by one, the ways to predict."""
-    single, groups = {EVALUATE, *calls_of(case)}, dict[str, list[Seen]]()
+    single, groups = {EVALUATE, *calls_of(context)}, dict[str, list[Seen]]()
     for s in seen:
         groups.setdefault(s.name if s.name in single else "predict", []).append(s)
     return list(groups.values())
 
 
-def not_repeatable(case: Case, x: Nest, seen: Sequence[Seen]) -> list[Finding]:
+def not_repeatable(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> list[Finding]:
     if all(s.repeats for s in seen):
         return []
-    modes, default = calls_of(case), observed(case, x, None)
+    modes, default = calls_of(context), observed(context, x, None)
     # What moves state starts from another one the second time.
     drawing = default.draws
     random = [s.name for s in seen if not s.repeats and (drawing or not s.moved)]
     if not random:
         return []
     mode = next((modes[name] for name in random if name in modes), False)
-    return [explain.not_repeatable(case.subject, x, default, random, mode)]
+    return [explain.not_repeatable(context.subject, x, default, random, mode)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import (
     WHOLE,
     Entry,
@@ -98,148 +98,150 @@ class Runs:
         }
 
 
-def run_all(case: Case, x: Nest) -> Runs:
-    owner_of = owners(case, observed(case, x, False))
+def run_all(context: CheckContext, x: Nest) -> Runs:
+    owner_of = owners(context, observed(context, x, False))
     # Metrics and the states of seed generators may move: no layer holds them as its own.
-    owned = [v for v in changeable_variables(case, x) if id(v) in owner_of]
-    names = [*methods_of(case), *reversed(calls_of(case))]
+    owned = [v for v in changeable_variables(context, x) if id(v) in owner_of]
+    names = [*methods_of(context), *reversed(calls_of(context))]
     seen, notes = list[Seen](), list[str]()
-    if DATASET in names and not _joins(case, x):
+    if DATASET in names and not _joins(context, x):
         names.remove(DATASET)
         notes.append(f"not run: {DATASET}, as outputs of batches of unlike sizes can't be joined")
     for name in names:
         try:
-            seen.append(_seen(case, x, name, owner_of))
+            seen.append(_seen(context, x, name, owner_of))
         except RefusedError as error:
-            if note := _no_fault(case, x, name, error):
+            if note := _no_fault(context, x, name, error):
                 notes.append(f"not run: {note}")
             else:
                 kind = type(error.refusal).__name__
                 raised = f"raises {kind}: {first_line(error)[:120]}"
                 seen.append(Seen(name, [], True, (), raised))
-    if _can_evaluate(case):
-        seen.append(_evaluated(case, owned))
+    if _can_evaluate(context):
+        seen.append(_evaluated(context, owned))
     return Runs(seen, owner_of, owned, notes)
 
 
-def _can_evaluate(case: Case) -> bool:
+def _can_evaluate(context: CheckContext) -> bool:
     """Whether there are targets for the model's own evaluation, for as many rows as it takes."""
-    if case.data is None or case.data.y is None or not case.subject.compiled:
+    if context.data is None or context.data.y is None or not context.subject.compiled:
         return False
-    return case.data.rows >= (case.fixed_rows or 1)
+    return context.data.rows >= (context.fixed_rows or 1)
 
 
-def _joins(case: Case, x: Nest) -> bool:
+def _joins(context: CheckContext, x: Nest) -> bool:
     """Whether outputs of batches as those of the data set have the rows first, and one shape."""
-    entry_point = traced_entry(case, x, False)
+    entry_point = traced_entry(context, x, False)
     try:
-        batches = [entry_point.run(WHOLE, x).outputs, *batches_of(case, entry_point, x)]
+        batches = [entry_point.run(WHOLE, x).outputs, *batches_of(context, entry_point, x)]
     except RefusedError:
         return True  # what the data set refuses is told by its own run
     shapes = [[output.shape[1:] for output in outputs] for outputs in batches]
     return has_rows(batches[0], x) and all(shape == shapes[0] for shape in shapes)
 
 
-def _no_fault(case: Case, x: Nest, name: str, error: RefusedError) -> str:
+def _no_fault(context: CheckContext, x: Nest, name: str, error: RefusedError) -> str:
     """Why an entry point may raise what it does, "" if it should not.
 
     Raises:
         RefusedError: inference refuses the rows as well.
     """
-    own = name.partition("(")[0] in case.subject.own_inference()
-    refused = _refuses(case, x, name)
+    own = name.partition("(")[0] in context.subject.own_inference()
+    refused = _refuses(context, x, name)
     if own or (refused and name == DATASET):
         return str(error)
     if refused:
         raise error
-    if _runs_in_single_steps(case, x, name):
+    if _runs_in_single_steps(context, x, name):
         return (
             f"{name}, which the library does not run with steps_per_execution="
-            f"{case.subject.steps_at_once}; with 1 it runs"
+            f"{context.subject.steps_at_once}; with 1 it runs"
         )
     return ""
 
 
-def _runs_in_single_steps(case: Case, x: Nest, name: str) -> bool:
+def _runs_in_single_steps(context: CheckContext, x: Nest, name: str) -> bool:
     """Whether it is not the model that refuses, but its library, to run several steps at once."""
-    if case.subject.steps_at_once == 1:
+    if context.subject.steps_at_once == 1:
         return False
     try:
-        with preserve_state(case.subject), case.subject.single_steps():
-            case.subject.entries()[name](x)
+        with preserve_state(context.subject), context.subject.single_steps():
+            context.subject.entries()[name](x)
     except RefusedError:
         return False
     return True
 
 
-def _refuses(case: Case, x: Nest, name: str) -> bool:
+def _refuses(context: CheckContext, x: Nest, name: str) -> bool:
     """Whether inference refuses the batches that an entry point runs, too."""
-    entry_point = traced_entry(case, x, False)
+    entry_point = traced_entry(context, x, False)
     try:
-        batches_of(case, entry_point, x) if name == DATASET else entry_point.run(WHOLE, x)
+        batches_of(context, entry_point, x) if name == DATASET else entry_point.run(WHOLE, x)
     except RefusedError:
         return True
     return False
 
 
-def _seen(case: Case, x: Nest, name: str, owner_of: dict[int, str]) -> Seen:
-    entry_point = entry(case, x, name)
+def _seen(context: CheckContext, x: Nest, name: str, owner_of: dict[int, str]) -> Seen:
+    entry_point = entry(context, x, name)
     first = entry_point.run(WHOLE, x)
     moved = tuple(v for v in first.moved if id(v) in owner_of)
-    return Seen(name, first.outputs, name == DATASET or _repeats(case, x, entry_point), moved)
+    return Seen(name, first.outputs, name == DATASET or _repeats(context, x, entry_point), moved)
 
 
-def _repeats(case: Case, x: Nest, entry_point: Entry) -> bool:
+def _repeats(context: CheckContext, x: Nest, entry_point: Entry) -> bool:
     """Whether the same rows give the same bits a second time, through the entry point or another.
 
     Another one counts where nothing draws random numbers and no state moves that inference reads:
     a trace would hold layers still that draw, and each run begins with the same state.
     """
-    traced = traced_entry(case, x, False)
-    drawing, mine = not observed(case, x, False).deterministic, entry_point.run(WHOLE, x)
-    if is_random(case, x, entry_point):
+    traced = traced_entry(context, x, False)
+    drawing, mine = not observed(context, x, False).deterministic, entry_point.run(WHOLE, x)
+    if is_random(context, x, entry_point):
         return False
-    if not (drawing or moves_layers(case, x, mine)):
-        calls = calls_of(case)
+    if not (drawing or moves_layers(context, x, mine)):
+        calls = calls_of(context)
         others = [traced]
         if entry_point.name in calls:
-            others += [entry(case, x, name) for name in calls if name != entry_point.name]
+            others += [entry(context, x, name) for name in calls if name != entry_point.name]
         if any(same_outputs(mine.outputs, other.run(WHOLE, x).outputs) for other in others):
             return True
     first, second = entry_point.twice(WHOLE, x)
     return same_outputs(first.outputs, second.outputs)
 
 
-def _evaluated(case: Case, owned: list[Any]) -> Seen:
+def _evaluated(context: CheckContext, owned: list[Any]) -> Seen:
     before = Variables(owned)
     try:
-        return Seen(EVALUATE, _scores(case), True, tuple(before.moved()))
+        return Seen(EVALUATE, _scores(context), True, tuple(before.moved()))
     finally:
         before.restore()
 
 
-def runner_of(case: Case, x: Nest, name: str) -> Runner:
+def runner_of(context: CheckContext, x: Nest, name: str) -> Runner:
     """The entry point of that name, to be run anew on the rows that it runs on here."""
-    owned = changeable_variables(case, x)
+    owned = changeable_variables(context, x)
     if name == EVALUATE:
-        return Runner(lambda: _evaluated_recompiled(case), case.subject.own_evaluation(), owned)
-    own = [] if name in calls_of(case) else case.subject.own_inference()
-    return Runner(lambda: run_retraced(case, x, name), own, owned)
+        return Runner(
+            lambda: _evaluated_recompiled(context), context.subject.own_evaluation(), owned
+        )
+    own = [] if name in calls_of(context) else context.subject.own_inference()
+    return Runner(lambda: run_retraced(context, x, name), own, owned)
 
 
-def _evaluated_recompiled(case: Case) -> list[Array]:
-    case.subject.recompile()
-    return _scores(case)
+def _evaluated_recompiled(context: CheckContext) -> list[Array]:
+    context.subject.recompile()
+    return _scores(context)
 
 
-def _scores(case: Case) -> list[Array]:
-    assert case.data is not None
-    size = case.fixed_rows or EVALUATED
-    scores = case.subject.evaluate(case.data.take(slice(0, size)), size)
+def _scores(context: CheckContext) -> list[Array]:
+    assert context.data is not None
+    size = context.fixed_rows or EVALUATED
+    scores = context.subject.evaluate(context.data.take(slice(0, size)), size)
     return [np.array(list(scores.values()))]
 
 
-def batches_of(case: Case, entry_point: Entry, x: Nest) -> list[list[Array]]:
-    rows, size = rows_of(x), set_batch(case.subject, x)
+def batches_of(context: CheckContext, entry_point: Entry, x: Nest) -> list[list[Array]]:
+    rows, size = rows_of(x), set_batch(context.subject, x)
     batches = [rows_between(x, start, min(start + size, rows)) for start in range(0, rows, size)]
     return [entry_point.run(*batch).outputs for batch in batches]

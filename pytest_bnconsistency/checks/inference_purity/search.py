@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 
 from pytest_bnconsistency.checks import entry_points, search
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.search import Violation, passes_of, source_of
 from pytest_bnconsistency.data.arrays import Nest, rows_of
 from pytest_bnconsistency.data.recipes import Recipe
@@ -15,20 +15,20 @@ from pytest_bnconsistency.rules.catalogue import STATE_MOVES
 from pytest_bnconsistency.words import counted
 
 
-def searched(case: Case, x: Nest, decide: Callable[[], CheckResult]) -> CheckResult:
+def searched(context: CheckContext, x: Nest, decide: Callable[[], CheckResult]) -> CheckResult:
     """The result of `decide`, and of examples that must not move any layer's state."""
-    return search.judged("inference_purity", case, x, decide, State)
+    return search.judged("inference_purity", context, x, decide, State)
 
 
 class State:
     """No batch moves the state of a layer in inference."""
 
-    def __init__(self, case: Case, x: Nest, result: CheckResult | None) -> None:
-        self.case, self.source, self.largest = case, source_of(case, x), rows_of(x)
+    def __init__(self, context: CheckContext, x: Nest, result: CheckResult | None) -> None:
+        self.context, self.source, self.largest = context, source_of(context, x), rows_of(x)
         self.breaks, self.among_others = frozenset({STATE_MOVES.id}), frozenset[str]()
         self.score, self.random = 0.0, False
-        self._passes = passes_of(case, x)
-        self._owners = entry_points.owners(case, *self._passes.values())
+        self._passes = passes_of(context, x)
+        self._owners = entry_points.owners(context, *self._passes.values())
 
     def violation(self, recipe: Recipe) -> Violation | None:
         x = self.source.expand(recipe)

@@ -7,7 +7,7 @@ distance to the population's is told in standard errors.
 
 from __future__ import annotations
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
 from pytest_bnconsistency.checks.statistics_health.distances import distances, far_off, table
 from pytest_bnconsistency.checks.statistics_health.failures import unusable
@@ -29,24 +29,24 @@ UNSEEN = (
 )
 
 
-def check(case: Case) -> CheckResult:
-    found = list(normalization_layers(case.subject))
-    findings = list(unusable(case, found))
+def check(context: CheckContext) -> CheckResult:
+    found = list(normalization_layers(context.subject))
+    findings = list(unusable(context, found))
     known, refused = None, ""
     if not findings:
         try:
-            known, found = _with_data(case, found)
+            known, found = _with_data(context, found)
         except RefusedError as error:
             refused = f"only what is stored was read: {error}"
-        findings = list(unusable(case, found))
+        findings = list(unusable(context, found))
     if not found:
         return CheckResult(
             check=NAME,
             verdict=Verdict.NOT_APPLICABLE,
-            summary=case.subject.layerless or "no layer holds statistics",
+            summary=context.subject.layerless or "no layer holds statistics",
             hint="" if known else refused or UNSEEN,
         )
-    warnings = list(unusual(case.subject, found))
+    warnings = list(unusual(context.subject, found))
     layers = [] if known is None or findings else distances(known)
     warnings += far_off(layers)
     fed_by_dropout = any(warning.rule == rules.FED_BY_DROPOUT.id for warning in warnings)
@@ -80,11 +80,11 @@ def check(case: Case) -> CheckResult:
 
 
 def _with_data(
-    case: Case, found: list[NormalizationLayer]
+    context: CheckContext, found: list[NormalizationLayer]
 ) -> tuple[Estimated | None, list[NormalizationLayer]]:
     """The population statistics, where data tells them, and the layers that it shows."""
-    if case.subject.modeless or case.data is None or case.data.rows < 2:
+    if context.subject.modeless or context.data is None or context.data.rows < 2:
         return None, found
-    with preserve_state(case.subject):
-        known = estimated(case, case.data)
+    with preserve_state(context.subject):
+        known = estimated(context, context.data)
         return known, by_behaviour(found, known.tracked)

@@ -8,7 +8,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks import non_finite_statistics
 from pytest_bnconsistency.checks import unusable_statistics as causes
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import batch_size
 from pytest_bnconsistency.checks.unusable_statistics import Why
 from pytest_bnconsistency.execution.state import preserve_state
@@ -31,22 +31,28 @@ LARGE_MOMENTUM = 0.5
 """Above it, an update moves a statistic by less than half of the distance."""
 
 
-def unusable(case: Case, normalization_layers: Sequence[NormalizationLayer]) -> Iterator[Finding]:
+def unusable(
+    context: CheckContext, normalization_layers: Sequence[NormalizationLayer]
+) -> Iterator[Finding]:
     """What is certainly wrong. Nothing runs unless something is."""
-    size = batch_size(case, case.data) if case.data is not None else case.settings.batch_size
-    data, axis = case.data, channel_axis(case.subject)
+    size = (
+        batch_size(context, context.data)
+        if context.data is not None
+        else context.settings.batch_size
+    )
+    data, axis = context.data, channel_axis(context.subject)
     for rule, places, why, remedy in (
         (
             NOT_FINITE,
             _not_finite(normalization_layers),
-            non_finite_statistics.not_finite(case.subject, data, size),
+            non_finite_statistics.not_finite(context.subject, data, size),
             "find the batch (NaN in the data, or loss scaling that skips the optimizer but not "
             "the statistics), then recalibrate(model, x) or load earlier weights",
         ),
         (
             NEGATIVE_VARIANCE,
             _negative(normalization_layers),
-            non_finite_statistics.negative_variance(case.subject, data, size),
+            non_finite_statistics.negative_variance(context.subject, data, size),
             "check the order of ported weights, and that momentum lies in [0, 1]; then "
             "recalibrate(model, x)",
         ),
@@ -75,7 +81,7 @@ def unusable(case: Case, normalization_layers: Sequence[NormalizationLayer]) -> 
             "call adapt(training data) before the model is trained, or give mean and variance",
         ),
     ):
-        yield from _finding(case.subject, rule, list(places), why, remedy)
+        yield from _finding(context.subject, rule, list(places), why, remedy)
 
 
 def channel_axis(subject: Subject) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
 from pytest_bnconsistency.checks.train_eval_agreement import explain as disagreement
 from pytest_bnconsistency.checks.train_eval_agreement import (
@@ -52,45 +52,49 @@ FEW_ROWS = 16
 """Fewer decide nothing by themselves: initial values that are surely in the statistics may."""
 
 
-def check(case: Case) -> CheckResult:
-    if case.data is None:
-        if case.asked:
+def check(context: CheckContext) -> CheckResult:
+    if context.data is None:
+        if context.asked:
             raise DataError(
                 "train_eval_agreement needs data and got none; give training data as x, and y "
                 "for loss and metrics, or --bn-data"
             )
         return _unseen(Verdict.NOT_APPLICABLE, "needs training data", "give x and y, or --bn-data")
-    if case.data.rows < 2:
+    if context.data.rows < 2:
         return _unseen(
             Verdict.VACUOUS,
             "one row has no batch statistics worth the name",
             "give at least two rows, better a few hundred",
         )
-    if case.subject.modeless:
-        return _unseen(Verdict.NOT_APPLICABLE, case.subject.modeless, "give f(x, training=...)")
-    if refusal := only_size(case.subject):
+    if context.subject.modeless:
+        return _unseen(Verdict.NOT_APPLICABLE, context.subject.modeless, "give f(x, training=...)")
+    if refusal := only_size(context.subject):
         return _unseen(Verdict.NOT_APPLICABLE, refusal, "")
-    with preserve_state(case.subject):
-        return _decide(case, case.data)
+    with preserve_state(context.subject):
+        return _decide(context, context.data)
 
 
-def _decide(case: Case, data: Data) -> CheckResult:
-    subject = case.subject
-    known = estimated(case, data)
+def _decide(context: CheckContext, data: Data) -> CheckResult:
+    subject = context.subject
+    known = estimated(context, data)
     training, batches, tracked = known.training, known.batches, known.tracked
-    done = case.settings.updates
+    done = context.settings.updates
     if done is None:
         done = subject.updates()
-    stuck = [] if tracked else never_updated.untold(case, training, batches[0].x)
-    by_momentum = never_updated.kept_by_momentum(case, training, [*tracked, *stuck], batches[0].x)
+    stuck = [] if tracked else never_updated.untold(context, training, batches[0].x)
+    by_momentum = never_updated.kept_by_momentum(
+        context, training, [*tracked, *stuck], batches[0].x
+    )
     if not tracked and not stuck and not by_momentum:
-        return _without_normalization(case, data, known, done)
-    planned = case.settings.planned_updates
+        return _without_normalization(context, data, known, done)
+    planned = context.settings.planned_updates
     fresh = never_updated.fresh([*tracked, *stuck, *by_momentum])
     if planned is not None and (fresh or not done):
         return planned_updates.judged(NAME, tracked, by_momentum, planned)
     if fresh:
-        untouched = [t for t in fresh if not (done or never_updated.weights_moved(case, t.layer))]
+        untouched = [
+            t for t in fresh if not (done or never_updated.weights_moved(context, t.layer))
+        ]
         if untouched:
             return _unseen(
                 Verdict.VACUOUS,
@@ -99,7 +103,7 @@ def _decide(case: Case, data: Data) -> CheckResult:
                 "train it or load trained weights first; if a loop of your own trained it, say "
                 "updates=<number of steps>",
             )
-        finding = never_updated.finding(case, data, fresh, stuck, by_momentum, done)
+        finding = never_updated.finding(context, data, fresh, stuck, by_momentum, done)
         return CheckResult(
             check=NAME,
             verdict=Verdict.FAILED,
@@ -114,11 +118,11 @@ def _decide(case: Case, data: Data) -> CheckResult:
         )
     data = dataclasses.replace(data, notes=(*data.notes, *known.notes))
     warnings = [] if planned is None else planned_updates.warnings(tracked, by_momentum, planned)
-    return _compare(case, data, known, done, warnings)
+    return _compare(context, data, known, done, warnings)
 
 
 def _without_normalization(
-    case: Case, data: Data, known: Estimated, done: int | None
+    context: CheckContext, data: Data, known: Estimated, done: int | None
 ) -> CheckResult:
     """Training mode may hang on state or on the batch in layers that nobody recognises."""
     nothing = _unseen(
@@ -129,10 +133,10 @@ def _without_normalization(
     blamed = training_reference.state_holders(known)
     if done == 0 or not (blamed or training_reference.rows_mix(data, known)):
         return nothing
-    trained = training_reference.training_mode(case, data, known)
-    stored = training_reference.evaluation(case, data, known)
-    far = training_reference.compared(case, data, known, stored, trained)
-    undone = training_reference.undone(case, data, known, blamed, far) if far.far else False
+    trained = training_reference.training_mode(context, data, known)
+    stored = training_reference.evaluation(context, data, known)
+    far = training_reference.compared(context, data, known, stored, trained)
+    undone = training_reference.undone(context, data, known, blamed, far) if far.far else False
     if undone is False:
         return nothing
     if not far.proven:
@@ -145,22 +149,22 @@ def _without_normalization(
 
 
 def _compare(
-    case: Case,
+    context: CheckContext,
     data: Data,
     known: Estimated,
     done: int | None,
     warnings: list[Finding],
 ) -> CheckResult:
-    m = measured(case, data, known, done)
+    m = measured(context, data, known, done)
     if not all_finite(m.population.outputs):
         return _unseen(
             Verdict.VACUOUS,
             "the outputs are NaN or Inf, under the population statistics of the data as well",
             "look for NaN in the weights",
         )
-    found = _against_population(case, m, known)
+    found = _against_population(context, m, known)
     finding = _lost(m, found)
-    far = None if finding is not None else _far_from_training(case, m, known)
+    far = None if finding is not None else _far_from_training(context, m, known)
     if far is not None and far.proven:
         finding = disagreement.unexplained(m, inconclusive.bound(far.worst))
     evidence = evidence_of(m, known, found)
@@ -179,15 +183,15 @@ def _compare(
     )
 
 
-def _against_population(case: Case, m: Measured, known: Estimated) -> list[Excess]:
+def _against_population(context: CheckContext, m: Measured, known: Estimated) -> list[Excess]:
     """What is lost against the population statistics; what chance does, where that is open."""
 
     def against(others: Alternatives) -> list[Excess]:
-        return excesses(case, m.data, m.stored, m.population, others)
+        return excesses(context, m.data, m.stored, m.population, others)
 
     found = against(sampling_error.NONE)
     if doubted(found):
-        found = against(sampling_error.alternatives(case, m, known))
+        found = against(sampling_error.alternatives(context, m, known))
     return found
 
 
@@ -201,17 +205,17 @@ def _lost(m: Measured, found: list[Excess]) -> Finding | None:
     return disagreement.explain(m, inconclusive.bound(max(sure, key=lambda e: e.amount)))
 
 
-def _far_from_training(case: Case, m: Measured, known: Estimated) -> Comparison | None:
+def _far_from_training(context: CheckContext, m: Measured, known: Estimated) -> Comparison | None:
     """Evaluation far worse than training, where population statistics don't mend it."""
 
     def against_training_mode(side: Side) -> Comparison:
-        return training_reference.compared(case, m.data, known, side, m.trained)
+        return training_reference.compared(context, m.data, known, side, m.trained)
 
     stored = against_training_mode(m.stored)
     if not stored.far or not against_training_mode(m.population).far:
         return None
     blamed = training_reference.state_holders(known)
-    undone = training_reference.undone(case, m.data, known, blamed, stored)
+    undone = training_reference.undone(context, m.data, known, blamed, stored)
     return None if undone is False else stored
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated, shuffled
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
@@ -23,9 +23,9 @@ BATCHINGS = 3
 """In so many orders the rows are cut into batches, where something hangs on it."""
 
 
-def measured(case: Case, data: Data, known: Estimated, done: int | None) -> Measured:
+def measured(context: CheckContext, data: Data, known: Estimated, done: int | None) -> Measured:
     """All that is known after the runs; `done` is the number of updates, as far as it is known."""
-    subject, tracked, batches = case.subject, known.tracked, known.batches
+    subject, tracked, batches = context.subject, known.tracked, known.batches
     size = known.size
     moving = [t.variable.numpy().astype(np.float64) for t in tracked]
     reference = known.estimate.population
@@ -37,13 +37,13 @@ def measured(case: Case, data: Data, known: Estimated, done: int | None) -> Meas
 
     def with_scores(values: Sequence[Array]) -> Side:
         statistics.write(tracked, values)
-        return evaluated(case, data, inference, size)
+        return evaluated(context, data, inference, size)
 
     population = with_scores(reference)
-    trained = in_training(case, data, known.seen, batches)
+    trained = in_training(context, data, known.seen, batches)
     if not same_shapes(trained, population):  # more outputs than evaluation gives: no reference
         trained = population
-    step = _step(case, data, size)
+    step = _step(context, data, size)
     return Measured(
         subject,
         data,
@@ -58,31 +58,31 @@ def measured(case: Case, data: Data, known: Estimated, done: int | None) -> Meas
         population,
         trained,
         done or None,  # statistics that moved before the optimizer was made anew
-        case.settings.seed,
+        context.settings.seed,
         under,
         step,
-        lambda: other_batchings(case, data, known)[0].side,
+        lambda: other_batchings(context, data, known)[0].side,
     )
 
 
-def _step(case: Case, data: Data, size: int) -> RealStep | None:
-    own, subject = case.train_step, case.subject
+def _step(context: CheckContext, data: Data, size: int) -> RealStep | None:
+    own, subject = context.train_step, context.subject
     possible = own is not None or (subject.compiled and data.y is not None)
     return RealStep(subject, own, size) if possible else None
 
 
-def evaluated(case: Case, data: Data, inference: Pass, size: int) -> Side:
+def evaluated(context: CheckContext, data: Data, inference: Pass, size: int) -> Side:
     """What the model says in evaluation, as it is, with its scores."""
     side = Side(inference.over(data.batches(size)))
-    return Side(side.outputs, _scores(case, data, side, size))
+    return Side(side.outputs, _scores(context, data, side, size))
 
 
-def _scores(case: Case, data: Data, side: Side, size: int) -> dict[str, float]:
+def _scores(context: CheckContext, data: Data, side: Side, size: int) -> dict[str, float]:
     """Loss and metrics: of the outputs where they tell, else by the user's own `evaluate`."""
-    if not case.subject.compiled or data.y is None:
+    if not context.subject.compiled or data.y is None:
         return {}
-    scores = case.subject.scores(data, side.predicted)
-    return case.subject.evaluate(data, size) if scores is None else scores
+    scores = context.subject.scores(data, side.predicted)
+    return context.subject.evaluate(data, size) if scores is None else scores
 
 
 def same_shapes(mine: Side, its: Side) -> bool:
@@ -98,44 +98,46 @@ class Batching:
     side: Side
 
 
-def other_batchings(case: Case, data: Data, known: Estimated) -> list[Batching]:
+def other_batchings(context: CheckContext, data: Data, known: Estimated) -> list[Batching]:
     """The rows in other batches; where there are not two of the usual size, in halves."""
-    if "batchings" not in case.shared:
+    if "batchings" not in context.shared:
         size = min(known.size, -(-data.rows // 2))
-        case.shared["batchings"] = [
-            _batching(case, data, known, shuffled(case, data, size, draw))
+        context.shared["batchings"] = [
+            _batching(context, data, known, shuffled(context, data, size, draw))
             for draw in range(1, BATCHINGS)
         ]
-    found: list[Batching] = case.shared["batchings"]
+    found: list[Batching] = context.shared["batchings"]
     return found
 
 
-def _batching(case: Case, data: Data, known: Estimated, batches: Batches) -> Batching:
+def _batching(context: CheckContext, data: Data, known: Estimated, batches: Batches) -> Batching:
     seen = list(statistics.batch_statistics(known.training, known.tracked, batches))
-    return Batching(len(batches.rows[0]), seen, in_training(case, data, seen, batches))
+    return Batching(len(batches.rows[0]), seen, in_training(context, data, seen, batches))
 
 
-def in_training(case: Case, data: Data, seen: Sequence[BatchStatistics], batches: Batches) -> Side:
+def in_training(
+    context: CheckContext, data: Data, seen: Sequence[BatchStatistics], batches: Batches
+) -> Side:
     """What the model said in training mode, in the order of the rows, with its loss."""
     back = np.argsort(batches.order)
     parts = zip(*(batch.outputs for batch in seen), strict=True)
-    return with_loss(case, data, Side([np.concatenate(leaves)[back] for leaves in parts]))
+    return with_loss(context, data, Side([np.concatenate(leaves)[back] for leaves in parts]))
 
 
-def under(case: Case, m: Measured, values: Sequence[Array]) -> Side:
+def under(context: CheckContext, m: Measured, values: Sequence[Array]) -> Side:
     """What the model says under other statistics, with its loss where there is one."""
-    side = with_loss(case, m.data, m.under(values))
+    side = with_loss(context, m.data, m.under(values))
     if side.loss is None and m.stored.loss is not None:
-        return Side(side.outputs, case.subject.evaluate(m.data, len(m.batches.rows[0])))
+        return Side(side.outputs, context.subject.evaluate(m.data, len(m.batches.rows[0])))
     return side
 
 
-def with_loss(case: Case, data: Data, side: Side) -> Side:
-    return Side(side.outputs, losses_of(case, data, side))
+def with_loss(context: CheckContext, data: Data, side: Side) -> Side:
+    return Side(side.outputs, losses_of(context, data, side))
 
 
-def losses_of(case: Case, data: Data, side: Side) -> dict[str, float]:
+def losses_of(context: CheckContext, data: Data, side: Side) -> dict[str, float]:
     """The compiled loss of what a side says, where there is one, and that of each output."""
-    if data.y is None or not case.subject.compiled:
+    if data.y is None or not context.subject.compiled:
         return {}
-    return case.subject.losses(data, side.predicted)
+    return context.subject.losses(data, side.predicted)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.budget import Tries
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import batch_size, estimated
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -25,37 +25,39 @@ from pytest_bnconsistency.words import counted
 ANY_MOMENTUM = 0.5
 
 
-def untold(case: Case, training: Pass, x: Any) -> list[Tracked]:
+def untold(context: CheckContext, training: Pass, x: Any) -> list[Tracked]:
     """Normalization layers that move only if training=True is passed to them."""
-    modes = {id(layer): True for layer in _holders(case, training) if _takes_training(case, layer)}
+    modes = {
+        id(layer): True for layer in _holders(context, training) if _takes_training(context, layer)
+    }
     if not modes:
         return []
-    return statistics.find(_pass(case, x, modes), x)
+    return statistics.find(_pass(context, x, modes), x)
 
 
 def kept_by_momentum(
-    case: Case, training: Pass, tracked: Sequence[Tracked], x: Any
+    context: CheckContext, training: Pass, tracked: Sequence[Tracked], x: Any
 ) -> list[Tracked]:
     """Normalization layers that do not move, but would with another momentum."""
     moving = {id(t.layer) for t in tracked}
     by_momentum = [
         layer
-        for layer in _holders(case, training)
+        for layer in _holders(context, training)
         if id(layer) not in moving and isinstance(getattr(layer, "momentum", None), (int, float))
     ]
     if not by_momentum:
         return []
-    with preserve_state(case.subject):
+    with preserve_state(context.subject):
         for layer in by_momentum:
             layer.momentum = ANY_MOMENTUM
-        found = statistics.find(_pass(case, x, {}), x)
+        found = statistics.find(_pass(context, x, {}), x)
     layers = {id(layer) for layer in by_momentum}
     return [t for t in found if id(t.layer) in layers]
 
 
-def _holders(case: Case, training: Pass) -> list[Any]:
+def _holders(context: CheckContext, training: Pass) -> list[Any]:
     """Trainable layers that ran and hold what could be statistics."""
-    subject = case.subject
+    subject = context.subject
     return [
         call.layer
         for call in training.calls
@@ -65,12 +67,12 @@ def _holders(case: Case, training: Pass) -> list[Any]:
     ]
 
 
-def _takes_training(case: Case, layer: Any) -> bool:
-    return case.subject.takes_training(layer)
+def _takes_training(context: CheckContext, layer: Any) -> bool:
+    return context.subject.takes_training(layer)
 
 
-def _pass(case: Case, x: Any, modes: dict[int, bool]) -> Pass:
-    subject = case.subject
+def _pass(context: CheckContext, x: Any, modes: dict[int, bool]) -> Pass:
+    subject = context.subject
     return Pass(subject, x, training=True, instrument=statistics.Moments(subject), modes=modes)
 
 
@@ -85,18 +87,18 @@ def _at_start(tracked: Tracked) -> bool:
     return bool(value.flat[0] in (0, 1) and (value == value.flat[0]).all())
 
 
-def weights_moved(case: Case, layer: Any) -> bool:
+def weights_moved(context: CheckContext, layer: Any) -> bool:
     """Whether a scale or offset of the layer's own is no longer one number throughout."""
-    candidates = {id(v) for v in statistics.tracked_candidates(case.subject, layer)}
+    candidates = {id(v) for v in statistics.tracked_candidates(context.subject, layer)}
     return any(
         np.ptp(variable.numpy()) > 0
-        for variable in case.subject.own_variables(layer)
+        for variable in context.subject.own_variables(layer)
         if id(variable) not in candidates and variable.dtype.is_floating
     )
 
 
 def finding(
-    case: Case,
+    context: CheckContext,
     data: Data,
     untouched: Sequence[Tracked],
     stuck: Sequence[Tracked],
@@ -119,10 +121,10 @@ def finding(
             remedy="momentum 0.9 to 0.99; then train again",
             established=True,
         )
-    elif stuck or _fit_leaves_unchanged(case, data, untouched, tries):
-        explanation = _not_reached(case, first, bool(stuck))
+    elif stuck or _fit_leaves_unchanged(context, data, untouched, tries):
+        explanation = _not_reached(context, first, bool(stuck))
     else:
-        explanation = _other_steps(case, data, untouched, tries)
+        explanation = _other_steps(context, data, untouched, tries)
     count = counted(len({id(t.layer) for t in untouched}), "normalization layer")
     remedy = f"{explanation.remedy}, or recalibrate(model, x)"
     return rule.finding(
@@ -135,7 +137,7 @@ def finding(
     )
 
 
-def _not_reached(case: Case, first: Tracked, stuck: bool) -> Explanation:
+def _not_reached(context: CheckContext, first: Tracked, stuck: bool) -> Explanation:
     """Training mode does not reach the layer: the model does not pass it on, or is not told."""
     cause = (
         f"training mode does not reach {first.path} in a training step: a model or layer "
@@ -145,7 +147,7 @@ def _not_reached(case: Case, first: Tracked, stuck: bool) -> Explanation:
         "write call(self, x, training=None) and pass training on to the layers inside; then "
         "train again"
     )
-    if not stuck and case.subject.takes_training(case.subject.model):
+    if not stuck and context.subject.takes_training(context.subject.model):
         # The model would pass the mode on: the step does not ask for it.
         cause = f"a training step of the model's own runs {first.path} in inference mode"
         remedy = "call self(x, training=True) in train_step; then train again"
@@ -155,7 +157,7 @@ def _not_reached(case: Case, first: Tracked, stuck: bool) -> Explanation:
 
 
 def _other_steps(
-    case: Case, data: Data, untouched: Sequence[Tracked], tries: Tries
+    context: CheckContext, data: Data, untouched: Sequence[Tracked], tries: Tries
 ) -> Explanation:
     """Why, where a training step of the model's own would move them.
 
@@ -165,7 +167,7 @@ def _other_steps(
     moves = "one forward pass in training mode moves the statistics"
     in_loop = "the steps ran in inference mode, as model(x) without training=True does in a loop"
     lost = "the weights were trained with other statistics, which were not saved, loaded or kept"
-    losses = _losses(case, data, tries)
+    losses = _losses(context, data, tries)
     if losses is not None:
         stored, trained = losses
         modes = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
@@ -177,7 +179,7 @@ def _other_steps(
                 established=True,
             )
         layers = {id(t.layer) for t in untouched}
-        if all(id(t.layer) in layers for t in estimated(case, data).tracked):
+        if all(id(t.layer) in layers for t in estimated(context, data).tracked):
             return Explanation(
                 cause=in_loop,
                 tested=f"{moves}, and the weights fit the initial ones: {modes}",
@@ -191,9 +193,9 @@ def _other_steps(
     )
 
 
-def _losses(case: Case, data: Data, tries: Tries) -> tuple[float, float] | None:
+def _losses(context: CheckContext, data: Data, tries: Tries) -> tuple[float, float] | None:
     """The loss under the stored statistics and in training mode, where there is one."""
-    subject, known = case.subject, estimated(case, data)
+    subject, known = context.subject, estimated(context, data)
     if data.y is None or not subject.compiled or not known.seen:
         return None
     if not tries.may("the loss in either mode"):
@@ -207,14 +209,14 @@ def _losses(case: Case, data: Data, tries: Tries) -> tuple[float, float] | None:
 
 
 def _fit_leaves_unchanged(
-    case: Case, data: Data, untouched: Sequence[Tracked], tries: Tries
+    context: CheckContext, data: Data, untouched: Sequence[Tracked], tries: Tries
 ) -> bool:
     """Whether a real step of the user's own training does not move the statistics."""
-    if case.train_step is not None or not case.subject.compiled or data.y is None:
+    if context.train_step is not None or not context.subject.compiled or data.y is None:
         return False
     if not tries.may("a step of fit"):
         return False
     before = Variables([t.variable for t in untouched])
-    size = min(batch_size(case, data), data.rows)
-    RealStep(case.subject, None, size)(data.take(slice(0, size)))
+    size = min(batch_size(context, data), data.rows)
+    RealStep(context.subject, None, size)(data.take(slice(0, size)))
     return not before.moved()

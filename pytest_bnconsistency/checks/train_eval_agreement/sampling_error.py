@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement.measure import (
     Batching,
@@ -51,9 +51,9 @@ class Alternatives:
 NONE = Alternatives([], [], [])
 
 
-def alternatives(case: Case, m: Measured, known: Estimated) -> Alternatives:
+def alternatives(context: CheckContext, m: Measured, known: Estimated) -> Alternatives:
     """The rows in several orders, each cut in halves, and drawn moving averages."""
-    others = other_batchings(case, m.data, known)
+    others = other_batchings(context, m.data, known)
     samples = list(known.estimate.halves)
     if known.estimate.rows == m.data.rows:
         samples += [
@@ -61,17 +61,19 @@ def alternatives(case: Case, m: Measured, known: Estimated) -> Alternatives:
         ]
     averages = list(_moving_averages(m, known, others))
     return Alternatives(
-        list(_said(case, m, samples)),
-        list(_said(case, m, averages)),
-        list(_said(case, m, _ended(m, known, others, averages))),
+        list(_said(context, m, samples)),
+        list(_said(context, m, averages)),
+        list(_said(context, m, _ended(m, known, others, averages))),
     )
 
 
-def _said(case: Case, m: Measured, statistics: Iterable[Sequence[Array]]) -> Iterator[Side]:
+def _said(
+    context: CheckContext, m: Measured, statistics: Iterable[Sequence[Array]]
+) -> Iterator[Side]:
     """What the model says under each; numbers that are no statistics for it say nothing."""
     for values in statistics:
         with contextlib.suppress(RefusedError):  # a matrix that has no root, say
-            yield under(case, m, values)
+            yield under(context, m, values)
 
 
 def _moving_averages(

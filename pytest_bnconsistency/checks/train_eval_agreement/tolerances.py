@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.train_eval_agreement.measure import losses_of
 from pytest_bnconsistency.checks.train_eval_agreement.sampling_error import Alternatives
 from pytest_bnconsistency.data.arrays import Array, all_finite, map_nest
@@ -167,13 +167,13 @@ def doubted(found: Sequence[Excess]) -> list[Excess]:
 
 
 def excesses(
-    case: Case, data: Data, stored: Side, reference: Side, others: Alternatives
+    context: CheckContext, data: Data, stored: Side, reference: Side, others: Alternatives
 ) -> list[Excess]:
     """By how much `stored` is worse than the reference, and than what converges under it."""
     found, finite = [], all_finite(stored.outputs)
     difference = gap(stored, reference, data).outputs
-    moved = min(1.0, difference / (case.settings.output_tolerance or 1e-12))
-    for quantity in quantities(case, data, stored, reference):
+    moved = min(1.0, difference / (context.settings.output_tolerance or 1e-12))
+    for quantity in quantities(context, data, stored, reference):
         least, unit = quantity.of(reference), quantity.tolerance or 1e-12
         converged, ended, sampled = (
             [value for side in sides if math.isfinite(value := quantity.of(side) / unit)]
@@ -193,27 +193,29 @@ def excesses(
     return found
 
 
-def quantities(case: Case, data: Data, stored: Side, reference: Side) -> list[Quantity]:
+def quantities(context: CheckContext, data: Data, stored: Side, reference: Side) -> list[Quantity]:
     """What tells harm: loss and wrong decisions; without targets, what changes."""
     found = []
     if reference.loss is not None:
-        units = loss_units(case, data, reference)
+        units = loss_units(context, data, reference)
         both = {name: unit for name, unit in units.items() if name in stored.scores}
-        found += _losses(case, data, both, reference)
+        found += _losses(context, data, both, reference)
     if data.y is not None and right_rows(reference, data) is not None:
-        found.append(_wrong_decisions(case, data, reference))
-    return found or _changes(case, _decided(case, data, reference), reference)
+        found.append(_wrong_decisions(context, data, reference))
+    return found or _changes(context, _decided(context, data, reference), reference)
 
 
-def _losses(case: Case, data: Data, units: dict[str, float], reference: Side) -> list[Quantity]:
+def _losses(
+    context: CheckContext, data: Data, units: dict[str, float], reference: Side
+) -> list[Quantity]:
     """The loss, and that of each output: in a sum, a large one hides the others."""
-    rng = np.random.default_rng(case.settings.seed)
+    rng = np.random.default_rng(context.settings.seed)
     parts = np.array_split(rng.permutation(data.rows), min(PARTS, data.rows))
     known: dict[int, list[dict[str, float]]] = {}
 
     def of_parts(side: Side) -> list[dict[str, float]]:
         if id(side) not in known:
-            known[id(side)] = [losses_of(case, *_part(data, side, rows)) for rows in parts]
+            known[id(side)] = [losses_of(context, *_part(data, side, rows)) for rows in parts]
         return known[id(side)]
 
     def loss(name: str) -> Quantity:
@@ -224,7 +226,7 @@ def _losses(case: Case, data: Data, units: dict[str, float], reference: Side) ->
             found = of_parts(side)
             return np.array([part[name] for part in found]) if all(found) else None
 
-        tolerance = case.settings.loss_tolerance * units[name]
+        tolerance = context.settings.loss_tolerance * units[name]
         limit = f"{'a loss' if name == 'loss' else name} above {number(of(reference) + tolerance)}"
         return Quantity(name, tolerance, of, by_parts, limit, counted=False)
 
@@ -238,14 +240,14 @@ def _part(data: Data, side: Side, rows: Array) -> tuple[Data, Side]:
     return Data(rows, targets, weight), Side([output[rows] for output in side.outputs])
 
 
-def loss_units(case: Case, data: Data, reference: Side) -> dict[str, float]:
+def loss_units(context: CheckContext, data: Data, reference: Side) -> dict[str, float]:
     """What a growth of each loss is compared with.
 
     A relative change of a vanishing loss harms nobody: a tenth of the loss of a model that says
     the same for every row is the least.
     """
     constant = Side([np.broadcast_to(o.mean(axis=0), o.shape).copy() for o in reference.outputs])
-    uninformed = losses_of(case, data, constant)
+    uninformed = losses_of(context, data, constant)
     units = {"loss": abs(reference.loss or 0.0)}
     for name, loss in uninformed.items():
         if name in reference.scores:
@@ -254,25 +256,25 @@ def loss_units(case: Case, data: Data, reference: Side) -> dict[str, float]:
     return units
 
 
-def _wrong_decisions(case: Case, data: Data, reference: Side) -> Quantity:
+def _wrong_decisions(context: CheckContext, data: Data, reference: Side) -> Quantity:
     def wrong(side: Side) -> Array:
         rows = right_rows(side, data)
         return np.ones(data.rows) if rows is None else 1 - rows
 
-    tolerance = case.settings.decisions_tolerance
+    tolerance = context.settings.decisions_tolerance
     limit = f"more than {wrong(reference).mean() + tolerance:.1%} wrong decisions"
     return Quantity("wrong decisions", tolerance, lambda s: float(wrong(s).mean()), wrong, limit)
 
 
-def _changes(case: Case, data: Data, reference: Side) -> list[Quantity]:
+def _changes(context: CheckContext, data: Data, reference: Side) -> list[Quantity]:
     """Decisions that are others than the reference's, and the outputs' distance from it.
 
     Decisions of a model that knows little change by chance, so the outputs must tell as well. And
     whether outputs that move harm a model that has a loss, only its targets tell.
     """
     if changed_rows(reference, reference, data) is None:
-        tolerance = case.settings.output_tolerance
-        if not case.subject.compiled:
+        tolerance = context.settings.output_tolerance
+        if not context.subject.compiled:
             return [_distance(tolerance, data, reference)]
         return [_distance(tolerance, data, reference, CLEAR, UNMISTAKABLE)]
 
@@ -280,7 +282,7 @@ def _changes(case: Case, data: Data, reference: Side) -> list[Quantity]:
         rows = changed_rows(side, reference, data)
         return np.zeros(data.rows) if rows is None else rows
 
-    tolerance = case.settings.decisions_tolerance
+    tolerance = context.settings.decisions_tolerance
     decisions = Quantity(
         "changed decisions",
         tolerance,
@@ -289,7 +291,7 @@ def _changes(case: Case, data: Data, reference: Side) -> list[Quantity]:
         f"more than {tolerance:.1%} changed decisions",
         deviations=1,
     )
-    distance = _distance(CLEAR * case.settings.output_tolerance, data, reference)
+    distance = _distance(CLEAR * context.settings.output_tolerance, data, reference)
     return [decisions, replace(distance, negligible=1 / CLEAR)]
 
 
@@ -318,13 +320,13 @@ def _distance(
     )
 
 
-def _decided(case: Case, data: Data, reference: Side) -> Data:
+def _decided(context: CheckContext, data: Data, reference: Side) -> Data:
     """The rows with what the reference decides as targets, where its outputs are scores.
 
     They are if the compiled loss takes numbers of classes or one-hot rows as targets, and does
     not see that all scores of a row grow by the same.
     """
-    if data.y is not None or not case.subject.compiled or len(reference.outputs) != 1:
+    if data.y is not None or not context.subject.compiled or len(reference.outputs) != 1:
         return data
     output = reference.outputs[0]
     if output.ndim < 2 or output.shape[-1] < 2:
@@ -333,7 +335,7 @@ def _decided(case: Case, data: Data, reference: Side) -> Data:
     for targets in (classes, np.eye(output.shape[-1], dtype=output.dtype)[classes]):
         relabelled = replace(data, y=targets)
         sides = (Side([output + more]) for more in (0, 1, 10))
-        losses = [losses_of(case, relabelled, side).get("loss", math.nan) for side in sides]
+        losses = [losses_of(context, relabelled, side).get("loss", math.nan) for side in sides]
         if np.isfinite(losses).all() and np.allclose(losses, losses[0], rtol=1e-3, atol=1e-6):
             return relabelled
     return data

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_bnconsistency.checks.check_context import Case
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement.measure import (
     evaluated,
@@ -71,20 +71,22 @@ class Comparison:
         return max(self.found, key=lambda excess: excess.amount)
 
 
-def compared(case: Case, data: Data, known: Estimated, stored: Side, trained: Side) -> Comparison:
+def compared(
+    context: CheckContext, data: Data, known: Estimated, stored: Side, trained: Side
+) -> Comparison:
     """Evaluation against training mode, whatever the batches."""
     if not same_shapes(stored, trained) or _says_nothing(trained, stored):
         return Comparison(stored, trained, [])
 
     def against(batchings: Sequence[Side]) -> Comparison:
         others = Alternatives([], [trained, *batchings], [])
-        found = excesses(case, data, stored, trained, others)
+        found = excesses(context, data, stored, trained, others)
         return Comparison(stored, trained, found, by_targets(data, trained))
 
     first = against([])
     if not first.far:  # as a rule: no other batches need to run
         return first
-    batchings = [other.side for other in other_batchings(case, data, known)]
+    batchings = [other.side for other in other_batchings(context, data, known)]
     if not all(same_shapes(side, trained) for side in batchings):
         return Comparison(stored, trained, [])
     return against(batchings)
@@ -102,15 +104,15 @@ def _says_nothing(trained: Side, stored: Side) -> bool:
     return spread(trained) < ROUNDING * spread(stored)
 
 
-def evaluation(case: Case, data: Data, known: Estimated) -> Side:
+def evaluation(context: CheckContext, data: Data, known: Estimated) -> Side:
     """What evaluation says, where no statistics are known that could be others."""
-    inference = Pass(case.subject, known.batches[0].x, training=False)
-    return evaluated(case, data, inference, known.size)
+    inference = Pass(context.subject, known.batches[0].x, training=False)
+    return evaluated(context, data, inference, known.size)
 
 
-def training_mode(case: Case, data: Data, known: Estimated) -> Side:
+def training_mode(context: CheckContext, data: Data, known: Estimated) -> Side:
     seen = list(statistics.batch_statistics(known.training, known.tracked, known.batches))
-    return in_training(case, data, seen, known.batches)
+    return in_training(context, data, seen, known.batches)
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,13 @@ def rows_mix(data: Data, known: Estimated) -> bool:
 
 
 def undone(
-    case: Case, data: Data, known: Estimated, blamed: Sequence[Holder], far: Comparison
+    context: CheckContext, data: Data, known: Estimated, blamed: Sequence[Holder], far: Comparison
 ) -> bool | None:
     """Whether training mode says what evaluation says once these layers run in inference mode.
 
     None where no layer can be told: then the subject as a whole is all that there is.
     """
-    subject, training = case.subject, known.training
+    subject, training = context.subject, known.training
     modes = {
         id(holder.layer): False
         for holder in blamed
