@@ -9,6 +9,9 @@ from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
 from pytest_bnconsistency.measurement.injected_faults import InjectedFault
 
+IN_BOTH_MODES = "training, both modes"
+"""Under which name checks share a pass in training mode that compares the modes of layers."""
+
 
 def observed(
     context: CheckContext, x: Nest, training: bool | None, row_by_row: Collection[int] = ()

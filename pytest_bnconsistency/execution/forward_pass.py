@@ -22,6 +22,7 @@ from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
 from pytest_bnconsistency.execution.activation_patching import Patch, patching
 from pytest_bnconsistency.execution.graphs import (
+    Uses,
     as_written,
     current_graph,
     is_batch,
@@ -29,6 +30,7 @@ from pytest_bnconsistency.execution.graphs import (
     operation_count,
     tensors_in,
     traced_in,
+    variable_uses,
     with_mask,
     written_variables,
 )
@@ -202,6 +204,13 @@ class Pass:
     def variables(self) -> list[Any]:
         """The variables that the pass reads or writes, known to the model or not."""
         return self.written if self._concrete is None else list(self._concrete.graph.variables)
+
+    def uses(self, x: Nest) -> Uses:
+        """What it does with variables; a trace tells that itself, else a run on `x` does."""
+        if self._concrete is not None:
+            return variable_uses(self._concrete)
+        moved = frozenset(id(variable) for variable in self.run(x).moved)
+        return Uses(frozenset(id(variable) for variable in self.written), moved)
 
     @property
     def is_traced(self) -> bool:

@@ -69,7 +69,8 @@ class IsolatedLayer:
         return Variables([*self.statistics, *variables_of(self.layer)])
 
     def _given(self, x: Array) -> tf.Tensor:
-        return tf.constant(x, getattr(self.layer, "compute_dtype", self.statistics[0].dtype))
+        own = self.statistics[0].dtype if self.statistics else tf.float32
+        return tf.constant(x, getattr(self.layer, "compute_dtype", own))
 
     def _call(self, given: Any, training: bool) -> Any:
         takes_mode = mode_argument(self.layer) is not None

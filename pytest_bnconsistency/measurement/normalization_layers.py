@@ -200,7 +200,7 @@ def _written_candidates(training: Pass) -> dict[int, tuple[Any, list[Call]]]:
     written = {id(variable) for variable in training.written}
     return {
         id(variable): (variable, calls)
-        for calls in _calls_by_layer(training).values()
+        for calls in calls_by_layer(training).values()
         for variable in tracked_candidates(training.subject, calls[0].layer)
         if id(variable) in written
     }
@@ -265,7 +265,8 @@ def _is_even(variable: Any, low: Array, high: Array) -> bool:
     return bool(np.ptp(kept) <= UNEVEN * abs(1 - float(np.median(kept))) + round_off)
 
 
-def _calls_by_layer(training: Pass) -> dict[int, list[Call]]:
+def calls_by_layer(training: Pass) -> dict[int, list[Call]]:
+    """The calls of each layer, by its identity; one that another runs without a call has its."""
     by_layer: dict[int, list[Call]] = {}
     for call in [*training.calls, *training.inner_calls]:
         by_layer.setdefault(id(call.layer), []).append(call)

@@ -18,6 +18,7 @@ from pytest_bnconsistency.checks.frozen_stability.measure import (
     with_table,
 )
 from pytest_bnconsistency.checks.frozen_stability.summary import evidence_of, notes_of, summary_of
+from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.accepted_sizes import only_size
@@ -63,7 +64,7 @@ def _refused(context: CheckContext) -> str:
 
 
 def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:
-    training = training_pass(context.subject, x)
+    training = context.shared[IN_BOTH_MODES] = training_pass(context.subject, x)
     declared = Declarations(context, training)
     if not declared.frozen:
         found = len(declared.normalization_layers)
