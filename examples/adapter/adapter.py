@@ -4,10 +4,10 @@ from typing import Any
 
 from pipelines import Pipeline
 
-from pytest_bnconsistency.models.adapter import BaseSubject
+from pytest_bnconsistency.models import Subject
 
 
-class PipelineSubject(BaseSubject):
+class PipelineSubject(Subject):
     mode = "learn"
 
     @classmethod

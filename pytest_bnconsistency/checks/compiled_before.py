@@ -20,7 +20,7 @@ from pytest_bnconsistency.data.arrays import (
     rows_of,
 )
 from pytest_bnconsistency.execution.state import restored
-from pytest_bnconsistency.models.base import Compiled
+from pytest_bnconsistency.models.calls import Compiled
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules.catalogue import SIZE_MATTERS
 

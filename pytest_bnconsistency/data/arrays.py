@@ -211,6 +211,28 @@ def dense(value: Any) -> Any:
     return value.to_tensor() if kind == "ragged" else tf.sparse.to_dense(tf.sparse.reorder(value))
 
 
+def packed(x: Nest, kinds: Sequence[Kind]) -> Nest:
+    """`x` with the ragged and sparse tensors that arrays stand for; `kinds` as `flatten` orders.
+
+    What pads the rows of an array, zeros and empty texts at their ends, is left out.
+    """
+    if not any(kinds):
+        return x
+    return rebuild(x, map(_packed, flatten(x), kinds))
+
+
+def _packed(leaf: Any, kind: Kind) -> Any:
+    import tensorflow as tf
+
+    tensor = tf.convert_to_tensor(leaf)
+    if kind == "sparse":
+        return tf.sparse.from_dense(tensor)
+    if kind == "ragged":
+        nothing = "" if tensor.dtype == tf.string else tf.zeros([], tensor.dtype)
+        return tf.RaggedTensor.from_tensor(tensor, padding=tf.fill(tensor.shape[2:], nothing))
+    return leaf
+
+
 def as_arrays(nest: Any, name: str) -> Nest:
     if isinstance(nest, (list, tuple)) and nest and not holds_arrays(nest):
         try:

@@ -22,7 +22,7 @@ from pytest_bnconsistency.execution.graphs import as_written
 from pytest_bnconsistency.execution.state import Variables, preserve_state, reachable_variables
 from pytest_bnconsistency.execution.traces import Traces
 from pytest_bnconsistency.models import Call, Subject
-from pytest_bnconsistency.models.base import TracedBatch
+from pytest_bnconsistency.models.calls import TracedBatch
 from pytest_bnconsistency.models.owned_objects import LIBRARIES, traced_functions
 from pytest_bnconsistency.models.training_batches import (
     as_batch,

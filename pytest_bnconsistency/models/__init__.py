@@ -11,7 +11,8 @@ from typing import Any
 
 from pytest_bnconsistency import libraries
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
-from pytest_bnconsistency.models.base import Call, Hook, Part, Proceed, Subject
+from pytest_bnconsistency.models.base import Subject
+from pytest_bnconsistency.models.calls import Call, Hook, Part, Proceed
 
 __all__ = ["ADAPTERS", "Call", "Hook", "Part", "Proceed", "Subject", "subject_of"]
 
@@ -27,9 +28,7 @@ def subject_of(model: Any) -> Subject:
         UnsupportedSubjectError: `model` is nothing that can be checked, or is not built.
     """
     libraries.tensorflow()
-    from pytest_bnconsistency.models.adapter import BaseSubject
-
-    if isinstance(model, BaseSubject):
+    if isinstance(model, Subject):
         return model
     for kind in _kinds():
         if kind.accepts(model):
@@ -76,7 +75,7 @@ def _kinds() -> Iterator[Any]:
 
 @functools.cache
 def _adapters() -> tuple[Any, ...]:
-    """The subjects of other packages: classes as `BaseSubject`, by their entry points."""
+    """The subjects of other packages: classes as `Subject`, by their entry points."""
     found = []
     for entry in importlib.metadata.entry_points(group=ADAPTERS):
         try:
@@ -89,7 +88,7 @@ def _adapters() -> tuple[Any, ...]:
         if not callable(getattr(kind, "accepts", None)):
             raise BNConsistencyError(
                 f"the adapter {entry.name} = {entry.value!r} has no accepts(model); expected a "
-                "class derived from pytest_bnconsistency.models.adapter.BaseSubject"
+                "class derived from pytest_bnconsistency.models.Subject"
             )
         found.append(kind)
     return tuple(found)

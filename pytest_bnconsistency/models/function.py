@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Nest, Spec, flatten, map_nest
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
-from pytest_bnconsistency.models.adapter import BaseSubject
-from pytest_bnconsistency.models.base import Hook
+from pytest_bnconsistency.models.base import Subject
+from pytest_bnconsistency.models.calls import Hook
 from pytest_bnconsistency.models.layer_hooks import by_names, hooked_layers
 from pytest_bnconsistency.models.owned_objects import (
     as_variable,
@@ -27,7 +27,7 @@ from pytest_bnconsistency.models.owned_objects import (
 from pytest_bnconsistency.words import first_line
 
 
-class FunctionSubject(BaseSubject):
+class FunctionSubject(Subject):
     """Any callable that takes a batch: a function, a `tf.function`, an object, a Keras layer.
 
     Keras layers and modules that its code refers to are its layers. A function that refuses

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Nest, Spec, flatten, map_nest
+from pytest_bnconsistency.data.arrays import Nest, Spec, flatten, map_nest, packed
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
-from pytest_bnconsistency.models.base import Hook, TracedBatch
+from pytest_bnconsistency.models.calls import Hook, TracedBatch
 from pytest_bnconsistency.models.layer_hooks import by_names, hooked_layers
 from pytest_bnconsistency.models.predict_methods import PredictingSubject, fed, quiet
 from pytest_bnconsistency.models.refusals import as_sentence
@@ -23,7 +23,6 @@ from pytest_bnconsistency.models.training_batches import (
     batch_like,
     dataset_of,
     given_dataset,
-    packed,
     rows_in,
     traced_batches,
 )

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from pytest_bnconsistency.models.base import Call, Hook
+from pytest_bnconsistency.models.calls import Call, Hook
 from pytest_bnconsistency.models.owned_objects import given_mode
 
 PATCHING = threading.RLock()

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 MODES = ("training", "is_training")
 LIBRARIES = ("tensorflow", "keras", "tf_keras", "numpy", "builtins")
@@ -22,6 +21,8 @@ DEPTH = 3
 
 def as_variable(value: Any) -> Any | None:
     """The `tf.Variable` that `value` is or wraps, if it is initialised."""
+    import tensorflow as tf
+
     if isinstance(value, tf.Variable):
         return value
     inner = getattr(value, "_value", None)
@@ -63,6 +64,8 @@ def _items(value: Any) -> list[Any]:
 
 def _is_helper(value: Any) -> bool:
     """Whether `value` holds state for somebody else, and has no calls of its own to be watched."""
+    import tensorflow as tf
+
     return (
         hasattr(value, "__dict__")
         and not isinstance(value, (types.ModuleType, tf.Module))
@@ -209,6 +212,8 @@ def library_objects(function: Any) -> list[Any]:
 
 def _is_library_object(value: Any) -> bool:
     """Whether `value` is of a class of TensorFlow's or Keras', or derived from one."""
+    import tensorflow as tf
+
     if isinstance(value, (type, tf.Tensor, np.ndarray)) or hasattr(value, "python_function"):
         return False
     modules = {base.__module__.partition(".")[0] for base in type(value).__mro__}

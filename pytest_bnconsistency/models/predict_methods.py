@@ -12,11 +12,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Nest, flatten, map_nest, rows_of
-from pytest_bnconsistency.models.adapter import BaseSubject
-from pytest_bnconsistency.models.base import Compiled, set_batch
+from pytest_bnconsistency.data.arrays import Nest, flatten, map_nest, packed, rows_of
+from pytest_bnconsistency.models.base import Subject, set_batch
+from pytest_bnconsistency.models.calls import Compiled
 from pytest_bnconsistency.models.refusals import as_sentence
-from pytest_bnconsistency.models.training_batches import dataset_of, packed, with_tuples
+from pytest_bnconsistency.models.training_batches import dataset_of, with_tuples
 
 _INFERRING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
 """What turns rows into outputs, apart from the model's call."""
@@ -24,7 +24,7 @@ _EVALUATING = ("evaluate", "test_step", "make_test_function", "compute_loss", "c
 """What turns rows and targets into scores, apart from the model's call."""
 
 
-class PredictingSubject(BaseSubject):
+class PredictingSubject(Subject):
     """A model whose library has a `predict`, which compiles a function when it first runs."""
 
     model_class: Any
@@ -185,7 +185,7 @@ class PredictingSubject(BaseSubject):
         owner = next(kind for kind in type(self.model).__mro__ if name in vars(kind))
         return f"{owner.__name__}.{name}"
 
-    def by_step(self) -> BaseSubject | None:
+    def by_step(self) -> Subject | None:
         if "predict_step" not in self.own_inference():
             return None
         stepping = copy.copy(self)

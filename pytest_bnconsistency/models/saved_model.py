@@ -10,13 +10,13 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Nest, flatten, map_nest
 from pytest_bnconsistency.errors import UnsupportedSubjectError
-from pytest_bnconsistency.models.adapter import BaseSubject
-from pytest_bnconsistency.models.base import Part
+from pytest_bnconsistency.models.base import Subject
+from pytest_bnconsistency.models.calls import Part
 from pytest_bnconsistency.models.function import called, spec_of
 from pytest_bnconsistency.models.owned_objects import MODES
 
 
-class SavedModelSubject(BaseSubject):
+class SavedModelSubject(Subject):
     """A loaded SavedModel: its call, else `serve`, else its default or only signature.
 
     No layer can be seen. The variables' names say which layer held them.

@@ -11,13 +11,13 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.errors import UnsupportedSubjectError
-from pytest_bnconsistency.models.adapter import BaseSubject
-from pytest_bnconsistency.models.base import Hook
+from pytest_bnconsistency.models.base import Subject
+from pytest_bnconsistency.models.calls import Hook
 from pytest_bnconsistency.models.function import called, hooked_libraries, input_specs
 from pytest_bnconsistency.models.owned_objects import default_mode, mode_argument, variables_of
 
 
-class ModuleSubject(BaseSubject):
+class ModuleSubject(Subject):
     """A `tf.Module` that can be called. Modules in it that are called are its layers.
 
     Paths are those of attributes: `backbone/norms/0`.

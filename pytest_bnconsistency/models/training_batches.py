@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Kind, Nest, flatten, rebuild
+from pytest_bnconsistency.data.arrays import Array, Kind, Nest, flatten, packed
 from pytest_bnconsistency.data.rows import Data
-from pytest_bnconsistency.models.base import TracedBatch
+from pytest_bnconsistency.models.calls import TracedBatch
 from pytest_bnconsistency.models.owned_objects import traced_functions
 
 
@@ -54,26 +54,6 @@ def as_batch(data: Data) -> Nest:
         return data.as_given()
     parts = (data.as_given(), data.y, data.sample_weight)
     return tuple(part for part in parts if part is not None)
-
-
-def packed(x: Nest, kinds: Sequence[Kind]) -> Nest:
-    """`x` with the ragged and sparse tensors that arrays stand for; `kinds` as `flatten` orders.
-
-    What pads the rows of an array, zeros and empty texts at their ends, is left out.
-    """
-    if not any(kinds):
-        return x
-    return rebuild(x, map(_packed, flatten(x), kinds))
-
-
-def _packed(leaf: Any, kind: Kind) -> Any:
-    tensor = tf.convert_to_tensor(leaf)
-    if kind == "sparse":
-        return tf.sparse.from_dense(tensor)
-    if kind == "ragged":
-        nothing = "" if tensor.dtype == tf.string else tf.zeros([], tensor.dtype)
-        return tf.RaggedTensor.from_tensor(tensor, padding=tf.fill(tensor.shape[2:], nothing))
-    return leaf
 
 
 def as_given(data: Data) -> Nest:

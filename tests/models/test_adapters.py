@@ -6,13 +6,13 @@ import tensorflow as tf
 
 from pytest_bnconsistency import BNConsistencyError, assert_batch_invariance
 from pytest_bnconsistency import models as subjects
-from pytest_bnconsistency.models.adapter import BaseSubject
+from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 X = np.random.default_rng(0).standard_normal((16, 4), np.float32)
 
 PACKAGE = """
-from pytest_bnconsistency.models.adapter import BaseSubject
+from pytest_bnconsistency.models import Subject
 
 class Box:
     def __init__(self, leaks): self.leaks = leaks
@@ -22,7 +22,7 @@ def sum_of(x):
     import tensorflow as tf
     return tf.reduce_mean(x, 0)
 
-class BoxSubject(BaseSubject):
+class BoxSubject(Subject):
     @classmethod
     def accepts(cls, model): return isinstance(model, Box)
     def call(self, x, training): return self.model.score(x)
@@ -73,7 +73,7 @@ def test_an_adapter_that_cannot_be_used_is_named(installed, value, sentence):
 
 
 def test_a_subject_is_taken_as_it_is():
-    class Shifting(BaseSubject):
+    class Shifting(Subject):
         """All that an adapter has to say, and what it may say besides."""
 
         mode = "learn"

@@ -34,7 +34,8 @@ from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap
-from pytest_bnconsistency.models.base import Part, holders
+from pytest_bnconsistency.models.base import holders
+from pytest_bnconsistency.models.calls import Part
 
 UNEXPLAINED = 3
 """Where population statistics don't explain the gap, it must be this many tolerances wide."""
