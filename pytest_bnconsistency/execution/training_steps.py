@@ -83,11 +83,7 @@ class Steps:
     def possible(self) -> bool:
         if self.data is None:
             return False
-        if self.train_step is not None:
-            return True
-        return self.subject.compiled and (
-            self.data.y is not None or not self.subject.needs_targets
-        )
+        return self.train_step is not None or self.subject.trains_on(self.data)
 
     @property
     def path(self) -> str:

@@ -278,6 +278,10 @@ class Subject(abc.ABC):
         """Whether `fit` needs targets: it scores outputs by a compiled loss."""
         return True
 
+    def trains_on(self, data: Data) -> bool:
+        """Whether `fit` can run on this data."""
+        return self.compiled and (data.y is not None or not self.needs_targets)
+
     def training_function(self) -> Any:
         """What `fit` compiled, with its traces; None before the first `fit`."""
         return None

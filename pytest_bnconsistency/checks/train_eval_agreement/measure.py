@@ -67,7 +67,7 @@ def measured(context: CheckContext, data: Data, known: Estimated, done: int | No
 
 def _step(context: CheckContext, data: Data, size: int) -> RealStep | None:
     own, subject = context.train_step, context.subject
-    possible = own is not None or (subject.compiled and data.y is not None)
+    possible = own is not None or subject.trains_on(data)
     return RealStep(subject, own, size) if possible else None
 
 

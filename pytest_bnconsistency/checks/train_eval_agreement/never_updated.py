@@ -212,7 +212,7 @@ def _fit_leaves_unchanged(
     context: CheckContext, data: Data, untouched: Sequence[Tracked], tries: Tries
 ) -> bool:
     """Whether a real step of the user's own training does not move the statistics."""
-    if context.train_step is not None or not context.subject.compiled or data.y is None:
+    if context.train_step is not None or not context.subject.trains_on(data):
         return False
     if not tries.may("a step of fit"):
         return False
