@@ -20,12 +20,15 @@ from pytest_bnconsistency.checks.train_eval_agreement.measure import (
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.errors import RefusedError
+from pytest_bnconsistency.execution.batches import Batches
 from pytest_bnconsistency.measurement.compared_outputs import Side
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.normalization_layers import Tracked, batch_statistics
 from pytest_bnconsistency.measurement.population import Estimate
 
 DRAWS = 5
 """Converged moving averages that are drawn."""
+LAST_BATCHES = 16
+"""Batches of as few rows as an epoch ends on that are drawn, where it ends on fewer than usual."""
 USUAL_MOMENTUM = 0.9
 """What averages about the last batches only (momentum below 0.5) jitter is not theirs to excuse:
 it is bounded as with this momentum."""
@@ -63,7 +66,7 @@ def alternatives(context: CheckContext, m: Measured, known: Estimated) -> Altern
     return Alternatives(
         list(_said(context, m, samples)),
         list(_said(context, m, averages)),
-        list(_said(context, m, _ended(m, known, others, averages))),
+        list(_said(context, m, _ended(m, known, averages))),
     )
 
 
@@ -103,24 +106,32 @@ def _moving_averages(
 
 
 def _ended(
-    m: Measured, known: Estimated, others: Sequence[Batching], averages: list[list[Array]]
+    m: Measured, known: Estimated, averages: Sequence[list[Array]]
 ) -> Iterator[list[Array]]:
     """These averages after the last batch of an epoch, which may have fewer rows.
 
-    It counts where it alone moves them as much as all the others. One row has no variance: that
-    is no chance, but a fault.
+    It counts where it alone moves them as much as all the others. What so few rows do differs
+    much from batch to batch, so many are drawn. One row has no variance: that is no chance, but a
+    fault.
     """
-    every = [known.seen, *(other.seen for other in others if other.size == known.size)]
+    rows = known.seen[-1].rows
     steady = min(map(_kept, m.tracked))
     most = (1 - steady**2) * known.size
-    ends = [b for seen in every for b in seen if 1 < b.rows < min(most, known.size, m.data.rows)]
+    if not averages or not 1 < rows < min(most, known.size, m.data.rows):
+        return
     usual = [
-        [b.values[i] for b in known.seen if b.rows == known.size] for i in range(len(m.tracked))
+        np.mean([b.values[i] for b in known.seen if b.rows == known.size], axis=0)
+        for i in range(len(m.tracked))
     ]
-    for average, end in zip(averages, itertools.cycle(ends), strict=False):
-        spread = math.sqrt(1 / (1 - end.rows / m.data.rows))
+    rng = np.random.default_rng(m.seed)
+    drawn = Batches(
+        m.data, tuple(rng.permutation(m.data.rows)[:rows] for _ in range(LAST_BATCHES))
+    )
+    spread = math.sqrt(1 / (1 - rows / m.data.rows))
+    ends = batch_statistics(known.training, m.tracked, drawn)
+    for average, end in zip(itertools.cycle(averages), ends, strict=False):
         yield [
-            _kept(t) * value + (1 - _kept(t)) * (center + spread * (last - np.mean(full, axis=0)))
+            _kept(t) * value + (1 - _kept(t)) * (center + spread * (last - full))
             for t, value, center, last, full in zip(
                 m.tracked, average, m.reference, end.values, usual, strict=True
             )
