@@ -105,6 +105,52 @@ def test_fewer_rows_than_a_batch():
     assert result.evidence["excess"][0]["jitter"] > 0
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", [0, 5])
+def test_no_seed_makes_a_fault_of_what_an_epoch_ends_on(seed):
+    """Few of such batches are seen, and these may be alike by chance; more are drawn."""
+    model, bn, x, y = sides(309)
+    given = {"batch_size": 16, "seed": seed}
+    expect_verdict(CHECK, "vacuous", model, x, y, **given)
+    bn.moving_mean.assign_add(2 * keras.ops.sqrt(bn.moving_variance))
+    expect_verdict(CHECK, "failed", model, x, y, **given)
+
+
+def two_groups(close, shift):
+    """Two groups far apart, and rows between them: the first is tipped over by a shift."""
+    far = np.where(np.arange(50) % 2, 2.0, -2.0) + np.linspace(-0.5, 0.5, 50)
+    between = np.where(np.arange(close) % 2, -0.01, 0.01) * np.arange(1, close + 1)
+    far = far[: 50 - close]
+    x = np.concatenate([far - far.mean(), [0.001], between[1:]]).astype(np.float32)[:, None]
+    inputs = keras.Input((1,))
+    h = keras.layers.BatchNormalization(momentum=0.9, name="bn")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax", name="head")(h))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    recalibrate(model, x)
+    bn = model.get_layer("bn")
+    middle = float(bn.moving_mean[0]) / float(np.sqrt(bn.moving_variance[0] + bn.epsilon))
+    model.get_layer("head").set_weights([np.array([[-3.0, 3.0]]), np.array([-3.0, 3.0]) * middle])
+    bn.moving_mean.assign_add(shift * keras.ops.ones(1))
+    return model, x, (x[:, 0] > 0).astype(np.int32)
+
+
+@pytest.mark.parametrize(
+    ("close", "shift", "verdict"),
+    [(10, 0.002, "vacuous"), (1, 0.002, "passed"), (10, 0.0, "passed")],
+)
+@pytest.mark.every_case
+def test_a_loss_clears_no_decisions_that_hang_on_which_rows_there_are(close, shift, verdict):
+    model, x, y = two_groups(close, shift)
+    result = expect_verdict(CHECK, verdict, model, x, y, updates=1000)
+    loss, decisions = result.evidence["excess"]
+    assert loss["excess"] < 0.1 * loss["tolerance"]
+    if verdict == "vacuous":
+        assert decisions["excess"] < decisions["tolerance"] < decisions["sampling"]
+        assert "wrong decisions would fail" in result.summary
+        assert "statistics of so few rows" in result.summary
+        assert "give about" in result.hint
+
+
 def excess(name, amount, counting):
     return Excess(Quantity(name, 1.0, np.mean, np.array, ""), amount, counting)
 

@@ -36,6 +36,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     doubted,
     excesses,
     proven,
+    settled,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
 from pytest_bnconsistency.data.arrays import all_finite
@@ -190,7 +191,7 @@ def _against_population(context: CheckContext, m: Measured, known: Estimated) ->
         return excesses(context, m.data, m.stored, m.population, others)
 
     found = against(sampling_error.NONE)
-    if doubted(found):
+    if not settled(found):
         found = against(sampling_error.alternatives(context, m, known))
     return found
 

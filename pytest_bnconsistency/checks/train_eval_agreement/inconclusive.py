@@ -75,7 +75,8 @@ def rows_needed(excess: Excess, rows: int) -> int | None:
         left = (excess.amount / DEVIATIONS) ** 2 - excess.jitter**2
         times = max(few**2 / left, (excess.counting / (excess.amount - 1)) ** 2) if left > 0 else 0
     else:
-        times = (ONE_SIDED * excess.counting / (WOULD_SHOW - excess.amount)) ** 2
+        counting = ONE_SIDED * excess.counting / (WOULD_SHOW - excess.amount)
+        times = max(counting, excess.sampling_error / WOULD_SHOW) ** 2
     needed = rows * times * 1.2
     if not 0 < needed <= MOST_ROWS:
         return None

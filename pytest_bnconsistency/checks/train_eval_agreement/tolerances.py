@@ -124,6 +124,14 @@ class Excess:
         return not self.exceeds_tolerance and self._most < WOULD_SHOW
 
     @property
+    def unknown(self) -> bool:
+        """Whether statistics of other rows change as many decisions as a pass says there are not.
+
+        A loss tells by itself how well it is known.
+        """
+        return self.quantity.counted and self.sampling_error >= WOULD_SHOW
+
+    @property
     def negligible(self) -> bool:
         return self._most < self.quantity.negligible
 
@@ -157,13 +165,24 @@ def doubted(found: Sequence[Excess]) -> list[Excess]:
     """What may be harm: all that looks like it, or what tells most, if that is open.
 
     A loss tells more than the few decisions that differ, and where outputs hardly move, the
-    decisions that change were close calls.
+    decisions that change were close calls. That holds if the statistics are known: where those of
+    so few rows may as well be others, under which as many decisions change, they clear nothing.
     """
-    if any(excess.negligible for excess in found):
+    unknown = [excess for excess in found if excess.unknown]
+    if _negligible(found) and not unknown:
         return []
     harmful = [excess for excess in found if excess.exceeds_tolerance]
     telling = [excess for excess in found if excess.quantity.counted == found[0].quantity.counted]
-    return harmful or [excess for excess in telling if not excess.excluded]
+    return harmful or [excess for excess in telling if not excess.excluded] or unknown
+
+
+def settled(found: Sequence[Excess]) -> bool:
+    """Whether nothing may be harm, so that what chance does need not be known."""
+    return _negligible(found) or all(excess.excluded for excess in found)
+
+
+def _negligible(found: Sequence[Excess]) -> bool:
+    return any(excess.negligible for excess in found)
 
 
 def excesses(
