@@ -69,6 +69,7 @@ class Door:
     told each result, and what comes of it: `fail`, `skip`, `warn` or `pass`.
     `progress` is told what a check is doing.
     `reproduce` is the command that runs the same test again.
+    `reports` says that what it is told is written into a report, with the facts of layers.
     """
 
     options: tuple[Mapping[str, Any], ...] = ()
@@ -76,6 +77,7 @@ class Door:
     progress: Progress = Progress()  # noqa: RUF009 - a line on a terminal
     verbose: bool = False
     reproduce: str = ""
+    reports: bool = False
 
 
 door: ContextVar[Door] = ContextVar("door", default=Door())  # noqa: B039 - it is frozen

@@ -128,6 +128,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         progress=_Progress(item.config),
         verbose=item.config.get_verbosity() >= 2,
         reproduce=_reproduce(item),
+        reports=bool(item.config.getoption("bn_report") or ini.words(item.config, "report")),
     )
     token = door.set(around)
     try:

@@ -97,13 +97,15 @@ class Run:
     """What a check ran on, under which settings, and what it took.
 
     `settings` holds each value with the source that it came from. `traces` counts the forward
-    passes that were traced.
+    passes that were traced. `layers` are the facts of the model's normalization layers as plain
+    data, where a report wants them and they are not as an earlier check of the model left them.
     """
 
     model: str
     settings: Mapping[str, tuple[Any, str]]
     seconds: float
     traces: int
+    layers: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

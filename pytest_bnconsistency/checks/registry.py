@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import importlib
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Check:
             settings=_sourced(context.settings),
             seconds=time.perf_counter() - begun,
             traces=traces(),
+            layers=_new_facts(context) if door.get().reports else (),
         )
         return dataclasses.replace(result, run=run)
 
@@ -56,6 +58,20 @@ class Check:
 
 def _sourced(chosen: Settings) -> dict[str, tuple[Any, str]]:
     return {name: (getattr(chosen, name), chosen.sources.get(name, "default")) for name in FIELDS}
+
+
+def _new_facts(context: CheckContext) -> tuple[dict[str, Any], ...]:
+    """The facts of the normalization layers, if the last check of the model left others."""
+    if "tensorflow" not in sys.modules:  # nothing ran
+        return ()
+    from pytest_bnconsistency.checks.layer_facts import for_the_record
+
+    facts: tuple[dict[str, Any], ...] = ()
+    with contextlib.suppress(Exception):  # a report lacks a table sooner than a verdict
+        facts = for_the_record(context)
+    is_new = facts != context.shared.get("facts of layers")
+    context.shared["facts of layers"] = facts
+    return facts if is_new else ()
 
 
 @contextlib.contextmanager

@@ -208,7 +208,10 @@ class Pass:
     def uses(self, x: Nest) -> Uses:
         """What it does with variables; a trace tells that itself, else a run on `x` does."""
         if self._concrete is not None:
-            return variable_uses(self._concrete)
+            if "uses" not in self.known:
+                self.known["uses"] = variable_uses(self._concrete)
+            uses: Uses = self.known["uses"]
+            return uses
         moved = frozenset(id(variable) for variable in self.run(x).moved)
         return Uses(frozenset(id(variable) for variable in self.written), moved)
 

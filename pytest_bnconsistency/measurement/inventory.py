@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Nest, map_nest
+from pytest_bnconsistency.data.arrays import Array, Nest, map_nest
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.graphs import Uses
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
@@ -32,8 +32,8 @@ Kind = Literal[
 ]
 Mode = Literal["batch", "stored"]
 
-FEW = 2
-"""Rows that a layer is run on by itself."""
+FEW, SIDE = 2, 4
+"""Rows that a layer is run on by itself, and how long their axes are where it takes such ones."""
 LARGEST = 2**20
 """Elements in a row beyond which a layer is not run by itself."""
 TIMES, OFF = 4.0, 100.0
@@ -103,6 +103,7 @@ def inventory(
     predict: Uses | None,
     training: Ran | None,
     tracked: Sequence[Tracked] = (),
+    stateless: Mapping[int, Kind | None],
 ) -> tuple[LayerFacts, ...]:
     """The facts of each normalization layer.
 
@@ -112,6 +113,7 @@ def inventory(
         predict: what `predict` compiled.
         training: a pass in training mode.
         tracked: the statistics that training moves, found by what they do.
+        stateless: what layers that hold no statistics normalise by, by their identity.
     """
     calls = {**(call.calls if call else {}), **(training.calls if training else {})}
     stateful = {id(n.layer): n for n in by_behaviour(list(normalization_layers(subject)), tracked)}
@@ -122,7 +124,7 @@ def inventory(
             n = stateful[key]
             own = [t for t in tracked if t.layer is n.layer]
             facts.append(_with_statistics(subject, n, calls.get(key, []), runs, own))
-        elif (kind := _kind_of_stateless(subject, calls[key][0])) is not None:
+        elif (kind := stateless.get(key)) is not None:
             facts.append(_without_statistics(subject, kind, calls[key][0], runs))
     return tuple(facts)
 
@@ -214,7 +216,7 @@ def _without_statistics(subject: Subject, kind: Kind, call: Call, runs: _Runs) -
     )
 
 
-def _kind_of_stateless(subject: Subject, call: Call) -> Kind | None:
+def kind_of_stateless(subject: Subject, call: Call) -> Kind | None:
     """What a layer without statistics of its own normalises by, if it does; tried on the layer.
 
     Then its outputs do not hang on the scale of its input, and one element moves others.
@@ -223,21 +225,30 @@ def _kind_of_stateless(subject: Subject, call: Call) -> Kind | None:
     if (
         not (call.is_layer and call.number and isinstance(given, tf.Tensor))
         or not given.dtype.is_floating
+        or given.shape.rank < 2
         or (given.shape[1:].num_elements() or LARGEST) >= LARGEST
         or subject.sublayers(call.layer)
     ):
         return None
-    numbers = np.random.default_rng(0).normal(3, 2, 997)
-    x = np.resize(numbers, (FEW, *given.shape[1:]))
-    isolated = IsolatedLayer(call.layer, ())
-    try:
-        plain, scaled = isolated.call(x, training=False), isolated.call(TIMES * x, training=False)
-        if plain.shape != x.shape or np.abs(scaled - plain).max() > SAME * plain.std():
-            return None
-        x.flat[0] += OFF
-        differs = isolated.call(x, training=False) != plain
-    except Exception:  # it takes more than that, or does not run by itself
+    isolated, (*sides, channels) = IsolatedLayer(call.layer, ()), given.shape[1:]
+    for row in dict.fromkeys(
+        ((*(min(side, SIDE) for side in sides), channels), (*sides, channels))
+    ):
+        numbers = np.random.default_rng(0).normal(3, 2, 997)
+        x = np.resize(numbers, (FEW, *row))
+        try:
+            return _kind_on(isolated, x)
+        except Exception:  # it takes another shape, or more than that, or does not run by itself
+            continue
+    return None
+
+
+def _kind_on(isolated: IsolatedLayer, x: Array) -> Kind | None:
+    plain, scaled = isolated.call(x, training=False), isolated.call(TIMES * x, training=False)
+    if plain.shape != x.shape or np.abs(scaled - plain).max() > SAME * plain.std():
         return None
+    x.flat[0] += OFF
+    differs = isolated.call(x, training=False) != plain
     if differs[1:].any():
         return "statistics of the batch"
     return "statistics of each row" if differs.sum() > 1 else None

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from pytest_bnconsistency.reporting import pictures
+from pytest_bnconsistency.reporting import layers, pictures
 from pytest_bnconsistency.reporting.problems import cut
 from pytest_bnconsistency.reporting.record import VERDICTS
 from pytest_bnconsistency.reporting.summary import NAMES, headline, missing
@@ -109,6 +109,10 @@ class Section:
 
     def of(self, check: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.check["check"] == check]
+
+    @property
+    def layers(self) -> layers.LayerTable | None:
+        return layers.table(self.model.get("layers", []))
 
     @property
     def failing(self) -> int:

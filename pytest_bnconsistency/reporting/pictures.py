@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_bnconsistency.reporting.numbers import number, real
+
 WIDE = 1000
 """Numbers whose sizes differ by more than this share a logarithmic scale."""
 SHORTEST = 2.0
@@ -87,24 +89,24 @@ def of_check(evidence: Mapping[str, Any]) -> Iterator[Picture]:
 def of_finding(evidence: Mapping[str, Any]) -> Iterator[Picture]:
     """What the numbers of a finding show."""
     yield from _picture("Distance of the outputs to those of training", evidence, _DISTANCE)
-    known = {label: _real(evidence.get(key)) for key, label in _SHARES.items()}
+    known = {label: real(evidence.get(key)) for key, label in _SHARES.items()}
     yield from _shares("Share of the initial values", list(known.items()))
     for column, how in _GAP.items():
-        layers = [(layer, _real(one)) for layer, one in _layers(evidence, "gap_by_layer", column)]
+        layers = [(layer, real(one)) for layer, one in _layers(evidence, "gap_by_layer", column)]
         yield from _shares(f"Share of the gap that a layer {column}, {how}", layers)
 
 
 def figure(check: Mapping[str, Any]) -> str:
     """The number that says most of a check, in a few words."""
     evidence = check["evidence"]
-    changes = [_real(finding["evidence"].get("largest_change")) for finding in check["findings"]]
+    changes = [real(finding["evidence"].get("largest_change")) for finding in check["findings"]]
     if known := [change for change in changes if change is not None]:
         return f"a row moves by {number(max(known))}"
     for one in _list(evidence, "excess"):
-        found, limit = _real(one.get("excess")), _real(one.get("tolerance"))
+        found, limit = real(one.get("excess")), real(one.get("tolerance"))
         if found is not None and limit is not None and found > 0:
             return f"{_word(one, 'of')} off by {number(found)}, tolerated {number(limit)}"
-    margin = _real(evidence.get("margin"))
+    margin = real(evidence.get("margin"))
     return f"{number(margin)} of the noise bound" if margin else ""
 
 
@@ -127,11 +129,6 @@ def _seen(found: object) -> str:
     return f"{repeats}, moves {moved or 'nothing'}"
 
 
-def number(value: float) -> str:
-    """`value` in three digits, or as many as a whole number has."""
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 or value == 0 else f"{value:.3g}"
-
-
 def _scores(evidence: Mapping[str, Any]) -> Iterator[Picture]:
     for name in _mapping(evidence, "moving"):
         sides = {label: _mapping(evidence, side).get(name) for side, label in _SIDES.items()}
@@ -139,7 +136,7 @@ def _scores(evidence: Mapping[str, Any]) -> Iterator[Picture]:
 
 
 def _sizes(evidence: Mapping[str, Any]) -> Iterator[Picture]:
-    margin = _real(evidence.get("margin"))
+    margin = real(evidence.get("margin"))
     if not margin:
         return
     sizes = ", ".join(map(str, _sequence(evidence, "sizes")))
@@ -176,12 +173,12 @@ def _drawn(
     caption: str, values: Iterable[tuple[str, object]], bound: float = 0.0
 ) -> Iterator[Picture]:
     """The picture of what is a number, if anything is and there is something to compare."""
-    known = [(label, found) for label, one in values if (found := _real(one)) is not None]
+    known = [(label, found) for label, one in values if (found := real(one)) is not None]
     sizes = [one for one in (*(value for _, value in known), bound) if 0 < one < math.inf]
     if not known or not sizes:
         return
     scale = Scale(min(sizes), max(sizes))
-    bars = [Bar(label, _said(value), scale.length(value)) for label, value in known]
+    bars = [Bar(label, number(value), scale.length(value)) for label, value in known]
     note = "; logarithmic scale" if scale.is_wide else ""
     line = min(scale.length(bound), 99.0) if bound else None
     yield Picture(f"{_counted(caption, bars)}{note}", bars[:MOST], line)
@@ -207,17 +204,6 @@ class Scale:
         orders = math.log(min(value, self.largest) / self.smallest)
         share = orders / math.log(self.largest / self.smallest)
         return round(SHORTEST + (100 - SHORTEST) * share, 1)
-
-
-def _said(value: float) -> str:
-    return number(value) if math.isfinite(value) else str(value)
-
-
-def _real(value: object) -> float | None:
-    """`value`, if it is a number; the record writes NaN and infinity as text."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    return float(value) if value in ("nan", "inf", "-inf") else None
 
 
 def _mapping(evidence: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -19,6 +19,8 @@
           "title": "models:build",  what it was named as, else the suite, else the test
           "name": "resnet50",       its own name
           "path": "models.py", "line": 12,           of the factory, the suite, or the test
+          "layers": [LAYER],        the normalization layers in the order in which they run, as
+                                    far as the checks saw them
           "checks": [               in the order of their tests; one check may stand here twice
             {
               "check": "batch_invariance",
@@ -46,6 +48,10 @@
 
     FINDING: {"rule", "slug", "headline", "layer", "layers", "message", "cause", "cause_tested",
               "tested", "remedy", "bound", "table", "evidence", "recipe", "code"}
+    LAYER:   {"path", "kind", "momentum", "epsilon", "axis", "dtype", "statistics_dtype",
+              "trainable", "frozen_by", "modes": {"call", "predict", "training"}, "updates",
+              "initial_share", "population": {"mean": {"standard_errors", "off", "ratio"}, ...}},
+              null for what no check saw
     TABLE:   {"columns": [...], "rows": [[...]], "more": 0}, all cells text
 
 Numbers are numbers, but for "nan", "inf" and "-inf". Names of the user's stand as they are: every
@@ -118,6 +124,7 @@ def check_entry(result: CheckResult, outcome: str, place: Place) -> Record:
         "evidence": result.evidence,
         "seconds": round(run.seconds, 3) if run else 0.0,
         "traces": run.traces if run else 0,
+        "layers": run.layers if run else (),
         "settings": {
             name: {"value": value, "source": source} for name, (value, source) in settings.items()
         },
@@ -140,9 +147,11 @@ def build(
     models: dict[tuple[str, str], Record] = {}
     for entry in sorted(entries, key=_order):
         check = dict(entry)
-        title, name = check.pop("title"), check.pop("name")
+        title, name, layers = check.pop("title"), check.pop("name"), check.pop("layers")
         start = {"title": title, "name": name, "path": check["path"], "line": check["line"]}
-        models.setdefault((title, name), {**start, "checks": []})["checks"].append(check)
+        model = models.setdefault((title, name), {**start, "layers": [], "checks": []})
+        model["layers"] = _joined(model["layers"], layers)
+        model["checks"].append(check)
     failed = [dict(error) for error in sorted(errors, key=_order)]
     crashed = sorted(ending.crashed, key=lambda crash: _natural(crash["test"]))
     return {
@@ -169,6 +178,36 @@ def checks(record: Mapping[str, Any]) -> Iterator[tuple[Record, Record]]:
     for model in record["models"]:
         for check in model["checks"]:
             yield model, check
+
+
+def _joined(known: Sequence[Record], more: Sequence[Record]) -> list[Record]:
+    """The facts of a model's layers by what several checks saw: those of who saw most, filled up.
+
+    Checks of one model may run in several processes, each of which sees a part.
+    """
+    most, other = sorted((known, more), key=_seen, reverse=True)
+    by_path = {layer["path"]: layer for layer in other}
+    return [_filled(layer, by_path.get(layer["path"], {})) for layer in most]
+
+
+def _seen(facts: object) -> int:
+    """How many values are known, in facts or parts of them."""
+    if isinstance(facts, Mapping):
+        return sum(map(_seen, facts.values()))
+    if isinstance(facts, Sequence) and not isinstance(facts, str):
+        return sum(map(_seen, facts))
+    return facts is not None
+
+
+def _filled(facts: Mapping[str, Any], other: Mapping[str, Any]) -> Record:
+    """`facts`, with what `other` knows where they know nothing."""
+    found = dict(facts)
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(found.get(key), Mapping):
+            found[key] = _filled(found[key], value)
+        elif found.get(key) is None:
+            found[key] = value
+    return found
 
 
 def _counts(models: Sequence[Record], errors: Sequence[Record]) -> dict[str, int]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pytest_bnconsistency.checks.population_statistics import Estimated
-from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.normalization_layers import Role
+from pytest_bnconsistency.measurement.population_distances import Distance, distances_by_layer
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
@@ -26,21 +25,6 @@ _PLURALS: Mapping[Role, str] = {
     "deviation": "deviations",
     "other": "statistics",
 }
-
-
-@dataclass(frozen=True)
-class Distance:
-    """How far a statistic is from the population's: the median over its channels.
-
-    In standard errors (NaN where there are none to tell), and `off` in standard deviations of the
-    layer's input for a mean, where another statistic tells these, else in shares of the
-    population's own; `how` says that in words.
-    """
-
-    role: Role
-    errors: float
-    off: float
-    how: str
 
 
 @dataclass(frozen=True)
@@ -76,8 +60,10 @@ class LayerDistances:
 def distances(known: Estimated) -> list[LayerDistances]:
     """Those of each layer, the farthest first."""
     paths = {id(t.layer): t.path for t in reversed(known.tracked)}
-    layers = dict.fromkeys(t.layer for t in known.tracked)
-    found = [LayerDistances(paths[id(layer)], _distances_of(known, layer)) for layer in layers]
+    found = [
+        LayerDistances(paths[layer], own)
+        for layer, own in distances_by_layer(known.tracked, known.estimate).items()
+    ]
     return sorted(found, key=lambda layer: -layer.errors)
 
 
@@ -97,7 +83,7 @@ def far_off(layers: list[LayerDistances]) -> Iterator[Finding]:
     yield rules.FAR_OFF.finding(
         layer=path,
         layers=[place for place, _ in beyond],
-        message=f"{farthest.how}{others}",
+        message=f"{_how_far(farthest)}{others}",
         explanation=Explanation(
             cause="not established; train_eval_agreement tries the causes",
             remedy="run train_eval_agreement on training data; or recalibrate(model, x)",
@@ -108,38 +94,8 @@ def far_off(layers: list[LayerDistances]) -> Iterator[Finding]:
     )
 
 
-def _distances_of(known: Estimated, layer: Any) -> list[Distance]:
-    """How far each statistic of a layer is from the population's."""
-    estimate, found = known.estimate, []
-    by_role = {t.role: i for i, t in enumerate(known.tracked) if t.layer is layer}
-    population, spread = estimate.population, estimate.spread
-    deviation = _deviation({role: population[i] for role, i in by_role.items()})
-    for role, i in by_role.items():
-        t, value = known.tracked[i], population[i]
-        stored = t.variable.numpy().astype(np.float64)
-        jitter = math.sqrt((1 - t.momentum) / (1 + t.momentum)) if 0 <= t.momentum < 1 else 1.0
-        error = spread[i] * math.sqrt(1 / estimate.batches + jitter**2)
-        size = np.maximum(np.abs(value), 1e-12)
-        unit = deviation if role == "mean" and deviation is not None else size
-        usable = error > 1e-6 * unit
-        away = np.abs(stored - value)
-        errors = float(np.median(away[usable] / error[usable])) if usable.any() else math.nan
-        off = float(np.median(away / unit))
-        how = f"{off:.2g} standard deviations from those of this data"
-        if unit is size:
-            how = f"{float(np.median(stored / size)):.2g} times those of this data"
-        found.append(Distance(role, errors, off, f"the {_PLURALS[role]} of {t.path} are {how}"))
-    return found
-
-
-def _deviation(population: Mapping[Role, Array]) -> Array | None:
-    """The standard deviation of a layer's input, as far as its statistics tell it."""
-    if "variance" in population:
-        variance = population["variance"]
-    elif "deviation" in population:
-        variance = population["deviation"] ** 2
-    elif "square" in population and "mean" in population:
-        variance = population["square"] - population["mean"] ** 2
-    else:
-        return None
-    return np.asarray(np.sqrt(np.maximum(variance, 1e-24)))
+def _how_far(distance: Distance) -> str:
+    how = f"{distance.off:.2g} standard deviations from"
+    if not distance.in_deviations:
+        how = f"{distance.ratio:.2g} times"
+    return f"the {_PLURALS[distance.role]} of {distance.path} are {how} those of this data"

@@ -1,0 +1,83 @@
+"""How far stored statistics are from the population's, in standard errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.measurement.normalization_layers import Role, Tracked
+from pytest_bnconsistency.measurement.population import Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """How far a statistic is from the population's: the median over its channels.
+
+    `errors` is in standard errors, NaN where there are none to tell. `off` is in standard
+    deviations of the layer's input for a mean, where another statistic tells these, and then
+    `in_deviations` is True; else in shares of the population's own. `ratio` is what is stored over
+    the population's.
+    """
+
+    role: Role
+    path: str
+    errors: float
+    off: float
+    in_deviations: bool
+    ratio: float
+
+
+def distances_by_layer(
+    tracked: Sequence[Tracked], estimate: Estimate
+) -> dict[int, list[Distance]]:
+    """How far each statistic is off, by identity of its layer."""
+    layers = dict.fromkeys(t.layer for t in tracked)
+    return {id(layer): _distances_of(tracked, estimate, layer) for layer in layers}
+
+
+def _distances_of(tracked: Sequence[Tracked], estimate: Estimate, layer: Any) -> list[Distance]:
+    """How far each statistic of a layer is from the population's."""
+    found = []
+    by_role = {t.role: i for i, t in enumerate(tracked) if t.layer is layer}
+    population, spread = estimate.population, estimate.spread
+    deviation = _deviation({role: population[i] for role, i in by_role.items()})
+    for role, i in by_role.items():
+        t, value = tracked[i], population[i]
+        stored = t.variable.numpy().astype(np.float64)
+        jitter = math.sqrt((1 - t.momentum) / (1 + t.momentum)) if 0 <= t.momentum < 1 else 1.0
+        error = spread[i] * math.sqrt(1 / estimate.batches + jitter**2)
+        size = np.maximum(np.abs(value), 1e-12)
+        unit = deviation if role == "mean" and deviation is not None else size
+        usable = error > 1e-6 * unit
+        away = np.abs(stored - value)
+        errors = float(np.median(away[usable] / error[usable])) if usable.any() else math.nan
+        off = float(np.median(away / unit))
+        found.append(
+            Distance(
+                role=role,
+                path=t.path,
+                errors=errors,
+                off=off,
+                in_deviations=unit is not size,
+                ratio=float(np.median(stored / size)),
+            )
+        )
+    return found
+
+
+def _deviation(population: Mapping[Role, Array]) -> Array | None:
+    """The standard deviation of a layer's input, as far as its statistics tell it."""
+    if "variance" in population:
+        variance = population["variance"]
+    elif "deviation" in population:
+        variance = population["deviation"] ** 2
+    elif "square" in population and "mean" in population:
+        variance = population["square"] - population["mean"] ** 2
+    else:
+        return None
+    return np.asarray(np.sqrt(np.maximum(variance, 1e-24)))
