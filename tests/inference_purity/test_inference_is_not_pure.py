@@ -62,8 +62,9 @@ def test_a_state_of_the_layers_own(k, x, moved):
 
     model = model_of(k, Counting(name="own"))
     if moved:
-        found = expect_failure(CHECK, model, x, rule="BN001", layer="own", cause_tested=False)
-        assert "own writes state in inference" in found.cause
+        found = expect_failure(CHECK, model, x, rule="BN001", layer="own", cause_tested=True)
+        where = "the code at test_inference_is_not_pure.py"
+        assert found.cause.startswith(f"own writes state in inference as well: {where}")
     else:
         expect_pass(CHECK, model, x)
 

@@ -27,6 +27,7 @@ from pytest_bnconsistency.execution.layer_values import (
 )
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.execution.state import Variables, preserve_state, restored
+from pytest_bnconsistency.execution.variable_writers import writers_of
 from pytest_bnconsistency.models import Call, Proceed, Subject
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
@@ -211,6 +212,13 @@ class _Undoing:
         with subject.watch(in_mode):
             return self._ran("inference mode for one layer" if modes else RETRACED)
 
+    def writers_of(self, variables: Sequence[Any]) -> list[str]:
+        """Who writes to them, if the symptom is gone without; empty where it is not."""
+        with writers_of(variables, let=False) as writers:
+            healed = self._with({}, [])
+        found = [writer.label for each in writers.values() for writer in each]
+        return list(dict.fromkeys(found)) if healed else []
+
     def _ran(self, what: str) -> bool:
         if not self._tries.may(what):
             return False
@@ -374,15 +382,30 @@ def moves_because(
     found = undoing.mode_or_step(owning[0] if owning else None, writes_itself)
     if found is not None:
         return found if found.place else replace(found, place=layers[0])
-    writes = f"{layers[0]} writes" if len(layers) == 1 else "these layers write"
-    unknown = Explanation(
-        cause=tries.without_cause(
-            f"not established; {writes} state in inference as well; {TRIED}"
-        ),
-        remedy="write state only `if training`; keep nothing from one call to the next",
-    )
     carried = _carried(subject, runner, owning, moved, tries)
-    return Cause(layers[0], unknown) if carried is None else carried
+    return carried or Cause(layers[0], _written(undoing, layers, moved, tries))
+
+
+def _written(
+    undoing: _Undoing, layers: Sequence[str], moved: Sequence[Any], tries: Tries
+) -> Explanation:
+    """The code that writes, if without its writes nothing moves."""
+    writers = undoing.writers_of(moved)
+    writes = f"{layers[0]} writes" if len(layers) == 1 else "these layers write"
+    if writers:
+        cause = f"{writes} state in inference as well: {listed(writers)}"
+        tested = "with these writes left out, all of their state stays"
+    else:
+        cause = tries.without_cause(
+            f"not established; {writes} state in inference as well; {TRIED}"
+        )
+        tested = ""
+    return Explanation(
+        cause=cause,
+        tested=tested,
+        remedy="write state only `if training`; keep nothing from one call to the next",
+        established=bool(writers),
+    )
 
 
 def _carried(
