@@ -6,9 +6,9 @@ Nothing here imports TensorFlow by itself: tests are collected without it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,14 +21,16 @@ from pytest_bnconsistency.models import Subject, subject_of
 from pytest_bnconsistency.settings import Settings
 
 FEWEST_ROWS = 2
+Made = TypeVar("Made")
 
 
 @dataclass
 class CheckContext:
-    """A subject with its data and settings; traces that checks share are kept on it.
+    """A subject with its data and settings; what checks share is made `once` and kept on it.
 
     `data` is None where the user gave none. `asked` says that the check was asked for by name:
-    then what it needs must be there, otherwise it is not applicable.
+    then what it needs must be there, otherwise it is not applicable. `predict_function` is what
+    `predict` was compiled into: each check leaves the model without it, the next runs it again.
     """
 
     subject: Subject
@@ -36,7 +38,8 @@ class CheckContext:
     settings: Settings
     asked: bool = True
     train_step: Callable[..., Any] | None = None
-    shared: dict[Any, Any] = field(default_factory=dict)
+    predict_function: Any = None
+    _made: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -62,30 +65,38 @@ class CheckContext:
                 subject.kinds = given.kinds
         return cls(subject, given, settings, asked, train_step)
 
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` gives, made when it is first asked for; `key` tells all that it hangs on."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: Made = self._made[key]
+        return made
+
     def specs(self) -> Nest | None:
         """The inputs that rows are generated for; None where nothing tells them."""
-        if "specs" not in self.shared:
-            from pytest_bnconsistency.execution.accepted_sizes import specs_of
+        from pytest_bnconsistency.execution.accepted_sizes import specs_of
 
-            self.shared["specs"] = specs_of(self.subject, self.settings.shapes)
-        return self.shared["specs"]
+        return self.once("specs", lambda: specs_of(self.subject, self.settings.shapes))
 
     def sample(self) -> Nest:
         """The rows that the checks of inference run on."""
-        if "sample" not in self.shared:
-            self.shared["sample"] = self.rows(self.fixed_rows or self.settings.rows)
-        return self.shared["sample"]
+        return self.once("sample", lambda: self.rows(self.fixed_rows or self.settings.rows))
+
+    @property
+    def given(self) -> Data:
+        """The data, where a check has made sure that there is some."""
+        assert self.data is not None
+        return self.data
 
     @property
     def fixed_rows(self) -> int | None:
         """The only number of rows that the model takes, if there is only one."""
-        if "fixed rows" not in self.shared:
-            from pytest_bnconsistency.execution.accepted_sizes import only_size
+        from pytest_bnconsistency.execution.accepted_sizes import only_size
 
-            fixed = bool(only_size(self.subject))
-            self.shared["fixed rows"] = self.subject.declared_rows() if fixed else None
-        rows: int | None = self.shared["fixed rows"]
-        return rows
+        def declared() -> int | None:
+            return self.subject.declared_rows() if only_size(self.subject) else None
+
+        return self.once("fixed rows", declared)
 
     def rows(self, count: int) -> Nest:
         """`count` rows of the given data, spread over it and made up to that number, or generated.
@@ -116,12 +127,9 @@ class CheckContext:
         """`x` with the floats that the model reads as ids for whole numbers, as ids must stay."""
         if not any(map(_may_be_ids, flatten(x))):
             return x
-        if "ids" not in self.shared:
-            from pytest_bnconsistency.execution.accepted_sizes import read_as_ids
+        from pytest_bnconsistency.execution.accepted_sizes import read_as_ids
 
-            self.shared["ids"] = read_as_ids(self.subject, x)
-        ids: list[bool] = self.shared["ids"]
-        pairs = zip(flatten(x), ids, strict=True)
+        pairs = zip(flatten(x), read_as_ids(self.subject, x), strict=True)
         return rebuild(x, [leaf.astype(np.int32) if are_ids else leaf for leaf, are_ids in pairs])
 
 

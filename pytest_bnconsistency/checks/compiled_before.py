@@ -72,7 +72,7 @@ def compiled_before(context: CheckContext, x: Nest) -> Iterator[CompiledBefore]:
                 rows,
                 compiled.rows is None,
                 _inner(rows) == _inner(x),
-                changeable_variables(context, x),
+                changeable_variables(context),
                 context,
                 compiled,
             )

@@ -34,8 +34,6 @@ from pytest_bnconsistency.words import counted
 WHOLE = "all rows"
 """The name of the batch of all rows."""
 ON_BATCH = "predict_on_batch"
-PREDICT = "predict function"
-"""Under which name checks share what `predict` compiled."""
 
 
 @dataclass
@@ -113,48 +111,49 @@ class Entry:
         return self._pairs[key]
 
 
-def entry(context: CheckContext, x: Nest, name: str) -> Entry:
-    """The entry point of that name; `x` are the rows that its trace fits."""
-    key = ("entry", name)
-    if key not in context.shared:
-        modes, may_change = calls_of(context), changeable_variables(context, x)
+def entry(context: CheckContext, name: str) -> Entry:
+    """The entry point of that name."""
+    modes, may_change = calls_of(context), changeable_variables(context)
+
+    def made() -> Entry:
         if name in modes:
-            call = _eager(context, x, modes[name], may_change)
+            call = _eager(context, modes[name], may_change)
         else:
             call = _method(context, context.subject.entries()[name], may_change)
-        context.shared[key] = Entry(name, call, may_change)
-    made: Entry = context.shared[key]
-    return made
+        return Entry(name, call, may_change)
+
+    return context.once(("entry", name), made)
 
 
-def changeable_variables(context: CheckContext, x: Nest) -> list[Any]:
+def changeable_variables(context: CheckContext) -> list[Any]:
     """The variables that inference may change: those within reach and those of its trace."""
-    if "held" not in context.shared:
-        found = [*reachable_variables(context.subject), *observed(context, x, False).variables]
-        context.shared["held"] = list({id(variable): variable for variable in found}.values())
-    may_change: list[Any] = context.shared["held"]
-    return may_change
+
+    def found() -> list[Any]:
+        every = [*reachable_variables(context.subject), *observed(context, False).variables]
+        return list({id(variable): variable for variable in every}.values())
+
+    return context.once("changeable", found)
 
 
 def traced_entry(
-    context: CheckContext, x: Nest, training: bool | None, row_by_row: Collection[int] = ()
+    context: CheckContext, training: bool | None, row_by_row: Collection[int] = ()
 ) -> Entry:
     """The traced pass of a mode as an entry point; layers `row_by_row` get one row at a time."""
-    key = ("entry", training, frozenset(row_by_row))
-    if key not in context.shared:
-        traced = observed(context, x, training, row_by_row)
+
+    def made() -> Entry:
+        traced = observed(context, training, row_by_row)
         name = f"tf.function of {context.subject.call_text(training)}"
-        context.shared[key] = Entry(name, traced.run, traced.written, traced)
-    made: Entry = context.shared[key]
-    return made
+        return Entry(name, traced.run, traced.written, traced)
+
+    return context.once(("traced entry", training, frozenset(row_by_row)), made)
 
 
 def _eager(
-    context: CheckContext, x: Nest, training: bool | None, may_change: list[Any]
+    context: CheckContext, training: bool | None, may_change: list[Any]
 ) -> Callable[[Nest, bool], Observation]:
     return Pass(
         context.subject,
-        x,
+        context.sample(),
         training=training,
         instrument=Fingerprints(),
         traced=False,
@@ -169,13 +168,11 @@ def _method(
 
     def call(rows: Nest, keep: bool) -> Observation:
         before, moved = Variables(may_change), None
-        # Each check leaves the model without the function that it came without; the trace is the
-        # same for the next one.
-        if PREDICT in context.shared:
-            context.subject.predict_function = context.shared[PREDICT]
+        if context.predict_function is not None:
+            context.subject.predict_function = context.predict_function
         try:
             outputs = arrays_of(run(rows))
-            context.shared[PREDICT] = context.subject.predict_function
+            context.predict_function = context.subject.predict_function
             moved = before.moved()
             return Observation(outputs, [], tuple(moved), {})
         finally:
@@ -193,59 +190,54 @@ def arrays_of(outputs: Nest) -> list[Array]:
     return [np.asarray(leaf) for leaf in flatten(outputs) if leaf is not None]
 
 
-def retraced(context: CheckContext, x: Nest, name: str) -> list[Array]:
+def retraced(context: CheckContext, name: str) -> list[Array]:
     """What the entry point of that name gives when its code runs or is traced once more."""
     with preserve_state(context.subject):
-        return run_retraced(context, x, name)
+        return run_retraced(context, name)
 
 
-def run_retraced(context: CheckContext, x: Nest, name: str) -> list[Array]:
+def run_retraced(context: CheckContext, name: str) -> list[Array]:
     """The same; what it changed stays changed."""
     modes = calls_of(context)
     if name in modes:
-        outputs = context.subject.forward(map_nest(tf.convert_to_tensor, x), modes[name])
+        x = map_nest(tf.convert_to_tensor, context.sample())
+        outputs = context.subject.forward(x, modes[name])
         return arrays_of(outputs)
     context.subject.recompile()
-    return arrays_of(context.subject.entries()[name](x))
+    return arrays_of(context.subject.entries()[name](context.sample()))
 
 
-def is_random(context: CheckContext, x: Nest, entry_point: Entry) -> bool:
+def is_random(context: CheckContext, entry_point: Entry) -> bool:
     """Whether an entry point draws random numbers on which its outputs hang."""
-    drawn = drawn_otherwise(context, x, entry_point)
+    drawn = drawn_otherwise(context, entry_point)
     return any(not same_outputs(drawn[0].outputs, other.outputs) for other in drawn[1:])
 
 
-def drawn_otherwise(context: CheckContext, x: Nest, entry_point: Entry) -> list[Observation]:
+def drawn_otherwise(context: CheckContext, entry_point: Entry) -> list[Observation]:
     """What an entry point gives for other random numbers; empty if it draws none.
 
     Layers of a traced pass that are held still give what they give in inference: only what is
     drawn there counts.
     """
-    key = ("drawn otherwise", _code_of(context, entry_point.name))
-    if key not in context.shared:
-        context.shared[key] = _drawn_otherwise(context, x, entry_point)
-    found: list[Observation] = context.shared[key]
-    return found
+    traced, name = entry_point.observed, _code_of(context, entry_point.name)
+    key = ("drawn otherwise", name if traced is None else id(traced))
+    return context.once(key, lambda: _drawn_otherwise(context, entry_point))
 
 
-def _drawn_otherwise(context: CheckContext, x: Nest, entry_point: Entry) -> list[Observation]:
-    seen, known, name = (
-        entry_point.observed,
-        observed(context, x, False),
-        _code_of(context, entry_point.name),
-    )
+def _drawn_otherwise(context: CheckContext, entry_point: Entry) -> list[Observation]:
+    x, name, seen = context.sample(), _code_of(context, entry_point.name), entry_point.observed
     if seen is not None:
         again = functools.partial(seen.again, x)
         return with_draws(lambda: again(Fingerprints()).run(x)) if seen.draws else []
     drew = (
         entry_point.run(WHOLE, x).drew
         if entry_point.name in calls_of(context)
-        else known.draws or draws_compiled(context.shared.get(PREDICT))
+        else observed(context, False).draws or draws_compiled(context.predict_function)
     )
     if not drew:
         return []
-    with restored(changeable_variables(context, x)):
-        return with_draws(lambda: Observation(retraced(context, x, name), [], (), {}))
+    with restored(changeable_variables(context)):
+        return with_draws(lambda: Observation(retraced(context, name), [], (), {}))
 
 
 def _code_of(context: CheckContext, name: str) -> str:
@@ -271,19 +263,19 @@ def owners(context: CheckContext, *passes: Pass) -> dict[int, str]:
     return found
 
 
-def moves_layers(context: CheckContext, x: Nest, seen: Observation) -> bool:
+def moves_layers(context: CheckContext, seen: Observation) -> bool:
     """Whether a run changed what layers hold or inference reads: not a library's own counters."""
     if not seen.moved:
         return False
-    inference = observed(context, x, False)
+    inference = observed(context, False)
     relevant = owners(context, inference).keys() | {id(v) for v in inference.variables}
     return any(id(variable) in relevant for variable in seen.moved)
 
 
-def state_of_layers(context: CheckContext, x: Nest, entry_point: Entry) -> list[Any]:
+def state_of_layers(context: CheckContext, entry_point: Entry) -> list[Any]:
     """The variables of layers that a run may change; none if random numbers may hang on them."""
     passes = [
-        observed(context, x, False),
+        observed(context, False),
         *([entry_point.observed] if entry_point.observed else []),
     ]
     for seen in passes:
@@ -312,23 +304,22 @@ def calls_of(context: CheckContext) -> dict[str, bool | None]:
     return {context.subject.call_text(mode): mode for mode in (False, None)}
 
 
-def measured_noise(context: CheckContext, x: Nest, row_by_row: Collection[int] = ()) -> Noise:
+def measured_noise(context: CheckContext, row_by_row: Collection[int] = ()) -> Noise:
     """The noise of the outputs of inference."""
-    key = ("noise", frozenset(row_by_row))
-    if key not in context.shared:
-        context.shared[key] = Noise(observed(context, x, False, row_by_row), x)
-    noise: Noise = context.shared[key]
-    return noise
+    return context.once(
+        ("noise", frozenset(row_by_row)),
+        lambda: Noise(observed(context, False, row_by_row), context.sample()),
+    )
 
 
-def same_in_every_layer(context: CheckContext, x: Nest) -> bool:
+def same_in_every_layer(context: CheckContext) -> bool:
     """Whether a call that leaves `training` out gives in every layer what inference gives.
 
     Both run as users run them, outside of a trace, on all rows.
     """
     try:
         inference, *left_out = (
-            entry(context, x, name).run(WHOLE, x) for name in calls_of(context)
+            entry(context, name).run(WHOLE, context.sample()) for name in calls_of(context)
         )
     except DataError:
         return False  # what it refuses, it is judged on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,12 +35,15 @@ def shuffled(context: CheckContext, data: Data, size: int, draw: int = 0) -> Bat
     return in_batches(data, order, size)
 
 
-def training_pass(context: CheckContext, data: Data) -> Pass:
-    if "training" not in context.shared:
+def training_pass(context: CheckContext) -> Pass:
+    """A pass in training mode that sees the moments of each batch of the given data."""
+    data = context.given
+
+    def traced() -> Pass:
         example = data.take(slice(0, batch_size(context, data))).x
-        context.shared["training"] = statistics.training_pass(context.subject, example)
-    traced: Pass = context.shared["training"]
-    return traced
+        return statistics.training_pass(context.subject, example)
+
+    return context.once("training", traced)
 
 
 @dataclass(frozen=True)
@@ -58,40 +62,40 @@ class Estimated:
     estimate: Estimate
 
 
-def estimated(context: CheckContext, data: Data) -> Estimated:
-    """The population statistics of the data, taken once: state is restored between checks.
+def estimated(context: CheckContext) -> Estimated:
+    """The population statistics of the given data, taken once: checks restore the state."""
+    return context.once("estimated", lambda: _estimated(context, context.given))
 
-    What was given beyond the kept rows is read batch by batch and not kept.
-    """
-    if "estimated" not in context.shared:
-        training, size = training_pass(context, data), batch_size(context, data)
-        notes: tuple[str, ...] = ()
+
+def _estimated(context: CheckContext, data: Data) -> Estimated:
+    training, size = training_pass(context), batch_size(context, data)
+    notes: tuple[str, ...] = ()
+    batches = shuffled(context, data, size)
+    tracked = statistics.find(training, data.take(batches.order[: statistics.FEW]).x)
+    without_variance = _without_variance(training, tracked, batches) if size == 1 else None
+    if without_variance is not None:
+        own = context.settings.batch_size
+        size = own if own > 1 else Settings.batch_size
         batches = shuffled(context, data, size)
-        tracked = statistics.find(training, data.take(batches.order[: statistics.FEW]).x)
-        without_variance = _without_variance(training, tracked, batches) if size == 1 else None
-        if without_variance is not None:
-            own = context.settings.batch_size
-            size = own if own > 1 else Settings.batch_size
-            batches = shuffled(context, data, size)
-            notes = (
-                f"a single row has no variance in {without_variance.path}: the statistics, and "
-                f"what training "
-                f"says, are those of batches of {size} rows (option batch_size), not of one",
-            )
-        seen = list(statistics.batch_statistics(training, tracked, batches)) if tracked else []
-        estimate = Estimate(tracked, seen)
-        if data.rest is not None and tracked:
-            total = data.rest.total
-            for batch in statistics.batch_statistics(training, tracked, data.rest.of(size)):
-                estimate.add(batch)
-                gc.collect(1)  # tensors that a run leaves in cycles hold on to the batch
-                described = f"{estimate.rows} rows{f' of {total}' if total else ''}"
-                door.get().progress.doing(f"statistics of {described} read")
-        context.shared["estimated"] = Estimated(
-            size, notes, training, batches, tracked, seen, estimate
+        notes = (
+            f"a single row has no variance in {without_variance.path}: the statistics, and what "
+            f"training says, are those of batches of {size} rows (option batch_size), not of one",
         )
-    known: Estimated = context.shared["estimated"]
-    return known
+    seen = list(statistics.batch_statistics(training, tracked, batches)) if tracked else []
+    estimate = Estimate(tracked, seen)
+    if tracked and data.rest is not None:
+        rest = statistics.batch_statistics(training, tracked, data.rest.of(size))
+        _add_rest(estimate, rest, data.rest.total)
+    return Estimated(size, notes, training, batches, tracked, seen, estimate)
+
+
+def _add_rest(estimate: Estimate, rest: Iterator[BatchStatistics], total: int | None) -> None:
+    """What was given beyond the kept rows is read batch by batch and not kept."""
+    of_total = f" of {total}" if total else ""
+    for batch in rest:
+        estimate.add(batch)
+        gc.collect(1)  # tensors that a run leaves in cycles hold on to the batch
+        door.get().progress.doing(f"statistics of {estimate.rows} rows{of_total} read")
 
 
 def _without_variance(training: Pass, tracked: list[Tracked], batches: Batches) -> Tracked | None:

@@ -32,7 +32,7 @@ def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
         if frozen:
             for layer in subject.layers():
                 subject.unfreeze(layer)
-        known = estimated(context, context.data)
+        known = estimated(context)
         tracked, values = known.tracked, known.estimate.population
         blocked = [] if frozen else _frozen(context)
     if not tracked:

@@ -72,12 +72,12 @@ class Oracle(Protocol):
     def violation(self, recipe: Recipe) -> Violation | None: ...
 
 
-def passes_of(context: CheckContext, x: Nest, row_by_row: Collection[int] = ()) -> dict[str, Pass]:
+def passes_of(context: CheckContext, row_by_row: Collection[int] = ()) -> dict[str, Pass]:
     """The traced passes of inference that differ, by the calls that users write."""
-    same = not row_by_row and entry_points.same_in_every_layer(context, x)
+    same = not row_by_row and entry_points.same_in_every_layer(context)
     calls = list(entry_points.calls_of(context).items())
     return {
-        name: observed(context, x, mode, row_by_row) for name, mode in calls[: 1 if same else None]
+        name: observed(context, mode, row_by_row) for name, mode in calls[: 1 if same else None]
     }
 
 

@@ -53,14 +53,14 @@ def test_every_precision_passes_and_a_leak_in_it_does_not(policy, images):
 @pytest.mark.parametrize(("policy", "lower"), LOWER)
 def test_the_next_lower_precision_is_beyond_the_bound(policy, lower, images):
     model, other = network(policy), network(lower)
-    noise = measured_noise(check_context(model, images, None, {}), images)
+    noise = measured_noise(check_context(model, images, None, {}))
     mine, its = (m.predict(images, verbose=0) for m in (model, other))
     moved = noise.compare(0, mine, its.astype(mine.dtype), np.arange(8))
     assert moved.margin > 1
 
 
 def test_the_bound_is_capped_by_the_next_lower_precision(images):
-    noise = measured_noise(check_context(network("float32"), images, None, {}), images)
+    noise = measured_noise(check_context(network("float32"), images, None, {}))
     (floor,) = noise.floors
     assert 0 < floor.floor < floor.bound < floor.lower
 
@@ -69,7 +69,7 @@ def test_a_row_that_moves_is_measured_itself(images):
     """One row a thousand times as large has a thousand times the noise of the others."""
     images[7] *= 1000
     model = network("float32")
-    noise = measured_noise(check_context(model, images, None, {}), images)
+    noise = measured_noise(check_context(model, images, None, {}))
     outputs = model.predict(images, verbose=0)
     moved = outputs.copy()
     moved[7] += 50 * noise.floors[0].bound
@@ -110,7 +110,7 @@ def test_decisions_that_are_nearly_even_may_flip():
     scores = keras.layers.Conv2D(3, 1)(inputs)
     model = keras.Model(inputs, keras.ops.argmax(scores, -1))
     rows = np.random.default_rng(0).standard_normal((2, 128, 128, 3), np.float32)
-    noise = measured_noise(check_context(model, rows, None, {}), rows)
+    noise = measured_noise(check_context(model, rows, None, {}))
     mask = model.predict(rows, verbose=0)
     other = mask.copy()
     other[0, 0, 0] += 1
@@ -181,7 +181,7 @@ def test_an_overflow_that_rounding_decides_is_drowned(images):
     """Half precision ends at 65504: what one kernel rounds beyond is Inf, and not in another."""
     largest = keras.layers.Lambda(lambda h: keras.ops.clip(h, 1, 1) * 65504, dtype="float16")
     model = keras.Sequential([keras.Input((12, 12, 3)), largest])
-    noise = measured_noise(check_context(model, images, None, {}), images)
+    noise = measured_noise(check_context(model, images, None, {}))
     outputs = model.predict(images, verbose=0)
     moved = outputs.copy()
     moved[3] = np.inf

@@ -47,7 +47,7 @@ def check(context: CheckContext) -> CheckResult:
     with preserve_state(context.subject):
         if not reason:
             return searched(context, x, lambda: _decide(context, x))
-        declared = _declared(context, x, reason)
+        declared = _declared(context, reason)
         row_by_row = [id(call.layer) for call in declared]
         result = searched(context, x, lambda: _decide(context, x, row_by_row), row_by_row)
     if result.verdict is not Verdict.PASSED:
@@ -57,9 +57,9 @@ def check(context: CheckContext) -> CheckResult:
     return replace(result, verdict=Verdict.NOT_APPLICABLE, summary=summary, waived=True)
 
 
-def _declared(context: CheckContext, x: Nest, reasons: Mapping[str, str]) -> dict[Call, str]:
+def _declared(context: CheckContext, reasons: Mapping[str, str]) -> dict[Call, str]:
     """The layers that are declared transductive, and why."""
-    calls = observed(context, x, False).calls
+    calls = observed(context, False).calls
     found = {}
     for pattern, reason in reasons.items():
         matching = [call for call in calls if fnmatch.fnmatchcase(call.path, pattern)]

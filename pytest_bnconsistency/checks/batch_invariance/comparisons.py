@@ -100,10 +100,10 @@ def compare(context: CheckContext, x: Nest, row_by_row: Collection[int]) -> Comp
     """Each entry point that computes something else, in other batches and in other sizes."""
     joint, notes = joint_batch_variants(x, context.settings.seed), list[str]()
     groups = _entry_points(context, x, row_by_row, notes)
-    noise = measured_noise(context, x, row_by_row)
+    noise = measured_noise(context, row_by_row)
     for entry, judged in groups:
         _compare_entry(
-            entry, judged, context, x, joint, noise_of(context, x, entry, row_by_row), notes
+            entry, judged, context, x, joint, noise_of(context, entry, row_by_row), notes
         )
     if not row_by_row:
         groups += untraced(context, x, groups, noise)
@@ -156,11 +156,11 @@ def _entry_points(
     layers `row_by_row`.
     """
     subject = context.subject
-    inference = entry_points.traced_entry(context, x, False, row_by_row)
+    inference = entry_points.traced_entry(context, False, row_by_row)
     judged = Judged([subject.call_text(False)], inference.observed)
     groups = [(inference, judged)]
     for name in itertools.islice(subject.entries(), 0 if row_by_row else 1):
-        production = entry_points.entry(context, x, name)
+        production = entry_points.entry(context, name)
         if refusal := _refusal(production, inference, x):
             notes.append(f"not judged: {refusal}")
         elif _agree(context, production, inference, x):
@@ -171,10 +171,10 @@ def _entry_points(
     left_out = subject.call_text(None)
     if left_out == subject.call_text(False):
         return groups
-    if not row_by_row and entry_points.same_in_every_layer(context, x):
+    if not row_by_row and entry_points.same_in_every_layer(context):
         judged.names.insert(-1, left_out)
         return groups
-    default = entry_points.traced_entry(context, x, None, row_by_row)
+    default = entry_points.traced_entry(context, None, row_by_row)
     assert inference.observed is not None
     assert default.observed is not None
     if default.observed.same_computation(inference.observed):
@@ -200,7 +200,7 @@ def _agree(context: CheckContext, mine: Entry, its: Entry, x: Nest) -> bool:
             both = its.run(batch, rows), mine.run(batch, rows)
         except Exception:
             return False  # what it refuses, it is judged on
-        moved = any(entry_points.moves_layers(context, x, seen) for seen in both)
+        moved = any(entry_points.moves_layers(context, seen) for seen in both)
         if moved or not same_outputs(*(seen.outputs for seen in both)):
             return False
     return True

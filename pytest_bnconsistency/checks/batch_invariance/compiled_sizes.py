@@ -30,9 +30,9 @@ def compiled_sizes(context: CheckContext, x: Nest) -> Iterator[Finding]:
     for compiled in compiled_before(context, x):
         if compiled.any_number or not compiled.as_checked:
             continue
-        predict = entry(context, x, methods_of(context)[0])
+        predict = entry(context, methods_of(context)[0])
         try:
-            noise = noise_of(context, x, predict)
+            noise = noise_of(context, predict)
             expected = _in_a_larger_batch(predict, compiled.rows)
             moved = _moved(noise, x, compiled.run(), expected)
         except RefusedError:

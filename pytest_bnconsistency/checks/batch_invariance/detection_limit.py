@@ -49,7 +49,7 @@ def detection_limit(
 def _into(
     context: CheckContext, x: Nest, row_by_row: Collection[int], first: int, noise: Noise | None
 ) -> Mapping[str, float | None]:
-    entry_point = traced_entry(context, x, False, row_by_row)
+    entry_point = traced_entry(context, False, row_by_row)
     traced = entry_point.observed
     assert traced is not None
     batch, rows = _unlike_rows(x, first)

@@ -24,8 +24,7 @@ TRIED = 16
 
 def laid_out(context: CheckContext, seen: Pass) -> set[int]:
     """The indices of the calls of which it is known that they lay rows out by the batch."""
-    known: set[int] = context.shared.setdefault(("laid out", id(seen)), set())
-    return known
+    return context.once(("laid out", id(seen)), set[int])
 
 
 def hidden(
@@ -44,7 +43,7 @@ def hidden(
     values move by no more than rounding is left out, too.
     """
     known = laid_out(context, seen)
-    hiding: set[int] = context.shared.setdefault(("hiding", id(seen)), set())
+    hiding = context.once(("hiding", id(seen)), set[int])
     unknown = [place for place in places if place not in known]
     labels = {seen.calls[place].label for place in unknown[:TRIED]}
     if not labels:

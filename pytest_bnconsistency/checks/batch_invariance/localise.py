@@ -13,9 +13,10 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
     compare_kept_rows,
     hashes_differ,
 )
+from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.data.arrays import Array, Nest, rows_of
 from pytest_bnconsistency.execution.activation_patching import Patch
-from pytest_bnconsistency.execution.batch_variants import BatchVariant
+from pytest_bnconsistency.execution.batch_variants import BatchVariant, joint_batch_variants
 from pytest_bnconsistency.execution.forward_pass import Instrument, Pass
 from pytest_bnconsistency.execution.layer_values import results_of
 from pytest_bnconsistency.execution.row_hashes import (
@@ -155,6 +156,13 @@ def reduced(seen: Pass, x: Nest, variant: BatchVariant) -> dict[str, list[Array]
         for call, mine, its in zip(watched.calls, base.records, other.records, strict=True)
         if mine and its and not all(map(same_bits, mine, its))
     }
+
+
+def row_routing(context: CheckContext, seen: Pass) -> bool:
+    """Whether other numbers of rows meet somewhere in a pass when other rows of the sample do."""
+    x = context.sample()
+    others = [variant.x for variant in joint_batch_variants(x, context.settings.seed)]
+    return context.once(("row routing", id(seen)), lambda: dynamic_routing(seen, x, others))
 
 
 def dynamic_routing(seen: Pass, x: Nest, others: Iterable[Nest]) -> bool:

@@ -59,7 +59,7 @@ def pad_further(context: CheckContext, x: Nest, row_by_row: Collection[int]) -> 
 
     Where none has any, a row must keep its results on one side at least.
     """
-    seen, found = observed(context, x, False, row_by_row), Further()
+    seen, found = observed(context, False, row_by_row), Further()
     specs = context.subject.inputs()
     for places in inputs_of_one_length(x, specs):
         try:

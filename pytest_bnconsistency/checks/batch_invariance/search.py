@@ -63,11 +63,11 @@ class Rows:
         self.generic = generic_row(self.source)
         self.score = 0.0
         self._usual = self.source.expand(Recipe(self.base, {}, self.generic))
-        self._noise: Noise | None = None
+        self._noises: dict[str, Noise] = {}
         self._references: dict[tuple[str, int, Row], Observation | str] = {}
         broken = {finding.rule for finding in result.findings} if result else set()
         self._cross_row = any(rule.id in broken for rule in CROSS_ROW)
-        self._passes = passes_of(context, x, row_by_row)
+        self._passes = passes_of(context, row_by_row)
         self._stable: dict[str, frozenset[int]] = {}
         self._among: dict[str, set[int] | frozenset[int]] = {}
         for name, seen in list(self._passes.items()):
@@ -160,11 +160,10 @@ class Rows:
         return self._violation(recipe, CROSS_ROW, message, judged, x)
 
     def _regroups_rows(self, name: str, x: Nest, variant: BatchVariant) -> bool:
-        """Whether other numbers of rows meet in a pass: asked once, of a batch that differs."""
-        key = "routes", id(self._passes[name])
-        if key not in self.context.shared:
-            self.context.shared[key] = localise.dynamic_routing(self._passes[name], x, [variant.x])
-        return bool(self.context.shared[key])
+        """Whether other numbers of rows meet in a pass, among the rows given or in this batch."""
+        seen = self._passes[name]
+        routing = localise.row_routing(self.context, seen)
+        return routing or localise.dynamic_routing(seen, x, [variant.x])
 
     def _sized(self, name: str, recipe: Recipe) -> Violation | None:
         """What the size alone does, to rows that are all of the rest."""
@@ -179,8 +178,8 @@ class Rows:
         if isinstance(reference, str):
             judged.shapes = [f"a batch of {recipe.count} raises: {reference}"]
             return self._violation(recipe, SIZED[1:], judged.shapes[0] + through, judged, x)
-        if self._noise is None:
-            self._noise = Noise(self._passes[name], self._usual)
+        if name not in self._noises:
+            self._noises[name] = Noise(self._passes[name], self._usual)
         for index, (mine, its) in enumerate(zip(base.outputs, reference.outputs, strict=True)):
             if not (mine.ndim and len(mine) == self.base):
                 continue
@@ -188,7 +187,7 @@ class Rows:
                 gives = f"a batch of {recipe.count} gives shape {its.shape}; the batch of "
                 judged.shapes = [f"{gives}{self.base} gives {mine.shape}"]
                 return self._violation(recipe, SIZED[1:], judged.shapes[0] + through, judged, x)
-            moved = self._noise.compare(index, mine[:both], its[:both], np.arange(both))
+            moved = self._noises[name].compare(index, mine[:both], its[:both], np.arange(both))
             if moved is None:
                 continue
             self.score = max(self.score, min(moved.margin, 1e9))

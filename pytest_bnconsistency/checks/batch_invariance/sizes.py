@@ -38,7 +38,7 @@ def untraced(
     seen = traced.observed
     if seen is None or not seen.deterministic or judged.fails or judged.random:
         return []
-    called, eager = entry_points.entry(context, x, name), Judged([], seen, untraced=True)
+    called, eager = entry_points.entry(context, name), Judged([], seen, untraced=True)
     whole = _outputs(called, eager, x, 0, rows_of(x))
     if whole is not None:
         for size in (1, 2):

@@ -46,7 +46,7 @@ def compare_variants(
         return
     seen = _differences(entry, base, joint, noise, [])
     if all(found == "same" for found in seen):
-        if observed(context, x, False).draws:
+        if observed(context, False).draws:
             # Each batch begins with the same state, so that the same numbers are drawn.
             _look_for_randomness(entry, judged, context, x, notes)
         return
@@ -95,16 +95,14 @@ def _dynamic_routing(
 ) -> bool:
     """Whether other numbers of rows meet beside other rows, so that they round otherwise."""
     base = entry.run(WHOLE, x)
-    row_routing = _regroups_rows(entry, base, joint)
+    if _regroups_rows(entry, base, joint):
+        return True
     # Where outputs move farther than any rounding takes them, nothing hangs on it.
-    dynamic_routing = row_routing or (
+    return (
         not any(_moves_farther(entry, base, found, noise) for found in changing)
-        and localise.dynamic_routing(seen, x, [variant.x for variant in joint])
+        and localise.row_routing(context, seen)
+        and not any(_moves_outputs(entry, base, found, noise) for found in changing)
     )
-    context.shared["routes", id(seen)] = dynamic_routing
-    if row_routing or not dynamic_routing:
-        return dynamic_routing
-    return not any(_moves_outputs(entry, base, found, noise) for found in changing)
 
 
 def _regroups_rows(entry: Entry, base: Observation, joint: Sequence[BatchVariant]) -> bool:
@@ -149,12 +147,12 @@ def compare_otherwise(
 def _look_for_randomness(
     entry: Entry, judged: Judged, context: CheckContext, x: Nest, notes: list[str]
 ) -> None:
-    first, second = entry.twice(WHOLE, x, entry_points.state_of_layers(context, x, entry))
-    judged.random = entry_points.is_random(context, x, entry) or not same_outputs(
+    first, second = entry.twice(WHOLE, x, entry_points.state_of_layers(context, entry))
+    judged.random = entry_points.is_random(context, entry) or not same_outputs(
         first.outputs, second.outputs
     )
     judged.stable = repeating(first, second)
-    for other in (drawn := entry_points.drawn_otherwise(context, x, entry))[1:]:
+    for other in (drawn := entry_points.drawn_otherwise(context, entry))[1:]:
         judged.stable &= repeating(drawn[0], other)
     if judged.random:
         notes.append(

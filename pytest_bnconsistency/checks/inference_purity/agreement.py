@@ -101,7 +101,7 @@ class _Disagreement:
 
 def agreement(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> Agreement:
     """`seen` are those that repeat themselves and move nothing."""
-    reference = _reference(context, x)
+    reference = _reference(context)
     if reference.observed is None and all(s.name != reference.name for s in seen):
         return Agreement()
     if not all_finite(reference.run(WHOLE, x).outputs):
@@ -119,11 +119,11 @@ def agreement(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> Agreement
     return Agreement(tuple(wrong), tuple(meant), comparing.noise_dominated)
 
 
-def _reference(context: CheckContext, x: Nest) -> Entry:
+def _reference(context: CheckContext) -> Entry:
     """Inference in a trace; outside of one where the trace holds layers still that draw."""
-    traced = traced_entry(context, x, False)
+    traced = traced_entry(context, False)
     if traced.observed is None or traced.observed.draws:
-        return entry(context, x, context.subject.call_text(False))
+        return entry(context, context.subject.call_text(False))
     return traced
 
 
@@ -158,10 +158,10 @@ class _Comparing:
             if other.name == DATASET
             else self.reference.run(WHOLE, x).outputs
         )
-        unlike = self._unlike(measured_noise(context, x), x, expected)
+        unlike = self._unlike(measured_noise(context), x, expected)
         if how := other.raised or unlike(other.outputs):
             called = Called(x, calls[other.name]) if self._traced and other.name in calls else None
-            runner = runner_of(context, x, other.name)
+            runner = runner_of(context, other.name)
             cause = explain.disagreement_cause(context.subject, runner, unlike, called)
             yield _Disagreement(
                 other.name, explain.refusing(cause) if other.raised else cause, how
@@ -175,8 +175,8 @@ class _Comparing:
         try:
             if compiled.as_checked:
                 traced, noise = (
-                    traced_entry(context, self.x, False),
-                    measured_noise(context, self.x),
+                    traced_entry(context, False),
+                    measured_noise(context),
                 )
                 expected = traced.run(f"rows as in {compiled.name}", rows).outputs
             else:
@@ -203,10 +203,10 @@ class _Comparing:
         layers = [*context.subject.layers(), *(call.layer for call in traced.calls)]
         if context.fixed_rows is not None or all(map(is_of_library, layers)):
             return
-        called = entry(context, x, name)
+        called = entry(context, name)
         batch, others = rows_between(x, half, 2 * half)
         expected = self.reference.run(batch, others)
-        unlike = self._unlike(measured_noise(context, x), x, expected.outputs)
+        unlike = self._unlike(measured_noise(context), x, expected.outputs)
         try:
             called.call(first_rows(x, half), False)
             after = called.call(others, False)

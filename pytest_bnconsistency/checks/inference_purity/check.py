@@ -31,7 +31,7 @@ def _decide(context: CheckContext, x: Nest) -> CheckResult:
     runs = run_all(context, x)
     agreeing = agreement(context, x, runs.steady)
     random = not_repeatable(context, x, runs.seen)
-    findings = (*state_moves(context, x, runs), *random, *agreeing.wrong)
+    findings = (*state_moves(context, runs), *random, *agreeing.wrong)
     # What does not repeat itself moves by more than rounding.
     noise_dominated = agreeing.noise_dominated and not random
     notes = (*runs.notes, NOISE_DOMINATED_NOTE) if noise_dominated else tuple(runs.notes)

@@ -14,12 +14,12 @@ from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.results import Finding
 
 
-def state_moves(context: CheckContext, x: Nest, runs: Runs) -> list[Finding]:
+def state_moves(context: CheckContext, runs: Runs) -> list[Finding]:
     """A finding for each cause that has entry points move state."""
     unmoved = [s.name for s in runs.seen if not s.moved]
     found: dict[Cause, list[Seen]] = {}
     for alike in _by_code(context, [s for s in runs.seen if s.moved]):
-        runner = runner_of(context, x, alike[0].name)
+        runner = runner_of(context, alike[0].name)
         cause = explain.moves_because(context.subject, runner, alike[0].moved, runs.owner_of)
         found.setdefault(cause, []).extend(alike)
     findings = []
@@ -41,7 +41,7 @@ def _by_code(context: CheckContext, seen: Sequence[Seen]) -> list[list[Seen]]:
 def not_repeatable(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> list[Finding]:
     if all(s.repeats for s in seen):
         return []
-    modes, default = calls_of(context), observed(context, x, None)
+    modes, default = calls_of(context), observed(context, None)
     # What moves state starts from another one the second time.
     drawing = default.draws
     random = [s.name for s in seen if not s.repeats and (drawing or not s.moved)]

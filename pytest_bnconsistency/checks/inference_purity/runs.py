@@ -99,9 +99,9 @@ class Runs:
 
 
 def run_all(context: CheckContext, x: Nest) -> Runs:
-    owner_of = owners(context, observed(context, x, False))
+    owner_of = owners(context, observed(context, False))
     # Metrics and the states of seed generators may move: no layer holds them as its own.
-    owned = [v for v in changeable_variables(context, x) if id(v) in owner_of]
+    owned = [v for v in changeable_variables(context) if id(v) in owner_of]
     names = [*methods_of(context), *reversed(calls_of(context))]
     seen, notes = list[Seen](), list[str]()
     if DATASET in names and not _joins(context, x):
@@ -131,7 +131,7 @@ def _can_evaluate(context: CheckContext) -> bool:
 
 def _joins(context: CheckContext, x: Nest) -> bool:
     """Whether outputs of batches as those of the data set have the rows first, and one shape."""
-    entry_point = traced_entry(context, x, False)
+    entry_point = traced_entry(context, False)
     try:
         batches = [entry_point.run(WHOLE, x).outputs, *batches_of(context, entry_point, x)]
     except RefusedError:
@@ -174,7 +174,7 @@ def _runs_in_single_steps(context: CheckContext, x: Nest, name: str) -> bool:
 
 def _refuses(context: CheckContext, x: Nest, name: str) -> bool:
     """Whether inference refuses the batches that an entry point runs, too."""
-    entry_point = traced_entry(context, x, False)
+    entry_point = traced_entry(context, False)
     try:
         batches_of(context, entry_point, x) if name == DATASET else entry_point.run(WHOLE, x)
     except RefusedError:
@@ -183,7 +183,7 @@ def _refuses(context: CheckContext, x: Nest, name: str) -> bool:
 
 
 def _seen(context: CheckContext, x: Nest, name: str, owner_of: dict[int, str]) -> Seen:
-    entry_point = entry(context, x, name)
+    entry_point = entry(context, name)
     first = entry_point.run(WHOLE, x)
     moved = tuple(v for v in first.moved if id(v) in owner_of)
     return Seen(name, first.outputs, name == DATASET or _repeats(context, x, entry_point), moved)
@@ -195,15 +195,15 @@ def _repeats(context: CheckContext, x: Nest, entry_point: Entry) -> bool:
     Another one counts where nothing draws random numbers and no state moves that inference reads:
     a trace would hold layers still that draw, and each run begins with the same state.
     """
-    traced = traced_entry(context, x, False)
-    drawing, mine = not observed(context, x, False).deterministic, entry_point.run(WHOLE, x)
-    if is_random(context, x, entry_point):
+    traced = traced_entry(context, False)
+    drawing, mine = not observed(context, False).deterministic, entry_point.run(WHOLE, x)
+    if is_random(context, entry_point):
         return False
-    if not (drawing or moves_layers(context, x, mine)):
+    if not (drawing or moves_layers(context, mine)):
         calls = calls_of(context)
         others = [traced]
         if entry_point.name in calls:
-            others += [entry(context, x, name) for name in calls if name != entry_point.name]
+            others += [entry(context, name) for name in calls if name != entry_point.name]
         if any(same_outputs(mine.outputs, other.run(WHOLE, x).outputs) for other in others):
             return True
     first, second = entry_point.twice(WHOLE, x)
@@ -218,15 +218,15 @@ def _evaluated(context: CheckContext, owned: list[Any]) -> Seen:
         before.restore()
 
 
-def runner_of(context: CheckContext, x: Nest, name: str) -> Runner:
+def runner_of(context: CheckContext, name: str) -> Runner:
     """The entry point of that name, to be run anew on the rows that it runs on here."""
-    owned = changeable_variables(context, x)
+    owned = changeable_variables(context)
     if name == EVALUATE:
         return Runner(
             lambda: _evaluated_recompiled(context), context.subject.own_evaluation(), owned
         )
     own = [] if name in calls_of(context) else context.subject.own_inference()
-    return Runner(lambda: run_retraced(context, x, name), own, owned)
+    return Runner(lambda: run_retraced(context, name), own, owned)
 
 
 def _evaluated_recompiled(context: CheckContext) -> list[Array]:

@@ -27,7 +27,7 @@ class State:
         self.context, self.source, self.largest = context, source_of(context, x), rows_of(x)
         self.breaks, self.among_others = frozenset({STATE_MOVES.id}), frozenset[str]()
         self.score, self.random = 0.0, False
-        self._passes = passes_of(context, x)
+        self._passes = passes_of(context)
         self._owners = entry_points.owners(context, *self._passes.values())
 
     def violation(self, recipe: Recipe) -> Violation | None:

@@ -86,5 +86,5 @@ def _with_data(
     if context.subject.modeless or context.data is None or context.data.rows < 2:
         return None, found
     with preserve_state(context.subject):
-        known = estimated(context, context.data)
+        known = estimated(context)
         return known, by_behaviour(found, known.tracked)

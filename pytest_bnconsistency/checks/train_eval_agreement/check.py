@@ -77,7 +77,7 @@ def check(context: CheckContext) -> CheckResult:
 
 def _decide(context: CheckContext, data: Data) -> CheckResult:
     subject = context.subject
-    known = estimated(context, data)
+    known = estimated(context)
     training, batches, tracked = known.training, known.batches, known.tracked
     done = context.settings.updates
     if done is None:
@@ -136,7 +136,7 @@ def _without_normalization(
         return nothing
     trained = training_reference.training_mode(context, data, known)
     stored = training_reference.evaluation(context, data, known)
-    far = training_reference.compared(context, data, known, stored, trained)
+    far = training_reference.compared(context, data, stored, trained)
     undone = training_reference.undone(context, data, known, blamed, far) if far.far else False
     if undone is False:
         return nothing
@@ -210,7 +210,7 @@ def _far_from_training(context: CheckContext, m: Measured, known: Estimated) -> 
     """Evaluation far worse than training, where population statistics don't mend it."""
 
     def against_training_mode(side: Side) -> Comparison:
-        return training_reference.compared(context, m.data, known, side, m.trained)
+        return training_reference.compared(context, m.data, side, m.trained)
 
     stored = against_training_mode(m.stored)
     if not stored.far or not against_training_mode(m.population).far:

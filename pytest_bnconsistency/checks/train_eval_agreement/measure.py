@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.population_statistics import Estimated, shuffled
+from pytest_bnconsistency.checks.population_statistics import Estimated, estimated, shuffled
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.data.rows import Data
@@ -61,7 +61,7 @@ def measured(context: CheckContext, data: Data, known: Estimated, done: int | No
         context.settings.seed,
         under,
         step,
-        lambda: other_batchings(context, data, known)[0].side,
+        lambda: other_batchings(context)[0].side,
     )
 
 
@@ -98,21 +98,16 @@ class Batching:
     side: Side
 
 
-def other_batchings(context: CheckContext, data: Data, known: Estimated) -> list[Batching]:
+def other_batchings(context: CheckContext) -> list[Batching]:
     """The rows in other batches; where there are not two of the usual size, in halves."""
-    if "batchings" not in context.shared:
-        size = min(known.size, -(-data.rows // 2))
-        context.shared["batchings"] = [
-            _batching(context, data, known, shuffled(context, data, size, draw))
-            for draw in range(1, BATCHINGS)
-        ]
-    found: list[Batching] = context.shared["batchings"]
-    return found
+    data, known = context.given, estimated(context)
 
+    def in_order(draw: int) -> Batching:
+        batches = shuffled(context, data, min(known.size, -(-data.rows // 2)), draw)
+        seen = list(statistics.batch_statistics(known.training, known.tracked, batches))
+        return Batching(len(batches.rows[0]), seen, in_training(context, data, seen, batches))
 
-def _batching(context: CheckContext, data: Data, known: Estimated, batches: Batches) -> Batching:
-    seen = list(statistics.batch_statistics(known.training, known.tracked, batches))
-    return Batching(len(batches.rows[0]), seen, in_training(context, data, seen, batches))
+    return context.once("batchings", lambda: [in_order(draw) for draw in range(1, BATCHINGS)])
 
 
 def in_training(

@@ -179,7 +179,7 @@ def _other_steps(
                 established=True,
             )
         layers = {id(t.layer) for t in untouched}
-        if all(id(t.layer) in layers for t in estimated(context, data).tracked):
+        if all(id(t.layer) in layers for t in estimated(context).tracked):
             return Explanation(
                 cause=in_loop,
                 tested=f"{moves}, and the weights fit the initial ones: {modes}",
@@ -195,7 +195,7 @@ def _other_steps(
 
 def _losses(context: CheckContext, data: Data, tries: Tries) -> tuple[float, float] | None:
     """The loss under the stored statistics and in training mode, where there is one."""
-    subject, known = context.subject, estimated(context, data)
+    subject, known = context.subject, estimated(context)
     if data.y is None or not subject.compiled or not known.seen:
         return None
     if not tries.may("the loss in either mode"):

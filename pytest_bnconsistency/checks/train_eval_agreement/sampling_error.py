@@ -56,7 +56,7 @@ NONE = Alternatives([], [], [])
 
 def alternatives(context: CheckContext, m: Measured, known: Estimated) -> Alternatives:
     """The rows in several orders, each cut in halves, and drawn moving averages."""
-    others = other_batchings(context, m.data, known)
+    others = other_batchings(context)
     samples = list(known.estimate.halves)
     if known.estimate.rows == m.data.rows:
         samples += [

@@ -72,9 +72,7 @@ class Comparison:
         return max(self.found, key=lambda excess: excess.amount)
 
 
-def compared(
-    context: CheckContext, data: Data, known: Estimated, stored: Side, trained: Side
-) -> Comparison:
+def compared(context: CheckContext, data: Data, stored: Side, trained: Side) -> Comparison:
     """Evaluation against training mode, whatever the batches."""
     if not same_shapes(stored, trained) or _says_nothing(trained, stored):
         return Comparison(stored, trained, [])
@@ -87,7 +85,7 @@ def compared(
     first = against([])
     if not first.far:  # as a rule: no other batches need to run
         return first
-    batchings = [other.side for other in other_batchings(context, data, known)]
+    batchings = [other.side for other in other_batchings(context)]
     if not all(same_shapes(side, trained) for side in batchings):
         return Comparison(stored, trained, [])
     return against(batchings)
