@@ -88,6 +88,11 @@ class CheckContext:
         assert self.data is not None
         return self.data
 
+    def updates(self) -> int | None:
+        """How often the model was trained on a batch, as the user says or its optimizer counts."""
+        said = self.settings.updates
+        return self.subject.updates() if said is None else said
+
     @property
     def fixed_rows(self) -> int | None:
         """The only number of rows that the model takes, if there is only one."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, numbers, right
 from pytest_bnconsistency.results import Explanation, Finding
@@ -13,14 +12,10 @@ from pytest_bnconsistency.words import listed
 SHOWN = 3
 
 
-def finding(
-    paths: Sequence[str], stored: Side, trained: Side, data: Data, undone: bool | None, bound: str
-) -> Finding:
-    """`paths` are layers whose state training mode moves; none where rows mix without any.
-
-    `undone` says that these, run in inference mode, make training mode say what evaluation says;
-    it is None where they can't be told.
-    """
+def finding(far: Comparison, data: Data, bound: str) -> Finding:
+    """What training mode says other than evaluation, and the layers whose state it moves."""
+    stored, trained = far.stored, far.trained
+    paths = [holder.path for holder in far.blamed]
     difference = gap(stored, trained, data)
     where = listed([*paths[:SHOWN], *(["others"] if len(paths) > SHOWN else [])])
     cause = "not established; in training mode, what the model says of a row hangs on its batch"
@@ -34,7 +29,7 @@ def finding(
             f"read in evaluation what training mode updates in {paths[0]}: the statistics of the "
             "row's own domain, say"
         )
-    if undone:
+    if far.undone:
         tested = f"training mode with {where} in inference mode says what evaluation says"
     elif paths:
         cause = f"not established; training mode moves state in {where}"
@@ -44,7 +39,7 @@ def finding(
         message=f"evaluate disagrees with train: {numbers(stored, trained, difference)}"
         f"{_decisions(stored, trained, data)} ({data.rows} rows, whatever the batches)",
         explanation=Explanation(
-            cause=cause, tested=tested, remedy=remedy, established=bool(undone)
+            cause=cause, tested=tested, remedy=remedy, established=bool(far.undone)
         ),
         bound=bound,
         evidence={"layers": list(paths), "evaluation": stored.scores, "training": trained.scores},

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     DEVIATIONS,
     ONE_SIDED,
     WOULD_SHOW,
     Excess,
     by_targets,
+    doubted,
 )
+from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
 
@@ -34,11 +37,26 @@ def bound(excess: Excess) -> str:
     return f"{said}; so few rows can't tell, but the initial values left in the statistics do"
 
 
-def said(
-    stored: Side, reference: Side, under: str, data: Data, doubted: Sequence[Excess]
+def question(
+    m: Measured, found: Sequence[Excess], far: Comparison | None
+) -> tuple[str, str] | None:
+    """Why it can't be told whether a model agrees, and what to give; None where it does."""
+    if open_questions := doubted(found):
+        under = "under population statistics"
+        return _said(m.stored, m.population, under, m.data, open_questions)
+    return None if far is None else by_training(far, m.data)
+
+
+def by_training(far: Comparison, data: Data) -> tuple[str, str]:
+    """The same, where evaluation is far from training mode."""
+    return _said(far.stored, far.trained, "in training mode", data, far.found)
+
+
+def _said(
+    stored: Side, reference: Side, under: str, data: Data, open_questions: Sequence[Excess]
 ) -> tuple[str, str]:
     """Why it can't be told, and what to give."""
-    worst = max(doubted, key=lambda excess: excess.amount)
+    worst = max(open_questions, key=lambda excess: excess.amount)
     words = numbers(stored, reference, gap(stored, reference, data))
     found = f"{words} {under}, on {data.rows} rows"
     telling = by_targets(data, reference) or not (

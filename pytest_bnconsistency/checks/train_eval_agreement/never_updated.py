@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.population_statistics import batch_size, estimated
+from pytest_bnconsistency.checks.population_statistics import Estimated, batch_size, estimated
+from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import Variables, preserve_state
@@ -18,24 +20,85 @@ from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
-from pytest_bnconsistency.results import Explanation, Finding
+from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
 
 ANY_MOMENTUM = 0.5
 
 
-def untold(context: CheckContext, training: Pass, x: Any) -> list[Tracked]:
+@dataclass(frozen=True)
+class Layers:
+    """The statistics of normalization layers, by what moves them.
+
+    Training mode moves those that are `tracked`, training=True in the call of the layer itself
+    those that are `untold`, and another momentum those `by_momentum`. `fresh` are those of all
+    these whose layer holds nothing but zeros and ones, as layers begin.
+    """
+
+    tracked: Sequence[Tracked]
+    untold: Sequence[Tracked]
+    by_momentum: Sequence[Tracked]
+
+    @property
+    def every(self) -> list[Tracked]:
+        return [*self.tracked, *self.untold, *self.by_momentum]
+
+    @property
+    def reached(self) -> list[Tracked]:
+        """Those of layers that training mode reaches."""
+        return [*self.tracked, *self.by_momentum]
+
+    @functools.cached_property
+    def fresh(self) -> list[Tracked]:
+        moved = {id(t.layer) for t in self.every if not _at_start(t)}
+        return [t for t in self.every if id(t.layer) not in moved]
+
+
+def layers(context: CheckContext, known: Estimated) -> Layers:
+    """The layers that normalise, whether or not training mode moves their statistics."""
+    training, tracked, x = known.training, known.tracked, known.batches[0].x
+    untold = [] if tracked else _untold(context, training, x)
+    return Layers(tracked, untold, _by_momentum(context, training, [*tracked, *untold], x))
+
+
+def judged(name: str, context: CheckContext, layers: Layers) -> CheckResult:
+    """The answer for statistics at their initial values: a fault, if the model was trained."""
+    if untrained := _untrained(context, layers):
+        return CheckResult(
+            check=name,
+            verdict=Verdict.VACUOUS,
+            summary=f"the model was never trained: the statistics of {layers_of(untrained)} "
+            f"({untrained[0].path} first) are exactly their initial values",
+            hint="train it or load trained weights first; if a loop of your own trained it, say "
+            "updates=<number of steps>",
+        )
+    finding = _finding(context, layers)
+    return CheckResult(
+        check=name,
+        verdict=Verdict.FAILED,
+        findings=(finding,),
+        evidence=dict(finding.evidence),
+    )
+
+
+def _untrained(context: CheckContext, layers: Layers) -> list[Tracked]:
+    """The statistics at their start of layers of which nothing says that they were trained."""
+    if context.updates():
+        return []
+    return [t for t in layers.fresh if not _weights_moved(context, t.layer)]
+
+
+def _untold(context: CheckContext, training: Pass, x: Any) -> list[Tracked]:
     """Normalization layers that move only if training=True is passed to them."""
-    modes = {
-        id(layer): True for layer in _holders(context, training) if _takes_training(context, layer)
-    }
+    takes_training = context.subject.takes_training
+    modes = {id(layer): True for layer in _holders(context, training) if takes_training(layer)}
     if not modes:
         return []
     return statistics.find(_pass(context, x, modes), x)
 
 
-def kept_by_momentum(
+def _by_momentum(
     context: CheckContext, training: Pass, tracked: Sequence[Tracked], x: Any
 ) -> list[Tracked]:
     """Normalization layers that do not move, but would with another momentum."""
@@ -67,19 +130,9 @@ def _holders(context: CheckContext, training: Pass) -> list[Any]:
     ]
 
 
-def _takes_training(context: CheckContext, layer: Any) -> bool:
-    return context.subject.takes_training(layer)
-
-
 def _pass(context: CheckContext, x: Any, modes: dict[int, bool]) -> Pass:
     subject = context.subject
     return Pass(subject, x, training=True, instrument=statistics.Moments(subject), modes=modes)
-
-
-def fresh(tracked: Sequence[Tracked]) -> list[Tracked]:
-    """The statistics of layers that hold nothing but zeros and ones, as layers begin."""
-    moved = {id(t.layer) for t in tracked if not _at_start(t)}
-    return [t for t in tracked if id(t.layer) not in moved]
 
 
 def _at_start(tracked: Tracked) -> bool:
@@ -87,7 +140,7 @@ def _at_start(tracked: Tracked) -> bool:
     return bool(value.flat[0] in (0, 1) and (value == value.flat[0]).all())
 
 
-def weights_moved(context: CheckContext, layer: Any) -> bool:
+def _weights_moved(context: CheckContext, layer: Any) -> bool:
     """Whether a scale or offset of the layer's own is no longer one number throughout."""
     candidates = {id(v) for v in statistics.tracked_candidates(context.subject, layer)}
     return any(
@@ -97,22 +150,13 @@ def weights_moved(context: CheckContext, layer: Any) -> bool:
     )
 
 
-def finding(
-    context: CheckContext,
-    data: Data,
-    untouched: Sequence[Tracked],
-    stuck: Sequence[Tracked],
-    by_momentum: Sequence[Tracked],
-    updates: int | None,
-) -> Finding:
-    """The finding for statistics that no training step ever moved.
-
-    `stuck` move when they are told training=True, `by_momentum` with another momentum.
-    """
+def _finding(context: CheckContext, layers: Layers) -> Finding:
+    """The finding for statistics that no training step ever moved."""
+    data, untouched, stuck, updates = context.given, layers.fresh, layers.untold, context.updates()
     first = untouched[0]
     after = f"after {updates} updates" if updates else "though their weights have moved"
     rule, tries = rules.NEVER_UPDATED, Tries()
-    if any(t.layer is first.layer for t in by_momentum):
+    if any(t.layer is first.layer for t in layers.by_momentum):
         rule = rules.MOMENTUM
         momentum = first.layer.momentum
         explanation = Explanation(

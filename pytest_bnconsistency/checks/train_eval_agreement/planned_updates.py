@@ -13,13 +13,11 @@ from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
 
 
-def judged(
-    name: str, tracked: Sequence[Tracked], by_momentum: Sequence[Tracked], planned: int
-) -> CheckResult:
+def judged(name: str, tracked: Sequence[Tracked], planned: int) -> CheckResult:
     """The answer for a model that is not trained yet: nothing has failed, all can be warned of."""
-    warned = warnings(tracked, by_momentum, planned)
-    layers = counted(len({id(t.layer) for t in [*tracked, *by_momentum]}), "normalization layer")
-    share = max((_left(t, planned) for t in [*tracked, *by_momentum]), default=0.0)
+    warned = warnings(tracked, planned)
+    layers = counted(len({id(t.layer) for t in tracked}), "normalization layer")
+    share = max((_left(t, planned) for t in tracked), default=0.0)
     return CheckResult(
         check=name,
         verdict=Verdict.PASSED,
@@ -30,11 +28,9 @@ def judged(
     )
 
 
-def warnings(
-    tracked: Sequence[Tracked], by_momentum: Sequence[Tracked], planned: int
-) -> list[Finding]:
+def warnings(tracked: Sequence[Tracked], planned: int) -> list[Finding]:
     """What `planned` updates cannot warm up, the slowest layer's arithmetic in one finding."""
-    slow = [t for t in [*tracked, *by_momentum] if _left(t, planned) >= CERTAIN_SHARE]
+    slow = [t for t in tracked if _left(t, planned) >= CERTAIN_SHARE]
     if not slow:
         return []
     worst = max(slow, key=lambda t: _left(t, planned))

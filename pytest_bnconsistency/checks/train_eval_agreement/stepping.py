@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_bnconsistency.checks.budget import Tries
@@ -20,22 +22,29 @@ NEVER, SEVERAL = 0.5, 1.5
 """Fewer updates a step than the first are none, more than the second are several."""
 
 
-def warnings(m: Measured, evidence: dict[str, Any]) -> list[Finding]:
-    """Layers that a step does not update exactly once; what was seen goes to `evidence`."""
+@dataclass(frozen=True)
+class Stepped:
+    """Layers that a step does not update exactly once, and what was seen of all of them."""
+
+    warnings: tuple[Finding, ...] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+def stepped(m: Measured) -> Stepped:
     if not Tries().may("real steps from other statistics"):
-        evidence["updates_per_step"] = "no time was left for real steps"
-        return []
+        return Stepped(evidence={"updates_per_step": "no time was left for real steps"})
     try:
         times_of = _updates_per_step(m)
     except Exception as error:  # the user's step: its fault is not what was asked
-        evidence["updates_per_step"] = f"the step raised {type(error).__name__}"
-        return []
-    if times_of:
-        evidence["updates_per_step"] = {path: round(times, 2) for path, times in times_of.items()}
+        return Stepped(evidence={"updates_per_step": f"the step raised {type(error).__name__}"})
+    if not times_of:
+        return Stepped()
     never = [path for path, times in times_of.items() if times < NEVER]
     several = [path for path, times in times_of.items() if times > SEVERAL]
     found = [_never(never)] if never else []
-    return [*found, *([_several(m, several, times_of[several[0]])] if several else [])]
+    found += [_several(m, several, times_of[several[0]])] if several else []
+    rounded = {path: round(times, 2) for path, times in times_of.items()}
+    return Stepped(tuple(found), {"updates_per_step": rounded})
 
 
 def _updates_per_step(m: Measured) -> dict[str, float]:

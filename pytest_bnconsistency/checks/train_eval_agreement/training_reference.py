@@ -9,7 +9,7 @@ targets as inputs): what is blamed is state that it moves, and rows that depend 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.measure import (
     other_batchings,
     same_shapes,
 )
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.checks.train_eval_agreement.sampling_error import Alternatives
 from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     Excess,
@@ -46,13 +47,28 @@ ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
+class Holder:
+    """A layer that holds state which a pass in training mode moves."""
+
+    path: str
+    layer: object
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """What evaluation and training mode said of the same rows, and by how much it is worse."""
+    """What evaluation and training mode said of the same rows, and by how much it is worse.
+
+    `blamed` are layers whose state training mode moves; none where rows mix without any. `undone`
+    says that these, run in inference mode, make training mode say what evaluation says; it is None
+    where they can't be told.
+    """
 
     stored: Side
     trained: Side
     found: list[Excess]
     targets_tell: bool = False
+    blamed: Sequence[Holder] = ()
+    undone: bool | None = None
 
     @property
     def far(self) -> bool:
@@ -72,7 +88,37 @@ class Comparison:
         return max(self.found, key=lambda excess: excess.amount)
 
 
-def compared(context: CheckContext, data: Data, stored: Side, trained: Side) -> Comparison:
+def far_without_normalization(context: CheckContext, known: Estimated) -> Comparison | None:
+    """Evaluation far worse than training, where no normalization layer is recognised."""
+    blamed, data = _state_holders(known), context.given
+    if context.updates() == 0 or not (blamed or _rows_mix(data, known)):
+        return None
+    inference = Pass(context.subject, known.batches[0].x, training=False)
+    stored = evaluated(context, data, inference, known.size)
+    seen = list(statistics.batch_statistics(known.training, known.tracked, known.batches))
+    trained = in_training(context, data, seen, known.batches)
+    return _with_blame(context, known, blamed, _compared(context, data, stored, trained))
+
+
+def far_though_recalibrated(
+    context: CheckContext, m: Measured, known: Estimated
+) -> Comparison | None:
+    """Evaluation far worse than training, where population statistics don't mend it."""
+    stored = _compared(context, m.data, m.stored, m.trained)
+    if not stored.far or not _compared(context, m.data, m.population, m.trained).far:
+        return None
+    return _with_blame(context, known, _state_holders(known), stored)
+
+
+def _with_blame(
+    context: CheckContext, known: Estimated, blamed: Sequence[Holder], found: Comparison
+) -> Comparison | None:
+    """The comparison with the layers that bring it about; None where that is by design."""
+    undone = _undone(context, known, blamed, found) if found.far else False
+    return None if undone is False else replace(found, blamed=blamed, undone=undone)
+
+
+def _compared(context: CheckContext, data: Data, stored: Side, trained: Side) -> Comparison:
     """Evaluation against training mode, whatever the batches."""
     if not same_shapes(stored, trained) or _says_nothing(trained, stored):
         return Comparison(stored, trained, [])
@@ -103,26 +149,7 @@ def _says_nothing(trained: Side, stored: Side) -> bool:
     return spread(trained) < ROUNDING * spread(stored)
 
 
-def evaluation(context: CheckContext, data: Data, known: Estimated) -> Side:
-    """What evaluation says, where no statistics are known that could be others."""
-    inference = Pass(context.subject, known.batches[0].x, training=False)
-    return evaluated(context, data, inference, known.size)
-
-
-def training_mode(context: CheckContext, data: Data, known: Estimated) -> Side:
-    seen = list(statistics.batch_statistics(known.training, known.tracked, known.batches))
-    return in_training(context, data, seen, known.batches)
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A layer that holds state which a pass in training mode moves."""
-
-    path: str
-    layer: object
-
-
-def state_holders(known: Estimated) -> list[Holder]:
+def _state_holders(known: Estimated) -> list[Holder]:
     """Layers with float variables of their own that do not train and that training mode moves."""
     training = known.training
     moved = {id(variable) for variable in training.run(known.batches[0].x).moved}
@@ -135,7 +162,7 @@ def state_holders(known: Estimated) -> list[Holder]:
     return list(found.values())
 
 
-def rows_mix(data: Data, known: Estimated) -> bool:
+def _rows_mix(data: Data, known: Estimated) -> bool:
     """Whether what training mode says of rows hangs on the other rows of their batch."""
     count = min(KEPT_ROWS, data.rows // 3)
     if not count:
@@ -151,14 +178,14 @@ def rows_mix(data: Data, known: Estimated) -> bool:
     return gap(other, first, data.take(range(count))).outputs > ROUNDING
 
 
-def undone(
-    context: CheckContext, data: Data, known: Estimated, blamed: Sequence[Holder], far: Comparison
+def _undone(
+    context: CheckContext, known: Estimated, blamed: Sequence[Holder], far: Comparison
 ) -> bool | None:
     """Whether training mode says what evaluation says once these layers run in inference mode.
 
     None where no layer can be told: then the subject as a whole is all that there is.
     """
-    subject, training = context.subject, known.training
+    subject, data, training = context.subject, context.given, known.training
     modes = {
         id(holder.layer): False
         for holder in blamed
