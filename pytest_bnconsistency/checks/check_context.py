@@ -72,6 +72,10 @@ class CheckContext:
         made: Made = self._made[key]
         return made
 
+    def known(self, key: Hashable) -> Any:
+        """What was made under that key, None if nobody asked for it yet."""
+        return self._made.get(key)
+
     def specs(self) -> Nest | None:
         """The inputs that rows are generated for; None where nothing tells them."""
         from pytest_bnconsistency.execution.accepted_sizes import specs_of

@@ -8,13 +8,12 @@ from typing import Any
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import (
-    PREDICT,
     WHOLE,
     calls_of,
     entry,
     same_in_every_layer,
 )
-from pytest_bnconsistency.checks.population_statistics import Estimated
+from pytest_bnconsistency.checks.population_statistics import Estimated, training_pass
 from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES, observed
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -30,6 +29,7 @@ from pytest_bnconsistency.measurement.inventory import (
 )
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.measurement.population_distances import distances_by_layer
+from pytest_bnconsistency.models import Call
 
 
 def layer_facts(context: CheckContext) -> tuple[LayerFacts, ...]:
@@ -39,26 +39,26 @@ def layer_facts(context: CheckContext) -> tuple[LayerFacts, ...]:
     """
     x = context.sample()
     with preserve_state(context.subject):
-        same_in_every_layer(context, x)
-        call = _call(context, x) or observed(context, x, None)
+        same_in_every_layer(context)
+        call = _call(context) or observed(context, None)
         training, tracked = _training(context)
         if training is None and not context.subject.modeless:
-            training = context.shared["training"] = statistics.training_pass(context.subject, x)
+            training = training_pass(context)
         if training is not None and tracked is None:
             tracked = statistics.find(training, x)
-        if context.subject.entries() and PREDICT not in context.shared:
-            entry(context, x, next(iter(context.subject.entries()))).run(WHOLE, x)
+        if context.subject.entries() and context.predict_function is None:
+            entry(context, next(iter(context.subject.entries()))).run(WHOLE, x)
         return _facts(context, x, call, training, tracked)
 
 
 def known_layer_facts(context: CheckContext) -> tuple[LayerFacts, ...]:
     """The same as far as the checks that ran tell it: nothing is traced for it."""
-    if "sample" not in context.shared and context.data is None:
+    if context.known("sample") is None and context.data is None:
         return inventory(context.subject, call=None, predict=None, training=None, stateless={})
     x = context.sample()
     with preserve_state(context.subject):
         training, tracked = _training(context)
-        return _facts(context, x, _call(context, x), training, tracked)
+        return _facts(context, x, _call(context), training, tracked)
 
 
 def for_the_record(context: CheckContext) -> tuple[dict[str, Any], ...]:
@@ -68,12 +68,10 @@ def for_the_record(context: CheckContext) -> tuple[dict[str, Any], ...]:
     are from the population's, where these are known.
     """
     facts, distances = known_layer_facts(context), _distances(context)
-    updates = context.settings.updates
-    done = context.subject.updates() if updates is None else updates
     return tuple(
         {
             **layer.plain(),
-            "initial_share": _initial_share(layer, done),
+            "initial_share": _initial_share(layer, context.updates()),
             "population": distances.get(layer.path),
         }
         for layer in facts
@@ -88,7 +86,7 @@ def _initial_share(layer: LayerFacts, updates: int | None) -> float | None:
 
 def _distances(context: CheckContext) -> dict[str, dict[str, dict[str, float]]]:
     """By path and role: the standard errors and the like, where the population is known."""
-    known: Estimated | None = context.shared.get("estimated")
+    known: Estimated | None = context.known("estimated")
     if known is None or not known.tracked:
         return {}
     found = distances_by_layer(known.tracked, known.estimate)
@@ -121,47 +119,46 @@ def _facts(
 
 def _stateless(context: CheckContext, runs: Sequence[Ran]) -> dict[int, Kind | None]:
     """What layers that hold no statistics normalise by; each is tried once."""
-    known: dict[int, Kind | None] = context.shared.get("normalise by", {})
-    found = {
-        layer: kind_of_stateless(context.subject, calls[0])
-        for run in runs
-        for layer, calls in run.calls.items()
-        if layer not in known
-    }
-    context.shared["normalise by"] = {**found, **known}
-    return {**found, **known}
+    found = {layer: calls[0] for run in reversed(runs) for layer, calls in run.calls.items()}
+
+    def kind_of(layer: int, call: Call) -> Kind | None:
+        tried = functools.partial(kind_of_stateless, context.subject, call)
+        return context.once(("normalises by", layer), tried)
+
+    return {layer: kind_of(layer, call) for layer, call in found.items()}
 
 
-def _call(context: CheckContext, x: Nest) -> Pass | None:
+def _call(context: CheckContext) -> Pass | None:
     """A pass that does what `model(x)` does, if there is one."""
-    own: Pass | None = context.shared.get(("observed", None, frozenset()))
-    inference: Pass | None = context.shared.get(("observed", False, frozenset()))
-    ran = all(("entry", name) in context.shared for name in calls_of(context))
-    if own is None and inference is not None and ran and same_in_every_layer(context, x):
+    own: Pass | None = context.known(("observed", None, frozenset()))
+    inference: Pass | None = context.known(("observed", False, frozenset()))
+    ran = all(context.known(("entry", name)) is not None for name in calls_of(context))
+    if own is None and inference is not None and ran and same_in_every_layer(context):
         return inference
     return own
 
 
 def _training(context: CheckContext) -> tuple[Pass | None, list[Tracked] | None]:
     """A pass in training mode, and what it tracks, as far as they are known."""
-    known: Estimated | None = context.shared.get("estimated")
+    known: Estimated | None = context.known("estimated")
     if known is not None:
         return known.training, known.tracked
-    either = context.shared.get("training") or context.shared.get(IN_BOTH_MODES)
+    either = context.known("training") or context.known(IN_BOTH_MODES)
     return either, None
 
 
 def _predict(context: CheckContext) -> Uses | None:
     """What `predict` does with variables; None where it did not run."""
-    function: Any = context.shared.get(PREDICT)
+    function = context.predict_function
     traces: list[Any] = getattr(function, "_list_all_concrete_functions", list)()
     if traces:
-        known = context.shared.get("uses of predict", {})
-        uses = {id(trace): known.get(id(trace)) or variable_uses(trace) for trace in traces}
-        context.shared["uses of predict"] = uses
-        return functools.reduce(Uses.joined, uses.values())
+        uses = (
+            context.once(("uses", trace), functools.partial(variable_uses, trace))
+            for trace in traces
+        )
+        return functools.reduce(Uses.joined, uses)
     ran = next(iter(context.subject.entries()), None)
-    seen = None if ran is None else context.shared.get(("entry", ran))
+    seen = None if ran is None else context.known(("entry", ran))
     if seen is None:
         return None
     moved = seen.run(WHOLE, context.sample()).moved

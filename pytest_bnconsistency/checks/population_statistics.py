@@ -36,12 +36,13 @@ def shuffled(context: CheckContext, data: Data, size: int, draw: int = 0) -> Bat
 
 
 def training_pass(context: CheckContext) -> Pass:
-    """A pass in training mode that sees the moments of each batch of the given data."""
-    data = context.given
+    """A pass in training mode that sees the moments of each batch, of the sample without data."""
 
     def traced() -> Pass:
-        example = data.take(slice(0, batch_size(context, data))).x
-        return statistics.training_pass(context.subject, example)
+        if (data := context.data) is None:
+            return statistics.training_pass(context.subject, context.sample())
+        batch = data.take(slice(0, batch_size(context, data)))
+        return statistics.training_pass(context.subject, batch.x)
 
     return context.once("training", traced)
 

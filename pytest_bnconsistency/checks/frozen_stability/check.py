@@ -14,11 +14,11 @@ from pytest_bnconsistency.checks.frozen_stability.declared import Declarations, 
 from pytest_bnconsistency.checks.frozen_stability.measure import (
     measured,
     start_of,
+    step_rows,
     training_pass,
     with_table,
 )
 from pytest_bnconsistency.checks.frozen_stability.summary import evidence_of, notes_of, summary_of
-from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.accepted_sizes import only_size
@@ -34,9 +34,9 @@ def check(context: CheckContext) -> CheckResult:
         _must_be_possible(context)
     if refusal := _refused(context):
         return CheckResult(check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=refusal)
-    rows = context.rows(min(context.settings.batch_size, context.data.rows if context.data else 8))
+    x = step_rows(context)
     with preserve_state(context.subject, context.train_step) as state:
-        return _decide(context, rows, state)
+        return _decide(context, x, state)
 
 
 def _must_be_possible(context: CheckContext) -> None:
@@ -64,7 +64,7 @@ def _refused(context: CheckContext) -> str:
 
 
 def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:
-    training = context.shared[IN_BOTH_MODES] = training_pass(context.subject, x)
+    training = training_pass(context)
     declared = Declarations(context, training)
     if not declared.frozen:
         found = len(declared.normalization_layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability import fine_tuning
 from pytest_bnconsistency.checks.frozen_stability.explain import Frozen, Measured
+from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
 from pytest_bnconsistency.execution.trainable_flags import flags_set
@@ -19,17 +21,30 @@ from pytest_bnconsistency.execution.training_steps import (
     mode_gaps,
     shifted,
 )
-from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import Table
 
 COLUMNS = ("layer", "frozen by", "own flag", "state in training", "output in training")
 
 
-def training_pass(subject: Subject, x: Nest) -> Pass:
+FEW = 8
+"""Rows of a step where no data says how many there are."""
+
+
+def step_rows(context: CheckContext) -> Nest:
+    """The rows of a training step."""
+    given = context.data.rows if context.data else FEW
+    return context.once("step", lambda: context.rows(min(context.settings.batch_size, given)))
+
+
+def training_pass(context: CheckContext) -> Pass:
     """A pass in training mode that compares each layer's modes on the same input."""
-    return neutralised(
-        subject, x, training=True, instrument=lambda: Modes(subject, lambda call: True)
-    )
+    subject = context.subject
+
+    def traced() -> Pass:
+        modes = functools.partial(Modes, subject, lambda call: True)
+        return neutralised(subject, step_rows(context), training=True, instrument=modes)
+
+    return context.once(IN_BOTH_MODES, traced)
 
 
 def measured(
