@@ -31,6 +31,7 @@ class CheckContext:
     `data` is None where the user gave none. `asked` says that the check was asked for by name:
     then what it needs must be there, otherwise it is not applicable. `predict_function` is what
     `predict` was compiled into: each check leaves the model without it, the next runs it again.
+    `layer_facts` are those that the last check reported of the normalization layers.
     """
 
     subject: Subject
@@ -39,6 +40,7 @@ class CheckContext:
     asked: bool = True
     train_step: Callable[..., Any] | None = None
     predict_function: Any = None
+    layer_facts: tuple[dict[str, Any], ...] | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod

@@ -69,8 +69,7 @@ def _new_facts(context: CheckContext) -> tuple[dict[str, Any], ...]:
     facts: tuple[dict[str, Any], ...] = ()
     with contextlib.suppress(Exception):  # a report lacks a table sooner than a verdict
         facts = for_the_record(context)
-    is_new = facts != context.shared.get("facts of layers")
-    context.shared["facts of layers"] = facts
+    is_new, context.layer_facts = facts != context.layer_facts, facts
     return facts if is_new else ()
 
 
