@@ -27,9 +27,10 @@ DEVIATIONS = 2
 """What is as many standard errors of chance is not chance: all that may be chance is in them."""
 ONE_SIDED = 1.64
 """An excess lies above its upper bound once in 20 times."""
-OF_FEW = 1.5
+OF_FEW, OF_SEVERAL = 1.5, 1.1
 """Another converged average lies within 2 deviations of few ones less often than of many: five
-draws tell as much with 1.5 times the deviation (Student's t for a single further draw)."""
+draws tell as much with 1.5 times the deviation, and 16 with 1.1 times (Student's t for a single
+further draw)."""
 WOULD_SHOW = 1.5
 """A pass says that there is no excess of so many tolerances."""
 PARTS = 16
@@ -206,7 +207,10 @@ def excesses(
                 amount if math.isfinite(amount) and finite else math.inf,
                 _counting(quantity, stored, reference, amount, data.rows, moved) / unit,
                 _root_mean_square(sampled, least / unit),
-                OF_FEW * max(_deviation(converged), _root_mean_square(ended, center)),
+                max(
+                    OF_FEW * _deviation(converged),
+                    OF_SEVERAL * _root_mean_square(ended, center),
+                ),
             )
         )
     return found
