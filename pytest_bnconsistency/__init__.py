@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_bnconsistency import strategies
     from pytest_bnconsistency.assertions import (
         BnCheck,
+        assert_baseline,
         assert_batch_invariance,
         assert_consistency,
         assert_frozen_stability,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "assertions": (
         "BnCheck",
+        "assert_baseline",
         "assert_batch_invariance",
         "assert_consistency",
         "assert_frozen_stability",
@@ -57,6 +59,7 @@ __all__ = [
     "Finding",
     "Report",
     "Verdict",
+    "assert_baseline",
     "assert_batch_invariance",
     "assert_consistency",
     "assert_frozen_stability",

@@ -109,6 +109,44 @@ def assert_statistics_health(model: Any, x: Any = None, **options: Unpack[Option
     return _assert("statistics_health", model, x, None, options).results[0]
 
 
+def assert_baseline(
+    model: Any,
+    name: str | None = None,
+    x: Any = None,
+    y: Any = None,
+    *,
+    train_step: Callable[..., Any] | None = None,
+    **options: Unpack[Options],
+) -> CheckResult:
+    """The model behaves as its baseline in the repository says.
+
+    Args:
+        model: a model as for the other assertions.
+        name: the name of its baseline; by default, that of the test.
+        x: training data, for what the checks say of it; the baseline holds none of it.
+        y: the targets.
+        train_step: as for `assert_frozen_stability`.
+        options: fields of `Settings`: `weights`, `baseline_dir`, `baseline_checks`, ...
+
+    Raises:
+        ConsistencyFailure: something moved.
+        BNConsistencyError: there is no baseline, or it is damaged; `pytest
+            --bn-update-baseline=new` records one.
+    """
+    __tracebackhide__ = True
+    if name is not None:
+        options["baseline_name"] = name
+    return _assert("baseline", model, x, y, options, train_step=train_step).results[0]
+
+
+def bn_baseline(
+    model: Any, x: Any = None, y: Any = None, **options: Unpack[Options]
+) -> CheckResult:
+    """What the fixture is: `assert_baseline`, where the test gives the name."""
+    __tracebackhide__ = True
+    return assert_baseline(model, None, x, y, **options)
+
+
 assert_healthy_statistics = assert_statistics_health
 
 
@@ -221,7 +259,7 @@ def run(
     train_step: Callable[..., Any] | None = None,
 ) -> Report:
     """The results of the checks `names` (all by default), judged by nobody yet."""
-    chosen = checks.named(names)
+    chosen = checks.named(names, baseline=resolved(options).baseline)
     given = check_context(model, x, y, options, asked=names is not None, train_step=train_step)
     return Report(given.subject.name, tuple(check.run(given) for check in chosen))
 

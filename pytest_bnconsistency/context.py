@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_bnconsistency.words import printable
 
@@ -62,6 +63,20 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Baselines:
+    """What a check is told of the baselines: where they lie and what may be done with them.
+
+    `title` names the model, as the test does. `update` says what is recorded: what is `new`, or
+    also what is `changed`. `write` is given what stands in a file from now on.
+    """
+
+    title: str = ""
+    folder: str = ""
+    update: Literal["", "new", "changed"] = ""
+    write: Callable[[Path, str], None] = lambda path, text: None
+
+
+@dataclass(frozen=True)
 class Door:
     """Where options come from, and where results go.
 
@@ -70,6 +85,7 @@ class Door:
     `progress` is told what a check is doing.
     `reproduce` is the command that runs the same test again.
     `reports` says that what it is told is written into a report, with the facts of layers.
+    `baselines` says what may be done with them.
     """
 
     options: tuple[Mapping[str, Any], ...] = ()
@@ -78,6 +94,7 @@ class Door:
     verbose: bool = False
     reproduce: str = ""
     reports: bool = False
+    baselines: Baselines = Baselines()
 
 
 door: ContextVar[Door] = ContextVar("door", default=Door())  # noqa: B039 - it is frozen

@@ -38,6 +38,10 @@ class RefusedError(DataError):
         self.refusal = refusal
 
 
+class BaselineError(BNConsistencyError):
+    """There is no baseline, or its file can't be used."""
+
+
 class StepError(BNConsistencyError):
     """A training step of the user's own raised."""
 

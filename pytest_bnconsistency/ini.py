@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_bnconsistency.errors import OptionError
+from pytest_bnconsistency.settings import Layer
 
 OPTIONS = (
     (
@@ -24,6 +25,9 @@ OPTIONS = (
     ),
     ("check", "NAMES", "names of the checks of the models, separated by commas"),
 )
+MARKER = "bnconsistency"
+LAYERS = pytest.StashKey[tuple[Layer, Layer]]()
+"""The options of the command line, and those of the ini file."""
 EXPLAIN_HELP = "print the page of a rule, 'BN201', or 'all' rules in a line each, and exit"
 CHECKS_HELP = "print the checks and what each needs, and exit"
 REPORT = (

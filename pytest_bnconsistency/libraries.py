@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
+import platform
 import sys
 from typing import Any
 
 from pytest_bnconsistency.errors import MissingDependencyError
 from pytest_bnconsistency.words import first_line
+
+PACKAGES = {
+    "pytest": ("pytest",),
+    "numpy": ("numpy",),
+    "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-macos", "tf-nightly"),
+    "keras": ("keras", "keras-nightly"),
+    "tf-keras": ("tf-keras", "tf-keras-nightly"),
+}
+"""The names under which libraries are installed."""
 
 
 def has(name: str) -> bool:
@@ -46,3 +58,17 @@ def needs_hypothesis(what: str) -> None:
             f"{what} takes Hypothesis, which is not installed; install it with: "
             "pip install hypothesis"
         )
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of the libraries that are installed, and of ours; None of others."""
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "pytest-bnconsistency": sys.modules[__package__].__version__,
+    }
+    for library, names in PACKAGES.items():
+        found[library] = None
+        for name in names:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[library] = found[library] or importlib.metadata.version(name)
+    return found

@@ -44,14 +44,17 @@ class Named:
         return None if source is None else source.load()
 
 
-def register(config: pytest.Config) -> None:
-    """Add the models of the command line, or else of the ini file, to the run."""
+def register(config: pytest.Config, baseline: bool) -> None:
+    """Add the models of the command line, or else of the ini file, to the run.
+
+    `baseline` says that they are compared with their baselines where no checks are named.
+    """
     given: list[tuple[str, str]] = config.getoption("bn_given") or []
     on_command_line = any(kind == "model" for kind, _ in given)
     if not on_command_line:
         given = [*(("model", spec) for spec in ini.words(config, "model")), *given]
     names = _names(config)
-    checks = _checks(names)
+    checks = _checks(names, baseline)
     if not any(kind == "model" for kind, _ in given):
         if given or config.getoption("bn_check"):
             flag = DATA if given else "--bn-check"
@@ -278,10 +281,10 @@ def _paired(given: list[tuple[str, str]]) -> list[tuple[str, str | None]]:
     return pairs
 
 
-def _checks(names: list[str]) -> list[Check]:
+def _checks(names: list[str], baseline: bool) -> list[Check]:
     from pytest_bnconsistency import checks
 
-    return checks.named(names or None)
+    return checks.named(names or None, baseline=baseline)
 
 
 def _is_covered(file: Path, config: pytest.Config) -> bool:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from pytest_bnconsistency import ini, run_recorder, settings
+from pytest_bnconsistency import baseline_recorder, ini, run_recorder, settings
 from pytest_bnconsistency.context import Door, Progress, door
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
+from pytest_bnconsistency.ini import LAYERS, MARKER
 from pytest_bnconsistency.settings import Layer
 from pytest_bnconsistency.shared_models import Skip
 from pytest_bnconsistency.words import first_line, printable
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 ExceptionInfo: TypeAlias = pytest.ExceptionInfo[BaseException]
 
-MARKER = "bnconsistency"
-LAYERS = pytest.StashKey[tuple[Layer, Layer]]()
-"""The options of the command line, and those of the ini file."""
 OUTCOMES = pytest.StashKey[dict[str, dict[str, None]]]()
 """What came of the checks in a test: the outcomes, each with what was said of it, once."""
 ENTRIES = pytest.StashKey[list[dict[str, Any]]]()
@@ -61,6 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     report, metavar, text = ini.REPORT
     group.addoption(_flag(report), action="append", metavar=metavar, help=text)
     parser.addini(f"bn_{report}", text, type="linelist", default=None)
+    baseline_recorder.add_options(group)
     trust, text = ini.TRUST, ini.TRUST_HELP
     group.addoption(_flag(trust), dest=f"bn_{trust}", action="store_true", help=text)
     parser.addini(f"bn_{trust}", text, type="bool", default=False)
@@ -94,10 +93,11 @@ def pytest_configure(config: pytest.Config) -> None:
             _layer("ini", "bn_{}".format, lambda name: ini.value(config, name)),
         )
         run_recorder.register(config, config.stash[LAYERS][1].get("ignore") or ())
+        baseline_recorder.register(config)
         if ini.names_models(config):
             from pytest_bnconsistency import model_collector as zero_code
 
-            zero_code.register(config)
+            zero_code.register(config, settings.resolve(*config.stash[LAYERS]).baseline)
     except BNConsistencyError as error:
         if config.getoption("help") or config.getoption("markers"):
             return  # which help to correct it
@@ -129,6 +129,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         verbose=item.config.get_verbosity() >= 2,
         reproduce=_reproduce(item),
         reports=bool(item.config.getoption("bn_report") or ini.words(item.config, "report")),
+        baselines=baseline_recorder.baselines_of(item),
     )
     token = door.set(around)
     try:
@@ -165,6 +166,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     report.bn_about = getattr(item, "bn_about", None)  # type: ignore[attr-defined]
+    baseline_recorder.hand_over(item, report)
     if item.stash[ENTRIES]:
         # As text: names in it may hold what does not pass between processes otherwise.
         report.bn_entries = json.dumps(item.stash[ENTRIES])  # type: ignore[attr-defined]
@@ -216,6 +218,14 @@ def bn_check() -> BnCheck:
     from pytest_bnconsistency.assertions import BnCheck
 
     return BnCheck()
+
+
+@pytest.fixture(scope="session")
+def bn_baseline() -> Callable[..., CheckResult]:
+    """Compare a model with its baseline: `bn_baseline(model, x, y)`; the test gives the name."""
+    from pytest_bnconsistency.assertions import bn_baseline
+
+    return bn_baseline
 
 
 class _Progress(Progress):

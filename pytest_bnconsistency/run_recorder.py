@@ -7,10 +7,8 @@ where no worker is.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from pytest_bnconsistency import ini
+from pytest_bnconsistency import ini, libraries
 from pytest_bnconsistency.errors import BNConsistencyError
 from pytest_bnconsistency.words import printable
 
@@ -27,15 +25,6 @@ if TYPE_CHECKING:
     from pytest_bnconsistency.reporting.formats import Output
 
 Reported: TypeAlias = "pytest.TestReport | pytest.CollectReport"
-
-PACKAGES = {
-    "pytest": ("pytest",),
-    "numpy": ("numpy",),
-    "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-macos", "tf-nightly"),
-    "keras": ("keras", "keras-nightly"),
-    "tf-keras": ("tf-keras", "tf-keras-nightly"),
-}
-"""The names under which libraries are installed."""
 
 
 def register(config: pytest.Config, accepted: Iterable[str]) -> None:
@@ -209,7 +198,9 @@ class RunRecorder:
             not_run=not_run,
         )
         entries = [{**entry, "outcome": _outcome(test, entry)} for test, entry in self._entries()]
-        return build(entries, [*self._errors(), *self.collection_errors], ending, _versions())
+        return build(
+            entries, [*self._errors(), *self.collection_errors], ending, libraries.versions()
+        )
 
     def _entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The results, each with the outcome of its test."""
@@ -286,19 +277,6 @@ def _count_as_error(config: pytest.Config, report: pytest.TestReport) -> None:
             node.tag = "error"
             xml.stats["failure"] -= 1
             xml.stats["error"] += 1
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {
-        "python": platform.python_version(),
-        "pytest-bnconsistency": sys.modules[__package__].__version__,
-    }
-    for library, names in PACKAGES.items():
-        found[library] = None
-        for name in names:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                found[library] = found[library] or importlib.metadata.version(name)
-    return found
 
 
 def _folder(root: Path) -> str:

@@ -18,6 +18,7 @@ from pytest_bnconsistency.errors import OptionError
 Vacuous = Literal["fail", "skip", "warn"]
 NotApplicable = Literal["fail", "skip", "pass"]
 EntryPoints = Literal["all"]
+Weights = Literal["same", "retrained"]
 Shape = Mapping[str, Sequence[int]] | Sequence[int] | str
 """The axes of a row, by the inputs' names, or of the only input, or either as text."""
 
@@ -53,6 +54,11 @@ class Options(DataOptions, total=False):
     entry_points: EntryPoints | None
     vacuous: Vacuous | None
     not_applicable: NotApplicable | None
+    baseline: bool
+    baseline_name: str | None
+    baseline_dir: str
+    baseline_checks: str | None
+    weights: Weights | None
 
 
 class Shapes(dict[str, tuple[int, ...]]):
@@ -214,6 +220,35 @@ class Settings:
             "choices": ("fail", "skip", "pass"),
         },
     )
+    baseline: bool = dataclasses.field(
+        default=False,
+        metadata={
+            "help": "'true' compares models with their baselines where all checks run by default"
+        },
+    )
+    baseline_name: str | None = dataclasses.field(
+        default=None,
+        metadata={"help": "name of the model's baseline (default: that of the test or the model)"},
+    )
+    baseline_dir: str = dataclasses.field(
+        default="bn-baseline",
+        metadata={"help": "folder of the baselines, from pytest's root"},
+    )
+    baseline_checks: str | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "names of the checks whose verdicts a baseline holds, separated by commas, or "
+            "'none' (default: all)"
+        },
+    )
+    weights: Weights | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "'same' or 'retrained': whether the weights are to be those of the baseline, "
+            "so that statistics and outputs are (default: found out)",
+            "choices": ("same", "retrained"),
+        },
+    )
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     """Where the fields come from that are no defaults: call, marker, command line or ini."""
 
@@ -267,6 +302,8 @@ def parse(name: str, value: Any) -> Any:
         return value
     if name in _READERS:
         return _READERS[name](name, value)
+    if kind == "bool":
+        return _flag(name, value)
     if "Mapping" in kind and isinstance(value, Mapping):
         return {pattern: parse(name, reason) for pattern, reason in value.items()}
     if kind.startswith("str"):
@@ -275,6 +312,15 @@ def parse(name: str, value: Any) -> Any:
             raise OptionError(f"option {name!r} is {value!r}; expected {wanted}")
         return value
     return _number(name, value, int if kind.startswith("int") else float)
+
+
+def _flag(name: str, value: Any) -> bool:
+    said = {"true": True, "yes": True, "on": True, "1": True}
+    said |= {"false": False, "no": False, "off": False, "0": False}
+    found = said.get(str(value).strip().lower())
+    if found is None:
+        raise OptionError(f"option {name!r} is {value!r}; expected true or false")
+    return found
 
 
 def _number(name: str, value: Any, number: type[int] | type[float]) -> int | float:

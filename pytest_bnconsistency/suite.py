@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import pytest
 
 from pytest_bnconsistency.errors import UnsupportedSubjectError
-from pytest_bnconsistency.settings import Options
+from pytest_bnconsistency.ini import LAYERS, MARKER
+from pytest_bnconsistency.settings import Layer, Options, resolve
 from pytest_bnconsistency.shared_models import SharedModel
 
 __tracebackhide__ = True  # the user's own frames are what counts
@@ -78,6 +79,11 @@ class ConsistencySuite:
     def test_statistics_health(self) -> None:
         """The stored statistics are usable."""
         self._judge("statistics_health")
+
+    @_uses_fixtures
+    def test_baseline(self) -> None:
+        """The model behaves as its baseline in the repository says."""
+        self._judge("baseline")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         from pytest_bnconsistency.checks import named
@@ -169,7 +175,9 @@ class SuiteClass(pytest.Class):
         from pytest_bnconsistency.checks import named
 
         suite: type[ConsistencySuite] = self.obj
-        wanted = {f"test_{check.name}" for check in named(suite.checks)}
+        marks = [Layer("marker", mark.kwargs) for mark in self.iter_markers(MARKER)]
+        chosen = resolve(suite.options, *marks, *self.config.stash[LAYERS])
+        wanted = {f"test_{check.name}" for check in named(suite.checks, baseline=chosen.baseline)}
         place = _place(suite)
         for node in super().collect():
             name = getattr(node, "originalname", None)

@@ -18,6 +18,7 @@ from pytest_bnconsistency.data.reading import Returned, doubles_in, read
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.models import Subject, subject_of
+from pytest_bnconsistency.results import CheckResult
 from pytest_bnconsistency.settings import Settings
 
 FEWEST_ROWS = 2
@@ -31,7 +32,8 @@ class CheckContext:
     `data` is None where the user gave none. `asked` says that the check was asked for by name:
     then what it needs must be there, otherwise it is not applicable. `predict_function` is what
     `predict` was compiled into: each check leaves the model without it, the next runs it again.
-    `layer_facts` are those that the last check reported of the normalization layers.
+    `layer_facts` are those that the last check reported of the normalization layers. `results` are those of
+    the checks that ran on it, by name.
     """
 
     subject: Subject
@@ -42,6 +44,7 @@ class CheckContext:
     predict_function: Any = None
     layer_facts: tuple[dict[str, Any], ...] | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict)
+    results: dict[str, CheckResult] = field(default_factory=dict)
 
     @classmethod
     def of(

@@ -26,16 +26,20 @@ from pytest_bnconsistency.settings import FIELDS, Settings, did_you_mean
 class Check:
     """One property: its public name, which its folder has too, and what it says in a line.
 
-    `needs` says what must be given, and `helps` what it makes use of besides.
+    `needs` says what must be given, and `helps` what it makes use of besides. One that is about
+    what the others said is `about_results`; it runs on request, after them.
     """
 
     name: str
     property: str
     needs: str
     helps: str
+    about_results: bool = False
 
     def run(self, context: CheckContext) -> CheckResult:
         """The result, with what the check ran on and what it took."""
+        if self.about_results:
+            _run_others(context)
         begun = time.perf_counter()
         with counted() as traces:
             result = without_ignored(self.decide(context), context.settings.ignore)
@@ -46,7 +50,9 @@ class Check:
             traces=traces(),
             layers=_new_facts(context) if door.get().reports else (),
         )
-        return dataclasses.replace(result, run=run)
+        result = dataclasses.replace(result, run=run)
+        context.results[self.name] = result
+        return result
 
     def decide(self, context: CheckContext) -> CheckResult:
         module = importlib.import_module(f"pytest_bnconsistency.checks.{self.name}.check")
@@ -54,6 +60,15 @@ class Check:
         with _heap_at_rest(), door.get().progress.of(self.name), diagnosing(seconds):
             result: CheckResult = module.check(context)
         return result
+
+
+def _run_others(context: CheckContext) -> None:
+    """Run what did not run yet on this model, of those that a baseline is to hold."""
+    wanted = context.settings.baseline_checks
+    names = None if wanted is None else [n for n in wanted.replace(",", " ").split() if n != NONE]
+    for check in named(names) if names != [] else ():
+        if check.name not in context.results and not check.about_results:
+            check.run(dataclasses.replace(context, asked=False))
 
 
 def _sourced(chosen: Settings) -> dict[str, tuple[Any, str]]:
@@ -125,15 +140,24 @@ CHECKS = {
             helps="x (training data): distances to the statistics of the data; optimizer: whether "
             "it was trained",
         ),
+        Check(
+            "baseline",
+            "the model behaves as its baseline in the repository says",
+            needs="a baseline: pytest --bn-update-baseline=new records it",
+            helps="x (training data): what the checks say of it is part of the baseline",
+            about_results=True,
+        ),
     )
 }
 
 
 ALIASES = {"healthy_statistics": "statistics_health"}
+NONE = "none"
+"""Instead of names of checks, that there are none."""
 
 
-def named(names: Sequence[str] | None) -> list[Check]:
-    """The checks `names`, or all.
+def named(names: Sequence[str] | None, *, baseline: bool = False) -> list[Check]:
+    """The checks `names`, or all, that of the baseline on request; it stands last.
 
     Raises:
         OptionError: a name is unknown, or there is none.
@@ -149,4 +173,7 @@ def named(names: Sequence[str] | None) -> list[Check]:
         if name not in CHECKS:
             near = did_you_mean(str(name), tuple(CHECKS))
             raise OptionError(f"unknown check {name!r}{near}")
-    return [CHECKS[name] for name in names] if names is not None else list(CHECKS.values())
+    if names is None:
+        return [check for check in CHECKS.values() if baseline or not check.about_results]
+    found = dict.fromkeys(CHECKS[name] for name in names)
+    return sorted(found, key=lambda check: check.about_results)

@@ -227,6 +227,10 @@ class Noise:
         with rounding.within():
             return rounding, self._seen.again(self._drawn(0), Instrument())
 
+    def of_row(self, row: int) -> list[Floor]:
+        """The noise of a row of its own, by several draws: one floor for each output."""
+        return self._of_row(row)
+
     def _drawn(self, row: int) -> Nest:
         places = (row + np.arange(self._count)) % rows_of(self._x)
         return map_nest(lambda leaf: leaf[places], self._x)

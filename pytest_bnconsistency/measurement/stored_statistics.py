@@ -107,7 +107,7 @@ def normalization_layers(subject: Subject) -> Iterator[NormalizationLayer]:
         known = {id(v) for v in tracked_candidates(subject, layer)}
         vectors = {
             name: variable
-            for name, variable in _attributes(layer).items()
+            for name, variable in attributes(layer).items()
             if id(variable) in known and variable.shape.num_elements()
         }
         if vectors:
@@ -132,7 +132,7 @@ def _by_role(tracked: Sequence[Tracked]) -> dict[str, Any]:
     """The variables by their attributes, or by their roles where an attribute would mislead."""
     vectors: dict[str, Any] = {}
     for t in tracked:
-        names = [name for name, v in _attributes(t.layer).items() if v is t.variable]
+        names = [name for name, v in attributes(t.layer).items() if v is t.variable]
         fitting = [n for n in names if is_variance(n) == (t.known and t.role == "variance")]
         vectors[next(iter(fitting), f"its {t.role}")] = t.variable
     return vectors
@@ -150,6 +150,7 @@ def _momentum(t: Tracked) -> float | None:
     return round(kept, 6) if abs(isolated - kept) < ALIKE else None
 
 
-def _attributes(layer: Any) -> dict[str, Any]:
+def attributes(layer: Any) -> dict[str, Any]:
+    """The attributes of a layer by name; of a library's variable, what holds its value."""
     known = getattr(layer, "__dict__", {})
     return {name.lstrip("_"): getattr(v, "_value", v) for name, v in known.items()}

@@ -184,12 +184,29 @@ UNTRAINED = Rule(
     "the model was trained, and a layer's statistics are exactly their initial values",
 )
 
+INVENTORY_CHANGED = Rule(
+    "BN701",
+    "inventory-changed",
+    "a layer, its place or what is so of a normalization layer is not as in the baseline",
+)
+STATISTICS_MOVED = Rule(
+    "BN702", "statistics-moved", "stored statistics are not those of the baseline"
+)
+OUTPUTS_MOVED = Rule(
+    "BN703", "outputs-moved", "an entry point gives other outputs than in the baseline"
+)
+SEES_LESS = Rule("BN704", "check-sees-less", "a check sees less than it did in the baseline")
+NEW_WARNING = Rule(
+    "BN705", "new-warning", "a check finds or warns of something that the baseline does not hold"
+)
+
 _CHECKS = {
     "0": "inference_purity",
     "1": "batch_invariance",
     "2": "train_eval_agreement",
     "3": "frozen_stability",
     "4": "statistics_health",
+    "7": "baseline",
 }
 
 

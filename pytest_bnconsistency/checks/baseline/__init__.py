@@ -1,0 +1,1 @@
+"""How a model behaves is what the repository says of it."""

@@ -1,0 +1,328 @@
+"""Facts against facts: what moved, and what moved by no more than rounding."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pytest_bnconsistency.checks.baseline.facts import (
+    INVENTORY,
+    OUTPUTS,
+    STATISTICS,
+    VERDICTS,
+    Block,
+    Blocks,
+    Facts,
+    Value,
+)
+from pytest_bnconsistency.checks.baseline.verdicts import (
+    VERDICT,
+    complaints,
+    saw,
+    sees_less,
+)
+from pytest_bnconsistency.words import counted, listed
+
+SAME_NUMBER = 1e-4
+"""Momenta and epsilons that are measured are as near; those that are declared are the same."""
+SAME_WEIGHTS = 1e-8
+"""Digests of the same weights are as near, in their size: they are told with nine digits."""
+SAME_STATISTICS, SMALLEST = 2e-6, 0.01
+"""Statistics may move by this share of their size, or of so much, if they are smaller."""
+DIGITS = 2e-9
+"""What the digits of the file leave out of a number."""
+NOTHING, GRAPH = "-", "graph"
+
+NoiseOf = Callable[[str], float]
+"""How far rounding may move an element of an output, by the name of its block; it is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One fact that is not as it was. `bound` is what it could have moved by, 0 for nothing.
+
+    `block` is what `section` has the fact under, `layer` what it is about.
+    """
+
+    section: str
+    block: str
+    layer: str
+    fact: str
+    was: Value
+    now: Value
+    change: float = math.inf
+    bound: float = 0.0
+
+    @property
+    def size(self) -> float:
+        """How large it is, in bounds."""
+        return self.change / self.bound if self.bound else math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What is not as it was, by kind, and what was compared.
+
+    `rounding` is the largest change of an output that rounding explains, in bounds. `better` says
+    what checks see that they did not, `unseen` which checks did not run this time.
+    """
+
+    inventory: Sequence[Difference] = ()
+    weights: Sequence[Difference] = ()
+    statistics: Sequence[Difference] = ()
+    outputs: Sequence[Difference] = ()
+    less: Sequence[Difference] = ()
+    warnings: Sequence[Difference] = ()
+    better: Sequence[str] = ()
+    unseen: Sequence[str] = ()
+    values: bool = True
+    rounding: float = 0.0
+    facts: int = field(default=0)
+
+    @property
+    def moved(self) -> list[Difference]:
+        return [*self.inventory, *self.statistics, *self.outputs, *self.less, *self.warnings]
+
+
+def compared(was: Facts, now: Facts, noise: NoiseOf, weights: str | None) -> Compared:
+    """What moved since `was`; `weights` says whether they are the same, None to find that out."""
+    other = list(_weights(was, now))
+    values = weights == "same" or (weights is None and not other)
+    outputs, rounding = _outputs(was.outputs, now.outputs, noise) if values else ([], 0.0)
+    asked = {name: block for name, block in was.verdicts.items() if name in now.verdicts}
+    return Compared(
+        inventory=[*_listed_layers(was, now), *_inventory(was.inventory, now.inventory)],
+        weights=other,
+        statistics=[
+            *(other if values else ()),
+            *(_statistics(was.statistics, now.statistics) if values else ()),
+        ],
+        outputs=outputs,
+        less=list(_less(asked, now.verdicts)),
+        warnings=list(_complaints(asked, now.verdicts)),
+        better=list(_better(asked, now.verdicts)),
+        unseen=[name for name in was.verdicts if name not in now.verdicts],
+        values=values,
+        rounding=rounding,
+        facts=_count(was, values),
+    )
+
+
+def _count(was: Facts, values: bool) -> int:
+    sections = [blocks for name, blocks in was.sections() if values or name != STATISTICS]
+    return len(was.graph) + sum(len(block) for blocks in sections for block in blocks.values())
+
+
+def _listed_layers(was: Facts, now: Facts) -> Iterator[Difference]:
+    """The layers of the graph that came, went, changed places or hold other arrays."""
+    before, after = (dict(map(_parted, facts.graph)) for facts in (was, now))
+    yield from _places(GRAPH, list(before), list(after))
+    for path, shapes in before.items():
+        if path in after and after[path] != shapes:
+            yield Difference(
+                section=GRAPH,
+                block=path,
+                layer=path,
+                fact="arrays",
+                was=shapes or "none",
+                now=after[path] or "none",
+            )
+
+
+def _parted(line: str) -> tuple[str, str]:
+    path, _, shapes = line.partition(": ")
+    return path, shapes
+
+
+def _places(section: str, before: Sequence[str], after: Sequence[str]) -> Iterator[Difference]:
+    """What came, what went, and what stands behind something else than it did."""
+    gone, come = set(before) - set(after), set(after) - set(before)
+    for path in after:
+        if path in come:
+            yield _whole(section, path, NOTHING, _behind(after, path))
+    for path in before:
+        if path in gone:
+            yield _whole(section, path, _behind(before, path), NOTHING)
+    stay = [path for path in before if path not in gone]
+    now = [path for path in after if path not in come]
+    for kind, start, end, _, _ in difflib.SequenceMatcher(
+        None, stay, now, autojunk=False
+    ).get_opcodes():
+        for path in stay[start:end] if kind in ("delete", "replace") else ():
+            yield _whole(section, path, _behind(before, path), _behind(after, path))
+
+
+def _behind(paths: Sequence[str], path: str) -> str:
+    place = paths.index(path)
+    return f"after {paths[place - 1]}" if place else "first"
+
+
+def _whole(section: str, layer: str, was: Value, now: Value, fact: str = "place") -> Difference:
+    return Difference(section=section, block=layer, layer=layer, fact=fact, was=was, now=now)
+
+
+def _inventory(was: Blocks, now: Blocks) -> Iterator[Difference]:
+    """The normalization layers, in execution order, and each fact of them."""
+    yield from _places(INVENTORY, list(was), list(now))
+    for path, block in was.items():
+        for fact in _facts(block, now.get(path, block)):
+            before, after = block.get(fact), now.get(path, block).get(fact)
+            if not _same_value(before, after):
+                yield Difference(
+                    section=INVENTORY, block=path, layer=path, fact=fact, was=before, now=after
+                )
+
+
+def _facts(was: Block, now: Block) -> list[str]:
+    return sorted(was.keys() | now.keys())
+
+
+def _same_value(a: Value, b: Value) -> bool:
+    if isinstance(a, bool) or isinstance(b, bool) or not (_numeric(a) and _numeric(b)):
+        return a == b and isinstance(a, bool) == isinstance(b, bool)
+    one, other = float(str(a)), float(str(b))
+    return abs(one - other) <= SAME_NUMBER * max(abs(one), abs(other))
+
+
+def _numeric(value: Value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _weights(was: Facts, now: Facts) -> Iterator[Difference]:
+    """The weights that train, all together."""
+    scale = max(_float(was.weights.get("size")), _float(now.weights.get("size")))
+    yield from _numbers(
+        "weights", "weights", "all weights", was.weights, now.weights, SAME_WEIGHTS * scale
+    )
+
+
+def _statistics(was: Blocks, now: Blocks) -> Iterator[Difference]:
+    """The stored vectors; of those that came or went the inventory tells, or the graph."""
+    for name, block in was.items():
+        if name not in now:
+            continue
+        scale = max(_extent(block), _extent(now[name]), SMALLEST)
+        found = _numbers(
+            STATISTICS,
+            name,
+            name.rpartition(" ")[0],
+            block,
+            now[name],
+            SAME_STATISTICS * scale,
+        )
+        # A change in one element shows in all projections alike, and more in smallest or largest.
+        yield from sorted(found, key=lambda one: -one.size)
+
+
+def _extent(block: Block) -> float:
+    """The root mean square of a vector."""
+    mean, deviation = _float(block.get("mean")), _float(block.get("deviation"))
+    size = math.hypot(mean, deviation)
+    return size if math.isfinite(size) else 0.0
+
+
+def _outputs(was: Blocks, now: Blocks, noise: NoiseOf) -> tuple[list[Difference], float]:
+    """What outputs moved beyond rounding, and by how much of it the others did."""
+    found: list[Difference] = []
+    explained = 0.0
+    for name in [*was, *(name for name in now if name not in was)]:
+        if name not in was or name not in now:
+            was_there, is_there = ("given" if name in each else NOTHING for each in (was, now))
+            found.append(_whole(OUTPUTS, name, was_there, is_there, "entry point"))
+            continue
+        mine, its = was[name], now[name]
+        own = list(_numbers(OUTPUTS, name, name, mine, its, 0.0))
+        if any(math.isfinite(one.change) for one in own):
+            own = list(_numbers(OUTPUTS, name, name, mine, its, _bound(mine, its, noise, name)))
+            bound = max((one.bound for one in own), default=0.0)
+            if not own:
+                bound = _bound(mine, its, noise, name)
+                moved = max(one.change for one in _numbers(OUTPUTS, name, name, mine, its, 0.0))
+                explained = max(explained, moved / bound if bound else 0.0)
+        found += sorted(own, key=lambda one: -one.change)
+    return found, explained
+
+
+def _bound(was: Block, now: Block, noise: NoiseOf, name: str) -> float:
+    """How far rounding may move a digest: by that of both sides."""
+    return _float(was.get("noise")) + noise(name)
+
+
+def _numbers(
+    section: str, name: str, layer: str, was: Block, now: Block, bound: float
+) -> Iterator[Difference]:
+    """The facts of a block that differ, numbers by more than `bound`."""
+    for fact in _facts(was, now):
+        before, after = was.get(fact), now.get(fact)
+        if fact == "noise" or before == after:
+            continue
+        change, allowed = math.inf, bound
+        if isinstance(before, float) and isinstance(after, (int, float)):
+            change = abs(before - after)
+            allowed = bound + DIGITS * max(abs(before), abs(after))
+        if not change <= allowed:
+            yield Difference(
+                section=section,
+                block=name,
+                layer=layer,
+                fact=fact,
+                was=before,
+                now=after,
+                change=change,
+                bound=allowed,
+            )
+
+
+def _less(was: Blocks, now: Blocks) -> Iterator[Difference]:
+    """The checks that see less than they did."""
+    for check, block in was.items():
+        verdict, after = block.get(VERDICT), now[check].get(VERDICT)
+        if saw(after) < saw(verdict):
+            yield _said(check, VERDICT, verdict, after)
+            continue
+        for fact in sees_less(block, now[check]) if saw(after) == saw(verdict) else ():
+            yield _said(check, fact, block.get(fact), now[check].get(fact))
+
+
+def _complaints(was: Blocks, now: Blocks) -> Iterator[Difference]:
+    """What checks find or warn of that they did not."""
+    for check, block in was.items():
+        known = complaints(block)
+        for key, kind in complaints(now[check]).items():
+            if known.get(key) not in (kind, "finding"):
+                rule, _, place = key.partition(" ")
+                said = Difference(
+                    section=VERDICTS,
+                    block=check,
+                    layer=place,
+                    fact=rule,
+                    was=known.get(key, NOTHING),
+                    now=kind,
+                )
+                yield said
+
+
+def _better(was: Blocks, now: Blocks) -> Iterator[str]:
+    for check, block in was.items():
+        verdict, after = str(block.get(VERDICT)), str(now[check].get(VERDICT))
+        gone = [key for key in complaints(block) if key not in complaints(now[check])]
+        if saw(after) > saw(verdict) or (verdict, after) == ("failed", "passed"):
+            yield f"{check} {after}, where it was {verdict}"
+        elif gone:
+            yield f"{check} no longer tells of {listed(gone, most=3)}"
+    new = [name for name in now if name not in was]
+    if new:
+        yield f"the baseline says nothing of {counted(len(new), 'check')}: {listed(new)}"
+
+
+def _said(check: str, fact: str, was: Value, now: Value) -> Difference:
+    return Difference(section=VERDICTS, block=check, layer=check, fact=fact, was=was, now=now)
+
+
+def _float(value: Value) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        return 0.0

@@ -1,0 +1,163 @@
+"""What moved, as findings that read like a diff, and which side changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_bnconsistency.checks.baseline.compare import (
+    GRAPH,
+    SAME_STATISTICS,
+    Compared,
+    Difference,
+)
+from pytest_bnconsistency.checks.baseline.facts import INVENTORY, Facts, Value
+from pytest_bnconsistency.checks.baseline.verdicts import FELL
+from pytest_bnconsistency.results import Explanation, Finding, Table
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.rules.catalogue import Rule
+from pytest_bnconsistency.words import counted, listed
+
+LIBRARIES = ("tensorflow", "keras", "tf-keras", "numpy", "run by")
+"""The versions that may change what a model does."""
+BEHAVIOUR = ("modes ", "updates", "kind")
+"""Facts of a layer that a library has a say in; all others are declared."""
+UPDATE = "if it is meant: pytest --bn-update-baseline, and review the file's diff"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What changed around the differences: the graph, the weights, the libraries."""
+
+    graph: Sequence[Difference]
+    weights: bool
+    versions: Mapping[str, tuple[Value, Value]]
+
+    @classmethod
+    def of(cls, was: Facts, now: Facts, found: Compared) -> Sides:
+        graph = [one for one in found.inventory if not is_behaviour(one)]
+        names = [name for name in LIBRARIES if was.versions.get(name) != now.versions.get(name)]
+        versions = {name: (was.versions.get(name), now.versions.get(name)) for name in names}
+        return cls(graph, bool(found.weights), versions)
+
+    @property
+    def libraries(self) -> str:
+        return listed(
+            f"{name} {now or 'gone'} (was {was or 'none'})"
+            for name, (was, now) in self.versions.items()
+        )
+
+    def explained(self, one: Difference) -> Explanation:
+        """Which side a difference is of; it is told by what else changed, and not tested."""
+        if one.section in (GRAPH, INVENTORY) and not is_behaviour(one):
+            return _explanation("the graph: what the model declares is not what it was")
+        others = [side.layer for side in self.graph]
+        if self.graph:
+            said = f"the graph: {listed(dict.fromkeys(others), most=3)} changed as well"
+        elif self.weights:
+            said = "the weights: they are not those of the baseline"
+        elif self.versions:
+            said = (
+                f"the library: {self.libraries}; the graph and the weights are those of the "
+                "baseline"
+            )
+        elif one.section == "statistics":
+            said = "the statistics alone: graph, weights and libraries are those of the baseline"
+        else:
+            said = (
+                "code: graph, weights, statistics and libraries are those of the baseline, as "
+                "far as it tells"
+            )
+        return _explanation(said)
+
+
+def _explanation(side: str) -> Explanation:
+    return Explanation(cause=f"not tested; by what else moved, {side}", remedy=UPDATE)
+
+
+def is_behaviour(one: Difference) -> bool:
+    return one.section == INVENTORY and one.fact.startswith(BEHAVIOUR)
+
+
+def findings(was: Facts, now: Facts, found: Compared) -> tuple[Finding, ...]:
+    """A finding for each rule that something falls under, with all of it in a table."""
+    sides = Sides.of(was, now, found)
+    by_rule: tuple[tuple[Rule, Sequence[Difference], str], ...] = (
+        (rules.INVENTORY_CHANGED, found.inventory, "no tolerance"),
+        (
+            rules.STATISTICS_MOVED,
+            found.statistics,
+            f"{SAME_STATISTICS:g} of the size of a vector",
+        ),
+        (rules.OUTPUTS_MOVED, found.outputs, "the rounding noise, measured on both sides"),
+        (rules.SEES_LESS, found.less, f"no less, and limits no more than {FELL:g} times larger"),
+        (rules.NEW_WARNING, found.warnings, "no tolerance"),
+    )
+    return tuple(
+        _finding(rule, differences, bound, sides)
+        for rule, differences, bound in by_rule
+        if differences
+    )
+
+
+def _finding(rule: Rule, differences: Sequence[Difference], bound: str, sides: Sides) -> Finding:
+    first, *more = differences
+    layers = list(dict.fromkeys(one.layer for one in differences))
+    others = f"; {counted(len(more), 'more difference')}" if more else ""
+    return rule.finding(
+        layer=first.layer,
+        layers=layers,
+        message=f"{_said(first)}{others}",
+        explanation=sides.explained(first),
+        bound=bound,
+        table=Table(
+            ("layer", "what", "was", "is"),
+            tuple((one.layer, one.fact, shown(one.was), shown(one.now)) for one in differences),
+        ),
+        evidence={
+            "differences": [
+                {
+                    "layer": one.layer,
+                    "fact": one.fact,
+                    "was": one.was,
+                    "is": one.now,
+                    "change": one.change,
+                    "bound": one.bound,
+                }
+                for one in differences
+            ],
+            "versions": {name: {"was": a, "is": b} for name, (a, b) in sides.versions.items()},
+        },
+    )
+
+
+def _said(one: Difference) -> str:
+    return f"{one.layer}: {one.fact} is {shown(one.now)}, was {shown(one.was)}"
+
+
+def shown(value: Value) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def notes(was: Facts, now: Facts, found: Compared) -> Iterator[str]:
+    """What decides nothing, and a reader of the result should know."""
+    if not found.values:
+        yield (
+            "the weights are not those of the baseline: its inventory and verdicts are compared, "
+            "its statistics and outputs are not"
+        )
+    if found.rounding:
+        yield (
+            f"outputs differ from the baseline by rounding only: {found.rounding:.2g} of the "
+            "bound at most"
+        )
+    if sides := Sides.of(was, now, found).libraries:
+        yield f"the baseline was recorded with others: {sides}"
+    for name in found.unseen:
+        yield f"the verdict of {name} is in the baseline, and not of this run: not compared"
+    for said in found.better:
+        yield f"{said}: record it with --bn-update-baseline"

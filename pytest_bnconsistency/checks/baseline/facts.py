@@ -1,0 +1,52 @@
+"""What is put down of a model: plain facts, in sections of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+Value = str | int | float | bool | None
+Block = Mapping[str, Value]
+"""The facts of one thing, by name."""
+Blocks = Mapping[str, Block]
+"""The blocks of a section, by what they are about."""
+
+INVENTORY, STATISTICS, OUTPUTS, VERDICTS = SECTIONS = (
+    "inventory",
+    "statistics",
+    "outputs",
+    "verdicts",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """How the normalization of a model behaves.
+
+    `model` says which model that is, `seed` what the batches were made from. `versions` are those
+    of the libraries that ran it. `graph` has a line for each layer, in the order in which the
+    model holds them, `weights` the digest of all that trains. `inventory` has a block for each
+    normalization layer in execution order, `statistics` one for each stored vector, `outputs` one
+    for each output of each entry point, `verdicts` one for each check.
+    """
+
+    model: str
+    seed: int
+    versions: Block = field(default_factory=dict)
+    graph: tuple[str, ...] = ()
+    weights: Block = field(default_factory=dict)
+    inventory: Blocks = field(default_factory=dict)
+    statistics: Blocks = field(default_factory=dict)
+    outputs: Blocks = field(default_factory=dict)
+    verdicts: Blocks = field(default_factory=dict)
+
+    def section(self, name: str) -> Blocks:
+        found: Blocks = getattr(self, name)
+        return found
+
+    def with_sections(self, sections: Mapping[str, Blocks]) -> Facts:
+        return replace(self, **sections)  # type: ignore[arg-type]
+
+    def sections(self) -> Iterator[tuple[str, Blocks]]:
+        for name in SECTIONS:
+            yield name, self.section(name)

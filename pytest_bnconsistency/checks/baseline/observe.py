@@ -1,0 +1,168 @@
+"""The facts of a model as it is now, from what the checks of this run made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from pytest_bnconsistency import libraries
+from pytest_bnconsistency.checks.baseline import digests
+from pytest_bnconsistency.checks.baseline.facts import Block, Blocks, Facts, Value
+from pytest_bnconsistency.checks.baseline.verdicts import verdict_facts
+from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.checks.entry_points import (
+    WHOLE,
+    Entry,
+    calls_of,
+    entry,
+    is_random,
+    methods_of,
+)
+from pytest_bnconsistency.checks.layer_facts import layer_facts
+from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of
+from pytest_bnconsistency.data.generation import generate
+from pytest_bnconsistency.data.recipes import specs_like
+from pytest_bnconsistency.errors import DataError, RefusedError
+from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
+from pytest_bnconsistency.measurement.stored_statistics import attributes
+
+ROWS = 4
+"""Rows of a batch that are put down one by one."""
+OWN_ROWS = "baseline rows"
+"""The name of the batch, where the checks run on others."""
+DATASET = "predict(dataset)"
+"""It runs as `predict` does."""
+
+
+def facts_of(context: CheckContext, name: str, outputs: bool = True) -> Facts:
+    """What is so of the model, and what the checks of this run said of it."""
+    return Facts(
+        model=name,
+        seed=context.settings.seed,
+        versions=libraries.versions(),
+        graph=tuple(_graph(context)),
+        weights=digests.weights_facts(_weights(context)),
+        inventory=_inventory(context),
+        statistics=_statistics(context),
+        outputs=_outputs(context) if outputs else {},
+        verdicts=verdict_facts(context.results),
+    )
+
+
+def _graph(context: CheckContext) -> Iterator[str]:
+    """A line for each layer, in the order in which the model holds them."""
+    subject, known = context.subject, dict[str, int]()
+    for layer in subject.layers():
+        if layer is subject.model:
+            continue
+        path = subject.path(layer)
+        known[path] = known.get(path, 0) + 1
+        label = path if known[path] == 1 else f"{path} ({known[path]})"
+        shapes = [str(tuple(v.shape)).replace(" ", "") for v in subject.own_variables(layer)]
+        yield ": ".join(filter(None, (label, " ".join(shapes))))
+
+
+def _weights(context: CheckContext) -> Iterator[tuple[str, Array]]:
+    """What trains, by layer and place, as arrays."""
+    subject, seen = context.subject, set[int]()
+    for layer in subject.layers():
+        kept = {id(variable) for variable in tracked_candidates(subject, layer)}
+        for place, variable in enumerate(subject.own_variables(layer)):
+            if id(variable) in kept | seen or not variable.dtype.is_floating:
+                continue
+            seen.add(id(variable))
+            yield f"{subject.path(layer)} {place}", variable.numpy()
+
+
+def _statistics(context: CheckContext) -> Blocks:
+    """The digest of each vector that a layer stores and no optimizer trains."""
+    subject, found = context.subject, dict[str, Block]()
+    for layer in subject.layers():
+        names = {id(variable): name for name, variable in attributes(layer).items()}
+        for place, variable in enumerate(tracked_candidates(subject, layer)):
+            name = names.get(id(variable), f"variable {place}")
+            path = subject.path(layer) or subject.name
+            found.setdefault(
+                f"{path} {name}", digests.vector_facts(variable.numpy(), f"{path} {name}")
+            )
+    return found
+
+
+def _inventory(context: CheckContext) -> Blocks:
+    found: dict[str, Block] = {}
+    for layer in layer_facts(context):
+        found[layer.path] = dict(_flat(asdict(layer)))
+    return found
+
+
+def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
+    """Facts of a layer, each with a plain value."""
+    for name, value in facts.items():
+        if name == "path":
+            continue
+        if isinstance(value, Mapping):
+            for inner, said in value.items():
+                yield f"{name} {inner}", said
+        elif isinstance(value, (tuple, list)):
+            yield name, ", ".join(map(str, value))
+        else:
+            yield name, value
+
+
+def _outputs(context: CheckContext) -> Blocks:
+    """The digests of what each entry point gives for rows that are made from the seed."""
+    batch, x = batch_of(context)
+    found: dict[str, Block] = {}
+    for name in names_of(context):
+        try:
+            outputs = _given(context, batch, x, name)
+        except RefusedError as error:
+            found[name] = {"raises": type(error.refusal).__name__}
+            continue
+        if outputs is None:
+            found[name] = {"random": True}
+            continue
+        for place, output in enumerate(outputs):
+            key = name if len(outputs) == 1 else f"{name} output {place + 1}"
+            found[key] = digests.row_facts(output, rows_of(x), ROWS)
+    return found
+
+
+def names_of(context: CheckContext) -> list[str]:
+    """The entry points, by name."""
+    methods = [name for name in methods_of(context) if name != DATASET]
+    return [*methods, *reversed(calls_of(context))]
+
+
+def _given(context: CheckContext, batch: str, x: Nest, name: str) -> list[Array] | None:
+    """What an entry point gives; None if that hangs on random numbers."""
+    entry_point: Entry = entry(context, context.sample(), name)
+    seen = entry_point.run(batch, x)
+    return None if is_random(context, context.sample(), entry_point) else seen.outputs
+
+
+def batch_of(context: CheckContext) -> tuple[str, Nest]:
+    """The rows that are made from the seed, and the batch's name: those of the checks if so made.
+
+    They have the shapes of the given ones, if some were given; texts are the given ones.
+    """
+    if context.data is None:
+        return WHOLE, context.sample()
+    if OWN_ROWS not in context.shared:
+        context.shared[OWN_ROWS] = _made_like(context, context.sample())
+    return OWN_ROWS, context.shared[OWN_ROWS]
+
+
+def _made_like(context: CheckContext, given: Nest) -> Nest:
+    known = context.subject.inputs()
+    specs = specs_like(given)
+    if known is not None and len(flatten(known)) == len(flatten(specs)):
+        vocabularies = iter(flatten(known))
+        specs = map_nest(
+            lambda spec: replace(spec, vocabulary=next(vocabularies).vocabulary), specs
+        )
+    try:
+        return generate(specs, rows_of(given), context.settings.seed, 1)
+    except DataError:
+        return given
