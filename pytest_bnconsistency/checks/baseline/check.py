@@ -6,10 +6,12 @@ does a model without one: nothing passes that nobody has looked at.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_bnconsistency.checks.baseline import explain, file, update
+from pytest_bnconsistency.checks.baseline.aligned import aligned
 from pytest_bnconsistency.checks.baseline.compare import Compared, compared
 from pytest_bnconsistency.checks.baseline.facts import Facts
 from pytest_bnconsistency.checks.baseline.names import Place, place_of
@@ -32,12 +34,13 @@ def check(context: CheckContext) -> CheckResult:
         now, noise = facts_of(context, place.model), OutputNoise(context)
         if was is None:
             return _written(place, noise.put_down(now), "recorded")
+        now, names = aligned(was, now)
         found = compared(was, now, noise, context.settings.weights)
         if mode == "changed" and (found.moved or found.weights or found.better):
             return _written(place, update.merged(was, noise.put_down(now), found), "updated")
         if mode == "new" and (missing := update.with_missing(was, noise.put_down(now))):
             return _written(place, missing, "completed")
-    return _judged(place, was, now, found)
+    return _judged(place, was, now, found, names)
 
 
 def _recorded(place: Place, mode: str) -> Facts | None:
@@ -68,12 +71,14 @@ def _written(place: Place, facts: Facts, how: str) -> CheckResult:
     )
 
 
-def _judged(place: Place, was: Facts, now: Facts, found: Compared) -> CheckResult:
+def _judged(
+    place: Place, was: Facts, now: Facts, found: Compared, names: Mapping[str, str]
+) -> CheckResult:
     result = CheckResult(
         check=NAME,
         verdict=Verdict.FAILED,
         findings=explain.findings(was, now, found),
-        notes=tuple(explain.notes(was, now, found)),
+        notes=tuple(explain.notes(was, now, found, names)),
         evidence={"file": str(place.path), "facts": found.facts, "rounding": found.rounding},
     )
     if result.findings:

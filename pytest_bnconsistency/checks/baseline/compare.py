@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_bnconsistency.checks.baseline.facts import (
     INVENTORY,
@@ -232,22 +232,15 @@ def _outputs(was: Blocks, now: Blocks, noise: NoiseOf) -> tuple[list[Difference]
             was_there, is_there = ("given" if name in each else NOTHING for each in (was, now))
             found.append(_whole(OUTPUTS, name, was_there, is_there, "entry point"))
             continue
-        mine, its = was[name], now[name]
-        own = list(_numbers(OUTPUTS, name, name, mine, its, 0.0))
-        if any(math.isfinite(one.change) for one in own):
-            own = list(_numbers(OUTPUTS, name, name, mine, its, _bound(mine, its, noise, name)))
-            bound = max((one.bound for one in own), default=0.0)
-            if not own:
-                bound = _bound(mine, its, noise, name)
-                moved = max(one.change for one in _numbers(OUTPUTS, name, name, mine, its, 0.0))
-                explained = max(explained, moved / bound if bound else 0.0)
+        own = list(_numbers(OUTPUTS, name, name, was[name], now[name], 0.0))
+        if own and all(math.isfinite(one.change) for one in own):
+            most = max(one.change for one in own)
+            bound = _float(was[name].get("noise"))
+            bound += noise(name) if most > bound else 0.0
+            own = [replace(one, bound=bound) for one in own if one.change > bound]
+            explained = max(explained, 0.0 if own else most / bound)
         found += sorted(own, key=lambda one: -one.change)
     return found, explained
-
-
-def _bound(was: Block, now: Block, noise: NoiseOf, name: str) -> float:
-    """How far rounding may move a digest: by that of both sides."""
-    return _float(was.get("noise")) + noise(name)
 
 
 def _numbers(

@@ -137,14 +137,20 @@ def _said(one: Difference) -> str:
 
 def shown(value: Value) -> str:
     if value is None:
-        return "unknown"
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
-def notes(was: Facts, now: Facts, found: Compared) -> Iterator[str]:
-    """What decides nothing, and a reader of the result should know."""
+def notes(was: Facts, now: Facts, found: Compared, names: Mapping[str, str]) -> Iterator[str]:
+    """What decides nothing, and a reader of the result should know.
+
+    `names` are those of the layers now, by those that stand for them in the baseline.
+    """
+    if names and found.moved:
+        said = listed((f"{mine} is {its} now" for mine, its in names.items()), most=3)
+        yield f"layers have the names that they have in the baseline: {said}"
     if not found.values:
         yield (
             "the weights are not those of the baseline: its inventory and verdicts are compared, "

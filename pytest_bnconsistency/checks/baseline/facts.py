@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,13 @@ INVENTORY, STATISTICS, OUTPUTS, VERDICTS = SECTIONS = (
     "outputs",
     "verdicts",
 )
+
+
+def short(value: Value) -> Value:
+    """A number with the digits that count, in words if it is none."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.9g}") if math.isfinite(value) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +58,15 @@ class Facts:
     def sections(self) -> Iterator[tuple[str, Blocks]]:
         for name in SECTIONS:
             yield name, self.section(name)
+
+    def shortened(self) -> Facts:
+        """The same with numbers as the file holds them."""
+
+        def block(given: Block) -> Block:
+            return {name: short(value) for name, value in given.items()}
+
+        sections = {
+            section: {name: block(found) for name, found in blocks.items()}
+            for section, blocks in self.sections()
+        }
+        return replace(self, weights=block(self.weights)).with_sections(sections)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_bnconsistency.checks.baseline.facts import SECTIONS, Block, Blocks, Facts
+from pytest_bnconsistency.checks.baseline.facts import SECTIONS, Block, Blocks, Facts, short
 from pytest_bnconsistency.errors import BaselineError
 
 FORMAT = 1
@@ -211,7 +211,7 @@ def _block(place: tuple[str | int, ...], given: Any) -> Block:
 
 
 def _summed(block: Block, name: str | None = None) -> dict[str, Any]:
-    facts = {key: _short(block[key]) for key in sorted(block)}
+    facts = {key: short(block[key]) for key in sorted(block)}
     named = facts if name is None else {NAME: name, **facts}
     return {**named, SUM: _sum(named)}
 
@@ -219,15 +219,6 @@ def _summed(block: Block, name: str | None = None) -> dict[str, Any]:
 def _sum(facts: Mapping[str, Any]) -> str:
     plain = {key: f"{v:.9g}" if isinstance(v, float) else v for key, v in facts.items()}
     return f"{zlib.crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
-
-
-def _short(value: Any) -> Any:
-    """A number with the digits that count, or in words if it is none."""
-    if not isinstance(value, float):
-        return value
-    if value != value or value in (float("inf"), float("-inf")):
-        return {"nan": "nan", "inf": "inf", "-inf": "-inf"}[str(value)]
-    return float(f"{value:.9g}")
 
 
 def _damaged(path: Path, line: int, what: str) -> BaselineError:

@@ -21,8 +21,7 @@ from pytest_bnconsistency.checks.entry_points import (
 )
 from pytest_bnconsistency.checks.layer_facts import layer_facts
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of
-from pytest_bnconsistency.data.generation import generate
-from pytest_bnconsistency.data.recipes import specs_like
+from pytest_bnconsistency.data.generation import generate, specs_like
 from pytest_bnconsistency.errors import DataError, RefusedError
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
 from pytest_bnconsistency.measurement.stored_statistics import attributes
@@ -31,23 +30,25 @@ ROWS = 4
 """Rows of a batch that are put down one by one."""
 OWN_ROWS = "baseline rows"
 """The name of the batch, where the checks run on others."""
+VERSIONS = ("python", "numpy", "tensorflow", "keras", "tf-keras", "pytest-bnconsistency")
 DATASET = "predict(dataset)"
 """It runs as `predict` does."""
 
 
-def facts_of(context: CheckContext, name: str, outputs: bool = True) -> Facts:
+def facts_of(context: CheckContext, name: str) -> Facts:
     """What is so of the model, and what the checks of this run said of it."""
-    return Facts(
+    found = Facts(
         model=name,
         seed=context.settings.seed,
-        versions=libraries.versions(),
+        versions={n: v for n, v in libraries.versions().items() if n in VERSIONS},
         graph=tuple(_graph(context)),
         weights=digests.weights_facts(_weights(context)),
         inventory=_inventory(context),
         statistics=_statistics(context),
-        outputs=_outputs(context) if outputs else {},
-        verdicts=verdict_facts(context.results),
+        outputs=_outputs(context),
+        verdicts=dict(sorted(verdict_facts(context.results).items())),
     )
+    return found.shortened()
 
 
 def _graph(context: CheckContext) -> Iterator[str]:
@@ -92,7 +93,10 @@ def _statistics(context: CheckContext) -> Blocks:
 def _inventory(context: CheckContext) -> Blocks:
     found: dict[str, Block] = {}
     for layer in layer_facts(context):
-        found[layer.path] = dict(_flat(asdict(layer)))
+        facts = dict(_flat(asdict(layer)))
+        if facts["frozen_by"] == context.subject.name:
+            facts["frozen_by"] = "the model"
+        found[layer.path] = facts
     return found
 
 

@@ -29,7 +29,8 @@ def merged(was: Facts, now: Facts, found: Compared) -> Facts:
         name: _joined(was.section(name), now.section(name), anew[name]) for name in SECTIONS
     }
     sections[VERDICTS] = dict(sorted({**was.verdicts, **sections[VERDICTS]}.items()))
-    return replace(now, weights=now.weights if found.weights else was.weights, **sections)
+    weights = now.weights if found.weights else was.weights
+    return replace(now, weights=weights).with_sections(sections)
 
 
 def with_missing(was: Facts, now: Facts) -> Facts | None:
