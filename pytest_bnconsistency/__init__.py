@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         check_consistency,
         preserve_state,
         recalibrate,
+        record_baseline,
     )
     from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure
     from pytest_bnconsistency.results import CheckResult, Finding, Report, Verdict
@@ -43,6 +44,7 @@ _HOMES = {
         "check_consistency",
         "preserve_state",
         "recalibrate",
+        "record_baseline",
     ),
     "errors": ("BNConsistencyError", "ConsistencyFailure"),
     "results": ("CheckResult", "Finding", "Report", "Verdict"),
@@ -70,6 +72,7 @@ __all__ = [
     "check_consistency",
     "preserve_state",
     "recalibrate",
+    "record_baseline",
     "strategies",
 ]
 

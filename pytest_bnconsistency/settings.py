@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import difflib
 import numbers
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -56,7 +57,7 @@ class Options(DataOptions, total=False):
     not_applicable: NotApplicable | None
     baseline: bool
     baseline_name: str | None
-    baseline_dir: str
+    baseline_dir: str | os.PathLike[str]
     baseline_checks: str | None
     weights: Weights | None
 
@@ -302,6 +303,8 @@ def parse(name: str, value: Any) -> Any:
         return value
     if name in _READERS:
         return _READERS[name](name, value)
+    if isinstance(value, os.PathLike) and kind == "str":
+        return os.fspath(value)
     if kind == "bool":
         return _flag(name, value)
     if "Mapping" in kind and isinstance(value, Mapping):

@@ -72,7 +72,7 @@ class Sides:
 
 
 def _explanation(side: str) -> Explanation:
-    return Explanation(cause=f"not tested; by what else moved, {side}", remedy=UPDATE)
+    return Explanation(cause=f"{side} (read off what moved, not tested)", remedy=UPDATE)
 
 
 def is_behaviour(one: Difference) -> bool:
