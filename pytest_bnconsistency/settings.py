@@ -303,10 +303,6 @@ def parse(name: str, value: Any) -> Any:
         return value
     if name in _READERS:
         return _READERS[name](name, value)
-    if isinstance(value, os.PathLike) and kind == "str":
-        return os.fspath(value)
-    if kind == "bool":
-        return _flag(name, value)
     if "Mapping" in kind and isinstance(value, Mapping):
         return {pattern: parse(name, reason) for pattern, reason in value.items()}
     if kind.startswith("str"):
@@ -409,7 +405,19 @@ def _parsed_reasons(given: str | Sequence[Any]) -> dict[str, str]:
     return {entry.strip(): reason for entry, _, reason in parted}
 
 
-_READERS: Mapping[str, Callable[[str, Any], Any]] = {"shape": _shapes, "ignore": _ignore}
+def _folder(name: str, value: Any) -> str:
+    folder = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(folder, str) or not folder.strip():
+        raise OptionError(f"option {name!r} is {value!r}; expected the path of a folder")
+    return folder
+
+
+_READERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "shape": _shapes,
+    "ignore": _ignore,
+    "baseline": _flag,
+    "baseline_dir": _folder,
+}
 """What is neither a number nor a word."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_bnconsistency.checks.baseline.facts import (
@@ -118,7 +118,7 @@ def _count(was: Facts, values: bool) -> int:
 def _listed_layers(was: Facts, now: Facts) -> Iterator[Difference]:
     """The layers of the graph that came, went, changed places or hold other arrays."""
     before, after = (dict(map(_parted, facts.graph)) for facts in (was, now))
-    yield from _places(GRAPH, list(before), list(after))
+    yield from _places(GRAPH, list(before), list(after), list(was.inventory))
     for path, shapes in before.items():
         if path in after and after[path] != shapes:
             yield Difference(
@@ -136,8 +136,12 @@ def _parted(line: str) -> tuple[str, str]:
     return path, shapes
 
 
-def _places(section: str, before: Sequence[str], after: Sequence[str]) -> Iterator[Difference]:
-    """What came, what went, and what stands behind something else than it did."""
+def _places(
+    section: str, before: Sequence[str], after: Sequence[str], always: Collection[str] = ()
+) -> Iterator[Difference]:
+    """What came, what went, and what changed places; of those in `always`, what stands before
+    them.
+    """
     gone, come = set(before) - set(after), set(after) - set(before)
     for path in after:
         if path in come:
@@ -147,11 +151,18 @@ def _places(section: str, before: Sequence[str], after: Sequence[str]) -> Iterat
             yield _whole(section, path, _behind(before, path), NOTHING)
     stay = [path for path in before if path not in gone]
     now = [path for path in after if path not in come]
-    for kind, start, end, _, _ in difflib.SequenceMatcher(
-        None, stay, now, autojunk=False
-    ).get_opcodes():
-        for path in stay[start:end] if kind in ("delete", "replace") else ():
-            yield _whole(section, path, _behind(before, path), _behind(after, path))
+    moved = [path for path in _moved(stay, now) if path not in always]
+    fed = [path for path in always if path in now and _behind(stay, path) != _behind(now, path)]
+    for path in (*fed, *moved):
+        yield _whole(section, path, _behind(stay, path), _behind(now, path))
+
+
+def _moved(stay: Sequence[str], now: Sequence[str]) -> Iterator[str]:
+    """The fewest that change places, so that the others are in order."""
+    matcher = difflib.SequenceMatcher(None, stay, now, autojunk=False)
+    for kind, start, end, _, _ in matcher.get_opcodes():
+        if kind in ("delete", "replace"):
+            yield from stay[start:end]
 
 
 def _behind(paths: Sequence[str], path: str) -> str:

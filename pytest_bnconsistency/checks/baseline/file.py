@@ -30,13 +30,13 @@ _TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 def written(facts: Facts) -> str:
     """The text of the file."""
     document: dict[str, Any] = {
-        HEAD: _summed(_head(facts)),
-        "versions": _summed(facts.versions),
+        HEAD: _summed(HEAD, _head(facts)),
+        "versions": _summed("versions", facts.versions),
         "graph": list(facts.graph),
-        "weights": _summed(facts.weights),
+        "weights": _summed("weights", facts.weights),
     }
     for name, blocks in facts.sections():
-        document[name] = [_summed(block, key) for key, block in blocks.items()]
+        document[name] = [_summed(name, block, key) for key, block in blocks.items()]
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -205,20 +205,24 @@ def _block(place: tuple[str | int, ...], given: Any) -> Block:
         if not isinstance(value, (str, int, float, bool, type(None))):
             raise _WrongError((*place, key), f"gives {key!r} no plain value")
     facts = {key: value for key, value in given.items() if key != SUM}
-    if given.get(SUM) != _sum(facts):
+    if given.get(SUM) != _sum(str(place[0]), facts):
         raise _WrongError((*place, SUM), "is not the sum of its block, so that a fact was changed")
     return facts
 
 
-def _summed(block: Block, name: str | None = None) -> dict[str, Any]:
+def _summed(section: str, block: Block, name: str | None = None) -> dict[str, Any]:
     facts = {key: short(block[key]) for key in sorted(block)}
     named = facts if name is None else {NAME: name, **facts}
-    return {**named, SUM: _sum(named)}
+    return {**named, SUM: _sum(section, named)}
 
 
-def _sum(facts: Mapping[str, Any]) -> str:
-    plain = {key: f"{v:.9g}" if isinstance(v, float) else v for key, v in facts.items()}
-    return f"{zlib.crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
+def _sum(section: str, facts: Mapping[str, Any]) -> str:
+    """A sum over the facts of a block in their section, however their numbers are written."""
+    plain: dict[str, Any] = {
+        key: f"{v:.9g}" if isinstance(v, float) else v for key, v in facts.items()
+    }
+    said = json.dumps([section, plain], sort_keys=True)
+    return f"{zlib.crc32(said.encode()):08x}"
 
 
 def _damaged(path: Path, line: int, what: str) -> BaselineError:
