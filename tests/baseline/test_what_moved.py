@@ -133,7 +133,7 @@ def test_weights_that_were_trained_anew_are_told(recorded):
     assert compare(recorded, anew, weights="retrained").verdict == "passed"
     with pytest.raises(ConsistencyFailure, match="BN702 statistics-moved: all weights"):
         compare(recorded, anew, weights="same")
-    with pytest.raises(ConsistencyFailure, match="BN701 .* first_bn: frozen_by is first_bn"):
+    with pytest.raises(ConsistencyFailure, match=r"BN701 .* first_bn: frozen_by is first_bn"):
         compare(recorded, built(seed=4, off=["first_bn"]))
     moved = built(moved=[("first_bn", "moving_mean", 0, 1.0)])
     assert compare(recorded, moved, weights="retrained").verdict == "passed"

@@ -215,16 +215,12 @@ def _statistics(was: Blocks, now: Blocks) -> Iterator[Difference]:
         if name not in now:
             continue
         scale = max(_extent(block), _extent(now[name]), SMALLEST)
-        found = _numbers(
-            STATISTICS,
-            name,
-            name.rpartition(" ")[0],
-            block,
-            now[name],
-            SAME_STATISTICS * scale,
-        )
-        # A change in one element shows in all projections alike, and more in smallest or largest.
-        yield from sorted(found, key=lambda one: -one.size)
+        layer, _, vector = name.rpartition(" ")
+        bound = SAME_STATISTICS * scale
+        found = list(_numbers(STATISTICS, name, layer, block, now[name], bound))
+        # What a reader knows comes first: projections tell that something moved, and no more.
+        found.sort(key=lambda one: (one.fact.startswith("projection"), -one.size))
+        yield from (replace(one, fact=f"{vector} {one.fact}") for one in found)
 
 
 def _extent(block: Block) -> float:
@@ -286,7 +282,7 @@ def _less(was: Blocks, now: Blocks) -> Iterator[Difference]:
         if saw(after) < saw(verdict):
             yield _said(check, VERDICT, verdict, after)
             continue
-        for fact in sees_less(block, now[check]) if saw(after) == saw(verdict) else ():
+        for fact in sees_less(block, now[check]) if after == verdict else ():
             yield _said(check, fact, block.get(fact), now[check].get(fact))
 
 

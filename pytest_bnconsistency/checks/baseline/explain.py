@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_bnconsistency.checks.baseline.compare import (
-    GRAPH,
     SAME_STATISTICS,
     Compared,
     Difference,
@@ -27,18 +26,23 @@ UPDATE = "if it is meant: pytest --bn-update-baseline, and review the file's dif
 
 @dataclass(frozen=True)
 class Sides:
-    """What changed around the differences: the graph, the weights, the libraries."""
+    """What changed around the differences: graph, behaviour of layers, statistics, weights,
+    libraries.
+    """
 
     graph: Sequence[Difference]
+    behaviour: Sequence[Difference]
+    statistics: Sequence[Difference]
     weights: bool
     versions: Mapping[str, tuple[Value, Value]]
 
     @classmethod
     def of(cls, was: Facts, now: Facts, found: Compared) -> Sides:
         graph = [one for one in found.inventory if not is_behaviour(one)]
+        behaviour = [one for one in found.inventory if is_behaviour(one)]
         names = [name for name in LIBRARIES if was.versions.get(name) != now.versions.get(name)]
         versions = {name: (was.versions.get(name), now.versions.get(name)) for name in names}
-        return cls(graph, bool(found.weights), versions)
+        return cls(graph, behaviour, found.statistics, bool(found.weights), versions)
 
     @property
     def libraries(self) -> str:
@@ -49,26 +53,27 @@ class Sides:
 
     def explained(self, one: Difference) -> Explanation:
         """Which side a difference is of; it is told by what else changed, and not tested."""
-        if one.section in (GRAPH, INVENTORY) and not is_behaviour(one):
+        if one in self.graph:
             return _explanation("the graph: what the model declares is not what it was")
-        others = [side.layer for side in self.graph]
-        if self.graph:
-            said = f"the graph: {listed(dict.fromkeys(others), most=3)} changed as well"
-        elif self.weights:
-            said = "the weights: they are not those of the baseline"
-        elif self.versions:
-            said = (
-                f"the library: {self.libraries}; the graph and the weights are those of the "
-                "baseline"
-            )
-        elif one.section == "statistics":
-            said = "the statistics alone: graph, weights and libraries are those of the baseline"
-        else:
-            said = (
-                "code: graph, weights, statistics and libraries are those of the baseline, as "
-                "far as it tells"
-            )
-        return _explanation(said)
+        for side, moved in (
+            ("the graph", self.graph),
+            ("the normalization layers", self.behaviour),
+            ("the statistics", self.statistics),
+        ):
+            if moved and one not in moved:
+                layers = listed(dict.fromkeys(other.layer for other in moved), most=3)
+                return _explanation(f"{side}: {layers} moved as well")
+        return _explanation(self._last())
+
+    def _last(self) -> str:
+        """What is left, where nothing else moved that could be the cause."""
+        if self.weights:
+            return "the weights: they are not those of the baseline"
+        if self.versions:
+            return f"the library: {self.libraries}; graph and weights are as they were"
+        if self.statistics:
+            return "the statistics alone: graph, weights and libraries are as they were"
+        return "code that the baseline does not tell: all else is as it was"
 
 
 def _explanation(side: str) -> Explanation:
