@@ -258,6 +258,14 @@ class Settings:
         """The shapes that the user says, by the inputs' names."""
         return Shapes() if self.shape is None else _shapes("shape", self.shape)
 
+    @property
+    def baselined(self) -> tuple[str, ...] | None:
+        """The checks whose verdicts a baseline holds; None for all."""
+        if self.baseline_checks is None:
+            return None
+        names = self.baseline_checks.replace(",", " ").split()
+        return tuple(name for name in names if name != "none")
+
 
 FIELDS: Mapping[str, dataclasses.Field[Any]] = {
     f.name: f for f in dataclasses.fields(Settings) if "help" in f.metadata

@@ -64,9 +64,8 @@ class Check:
 
 def _run_others(context: CheckContext) -> None:
     """Run what did not run yet on this model, of those that a baseline is to hold."""
-    wanted = context.settings.baseline_checks
-    names = None if wanted is None else [n for n in wanted.replace(",", " ").split() if n != NONE]
-    for check in named(names) if names != [] else ():
+    names = context.settings.baselined
+    for check in named(names) if names != () else ():
         if check.name not in context.results and not check.about_results:
             check.run(dataclasses.replace(context, asked=False))
 
@@ -152,8 +151,6 @@ CHECKS = {
 
 
 ALIASES = {"healthy_statistics": "statistics_health"}
-NONE = "none"
-"""Instead of names of checks, that there are none."""
 
 
 def named(names: Sequence[str] | None, *, baseline: bool = False) -> list[Check]:

@@ -16,15 +16,13 @@ from pytest_bnconsistency.checks.baseline.compare import Compared, compared
 from pytest_bnconsistency.checks.baseline.facts import Facts
 from pytest_bnconsistency.checks.baseline.names import Place, place_of
 from pytest_bnconsistency.checks.baseline.noise import OutputNoise
-from pytest_bnconsistency.checks.baseline.observe import facts_of
+from pytest_bnconsistency.checks.baseline.observe import NAME, facts_of
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.errors import BaselineError
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.results import CheckResult, Verdict
 from pytest_bnconsistency.words import counted
-
-NAME = "baseline"
 
 
 def check(context: CheckContext) -> CheckResult:

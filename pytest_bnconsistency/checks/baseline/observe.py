@@ -25,7 +25,9 @@ from pytest_bnconsistency.data.generation import generate, specs_like
 from pytest_bnconsistency.errors import DataError, RefusedError
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
 from pytest_bnconsistency.measurement.stored_statistics import attributes
+from pytest_bnconsistency.results import CheckResult
 
+NAME = "baseline"
 ROWS = 4
 """Rows of a batch that are put down one by one."""
 OWN_ROWS = "baseline rows"
@@ -46,9 +48,19 @@ def facts_of(context: CheckContext, name: str) -> Facts:
         inventory=_inventory(context),
         statistics=_statistics(context),
         outputs=_outputs(context),
-        verdicts=dict(sorted(verdict_facts(context.results).items())),
+        verdicts=verdict_facts(_results(context)),
     )
     return found.shortened()
+
+
+def _results(context: CheckContext) -> dict[str, CheckResult]:
+    """What the checks said whose verdicts are put down, by name."""
+    wanted = context.settings.baselined
+    return {
+        name: result
+        for name, result in sorted(context.results.items())
+        if name != NAME and (wanted is None or name in wanted)
+    }
 
 
 def _graph(context: CheckContext) -> Iterator[str]:

@@ -1,0 +1,254 @@
+"""Baselines at pytest's side: where they lie, who writes them, and what is told of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import pytest_bnconsistency.checks.baseline.check  # noqa: F401 - inner runs share it with us
+
+HERE = Path(__file__).parent
+FAKES = ("fake_checks.py", "fake_baselines.py")
+KEPT = '\nMORE["baseline"] = registry.CHECKS["baseline"]\n'
+TEST = """
+from conftest import FakeModel
+
+def test_net(bn_baseline):
+    bn_baseline(FakeModel({}))
+"""
+UPDATE = "--bn-update-baseline"
+
+
+@pytest.fixture
+def project(project, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    (project.path / "conftest.py").write_text(
+        "\n\n".join((HERE / name).read_text(encoding="utf-8") for name in FAKES) + KEPT,
+        encoding="utf-8",
+    )
+    return project
+
+
+def put(project, facts="", name="test_net"):
+    project.makepyfile(**{name: TEST.format(facts)})
+
+
+def baselines(project):
+    return {
+        path.relative_to(project.path).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted(project.path.glob("[!.]*/*.json"))
+    }
+
+
+def test_a_missing_one_is_an_error_that_says_how_to_record_it(project):
+    put(project)
+    result = project.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E *test_net.py::test_net has no baseline: there is no file bn-baseline/test_net.test_net"
+            ".json; record it with pytest --bn-update-baseline=new*"
+        ]
+    )
+    assert not baselines(project)
+
+
+def test_it_is_recorded_compared_and_recorded_anew(project):
+    put(project)
+    result = project.runpytest(f"{UPDATE}=new")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["bn-baseline/test_net.test_net.json: new, * lines"])
+    project.runpytest().assert_outcomes(passed=1)
+    before = baselines(project)
+
+    put(project, "facts={'momentum': 0.9}")
+    result = project.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *BN701 inventory-changed: bn: momentum is 0.9, was 0.99"])
+    project.runpytest(f"{UPDATE}=new").assert_outcomes(failed=1)
+    assert baselines(project) == before
+
+    result = project.runpytest(UPDATE, "test_net.py")  # the path is no value of the option
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["  -inventory bn: momentum 0.99", "  +inventory bn: momentum 0.9"]
+    )
+    project.runpytest().assert_outcomes(passed=1)
+    assert baselines(project) != before
+
+
+def test_a_check_that_sees_less_and_a_new_warning(project):
+    put(project)
+    project.runpytest(UPDATE)
+    put(project, "train_eval_agreement='vacuous', frozen_stability='failed'")
+    result = project.runpytest("-vv")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E *BN704 check-sees-less: train_eval_agreement: verdict is vacuous, was passed",
+            "E *BN705 new-warning: dense: BN101 is finding, was -",
+        ]
+    )
+    put(project, "train_eval_agreement='vacuous'")
+    project.runpytest(UPDATE)
+    put(project)
+    result = project.runpytest()
+    result.assert_outcomes(passed=1)
+
+
+def test_under_ci_it_is_recorded_only_if_asked_twice(project, monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    put(project)
+    result = project.runpytest(UPDATE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*under CI=true would record what nobody has looked at*"])
+    assert not baselines(project)
+    project.runpytest(UPDATE, UPDATE).assert_outcomes(passed=1)
+    assert baselines(project)
+
+
+def test_another_value_is_refused(project):
+    result = project.runpytest(f"{UPDATE}=all")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+@pytest.mark.parametrize("workers", [["-n0"], ["-n2"]])
+def test_workers_hand_over_and_one_process_writes(project, workers):
+    pytest.importorskip("xdist")
+    for number in range(4):
+        put(project, f"facts={{'momentum': 0.{number}}}", f"test_{number}")
+    result = project.runpytest(*workers, UPDATE)
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["bn-baseline/test_3.test_net.json: new, * lines"])
+    assert list(baselines(project)) == [
+        f"bn-baseline/test_{number}.test_net.json" for number in range(4)
+    ]
+    project.runpytest(*workers).assert_outcomes(passed=4)
+
+
+def test_two_tests_never_write_one_file(project):
+    for momentum in (0.9, 0.8):
+        code = TEST.format(f"facts={{'momentum': {momentum}}}")
+        code = code.replace("test_net", f"test_{momentum}".replace(".", "_"))
+        named = code.replace("))\n", "), baseline_name='net')\n")
+        project.makepyfile(**{f"test_{str(momentum)[-1]}": named})
+    result = project.runpytest(UPDATE)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["bn-baseline/net.json not written: *record unlike facts in it*"])
+    assert not baselines(project)
+
+
+def test_one_that_no_test_compares_is_told_and_deleted_on_request(project):
+    put(project)
+    put(project, name="test_old")
+    project.runpytest(UPDATE)
+    (project.path / "test_old.py").unlink()
+    (project.path / "bn-baseline" / "notes.json").write_text("{}", encoding="utf-8")
+    unused = "bn-baseline/test_old.test_net.json"
+    result = project.runpytest("--bn-baseline-prune", "test_net.py")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["--bn-baseline-prune deleted nothing: some tests did not run*"])
+    result = project.runpytest()
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([f"{unused}: no test compares it; --bn-baseline-prune deletes it"])
+    result = project.runpytest("--bn-baseline-prune")
+    result.stdout.fnmatch_lines([f"{unused} deleted: no test compares it"])
+    assert list(baselines(project)) == [
+        "bn-baseline/notes.json",
+        "bn-baseline/test_net.test_net.json",
+    ]
+    assert project.runpytest().stdout.str().count("no test compares") == 0
+
+
+def test_a_damaged_file_is_an_error_and_is_not_written_over(project):
+    put(project)
+    project.runpytest(UPDATE)
+    (path,) = (project.path / "bn-baseline").iterdir()
+    path.write_text(path.read_text().replace("0.99", "0.98"), encoding="utf-8")
+    before = baselines(project)
+    for option in ([], [UPDATE]):
+        result = project.runpytest(*option)
+        result.assert_outcomes(errors=1)
+        result.stdout.fnmatch_lines(["E *line *: it is not the sum of its block*"])
+    assert baselines(project) == before
+
+
+OPTIONS = """
+import pytest
+from conftest import FakeModel
+
+@pytest.mark.bnconsistency(baseline_dir="of the marker")
+def test_net(bn_baseline):
+    bn_baseline(FakeModel(){})
+"""
+
+
+@pytest.mark.every_case
+@pytest.mark.parametrize(
+    ("call", "marked", "line", "ini", "folder"),
+    [
+        (", baseline_dir='of the call'", True, True, True, "of the call"),
+        ("", True, True, True, "of the marker"),
+        ("", False, True, True, "of the line"),
+        ("", False, False, True, "of the ini"),
+        ("", False, False, False, "bn-baseline"),
+    ],
+)
+def test_options_have_the_usual_precedence(project, call, marked, line, ini, folder):
+    code = OPTIONS.format(call)
+    if not marked:
+        code = "\n".join(line for line in code.splitlines() if not line.startswith("@"))
+    project.makepyfile(test_it=code)
+    if ini:
+        project.makeini("[pytest]\nbn_baseline_dir = of the ini\n")
+    words = ["--bn-baseline-dir", "of the line"] if line else []
+    project.runpytest(UPDATE, *words).assert_outcomes(passed=1)
+    assert [Path(path).parent.name for path in baselines(project)] == [folder]
+
+
+MODELS = """
+from conftest import FakeModel
+
+def net():
+    return FakeModel()
+"""
+SUITE = """
+from conftest import FakeModel
+from pytest_bnconsistency import ConsistencySuite
+
+class TestNet(ConsistencySuite):
+    def model(self):
+        return FakeModel()
+"""
+
+
+def test_models_without_a_test_file(project):
+    project.makepyfile(models=MODELS)
+    words = ["--bn-model", "models:net"]
+    project.runpytest(*words).assert_outcomes(passed=3)
+    asked = [*words, "--bn-check", "baseline"]
+    project.runpytest(*asked).assert_outcomes(errors=1)
+    result = project.runpytest(*asked, f"{UPDATE}=new")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["bn-baseline/models.net.json: new*"])
+    verdicts = json.loads(baselines(project)["bn-baseline/models.net.json"])["verdicts"]
+    assert {block["name"] for block in verdicts} == {
+        "batch_invariance",
+        "train_eval_agreement",
+        "frozen_stability",
+    }
+    project.makeini("[pytest]\nbn_baseline = true\n")
+    result = project.runpytest(*words, "-v")
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["*::net::baseline PASSED*"])
+
+
+def test_a_suite_has_a_test_of_it_on_request(project):
+    project.makepyfile(test_suite=SUITE)
+    project.runpytest().assert_outcomes(passed=3)
+    result = project.runpytest("--bn-baseline", "true", UPDATE)
+    result.assert_outcomes(passed=4)
+    assert list(baselines(project)) == ["bn-baseline/test_suite.TestNet.json"]
+    named = SUITE.replace("    def model", "    checks = ['baseline']\n\n    def model")
+    project.makepyfile(test_suite=named)
+    project.runpytest().assert_outcomes(passed=1)
