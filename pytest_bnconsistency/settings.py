@@ -57,7 +57,7 @@ class Options(DataOptions, total=False):
     not_applicable: NotApplicable | None
     baseline: bool
     baseline_name: str | None
-    baseline_dir: str | os.PathLike[str]
+    baseline_dir: str
     baseline_checks: str | None
     weights: Weights | None
 

@@ -33,6 +33,7 @@ def test_a_constant_is_what_the_page_says(page, name, said, place):
         "train_eval_agreement",
         "frozen_stability",
         "statistics_health",
+        "baseline",
     ],
 )
 def test_a_page_begins_with_the_decision_in_five_lines_and_a_table(page):

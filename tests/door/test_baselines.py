@@ -46,8 +46,8 @@ def test_a_missing_one_is_an_error_that_says_how_to_record_it(project):
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
         [
-            "E *test_net.py::test_net has no baseline: there is no file bn-baseline/test_net.test_net"
-            ".json; record it with pytest --bn-update-baseline=new*"
+            "E *test_net.py::test_net has no baseline: there is no file "
+            "bn-baseline/test_net.test_net.json; record it with pytest --bn-update-baseline=new*"
         ]
     )
     assert not baselines(project)

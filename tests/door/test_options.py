@@ -83,6 +83,8 @@ def test_every_option_is_read_from_the_command_line(project, name):
         "vacuous": "warn",
         "not_applicable": "pass",
         "entry_points": "all",
+        "baseline": "True",
+        "weights": "same",
         "frozen": "a/*",
         "shape": "(7,)",
         "ignore": "BN101: why",

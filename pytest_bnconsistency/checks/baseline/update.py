@@ -1,4 +1,4 @@
-"""What a baseline becomes when it is recorded anew: only what moved is written."""
+"""What a baseline becomes when it is recorded again: only what moved is written."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def merged(was: Facts, now: Facts, found: Compared) -> Facts:
 
     Verdicts of checks that did not run this time stay, too.
     """
-    anew = {name: _moved(found, name) for name in SECTIONS}
+    fresh = {name: _moved(found, name) for name in SECTIONS}
     if not found.values or found.weights:
-        anew[STATISTICS], anew[OUTPUTS] = set(now.statistics), set(now.outputs)
-    anew[VERDICTS] |= set(now.verdicts) if found.better else set()
+        fresh[STATISTICS], fresh[OUTPUTS] = set(now.statistics), set(now.outputs)
+    fresh[VERDICTS] |= set(now.verdicts) if found.better else set()
     sections = {
-        name: _joined(was.section(name), now.section(name), anew[name]) for name in SECTIONS
+        name: _joined(was.section(name), now.section(name), fresh[name]) for name in SECTIONS
     }
     sections[VERDICTS] = dict(sorted({**was.verdicts, **sections[VERDICTS]}.items()))
     weights = now.weights if found.weights else was.weights
@@ -46,9 +46,9 @@ def _moved(found: Compared, section: str) -> set[str]:
     return {one.block for one in found.moved if one.section in sections}
 
 
-def _joined(was: Blocks, now: Blocks, anew: set[str]) -> Blocks:
-    """The blocks of `now` in its order, those of `was` where they are not to be written anew."""
+def _joined(was: Blocks, now: Blocks, fresh: set[str]) -> Blocks:
+    """The blocks of `now` in its order, those of `was` where they are not to be written again."""
     return {
-        name: block if name in anew or name not in was else was[name]
+        name: block if name in fresh or name not in was else was[name]
         for name, block in now.items()
     }
