@@ -30,10 +30,9 @@ class CheckContext:
     """A subject with its data and settings; what checks share is made `once` and kept on it.
 
     `data` is None where the user gave none. `asked` says that the check was asked for by name:
-    then what it needs must be there, otherwise it is not applicable. `predict_function` is what
-    `predict` was compiled into: each check leaves the model without it, the next runs it again.
-    `layer_facts` are those that the last check reported of the normalization layers. `results` are those of
-    the checks that ran on it, by name.
+    then what it needs must be there, otherwise it is not applicable. `layer_facts` are those that
+    the last check reported of the normalization layers, `results` those of the checks that ran on
+    it, by name.
     """
 
     subject: Subject
@@ -41,7 +40,6 @@ class CheckContext:
     settings: Settings
     asked: bool = True
     train_step: Callable[..., Any] | None = None
-    predict_function: Any = None
     layer_facts: tuple[dict[str, Any], ...] | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict)
     results: dict[str, CheckResult] = field(default_factory=dict)
@@ -80,6 +78,17 @@ class CheckContext:
     def known(self, key: Hashable) -> Any:
         """What was made under that key, None if nobody asked for it yet."""
         return self._made.get(key)
+
+    @property
+    def predict_function(self) -> Any:
+        """What `predict` was compiled into: each check leaves the model without it, the next runs
+        it again.
+        """
+        return self.known("predict function")
+
+    @predict_function.setter
+    def predict_function(self, function: Any) -> None:
+        self._made["predict function"] = function
 
     def specs(self) -> Nest | None:
         """The inputs that rows are generated for; None where nothing tells them."""

@@ -65,9 +65,13 @@ class Check:
 def _run_others(context: CheckContext) -> None:
     """Run what did not run yet on this model, of those that a baseline is to hold."""
     names = context.settings.baselined
-    for check in named(names) if names != () else ():
-        if check.name not in context.results and not check.about_results:
-            check.run(dataclasses.replace(context, asked=False))
+    asked, context.asked = context.asked, False
+    try:
+        for check in named(names) if names != () else ():
+            if check.name not in context.results and not check.about_results:
+                check.run(context)
+    finally:
+        context.asked = asked
 
 
 def _sourced(chosen: Settings) -> dict[str, tuple[Any, str]]:

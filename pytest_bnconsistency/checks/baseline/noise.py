@@ -45,9 +45,8 @@ class OutputNoise:
 
     def _measured(self) -> list[float]:
         context, (batch, x) = self._context, batch_of(self._context)
-        sample = context.sample()
-        noise = measured_noise(context, sample)
+        noise = measured_noise(context)
         if batch == OWN_ROWS:
-            noise = Noise(observed(context, sample, False), x)
+            noise = Noise(observed(context, False), x)
         rows = [noise.of_row(row) for row in range(ROWS)]
         return [max(floor.bound for floor in floors) for floors in zip(*rows, strict=True)]

@@ -153,9 +153,9 @@ def names_of(context: CheckContext) -> list[str]:
 
 def _given(context: CheckContext, batch: str, x: Nest, name: str) -> list[Array] | None:
     """What an entry point gives; None if that hangs on random numbers."""
-    entry_point: Entry = entry(context, context.sample(), name)
+    entry_point: Entry = entry(context, name)
     seen = entry_point.run(batch, x)
-    return None if is_random(context, context.sample(), entry_point) else seen.outputs
+    return None if is_random(context, entry_point) else seen.outputs
 
 
 def batch_of(context: CheckContext) -> tuple[str, Nest]:
@@ -165,9 +165,7 @@ def batch_of(context: CheckContext) -> tuple[str, Nest]:
     """
     if context.data is None:
         return WHOLE, context.sample()
-    if OWN_ROWS not in context.shared:
-        context.shared[OWN_ROWS] = _made_like(context, context.sample())
-    return OWN_ROWS, context.shared[OWN_ROWS]
+    return OWN_ROWS, context.once(OWN_ROWS, lambda: _made_like(context, context.sample()))
 
 
 def _made_like(context: CheckContext, given: Nest) -> Nest:
