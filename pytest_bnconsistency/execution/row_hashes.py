@@ -23,6 +23,8 @@ from pytest_bnconsistency.models import Call
 
 _ALL = [[0], [2**31 - 1]]
 """Where recording begins and ends: at the last entry that there may be."""
+MOST_OF_A_ROW = 2**16
+"""Elements of a row whose values are recorded."""
 _SCOPE = "prints/"
 """Of their own, so that the code's own operations keep their names."""
 
@@ -62,19 +64,28 @@ class Fingerprints(Instrument):
 class WithInputs(Instrument):
     """Records the same for each entry of the axis along which `rows` rows lie, wherever it is.
 
-    What the layer was given is recorded in front of what it returns.
+    What the layer was given is recorded in front of what it returns; and before these what it
+    returns for the row `kept`, if that is a number, of a long row some elements all over it.
     """
 
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
+    def __init__(self, rows: int, kept: int = 0) -> None:
+        self._rows, self._kept = rows, kept
 
     def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         given, prints = (self._hashes(nest) for nest in ([call.args, dict(call.kwargs)], outputs))
-        return outputs, [tf.constant([len(given)]), *given, *prints]
+        return outputs, [tf.constant([len(given)]), self._row(outputs), *given, *prints]
 
     def _hashes(self, nest: Any) -> list[Any]:
         tensors = tensors_in(nest)
         return [along_rows(t, self._rows) for t in tensors if is_batch(t) or _may_hold_rows(t)]
+
+    def _row(self, outputs: Any) -> Any:
+        for tensor in tensors_in(outputs):
+            if is_batch(tensor) and tensor.dtype.is_floating:
+                kept = tf.minimum(self._kept, tf.shape(tensor)[0] - 1)
+                flat = tf.reshape(tensor[kept : kept + 1], [-1])
+                return tf.cast(flat[:: tf.size(flat) // MOST_OF_A_ROW + 1], tf.float64)
+        return tf.zeros([0], tf.float64)
 
 
 class Values(Instrument):

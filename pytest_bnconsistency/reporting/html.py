@@ -115,6 +115,10 @@ class Section:
         return layers.table(self.model.get("layers", []))
 
     @property
+    def pictures(self) -> list[pictures.Picture]:
+        return list(pictures.of_layers(self.model.get("layers", [])))
+
+    @property
     def failing(self) -> int:
         return sum(entry.fails for entry in self.entries)
 

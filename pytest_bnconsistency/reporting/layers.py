@@ -42,10 +42,6 @@ def _word(key: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda layer: NONE if layer[key] is None else str(layer[key])
 
 
-def _known(key: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda layer: UNSEEN if layer[key] is None else str(layer[key])
-
-
 def _mode(run: str) -> Callable[[Mapping[str, Any]], str]:
     def cell(layer: Mapping[str, Any]) -> str:
         if layer["kind"] == "statistics of each row":
@@ -53,6 +49,12 @@ def _mode(run: str) -> Callable[[Mapping[str, Any]], str]:
         return layer["modes"][run] or UNSEEN
 
     return cell
+
+
+def _updates(layer: Mapping[str, Any]) -> str:
+    if layer["statistics_dtype"] is None:
+        return NONE
+    return UNSEEN if layer["updates"] is None else str(layer["updates"])
 
 
 def _axis(layer: Mapping[str, Any]) -> str:
@@ -64,19 +66,23 @@ def _dtype(layer: Mapping[str, Any]) -> str:
     return own if stored in (None, own) else f"{own}, stored as {stored}"
 
 
-def _frozen_by(layer: Mapping[str, Any]) -> str:
+def _frozen(layer: Mapping[str, Any]) -> str:
     by = layer["frozen_by"]
-    return "not frozen" if by is None else "itself" if by == layer["path"] else str(by)
+    return "no" if by is None else "itself" if by == layer["path"] else f"by {by}"
 
 
 def _share(layer: Mapping[str, Any]) -> str:
     share = real(layer["initial_share"])
+    if layer["kind"] != "moving statistics":
+        return NONE
     return UNSEEN if share is None else f"{share:.1%}"
 
 
 def _errors(role: str) -> Callable[[Mapping[str, Any]], str]:
     def cell(layer: Mapping[str, Any]) -> str:
         errors = real(((layer["population"] or {}).get(role) or {}).get("standard_errors"))
+        if layer["kind"] != "moving statistics":
+            return NONE
         return UNSEEN if errors is None else number(errors)
 
     return cell
@@ -89,11 +95,11 @@ _COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "epsilon": _word("epsilon"),
     "axis": _axis,
     "dtype": _dtype,
-    "frozen by": _frozen_by,
+    "frozen": _frozen,
     "model(x)": _mode("call"),
     "predict": _mode("predict"),
     "training": _mode("training"),
-    "updates a step": _known("updates"),
+    "updates a step": _updates,
     "initial share": _share,
     "mean, standard errors off": _errors("mean"),
     "variance, standard errors off": _errors("variance"),

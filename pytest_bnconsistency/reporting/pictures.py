@@ -88,12 +88,40 @@ def of_check(evidence: Mapping[str, Any]) -> Iterator[Picture]:
 
 def of_finding(evidence: Mapping[str, Any]) -> Iterator[Picture]:
     """What the numbers of a finding show."""
+    yield from _divergence(evidence)
+    yield from _batch(evidence)
     yield from _picture("Distance of the outputs to those of training", evidence, _DISTANCE)
     known = {label: real(evidence.get(key)) for key, label in _SHARES.items()}
     yield from _shares("Share of the initial values", list(known.items()))
     for column, how in _GAP.items():
         layers = [(layer, real(one)) for layer, one in _layers(evidence, "gap_by_layer", column)]
         yield from _shares(f"Share of the gap that a layer {column}, {how}", layers)
+    yield from statistics_off(
+        _layers(evidence, "gap_by_layer", "mean_shift"),
+        _layers(evidence, "gap_by_layer", "variance_ratio"),
+    )
+
+
+def statistics_off(
+    means: Sequence[tuple[str, object]], ratios: Sequence[tuple[str, object]]
+) -> Iterator[Picture]:
+    """Moving statistics beside the population's, layer by layer."""
+    yield from _drawn(
+        "Moving mean, in standard deviations off the population's, the median over channels", means
+    )
+    yield from _drawn(
+        "Moving variance over the population's, the median over channels (line: 1, the same)",
+        ratios,
+        bound=1.0,
+    )
+
+
+def of_layers(layers: Sequence[Mapping[str, Any]]) -> Iterator[Picture]:
+    """What the facts of a model's normalization layers show."""
+    known = [(_word(one, "path"), _mapping(one, "population")) for one in layers]
+    means = [(path, _mapping(found, "mean").get("off")) for path, found in known]
+    ratios = [(path, _mapping(found, "variance").get("ratio")) for path, found in known]
+    yield from statistics_off(means, ratios)
 
 
 def figure(check: Mapping[str, Any]) -> str:
@@ -136,14 +164,50 @@ def _scores(evidence: Mapping[str, Any]) -> Iterator[Picture]:
 
 
 def _sizes(evidence: Mapping[str, Any]) -> Iterator[Picture]:
-    margin = real(evidence.get("margin"))
-    if not margin:
-        return
-    sizes = ", ".join(map(str, _sequence(evidence, "sizes")))
+    """How far rows move in batches of each size, in the bounds that noise has there."""
+    by_size = _list(evidence, "by_size")
+    bounds = [bound for one in by_size if (bound := real(one.get("bound"))) and bound > 0]
+    margins = {
+        f"batch of {one.get('rows')}": _margin(one, max(bounds, default=0.0)) for one in by_size
+    } or {"all sizes": real(evidence.get("margin"))}
+    if any(margins.values()):
+        caption = (
+            "Largest change of a row by size of its batch, in noise bounds (line: 1, the bound)"
+        )
+        yield from _drawn(caption, margins.items(), bound=1.0)
+
+
+def _margin(one: Mapping[str, Any], usual: float) -> float | None:
+    """The change in bounds, the `usual` one where none was measured for that size."""
+    change, bound = real(one.get("change")), real(one.get("bound"))
+    bound = bound if bound and bound > 0 else usual
+    return change / bound if change and bound else change
+
+
+def _divergence(evidence: Mapping[str, Any]) -> Iterator[Picture]:
+    """Where the difference of a row begins, and how it grows."""
+    seen = _mapping(evidence, "divergence")
+    layers = _layers(seen, "layers", "share")
     caption = (
-        f"Largest change between batches of {sizes} rows, in noise bounds (line: 1, the bound)"
+        f"Row {seen.get('row')}, layer by layer: how far it moves, against the largest value there"
     )
-    yield from _drawn(caption, [("largest change", margin)], bound=1.0)
+    of = seen.get("calls")
+    some = f" ({len(layers)} of {of} calls)" if of != len(layers) else ""
+    yield from _drawn(caption + some, layers, most=len(layers))
+
+
+def _batch(evidence: Mapping[str, Any]) -> Iterator[Picture]:
+    """The batch that fails, row by row: what was kept, and how far the rest was moved."""
+    batch = _mapping(evidence, "batch")
+    kept = _sequence(batch, "kept")
+    rows = [
+        (f"row {row}, kept" if row in kept else f"row {row}", moved)
+        for row, moved in enumerate(_sequence(batch, "moved"))
+    ]
+    caption = (
+        f"The batch that fails ({_word(batch, 'variant')}): how far the input of each row moved"
+    )
+    yield from _drawn(caption, rows, most=len(rows))
 
 
 def _layers(evidence: Mapping[str, Any], key: str, column: str) -> list[tuple[str, object]]:
@@ -159,8 +223,8 @@ def _shares(caption: str, shares: Sequence[tuple[str, float | None]]) -> Iterato
         yield Picture(_counted(caption, bars), bars[:MOST])
 
 
-def _counted(caption: str, bars: Sequence[Bar]) -> str:
-    return caption if len(bars) <= MOST else f"{caption}; the first {MOST} of {len(bars)}"
+def _counted(caption: str, bars: Sequence[Bar], most: int = MOST) -> str:
+    return caption if len(bars) <= most else f"{caption}; the first {most} of {len(bars)}"
 
 
 def _picture(
@@ -170,7 +234,11 @@ def _picture(
 
 
 def _drawn(
-    caption: str, values: Iterable[tuple[str, object]], bound: float = 0.0
+    caption: str,
+    values: Iterable[tuple[str, object]],
+    *,
+    bound: float = 0.0,
+    most: int = MOST,
 ) -> Iterator[Picture]:
     """The picture of what is a number, if anything is and there is something to compare."""
     known = [(label, found) for label, one in values if (found := real(one)) is not None]
@@ -181,7 +249,7 @@ def _drawn(
     bars = [Bar(label, number(value), scale.length(value)) for label, value in known]
     note = "; logarithmic scale" if scale.is_wide else ""
     line = min(scale.length(bound), 99.0) if bound else None
-    yield Picture(f"{_counted(caption, bars)}{note}", bars[:MOST], line)
+    yield Picture(f"{_counted(caption, bars, most)}{note}", bars[:most], line)
 
 
 @dataclass(frozen=True)

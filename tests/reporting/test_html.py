@@ -192,11 +192,63 @@ def test_a_picture_is_a_table_of_its_numbers():
     assert "2.5" in page.text
 
 
+def test_the_pictures_of_a_dependence_between_rows():
+    evidence = {
+        "divergence": {
+            "row": 3,
+            "calls": 9,
+            "layers": [
+                {"layer": "stem", "change": 0.0, "share": 0.0},
+                {"layer": ATTACK, "change": 0.5, "share": 0.25},
+                {"layer": "head", "change": "inf", "share": "inf"},
+            ],
+        },
+        "batch": {"variant": "redrawn", "rows": 2, "kept": [0], "moved": [0.0, 2.0]},
+    }
+    along, batch = pictures.of_finding(evidence)
+    assert along.caption.startswith("Row 3, layer by layer")
+    assert "(3 of 9 calls)" in along.caption
+    assert [(bar.label, bar.said) for bar in along.bars] == [
+        ("stem", "0"),
+        (ATTACK, "0.25"),
+        ("head", "inf"),
+    ]
+    assert "redrawn" in batch.caption
+    assert [(bar.label, bar.length) for bar in batch.bars] == [("row 0, kept", 0), ("row 1", 100)]
+    page = shown(record((result(findings=(finding("x", **evidence),)), "fail")))
+    assert page.harm == []
+    assert ATTACK in page.text
+
+
+def test_the_change_at_each_size_stands_beside_the_bound():
+    by_size = [
+        {"rows": 1, "change": 4.0, "bound": 2.0},
+        {"rows": 2, "change": 1.0, "bound": "nan"},  # one size told enough
+        {"rows": 5, "change": 0.0, "bound": "nan"},
+    ]
+    (sizes,) = pictures.of_check({"by_size": by_size, "margin": 2.0})
+    assert [(bar.label, bar.said) for bar in sizes.bars] == [
+        ("batch of 1", "2"),
+        ("batch of 2", "0.5"),
+        ("batch of 5", "0"),
+    ]
+    assert sizes.line == 50
+    assert not list(pictures.of_check({"by_size": by_size[2:], "margin": 0.0}))
+
+
+def test_moving_statistics_stand_beside_those_of_the_population():
+    shifts = [{"layer": "bn", "closes": 1.0, "opens": 1.0, "mean_shift": 0.5, "variance_ratio": 2}]
+    *_, mean, variance = pictures.of_finding({"gap_by_layer": shifts})
+    assert (mean.bars[0].said, variance.bars[0].said, variance.line) == ("0.5", "2", 50)
+
+
 @pytest.mark.parametrize("value", [None, "x", 3, [], {}, [1, None], {"a": None}, True])
 @pytest.mark.every_case
 def test_evidence_of_another_shape_has_no_picture(value):
-    keys = ("moving", "excess", "margin", "sizes", "outputs", "examples", "distances")
-    evidence = dict.fromkeys((*keys, "entry_points", "exchanges", "gap_by_layer"), value)
+    keys = ("moving", "excess", "margin", "sizes", "outputs", "examples", "distances", "by_size")
+    evidence = dict.fromkeys(
+        (*keys, "entry_points", "exchanges", "gap_by_layer", "divergence", "batch"), value
+    )
     evidence |= {"margin": None} if value == 3 else {}
     odd = result(findings=(finding("x", **evidence),), evidence=evidence)
     assert not any(tag == "svg" for tag, _ in shown(record((odd, "fail"))).tags)

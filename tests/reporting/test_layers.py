@@ -75,7 +75,7 @@ def test_the_page_says_once_what_is_so_of_all_layers():
     assert alike["dtype"] == "float16, stored as float32"
     assert (alike["axis"], alike["predict"], alike["momentum"]) == ("3", "?", "0.99")
     by_name = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
-    assert [row["frozen by"] for row in by_name] == ["not frozen", "stem", "itself"]
+    assert [row["frozen"] for row in by_name] == ["no", "by stem", "itself"]
     assert [row["initial share"] for row in by_name] == ["?", "95.1%", "?"]
     assert [row["mean, standard errors off"] for row in by_name] == ["?", "?", "12.2"]
     (row,) = table([ROW]).rows

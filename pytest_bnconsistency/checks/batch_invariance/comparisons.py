@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_bnconsistency.checks import entry_points
+from pytest_bnconsistency.checks.batch_invariance import pictured
 from pytest_bnconsistency.checks.batch_invariance.explain import Judged, names_of
 from pytest_bnconsistency.checks.batch_invariance.output_noise import noise_of
 from pytest_bnconsistency.checks.batch_invariance.sizes import chunks_of, compare_sizes, untraced
@@ -87,6 +88,7 @@ class Compared:
             "exchanges": [variant.name for variant in self.joint],
             "sizes": self.sizes,
             "margin": self.margin,
+            "by_size": pictured.by_size(self.known),
         }
         if self.margin:
             evidence["outputs"] = [

@@ -11,7 +11,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks import compiled_before, size_dependence
 from pytest_bnconsistency.checks.batch_invariance import explain_padding as padding
-from pytest_bnconsistency.checks.batch_invariance import localise
+from pytest_bnconsistency.checks.batch_invariance import localise, pictured
 from pytest_bnconsistency.checks.batch_invariance.kept_rows import Difference, largest_move
 from pytest_bnconsistency.checks.batch_invariance.localise import Origin
 from pytest_bnconsistency.checks.budget import Tries
@@ -39,6 +39,16 @@ ONE_WIDTH = (
 """What makes an output as wide as its batch needs, and the remedy."""
 
 
+class SizeChange(NamedTuple):
+    """How far a row moves at most in a batch of another size, and what noise explains there.
+
+    The bound is NaN where a smaller batch told enough.
+    """
+
+    change: float
+    bound: float
+
+
 @dataclass
 class Judged:
     """Entry points that compute the same, and what was found of them.
@@ -49,7 +59,8 @@ class Judged:
     noise leaves nothing to be seen there, `dominated` that it may be as large as the outputs,
     `raises` that a batch was refused, `untraced` that the trace holds, `has_rows` that an output
     has the rows first, `row_routing` that calls get other numbers of rows beside other rows;
-    `failing_rows` (from, to) the first batch that failed for its size, `noise` its bound.
+    `by_size` holds how far rows move in batches of each size, `failing_rows` (from, to) the first
+    batch that failed for its size, `noise` its bound.
     """
 
     names: list[str]
@@ -69,6 +80,7 @@ class Judged:
     untraced: bool = False
     has_rows: bool = True
     row_routing: bool = False
+    by_size: dict[int, SizeChange] = field(default_factory=dict)
     retraced: Callable[[Nest], list[Array]] | None = None
 
     @property
@@ -113,11 +125,9 @@ def names_of(judged: Sequence[Judged]) -> list[str]:
 def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
     # The entry whose layers can be seen; with several, the one that says least to the model.
     entry = next((e for e in reversed(failing) if e.observed is not None), failing[-1])
-    difference = max(
-        (found for found in entry.differences if not found.variant.moves),
-        key=lambda found: np.nan_to_num(found.moved, posinf=0.0),
-    )
-    variant = difference.variant
+    differences = [found for found in entry.differences if not found.variant.moves]
+    difference = max(differences, key=lambda found: np.nan_to_num(found.moved, posinf=0.0))
+    variant, shown = difference.variant, pictured.mildest(differences)
     message, moved = _symptom(failing, sound, variant, "only the other rows change")
     evidence = {
         "fails": names_of(failing),
@@ -126,6 +136,7 @@ def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list
             listed(e.names): [found.variant.name for found in e.differences] for e in failing
         },
         "largest_change": moved,
+        "batch": pictured.of_batch(x, shown.variant),
     }
     if entry.observed is None:
         rule, place, explanation = _own_code(subject, x, variant, entry)
@@ -144,7 +155,10 @@ def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list
             return found
     if tries.may("the first layer whose rows change"):
         among = seen.reaching_outputs() & entry.stable
-        origin = localise.first_origin(localise.with_inputs(seen, x), x, variant, among)
+        watched = localise.with_inputs(seen, x, shown.row)
+        origin = localise.first_origin(watched, x, variant, among)
+        along = localise.moved_along(watched, x, shown.variant, among)
+        evidence["divergence"] = pictured.along_layers(along, shown.row)
     else:
         origin = localise.first_known(seen, difference.places)
     evidence["layer"] = origin.label

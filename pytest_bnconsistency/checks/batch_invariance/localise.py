@@ -14,7 +14,7 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
     hashes_differ,
 )
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.data.arrays import Array, Nest, rows_of
+from pytest_bnconsistency.data.arrays import Array, Nest, distance, rows_of
 from pytest_bnconsistency.execution.activation_patching import Patch
 from pytest_bnconsistency.execution.batch_variants import BatchVariant, joint_batch_variants
 from pytest_bnconsistency.execution.forward_pass import Instrument, Pass
@@ -31,6 +31,15 @@ from pytest_bnconsistency.models import Call
 
 ROUNDS = 4
 """How often operations are held before it is looked for more of them further on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """How far a row moves in what a call gives, and how large that is there at most."""
+
+    label: str
+    change: float
+    size: float
 
 
 @dataclass(frozen=True)
@@ -56,9 +65,9 @@ class Origin:
         return f"between {self.before} and {self.call.label}"
 
 
-def with_inputs(seen: Pass, x: Nest) -> Pass:
-    """The same pass with what each layer is given recorded as well."""
-    return seen.again(x, WithInputs(rows_of(x)))
+def with_inputs(seen: Pass, x: Nest, row: int = 0) -> Pass:
+    """The same pass with what each layer is given recorded as well, and the values of a row."""
+    return seen.again(x, WithInputs(rows_of(x), row))
 
 
 def first_origin(watched: Pass, x: Nest, variant: BatchVariant, among: set[int]) -> Origin:
@@ -71,15 +80,34 @@ def first_origin(watched: Pass, x: Nest, variant: BatchVariant, among: set[int])
     for index, (mine, its) in enumerate(zip(base.records, other.records, strict=True)):
         if mine is None or its is None or index not in among:
             continue
-        given = int(mine[0][0])
-        if not any_hashes_differ(mine[1 + given :], its[1 + given :], variant):
+        given = 2 + int(mine[0][0])
+        if not any_hashes_differ(mine[given:], its[given:], variant):
             continue
-        replayed = not any_hashes_differ(mine[1 : 1 + given], its[1 : 1 + given], variant)
+        replayed = not any_hashes_differ(mine[2:given], its[2:given], variant)
         call = calls[index]
         outside = [c for c in calls[:index] if not c.path.startswith(call.path + "/")]
         before = outside[-1].label if outside else "the input"
         return Origin(call, before, replayed, calls)
     return Origin(None, calls[-1].label if calls else "the input", False, calls)
+
+
+def moved_along(watched: Pass, x: Nest, variant: BatchVariant, among: set[int]) -> list[Moved]:
+    """How far the row whose values a pass `with_inputs` records moves in each of these calls."""
+    base, other = watched.run(x), watched.run(variant.x)
+    records = enumerate(zip(watched.calls, base.records, other.records, strict=True))
+    return [
+        _moved(call, mine[1], its[1])
+        for index, (call, mine, its) in records
+        if mine is not None and its is not None and index in among
+    ]
+
+
+def _moved(call: Call, mine: Array, its: Array) -> Moved:
+    """How far values of a row moved; infinitely where there are others, or none at all."""
+    if mine.shape != its.shape:
+        return Moved(label=call.label, change=float("inf"), size=float("nan"))
+    change = float(distance(mine, its).max(initial=0.0))
+    return Moved(label=call.label, change=change, size=float(np.abs(mine).max(initial=0.0)))
 
 
 def first_known(seen: Pass, places: Sequence[int]) -> Origin:

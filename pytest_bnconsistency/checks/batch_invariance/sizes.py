@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_bnconsistency.checks import entry_points
-from pytest_bnconsistency.checks.batch_invariance.explain import Judged
+from pytest_bnconsistency.checks.batch_invariance.explain import Judged, SizeChange
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import WHOLE, Entry, rows_between
-from pytest_bnconsistency.data.arrays import Array, Nest, rows_of
+from pytest_bnconsistency.data.arrays import Array, Nest, distance, rows_of
 from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.execution.observations import has_rows, same_outputs
 from pytest_bnconsistency.measurement.rounding_noise import Noise
@@ -101,11 +101,14 @@ def _compare_size(
             )
             judged.failing_rows = failing
             return
-        if judged.sizes:
-            continue  # one size tells, and to measure the noise of other rows costs many runs
+        if judged.sizes:  # one size tells, and to measure the noise of other rows costs many runs
+            _note(judged, size, float(distance(output, base[start:stop]).max()), np.nan)
+            continue
         moved = noise.compare(index, base[start:stop], output, np.arange(start, stop))
         if moved is None:
+            _note(judged, size, 0.0, np.nan)
             continue
+        _note(judged, size, moved.change, moved.bound)
         if moved.noise_dominated:
             judged.noise_dominated = True
             judged.dominated |= moved.dominated
@@ -118,6 +121,13 @@ def _compare_size(
                 f"row {moved.row} moves by {moved.change:.3g} in a batch of {size}; "
                 f"noise explains {moved.bound:.3g}"
             )
+
+
+def _note(judged: Judged, size: int, change: float, bound: float) -> None:
+    """Keep the largest change in batches of that size."""
+    before = judged.by_size.get(size)
+    if before is None or change > before.change:
+        judged.by_size[size] = SizeChange(change, bound)
 
 
 def chunks_of(rows: int) -> list[tuple[int, int]]:

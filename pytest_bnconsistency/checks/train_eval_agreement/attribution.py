@@ -58,18 +58,29 @@ def initial_share(
 class Share:
     """How much of the gap closes when only this layer gets its population statistics, and opens
     when only this one keeps its moving ones; NaN where no time was left to try it.
+
+    And how far its moving statistics are from the population's: the mean in standard deviations,
+    and the ratio of the variances.
     """
 
     path: str
     closes: float
     opens: float
+    mean_shift: float
+    variance_ratio: float
 
     @property
     def cells(self) -> tuple[str, ...]:
         return self.path, _share(self.closes), _share(self.opens)
 
     def plain(self) -> dict[str, str | float]:
-        return {"layer": self.path, "closes": self.closes, "opens": self.opens}
+        return {
+            "layer": self.path,
+            "closes": self.closes,
+            "opens": self.opens,
+            "mean_shift": self.mean_shift,
+            "variance_ratio": self.variance_ratio,
+        }
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,7 @@ def attributed(
         if key in closing_each and key in opening_each:
             closing = 1 - _difference(closing_each[key], target) / whole
             opening = _difference(opening_each[key], target) / whole
-        share = Share(t.path, closing, opening)
+        share = Share(t.path, closing, opening, *shift[key])
         rows.append((share, (*share.cells, *_cells(t, shift[key], updates, shares.get(key)))))
     statistics.write(tracked, moving)
     if not tries.cut:  # else they stand by how far their statistics are off
