@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_bnconsistency import checks, settings
+from pytest_bnconsistency.checks import heap
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.data.reading import Returned
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
@@ -284,8 +285,13 @@ def run(
 ) -> Report:
     """The results of the checks `names` (all by default), judged by nobody yet."""
     chosen = checks.named(names, baseline=resolved(options).baseline)
-    given = check_context(model, x, y, options, asked=names is not None, train_step=train_step)
-    return Report(given.subject.name, tuple(check.run(given) for check in chosen))
+
+    def report() -> Report:
+        given = check_context(model, x, y, options, asked=names is not None, train_step=train_step)
+        return Report(given.subject.name, tuple(check.run(given) for check in chosen))
+
+    with heap.at_rest():
+        return report()
 
 
 def check_context(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -78,6 +79,7 @@ class SharedModel:
     def forget(self) -> None:
         self._model.clear()
         self._contexts.clear()
+        gc.collect()  # traces lie in cycles
 
     @contextlib.contextmanager
     def _reported_once(self, place: str) -> Iterator[None]:

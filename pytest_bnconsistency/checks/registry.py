@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import importlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_bnconsistency.checks import heap
 from pytest_bnconsistency.checks.budget import diagnosing
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.ignored import without_ignored
@@ -57,7 +57,7 @@ class Check:
     def decide(self, context: CheckContext) -> CheckResult:
         module = importlib.import_module(f"pytest_bnconsistency.checks.{self.name}.check")
         seconds = context.settings.diagnosis_seconds
-        with _heap_at_rest(), door.get().progress.of(self.name), diagnosing(seconds):
+        with heap.at_rest(), door.get().progress.of(self.name), diagnosing(seconds):
             result: CheckResult = module.check(context)
         return result
 
@@ -89,23 +89,6 @@ def _new_facts(context: CheckContext) -> tuple[dict[str, Any], ...]:
         facts = for_the_record(context)
     is_new, context.layer_facts = facts != context.layer_facts, facts
     return facts if is_new else ()
-
-
-@contextlib.contextmanager
-def _heap_at_rest() -> Iterator[None]:
-    """Within it, Python's garbage collector leaves alone what was there before.
-
-    Traces make objects by the hundred thousand, so that it would walk through all of TensorFlow's
-    a few times in each check.
-    """
-    if gc.get_freeze_count():  # somebody else's, who may not want it thawed
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 CHECKS = {

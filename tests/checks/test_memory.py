@@ -1,10 +1,15 @@
-"""A trace keeps few outputs of layers at a time, even where one core has to hash them, too."""
+"""Checks take little memory while they run, and leave none behind."""
 
+import gc
 import os
 import subprocess
 import sys
 
+import keras
+import numpy as np
 import pytest
+
+from pytest_bnconsistency import check_consistency
 
 LAYERS, MEGABYTES = 60, 16
 CODE = f"""
@@ -39,3 +44,21 @@ print(peak() - before)
 def test_outputs_of_layers_are_not_kept_for_their_hashes():
     said = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert float(said.stdout) < LAYERS * MEGABYTES * 0.75
+
+
+def test_traces_are_gone_when_the_checks_end():
+    """Without help: the collector may take long to come by, and each trace can hold gigabytes."""
+    inputs = keras.Input((8,))
+    h = keras.layers.BatchNormalization()(keras.layers.Dense(8)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2)(h))
+    x = np.random.default_rng(0).standard_normal((8, 8), np.float32)
+    counts = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            check_consistency(model, x, checks=["inference_purity"])
+            counts.append(len(gc.get_objects()))
+    finally:
+        gc.enable()
+    assert counts[-1] - counts[0] < 500
