@@ -240,6 +240,8 @@ def _outputs(was: Blocks, now: Blocks, noise: NoiseOf) -> tuple[list[Difference]
             found.append(_whole(OUTPUTS, name, was_there, is_there, "entry point"))
             continue
         own = list(_numbers(OUTPUTS, name, name, was[name], now[name], 0.0))
+        if ("shape" in was[name]) != ("shape" in now[name]):
+            own = [one for one in own if one.fact in ("random", "raises")]
         if own and all(math.isfinite(one.change) for one in own):
             most = max(one.change for one in own)
             bound = _float(was[name].get("noise"))

@@ -25,9 +25,11 @@ from pytest_bnconsistency.data.generation import generate, specs_like
 from pytest_bnconsistency.errors import DataError, RefusedError
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
 from pytest_bnconsistency.measurement.stored_statistics import attributes
+from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import CheckResult
 
 NAME = "baseline"
+RUN_BY = "run by"
 ROWS = 4
 """Rows of a batch that are put down one by one."""
 OWN_ROWS = "baseline rows"
@@ -42,7 +44,7 @@ def facts_of(context: CheckContext, name: str) -> Facts:
     found = Facts(
         model=name,
         seed=context.settings.seed,
-        versions={n: v for n, v in libraries.versions().items() if n in VERSIONS},
+        versions=_versions(context),
         graph=tuple(_graph(context)),
         weights=digests.weights_facts(_weights(context)),
         inventory=_inventory(context),
@@ -51,6 +53,14 @@ def facts_of(context: CheckContext, name: str) -> Facts:
         verdicts=verdict_facts(_results(context)),
     )
     return found.shortened()
+
+
+def _versions(context: CheckContext) -> Block:
+    """The versions of the libraries, and which of them the model is of."""
+    kinds = [kind.__module__.partition(".")[0] for kind in type(context.subject.model).__mro__]
+    known = libraries.versions()
+    run_by = next((kind for kind in kinds if kind.replace("_", "-") in known), None)
+    return {**{name: known[name] for name in VERSIONS}, RUN_BY: run_by}
 
 
 def _results(context: CheckContext) -> dict[str, CheckResult]:
@@ -66,14 +76,29 @@ def _results(context: CheckContext) -> dict[str, CheckResult]:
 def _graph(context: CheckContext) -> Iterator[str]:
     """A line for each layer, in the order in which the model holds them."""
     subject, known = context.subject, dict[str, int]()
-    for layer in subject.layers():
-        if layer is subject.model:
-            continue
+    for layer in _in_order(subject):
         path = subject.path(layer)
         known[path] = known.get(path, 0) + 1
         label = path if known[path] == 1 else f"{path} ({known[path]})"
         shapes = [str(tuple(v.shape)).replace(" ", "") for v in subject.own_variables(layer)]
         yield ": ".join(filter(None, (label, " ".join(shapes))))
+
+
+def _in_order(subject: Subject) -> list[Any]:
+    """The layers, those inside of one behind it, in the order that it tells itself.
+
+    Generations of Keras list the layers of a model inside of a model in another order.
+    """
+    known = {id(layer): layer for layer in subject.layers()}
+    found: dict[int, Any] = {}
+    stack = [subject.model]
+    while stack:
+        layer = stack.pop()
+        if id(layer) not in found:
+            found[id(layer)] = layer
+            inside = [each for each in getattr(layer, "layers", ()) if id(each) in known]
+            stack += reversed(inside)
+    return [layer for layer in {**found, **known}.values() if layer is not subject.model]
 
 
 def _weights(context: CheckContext) -> Iterator[tuple[str, Array]]:
