@@ -9,12 +9,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import pytest
 
 from pytest_bnconsistency import ini, settings
-from pytest_bnconsistency.context import Baselines
+from pytest_bnconsistency.context import Baselines, Update
 from pytest_bnconsistency.errors import BNConsistencyError, OptionError
 from pytest_bnconsistency.words import counted, listed, printable
 
@@ -29,6 +29,11 @@ def add_options(group: pytest.OptionGroup) -> None:
     # argparse knows an option by its whole text first: so the value takes no path for itself.
     for text, mode, said in (
         (UPDATE, "changed", "record the baselines anew where something moved, and print the diff"),
+        (
+            f"{UPDATE}=version",
+            "version",
+            "record what this version of Keras does otherwise beside the rest",
+        ),
         (f"{UPDATE}=new", "new", "record the baselines that are missing, and no others"),
     ):
         group.addoption(
@@ -41,7 +46,7 @@ def add_options(group: pytest.OptionGroup) -> None:
     )
 
 
-def mode(config: pytest.Config) -> Literal["", "new", "changed"]:
+def mode(config: pytest.Config) -> Update:
     """What is recorded.
 
     Raises:
@@ -55,7 +60,7 @@ def mode(config: pytest.Config) -> Literal["", "new", "changed"]:
             f"{UPDATE} under CI=true would record what nobody has looked at; record it on a "
             "machine of yours and commit it, or give the option twice"
         )
-    return "new" if set(given) == {"new"} else "changed"
+    return next(one for one in get_args(Update) if one in given)
 
 
 def baselines_of(item: pytest.Item) -> Baselines:

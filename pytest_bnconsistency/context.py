@@ -62,17 +62,22 @@ class Progress:
             sys.stderr.flush()
 
 
+Update = Literal["", "changed", "version", "new"]
+"""What is recorded, the most first after nothing."""
+
+
 @dataclass(frozen=True)
 class Baselines:
     """What a check is told of the baselines: where they lie and what may be done with them.
 
-    `title` names the model, as the test does. `update` says what is recorded: what is `new`, or
-    also what is `changed`. `write` is given what stands in a file from now on.
+    `title` names the model, as the test does. `update` says what is recorded: what is missing
+    (`new`), what a `version` does otherwise, or all that `changed`. `write` is given what stands
+    in a file from now on.
     """
 
     title: str = ""
     folder: str = ""
-    update: Literal["", "new", "changed"] = ""
+    update: Update = ""
     write: Callable[[Path, str], None] = lambda path, text: None
 
 

@@ -16,7 +16,7 @@ from pytest_bnconsistency.errors import BaselineError
 PATH = Path("bn-baseline/net.json")
 FACTS = Facts(
     model="models:net",
-    seed=0,
+    batch="2 rows of (4,) from seed 0",
     versions={"keras": "3.15.0", "tf-keras": None},
     graph=("dense: (4,5) (5,)", "bn: (5,) (5,)", "relu"),
     weights={"size": 0.25, "projection 1": -0.125},

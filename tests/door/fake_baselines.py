@@ -27,7 +27,7 @@ class NoNoise:
 def facts_of(context, name):
     facts = context.subject.model.verdicts.get("facts", {"momentum": 0.99})
     verdicts = verdict_facts(_results(context))
-    return Facts(model=name, seed=0, graph=("bn",), inventory={"bn": facts}, verdicts=verdicts)
+    return Facts(model=name, graph=("bn",), inventory={"bn": facts}, verdicts=verdicts)
 
 
 def pytest_sessionstart(session):

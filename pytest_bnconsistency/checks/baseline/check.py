@@ -33,12 +33,16 @@ def check(context: CheckContext) -> CheckResult:
         if was is None:
             return _written(place, noise.put_down(now), "recorded")
         now, names = aligned(was, now)
-        found = compared(was, now, noise, context.settings.weights)
+        here = update.here(was, now)
+        found = compared(here, now, noise, context.settings.weights)
         if mode == "changed" and (found.moved or found.weights or found.better):
             return _written(place, update.merged(was, noise.put_down(now), found), "updated")
+        if mode == "version" and found.moved:
+            entries = update.with_version(was, noise.put_down(now), found)
+            return _written(place, entries, f"completed for {update.version_of(now)}")
         if mode == "new" and (missing := update.with_missing(was, noise.put_down(now))):
             return _written(place, missing, "completed")
-    return _judged(place, was, now, found, names)
+    return _judged(place, here, now, found, names)
 
 
 def _recorded(place: Place, mode: str) -> Facts | None:

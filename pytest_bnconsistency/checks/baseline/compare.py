@@ -33,7 +33,10 @@ SAME_STATISTICS, SMALLEST = 2e-6, 0.01
 """Statistics may move by this share of their size, or of so much, if they are smaller."""
 DIGITS = 2e-9
 """What the digits of the file leave out of a number."""
-NOTHING, GRAPH = "-", "graph"
+NOTHING, GRAPH, BATCH = "-", "graph", "batch"
+
+BEHAVIOUR = ("modes ", "updates", "kind")
+"""Facts of a layer that a library has a say in; all others are declared."""
 
 NoiseOf = Callable[[str], float]
 """How far rounding may move an element of an output, by the name of its block; it is measured."""
@@ -86,11 +89,15 @@ class Compared:
         return [*self.inventory, *self.statistics, *self.outputs, *self.less, *self.warnings]
 
 
+def is_behaviour(one: Difference) -> bool:
+    return one.section == INVENTORY and one.fact.startswith(BEHAVIOUR)
+
+
 def compared(was: Facts, now: Facts, noise: NoiseOf, weights: str | None) -> Compared:
     """What moved since `was`; `weights` says whether they are the same, None to find that out."""
     other = list(_weights(was, now))
     values = weights == "same" or (weights is None and not other)
-    outputs, rounding = _outputs(was.outputs, now.outputs, noise) if values else ([], 0.0)
+    outputs, rounding = _compared_outputs(was, now, noise) if values else ([], 0.0)
     asked = {name: block for name, block in was.verdicts.items() if name in now.verdicts}
     return Compared(
         inventory=[*_listed_layers(was, now), *_inventory(was.inventory, now.inventory)],
@@ -145,16 +152,16 @@ def _places(
     gone, come = set(before) - set(after), set(after) - set(before)
     for path in after:
         if path in come:
-            yield _whole(section, path, NOTHING, _behind(after, path))
+            yield _changed(section, path, NOTHING, _behind(after, path))
     for path in before:
         if path in gone:
-            yield _whole(section, path, _behind(before, path), NOTHING)
+            yield _changed(section, path, _behind(before, path), NOTHING)
     stay = [path for path in before if path not in gone]
     now = [path for path in after if path not in come]
     moved = [path for path in _moved(stay, now) if path not in always]
     fed = [path for path in always if path in now and _behind(stay, path) != _behind(now, path)]
     for path in (*fed, *moved):
-        yield _whole(section, path, _behind(stay, path), _behind(now, path))
+        yield _changed(section, path, _behind(stay, path), _behind(now, path))
 
 
 def _moved(stay: Sequence[str], now: Sequence[str]) -> Iterator[str]:
@@ -170,7 +177,7 @@ def _behind(paths: Sequence[str], path: str) -> str:
     return f"after {paths[place - 1]}" if place else "first"
 
 
-def _whole(section: str, layer: str, was: Value, now: Value, fact: str = "place") -> Difference:
+def _changed(section: str, layer: str, was: Value, now: Value, fact: str = "place") -> Difference:
     return Difference(section=section, block=layer, layer=layer, fact=fact, was=was, now=now)
 
 
@@ -230,6 +237,13 @@ def _extent(block: Block) -> float:
     return size if math.isfinite(size) else 0.0
 
 
+def _compared_outputs(was: Facts, now: Facts, noise: NoiseOf) -> tuple[list[Difference], float]:
+    """What outputs moved, where they are of the same rows."""
+    if was.batch == now.batch:
+        return _outputs(was.outputs, now.outputs, noise)
+    return [_changed(OUTPUTS, BATCH, was.batch, now.batch, "rows")], 0.0
+
+
 def _outputs(was: Blocks, now: Blocks, noise: NoiseOf) -> tuple[list[Difference], float]:
     """What outputs moved beyond rounding, and by how much of it the others did."""
     found: list[Difference] = []
@@ -237,7 +251,7 @@ def _outputs(was: Blocks, now: Blocks, noise: NoiseOf) -> tuple[list[Difference]
     for name in [*was, *(name for name in now if name not in was)]:
         if name not in was or name not in now:
             was_there, is_there = ("given" if name in each else NOTHING for each in (was, now))
-            found.append(_whole(OUTPUTS, name, was_there, is_there, "entry point"))
+            found.append(_changed(OUTPUTS, name, was_there, is_there, "entry point"))
             continue
         own = list(_numbers(OUTPUTS, name, name, was[name], now[name], 0.0))
         if ("shape" in was[name]) != ("shape" in now[name]):

@@ -9,18 +9,17 @@ from pytest_bnconsistency.checks.baseline.compare import (
     SAME_STATISTICS,
     Compared,
     Difference,
+    is_behaviour,
 )
-from pytest_bnconsistency.checks.baseline.facts import INVENTORY, Facts, Value
+from pytest_bnconsistency.checks.baseline.facts import RUN_BY, Facts, Value
 from pytest_bnconsistency.checks.baseline.verdicts import FELL
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.words import counted, listed
 
-LIBRARIES = ("tensorflow", "keras", "tf-keras", "numpy", "run by")
+LIBRARIES = ("tensorflow", "keras", "tf-keras", "numpy", RUN_BY)
 """The versions that may change what a model does."""
-BEHAVIOUR = ("modes ", "updates", "kind")
-"""Facts of a layer that a library has a say in; all others are declared."""
 UPDATE = "if it is meant: pytest --bn-update-baseline, and review the file's diff"
 
 
@@ -78,10 +77,6 @@ class Sides:
 
 def _explanation(side: str) -> Explanation:
     return Explanation(cause=f"{side} (read off what moved, not tested)", remedy=UPDATE)
-
-
-def is_behaviour(one: Difference) -> bool:
-    return one.section == INVENTORY and one.fact.startswith(BEHAVIOUR)
 
 
 def findings(was: Facts, now: Facts, found: Compared) -> tuple[Finding, ...]:

@@ -12,12 +12,15 @@ Block = Mapping[str, Value]
 Blocks = Mapping[str, Block]
 """The blocks of a section, by what they are about."""
 
-INVENTORY, STATISTICS, OUTPUTS, VERDICTS = SECTIONS = (
+INVENTORY, STATISTICS, OUTPUTS, VERDICTS, ELSEWHERE = SECTIONS = (
     "inventory",
     "statistics",
     "outputs",
     "verdicts",
+    "elsewhere",
 )
+RUN_BY = "run by"
+"""Which library a model is of, among the versions."""
 
 
 def short(value: Value) -> Value:
@@ -31,15 +34,16 @@ def short(value: Value) -> Value:
 class Facts:
     """How the normalization of a model behaves.
 
-    `model` says which model that is, `seed` what the batches were made from. `versions` are those
+    `model` says which model that is, `batch` what rows its outputs are of. `versions` are those
     of the libraries that ran it. `graph` has a line for each layer, in the order in which the
     model holds them, `weights` the digest of all that trains. `inventory` has a block for each
     normalization layer in execution order, `statistics` one for each stored vector, `outputs` one
-    for each output of each entry point, `verdicts` one for each check.
+    for each output of each entry point, `verdicts` one for each check. `elsewhere` has the blocks
+    that are others under a version of the library, after that version and their section.
     """
 
     model: str
-    seed: int
+    batch: str = ""
     versions: Block = field(default_factory=dict)
     graph: tuple[str, ...] = ()
     weights: Block = field(default_factory=dict)
@@ -47,6 +51,7 @@ class Facts:
     statistics: Blocks = field(default_factory=dict)
     outputs: Blocks = field(default_factory=dict)
     verdicts: Blocks = field(default_factory=dict)
+    elsewhere: Blocks = field(default_factory=dict)
 
     def section(self, name: str) -> Blocks:
         found: Blocks = getattr(self, name)

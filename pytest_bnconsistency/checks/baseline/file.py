@@ -134,14 +134,12 @@ class _Reader:
         if isinstance(head, dict) and head.get("format") != FORMAT:
             raise _WrongError((HEAD, "format"), f"is a format that is not {FORMAT}")
         head = _block((HEAD,), head)
-        if not isinstance(head.get("seed"), int):
-            raise _WrongError((HEAD, "seed"), "has no whole number as seed")
         graph = document["graph"]
         if not (isinstance(graph, list) and all(isinstance(line, str) for line in graph)):
             raise _WrongError(("graph",), "is no list of layers")
         facts = Facts(
             model=str(head.get("model")),
-            seed=int(str(head["seed"])),
+            batch=str(head.get("batch")),
             versions=_block(("versions",), document["versions"]),
             graph=tuple(graph),
             weights=_block(("weights",), document["weights"]),
@@ -166,7 +164,7 @@ def _head(facts: Facts) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": facts.model,
-        "seed": facts.seed,
+        "batch": facts.batch,
         "graph": f"{len(facts.graph)} layers, {graph:08x}",
         **counts,
     }

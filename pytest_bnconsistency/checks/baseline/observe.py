@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_bnconsistency import libraries
 from pytest_bnconsistency.checks.baseline import digests
-from pytest_bnconsistency.checks.baseline.facts import Block, Blocks, Facts, Value
+from pytest_bnconsistency.checks.baseline.facts import RUN_BY, Block, Blocks, Facts, Value
 from pytest_bnconsistency.checks.baseline.verdicts import verdict_facts
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import (
@@ -29,7 +29,6 @@ from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import CheckResult
 
 NAME = "baseline"
-RUN_BY = "run by"
 ROWS = 4
 """Rows of a batch that are put down one by one."""
 OWN_ROWS = "baseline rows"
@@ -43,7 +42,7 @@ def facts_of(context: CheckContext, name: str) -> Facts:
     """What is so of the model, and what the checks of this run said of it."""
     found = Facts(
         model=name,
-        seed=context.settings.seed,
+        batch=_described(context),
         versions=_versions(context),
         graph=tuple(_graph(context)),
         weights=digests.weights_facts(_weights(context)),
@@ -174,6 +173,13 @@ def names_of(context: CheckContext) -> list[str]:
     """The entry points, by name."""
     methods = [name for name in methods_of(context) if name != DATASET]
     return [*methods, *reversed(calls_of(context))]
+
+
+def _described(context: CheckContext) -> str:
+    """The rows that outputs are of, in words."""
+    _, x = batch_of(context)
+    shapes = " and ".join(str(leaf.shape[1:]) for leaf in flatten(x))
+    return f"{rows_of(x)} rows of {shapes} from seed {context.settings.seed}"
 
 
 def _given(context: CheckContext, batch: str, x: Nest, name: str) -> list[Array] | None:
