@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
@@ -30,8 +32,13 @@ SYMBOLS = {
 }
 EFFECTS = {"fail": "fails its test", "warn": "warns", "skip": "skips its test"}
 TEXTS = ("message", "cause", "tested", "remedy", "bound", "recipe")
+KINDS = ("findings", "warnings", "ignored")
 TITLE = 120
 """Characters of a name in a heading; the whole of it stands below."""
+ROOMY = 80
+"""So many checks and findings may take as much room as they like."""
+LEAST_AND_MOST = (3, 25), (5, 60), (300, 6_000)
+"""The room for bars, rows and characters, on the fullest page and on any other."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,24 @@ class Section:
         return sum(float(entry.check["seconds"]) for entry in self.entries)
 
 
+@dataclass(frozen=True)
+class Room:
+    """How much of what is long stands on the page; the rest is in the JSON record.
+
+    `bars` of a picture, `rows` of a table, and `characters` of numbers.
+    """
+
+    bars: int
+    rows: int
+    characters: int
+
+    @classmethod
+    def among(cls, places: int) -> Room:
+        """The room where so many checks and findings share the page: it must open at once."""
+        share = min(1.0, ROOMY / max(places, 1))
+        return cls(*(max(least, round(most * share)) for least, most in LEAST_AND_MOST))
+
+
 def render(record: Mapping[str, Any]) -> str:
     """The page of a record; the same bytes each time.
 
@@ -148,7 +173,9 @@ def render(record: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(json=_json, lines=_lines, pictures=_pictures, batches=_batches)
+    environment.filters.update(
+        json=_json, numbers=_numbers, lines=_lines, pictures=_pictures, batches=_batches
+    )
     environment.globals["Markup"] = Markup
     try:
         return environment.get_template("page.html.jinja").render(_context(environment, record))
@@ -163,8 +190,11 @@ def _context(environment: Environment, record: Mapping[str, Any]) -> dict[str, A
     style, script = (_source(environment, name) for name in ("page.css", "page.js"))
     counts = record["counts"]
     failed = counts["failing"] or counts["errors"]
+    findings = sum(len(c[k]) for c in (e.check for e in entries) for k in KINDS)
     return {
         "record": record,
+        "defaults": Counter(e.defaults for e in entries).most_common(1)[0][0] if entries else "",
+        "room": Room.among(len(entries) + findings),
         "sections": sections,
         "state": f"{'failed' if failed else 'passed'}"
         f"{'' if record['run']['complete'] else ', and incomplete'}",
@@ -225,9 +255,25 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _numbers(evidence: Mapping[str, Any], most: int) -> str:
+    """Evidence line by line in six digits, cut where it is longer than that."""
+    text = "\n".join(f"{key}: {_json(_rounded(value))}" for key, value in evidence.items())
+    more = len(text) - most
+    return text if more <= 0 else f"{text[:most]}\n{more} more characters, in the JSON record"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
+
+
 def _lines(text: str) -> Markup:
     """A text of several lines, to stand in `<pre>`."""
-    return Markup("\n").join(printable(line) for line in text.split("\n"))
+    lines = (printable(line) for line in text.split("\n"))
+    return Markup("\n".join(escape(line, quote=False) for line in lines))
 
 
 def _pictures(finding: Mapping[str, Any]) -> list[pictures.Picture]:

@@ -22,6 +22,7 @@ class LayerTable:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     alike: Sequence[tuple[str, str]]
+    more: int = 0
 
 
 def table(layers: Sequence[Mapping[str, Any]]) -> LayerTable | None:

@@ -17,8 +17,6 @@ WIDE = 1000
 """Numbers whose sizes differ by more than this share a logarithmic scale."""
 SHORTEST = 2.0
 """Percent of the width for the smallest number above 0."""
-MOST = 12
-"""Bars in a picture of layers, the worst first; all numbers stand below it."""
 _SIDES = {
     "moving": "evaluation, as stored",
     "population": "evaluation, population statistics",
@@ -61,7 +59,9 @@ class Bar:
 
 @dataclass(frozen=True)
 class Picture:
-    """Bars on one scale; the `line`, in percent of the width, stands where a bound is."""
+    """Bars on one scale, those of layers with the worst first; the `line`, in percent of the
+    width, stands where a bound is.
+    """
 
     caption: str
     bars: Sequence[Bar]
@@ -193,7 +193,7 @@ def _divergence(evidence: Mapping[str, Any]) -> Iterator[Picture]:
     )
     of = seen.get("calls")
     some = f" ({len(layers)} of {of} calls)" if of != len(layers) else ""
-    yield from _drawn(caption + some, layers, most=len(layers))
+    yield from _drawn(caption + some, layers)
 
 
 def _batch(evidence: Mapping[str, Any]) -> Iterator[Picture]:
@@ -207,7 +207,7 @@ def _batch(evidence: Mapping[str, Any]) -> Iterator[Picture]:
     caption = (
         f"The batch that fails ({_word(batch, 'variant')}): how far the input of each row moved"
     )
-    yield from _drawn(caption, rows, most=len(rows))
+    yield from _drawn(caption, rows)
 
 
 def _layers(evidence: Mapping[str, Any], key: str, column: str) -> list[tuple[str, object]]:
@@ -220,11 +220,7 @@ def _shares(caption: str, shares: Sequence[tuple[str, float | None]]) -> Iterato
     known = [(label, share) for label, share in whole if not math.isnan(share)]
     if any(share for _, share in known):
         bars = [Bar(label, f"{share:.0%}", round(100 * share, 1)) for label, share in known]
-        yield Picture(_counted(caption, bars), bars[:MOST])
-
-
-def _counted(caption: str, bars: Sequence[Bar], most: int = MOST) -> str:
-    return caption if len(bars) <= most else f"{caption}; the first {most} of {len(bars)}"
+        yield Picture(caption, bars)
 
 
 def _picture(
@@ -238,7 +234,6 @@ def _drawn(
     values: Iterable[tuple[str, object]],
     *,
     bound: float = 0.0,
-    most: int = MOST,
 ) -> Iterator[Picture]:
     """The picture of what is a number, if anything is and there is something to compare."""
     known = [(label, found) for label, one in values if (found := real(one)) is not None]
@@ -249,7 +244,7 @@ def _drawn(
     bars = [Bar(label, number(value), scale.length(value)) for label, value in known]
     note = "; logarithmic scale" if scale.is_wide else ""
     line = min(scale.length(bound), 99.0) if bound else None
-    yield Picture(f"{_counted(caption, bars, most)}{note}", bars[:most], line)
+    yield Picture(f"{caption}{note}", bars, line)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The page of a record, as a browser reads it: what is on it, and that it does no harm."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -254,17 +255,40 @@ def test_evidence_of_another_shape_has_no_picture(value):
     assert not any(tag == "svg" for tag, _ in shown(record((odd, "fail"))).tags)
 
 
+def large(models, findings, layers):
+    """The record of a run in which every model has so many findings about so many layers."""
+    paths = [f"stage_{i}/block_1/bn" for i in range(layers)]
+    keys = ("closes", "opens", "mean_shift", "variance_ratio")
+    gap = [{"layer": path, **dict.fromkeys(keys, 1.23456789)} for path in paths]
+    table = Table(("layer", *keys), tuple((path, *["1.23"] * 4) for path in paths))
+    found = tuple(
+        dataclasses.replace(
+            finding(f"stage_1/block_{i}/bn", gap_by_layer=gap), table=table, layers=tuple(paths)
+        )
+        for i in range(findings)
+    )
+    return record(*((result(f"model{i}", findings=found), "fail") for i in range(models)))
+
+
 @pytest.mark.thorough
 def test_a_large_run_is_small_and_quick():
-    gap = [{"layer": f"stage_{i}/block_1/bn", "closes": 0.125, "opens": 1.5} for i in range(5)]
-    found = tuple(finding(f"stage_1/block_{i}/bn", gap_by_layer=gap) for i in range(20))
-    checks = [(result(f"model{i}", findings=found), "fail") for i in range(40)]
-    run = record(*checks)
+    run = large(40, 20, 20)
     start = time.process_time()
     page = html.render(run)
     assert time.process_time() - start < 5
     assert len(page.encode()) < 5_000_000
     assert page.count("BN101 s: message of") >= 800
+
+
+@pytest.mark.parametrize(("findings", "crowded"), [(1, False), (60, True)])
+@pytest.mark.every_case
+def test_where_much_shares_the_page_what_is_long_is_cut_and_counted(findings, crowded):
+    page = shown(large(8, findings, 20))
+    counts = [int(n) for n in re.findall(r"([0-9]+) more, in the JSON record", page.text)]
+    assert (max(counts, default=0) >= 13) is crowded
+    assert ("stage_19/block_1/bn" in page.text) is not crowded
+    assert "stage_0/block_1/bn" in page.text
+    assert ("more characters, in the JSON record" in page.text) is crowded
 
 
 def test_a_record_gives_the_same_bytes_each_time():
