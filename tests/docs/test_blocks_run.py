@@ -2,7 +2,7 @@
 
 A page's Python is one program, after names that readers have of their own (`YOURS`); its commands
 run in the same folder, those of models as far as their collection. A block that is not run says
-why, in the paragraph above it.
+why, in a comment above it.
 """
 
 import configparser
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 HOW_TO = ROOT / "docs" / "how-to"
 PAGES = [ROOT / "README.md", *sorted(HOW_TO.glob("*.md"))]
 SHOP = HOW_TO / "check-a-model-without-a-test-file.md"
-NOT_RUN = re.compile(r"\(not\srun\sby\sour\stests: [^)]{8,}\)")
+NOT_RUN = re.compile(r"<!-- not run by our tests: .{8,} -->\n$")
 BLOCK = re.compile(r"((?:^[^\n`][^\n]*\n)*)\n*^```(\w+)\n(.*?)^```$", re.M | re.S)
 PLACE = re.compile(r"# (\S+\.py)\n")
 OUTPUT = {"text", "diff", "json"}
@@ -141,7 +141,7 @@ def test_a_model_without_a_test_file_is_checked_as_printed(project):
 def test_a_block_that_fails_is_seen(project, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
-        "A.\n\n```python\nassert False\n```\n\nB (not run by our tests: it is slow):\n\n"
+        "A.\n\n```python\nassert False\n```\n\nB:\n\n<!-- not run by our tests: it is slow -->\n"
         "```python\nassert False\n```\n\n```console\n$ pytest --bn-nonsense\n```\n",
         encoding="utf-8",
     )
