@@ -68,10 +68,12 @@ def test_no_false_alarm(name: str, policy: str) -> None:
         verdicts = ", ".join(str(result.verdict) for result in report)
         line = f"{name:<20} {policy:<15} {state:<11} {verdicts:<16} margin {margin:.3f}"
         print(f"\n{line} {seconds:5.0f} s", end="", flush=True)
-        # In half precision some outputs overflow: then nothing can be seen, and nothing fails.
-        overflowing = [policy != "float32" and "NaN or Inf" in r.summary for r in report]
-        passing = [str(result.verdict) == "passed" for result in report]
-        assert all(map(any, zip(passing, overflowing, strict=True))), report.results
+        # Some outputs overflow in half precision, and some untrained nets are so ill-conditioned
+        # that rounding moves their outputs by as much as they are: then nothing can be seen.
+        said = ["rounding alone may", *(["NaN or Inf"] if policy != "float32" else [])]
+        for result in report:
+            blind = any(words in result.summary for words in said)
+            assert str(result.verdict) == ("vacuous" if blind else "passed"), result
     keras.backend.clear_session()
 
 
