@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
+import warnings
 from typing import Any
 
 from pytest_bnconsistency.errors import MissingDependencyError
@@ -27,6 +28,13 @@ def has(name: str) -> bool:
     return name in sys.modules or importlib.util.find_spec(name) is not None
 
 
+def imported(name: str) -> Any:
+    """The library, whatever it warns of: warnings as errors would stop it in the middle."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)
+
+
 def tensorflow() -> Any:
     """TensorFlow.
 
@@ -39,11 +47,11 @@ def tensorflow() -> Any:
             "pip install tensorflow"
         )
     try:
-        return importlib.import_module("tensorflow")
-    except ImportError as error:
+        return imported("tensorflow")
+    except Exception as error:  # a library that is missing or too old raises what it likes
         raise MissingDependencyError(
-            f"TensorFlow is installed and can't be imported: {first_line(error)}; "
-            'install it again until python -c "import tensorflow" works'
+            f"TensorFlow is installed and can't be imported: {type(error).__name__}: "
+            f'{first_line(error)}; install it again until python -c "import tensorflow" works'
         ) from error
 
 

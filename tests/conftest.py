@@ -3,6 +3,7 @@ import gc
 import importlib.resources
 import json
 import os
+import random
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -13,6 +14,10 @@ import pytest
 import tensorflow  # noqa: F401
 
 pytest_plugins = ["pytester"]
+
+# tf_keras up to 2.18 draws its seeds by randint(1, 1e9), which Python from 3.12 on refuses.
+_randint = random.Random.randint
+random.Random.randint = lambda self, a, b: _randint(self, int(a), int(b))
 
 
 @pytest.hookimpl(tryfirst=True)

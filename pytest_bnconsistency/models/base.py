@@ -300,6 +300,10 @@ class Subject(abc.ABC):
         if hasattr(layer, "trainable"):
             layer.trainable = True
 
+    def constructor_freezes(self) -> bool:
+        """Whether a layer that is made with `trainable=False` has weights that don't train."""
+        return True
+
     def rebuild_training(self) -> None:
         """Forget the compiled training function, as compiling again would."""
         return

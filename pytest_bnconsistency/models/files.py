@@ -58,7 +58,7 @@ def _library(version: str) -> Any:
             f"the model was saved by Keras {version}, and {package} is not installed; install it "
             f'with: pip install "{package}"'
         )
-    return importlib.import_module(name)
+    return libraries.imported(name)
 
 
 def _archived_version(path: Path) -> str:

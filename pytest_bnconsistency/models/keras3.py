@@ -56,6 +56,11 @@ class Keras3Subject(KerasModelSubject):
         shapes = list((getattr(self.model, "_build_shapes_dict", None) or {}).values())
         return specs_of_shapes(shapes[0]) if len(shapes) == 1 else None
 
+    def constructor_freezes(self) -> bool:
+        layer = keras.layers.Dense(1, trainable=False)
+        layer.build((None, 1))
+        return not any(weight.trainable for weight in layer.weights)
+
     @property
     def compiled(self) -> bool:
         return bool(self.model.compiled)

@@ -46,7 +46,7 @@ class KerasModelSubject(PredictingSubject):
     """The class of graph operations that are no layers, where there is one apart."""
 
     def __init__(self, model: Any) -> None:
-        if not getattr(model, "built", True) and not getattr(model, "inputs", None):
+        if not getattr(model, "built", True) and not _given_inputs(model):
             # A custom step may train the parts of a model that itself was never called.
             parts = any(getattr(layer, "built", True) for layer in model.layers)
             why = "it was never called itself" if parts else "so it has no weights yet"
@@ -261,6 +261,7 @@ class KerasModelSubject(PredictingSubject):
         return traced_batches(self.training_function())
 
     def freeze(self, layer: Any) -> None:
+        layer.trainable = True  # a flag that is False already is not set, nor passed on
         layer.trainable = False
 
     def unfreeze(self, layer: Any) -> None:
@@ -300,8 +301,8 @@ class KerasModelSubject(PredictingSubject):
 
     def _input_structure(self) -> Nest | None:
         structure = getattr(self.model, self.inputs_attribute, None)
-        if structure is None and getattr(self.model, "inputs", None):
-            structure = self.model.inputs
+        if structure is None:
+            structure = _given_inputs(self.model) or None
         if isinstance(structure, (list, tuple)) and len(structure) == 1:
             return structure[0]  # as Keras takes a list of one
         return structure
@@ -322,6 +323,13 @@ def specs_of_shapes(shapes: Any, name: str = "x") -> Nest | None:
         return Spec(tuple(axes[1:]), "float32", name)
     items = [specs_of_shapes(shape, f"{name}{index}") for index, shape in enumerate(axes)]
     return None if not items or None in items else items
+
+
+def _given_inputs(model: Any) -> Any:
+    """The symbolic inputs that a model was built with; None where it has none."""
+    with contextlib.suppress(ValueError):  # some versions raise where others say None
+        return getattr(model, "inputs", None)
+    return None
 
 
 def _inside(layer: Any) -> list[Any]:

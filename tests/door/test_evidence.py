@@ -8,9 +8,10 @@ import numpy as np
 from pytest_bnconsistency import (assert_batch_invariance, assert_frozen_stability)
 
 def build():
-    frozen = keras.layers.BatchNormalization(name="frozen", trainable=False)
+    frozen = keras.layers.BatchNormalization(name="frozen")
     top = keras.layers.BatchNormalization(name="top")
     model = keras.Sequential([keras.Input((4,)), frozen, top, keras.layers.Dense(1)])
+    frozen.trainable = False
     model.compile("sgd", "mse", jit_compile=False)
     return model
 

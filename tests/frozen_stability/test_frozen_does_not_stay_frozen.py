@@ -283,9 +283,10 @@ def test_a_train_step_of_the_model_that_trains_frozen_weights(x, y):
                 return {"loss": loss}
 
         inputs = keras.Input((4,))
-        frozen = keras.layers.Dense(4, name="frozen", trainable=False)
+        frozen = keras.layers.Dense(4, name="frozen")
         outputs = keras.layers.Dense(3, activation="softmax", name="head")(frozen(inputs))
         model = Own(inputs, outputs)
+        frozen.trainable = False
         compiled(model)
         return model
 

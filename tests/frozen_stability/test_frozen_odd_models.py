@@ -35,8 +35,9 @@ def test_a_model_that_is_frozen_whole(k, x, y):
 
 def test_a_model_without_trainable_weights(k, x, y):
     inputs = k.Input((4,))
-    bn = k.layers.BatchNormalization(name="bn", trainable=False)
+    bn = k.layers.BatchNormalization(name="bn")
     model = k.Model(inputs, k.layers.Softmax()(bn(inputs)))
+    bn.trainable = False
     model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
     expect_pass(CHECK, model, x, y)
 

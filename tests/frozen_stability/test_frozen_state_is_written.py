@@ -1,9 +1,11 @@
 """An optimizer, a callback, weight decay or the step itself writes to what is frozen."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from pytest_bnconsistency import preserve_state
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 CHECK = "frozen_stability"
@@ -16,7 +18,9 @@ def y():
 
 def build(k, optimizer="sgd", trainable=False, between=None):
     inputs = k.Input((4,))
-    h = k.layers.Dense(4, name="frozen", trainable=trainable)(inputs)
+    layer = k.layers.Dense(4, name="frozen")
+    h = layer(inputs)
+    layer.trainable = trainable
     if between is not None:
         h = between(h)
     model = k.Model(inputs, k.layers.Dense(3, activation="softmax", name="head")(h))
@@ -36,6 +40,46 @@ def loop(k, model, optimizer, weights, compiled):
         optimizer.apply_gradients(zeros)
 
     return tf.function(train_step) if compiled else train_step
+
+
+def compiled_with(k, layer):
+    inputs = k.Input((4,))
+    model = k.Model(inputs, k.layers.Dense(3, activation="softmax")(layer(inputs)))
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    return model
+
+
+def test_a_flag_that_is_given_to_the_constructor(k, x, y):
+    """Keras up to 3.2 ignores it; then setting it afterwards helps."""
+    layer = k.layers.Dense(4, name="frozen", trainable=False)
+    model = compiled_with(k, layer)
+    before = layer.get_weights()
+    with preserve_state(model):
+        model.fit(x, y, verbose=0)
+        ignored = not np.array_equal(before[0], layer.get_weights()[0])
+    if ignored:
+        sentence = "this version of Keras ignores trainable=False in the constructor"
+        told = {"rule": "BN301", "layer": "frozen", "cause_tested": True}
+        finding = expect_failure(CHECK, model, x, y, cause_contains=sentence, **told)
+        assert finding.remedy.startswith("leave it out there, set trainable = False on the layer")
+        layer = k.layers.Dense(4, name="frozen")
+        model = compiled_with(k, layer)
+        layer.trainable = False
+    expect_pass(CHECK, model, x, y)
+
+
+def test_weights_that_were_set_trainable_on_their_own(x, y):
+    layer = keras.layers.Dense(4, name="frozen")
+    model = compiled_with(keras, layer)
+    layer.trainable = False
+    for weight in layer.weights:
+        weight.trainable = True
+    flags = "the flag of frozen is False, those of its weights are True"
+    told = {"rule": "BN301", "layer": "frozen", "cause_tested": True, "cause_contains": flags}
+    expect_failure(CHECK, model, x, y, **told)
+    layer.trainable = True
+    layer.trainable = False
+    expect_pass(CHECK, model, x, y)
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "tf.function"])
@@ -224,8 +268,9 @@ def test_a_frozen_layer_that_the_forward_pass_does_not_run(k, x, y):
         def __init__(self, wrong):
             super().__init__()
             self.head = k.layers.Dense(3, activation="softmax")
-            self.critic = k.layers.Dense(1, name="critic", trainable=False)
+            self.critic = k.layers.Dense(1, name="critic")
             self.critic.build((None, 4))
+            self.critic.trainable = False
             self.wrong = wrong
 
         def call(self, x, training=None):

@@ -206,11 +206,27 @@ def test_a_missing_tensorflow_is_one_sentence():
     assert imported == "False"
 
 
-def test_a_broken_tensorflow_is_one_sentence(tmp_path):
+@pytest.mark.parametrize("error", ["ImportError", "OSError", "RuntimeError"])
+@pytest.mark.every_case
+def test_a_broken_tensorflow_is_one_sentence(tmp_path, error):
     broken = tmp_path / "tensorflow.py"
-    broken.write_text("raise ImportError('a library of it is missing')", encoding="utf-8")
+    warns = "import warnings; warnings.warn('old', DeprecationWarning)"
+    raises = f"raise {error}('a library of it is missing')"
+    broken.write_text(f"{warns}\n{raises}", encoding="utf-8")
     code = "\n".join(["import sys", f"sys.path.insert(0, {str(tmp_path)!r})", CHECKED])
     said = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    assert said.startswith("TensorFlow is installed and can't be imported: a library of it")
+    told = f"TensorFlow is installed and can't be imported: {error}: a library of it is missing; "
+    assert said.startswith(told)
+
+
+def test_keras_on_another_backend_is_one_sentence(monkeypatch):
+    model = model_of(keras)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(BNConsistencyError) as caught:
+        check_consistency(model, X)
+    assert str(caught.value) == (
+        "Keras runs on the 'jax' backend; expected 'tensorflow': set KERAS_BACKEND=tensorflow "
+        "before Keras is imported"
+    )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from small_models import export, silent
 
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
@@ -28,7 +29,7 @@ def exported(tmp_path_factory):
     """A SavedModel by `export` of Keras 3; with `training=True` in a call, if `baked`."""
     folder = tmp_path_factory.mktemp("exported")
     for name, told in (("sound", {}), ("baked", {"training": True})):
-        model_of(keras, **told).export(str(folder / name), verbose=False)
+        export(model_of(keras, **told), str(folder / name))
     return folder
 
 
@@ -69,7 +70,7 @@ def test_an_endpoint_that_an_archive_added(tmp_path, rows):
         model = model_of(keras, **told)
         archive.track(model)
         archive.add_endpoint("serve", model.call, [tf.TensorSpec((None, 4), tf.float32)])
-        archive.write_out(folder, verbose=False)
+        archive.write_out(folder, **silent(archive.write_out))
         loaded = tf.saved_model.load(folder)
         for subject in (loaded, loaded.serve):
             if faulty:

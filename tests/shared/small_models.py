@@ -1,6 +1,9 @@
 """Small models, and functions through which rows meet, for the tests of several files."""
 
+import inspect
+
 import numpy as np
+import pytest
 import tensorflow as tf
 
 
@@ -112,3 +115,14 @@ def centred(k, name="leak"):
 
 def passing_on(k):
     return k.layers.Activation("linear", name="leak")
+
+
+def silent(write):
+    """The argument that keeps `write` from printing, where this Keras knows one."""
+    return {"verbose": False} if "verbose" in inspect.signature(write).parameters else {}
+
+
+def export(model, folder, **options):
+    if unknown := options.keys() - inspect.signature(model.export).parameters.keys():
+        pytest.skip(f"model.export of this Keras has no {', '.join(unknown)}")
+    model.export(folder, **silent(model.export), **options)

@@ -14,6 +14,7 @@ from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.execution.trainable_flags import Flagged, flags_set
 from pytest_bnconsistency.execution.training_steps import UNITS, ModeGap, Modes, Steps, mode_gaps
 from pytest_bnconsistency.models import Call, Subject
+from pytest_bnconsistency.models.owned_objects import as_variable
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
@@ -115,7 +116,17 @@ def explain(m: Measured) -> list[Finding]:
     """One finding a cause, with all the layers that it explains."""
     findings: list[Finding] = []
     left, tries = list(m.moving), Tries()
-    for named in (_overridden, _set_midway, _child, _expected, _not_compiled, _ignoring, _written):
+    causes = (
+        _overridden,
+        _set_midway,
+        _child,
+        _expected,
+        _not_compiled,
+        _not_passed_on,
+        _ignoring,
+        _written,
+    )
+    for named in causes:
         cause = named(m, left)
         if cause is not None and cause.layers:
             left = [f for f in left if f not in cause.layers]
@@ -229,6 +240,38 @@ def _stale_function(m: Measured) -> Explanation:
         remedy = "make the tf.function (or compile the model) anew after changing trainable"
     proof = "with the training function built anew, their state stays"
     return Explanation(cause=text, remedy=remedy, tested=proof, established=True)
+
+
+def _not_passed_on(m: Measured, left: Sequence[Frozen]) -> Cause | None:
+    """A flag of a layer that its weights don't have."""
+    of_model = getattr(m.subject.model, "trainable_variables", ())
+    training = frozenset(id(as_variable(v)) for v in of_model)
+    layers = [f for f in left if not f.own_flag and f.any_of(training)]
+    if not layers or not _time_for(FLAGS):
+        return None
+    moved_again = m.steps.run(
+        _variables(layers), freeze=[f.call.layer for f in layers], retrace=True
+    ).moved
+    kept = [f for f in layers if not f.any_of(moved_again)]
+    if not kept:
+        return None
+    flags = f"the flag of {kept[0].path} is False, those of its weights are True"
+    if m.subject.constructor_freezes():
+        cause = f"weights were set trainable on their own: {flags}"
+        remedy = "set trainable = True and then False on the layer, and compile again"
+    else:
+        cause = f"this version of Keras ignores trainable=False in the constructor: {flags}"
+        remedy = (
+            "leave it out there, set trainable = False on the layer after it was built (called "
+            "once), and compile again"
+        )
+    explanation = Explanation(
+        cause=cause,
+        tested="with the flags of the weights at False, too, their state stays",
+        remedy=remedy,
+        established=True,
+    )
+    return Cause(rules.FROZEN_MOVES, kept, explanation)
 
 
 def _variables(layers: Sequence[Frozen]) -> list[Any]:
