@@ -85,7 +85,7 @@ def skipped_overflow(subject: Subject) -> tuple[float, float] | None:
     weights = list(getattr(subject.model, "trainable_variables", []))
     if optimizer is None or first is None or now is None or not weights:
         return None
-    scale, before = float(now), [w.numpy() for w in weights]
+    scale, before = float(np.asarray(now)), [w.numpy() for w in weights]
     infinite = [tf.fill(w.shape, tf.cast(np.inf, w.dtype)) for w in weights]
     try:
         with quiet():

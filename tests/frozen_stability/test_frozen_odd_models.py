@@ -19,8 +19,9 @@ def y():
 
 def build(k, *, frozen=True, rate=0.01, loss="sparse_categorical_crossentropy"):
     inputs = k.Input((4,))
-    h = k.layers.BatchNormalization(name="bn", trainable=not frozen)(inputs)
-    model = k.Model(inputs, k.layers.Dense(3, activation="softmax", name="head")(h))
+    bn = k.layers.BatchNormalization(name="bn")
+    model = k.Model(inputs, k.layers.Dense(3, activation="softmax", name="head")(bn(inputs)))
+    bn.trainable = not frozen
     model.compile(k.optimizers.SGD(rate), loss, metrics=["accuracy"], jit_compile=False)
     return model
 

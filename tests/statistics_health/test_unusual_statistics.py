@@ -20,7 +20,7 @@ def normaliser(k, mean=0.5, variance=2.0, gamma=1.0, **arguments):
     bn.build((None, 4))
     values = {"moving_mean": mean, "moving_variance": variance, "gamma": gamma}
     for name, value in values.items():
-        if getattr(bn, name) is not None:
+        if getattr(bn, name, None) is not None:
             getattr(bn, name).assign(np.broadcast_to(value, 4).astype(np.float32))
     return bn
 
