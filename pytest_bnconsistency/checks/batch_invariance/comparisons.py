@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_bnconsistency.checks import entry_points
 from pytest_bnconsistency.checks.batch_invariance import pictured
-from pytest_bnconsistency.checks.batch_invariance.explain import Judged, names_of
+from pytest_bnconsistency.checks.batch_invariance.judged import Judged, names_of
 from pytest_bnconsistency.checks.batch_invariance.output_noise import noise_of
 from pytest_bnconsistency.checks.batch_invariance.sizes import chunks_of, compare_sizes, untraced
 from pytest_bnconsistency.checks.batch_invariance.variants import (
+    Comparing,
     compare_otherwise,
     compare_variants,
 )
@@ -34,7 +35,6 @@ class Compared:
     context: CheckContext
     x: Nest
     row_by_row: Collection[int]
-    joint: Sequence[BatchVariant]
     groups: Sequence[tuple[Entry, Judged]]
     noise: Noise
     notes: Sequence[str]
@@ -52,6 +52,11 @@ class Compared:
     @property
     def sound(self) -> list[Judged]:
         return [judged for judged in self.known if judged.holds]
+
+    @property
+    def joint(self) -> Sequence[BatchVariant]:
+        """The batches in which other rows change."""
+        return joint_batch_variants(self.x, self.context.settings.seed)
 
     @property
     def sizes(self) -> list[int]:
@@ -100,90 +105,97 @@ class Compared:
 
 def compare(context: CheckContext, x: Nest, row_by_row: Collection[int]) -> Compared:
     """Each entry point that computes something else, in other batches and in other sizes."""
-    joint, notes = joint_batch_variants(x, context.settings.seed), list[str]()
-    groups = _entry_points(context, x, row_by_row, notes)
+    found, notes = _entry_points(context, x, row_by_row)
     noise = measured_noise(context, row_by_row)
-    for entry, judged in groups:
-        _compare_entry(
-            entry, judged, context, x, joint, noise_of(context, entry, row_by_row), notes
-        )
+    groups = []
+    for entry, judged in found:
+        c = Comparing(context, entry, judged.observed, noise_of(context, entry, row_by_row))
+        groups.append((entry, _compared(c, judged)))
+        notes += [*groups[-1][1].among_others.notes, *_rows_first(c)]
+        if judged.observed is not None and judged.observed.stochastic_off:
+            notes.append(f"layers that draw random numbers are held still in {entry.name}")
     if not row_by_row:
-        groups += untraced(context, x, groups, noise)
+        groups = untraced(context, groups, noise)
     known = [judged for _, judged in groups if not judged.random]
     rowless = names_of([judged for judged in known if not judged.has_rows])
     if rowless and any(judged.has_rows for judged in known):
         notes.append(f"no output of {listed(rowless)} has the rows first: not judged")
-    return Compared(context, x, row_by_row, joint, groups, noise, notes)
+    return Compared(context, x, row_by_row, groups, noise, notes)
 
 
-def _compare_entry(
-    entry: Entry,
-    judged: Judged,
-    context: CheckContext,
-    x: Nest,
-    joint: Sequence[BatchVariant],
-    noise: Noise,
-    notes: list[str],
-) -> None:
-    compare_variants(entry, judged, context, x, joint, noise, notes)
-    if not judged.differences and not judged.random:
-        compare_sizes(entry, judged, x, noise)
-        if judged.sizes:
-            compare_otherwise(entry, judged, context, x, noise, notes)
-    notes += _rows_first(entry, judged, x)
-    if judged.observed is not None and judged.observed.stochastic_off:
-        notes.append(f"layers that draw random numbers are held still in {entry.name}")
+def _compared(c: Comparing, judged: Judged) -> Judged:
+    judged = replace(
+        judged,
+        among_others=compare_variants(c),
+        has_rows=has_rows(c.base.outputs, c.x),
+    )
+    if judged.differences or judged.random:
+        return judged
+    judged = replace(judged, in_sizes=compare_sizes(c))
+    if not judged.sizes or judged.failing_rows is None:
+        return judged
+    otherwise = compare_otherwise(c, judged.failing_rows, judged.among_others)
+    if otherwise.differences or otherwise.random:
+        # What seemed to hang on the size hangs on other rows.
+        shapes = [replace(size, moves=[]) for size in judged.in_sizes]
+        return replace(judged, among_others=otherwise, in_sizes=shapes)
+    return replace(judged, among_others=otherwise)
 
 
-def _rows_first(entry: Entry, judged: Judged, x: Nest) -> list[str]:
-    """Finds out whether an output has the rows first; a note where another has not."""
-    in_rows = [has_rows([output], x) for output in entry.run(WHOLE, x).outputs]
-    judged.has_rows = any(in_rows)
-    if not judged.has_rows or all(in_rows):
+def _rows_first(c: Comparing) -> list[str]:
+    """A note where one output has the rows first and another has not."""
+    in_rows = [has_rows([output], c.x) for output in c.base.outputs]
+    if not any(in_rows) or all(in_rows):
         return []
     without = in_rows.count(False)
     return [
-        f"{without} of the {counted(len(in_rows), 'output')} of {entry.name} "
+        f"{without} of the {counted(len(in_rows), 'output')} of {c.entry.name} "
         f"{'has' if without == 1 else 'have'} not the rows first: not judged"
     ]
 
 
 def _entry_points(
-    context: CheckContext, x: Nest, row_by_row: Collection[int], notes: list[str]
-) -> list[tuple[Entry, Judged]]:
+    context: CheckContext, x: Nest, row_by_row: Collection[int]
+) -> tuple[list[tuple[Entry, Judged]], list[str]]:
     """The entry points that compute something else, each with the names that it stands for.
 
     What gives the same bits in every layer, or in the outputs of the whole batch and of a single
     row, computes the same: what holds for the one holds for the other. `predict` cannot run
-    layers `row_by_row`.
+    layers `row_by_row`. Notes say what is not judged.
     """
-    subject = context.subject
+    subject, notes = context.subject, list[str]()
     inference = entry_points.traced_entry(context, False, row_by_row)
-    judged = Judged([subject.call_text(False)], inference.observed)
-    groups = [(inference, judged)]
+    names, others = [subject.call_text(False)], list[tuple[Entry, Judged]]()
     for name in itertools.islice(subject.entries(), 0 if row_by_row else 1):
         production = entry_points.entry(context, name)
         if refusal := _refusal(production, inference, x):
             notes.append(f"not judged: {refusal}")
         elif _agree(context, production, inference, x):
-            judged.names.insert(0, name)
+            names.insert(0, name)
         else:
             again = functools.partial(entry_points.retraced, context, name=name)
-            groups.insert(0, (production, Judged([name], retraced=again)))
-    left_out = subject.call_text(None)
-    if left_out == subject.call_text(False):
-        return groups
+            others.append((production, Judged([name], retraced=again)))
+    default = _with_training_left_out(context, inference, row_by_row)
+    if default is None and subject.call_text(None) != subject.call_text(False):
+        names.insert(-1, subject.call_text(None))
+    groups = [*others, (inference, Judged(names, inference.observed))]
+    if default is not None:
+        groups.append((default, Judged([subject.call_text(None)], default.observed)))
+    return groups, notes
+
+
+def _with_training_left_out(
+    context: CheckContext, inference: Entry, row_by_row: Collection[int]
+) -> Entry | None:
+    """The call that says nothing of training, if it computes something else than inference."""
+    if context.subject.call_text(None) == context.subject.call_text(False):
+        return None
     if not row_by_row and entry_points.same_in_every_layer(context):
-        judged.names.insert(-1, left_out)
-        return groups
+        return None
     default = entry_points.traced_entry(context, None, row_by_row)
     assert inference.observed is not None
     assert default.observed is not None
-    if default.observed.same_computation(inference.observed):
-        judged.names.insert(-1, left_out)
-    else:
-        groups.append((default, Judged([left_out], default.observed)))
-    return groups
+    return None if default.observed.same_computation(inference.observed) else default
 
 
 def _refusal(production: Entry, inference: Entry, x: Nest) -> str:

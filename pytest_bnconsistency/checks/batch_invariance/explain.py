@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +11,13 @@ import numpy as np
 from pytest_bnconsistency.checks import compiled_before, size_dependence
 from pytest_bnconsistency.checks.batch_invariance import explain_padding as padding
 from pytest_bnconsistency.checks.batch_invariance import localise, pictured
-from pytest_bnconsistency.checks.batch_invariance.kept_rows import Difference, largest_move
+from pytest_bnconsistency.checks.batch_invariance.judged import Judged, names_of
+from pytest_bnconsistency.checks.batch_invariance.kept_rows import largest_move
 from pytest_bnconsistency.checks.batch_invariance.localise import Origin
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.size_dependence import Place
 from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
-from pytest_bnconsistency.data.arrays import Array, Nest, distance, map_nest, rows_of
+from pytest_bnconsistency.data.arrays import Nest, distance, map_nest, rows_of
 from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import rounding_noise
@@ -39,70 +39,6 @@ ONE_WIDTH = (
 """What makes an output as wide as its batch needs, and the remedy."""
 
 
-class SizeChange(NamedTuple):
-    """How far a row moves at most in a batch of another size, and what noise explains there.
-
-    The bound is NaN where a smaller batch told enough.
-    """
-
-    change: float
-    bound: float
-
-
-@dataclass
-class Judged:
-    """Entry points that compute the same, and what was found of them.
-
-    `observed` is the traced pass behind them, where there is one, and `retraced` runs the code of
-    one that has none again; `stable` are the indices of the pass's calls that repeat themselves.
-    `margin` is the largest change between batch sizes, in bounds; `noise_dominated` says that
-    noise leaves nothing to be seen there, `dominated` that it may be as large as the outputs,
-    `raises` that a batch was refused, `untraced` that the trace holds, `has_rows` that an output
-    has the rows first, `row_routing` that calls get other numbers of rows beside other rows;
-    `by_size` holds how far rows move in batches of each size, `failing_rows` (from, to) the first
-    batch that failed for its size, `noise` its bound.
-    """
-
-    names: list[str]
-    observed: Pass | None = None
-    differences: list[Difference] = field(default_factory=list)
-    sizes: list[str] = field(default_factory=list)
-    shapes: list[str] = field(default_factory=list)
-    tried: list[int] = field(default_factory=list)
-    failing_rows: tuple[int, int] | None = None
-    noise: float = 0.0
-    random: bool = False
-    stable: frozenset[int] = frozenset()
-    margin: float = 0.0
-    noise_dominated: bool = False
-    dominated: bool = False
-    raises: bool = False
-    untraced: bool = False
-    has_rows: bool = True
-    row_routing: bool = False
-    by_size: dict[int, SizeChange] = field(default_factory=dict)
-    retraced: Callable[[Nest], list[Array]] | None = None
-
-    @property
-    def crosses_rows(self) -> bool:
-        """Whether a row changes with the other rows, and not with its place alone."""
-        return any(not found.variant.moves for found in self.differences)
-
-    @property
-    def fails(self) -> bool:
-        return bool(self.differences or self.sizes or self.shapes)
-
-    @property
-    def holds(self) -> bool:
-        return self.has_rows and not self.random and not self.fails
-
-    @property
-    def word(self) -> str:
-        if self.holds:
-            return "holds"
-        return "fails" if self.fails and not self.random else "not judged"
-
-
 def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Finding]:
     """One finding for each way in which rows depend on their batch."""
     sound = names_of([entry for entry in judged if entry.holds])
@@ -116,10 +52,6 @@ def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Findin
     if sized := [entry for entry in judged if entry.sizes]:
         found.append(_sized(x, sized, sound))
     return found
-
-
-def names_of(judged: Sequence[Judged]) -> list[str]:
-    return [name for entry in judged for name in entry.names]
 
 
 def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
@@ -154,7 +86,7 @@ def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list
         if found is not None:
             return found
     if tries.may("the first layer whose rows change"):
-        among = seen.reaching_outputs() & entry.stable
+        among = seen.reaching_outputs() & entry.among_others.stable
         watched = localise.with_inputs(seen, x, shown.row)
         origin = localise.first_origin(watched, x, variant, among)
         along = localise.moved_along(watched, x, shown.variant, among)
@@ -440,7 +372,7 @@ def _losing(x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
         tries,
         does=WIDENS if width else "drops the batch axis of a small batch",
         tested=f"with {mended}, the outputs have their shapes",
-        tried=f"batches of {listed(sorted(set(entry.tried)))}",
+        tried=f"batches of {listed(entry.tried)}",
         remedy=_shape_remedy(entry, width),
     )
     return rules.BATCH_AXIS_LOST.finding(

@@ -11,9 +11,13 @@ import numpy as np
 from pytest_bnconsistency.checks import search
 from pytest_bnconsistency.checks.batch_invariance import explain as explanation
 from pytest_bnconsistency.checks.batch_invariance import localise
-from pytest_bnconsistency.checks.batch_invariance.explain import Judged
 from pytest_bnconsistency.checks.batch_invariance.hidden_changes import hidden, laid_out
-from pytest_bnconsistency.checks.batch_invariance.kept_rows import beyond_noise, compare_kept_rows
+from pytest_bnconsistency.checks.batch_invariance.judged import AmongOthers, InSize, Judged
+from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
+    Difference,
+    beyond_noise,
+    compare_kept_rows,
+)
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.search import Violation, generic_row, passes_of, source_of
 from pytest_bnconsistency.data.arrays import Nest, rows_of
@@ -114,23 +118,18 @@ class Rows:
         except Exception as error:
             return first_line(error)[:120]
 
-    def _judged(self, name: str) -> Judged:
-        seen = self._passes[name]
-        return Judged([name], seen, stable=self._stable[name] - laid_out(self.context, seen))
-
     def _mixed(self, name: str, recipe: Recipe) -> Violation | None:
         reference = self._reference(name, recipe.count, recipe.rest)
         other = self._run(name, recipe)
         if isinstance(reference, str) or isinstance(other, str):
             return None  # a model may refuse some rows; that is no dependence
-        judged, kept = self._judged(name), np.array(recipe.kept)
+        seen, kept = self._passes[name], np.array(recipe.kept)
         for mine, its in zip(reference.outputs, other.outputs, strict=True):
             if mine.ndim and its.ndim and len(mine) == len(its) and mine.shape != its.shape:
-                x = self.source.expand(recipe)
-                judged.shapes = [f"{recipe} gives shape {its.shape}; other rows give {mine.shape}"]
-                return self._violation(
-                    recipe, SIZED[1:], f"{judged.shapes[0]}, through {name}", judged, x
-                )
+                width = f"{recipe} gives shape {its.shape}; other rows give {mine.shape}"
+                judged = Judged([name], seen, among_others=AmongOthers(width=width))
+                message, x = f"{width}, through {name}", self.source.expand(recipe)
+                return self._violation(recipe, SIZED[1:], message, judged, x)
         variant = BatchVariant(str(recipe), None, kept, kept, recipe.count)
         found = compare_kept_rows(reference, other, variant, self._among[name])
         if found is None:
@@ -138,26 +137,18 @@ class Rows:
         places, shown = found.places, bool(found.moved)
         x = self.source.expand(Recipe(recipe.count, {}, recipe.rest))
         variant = replace(variant, x=self.source.expand(recipe))
-        row_routing, seen = self._regroups_rows(name, x, variant), self._passes[name]
+        row_routing = self._regroups_rows(name, x, variant)
         if row_routing and shown:
             shown = bool(beyond_noise(reference, other, variant, Noise(seen, x)))
         if not shown:
             places = hidden(self.context, seen, x, variant, places, row_routing)
         if not places and not shown:
             return None
-        moved, row = found.moved, found.row
-        how = (
-            f"row {row} moves by {moved:.3g}"
-            if moved and np.isfinite(moved)
-            else f"row {row} becomes NaN"
-            if moved
-            else "a row's hidden values move, though not the outputs,"
-        )
-        beside = listed([f"row {place} is {other}" for place, other in recipe.rows.items()])
-        among_rows = counted(recipe.count, "row")
-        message = f"{how} when {beside} instead of {recipe.rest} ({among_rows}), through {name}"
-        judged.differences = [replace(found, variant=variant, places=places)]
-        return self._violation(recipe, CROSS_ROW, message, judged, x)
+        stable = self._stable[name] - laid_out(self.context, seen)
+        found = replace(found, variant=variant, places=places)
+        mixed = AmongOthers(differences=[found], stable=stable)
+        judged = Judged([name], seen, among_others=mixed)
+        return self._violation(recipe, CROSS_ROW, _message(found, recipe, name), judged, x)
 
     def _regroups_rows(self, name: str, x: Nest, variant: BatchVariant) -> bool:
         """Whether other numbers of rows meet in a pass, among the rows given or in this batch."""
@@ -171,13 +162,17 @@ class Rows:
         reference = self._reference(name, recipe.count, recipe.rest)
         if isinstance(base, str):
             return None  # the model refuses such rows, whatever their number
-        judged, through = self._judged(name), f", through {name}"
         both = min(recipe.count, self.base)
-        judged.failing_rows, judged.tried = (0, both), [recipe.count]
         x = self._usual if recipe.count < self.base else self.source.expand(recipe)
+
+        def violation(rules: tuple[Rule, ...], message: str, found: InSize) -> Violation:
+            judged = Judged([name], self._passes[name], in_sizes=[found])
+            return self._violation(recipe, rules, f"{message}, through {name}", judged, x)
+
+        size = InSize((0, both), recipe.count)
         if isinstance(reference, str):
-            judged.shapes = [f"a batch of {recipe.count} raises: {reference}"]
-            return self._violation(recipe, SIZED[1:], judged.shapes[0] + through, judged, x)
+            fault = f"a batch of {recipe.count} raises: {reference}"
+            return violation(SIZED[1:], fault, replace(size, fault=fault))
         if name not in self._noises:
             self._noises[name] = Noise(self._passes[name], self._usual)
         for index, (mine, its) in enumerate(zip(base.outputs, reference.outputs, strict=True)):
@@ -185,17 +180,30 @@ class Rows:
                 continue
             if its.shape != (recipe.count, *mine.shape[1:]):
                 gives = f"a batch of {recipe.count} gives shape {its.shape}; the batch of "
-                judged.shapes = [f"{gives}{self.base} gives {mine.shape}"]
-                return self._violation(recipe, SIZED[1:], judged.shapes[0] + through, judged, x)
+                fault = f"{gives}{self.base} gives {mine.shape}"
+                return violation(SIZED[1:], fault, replace(size, fault=fault))
             moved = self._noises[name].compare(index, mine[:both], its[:both], np.arange(both))
             if moved is None:
                 continue
             self.score = max(self.score, min(moved.margin, 1e9))
             if moved.beyond:
-                judged.noise = moved.bound
-                judged.sizes = [
+                message = (
                     f"row {moved.row} moves by {moved.change:.3g} between a batch of "
                     f"{recipe.count} and one of {self.base}; noise explains {moved.bound:.3g}"
-                ]
-                return self._violation(recipe, SIZED[:1], judged.sizes[0] + through, judged, x)
+                )
+                return violation(SIZED[:1], message, replace(size, moves=[moved]))
         return None
+
+
+def _message(found: Difference, recipe: Recipe, name: str) -> str:
+    moved, row = found.moved, found.row
+    how = (
+        f"row {row} moves by {moved:.3g}"
+        if moved and np.isfinite(moved)
+        else f"row {row} becomes NaN"
+        if moved
+        else "a row's hidden values move, though not the outputs,"
+    )
+    beside = listed([f"row {place} is {other}" for place, other in recipe.rows.items()])
+    among = counted(recipe.count, "row")
+    return f"{how} when {beside} instead of {recipe.rest} ({among}), through {name}"

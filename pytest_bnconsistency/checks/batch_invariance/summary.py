@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pytest_bnconsistency.checks.batch_invariance.comparisons import Compared
 from pytest_bnconsistency.checks.batch_invariance.detection_limit import detection_limit
-from pytest_bnconsistency.checks.batch_invariance.explain import names_of
+from pytest_bnconsistency.checks.batch_invariance.judged import names_of
 from pytest_bnconsistency.checks.batch_invariance.padding import Further
 from pytest_bnconsistency.data.arrays import rows_of
 from pytest_bnconsistency.measurement.rounding_noise import NOISE_DOMINATED
