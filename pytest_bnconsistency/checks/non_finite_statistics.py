@@ -14,7 +14,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks import unusable_statistics
 from pytest_bnconsistency.checks.budget import MORE_TIME, Tries
-from pytest_bnconsistency.checks.unusable_statistics import BROKEN, FINITE, Why, tried
+from pytest_bnconsistency.checks.unusable_statistics import Numbers, Why, tried
 from pytest_bnconsistency.data.arrays import Array, all_finite
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -181,9 +181,9 @@ class _Given:
         return Explanation(
             cause="only what is stored: weights and data are sound; what made it so can't be told "
             "from the model",
-            tested=f"with the stored statistics, evaluation of this data is {before}; with its "
-            f"population statistics {after}",
-            established=(before, after) == (BROKEN, FINITE),
+            tested=f"with the stored statistics, evaluation of this data is {before.described}; "
+            f"with its population statistics {after.described}",
+            established=not before.finite and bool(after.finite),
         )
 
     def swapped(self) -> Explanation | None:
@@ -211,9 +211,9 @@ class _Given:
         some = self.data.take(rows).x
         return all_finite(statistics.run_from(self.training, some, self.variables, 0.0)[0])
 
-    def _says(self, inference: Pass) -> str:
+    def _says(self, inference: Pass) -> Numbers:
         outputs = (inference.run(batch.x).outputs for batch in self.data.batches(self.size))
-        return FINITE if all(map(all_finite, outputs)) else BROKEN
+        return Numbers(all(map(all_finite, outputs)))
 
     def _population(self) -> tuple[list[Tracked], list[Array]]:
         tracked = statistics.find(self.training, self.data.take(slice(0, self.size)).x)

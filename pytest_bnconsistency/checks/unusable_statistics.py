@@ -9,7 +9,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,6 @@ LEFT, MOST_UPDATES = 0.001, 2000
 """So many updates are tried as leave this share of the old statistics."""
 STEP = 0.1
 MIXED_UP = "weights mixed up when they were loaded, or another momentum before"
-FINITE, BROKEN = "finite", "NaN or Inf"
 
 
 Why = Callable[[NormalizationLayer], Explanation | None]
@@ -155,7 +154,7 @@ def not_adapted(n: NormalizationLayer) -> Explanation | None:
 
 def never_forgets(n: NormalizationLayer) -> str:
     """What a clean batch does to what is stored: why the layer does not recover, no more."""
-    stored, fresh = (_after_a_batch(n, start=start) for start in (None, 0.0))
+    stored, fresh = (_after_a_batch(n, start=start).described for start in (None, 0.0))
     return (
         f"a training call of {n.path} alone, on a batch of numbers, leaves what is stored "
         f"{stored} and statistics of 0 {fresh}; which batch it was can't be tried without data"
@@ -166,9 +165,9 @@ def takes_overflow(n: NormalizationLayer) -> tuple[bool, str]:
     """Whether a batch with an Inf makes the layer's statistics so, and one without does not."""
     spoilt, clean = (_after_a_batch(n, start=0.0, spoilt=bad) for bad in (True, False))
     return (
-        (spoilt, clean) == (BROKEN, FINITE),
-        f"a batch with an Inf leaves the statistics of {n.path} alone {spoilt}, one without "
-        f"{clean}",
+        spoilt.finite is False and clean.finite is True,
+        f"a batch with an Inf leaves the statistics of {n.path} alone {spoilt.described}, one "
+        f"without {clean.described}",
     )
 
 
@@ -243,8 +242,22 @@ def _isolated(n: NormalizationLayer) -> IsolatedLayer:
     return IsolatedLayer(n.layer, list(n.vectors.values()))
 
 
-def _after_a_batch(n: NormalizationLayer, start: float | None, spoilt: bool = False) -> str:
-    """What the statistics are after a training call on a batch, with an Inf in it or not."""
+@dataclass(frozen=True)
+class Numbers:
+    """Whether some numbers are finite; what was raised instead, where that can't be told."""
+
+    finite: bool | None
+    raised: str = ""
+
+    @property
+    def described(self) -> str:
+        if self.finite is None:
+            return f"untried ({self.raised})"
+        return "finite" if self.finite else "NaN or Inf"
+
+
+def _after_a_batch(n: NormalizationLayer, start: float | None, spoilt: bool = False) -> Numbers:
+    """The statistics after a training call on a batch, with an Inf in it or not."""
     layer = _isolated(n)
     x = layer.batch()
     if spoilt:
@@ -252,8 +265,8 @@ def _after_a_batch(n: NormalizationLayer, start: float | None, spoilt: bool = Fa
     try:
         after = layer.trained(x, start)
     except Exception as error:
-        return f"untried ({type(error).__name__}: {first_line(error)})"
-    return FINITE if all_finite(after) else BROKEN
+        return Numbers(None, f"{type(error).__name__}: {first_line(error)}")
+    return Numbers(all_finite(after))
 
 
 def _rebuilt(n: NormalizationLayer, **changed: Any) -> NormalizationLayer:

@@ -175,9 +175,8 @@ def _concatenated(arrays: Sequence[Array], name: str) -> Array:
     if len({(len(shape), shape[1:]) for shape in shapes}) > 1 or not all(shapes):
         described = ", ".join(map(str, sorted(shapes)[:3]))
         raise DataError(
-            f"batches of the data set have rows of unlike shapes in {name}: {described}; "
-            f"expected one "
-            "shape, or sequences that differ in their length alone"
+            f"batches of the data set have rows of unlike shapes in {name}: {described}; expected "
+            "one shape, or sequences that differ in their length alone"
         )
     longest = max(shape[0] for shape in shapes)
     wide = [

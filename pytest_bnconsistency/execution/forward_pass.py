@@ -398,8 +398,7 @@ class Pass:
         if remedy := remedies.get(type(output)):
             raise UnsupportedSubjectError(
                 f"{self.subject.call_text(self.training)} gives a {type(output).__name__}; "
-                f"expected "
-                f"dense outputs: give a function around the model that returns {remedy}"
+                f"expected dense outputs: give a function around the model that returns {remedy}"
             )
         return tf.convert_to_tensor(output)
 

@@ -19,6 +19,8 @@ from pytest_bnconsistency.models.owned_objects import (
 
 RAGGED = 5
 """Rows in a batch of a data set, so that the last one is smaller."""
+PREDICT_DATASET = "predict(dataset)"
+"""The entry point that runs `predict` on such batches."""
 
 
 class Subject(abc.ABC):

@@ -51,8 +51,8 @@ class KerasModelSubject(PredictingSubject):
             parts = any(getattr(layer, "built", True) for layer in model.layers)
             why = "it was never called itself" if parts else "so it has no weights yet"
             raise UnsupportedSubjectError(
-                f"model {model.name!r} is not built, {why}; expected a built "
-                "model: call it once on a batch, or give it an input shape"
+                f"model {model.name!r} is not built, {why}; expected a built model: call it once "
+                "on a batch, or give it an input shape"
             )
         super().__init__(model)
         self._above: dict[int, tuple[Any, ...]] = {}

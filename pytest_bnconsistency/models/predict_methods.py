@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Nest, flatten, map_nest, packed, rows_of
-from pytest_bnconsistency.models.base import Subject, set_batch
+from pytest_bnconsistency.models.base import PREDICT_DATASET, Subject, set_batch
 from pytest_bnconsistency.models.calls import Compiled
 from pytest_bnconsistency.models.refusals import as_sentence
 from pytest_bnconsistency.models.training_batches import dataset_of, with_tuples
@@ -49,7 +49,7 @@ class PredictingSubject(Subject):
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         return {
             "predict": self._predict,
-            "predict(dataset)": self._predict_dataset,
+            PREDICT_DATASET: self._predict_dataset,
             "predict_on_batch": self._predict_on_batch,
         }
 
@@ -63,7 +63,7 @@ class PredictingSubject(Subject):
         rows = dataset_of((x,) if isinstance(x, (tuple, list)) else x, set_batch(self, x))
         if any(self.kinds):
             rows = rows.map(lambda x: packed(x, self.kinds))
-        with quiet(), self._one_trace(), as_sentence("predict(dataset)", x):
+        with quiet(), self._one_trace(), as_sentence(PREDICT_DATASET, x):
             return self._predicted(rows)
 
     def _predicted(self, x: Any, **options: Any) -> Nest:

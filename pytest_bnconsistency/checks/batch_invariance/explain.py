@@ -301,11 +301,9 @@ def _patched(
         if localise.independent(forced, x, variant):
             return (
                 f"{listed(patched)} {'reduce' if len(patched) > 1 else 'reduces'} the batch axis "
-                f"away, "
-                f"and {origin.label} brings the result back into the rows",
-                f"with {listed(patched)} held at what {'they' if len(patched) > 1 else 'it'} "
-                f"gave for "
-                "the first batch, every kept row has the same bits in every layer and output",
+                f"away, and {origin.label} brings the result back into the rows",
+                f"with {listed(patched)} held at what {'they' if len(patched) > 1 else 'it'} gave "
+                "for the first batch, every kept row has the same bits in every layer and output",
             )
     if meeting and tries.may("the operations in which rows meet, held"):
         operations = localise.tested_operations(seen, x, variant, meeting)

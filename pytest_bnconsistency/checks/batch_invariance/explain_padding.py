@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_bnconsistency.checks.size_dependence import END
@@ -30,15 +31,15 @@ ROUNDS = 4
 
 def finding(seen: Pass, batch: Padded, moved: Moved) -> Finding:
     """The finding for outputs that moved beyond their noise."""
-    places, tested = reading(seen, batch, moved.bound)
-    named = _listed(places)
+    readers, tested = reading(seen, batch, moved.bound)
+    named = _listed(readers)
     return rules.PADDING.finding(
-        layer=places[0],
-        layers=places,
+        layer=readers[0].place,
+        layers=[reader.place for reader in readers],
         message=f"row {moved.row} moves by {moved.change:.3g} when its batch is padded {MORE} "
         f"steps further on the {batch.side}; noise explains {moved.bound:.3g}",
         explanation=Explanation(
-            cause=_takes(places)
+            cause=_takes(readers)
             if tested
             else "not established; tried: each layer's values with and without the added steps",
             tested=f"with {named} held at what comes without the added steps for those of the "
@@ -77,61 +78,66 @@ def finding_inside(
         if any(leaf.ndim > 1 and leaf.shape[1] >= longest for leaf in given):
             return None  # its rows were of one length, until here
         bound = UNLIKE * max(float(evidence["largest_change"]), 0.0)
-        places, tested = reading(seen, batch, bound)
+        readers, tested = reading(seen, batch, bound)
         if not tested:
             return None
         return rules.PADDING.finding(
-            layer=places[0],
+            layer=readers[0].place,
             message=message,
             explanation=Explanation(
-                cause=f"{_takes(places)}: {label} pads each batch to its longest row",
-                tested=f"with {_listed(places)} held at what it gives where the batch is padded "
+                cause=f"{_takes(readers)}: {label} pads each batch to its longest row",
+                tested=f"with {_listed(readers)} held at what it gives where the batch is padded "
                 "less, every kept row is as before",
-                remedy=f"{MASKS}, or have {label} pad to one fixed length: "
-                "output_sequence_length of a TextVectorization, shape of RaggedTensor.to_tensor",
+                remedy=f"{MASKS}, or have {label} pad to one fixed length: output_sequence_length "
+                "of a TextVectorization, shape of RaggedTensor.to_tensor",
                 established=True,
             ),
             bound="no tolerance: bitwise, at one number of rows",
-            evidence={**evidence, "layer": places[0], "added_steps": batch.more},
+            evidence={**evidence, "layer": readers[0].place, "added_steps": batch.more},
         )
     return None
 
 
-def _takes(places: list[str]) -> str:
-    takes = "take" if len(places) > 1 else "takes"
-    return f"{_listed(places)} {takes} padded steps for steps of the sequence"
+@dataclass(frozen=True)
+class Reader:
+    """A layer, or code between two, that reads padding; `call` shows it, "" where none does."""
+
+    place: str
+    call: str
+    is_layer: bool
 
 
-def _listed(places: list[str]) -> str:
-    return listed([f"the code {p}" if p.startswith("between") else p for p in places])
+def _takes(readers: list[Reader]) -> str:
+    takes = "take" if len(readers) > 1 else "takes"
+    return f"{_listed(readers)} {takes} padded steps for steps of the sequence"
 
 
-def reading(seen: Pass, batch: Padded, bound: float) -> tuple[list[str], bool]:
-    """The layers, or code between two, that give the steps that count other values; whether that
-    is all that moves the outputs.
+def _listed(readers: list[Reader]) -> str:
+    return listed([r.place if r.is_layer else f"the code {r.place}" for r in readers])
+
+
+def reading(seen: Pass, batch: Padded, bound: float) -> tuple[list[Reader], bool]:
+    """What gives steps that count other values, and whether that is all that moves the outputs.
 
     What differs in padded steps alone is no fault yet: it is one of whoever reads them. Where one
     gives back what it gives without the added steps, another may read them further on.
     """
-    base, places, patched = recorded(seen, batch.short), list[str](), dict[str, list[Array]]()
+    base, readers, patched = recorded(seen, batch.short), list[Reader](), dict[str, list[Array]]()
     for _ in range(ROUNDS):
         longer = recorded(seen, batch.long, patched=patched)
-        place, label = _first_reader(batch, base, longer)
-        places.append(place)
+        readers.append(_first_reader(batch, base, longer))
+        label = readers[-1].call
         if not label or label in patched:
             break
         pairs = zip(base.returned[label], longer.returned[label], strict=False)
         patched[label] = [batch.with_steps_of(its, mine) for mine, its in pairs]
         if _mends(seen, batch, patched, bound):
-            return places, True
-    return places[:1], False
+            return readers, True
+    return readers[:1], False
 
 
-def _first_reader(batch: Padded, base: Recorded, longer: Recorded) -> tuple[str, str]:
-    """The first place whose values differ in the steps that count, and the call that shows it.
-
-    That is "" where no call does.
-    """
+def _first_reader(batch: Padded, base: Recorded, longer: Recorded) -> Reader:
+    """The first place whose values differ in the steps that count."""
 
     def unlike(mine: list[Array], its: list[Array]) -> bool:
         pairs = (batch.of_both(a, b) for a, b in zip(mine, its, strict=False))
@@ -151,8 +157,10 @@ def _first_reader(batch: Padded, base: Recorded, longer: Recorded) -> tuple[str,
         elif all(map(gives_others, around)):
             # A loop in a layer takes padding for a step: then it is the layer that reads it.
             reader = next((one for one in (label, *around) if not is_given_others(one)), "")
-            return reader or f"between {before} and {label}", reader or label
-    return f"between {before} and {END}", ""
+            if reader:
+                return Reader(reader, reader, is_layer=True)
+            return Reader(f"between {before} and {label}", label, is_layer=False)
+    return Reader(f"between {before} and {END}", "", is_layer=False)
 
 
 def _mends(seen: Pass, batch: Padded, patched: dict[str, list[Array]], bound: float) -> bool:

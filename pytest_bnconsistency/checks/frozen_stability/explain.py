@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_bnconsistency.checks.budget import MORE_TIME, Tries
 from pytest_bnconsistency.checks.frozen_stability.explain_writers import named_writers
+from pytest_bnconsistency.checks.frozen_stability.fine_tuning import Start
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state
@@ -54,7 +55,7 @@ class Measured:
 
     `by_forward` and `by_steps` are the variables that a forward pass in training mode, and real
     steps, move; `flagged` the flags that the steps set; `gaps` is how far a layer's modes are
-    from one another, by its identity.
+    from one another, by its identity. `start` are both modes' scores, where these differ by that.
     """
 
     subject: Subject
@@ -66,7 +67,7 @@ class Measured:
     flagged: Sequence[Flagged]
     gaps: Mapping[int, ModeGap]
     table: Table
-    gap: str
+    start: Start | None = None
 
     @property
     def moving(self) -> list[Frozen]:
@@ -149,8 +150,7 @@ def _overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     explanation = _explained(
         f"{m.steps.path} runs {layers[0].path}{more} in training mode, in spite of {layers[0].by}",
         "set trainable = False on each of these normalization layers and compile again; or give "
-        "the base "
-        "to a layer that calls it with training=False in its own call",
+        "the base to a layer that calls it with training=False in its own call",
         proof if _time_for(FLAGS) and _holds_forward(m, layers, frozen=True) else "",
     )
     return Cause(rules.INFERENCE_OVERRIDDEN, layers, explanation)
@@ -373,5 +373,5 @@ def _message(m: Measured, explained: Sequence[Frozen], first: Frozen) -> str:
         parts.append(
             f"in {first.path}, training mode is {m.distance(first):.3g} away from inference mode"
         )
-        parts += [m.gap] if m.gap else []
+        parts += [] if m.start is None else [m.start.sentence]
     return "; ".join(parts) or f"{layers} changed"

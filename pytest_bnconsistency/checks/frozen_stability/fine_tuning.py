@@ -55,20 +55,24 @@ class Start:
         return [(n, number(v), number(theirs[n])) for n, v in mine.items() if n in theirs]
 
     @property
-    def gap(self) -> str:
-        """`loss 13.6 in training mode and 0.04 in evaluation, ...`; empty where they are alike."""
-        if all(mine == its for _, mine, its in self._said):
-            return ""
+    def scored(self) -> bool:
+        return bool(self._said)
+
+    @property
+    def differs(self) -> bool:
+        """Whether some score differs, as it is printed."""
+        return any(mine != its for _, mine, its in self._said)
+
+    @property
+    def sentence(self) -> str:
+        """`loss 13.6 in training mode and 0.04 in evaluation, ...`, or that they are alike."""
+        if not self.differs:
+            same = ", ".join(f"{name} {mine}" for name, mine, _ in self._said)
+            return f"{same}, in training mode as in evaluation"
         said = [
             f"{n} {mine} in training mode and {its} in evaluation" for n, mine, its in self._said
         ]
         return f"{', '.join(said)}; the frozen layers cause {self.frozen_share:.0%} of the gap"
-
-    @property
-    def sentence(self) -> str:
-        """The gap, or that there is none; empty where nothing can be scored."""
-        same = ", ".join(f"{name} {mine}" for name, mine, _ in self._said)
-        return self.gap or (same and f"{same}, in training mode as in evaluation")
 
     @property
     def wrong_in_both(self) -> str:
@@ -78,9 +82,8 @@ class Start:
             return ""
         return (
             f"evaluation itself is wrong (loss {number(loss)}; the same answer for every row has "
-            f"{number(self.uninformed)}), which no normalization layer causes: look at the "
-            f"labels (their "
-            "order, sparse or one-hot) and at the preprocessing"
+            f"{number(self.uninformed)}), which no normalization layer causes: look at the labels "
+            "(their order, sparse or one-hot) and at the preprocessing"
         )
 
     def numbers(self) -> dict[str, object]:

@@ -73,7 +73,6 @@ def measured(
         flagged=flagged,
         gaps=gaps,
         table=Table(COLUMNS, ()),
-        gap="",
     )
     return m, ran
 
@@ -102,7 +101,7 @@ def start_of(context: CheckContext, training: Pass, m: Measured) -> fine_tuning.
 
 def with_table(m: Measured, start: fine_tuning.Start | None) -> Measured:
     """With the layers as a table, the moving ones first, and how far both modes are apart."""
-    gap = start.gap if start is not None and m.by_batch else ""
+    telling = start if start is not None and start.differs and m.by_batch else None
     ordered = sorted(m.frozen, key=lambda f: (f not in m.moving, -m.distance(f)))
     rows = tuple(
         (
@@ -114,4 +113,4 @@ def with_table(m: Measured, start: fine_tuning.Start | None) -> Measured:
         )
         for f in ordered
     )
-    return replace(m, table=Table(COLUMNS, rows), gap=gap)
+    return replace(m, table=Table(COLUMNS, rows), start=telling)

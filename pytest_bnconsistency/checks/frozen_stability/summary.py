@@ -55,7 +55,7 @@ def _of_start(m: Measured, start: Start | None) -> list[str]:
     if start is None:
         return []
     notes = []
-    if start.sentence and not m.gap:
+    if start.scored and m.start is None:
         notes.append(f"on {counted(start.rows, 'row')}: {start.sentence}")
     if start.wrong_in_both:
         notes.append(start.wrong_in_both)

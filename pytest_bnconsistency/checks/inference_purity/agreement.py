@@ -22,8 +22,7 @@ from pytest_bnconsistency.checks.entry_points import (
 from pytest_bnconsistency.checks.inference_purity import explain
 from pytest_bnconsistency.checks.inference_purity.explain import Called, Cause, Runner
 from pytest_bnconsistency.checks.inference_purity.runs import (
-    DATASET,
-    EVALUATE,
+    Kind,
     Seen,
     batches_of,
     runner_of,
@@ -110,10 +109,11 @@ def agreement(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> Agreement
     found: dict[Cause, dict[str, str]] = {}
     for by_name in comparing.all(seen):
         found.setdefault(by_name.cause, {})[by_name.name] = by_name.how
-    compared, arrays = {s.name for s in seen}, next(iter(context.subject.entries()), "")
+    dataset = next((s.name for s in seen if s.kind is Kind.IN_BATCHES), None)
+    arrays = next(iter(context.subject.entries()), "")
     wrong, meant = list[Finding](), list[Finding]()
     for cause, names in found.items():
-        alike = DATASET not in compared or (arrays in names) is (DATASET in names)
+        alike = dataset is None or (arrays in names) is (dataset in names)
         kind = meant if cause.intended and alike else wrong
         kind.append(explain.disagree(cause, names, reference.name, BOUND))
     return Agreement(tuple(wrong), tuple(meant), comparing.noise_dominated)
@@ -142,7 +142,7 @@ class _Comparing:
 
     def all(self, seen: Sequence[Seen]) -> Iterator[_Disagreement]:
         for other in seen:
-            if other.name not in (EVALUATE, self.reference.name):
+            if other.kind is not Kind.EVALUATION and other.name != self.reference.name:
                 yield from self._entry(other)
         for compiled in compiled_before(self.context, self.x):
             yield from self._compiled(compiled)
@@ -155,13 +155,13 @@ class _Comparing:
         context, x, calls = self.context, self.x, calls_of(self.context)
         expected = (
             _in_batches(context, self.reference, x)
-            if other.name == DATASET
+            if other.kind is Kind.IN_BATCHES
             else self.reference.run(WHOLE, x).outputs
         )
         unlike = self._unlike(measured_noise(context), x, expected)
         if how := other.raised or unlike(other.outputs):
             called = Called(x, calls[other.name]) if self._traced and other.name in calls else None
-            runner = runner_of(context, other.name)
+            runner = runner_of(context, other)
             cause = explain.disagreement_cause(context.subject, runner, unlike, called)
             yield _Disagreement(
                 other.name, explain.refusing(cause) if other.raised else cause, how

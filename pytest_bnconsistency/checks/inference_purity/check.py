@@ -16,8 +16,7 @@ from pytest_bnconsistency.words import counted, listed
 NAME = "inference_purity"
 NOISE_DOMINATED_NOTE = (
     f"rounding alone moves the outputs by more than {NOISE_DOMINATED:g} of their scale: entry "
-    f"points may "
-    "differ by as much"
+    "points may differ by as much"
 )
 
 

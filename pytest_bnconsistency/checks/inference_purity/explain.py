@@ -429,8 +429,7 @@ def _carried(
             cause=f"{listed(paths)} {carry} state from one call to the next",
             tested="reset before each call, the same rows give the same bits",
             remedy=f"call {listed([reset.call_text for reset in resets])} before each new "
-            f"sequence; "
-            "or build it with stateful=False",
+            "sequence; or build it with stateful=False",
             established=True,
         )
         return Cause(paths[0], explanation)

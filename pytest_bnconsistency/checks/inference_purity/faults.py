@@ -8,7 +8,7 @@ from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import calls_of
 from pytest_bnconsistency.checks.inference_purity import explain
 from pytest_bnconsistency.checks.inference_purity.explain import Cause
-from pytest_bnconsistency.checks.inference_purity.runs import EVALUATE, Runs, Seen, runner_of
+from pytest_bnconsistency.checks.inference_purity.runs import Kind, Runs, Seen, runner_of
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.results import Finding
@@ -18,8 +18,8 @@ def state_moves(context: CheckContext, runs: Runs) -> list[Finding]:
     """A finding for each cause that has entry points move state."""
     unmoved = [s.name for s in runs.seen if not s.moved]
     found: dict[Cause, list[Seen]] = {}
-    for alike in _by_code(context, [s for s in runs.seen if s.moved]):
-        runner = runner_of(context, alike[0].name)
+    for alike in _by_code([s for s in runs.seen if s.moved]):
+        runner = runner_of(context, alike[0])
         cause = explain.moves_because(context.subject, runner, alike[0].moved, runs.owner_of)
         found.setdefault(cause, []).extend(alike)
     findings = []
@@ -30,12 +30,10 @@ def state_moves(context: CheckContext, runs: Runs) -> list[Finding]:
     return findings
 
 
-def _by_code(context: CheckContext, seen: Sequence[Seen]) -> list[list[Seen]]:
+def _by_code(seen: Sequence[Seen]) -> list[list[Seen]]:
     """What runs the same code moves the same state: the calls one by one, the ways to predict."""
-    single, groups = {EVALUATE, *calls_of(context)}, dict[str, list[Seen]]()
-    for s in seen:
-        groups.setdefault(s.name if s.name in single else "predict", []).append(s)
-    return list(groups.values())
+    predicting = [s for s in seen if s.kind in (Kind.METHOD, Kind.IN_BATCHES)]
+    return [*([predicting] if predicting else []), *([s] for s in seen if s not in predicting)]
 
 
 def not_repeatable(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> list[Finding]:

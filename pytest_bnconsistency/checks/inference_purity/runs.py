@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +30,26 @@ from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.observations import has_rows, same_outputs
 from pytest_bnconsistency.execution.state import Variables, preserve_state
-from pytest_bnconsistency.models.base import set_batch
+from pytest_bnconsistency.models.base import PREDICT_DATASET, set_batch
 from pytest_bnconsistency.words import first_line
 
 EVALUATED = 32
-DATASET = "predict(dataset)"
 EVALUATE = "evaluate"
+
+
+class Kind(enum.Enum):
+    """Whether a call of the model, a method such as `predict`, one on batches, or `evaluate`."""
+
+    CALL = enum.auto()
+    METHOD = enum.auto()
+    IN_BATCHES = enum.auto()
+    EVALUATION = enum.auto()
+
+    @classmethod
+    def of(cls, context: CheckContext, name: str) -> Kind:
+        if name in calls_of(context):
+            return cls.CALL
+        return cls.IN_BATCHES if name == PREDICT_DATASET else cls.METHOD
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,7 @@ class Seen:
     """
 
     name: str
+    kind: Kind
     outputs: list[Array]
     repeats: bool
     moved: tuple[Any, ...]
@@ -69,7 +85,7 @@ class Runs:
     @property
     def names(self) -> list[str]:
         """Those that predict."""
-        return [s.name for s in self.seen if s.name != EVALUATE]
+        return [s.name for s in self.seen if s.kind is not Kind.EVALUATION]
 
     @property
     def finite(self) -> bool:
@@ -81,10 +97,10 @@ class Runs:
 
         A data set runs once, through the first way to predict.
         """
-        first = next((s for s in self.seen if s.name != DATASET), None)
+        first = next((s for s in self.seen if s.kind is not Kind.IN_BATCHES), None)
         repeats = first is None or first.repeats
         steady = [s for s in self.seen if s.repeats and not s.moved]
-        return [s for s in steady if s.name != DATASET or repeats]
+        return [s for s in steady if s.kind is not Kind.IN_BATCHES or repeats]
 
     def evidence(self) -> dict[str, Any]:
         return {
@@ -104,9 +120,10 @@ def run_all(context: CheckContext, x: Nest) -> Runs:
     owned = [v for v in changeable_variables(context) if id(v) in owner_of]
     names = [*methods_of(context), *reversed(calls_of(context))]
     seen, notes = list[Seen](), list[str]()
-    if DATASET in names and not _joins(context, x):
-        names.remove(DATASET)
-        notes.append(f"not run: {DATASET}, as outputs of batches of unlike sizes can't be joined")
+    in_batches = [name for name in names if Kind.of(context, name) is Kind.IN_BATCHES]
+    for name in in_batches if in_batches and not _joins(context, x) else ():
+        names.remove(name)
+        notes.append(f"not run: {name}, as outputs of batches of unlike sizes can't be joined")
     for name in names:
         try:
             seen.append(_seen(context, x, name, owner_of))
@@ -116,7 +133,7 @@ def run_all(context: CheckContext, x: Nest) -> Runs:
             else:
                 kind = type(error.refusal).__name__
                 raised = f"raises {kind}: {first_line(error)[:120]}"
-                seen.append(Seen(name, [], True, (), raised))
+                seen.append(Seen(name, Kind.of(context, name), [], True, (), raised))
     if _can_evaluate(context):
         seen.append(_evaluated(context, owned))
     return Runs(seen, owner_of, owned, notes)
@@ -146,9 +163,10 @@ def _no_fault(context: CheckContext, x: Nest, name: str, error: RefusedError) ->
     Raises:
         RefusedError: inference refuses the rows as well.
     """
-    own = name.partition("(")[0] in context.subject.own_inference()
+    in_batches = Kind.of(context, name) is Kind.IN_BATCHES
+    own = ("predict" if in_batches else name) in context.subject.own_inference()
     refused = _refuses(context, x, name)
-    if own or (refused and name == DATASET):
+    if own or (refused and in_batches):
         return str(error)
     if refused:
         raise error
@@ -175,8 +193,9 @@ def _runs_in_single_steps(context: CheckContext, x: Nest, name: str) -> bool:
 def _refuses(context: CheckContext, x: Nest, name: str) -> bool:
     """Whether inference refuses the batches that an entry point runs, too."""
     entry_point = traced_entry(context, False)
+    in_batches = Kind.of(context, name) is Kind.IN_BATCHES
     try:
-        batches_of(context, entry_point, x) if name == DATASET else entry_point.run(WHOLE, x)
+        batches_of(context, entry_point, x) if in_batches else entry_point.run(WHOLE, x)
     except RefusedError:
         return True
     return False
@@ -186,7 +205,9 @@ def _seen(context: CheckContext, x: Nest, name: str, owner_of: dict[int, str]) -
     entry_point = entry(context, name)
     first = entry_point.run(WHOLE, x)
     moved = tuple(v for v in first.moved if id(v) in owner_of)
-    return Seen(name, first.outputs, name == DATASET or _repeats(context, x, entry_point), moved)
+    kind = Kind.of(context, name)
+    repeats = kind is Kind.IN_BATCHES or _repeats(context, x, entry_point)
+    return Seen(name, kind, first.outputs, repeats, moved)
 
 
 def _repeats(context: CheckContext, x: Nest, entry_point: Entry) -> bool:
@@ -213,19 +234,20 @@ def _repeats(context: CheckContext, x: Nest, entry_point: Entry) -> bool:
 def _evaluated(context: CheckContext, owned: list[Any]) -> Seen:
     before = Variables(owned)
     try:
-        return Seen(EVALUATE, _scores(context), True, tuple(before.moved()))
+        scores = _scores(context)
+        return Seen(EVALUATE, Kind.EVALUATION, scores, True, tuple(before.moved()))
     finally:
         before.restore()
 
 
-def runner_of(context: CheckContext, name: str) -> Runner:
-    """The entry point of that name, to be run anew on the rows that it runs on here."""
-    owned = changeable_variables(context)
-    if name == EVALUATE:
+def runner_of(context: CheckContext, seen: Seen) -> Runner:
+    """An entry point, to be run anew on the rows that it runs on here."""
+    owned, name = changeable_variables(context), seen.name
+    if seen.kind is Kind.EVALUATION:
         return Runner(
             lambda: _evaluated_recompiled(context), context.subject.own_evaluation(), owned
         )
-    own = [] if name in calls_of(context) else context.subject.own_inference()
+    own = [] if seen.kind is Kind.CALL else context.subject.own_inference()
     return Runner(lambda: run_retraced(context, name), own, owned)
 
 

@@ -50,8 +50,8 @@ def _small_momentum(moving: Sequence[NormalizationLayer]) -> Iterator[Finding]:
             small,
             f"momentum {momentum:g} in {_named(small)}: the statistics are about the last "
             "batches only",
-            "other frameworks count momentum the other way round: "
-            f"{momentum:g} there is {1 - momentum:g} here",
+            f"other frameworks count momentum the other way round: {momentum:g} there is "
+            f"{1 - momentum:g} here",
             f"momentum {1 - momentum:g}, or 0.9 to 0.99",
         )
 

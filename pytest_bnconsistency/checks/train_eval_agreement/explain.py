@@ -100,8 +100,7 @@ def unexplained(m: Measured, bound: str) -> Finding:
     shared = list(dict.fromkeys(t.path for t in m.tracked if t.calls > 1))
     remedy = (
         f"{', '.join(shared)} runs more than once in a step: give each input a normalization "
-        f"layer of its "
-        "own, or join the inputs in one batch"
+        "layer of its own, or join the inputs in one batch"
         if shared
         else "look at what else differs between training and evaluation, in the layers named"
     )

@@ -79,9 +79,8 @@ def _variance_shift(m: Measured) -> Iterator[Cause]:
     yield Cause.tested(
         rules.VARIANCE_SHIFT,
         cause=(
-            f"{drawing} feeds a normalization layer: its statistics were taken with random "
-            f"layers on, and "
-            "evaluation runs with them off"
+            f"{drawing} feeds a normalization layer: its statistics were taken with random layers "
+            "on, and evaluation runs with them off"
         ),
         tested="the stored statistics are those with the random layers on, not those with them "
         "off",

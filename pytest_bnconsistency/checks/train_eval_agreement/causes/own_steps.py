@@ -158,9 +158,8 @@ def _of_other_inputs(m: Measured, kept: float) -> Cause:
             rules.DOMAINS,
             cause=(
                 f"{t.path} normalises {len(inputs)} inputs of unlike distribution in one step "
-                f"({t.role}s {with_training}): training normalises each by itself, evaluation "
-                f"all by one "
-                "mixture"
+                f"({t.role}s {with_training}): training normalises each by itself, evaluation all "
+                "by one mixture"
             ),
             tested=said,
             remedy=JOIN,

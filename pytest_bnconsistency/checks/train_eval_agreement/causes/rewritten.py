@@ -75,8 +75,7 @@ def rewritten(m: Measured) -> Iterator[Cause]:
                 cause=undone.cause,
                 tested=(
                     f"{undone.tested or with_training}; evaluation is then {after:.2g} from that "
-                    f"under "
-                    f"population statistics, as stored {before:.2g}"
+                    f"under population statistics, as stored {before:.2g}"
                 ),
                 remedy=f"{undone.remedy}; {RECALIBRATE}",
                 share=1 - undone.nearer / undone.before if closes else 0.0,
