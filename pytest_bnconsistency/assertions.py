@@ -335,18 +335,23 @@ def enforce(results: Sequence[CheckResult], chosen: settings.Settings, *, asked:
     outcomes = [_outcome(result, chosen, asked) for result in results]
     for result, outcome in zip(results, outcomes, strict=True):
         around.record(result, outcome)
-        if outcome == "warn":
-            warnings.warn(result.headline, UserWarning, stacklevel=4)
-        if chosen.planned_updates is not None:
-            for warning in result.warnings:
-                if "planned_updates" in warning.evidence:
-                    said = printable(f"{warning.headline}; {warning.remedy}")
-                    warnings.warn(said, UserWarning, stacklevel=4)
+        for said in _warned(result, outcome, chosen):
+            warnings.warn(said, UserWarning, stacklevel=4)
     failed = [r for r, outcome in zip(results, outcomes, strict=True) if outcome == "fail"]
     if failed:
         texts = [text.render(r, verbose=around.verbose, reproduce="") for r in failed[:-1]]
         texts.append(text.render(failed[-1], verbose=around.verbose, reproduce=around.reproduce))
         raise ConsistencyFailure("\n\n".join(texts), failed)
+
+
+def _warned(result: CheckResult, outcome: str, chosen: settings.Settings) -> Iterator[str]:
+    """What pytest shows as warnings: a verdict on request, and a schedule that is too short."""
+    if outcome == "warn":
+        yield result.headline
+    if chosen.planned_updates is not None:
+        for warning in result.warnings:
+            if "planned_updates" in warning.evidence:
+                yield printable(f"{warning.headline}; {warning.remedy}")
 
 
 def _outcome(result: CheckResult, chosen: settings.Settings, asked: bool) -> str:

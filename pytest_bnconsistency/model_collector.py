@@ -50,20 +50,27 @@ def register(config: pytest.Config, baseline: bool) -> None:
     `baseline` says that they are compared with their baselines where no checks are named.
     """
     given: list[tuple[str, str]] = config.getoption("bn_given") or []
-    on_command_line = any(kind == "model" for kind, _ in given)
+    on_command_line = _names_models(given)
     if not on_command_line:
         given = [*(("model", spec) for spec in ini.words(config, "model")), *given]
     names = _names(config)
     checks = _checks(names, baseline)
-    if not any(kind == "model" for kind, _ in given):
+    if not _names_models(given):
         if given or config.getoption("bn_check"):
             flag = DATA if given else "--bn-check"
             raise OptionError(f"{flag} is for models, and none is named; give {MODEL}, too")
         return
     models = _named(config, given, on_command_line)
     config.pluginmanager.register(ZeroCode(models, checks, bool(names)))
+    _collect(config, dict.fromkeys(model.target.path for model in models), on_command_line)
 
-    files = dict.fromkeys(model.target.path for model in models)
+
+def _names_models(given: Iterable[tuple[str, str]]) -> bool:
+    return any(kind == "model" for kind, _ in given)
+
+
+def _collect(config: pytest.Config, files: Iterable[Path], on_command_line: bool) -> None:
+    """Have pytest collect the models' files, alone or beside the paths of the run."""
     if on_command_line and not config.option.file_or_dir:
         config.args[:] = map(str, files)
     elif on_command_line or not config.option.file_or_dir:

@@ -305,19 +305,14 @@ def parse(name: str, value: Any) -> Any:
     if value is None and "None" in kind:
         return None
     if "choices" in meta:
-        if value not in meta["choices"]:
-            expected = ", ".join(meta["choices"])
-            raise OptionError(f"option {name!r} is {value!r}; expected one of {expected}")
-        return value
+        return _choice(name, value, meta["choices"])
     if name in _READERS:
         return _READERS[name](name, value)
     if "Mapping" in kind and isinstance(value, Mapping):
         return {pattern: parse(name, reason) for pattern, reason in value.items()}
     if kind.startswith("str"):
-        if not isinstance(value, str) or not value.strip():
-            wanted = "a reason, or {pattern: reason}" if "Mapping" in kind else "a string"
-            raise OptionError(f"option {name!r} is {value!r}; expected {wanted}")
-        return value
+        wanted = "a reason, or {pattern: reason}" if "Mapping" in kind else "a string"
+        return _text(name, value, wanted)
     return _number(name, value, int if kind.startswith("int") else float)
 
 
@@ -328,6 +323,18 @@ def _flag(name: str, value: Any) -> bool:
     if found is None:
         raise OptionError(f"option {name!r} is {value!r}; expected true or false")
     return found
+
+
+def _choice(name: str, value: Any, choices: Sequence[str]) -> Any:
+    if value not in choices:
+        raise OptionError(f"option {name!r} is {value!r}; expected one of {', '.join(choices)}")
+    return value
+
+
+def _text(name: str, value: Any, wanted: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise OptionError(f"option {name!r} is {value!r}; expected {wanted}")
+    return value
 
 
 def _number(name: str, value: Any, number: type[int] | type[float]) -> int | float:

@@ -214,15 +214,18 @@ class Archive:
             return None
         return cls(spec, _existing(DATA, spec, spec, list(folders)))
 
-    def load(self) -> Any:
+    def _arrays(self) -> dict[str, Any]:
         import numpy as np
 
         try:
             # A pickle can run code.
             with np.load(self.path, allow_pickle=False) as archive:
-                arrays = dict(archive)
+                return dict(archive)
         except Exception as error:
             raise DataError(f"{DATA}: {self.path.name} is no readable npz ({error})") from error
+
+    def load(self) -> Any:
+        arrays = self._arrays()
         x, y = (_nest(arrays, name) for name in "xy")
         if x is None:
             raise DataError(

@@ -75,18 +75,24 @@ def expect_failure(
     matching = [finding for finding in result.findings if finding.rule == rule]
     wrong = [] if matching else [f"rule {[f.rule for f in result.findings]}, expected {rule}"]
     for found in matching[:1]:
-        if layer is not None and found.layer != layer:
-            wrong.append(f"layer {found.layer!r}, expected {layer!r}")
-        if cause_tested is not None and found.cause_tested is not cause_tested:
-            wrong.append(f"cause_tested {found.cause_tested}, expected {cause_tested}")
+        wanted = {"layer": layer, "cause_tested": cause_tested}
+        wrong += _other_than(found, {k: v for k, v in wanted.items() if v is not None})
         if cause_contains is not None and cause_contains not in found.cause:
             wrong.append(f"cause {found.cause!r}, expected {cause_contains!r} in it")
-        named = [found.cause, *(finding.rule for finding in result.findings)]
-        wrong += [f"{other!r} is named" for other in without if any(other in n for n in named)]
+        named = "\n".join([found.cause, *(finding.rule for finding in result.findings)])
+        wrong += [f"{other!r} is named" for other in without if other in named]
     if wrong:
         rendered = text.render(result, verbose=True)
         raise AssertionError("\n".join(wrong) + f"\nThe whole result:\n{rendered}")
     return matching[0]
+
+
+def _other_than(found: Finding, wanted: dict[str, Any]) -> list[str]:
+    return [
+        f"{name} {getattr(found, name)!r}, expected {value!r}"
+        for name, value in wanted.items()
+        if getattr(found, name) != value
+    ]
 
 
 @contextlib.contextmanager
@@ -116,16 +122,7 @@ def _state(model: Any, nests: tuple[Any, ...]) -> dict[str, Any]:
     }
     layers = list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else []
     optimizer = getattr(model, "optimizer", None)
-    variables_ = [*_listed(model, "variables"), *_listed(model, "weights")]
-    variables = {"model": list({id(variable): variable for variable in variables_}.values())}
-    for part in (optimizer, *getattr(model, "metrics", [])):
-        variables[f"{type(part).__name__} {id(part)}"] = _listed(part, "variables")
-    for owner, variables_ in variables.items():
-        found[f"{owner}: number of variables"] = len(variables_)
-        for index, variable in enumerate(variables_):
-            value = np.asarray(variable.numpy())
-            name = getattr(variable, "path", None) or getattr(variable, "name", "")
-            found[f"{owner}: {index} {name}"] = value.shape, value.tobytes()
+    found |= _variables(model)
     for index, layer in enumerate(layers):
         found[f"layer {index} {layer.name}: trainable"] = layer.trainable
         found.update((f"layer {index} {layer.name}.{name}", "there") for name in vars(layer))
@@ -141,6 +138,22 @@ def _state(model: Any, nests: tuple[Any, ...]) -> dict[str, Any]:
     for index, leaf in enumerate(flatten(list(nests))):
         if isinstance(leaf, np.ndarray):
             found[f"array {index} of the data"] = leaf.shape, leaf.tobytes()
+    return found
+
+
+def _variables(model: Any) -> dict[str, Any]:
+    """The bytes of the variables of a model, its optimizer and its metrics."""
+    found: dict[str, Any] = {}
+    variables_ = [*_listed(model, "variables"), *_listed(model, "weights")]
+    variables = {"model": list({id(variable): variable for variable in variables_}.values())}
+    for part in (getattr(model, "optimizer", None), *getattr(model, "metrics", [])):
+        variables[f"{type(part).__name__} {id(part)}"] = _listed(part, "variables")
+    for owner, variables_ in variables.items():
+        found[f"{owner}: number of variables"] = len(variables_)
+        for index, variable in enumerate(variables_):
+            value = np.asarray(variable.numpy())
+            name = getattr(variable, "path", None) or getattr(variable, "name", "")
+            found[f"{owner}: {index} {name}"] = value.shape, value.tobytes()
     return found
 
 

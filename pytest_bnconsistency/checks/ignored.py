@@ -37,12 +37,20 @@ def without_ignored(result: CheckResult, ignore: Mapping[str, str] | None) -> Ch
     """
     if not ignore or result.verdict not in DECIDED:
         return result
-    entries = [Entry(text, reason) for text, reason in ignore.items()]
+    left = _left(result, [Entry(text, reason) for text, reason in ignore.items()])
+    if result.verdict is not Verdict.FAILED or left.findings:
+        return left
+    reasons = dict.fromkeys(f"{one.finding.rule} ({one.reason})" for one in left.ignored)
+    said = f"{counted(len(result.findings), 'finding')}, ignored on purpose: {', '.join(reasons)}"
+    return dataclasses.replace(left, verdict=Verdict.PASSED, summary=said, hint="")
+
+
+def _left(result: CheckResult, entries: Sequence[Entry]) -> CheckResult:
     found = (*result.findings, *result.warnings)
     ignored = tuple(one for finding in found if (one := _ignored(finding, entries)))
     taken = [one.finding for one in ignored]
     used = {entry for finding in found for entry in _taking(finding, entries)}
-    left = dataclasses.replace(
+    return dataclasses.replace(
         result,
         findings=_without(result.findings, taken),
         warnings=_without(result.warnings, taken),
@@ -50,13 +58,6 @@ def without_ignored(result: CheckResult, ignore: Mapping[str, str] | None) -> Ch
         unmatched=tuple(e.text for e in entries if e.is_for(result.check) and e not in used),
         notes=(*result.notes, *_partly(found, entries)),
     )
-    if result.verdict is Verdict.FAILED and not left.findings:
-        said = f"{counted(len(result.findings), 'finding')}, ignored on purpose: "
-        reasons = dict.fromkeys(f"{one.finding.rule} ({one.reason})" for one in ignored)
-        return dataclasses.replace(
-            left, verdict=Verdict.PASSED, summary=said + ", ".join(reasons), hint=""
-        )
-    return left
 
 
 def _ignored(finding: Finding, entries: Sequence[Entry]) -> Ignored | None:

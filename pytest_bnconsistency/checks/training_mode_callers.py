@@ -47,6 +47,20 @@ def who_tells(
         undone: tests a cause; what `call` itself is told needs no test.
     """
     paths = {id(c.layer): c.path for c in called}
+    return (
+        _by_default(subject, call, called, undone, paths)
+        or _by_argument(call, paths)
+        or _by_phase(subject)
+    )
+
+
+def _by_default(
+    subject: Subject,
+    call: Call | None,
+    called: Sequence[Call],
+    undone: Undone,
+    paths: Mapping[int, str],
+) -> Teller | None:
     inference = subject.call_text(False)
     model, *layers = _started(subject.model, called, call)
     for layer, in_inference_mode in (model, *reversed(layers)):
@@ -65,24 +79,29 @@ def who_tells(
             f"{path}'s call defaults to training=True",
             f"call the model with training=False for inference, {inference}; or {there}",
         )
-    if call is not None and True in call.called_with:
-        in_inference_mode = [*call.parents, call.layer][call.called_with.index(True)]
-        path = (
-            call.path
-            if in_inference_mode is call.layer
-            else paths.get(id(in_inference_mode), type(in_inference_mode).__name__)
-        )
-        return Teller(
-            f"{path} is called with training=True",
-            "call the model with training=False; take training=True out of the call (pass "
-            "training=None on)",
-        )
-    if subject.training_phase():
-        return Teller(
-            "the global learning phase is set to training",
-            f"set it to 0, or call the model with training=False for inference, {inference}",
-        )
     return None
+
+
+def _by_argument(call: Call | None, paths: Mapping[int, str]) -> Teller | None:
+    if call is None or True not in call.called_with:
+        return None
+    layer = [*call.parents, call.layer][call.called_with.index(True)]
+    path = call.path if layer is call.layer else paths.get(id(layer), type(layer).__name__)
+    return Teller(
+        f"{path} is called with training=True",
+        "call the model with training=False; take training=True out of the call (pass "
+        "training=None on)",
+    )
+
+
+def _by_phase(subject: Subject) -> Teller | None:
+    if not subject.training_phase():
+        return None
+    inference = subject.call_text(False)
+    return Teller(
+        "the global learning phase is set to training",
+        f"set it to 0, or call the model with training=False for inference, {inference}",
+    )
 
 
 def _started(

@@ -22,7 +22,7 @@ from pytest_bnconsistency.data.arrays import (
     numpy_dtype,
     rebuild,
 )
-from pytest_bnconsistency.data.recipes import Recipe, Row
+from pytest_bnconsistency.data.recipes import OF_DATA, Recipe, Row
 from pytest_bnconsistency.errors import DataError
 
 
@@ -70,13 +70,10 @@ class Source:
             row = recipe.row(place)
             if row.kind == "like":
                 made = batch[row.row]
-            elif row.kind in ("data", "times", "shuffled", "mixed"):
+            elif row.kind in OF_DATA:
                 made = _of_sample(row, sample)
-            elif is_float(batch) and not _is_mask(spec):
-                made = self._floats(row, shape, index)
             else:
-                made = self._ids(row, spec, shape, index)
-                made = np.asarray(spec.values)[made] if spec.values else made
+                made = self._generated(row, spec, shape, index, floats=is_float(batch))
             if is_float(batch) and self._bounded:
                 made = np.clip(made, self.low, self.high)
             with np.errstate(over="ignore"):  # narrow floats have no room for a hundredfold
@@ -84,6 +81,14 @@ class Source:
             if row.spike is not None and batch[place].size:
                 self._spike(batch[place : place + 1], row, spec)
         return batch
+
+    def _generated(
+        self, row: Row, spec: Spec, shape: tuple[int, ...], index: int, *, floats: bool
+    ) -> Array:
+        if floats and not _is_mask(spec):
+            return self._floats(row, shape, index)
+        made = self._ids(row, spec, shape, index)
+        return np.asarray(spec.values)[made] if spec.values else made
 
     @property
     def _bounded(self) -> bool:
@@ -146,6 +151,16 @@ class Source:
             row.flat[place] = spec.values[bounded] if spec.values else bounded
 
 
+def _check_shape(spec: Spec) -> None:
+    if spec.shape is None:
+        raise DataError(
+            f"input {spec.name!r} has no shape, not even a number of axes; expected a Spec such "
+            "as Spec((32, 32, 3), 'float32')"
+        )
+    if any(axis is not None and axis < 1 for axis in spec.shape):
+        raise DataError(f"input {spec.name!r} has shape {spec.shape}; expected axes of 1 or more")
+
+
 def checked(source: Source) -> Source:
     """`source`, if some batch can be made with it.
 
@@ -157,15 +172,7 @@ def checked(source: Source) -> Source:
             f"low={source.low:g} and high={source.high:g} exclude every value; expected low first"
         )
     for spec in flatten(source.specs):
-        if spec.shape is None:
-            raise DataError(
-                f"input {spec.name!r} has no shape, not even a number of axes; expected a Spec "
-                "such as Spec((32, 32, 3), 'float32')"
-            )
-        if any(axis is not None and axis < 1 for axis in spec.shape):
-            raise DataError(
-                f"input {spec.name!r} has shape {spec.shape}; expected axes of 1 or more"
-            )
+        _check_shape(spec)
         whole = spec.dtype.startswith(("int", "uint"))
         if whole and spec.vocabulary < 1:
             raise DataError(

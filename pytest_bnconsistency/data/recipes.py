@@ -151,21 +151,12 @@ class Recipe:
                 f"rows that are not zero: {EXAMPLE!r}"
             )
         rest = Row.parse(found["rest"]) if found["rest"] else Row()
-        size, rows = None, {}
+        size, rows = None, dict[int, Row]()
         for part in parts:
             if part.startswith("size ") and part[5:].isdigit():
                 size = int(part[5:])
-                continue
-            placed = _PLACE.fullmatch(part)
-            if placed is None:
-                raise DataError(f"{part!r} in a recipe says no row; expected: row 1 constant 100")
-            row, first = Row.parse(placed["row"]), int(placed["first"])
-            last = int(placed["last"] or first)
-            if not first <= last < count:
-                raise DataError(
-                    f"{part!r} in a recipe of {count} rows; expected rows from 0 to {count - 1}"
-                )
-            rows.update(dict.fromkeys(range(first, last + 1), row))
+            else:
+                rows |= _placed(part, count)
         for place, row in rows.items():
             if row.kind == "like" and row.row >= place:
                 raise DataError(f"row {place} of a recipe is {row}; expected an earlier row")
@@ -183,6 +174,20 @@ class Recipe:
     def kept(self) -> list[int]:
         """The places of the rows that are like the rest."""
         return [place for place in range(self.count) if place not in self.rows]
+
+
+def _placed(part: str, count: int) -> dict[int, Row]:
+    """The rows that a part of a recipe places."""
+    placed = _PLACE.fullmatch(part)
+    if placed is None:
+        raise DataError(f"{part!r} in a recipe says no row; expected: row 1 constant 100")
+    row, first = Row.parse(placed["row"]), int(placed["first"])
+    last = int(placed["last"] or first)
+    if not first <= last < count:
+        raise DataError(
+            f"{part!r} in a recipe of {count} rows; expected rows from 0 to {count - 1}"
+        )
+    return dict.fromkeys(range(first, last + 1), row)
 
 
 def _number(value: float) -> str:

@@ -229,21 +229,26 @@ def _traced(value: Any, seen: set[int]) -> Iterator[Any]:
     if not callable(value) or isinstance(value, type) or id(value) in seen:
         return
     seen.add(id(value))
-    inner: list[Any] = [getattr(value, "__wrapped__", None)]
     if hasattr(value, "get_concrete_function"):
         yield value
-        inner.append(getattr(value, "python_function", None))
-    elif isinstance(value, types.MethodType):
+    for part in (getattr(value, "__wrapped__", None), *_parts_of(value)):
+        yield from _traced(part, seen)
+
+
+def _parts_of(value: Any) -> list[Any]:
+    """What a callable is made of."""
+    if hasattr(value, "get_concrete_function"):
+        return [getattr(value, "python_function", None)]
+    if isinstance(value, types.MethodType):
         owner, kind = value.__self__, type(value.__self__)
         compiled = [n for n, v in vars(kind).items() if hasattr(v, "get_concrete_function")]
-        inner += [value.__func__, *(getattr(owner, name) for name in compiled)]
-        inner += list(getattr(owner, "__dict__", {}).values())
-    elif isinstance(value, functools.partial):
-        inner += [value.func, *value.args, *value.keywords.values()]
-    elif isinstance(value, types.FunctionType):
-        inner += _cells(value) if _is_library_code(value) else _referred(value)
-    for part in inner:
-        yield from _traced(part, seen)
+        own = getattr(owner, "__dict__", {}).values()
+        return [value.__func__, *(getattr(owner, name) for name in compiled), *own]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, types.FunctionType):
+        return list(_cells(value) if _is_library_code(value) else _referred(value))
+    return []
 
 
 def _is_library_code(function: types.FunctionType) -> bool:

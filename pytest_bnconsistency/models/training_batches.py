@@ -28,14 +28,19 @@ def _batches_of(signature: Any) -> Iterator[TracedBatch]:
     # An iterator's spec tells those of its elements under a name that is not public; where that
     # is gone, `fit` runs on batches as they are given only.
     args = [arg for arg in tf.nest.flatten(signature[0]) if isinstance(arg, tf.data.IteratorSpec)]
+    if not args:
+        yield from _called_with(signature[0])
     for iterator in args:
         specs = getattr(iterator, "_element_spec", None)
         if specs is not None and _is_dense(specs):
             yield TracedBatch(specs)
-    given = tuple(arg for arg in signature[0] if any(map(_is_tensor, tf.nest.flatten(arg))))
+
+
+def _called_with(args: Sequence[Any]) -> Iterator[TracedBatch]:
+    given = tuple(arg for arg in args if any(map(_is_tensor, tf.nest.flatten(arg))))
     if len(given) == 1 and isinstance(given[0], tuple):
         given = given[0]
-    if given and not args and _is_dense(given):
+    if given and _is_dense(given):
         # Only `train_on_batch` of Keras hands on the weights of samples that there are none of.
         yield TracedBatch(given, by_call=None in tf.nest.flatten(given))
 

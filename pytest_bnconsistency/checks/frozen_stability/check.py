@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability import explain, warnings
-from pytest_bnconsistency.checks.frozen_stability.declared import Declarations, not_frozen
+from pytest_bnconsistency.checks.frozen_stability.declared import Declarations
 from pytest_bnconsistency.checks.frozen_stability.measure import (
     measured,
     start_of,
@@ -18,7 +18,12 @@ from pytest_bnconsistency.checks.frozen_stability.measure import (
     training_pass,
     with_table,
 )
-from pytest_bnconsistency.checks.frozen_stability.summary import evidence_of, notes_of, summary_of
+from pytest_bnconsistency.checks.frozen_stability.summary import (
+    evidence_of,
+    notes_of,
+    open_question,
+    summary_of,
+)
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.accepted_sizes import only_size
@@ -93,22 +98,7 @@ def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:
     )
     if findings:
         return result
-    free_layers = not_frozen(context.subject, training, declared.frozen).values()
-    if not ran.trained and any(map(context.subject.trainable, free_layers)):
-        return replace(
-            result,
-            verdict=Verdict.VACUOUS,
-            summary=f"{m.steps.path} changed no variable of this model in {len(ran.sizes)} runs",
-            hint="give a train_step(x, y) that trains the model that is given",
-        )
-    blind = [f for f in m.frozen if not m.compared(f)]
-    if blind:
-        return replace(
-            result,
-            verdict=Verdict.VACUOUS,
-            summary=f"the outputs of {blind[0].path} are NaN or Inf in both modes, in "
-            f"{len(blind)} of {counted(len(m.frozen), 'frozen layer')}",
-            hint="look for NaN in the weights; statistics_health says whether stored statistics "
-            "are at fault",
-        )
+    if question := open_question(training, m, ran):
+        why, hint = question
+        return replace(result, verdict=Verdict.VACUOUS, summary=why, hint=hint)
     return replace(result, verdict=Verdict.PASSED, summary=summary_of(m, ran))

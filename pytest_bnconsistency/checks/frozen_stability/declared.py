@@ -86,11 +86,8 @@ def _declared(
 
     if not own:
         return by("trainable=False")
-    for parent in reversed(call.parents):
-        if not subject.trainable(parent):
-            return by(f"trainable=False on {parent.name}", above=True)
-    if not subject.trainable(subject.model):
-        return by("trainable=False on the model", above=True)
+    if (above := _frozen_above(subject, call)) is not None:
+        return by(f"trainable=False on {above}", above=True)
     if pattern and fnmatch.fnmatchcase(call.path, pattern):
         return by(f"pattern {pattern}", expected=True)
     outer = [each for each in (layer, *reversed(call.parents)) if id(each) in in_inference]
@@ -98,6 +95,14 @@ def _declared(
     if not outer:
         return None
     return by(f"training=False in the call of {outer[0].name}", inference_only=True)
+
+
+def _frozen_above(subject: Subject, call: Call) -> str | None:
+    """What holds the call's layer and is frozen by its flag, the nearest first."""
+    for parent in reversed(call.parents):
+        if not subject.trainable(parent):
+            return str(parent.name)
+    return None if subject.trainable(subject.model) else "the model"
 
 
 def _all_calls(training: Pass) -> Iterator[Call]:

@@ -29,6 +29,25 @@ def summary_of(m: Measured, ran: Ran) -> str:
     )
 
 
+def open_question(training: Pass, m: Measured, ran: Ran) -> tuple[str, str] | None:
+    """Why nothing can be told though nothing moved, and what to do; None where it can."""
+    free_layers = not_frozen(m.subject, training, m.frozen).values()
+    if not ran.trained and any(map(m.subject.trainable, free_layers)):
+        return (
+            f"{m.steps.path} changed no variable of this model in {len(ran.sizes)} runs",
+            "give a train_step(x, y) that trains the model that is given",
+        )
+    blind = [f for f in m.frozen if not m.compared(f)]
+    if blind:
+        return (
+            f"the outputs of {blind[0].path} are NaN or Inf in both modes, in {len(blind)} of "
+            f"{counted(len(m.frozen), 'frozen layer')}",
+            "look for NaN in the weights; statistics_health says whether stored statistics are at "
+            "fault",
+        )
+    return None
+
+
 def notes_of(training: Pass, m: Measured, ran: Ran, start: Start | None) -> tuple[str, ...]:
     subject, notes = m.subject, list[str]()
     if not m.steps.possible:
