@@ -114,8 +114,12 @@ def judged(
         missing = by_default and not libraries.has("hypothesis")
         return replace(result, notes=(*result.notes, UNTRIED)) if missing else result
     oracle = kind(context, x, result)
-    if oracle.random:
-        return result
+    return result if oracle.random else _searched(check, context, oracle, result, count)
+
+
+def _searched(
+    check: str, context: CheckContext, oracle: Oracle, result: CheckResult, count: int
+) -> CheckResult:
     # What fails is there to be found, if a pass can see it.
     broken = {f.rule for f in result.findings if not _only_in_methods(context, f)}
     shows = not broken.isdisjoint(oracle.breaks)

@@ -177,19 +177,7 @@ def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) 
     given = _batches(stream)
     first = next(given, None)
     batches = _parts([] if first is None else itertools.chain([first], given))
-    parts: list[tuple[Any, ...]] = []
-    sizes: list[int] = []
-    for part in batches:
-        if not parts:
-            _check_batched(part[0], specs)
-        parts.append(part)
-        arrays = flatten(as_arrays(part[0], "x"))
-        sizes.append(len(arrays[0]))
-        if sizes[-1]:
-            row = sum(array.nbytes // sizes[-1] for array in arrays)
-            max_rows = min(max_rows, max(FEWEST_KEPT, KEPT_BYTES // max(row, 1)))
-        if sum(sizes) >= max_rows:
-            break
+    parts, sizes, max_rows = _kept(batches, specs, max_rows)
     if not parts:
         raise DataError("the data set has no batches; expected at least one row")
     full = [part for part, size in zip(parts, sizes, strict=True) if size] or parts[:1]
@@ -215,6 +203,26 @@ def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) 
         empty_batches=sizes.count(0),
         form=form,
     )
+
+
+def _kept(
+    batches: Iterator[tuple[Any, ...]], specs: Nest | None, max_rows: int
+) -> tuple[list[tuple[Any, ...]], list[int], int]:
+    """The first batches, their sizes, and how many rows of them are kept: as many as are small."""
+    parts: list[tuple[Any, ...]] = []
+    sizes: list[int] = []
+    for part in batches:
+        if not parts:
+            _check_batched(part[0], specs)
+        parts.append(part)
+        arrays = flatten(as_arrays(part[0], "x"))
+        sizes.append(len(arrays[0]))
+        if sizes[-1]:
+            row = sum(array.nbytes // sizes[-1] for array in arrays)
+            max_rows = min(max_rows, max(FEWEST_KEPT, KEPT_BYTES // max(row, 1)))
+        if sum(sizes) >= max_rows:
+            break
+    return parts, sizes, max_rows
 
 
 def _remaining(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -109,11 +110,7 @@ def fitting_size(subject: Subject, make: Callable[[int], Nest]) -> int:
         except Exception as error:
             refusal = refusal or f"{size}: {first_line(error)}"
             continue
-        if any(
-            np.ndim(output) and len(output) == rows_of(x)
-            for output in outputs
-            if output is not None
-        ):
+        if any(map(functools.partial(_has_rows_of, x), outputs)):
             return size
         running = running or size  # it runs, and gives other rows than it is given
     if running:
@@ -155,6 +152,10 @@ def takes(subject: Subject, x: Nest) -> bool:
     except Exception:
         return False
     return True
+
+
+def _has_rows_of(x: Nest, output: Any) -> bool:
+    return output is not None and bool(np.ndim(output)) and len(output) == rows_of(x)
 
 
 def _declared_sizes(subject: Subject) -> list[int]:

@@ -28,6 +28,7 @@ from pytest_bnconsistency.execution.graphs import (
     is_batch,
     names_behind,
     operation_count,
+    sources_of,
     tensors_in,
     traced_in,
     variable_uses,
@@ -267,14 +268,7 @@ class Pass:
             if id(call.layer) in random
             for tensor in tensors
         }
-        reaching: dict[str, dict[int, Any]] = {}
-        for operation in self._concrete.graph.get_operations():
-            own = source.get(operation.name)
-            found = {} if own is None else {id(own): own}
-            for tensor in operation.inputs:
-                found |= reaching.get(tensor.op.name, {})
-            if found:
-                reaching[operation.name] = found
+        reaching = sources_of(self._concrete.graph, source)
         fed: dict[int, dict[int, Any]] = {}
         for call in self.calls:
             given = [list(call.args), dict(call.kwargs)]

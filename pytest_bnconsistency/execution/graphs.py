@@ -77,6 +77,19 @@ def traced_in(graph: Any, nest: Any) -> list[Any]:
     return [tensor for tensor in tensors_in(nest) if getattr(tensor, "graph", None) is graph]
 
 
+def sources_of(graph: Any, sources: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
+    """By operation, what of the operations `sources` reaches it, by the identity of its value."""
+    reaching: dict[str, dict[int, Any]] = {}
+    for operation in graph.get_operations():
+        own = sources.get(operation.name)
+        found = {} if own is None else {id(own): own}
+        for tensor in operation.inputs:
+            found |= reaching.get(tensor.op.name, {})
+        if found:
+            reaching[operation.name] = found
+    return reaching
+
+
 def written_variables(concrete: Any) -> list[Any]:
     """The variables that a traced function writes to; all that it holds, where it calls others."""
     graph = concrete.graph

@@ -233,15 +233,21 @@ def by_mask_input(x: Nest, places: Sequence[int]) -> Sequences | None:
     """
     leaves = [flatten(x)[place] for place in places]
     for mask in leaves if len(leaves) > 1 else []:
-        if mask.ndim != 2 or not np.isin(mask, (0, 1)).all() or mask.all():
-            continue
         counted = mask.astype(bool)
+        if not _is_mask(mask) or not _in_one_piece(counted):
+            continue
         steps = [leaf[~counted] for leaf in leaves]
-        alike = all((step == step[0]).all() for step in steps)
-        if alike and counted.any(axis=1).all() and _in_one_piece(counted):
+        if all((step == step[0]).all() for step in steps):
             padding = tuple(step[0] for step in steps)
             return Sequences(tuple(places), counted, padding, _side(counted))
     return None
+
+
+def _is_mask(leaf: Array) -> bool:
+    """Whether it is 0 or 1 for each step, 1 somewhere in each row, and not everywhere."""
+    if leaf.ndim != 2 or not np.isin(leaf, (0, 1)).all() or leaf.all():
+        return False
+    return bool(leaf.any(axis=1).all())
 
 
 def by_own_mask(seen: Pass, x: Nest, places: Sequence[int]) -> Sequences | None:

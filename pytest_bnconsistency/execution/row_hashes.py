@@ -139,23 +139,24 @@ class Operations(Instrument):
         self.results.clear()
         indices: dict[str, int] = {}
         prints: list[Any] = []
-        for operation in graph.get_operations():
-            if operation.name not in behind:
-                continue
+        for operation in (o for o in graph.get_operations() if o.name in behind):
             given = tuple(indices[t.name] for t in operation.inputs if t.name in indices)
             for tensor in operation.outputs:
-                ranked = tensor.shape.rank is not None
-                opaque = tensor.dtype in (tf.variant, tf.resource) or not ranked
-                if not (operation.inputs or opaque):
+                if not (operation.inputs or _is_opaque(tensor)):
                     continue  # x, or the same for all batches
                 indices[tensor.name] = len(prints)
-                prints.append(
-                    tf.zeros([0, 8], tf.uint8) if opaque else along_rows(tensor, self._rows)
-                )
+                nothing = tf.zeros([0, 8], tf.uint8)
+                prints.append(nothing if _is_opaque(tensor) else along_rows(tensor, self._rows))
+                ranked = tensor.shape.rank is not None
                 self.results.append(
                     Result(operation.name, operation.type, _description(operation), given, ranked)
                 )
         return prints
+
+
+def _is_opaque(tensor: Any) -> bool:
+    """Whether it can't be compared: it is no array, or nobody knows how many axes it has."""
+    return tensor.dtype in (tf.variant, tf.resource) or tensor.shape.rank is None
 
 
 def _description(operation: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -68,18 +69,18 @@ def squared_distances(side: Side, reference: Side) -> Array:
 def deciding(outputs: list[Array], data: Data) -> list[bool]:
     """Which outputs are scores of classes: they sum to one, or the targets are classes."""
     targets = flatten(data.y) if data.y is not None else []
-    found = []
-    for index, output in enumerate(outputs):
-        if output.ndim < 2 or not is_float(output):
-            found.append(False)
-            continue
-        target = targets[index] if index < len(targets) else None
-        several = output.shape[-1] > 1
-        probabilities = output.min() >= 0 and np.allclose(output.sum(-1), 1, atol=1e-2)
-        binary = not several and output.min() >= 0 and output.max() <= 1
-        classes = several and target is not None and _are_classes(target, output)
-        found.append(bool((several and probabilities) or binary or classes))
-    return found
+    pairs = itertools.zip_longest(outputs, targets[: len(outputs)])
+    return [_are_scores(output, target) for output, target in pairs]
+
+
+def _are_scores(output: Array, target: Array | None) -> bool:
+    if output.ndim < 2 or not is_float(output):
+        return False
+    if output.shape[-1] == 1:
+        return bool(output.min() >= 0 and output.max() <= 1)
+    if output.min() >= 0 and np.allclose(output.sum(-1), 1, atol=1e-2):
+        return True
+    return target is not None and _are_classes(target, output)
 
 
 def right(side: Side, data: Data) -> float | None:

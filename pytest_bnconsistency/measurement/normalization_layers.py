@@ -179,20 +179,23 @@ def find(training: Pass, x: Any) -> list[Tracked]:
     variables = [owners[key][0] for key in kept]
     open_shares = {key: share for key, share in kept.items() if declared[key] is None}
     cumulative = _cumulative(training, x, variables, open_shares)
-    found: list[Tracked] = []
-    for key, share in kept.items():
+
+    def tracked(key: int, share: float) -> Tracked:
         variable, calls = owners[key]
         retention, times = declared[key] or (share, len(calls))
         t = Tracked(variable, calls[0].layer, calls[0].path, "other", retention, times)
         given = [(i, records[i]) for i, c in enumerate(training.calls) if c.layer is t.layer]
         named = _named(training.subject, t, low[key] / (1 - retention), given)
-        if key not in cumulative:
-            found.append(named)
-        elif named.places:
-            found.append(dataclasses.replace(named, cumulative=True))
+        return dataclasses.replace(named, cumulative=key in cumulative)
+
+    every = [tracked(key, share) for key, share in kept.items()]
+    return _recognisable([t for t in every if t.places or not t.cumulative])
+
+
+def _recognisable(found: list[Tracked]) -> list[Tracked]:
     # What a black box normalises inside is no input of its own.
     known = {id(t.layer) for t in found if t.known or isinstance(t.layer, Part)}
-    return [_with_partner(tracked, found) for tracked in found if id(tracked.layer) in known]
+    return [_with_partner(t, found) for t in found if id(t.layer) in known]
 
 
 def _written_candidates(training: Pass) -> dict[int, tuple[Any, list[Call]]]:

@@ -122,10 +122,15 @@ def by_behaviour(
     for layer in dict.fromkeys(t.layer for t in tracked if t.known):
         own = [t for t in tracked if t.layer is layer]
         n = found.get(id(layer)) or NormalizationLayer(layer, own[0].path, _by_role(own), True)
-        if n.declared is None and not n.adapts and not n.fresh:
-            n = dataclasses.replace(n, measured=_momentum(next(t for t in own if t.known)))
-        found[id(layer)] = n
+        found[id(layer)] = _with_momentum(n, next(t for t in own if t.known))
     return list(found.values())
+
+
+def _with_momentum(n: NormalizationLayer, measured: Tracked) -> NormalizationLayer:
+    """With what was measured, where the layer declares no momentum and has one."""
+    if n.declared is not None or n.adapts or n.fresh:
+        return n
+    return dataclasses.replace(n, measured=_momentum(measured))
 
 
 def _by_role(tracked: Sequence[Tracked]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -91,18 +92,20 @@ def swapped(
         alike = (i for i, value in enumerate(stored) if value.shape == stored[place].shape)
         return min(alike, key=lambda source: off(place, source))
 
-    moved: dict[int, int] = {}
-    within = True
-    for cycle in _cycles([nearest(place) for place in range(len(stored))]):
-        own = dict(zip(cycle, [*cycle[1:], cycle[0]], strict=True))
-        near = sum(off(*pair) for pair in own.items())
-        if stored[cycle[0]].size >= FEWEST_CHANNELS and near < NEARER * sum(
-            off(place, place) for place in cycle
-        ):
-            moved |= own
-            within &= len({id(tracked[place].layer) for place in cycle}) == 1
-    if not moved:
+    def nearer(cycle: Sequence[int]) -> bool:
+        """Whether each is much nearer to the next one's place than to its own."""
+        exchanged = sum(off(*pair) for pair in _exchanged(cycle).items())
+        return exchanged < NEARER * sum(off(place, place) for place in cycle)
+
+    cycles = [
+        cycle
+        for cycle in _cycles(list(map(nearest, range(len(stored)))))
+        if stored[cycle[0]].size >= FEWEST_CHANNELS and nearer(cycle)
+    ]
+    if not cycles:
         return None
+    moved = dict(itertools.chain.from_iterable(_exchanged(cycle).items() for cycle in cycles))
+    within = all(len({id(tracked[place].layer) for place in cycle}) == 1 for cycle in cycles)
     return Swapped(
         [tracked[place] for place in sorted(moved)],
         [stored[moved.get(place, place)] for place in range(len(stored))],
@@ -110,6 +113,11 @@ def swapped(
         float(np.mean([off(place, source) for place, source in moved.items()])),
         within,
     )
+
+
+def _exchanged(cycle: Sequence[int]) -> dict[int, int]:
+    """Each place with that of the next."""
+    return dict(zip(cycle, [*cycle[1:], cycle[0]], strict=True))
 
 
 def _cycles(following: Sequence[int]) -> Iterator[list[int]]:

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from hypothesis import currently_in_test_context, note
@@ -17,6 +17,9 @@ from pytest_bnconsistency.data.generation import Source, checked, specs_like
 from pytest_bnconsistency.data.reading import read
 from pytest_bnconsistency.data.recipes import Recipe, Row
 from pytest_bnconsistency.errors import DataError
+
+if TYPE_CHECKING:
+    from pytest_bnconsistency.models import Subject
 
 SEEDS, PLACES = 2**16, 2**8
 DECADES = (1.0, 10.0, 100.0, 1000.0)
@@ -231,24 +234,28 @@ def source_for(model_or_spec: Any) -> Source:
     return _source(model_or_spec, None, None, None)[0]
 
 
+def _specs(model_or_spec: Any) -> tuple[Subject | None, Nest]:
+    """The model, where it is one, and its inputs."""
+    if model_or_spec is not None and all(isinstance(s, Spec) for s in flatten(model_or_spec)):
+        return None, model_or_spec
+    from pytest_bnconsistency.execution.accepted_sizes import specs_of
+    from pytest_bnconsistency.models import subject_of
+
+    subject = subject_of(model_or_spec)
+    specs = specs_of(subject)
+    if specs is None:
+        raise DataError(
+            f"the input shape of model {subject.name!r} is not known; give a Spec instead: "
+            "Spec((32, 32, 3), 'float32')"
+        )
+    return subject, specs
+
+
 def _source(
     model_or_spec: Any, low: float | None, high: float | None, size: int | Sequence[int] | None
 ) -> tuple[Source, st.SearchStrategy[int] | None]:
     """What recipes are expanded with, and the lengths of open axes, where they vary."""
-    subject = None
-    if model_or_spec is not None and all(isinstance(s, Spec) for s in flatten(model_or_spec)):
-        specs = model_or_spec
-    else:
-        from pytest_bnconsistency.execution.accepted_sizes import specs_of
-        from pytest_bnconsistency.models import subject_of
-
-        subject = subject_of(model_or_spec)
-        specs = specs_of(subject)
-        if specs is None:
-            raise DataError(
-                f"the input shape of model {subject.name!r} is not known; give a Spec instead: "
-                "Spec((32, 32, 3), 'float32')"
-            )
+    subject, specs = _specs(model_or_spec)
     shortest, longest = _lengths(size)
     source = checked(Source(specs, None, *_bounds(low, high), size=shortest or 1))
     open_axes = [spec.name for spec in flatten(specs) if None in spec.shape]

@@ -40,56 +40,86 @@ def detection_limit(
     """
     seen: Mapping[str, float | None] = {}
     for first in range(min(FIRST, rows_of(x))):
-        seen = _into(context, x, row_by_row, first, noise)
+        seen = _Leaks(context, x, row_by_row, first, noise).seen()
         if any(share is not None for share in seen.values()):
             break
     return seen
 
 
-def _into(
-    context: CheckContext, x: Nest, row_by_row: Collection[int], first: int, noise: Noise | None
-) -> Mapping[str, float | None]:
-    entry_point = traced_entry(context, False, row_by_row)
-    traced = entry_point.observed
-    assert traced is not None
-    batch, rows = _unlike_rows(x, first)
-    kept = np.zeros(1, int)
-    alike = BatchVariant("twins", map_nest(lambda leaf: leaf[[0, 0]], rows), kept, kept, 2)
-    changing = [e for e in batch_variants(rows, context.settings.seed) if 0 in e.kept]
-    variant = next((e for e in changing if _tells(traced, e, rows)), alike)
-    base, seen, known = (
-        entry_point.run(batch, rows),
-        dict[str, float | None](),
-        laid_out(context, traced),
-    )
-    if any(is_float(leaf) for leaf in flatten(x)):
+class _Leaks:
+    """A row beside another one and beside an exchanged one, with a share of their mean in it."""
+
+    def __init__(
+        self,
+        context: CheckContext,
+        x: Nest,
+        row_by_row: Collection[int],
+        first: int,
+        noise: Noise | None,
+    ) -> None:
+        entry_point = traced_entry(context, False, row_by_row)
+        assert entry_point.observed is not None
+        self.traced = entry_point.observed
+        self.noise, self.known = noise, laid_out(context, self.traced)
+        batch, self.rows = _unlike_rows(x, first)
+        kept = np.zeros(1, int)
+        twins = map_nest(lambda leaf: leaf[[0, 0]], self.rows)
+        alike = BatchVariant("twins", twins, kept, kept, 2)
+        changing = [e for e in batch_variants(self.rows, context.settings.seed) if 0 in e.kept]
+        self.variant = next((e for e in changing if _tells(self.traced, e, self.rows)), alike)
+        self.base = entry_point.run(batch, self.rows)
+
+    def seen(self) -> Mapping[str, float | None]:
+        """The smallest share that shows, by place; at other places where it shows at none."""
+        seen = {**self._at_the_input(), **self._inside()}
+        if not any(seen.values()):
+            seen |= self._elsewhere()
+        return seen or self._whole_row()
+
+    def _smallest(
+        self, base: Observation, run: Callable[[float], Observation], place: int | None = None
+    ) -> float | None:
+        return _smallest(self.variant, base, run, self.known, self.noise, place)
+
+    def _at_the_input(self) -> dict[str, float | None]:
+        if not any(is_float(leaf) for leaf in flatten(self.rows)):
+            return {}
 
         def injected(share: float) -> Observation:
-            return traced.run(inject_into(variant.x, share))
+            return self.traced.run(inject_into(self.variant.x, share))
 
-        seen["the input"] = _smallest(variant, base, injected, known, noise)
-    fault = traced.instrument
-    if isinstance(fault, InjectedFault) and fault.index is not None:
-        inside = traced.calls[fault.index].label
-        run = _with_fault(traced, fault, variant.x)
-        seen[inside] = _smallest(variant, base, run, known, noise, fault.index)
-    for place in [] if any(seen.values()) else _distinguishing_calls(base):
-        fault = InjectedFault(place)
-        faulty = traced.again(rows, fault, traced=False)
-        untouched = faulty.run(rows)
-        if fault.index is None:
-            break
-        run = _with_fault(faulty, fault, variant.x)
-        inside = traced.calls[fault.index].label
-        seen[inside] = _smallest(variant, untouched, run, known, noise, fault.index)
-        if seen[inside] is not None:
-            break
-    if not seen:  # ids and no layers: there is nothing to leak a share into
-        other = traced.run(map_nest(lambda leaf: leaf[::-1], rows))
-        whole = BatchVariant("another row", rows, kept, kept, 2)
-        differs, _ = largest_move(base.outputs, other.outputs, whole)
-        seen["the input, a whole row of it"] = 1.0 if differs else None
-    return seen
+        return {"the input": self._smallest(self.base, injected)}
+
+    def _inside(self) -> dict[str, float | None]:
+        fault = self.traced.instrument
+        if not isinstance(fault, InjectedFault) or fault.index is None:
+            return {}
+        run = _with_fault(self.traced, fault, self.variant.x)
+        inside = self.traced.calls[fault.index].label
+        return {inside: self._smallest(self.base, run, fault.index)}
+
+    def _elsewhere(self) -> dict[str, float | None]:
+        seen = dict[str, float | None]()
+        for place in _distinguishing_calls(self.base):
+            fault = InjectedFault(place)
+            faulty = self.traced.again(self.rows, fault, traced=False)
+            untouched = faulty.run(self.rows)
+            if fault.index is None:
+                break
+            inside = self.traced.calls[fault.index].label
+            run = _with_fault(faulty, fault, self.variant.x)
+            seen[inside] = self._smallest(untouched, run, fault.index)
+            if seen[inside] is not None:
+                break
+        return seen
+
+    def _whole_row(self) -> dict[str, float | None]:
+        """Ids and no layers: there is nothing to leak a share into."""
+        other = self.traced.run(map_nest(lambda leaf: leaf[::-1], self.rows))
+        kept = np.zeros(1, int)
+        whole = BatchVariant("another row", self.rows, kept, kept, 2)
+        differs, _ = largest_move(self.base.outputs, other.outputs, whole)
+        return {"the input, a whole row of it": 1.0 if differs else None}
 
 
 def _distinguishing_calls(base: Observation) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from pytest_bnconsistency.checks import compiled_before, size_dependence
 from pytest_bnconsistency.checks.batch_invariance import explain_padding as padding
 from pytest_bnconsistency.checks.batch_invariance import localise, pictured
 from pytest_bnconsistency.checks.batch_invariance.judged import Judged, names_of
-from pytest_bnconsistency.checks.batch_invariance.kept_rows import largest_move
+from pytest_bnconsistency.checks.batch_invariance.kept_rows import Difference, largest_move
 from pytest_bnconsistency.checks.batch_invariance.localise import Origin
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.size_dependence import Place
@@ -41,17 +42,21 @@ ONE_WIDTH = (
 
 def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Finding]:
     """One finding for each way in which rows depend on their batch."""
-    sound = names_of([entry for entry in judged if entry.holds])
+    sound = names_of(_those(judged, "holds"))
     found = []
-    if cross_row := [entry for entry in judged if entry.crosses_rows]:
+    if cross_row := _those(judged, "crosses_rows"):
         found.append(_cross_row(subject, x, cross_row, sound))
-    elif placed := [entry for entry in judged if entry.differences]:
+    elif placed := _those(judged, "differences"):
         found.append(_placed(x, placed, sound))
-    if losing := [entry for entry in judged if entry.shapes]:
+    if losing := _those(judged, "shapes"):
         found.append(_losing(x, losing, sound))
-    if sized := [entry for entry in judged if entry.sizes]:
+    if sized := _those(judged, "sizes"):
         found.append(_sized(x, sized, sound))
     return found
+
+
+def _those(judged: Sequence[Judged], property_: str) -> list[Judged]:
+    return list(filter(operator.attrgetter(property_), judged))
 
 
 def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
@@ -70,16 +75,29 @@ def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list
         "largest_change": moved,
         "batch": pictured.of_batch(x, shown.variant),
     }
-    if entry.observed is None:
-        rule, place, explanation = _own_code(subject, x, variant, entry)
-        return rule.finding(
-            layer=place,
-            message=message,
-            explanation=explanation,
-            bound="no tolerance: bitwise, at one batch shape",
-            evidence=evidence,
-        )
-    seen, tries = entry.observed, Tries()
+    if entry.observed is not None:
+        return _in_layers(subject, x, entry, entry.observed, difference, message, evidence)
+    rule, place, explanation = _own_code(subject, x, variant, entry)
+    return rule.finding(
+        layer=place,
+        message=message,
+        explanation=explanation,
+        bound="no tolerance: bitwise, at one batch shape",
+        evidence=evidence,
+    )
+
+
+def _in_layers(
+    subject: Subject,
+    x: Nest,
+    entry: Judged,
+    seen: Pass,
+    difference: Difference,
+    message: str,
+    evidence: dict[str, Any],
+) -> Finding:
+    """The finding where the pass behind the entry shows its layers."""
+    variant, tries = difference.variant, Tries()
     cured = _in_inference(subject, seen, x, variant, tries)
     if not cured and tries.may("the reader of what the model pads"):
         found = padding.finding_inside(seen, x, variant, message, evidence)
@@ -93,7 +111,7 @@ def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list
         evidence["divergence"] = pictured.along_layers(along, shown.row)
     else:
         origin = localise.first_known(seen, difference.places)
-    evidence["layer"] = origin.label
+    evidence = {**evidence, "layer": origin.label}
     more = _also_in_training_mode(subject, seen, x, origin) if cured else []
     if cured:
         rule = rules.TRAINING_MODE

@@ -230,11 +230,16 @@ def meeting_operations(
         for a, b, c in zip(base, again, other, strict=True)
     ]
     of_rows = {i for i, hashes in enumerate(base) if changed[i] and len(hashes) > 1}
-    reaching = _reaching(operations.results, of_rows, changed)
-    meeting = [operations.results[i] for i in sorted(reaching) if changed[i]]
+    return _meeting(operations.results, _reaching(operations.results, of_rows, changed), changed)
+
+
+def _meeting(
+    results: Sequence[Result], reaching: set[int], changed: Sequence[bool | None]
+) -> dict[str, str]:
+    """Of the results at these indices, those that change while what they are given does not."""
     return {
         result.operation: result.description
-        for result in meeting
+        for result in (results[i] for i in sorted(reaching) if changed[i])
         if not result.turned and all(changed[i] is False for i in result.given)
     }
 

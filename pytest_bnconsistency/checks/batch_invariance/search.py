@@ -124,12 +124,10 @@ class Rows:
         if isinstance(reference, str) or isinstance(other, str):
             return None  # a model may refuse some rows; that is no dependence
         seen, kept = self._passes[name], np.array(recipe.kept)
-        for mine, its in zip(reference.outputs, other.outputs, strict=True):
-            if mine.ndim and its.ndim and len(mine) == len(its) and mine.shape != its.shape:
-                width = f"{recipe} gives shape {its.shape}; other rows give {mine.shape}"
-                judged = Judged([name], seen, among_others=AmongOthers(width=width))
-                message, x = f"{width}, through {name}", self.source.expand(recipe)
-                return self._violation(recipe, SIZED[1:], message, judged, x)
+        if width := _other_width(recipe, reference, other):
+            judged = Judged([name], seen, among_others=AmongOthers(width=width))
+            message, x = f"{width}, through {name}", self.source.expand(recipe)
+            return self._violation(recipe, SIZED[1:], message, judged, x)
         variant = BatchVariant(str(recipe), None, kept, kept, recipe.count)
         found = compare_kept_rows(reference, other, variant, self._among[name])
         if found is None:
@@ -193,6 +191,14 @@ class Rows:
                 )
                 return violation(SIZED[:1], message, replace(size, moves=[moved]))
         return None
+
+
+def _other_width(recipe: Recipe, reference: Observation, other: Observation) -> str:
+    """How an output's shape hangs on the other rows, "" if it does not."""
+    for mine, its in zip(reference.outputs, other.outputs, strict=True):
+        if mine.ndim and its.ndim and len(mine) == len(its) and mine.shape != its.shape:
+            return f"{recipe} gives shape {its.shape}; other rows give {mine.shape}"
+    return ""
 
 
 def _message(found: Difference, recipe: Recipe, name: str) -> str:

@@ -45,27 +45,28 @@ def untraced(
     if seen is None or not seen.deterministic or judged.fails or judged.random:
         return list(groups)
     called = entry_points.entry(context, name)
-    c, rows = Comparing(context, called, None, noise), rows_of(context.sample())
-    found = [_refused(c, 0, rows) or InSize((0, rows), rows)]
-    for size in (1, 2):
-        if not found[-1].fails:
-            found.append(_in_size(c, 0, size))
-    eager = Judged(
-        [name for name in judged.names if name in calls],
-        seen,
-        untraced=True,
-        in_sizes=found,
-    )
-    if not eager.fails or (not found[0].fails and not _repeats(c)):
+    found = _failing_in_small_batches(Comparing(context, called, None, noise))
+    if not found:
         return list(groups)
+    ours = [name for name in judged.names if name in calls]
     left = [name for name in judged.names if name not in calls]
+    eager = Judged(ours, seen, untraced=True, in_sizes=found)
     still_traced = replace(judged, names=[*left, traced.name])
     return [*groups[:place], (traced, still_traced), *groups[place + 1 :], (called, eager)]
 
 
-def _repeats(c: Comparing) -> bool:
-    first, second = c.entry.twice(WHOLE, c.x)
-    return same_outputs(first.outputs, second.outputs)
+def _failing_in_small_batches(c: Comparing) -> list[InSize]:
+    """What all rows give, one and two, up to the first that fails; none where none does."""
+    rows = rows_of(c.x)
+    found = [_refused(c, 0, rows) or InSize((0, rows), rows)]
+    if found[0].fails:
+        return found
+    for size in (1, 2):
+        found.append(_in_size(c, 0, size))
+        if found[-1].fails:
+            first, second = c.entry.twice(WHOLE, c.x)
+            return found if same_outputs(first.outputs, second.outputs) else []
+    return []
 
 
 def _refused(c: Comparing, start: int, stop: int) -> InSize | None:

@@ -120,23 +120,26 @@ def run_all(context: CheckContext, x: Nest) -> Runs:
     owned = [v for v in changeable_variables(context) if id(v) in owner_of]
     names = [*methods_of(context), *reversed(calls_of(context))]
     seen, notes = list[Seen](), list[str]()
-    in_batches = [name for name in names if Kind.of(context, name) is Kind.IN_BATCHES]
-    for name in in_batches if in_batches and not _joins(context, x) else ():
-        names.remove(name)
-        notes.append(f"not run: {name}, as outputs of batches of unlike sizes can't be joined")
     for name in names:
+        if Kind.of(context, name) is Kind.IN_BATCHES and not _joins(context, x):
+            note = f"{name}, as outputs of batches of unlike sizes can't be joined"
+            notes.append(f"not run: {note}")
+            continue
         try:
             seen.append(_seen(context, x, name, owner_of))
         except RefusedError as error:
             if note := _no_fault(context, x, name, error):
                 notes.append(f"not run: {note}")
             else:
-                kind = type(error.refusal).__name__
-                raised = f"raises {kind}: {first_line(error)[:120]}"
-                seen.append(Seen(name, Kind.of(context, name), [], True, (), raised))
+                seen.append(_raising(context, name, error))
     if _can_evaluate(context):
         seen.append(_evaluated(context, owned))
     return Runs(seen, owner_of, owned, notes)
+
+
+def _raising(context: CheckContext, name: str, error: RefusedError) -> Seen:
+    raised = f"raises {type(error.refusal).__name__}: {first_line(error)[:120]}"
+    return Seen(name, Kind.of(context, name), [], True, (), raised)
 
 
 def _can_evaluate(context: CheckContext) -> bool:

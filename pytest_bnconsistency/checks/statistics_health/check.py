@@ -7,6 +7,8 @@ distance to the population's is told in standard errors.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
 from pytest_bnconsistency.checks.statistics_health.distances import distances, far_off, table
@@ -19,7 +21,7 @@ from pytest_bnconsistency.measurement.stored_statistics import (
     by_behaviour,
     normalization_layers,
 )
-from pytest_bnconsistency.results import CheckResult, Verdict
+from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
 
@@ -46,37 +48,43 @@ def check(context: CheckContext) -> CheckResult:
             summary=context.subject.layerless or "no layer holds statistics",
             hint="" if known else refused or UNSEEN,
         )
-    warnings = list(unusual(context.subject, found))
     layers = [] if known is None or findings else distances(known)
-    warnings += far_off(layers)
-    fed_by_dropout = any(warning.rule == rules.FED_BY_DROPOUT.id for warning in warnings)
-    if known is not None and not findings and not fed_by_dropout:
-        fed = known.training.fed_by_random  # what no graph of the model's own tells
-        warnings += fed_by_noise(found, lambda layer: fed.get(id(layer), ()))
+    warnings = [*unusual(context.subject, found), *far_off(layers)]
+    if known is not None and not findings:
+        warnings += _fed_by_noise(found, known, warnings)
     evidence = {
         "normalization_layers": len(found),
         "unusual": [warning.message for warning in warnings],
         "distances": [layer.plain() for layer in layers],
     }
-    if findings:
-        return CheckResult(
-            check=NAME,
-            verdict=Verdict.FAILED,
-            findings=tuple(findings),
-            evidence=evidence,
-            warnings=tuple(warnings),
-        )
-    vectors = sum(len(n.vectors) for n in found)
-    return CheckResult(
+    result = CheckResult(
         check=NAME,
+        verdict=Verdict.FAILED,
+        findings=tuple(findings),
+        evidence=evidence,
+        warnings=tuple(warnings),
+    )
+    if findings:
+        return result
+    vectors = sum(len(n.vectors) for n in found)
+    return replace(
+        result,
         verdict=Verdict.PASSED,
         summary=f"{vectors} statistics of {counted(len(found), 'normalization layer')} are "
         "finite, no variance is negative, momenta, axes and dtypes can accumulate",
         table=table(layers, known.estimate.rows) if known else None,
         notes=(refused,) if refused else (),
-        evidence=evidence,
-        warnings=tuple(warnings),
     )
+
+
+def _fed_by_noise(
+    found: list[NormalizationLayer], known: Estimated, warnings: list[Finding]
+) -> list[Finding]:
+    """What no graph of the model's own tells, where nothing of it is known yet."""
+    if any(warning.rule == rules.FED_BY_DROPOUT.id for warning in warnings):
+        return []
+    fed = known.training.fed_by_random
+    return list(fed_by_noise(found, lambda layer: fed.get(id(layer), ())))
 
 
 def _with_data(

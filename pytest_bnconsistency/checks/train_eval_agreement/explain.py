@@ -236,15 +236,13 @@ def _finding(m: Measured, cause: Cause, bound: str, layers: Attribution | None =
         "gap_left": gap(m.population, m.trained, m.data).outputs,
         "gap_by_layer": [share.plain() for share in layers.shares] if layers else [],
     }
-    shared = [t.path for t in m.tracked if t.calls > 1]
-    worst = layers.worst if layers else (shared or [m.tracked[0].path])[0]
     explanation = cause.explanation
     if layers and layers.none_by_itself and not cause.place:
         several = len({id(t.layer) for t in m.tracked})
         single = f" (in {several} normalization layers; none alone closes half of the gap)"
         explanation = replace(explanation, cause=explanation.cause + single)
     return cause.rule.finding(
-        layer=cause.place or worst,
+        layer=cause.place or (layers.worst if layers else _suspect(m)),
         layers=dict.fromkeys(t.path for t in m.tracked),
         message=f"evaluate disagrees with train: {said} ({m.data.rows} rows)",
         explanation=explanation,
@@ -252,6 +250,11 @@ def _finding(m: Measured, cause: Cause, bound: str, layers: Attribution | None =
         table=layers.table if layers else None,
         evidence=evidence,
     )
+
+
+def _suspect(m: Measured) -> str:
+    """The first layer that is called several times, or the first."""
+    return next((t.path for t in m.tracked if t.calls > 1), m.tracked[0].path)
 
 
 def _scores(side: Side) -> str:
