@@ -44,7 +44,7 @@ def findings(subject: Subject, x: Nest, judged: Sequence[Judged]) -> list[Findin
     """One finding for each way in which rows depend on their batch."""
     sound = names_of(_those(judged, "holds"))
     found = []
-    if cross_row := _those(judged, "crosses_rows"):
+    if cross_row := _those(judged, "crossing"):
         found.append(_cross_row(subject, x, cross_row, sound))
     elif placed := _those(judged, "differences"):
         found.append(_placed(x, placed, sound))
@@ -62,9 +62,7 @@ def _those(judged: Sequence[Judged], property_: str) -> list[Judged]:
 def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list[str]) -> Finding:
     # The entry whose layers can be seen; with several, the one that says least to the model.
     entry = next((e for e in reversed(failing) if e.observed is not None), failing[-1])
-    differences = [found for found in entry.differences if not found.variant.moves]
-    difference = max(differences, key=lambda found: np.nan_to_num(found.moved, posinf=0.0))
-    variant, shown = difference.variant, pictured.mildest(differences)
+    variant = _largest(entry.crossing).variant
     message, moved = _symptom(failing, sound, variant, "only the other rows change")
     evidence = {
         "fails": names_of(failing),
@@ -73,10 +71,10 @@ def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list
             listed(e.names): [found.variant.name for found in e.differences] for e in failing
         },
         "largest_change": moved,
-        "batch": pictured.of_batch(x, shown.variant),
+        "batch": pictured.of_batch(x, pictured.mildest(entry.crossing).variant),
     }
     if entry.observed is not None:
-        return _in_layers(subject, x, entry, entry.observed, difference, message, evidence)
+        return _in_layers(subject, x, entry, entry.observed, message, evidence)
     rule, place, explanation = _own_code(subject, x, variant, entry)
     return rule.finding(
         layer=place,
@@ -87,16 +85,15 @@ def _cross_row(subject: Subject, x: Nest, failing: Sequence[Judged], sound: list
     )
 
 
+def _largest(differences: Sequence[Difference]) -> Difference:
+    return max(differences, key=lambda found: np.nan_to_num(found.moved, posinf=0.0))
+
+
 def _in_layers(
-    subject: Subject,
-    x: Nest,
-    entry: Judged,
-    seen: Pass,
-    difference: Difference,
-    message: str,
-    evidence: dict[str, Any],
+    subject: Subject, x: Nest, entry: Judged, seen: Pass, message: str, evidence: dict[str, Any]
 ) -> Finding:
     """The finding where the pass behind the entry shows its layers."""
+    difference, shown = _largest(entry.crossing), pictured.mildest(entry.crossing)
     variant, tries = difference.variant, Tries()
     cured = _in_inference(subject, seen, x, variant, tries)
     if not cured and tries.may("the reader of what the model pads"):

@@ -94,9 +94,9 @@ class Judged:
         return self.among_others.row_routing
 
     @property
-    def crosses_rows(self) -> bool:
-        """Whether a row changes with the other rows, and not with its place alone."""
-        return any(not found.variant.moves for found in self.differences)
+    def crossing(self) -> list[Difference]:
+        """What a row changes by with the other rows, and not with its place alone."""
+        return [found for found in self.differences if not found.variant.moves]
 
     @property
     def sizes(self) -> list[str]:
