@@ -40,13 +40,13 @@ def detection_limit(
     """
     seen: Mapping[str, float | None] = {}
     for first in range(min(FIRST, rows_of(x))):
-        seen = _Leaks(context, x, row_by_row, first, noise).seen()
+        seen = _InjectedFaults(context, x, row_by_row, first, noise).seen()
         if any(share is not None for share in seen.values()):
             break
     return seen
 
 
-class _Leaks:
+class _InjectedFaults:
     """A row beside another one and beside an exchanged one, with a share of their mean in it."""
 
     def __init__(

@@ -51,8 +51,8 @@ def untraced(
     ours = [name for name in judged.names if name in calls]
     left = [name for name in judged.names if name not in calls]
     eager = Judged(ours, seen, untraced=True, in_sizes=found)
-    still_traced = replace(judged, names=[*left, traced.name])
-    return [*groups[:place], (traced, still_traced), *groups[place + 1 :], (called, eager)]
+    remaining = replace(judged, names=[*left, traced.name])
+    return [*groups[:place], (traced, remaining), *groups[place + 1 :], (called, eager)]
 
 
 def _failing_in_small_batches(c: Comparing) -> list[InSize]:
