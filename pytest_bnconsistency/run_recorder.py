@@ -167,8 +167,20 @@ class RunRecorder:
     def _elsewhere(self) -> set[str]:
         """What the ini file accepts for the whole project, if only a part of it ran."""
         terminal = self.config.pluginmanager.get_plugin("terminalreporter")
-        is_part = self.config.option.file_or_dir or (terminal and terminal.stats.get("deselected"))
+        given = self.config.getoption("bn_given") or ()
+        is_part = (
+            self.config.option.file_or_dir
+            or any(kind == "model" for kind, _ in given)  # in place of those of the ini file
+            or (terminal and terminal.stats.get("deselected"))
+            or self.crashed
+            or self.stopped
+        )
         return self.accepted if is_part else set()
+
+    def _matched_elsewhere(self, entries: Iterable[dict[str, Any]]) -> set[str]:
+        """Entries of `ignore` that match a finding of another check, or may do so."""
+        ignored = (one for entry in entries for one in entry["ignored"])
+        return self._elsewhere().union(*(one["entries"] for one in ignored))
 
     def _models(self) -> dict[str, dict[str, tuple[str, str]]]:
         """Of each model without a test file, by check: the outcome, and why, if it is no pass."""
@@ -198,6 +210,9 @@ class RunRecorder:
             not_run=not_run,
         )
         entries = [{**entry, "outcome": _outcome(test, entry)} for test, entry in self._entries()]
+        matched = self._matched_elsewhere(entries)
+        for entry in entries:
+            entry["unmatched"] = [one for one in entry["unmatched"] if one not in matched]
         return build(
             entries, [*self._errors(), *self.collection_errors], ending, libraries.versions()
         )

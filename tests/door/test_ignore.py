@@ -1,5 +1,7 @@
 """A finding accepted on purpose: by call, marker, command line, ini, suite or function."""
 
+import json
+
 import pytest
 
 TEST = """
@@ -57,6 +59,54 @@ def test_a_part_of_a_project_says_nothing_of_what_its_ini_file_accepts(project):
     project.runpytest().stdout.fnmatch_lines([stale])
     project.runpytest(
         "test_a_part_of_a_project_says_nothing_of_what_its_ini_file_accepts.py"
+    ).stdout.no_fnmatch_line(stale)
+
+
+MODELS = """
+from conftest import FakeModel
+
+def sound():
+    return FakeModel()
+
+def faulty():
+    return FakeModel(batch_invariance="failed")
+
+def other():
+    return FakeModel(batch_invariance="failed")
+
+other.options = {"ignore": {"BN102": "not this one"}}
+"""
+
+
+def test_what_one_model_is_accepted_for_is_not_told_of_the_others(project):
+    project.makepyfile(models=MODELS)
+    project.makeini(
+        """
+        [pytest]
+        bn_model =
+            models:sound
+            models:faulty
+        bn_ignore = BN101: meant
+        """
+    )
+    stale = "*matches no finding any more*"
+
+    def unmatched(*arguments):
+        result = project.runpytest(*arguments, "--bn-report", "json:run.json")
+        told = any("matches no finding" in line for line in result.outlines)
+        models = json.loads((project.path / "run.json").read_text("utf-8"))["models"]
+        return [e for m in models for c in m["checks"] for e in c["unmatched"]], told
+
+    assert unmatched() == ([], False)
+    assert unmatched("--bn-model", "models:sound") == ([], False)
+    assert unmatched("-k", "sound") == ([], False)
+    project.makeini("[pytest]\nbn_model = models:sound\nbn_ignore = BN101: meant")
+    assert unmatched() == (["BN101"], True)
+    failing = project.runpytest("--bn-model", "models:other", "-o", "bn_ignore=BN103: elsewhere")
+    failing.assert_outcomes(failed=1, passed=2)
+    failing.stdout.fnmatch_lines([" *ignored *'BN102' matches no finding any more*"])
+    project.runpytest(
+        "--bn-model", "models:faulty", "-o", "bn_ignore=BN103: elsewhere"
     ).stdout.no_fnmatch_line(stale)
 
 

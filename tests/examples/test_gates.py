@@ -74,6 +74,9 @@ def test_github(project, name):
     assert "4 passed, 1 skipped" in said
     assert "1 model, 5 checks: 4 passed" in summary.read_text(encoding="utf-8")
     assert json.loads((project / f"{name}.json").read_text(encoding="utf-8"))["run"]["complete"]
+    pages = [word.partition(":")[2] for word in line.split() if word.startswith("html:")]
+    assert pages == (["nightly.html"] if name == "nightly" else [])
+    assert all("<h2" in (project / page).read_text(encoding="utf-8") for page in pages)
     uploaded = [step["with"]["sarif_file"] for step in steps if "sarif" in step.get("uses", "")]
     assert all((project / file).is_file() for file in uploaded)
 
