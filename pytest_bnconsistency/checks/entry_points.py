@@ -41,13 +41,15 @@ class Entry:
     """A way in which users run inference; no batch that has a name runs twice through it.
 
     `call` runs it on rows; what it changed stays changed if it is told to keep it. `observed` is
-    the traced pass behind it, where there is one. It may change the variables `may_change`.
+    the traced pass behind it, where there is one, and `prints` what hashes the rows of layers. It
+    may change the variables `may_change`.
     """
 
     name: str
     call: Callable[[Nest, bool], Observation]
     may_change: list[Any]
     observed: Pass | None = None
+    prints: Fingerprints | None = None
     _seen: dict[tuple[str, tuple[int, int] | None], Observation] = field(default_factory=dict)
     _pairs: dict[tuple[str, bool], tuple[Observation, Observation]] = field(default_factory=dict)
 
@@ -91,10 +93,9 @@ class Entry:
         return self._seen[name]
 
     def _printing(self, prints: tuple[int, int] | None) -> contextlib.AbstractContextManager[None]:
-        instrument = None if self.observed is None else self.observed.instrument
-        if prints is None or not isinstance(instrument, Fingerprints):
+        if prints is None or self.prints is None:
             return contextlib.nullcontext()
-        return instrument.only(*prints)
+        return self.prints.only(*prints)
 
     def twice(
         self, batch: str, x: Nest, state: Sequence[Any] = ()
@@ -117,9 +118,10 @@ def entry(context: CheckContext, name: str) -> Entry:
 
     def made() -> Entry:
         if name in modes:
-            call = _eager(context, modes[name], may_change)
-        else:
-            call = _method(context, context.subject.entries()[name], may_change)
+            prints = Fingerprints()
+            run = _eager(context, modes[name], prints, may_change)
+            return Entry(name, run, may_change, prints=prints)
+        call = _method(context, context.subject.entries()[name], may_change)
         return Entry(name, call, may_change)
 
     return context.once(("entry", name), made)
@@ -143,19 +145,20 @@ def traced_entry(
     def made() -> Entry:
         traced = observed(context, training, row_by_row)
         name = f"tf.function of {context.subject.call_text(training)}"
-        return Entry(name, traced.run, traced.written, traced)
+        prints = traced.instrument if isinstance(traced.instrument, Fingerprints) else None
+        return Entry(name, traced.run, traced.written, traced, prints)
 
     return context.once(("traced entry", training, frozenset(row_by_row)), made)
 
 
 def _eager(
-    context: CheckContext, training: bool | None, may_change: list[Any]
+    context: CheckContext, training: bool | None, prints: Fingerprints, may_change: list[Any]
 ) -> Callable[[Nest, bool], Observation]:
     return Pass(
         context.subject,
         context.sample(),
         training=training,
-        instrument=Fingerprints(),
+        instrument=prints,
         traced=False,
         written=may_change,
     ).run

@@ -34,16 +34,22 @@ class Fingerprints(Instrument):
 
     def __init__(self) -> None:
         self._between = tf.Variable(_ALL, trainable=False)
+        self._none = False
         self._slice: dict[str, Any] = {}
 
     @contextlib.contextmanager
     def only(self, start: int, stop: int) -> Iterator[None]:
-        """Within it, what is traced records the entries from `start` up to `stop` only."""
+        """Within it, what is traced records the entries from `start` up to `stop` only.
+
+        Outside of a trace, all or none are recorded.
+        """
         self._between.assign([[start], [stop]])
+        self._none = start == stop
         try:
             yield
         finally:
             self._between.assign(_ALL)
+            self._none = False
 
     def begin(self) -> None:
         if tf.executing_eagerly():
@@ -55,7 +61,7 @@ class Fingerprints(Instrument):
     def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         tensors = [tensor for tensor in flatten(outputs) if is_batch(tensor)]
         if tf.executing_eagerly():
-            return outputs, [fingerprint(tensor) for tensor in tensors]
+            return outputs, [fingerprint(tensor) for tensor in tensors if not self._none]
         with tf.name_scope(_SCOPE):  # a slice of rows shares their memory
             rows = [tf.raw_ops.StridedSlice(input=tensor, **self._slice) for tensor in tensors]
             return outputs, [fingerprint(tensor) for tensor in rows]

@@ -98,11 +98,17 @@ class Start:
 
 
 def start(
-    subject: Subject, data: Data, batch_size: int, training: Pass, differing: Sequence[int]
+    subject: Subject,
+    data: Data,
+    batch_size: int,
+    inference: Pass,
+    training: Pass,
+    differing: Sequence[int],
 ) -> Start:
     """Both modes on the first rows of `data`, and the frozen layers that differ told inference.
 
     Args:
+        inference: a pass in inference.
         training: a pass in training mode.
         differing: the frozen layers, by identity, whose modes are not alike.
     """
@@ -112,7 +118,7 @@ def start(
     def side(seen: Pass) -> Side:
         return _scored(subject, given, Side(seen.over(given.batches(batch_size))))
 
-    evaluation = side(Pass(subject, given.x, training=False))
+    evaluation = side(inference)
     trained = side(training)
     frozen_in_inference = None
     if differing:

@@ -10,6 +10,7 @@ from typing import Any
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability import fine_tuning
 from pytest_bnconsistency.checks.frozen_stability.explain import Frozen, Measured
+from pytest_bnconsistency.checks.population_statistics import inference_pass
 from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
@@ -95,7 +96,12 @@ def start_of(context: CheckContext, training: Pass, m: Measured) -> fine_tuning.
         return None
     differing = [id(f.call.layer) for f in m.by_batch]
     return fine_tuning.start(
-        context.subject, context.data, context.settings.batch_size, training, differing
+        context.subject,
+        context.data,
+        context.settings.batch_size,
+        inference_pass(context),
+        training,
+        differing,
     )
 
 

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.population_statistics import Estimated, estimated, shuffled
+from pytest_bnconsistency.checks.population_statistics import (
+    Estimated,
+    estimated,
+    inference_pass,
+    shuffled,
+)
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.data.rows import Data
@@ -29,7 +34,7 @@ def measured(context: CheckContext, data: Data, known: Estimated, done: int | No
     size = known.size
     moving = [t.variable.numpy().astype(np.float64) for t in tracked]
     reference = known.estimate.population
-    inference = Pass(subject, batches[0].x, training=False)
+    inference = inference_pass(context)
 
     def under(values: Sequence[Array], rows: Data = data) -> Side:
         statistics.write(tracked, values)

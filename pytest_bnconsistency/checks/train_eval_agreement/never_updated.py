@@ -11,7 +11,12 @@ import numpy as np
 
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.population_statistics import Estimated, batch_size, estimated
+from pytest_bnconsistency.checks.population_statistics import (
+    Estimated,
+    batch_size,
+    estimated,
+    inference_pass,
+)
 from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -244,10 +249,12 @@ def _losses(context: CheckContext, data: Data, tries: Tries) -> tuple[float, flo
         return None
     if not tries.may("the loss in either mode"):
         return None
-    inference = Pass(subject, known.batches[0].x, training=False)
     ordered = data.take(known.batches.order)
     trained = zip(*(batch.outputs for batch in known.seen), strict=True)
-    sides = Side(inference.over(known.batches)), Side(list(map(np.concatenate, trained)))
+    sides = (
+        Side(inference_pass(context).over(known.batches)),
+        Side(list(map(np.concatenate, trained))),
+    )
     both = tuple(subject.loss(ordered, side.predicted) for side in sides)
     return None if both[0] is None or both[1] is None else (both[0], both[1])
 

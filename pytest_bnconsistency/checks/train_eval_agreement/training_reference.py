@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.population_statistics import Estimated
+from pytest_bnconsistency.checks.population_statistics import Estimated, inference_pass
 from pytest_bnconsistency.checks.train_eval_agreement.measure import (
     evaluated,
     in_training,
@@ -31,7 +31,6 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
 )
 from pytest_bnconsistency.data.arrays import is_float
 from pytest_bnconsistency.data.rows import Data
-from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap
@@ -93,8 +92,7 @@ def far_without_normalization(context: CheckContext, known: Estimated) -> Compar
     blamed, data = _state_holders(known), context.given
     if context.updates() == 0 or not (blamed or _rows_mix(data, known)):
         return None
-    inference = Pass(context.subject, known.batches[0].x, training=False)
-    stored = evaluated(context, data, inference, known.size)
+    stored = evaluated(context, data, inference_pass(context), known.size)
     seen = list(statistics.batch_statistics(known.training, known.tracked, known.batches))
     trained = in_training(context, data, seen, known.batches)
     return _with_blame(context, known, blamed, _compared(context, data, stored, trained))
