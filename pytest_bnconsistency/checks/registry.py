@@ -146,18 +146,18 @@ def named(names: Sequence[str] | None, *, baseline: bool = False) -> list[Check]
     Raises:
         OptionError: a name is unknown, or there is none.
     """
-    if isinstance(names, str):
-        names = [names]
-    if names is not None and not names:
+    if names is None:
+        return [check for check in CHECKS.values() if baseline or not check.about_results]
+    if not names:
         raise OptionError(
             f"checks is empty; expected some of {', '.join(CHECKS)}, or None for all"
         )
-    names = names and [ALIASES.get(name, name) for name in names]
-    for name in names or ():
-        if name not in CHECKS:
-            near = did_you_mean(str(name), tuple(CHECKS))
-            raise OptionError(f"unknown check {name!r}{near}")
-    if names is None:
-        return [check for check in CHECKS.values() if baseline or not check.about_results]
-    found = dict.fromkeys(CHECKS[name] for name in names)
+    names = [names] if isinstance(names, str) else names
+    found = dict.fromkeys(_known(ALIASES.get(name, name)) for name in names)
     return sorted(found, key=lambda check: check.about_results)
+
+
+def _known(name: str) -> Check:
+    if name not in CHECKS:
+        raise OptionError(f"unknown check {name!r}{did_you_mean(str(name), tuple(CHECKS))}")
+    return CHECKS[name]

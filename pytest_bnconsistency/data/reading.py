@@ -374,12 +374,14 @@ def _check_inputs(x: Nest, specs: Nest | None) -> None:
     for spec, array in zip(wanted, given, strict=True):
         shape = array.shape[1:]
         if not fits(shape, spec.shape) and not _keras_adjusts(shape, spec.shape):
-            expected = ", ".join("any" if axis is None else str(axis) for axis in spec.shape)
             raise DataError(
-                f"x has shape {array.shape} for input {spec.name!r}; expected (rows, {expected})"
-                if spec.shape
-                else f"x has shape {array.shape} for input {spec.name!r}; expected (rows,)"
+                f"x has shape {array.shape} for input {spec.name!r}; expected {_shape_of(spec)}"
             )
+
+
+def _shape_of(spec: Spec) -> str:
+    axes = ["any" if axis is None else str(axis) for axis in spec.shape]
+    return f"(rows, {', '.join(axes)})" if axes else "(rows,)"
 
 
 def _keras_adjusts(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

@@ -430,12 +430,7 @@ def neutralised(
             row_by_row=row_by_row,
         )
         fed = traced.fed_by_random = traced.feeding() if fed is None else fed
-        stateful = {
-            id(layer)
-            for call in [*traced.calls, *traced.inner_calls]
-            if call.is_layer and subject.own_variables(call.layer)
-            for layer in (call.layer, *call.parents)
-        }
+        stateful = _stateful(traced)
         found = [
             layer
             for layer in traced.random_layers
@@ -445,6 +440,16 @@ def neutralised(
             traced.random_layers += drawing
             return traced
         drawing += found
+
+
+def _stateful(traced: Pass) -> set[int]:
+    """The layers, by identity, that hold variables or layers with variables."""
+    return {
+        id(layer)
+        for call in [*traced.calls, *traced.inner_calls]
+        if call.is_layer and traced.subject.own_variables(call.layer)
+        for layer in (call.layer, *call.parents)
+    }
 
 
 def _row_by_row(

@@ -27,18 +27,23 @@ def beside(subject: Subject, weights: Sequence[Any]) -> list[Array] | None:
     None where it keeps none, or it can't be told which is whose.
     """
     slots = _floats_of(getattr(subject.model, "optimizer", None))
-    kernels = [i for i, w in enumerate(weights) if w.shape.rank and w.shape.rank > 1]
-    places = [_nearest(weights[i].numpy(), slots) for i in kernels]
-    known = [place for place in places if place is not None]
-    if not kernels or len(known) < len(kernels):
-        return None
-    own = _in_step(kernels, known, len(weights))
+    own = _places_of(weights, slots)
     if own is None or not 0 <= own[0] <= own[-1] < len(slots):
         return None
     copies = [slots[at] for at in own]
     if any(copy.shape != w.shape for copy, w in zip(copies, weights, strict=True)):
         return None
     return [copy.numpy() for copy in copies]
+
+
+def _places_of(weights: Sequence[Any], slots: Sequence[Any]) -> list[int] | None:
+    """Where the slots of all weights are, told by those of the kernels."""
+    kernels = [i for i, w in enumerate(weights) if w.shape.rank and w.shape.rank > 1]
+    places = [_nearest(weights[i].numpy(), slots) for i in kernels]
+    known = [place for place in places if place is not None]
+    if not kernels or len(known) < len(kernels):
+        return None
+    return _in_step(kernels, known, len(weights))
 
 
 def _floats_of(optimizer: Any) -> list[Any]:

@@ -316,8 +316,8 @@ class KerasModelSubject(PredictingSubject):
 def specs_of_shapes(shapes: Any, name: str = "x") -> Nest | None:
     """Inputs of shapes, rows first, in a nest, as a model was built for; None where unknown."""
     if isinstance(shapes, Mapping):
-        parts = {key: specs_of_shapes(shape, str(key)) for key, shape in shapes.items()}
-        return None if not parts or None in parts.values() else parts
+        items = [specs_of_shapes(shape, str(key)) for key, shape in shapes.items()]
+        return dict(zip(shapes, items, strict=True)) if items and None not in items else None
     axes = list(shapes) if isinstance(shapes, (list, tuple, tf.TensorShape)) else []
     if axes and all(axis is None or isinstance(axis, int) for axis in axes):
         return Spec(tuple(axes[1:]), "float32", name)

@@ -110,17 +110,27 @@ def compare(context: CheckContext, x: Nest, row_by_row: Collection[int]) -> Comp
     groups = []
     for entry, judged in found:
         c = Comparing(context, entry, judged.observed, noise_of(context, entry, row_by_row))
-        groups.append((entry, _compared(c, judged)))
-        notes += [*groups[-1][1].among_others.notes, *_rows_first(c)]
-        if judged.observed is not None and judged.observed.stochastic_off:
-            notes.append(f"layers that draw random numbers are held still in {entry.name}")
+        judged = _compared(c, judged)
+        groups.append((entry, judged))
+        notes += [*judged.among_others.notes, *_rows_first(c), *_held_still(c)]
     if not row_by_row:
         groups = untraced(context, groups, noise)
-    known = [judged for _, judged in groups if not judged.random]
-    rowless = names_of([judged for judged in known if not judged.has_rows])
-    if rowless and any(judged.has_rows for judged in known):
-        notes.append(f"no output of {listed(rowless)} has the rows first: not judged")
+    notes += _rowless([judged for _, judged in groups if not judged.random])
     return Compared(context, x, row_by_row, groups, noise, notes)
+
+
+def _held_still(c: Comparing) -> list[str]:
+    if c.seen is None or not c.seen.stochastic_off:
+        return []
+    return [f"layers that draw random numbers are held still in {c.entry.name}"]
+
+
+def _rowless(known: Sequence[Judged]) -> list[str]:
+    """A note where no output of some entry points has the rows first, and one of others has."""
+    rowless = names_of([judged for judged in known if not judged.has_rows])
+    if not rowless or not any(judged.has_rows for judged in known):
+        return []
+    return [f"no output of {listed(rowless)} has the rows first: not judged"]
 
 
 def _compared(c: Comparing, judged: Judged) -> Judged:

@@ -96,9 +96,8 @@ def _in_size(c: Comparing, start: int, stop: int, *, with_values: bool = True) -
         fault = f"a batch of {size} gives {len(outputs)} outputs, not {len(whole)}"
         return InSize((start, stop), size, fault)
     moves, changes = list[Moved](), list[SizeChange]()
-    for index, (output, base) in enumerate(zip(outputs, whole, strict=True)):
-        if not (base.ndim and has_rows([base], c.x)):
-            continue
+    by_row = [i for i, base in enumerate(whole) if base.ndim and has_rows([base], c.x)]
+    for index, output, base in ((i, outputs[i], whole[i]) for i in by_row):
         if output.shape != (size, *base.shape[1:]):
             fault = (
                 f"a batch of {size} gives shape {output.shape}; the batch of {len(base)} gives "

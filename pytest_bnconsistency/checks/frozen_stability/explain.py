@@ -85,6 +85,10 @@ class Measured:
         mine = [seen for seen in self.flagged if seen.value and seen.layer is f.call.layer]
         return mine[-1] if mine else None
 
+    def freed_by(self, f: Frozen) -> str:
+        freed = self.freed(f)
+        return "" if freed is None else freed.label
+
     def compared(self, f: Frozen) -> bool:
         return self.gaps.get(id(f.call.layer), ModeGap()).compared
 
@@ -165,8 +169,7 @@ def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     kept = [f for f in layers if not f.any_of(moved_again)]
     if not kept:
         return None
-    freed = [seen for f in kept if (seen := m.freed(f))]
-    by = listed(dict.fromkeys(seen.label for seen in freed))
+    by = listed(dict.fromkeys(m.freed_by(f) for f in kept))
     more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
     explanation = Explanation(
         cause=f"{by} sets trainable of {kept[0].path}{more} from False to True while training "

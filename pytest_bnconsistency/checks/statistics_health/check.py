@@ -50,8 +50,7 @@ def check(context: CheckContext) -> CheckResult:
         )
     layers = [] if known is None or findings else distances(known)
     warnings = [*unusual(context.subject, found), *far_off(layers)]
-    if known is not None and not findings:
-        warnings += _fed_by_noise(found, known, warnings)
+    warnings += [] if known is None or findings else _fed_by_noise(found, known, warnings)
     evidence = {
         "normalization_layers": len(found),
         "unusual": [warning.message for warning in warnings],
@@ -66,14 +65,20 @@ def check(context: CheckContext) -> CheckResult:
     )
     if findings:
         return result
-    vectors = sum(len(n.vectors) for n in found)
     return replace(
         result,
         verdict=Verdict.PASSED,
-        summary=f"{vectors} statistics of {counted(len(found), 'normalization layer')} are "
-        "finite, no variance is negative, momenta, axes and dtypes can accumulate",
+        summary=_passed_summary(found),
         table=table(layers, known.estimate.rows) if known else None,
         notes=(refused,) if refused else (),
+    )
+
+
+def _passed_summary(found: list[NormalizationLayer]) -> str:
+    return (
+        f"{sum(len(n.vectors) for n in found)} statistics of "
+        f"{counted(len(found), 'normalization layer')} are finite, no variance is negative, "
+        "momenta, axes and dtypes can accumulate"
     )
 
 

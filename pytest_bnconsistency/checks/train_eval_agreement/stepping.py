@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,12 +39,15 @@ def stepped(m: Measured) -> Stepped:
         return Stepped(evidence={"updates_per_step": f"the step raised {type(error).__name__}"})
     if not times_of:
         return Stepped()
-    never = [path for path, times in times_of.items() if times < NEVER]
-    several = [path for path, times in times_of.items() if times > SEVERAL]
-    found = [_never(never)] if never else []
-    found += [_several(m, several, times_of[several[0]])] if several else []
     rounded = {path: round(times, 2) for path, times in times_of.items()}
-    return Stepped(tuple(found), {"updates_per_step": rounded})
+    return Stepped(tuple(_warned(m, times_of)), {"updates_per_step": rounded})
+
+
+def _warned(m: Measured, times_of: Mapping[str, float]) -> Iterator[Finding]:
+    if never := [path for path, times in times_of.items() if times < NEVER]:
+        yield _never(never)
+    if several := [path for path, times in times_of.items() if times > SEVERAL]:
+        yield _several(m, several, times_of[several[0]])
 
 
 def _updates_per_step(m: Measured) -> dict[str, float]:
