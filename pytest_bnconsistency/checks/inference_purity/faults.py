@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import calls_of
-from pytest_bnconsistency.checks.inference_purity import explain
-from pytest_bnconsistency.checks.inference_purity.explain import Cause
+from pytest_bnconsistency.checks.inference_purity import explain_randomness, explain_state
 from pytest_bnconsistency.checks.inference_purity.runs import Kind, Runs, Seen, runner_of
+from pytest_bnconsistency.checks.inference_purity.undoing import Cause
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.results import Finding
@@ -20,13 +20,15 @@ def state_moves(context: CheckContext, runs: Runs) -> list[Finding]:
     found: dict[Cause, list[Seen]] = {}
     for alike in _by_code([s for s in runs.seen if s.moved]):
         runner = runner_of(context, alike[0])
-        cause = explain.moves_because(context.subject, runner, alike[0].moved, runs.owner_of)
+        cause = explain_state.moves_because(context.subject, runner, alike[0].moved, runs.owner_of)
         found.setdefault(cause, []).extend(alike)
     findings = []
     for cause, moving in found.items():
         ids = {id(v) for s in moving for v in s.moved}
         layers = list(dict.fromkeys(path for key, path in runs.owner_of.items() if key in ids))
-        findings.append(explain.state_moves(cause, layers, [s.name for s in moving], unmoved))
+        findings.append(
+            explain_state.state_moves(cause, layers, [s.name for s in moving], unmoved)
+        )
     return findings
 
 
@@ -46,4 +48,4 @@ def not_repeatable(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> list
     if not random:
         return []
     mode = next((modes[name] for name in random if name in modes), False)
-    return [explain.not_repeatable(context.subject, x, default, random, mode)]
+    return [explain_randomness.not_repeatable(context.subject, x, default, random, mode)]

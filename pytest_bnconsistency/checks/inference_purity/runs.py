@@ -24,7 +24,7 @@ from pytest_bnconsistency.checks.entry_points import (
     run_retraced,
     traced_entry,
 )
-from pytest_bnconsistency.checks.inference_purity.explain import Runner
+from pytest_bnconsistency.checks.inference_purity.undoing import Runner
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.errors import RefusedError

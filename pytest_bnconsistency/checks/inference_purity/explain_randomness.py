@@ -1,0 +1,118 @@
+"""Why an entry point does not repeat itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.data.arrays import Nest
+from pytest_bnconsistency.execution.activation_patching import Patch
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.layer_values import (
+    in_trace,
+    repeats_with,
+    results_of,
+    values_of,
+)
+from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.results import Explanation, Finding
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import listed
+
+
+def not_repeatable(
+    subject: Subject, x: Nest, default: Pass, random: Sequence[str], mode: bool | None
+) -> Finding:
+    """The finding for entry points that give other bits the second time.
+
+    `default` is a pass that leaves the mode out, `mode` what one of the entry points is told.
+    """
+    drawn, tested, tries = _drawn(default), False, Tries()
+    if tries.may("the random numbers held"):
+        with contextlib.suppress(Exception):
+            tested = _repeats_with(subject, x, mode, drawn.labels, default.drawing)
+    places = drawn.places
+    return rules.NOT_REPEATABLE.finding(
+        layer=places[0] if places else "not located",
+        layers=places,
+        message=f"the same batch gives other bits the second time, through {listed(random)}",
+        explanation=_of_draws(drawn, tested, tries, _to_repeat(subject, random)),
+        bound="no tolerance: bitwise",
+        evidence={"random": list(random), "layers": drawn.paths},
+    )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The layers that draw random numbers, the labels of their calls, and code between layers."""
+
+    paths: list[str]
+    labels: list[str]
+    around: list[str]
+
+    @property
+    def places(self) -> list[str]:
+        return [*self.paths, *self.around]
+
+
+def _drawn(default: Pass) -> _Drawn:
+    drawing = {id(layer) for layer in default.random_layers}
+    # Held still, a layer may return what it was given.
+    called = [*default.passing_calls, *default.calls]
+    calls = [call for call in called if id(call.layer) in drawing]
+    path_of = {id(call.layer): call.path for call in reversed(calls)}
+    paths = [path_of.get(id(layer), layer.name) for layer in default.random_layers]
+    around = [f"between {before} and {after}" for before, after in default.drawing.values()]
+    labels = [call.label for call in calls]
+    return _Drawn(list(dict.fromkeys(paths)), labels, list(dict.fromkeys(around)))
+
+
+def _of_draws(drawn: _Drawn, tested: bool, tries: Tries, remedy: str) -> Explanation:
+    """Why rows are not as they were: what draws, if holding it was `tested` to mend that."""
+    if not drawn.places:
+        return Explanation(
+            cause="not established; no random operation was seen",
+            remedy="keep nothing from one call to the next: no counter, no cache",
+        )
+    one = len(drawn.places) == 1
+    who = listed([*drawn.paths, *(f"the code {place}" for place in drawn.around)])
+    draws = f"{who} {'draws' if one else 'draw'} random numbers"
+    whose = f"{'its' if one else 'their'} {'random numbers' if drawn.around else 'outputs'}"
+    if tested:
+        return Explanation(
+            cause=f"{draws} in inference",
+            tested=f"with {whose} held, the same batch gives the same bits",
+            remedy=remedy,
+            established=True,
+        )
+    unknown = f"not established; {draws}, and holding {whose} showed nothing"
+    return Explanation(cause=tries.without_cause(unknown), remedy=remedy)
+
+
+def _to_repeat(subject: Subject, random: Sequence[str]) -> str:
+    """What has nothing drawn; a mode that was seen to draw nothing comes first."""
+    if list(random) == [subject.call_text(None)]:
+        advice = f"call the model with training=False for inference, {subject.call_text(False)}"
+    else:
+        advice = "draw random numbers in training mode only"
+    return f"{advice}; keep augmentation outside the model"
+
+
+def _repeats_with(
+    subject: Subject,
+    x: Nest,
+    training: bool | None,
+    labels: Collection[str],
+    drawing: Collection[str],
+) -> bool:
+    """Whether the same rows give the same bits twice once calls and operations are held."""
+    if not drawing:
+        seen = Pass(subject, x, training=training, traced=False)
+        patched = {label: known for label, known in values_of(seen, x).items() if label in labels}
+        return bool(patched) and repeats_with(seen, x, patched)
+    traced = Pass(subject, x, training=training)
+    patched = {k: v for k, v in in_trace(traced, x)[1].items() if k in labels}
+    drawn = {name: Patch(values) for name, values in results_of(traced, x, drawing).items()}
+    return repeats_with(traced, x, patched, drawn)
