@@ -112,14 +112,14 @@ def compare(context: CheckContext, x: Nest, row_by_row: Collection[int]) -> Comp
         c = Comparing(context, entry, judged.observed, noise_of(context, entry, row_by_row))
         judged = _compared(c, judged)
         groups.append((entry, judged))
-        notes += [*judged.among_others.notes, *_rows_first(c), *_held_still(c)]
+        notes += [*judged.among_others.notes, *_rows_first(c), *_stochastic_off(c)]
     if not row_by_row:
         groups = untraced(context, groups, noise)
     notes += _rowless([judged for _, judged in groups if not judged.random])
     return Compared(context, x, row_by_row, groups, noise, notes)
 
 
-def _held_still(c: Comparing) -> list[str]:
+def _stochastic_off(c: Comparing) -> list[str]:
     if c.seen is None or not c.seen.stochastic_off:
         return []
     return [f"layers that draw random numbers are held still in {c.entry.name}"]
