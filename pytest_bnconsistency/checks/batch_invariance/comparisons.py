@@ -35,6 +35,7 @@ class Compared:
     context: CheckContext
     x: Nest
     row_by_row: Collection[int]
+    joint: Sequence[BatchVariant]
     groups: Sequence[tuple[Entry, Judged]]
     noise: Noise
     notes: Sequence[str]
@@ -52,11 +53,6 @@ class Compared:
     @property
     def sound(self) -> list[Judged]:
         return [judged for judged in self.known if judged.holds]
-
-    @property
-    def joint(self) -> Sequence[BatchVariant]:
-        """The batches in which other rows change."""
-        return joint_batch_variants(self.x, self.context.settings.seed)
 
     @property
     def sizes(self) -> list[int]:
@@ -107,16 +103,17 @@ def compare(context: CheckContext, x: Nest, row_by_row: Collection[int]) -> Comp
     """Each entry point that computes something else, in other batches and in other sizes."""
     found, notes = _entry_points(context, x, row_by_row)
     noise = measured_noise(context, row_by_row)
-    groups = []
+    groups, joint = [], joint_batch_variants(x, context.settings.seed)
     for entry, judged in found:
-        c = Comparing(context, entry, judged.observed, noise_of(context, entry, row_by_row))
+        own = noise_of(context, entry, row_by_row)
+        c = Comparing(context, entry, judged.observed, own, joint)
         judged = _compared(c, judged)
         groups.append((entry, judged))
         notes += [*judged.among_others.notes, *_rows_first(c), *_stochastic_off(c)]
     if not row_by_row:
         groups = untraced(context, groups, noise)
     notes += _rowless([judged for _, judged in groups if not judged.random])
-    return Compared(context, x, row_by_row, groups, noise, notes)
+    return Compared(context, x, row_by_row, joint, groups, noise, notes)
 
 
 def _stochastic_off(c: Comparing) -> list[str]:

@@ -22,7 +22,6 @@ from pytest_bnconsistency.execution.batch_variants import (
     BatchVariant,
     batch_variants,
     copied,
-    joint_batch_variants,
     moved_on,
 )
 from pytest_bnconsistency.execution.forward_pass import Observation, Pass
@@ -46,13 +45,15 @@ Outcome = Difference | Refused | None
 class Comparing:
     """An entry point on the rows of the sample, and the noise of its outputs.
 
-    `seen` is the traced pass behind it, where there is one.
+    `seen` is the traced pass behind it, where there is one, `joint` batches in which other rows
+    change.
     """
 
     context: CheckContext
     entry: Entry
     seen: Pass | None
     noise: Noise
+    joint: Sequence[BatchVariant] = ()
 
     @property
     def x(self) -> Nest:
@@ -86,10 +87,10 @@ class Comparing:
             found.append(self.outcome(variant))
         return found
 
-    def others(self, among: Sequence[BatchVariant]) -> list[tuple[BatchVariant, Observation]]:
-        """What it gives for each variant that it takes."""
+    def others(self) -> list[tuple[BatchVariant, Observation]]:
+        """What it gives for each of the joint variants that it takes."""
         found = []
-        for variant in among:
+        for variant in self.joint:
             try:
                 found.append((variant, self.entry.run(variant.name, variant.x)))
             except Exception:
@@ -116,10 +117,9 @@ class Comparing:
 
 def compare_variants(c: Comparing) -> AmongOthers:
     """What other rows do; changed one by one, they tell what it is that rows depend on."""
-    joint = joint_batch_variants(c.x, c.context.settings.seed)
-    if width := _other_width(c, joint):
+    if width := _other_width(c):
         return AmongOthers(width=width)
-    outcomes = c.outcomes(joint)
+    outcomes = c.outcomes(c.joint)
     if all(outcome is None for outcome in outcomes):
         # Each batch begins with the same state, so that the same numbers are drawn.
         return _repeating(c) if observed(c.context, False).draws else AmongOthers()
@@ -127,7 +127,7 @@ def compare_variants(c: Comparing) -> AmongOthers:
     singly = c.outcomes(batch_variants(c.x, c.context.settings.seed))
     changing = _differences(singly) or _differences(outcomes)
     notes = [*known.notes, *(found.note for found in singly if isinstance(found, Refused))]
-    routing = c.seen is not None and _dynamic_routing(c, c.seen, changing, joint)
+    routing = c.seen is not None and _dynamic_routing(c, c.seen, changing)
     if routing:
         notes.append(
             f"parts of {c.entry.name} get other numbers of rows if the other rows change: its "
@@ -160,9 +160,9 @@ def _differences(outcomes: Sequence[Outcome]) -> list[Difference]:
     return [outcome for outcome in outcomes if isinstance(outcome, Difference)]
 
 
-def _other_width(c: Comparing, joint: Sequence[BatchVariant]) -> str:
+def _other_width(c: Comparing) -> str:
     """How an output's shape depends on other rows, as one as wide as the longest row; else ""."""
-    for variant, other in c.others(joint):
+    for variant, other in c.others():
         for mine, its in zip(c.base.outputs, other.outputs, strict=False):
             rows = mine.ndim and its.ndim and len(mine) == len(its) == variant.rows
             if rows and mine.shape != its.shape:
@@ -173,11 +173,9 @@ def _other_width(c: Comparing, joint: Sequence[BatchVariant]) -> str:
     return ""
 
 
-def _dynamic_routing(
-    c: Comparing, seen: Pass, changing: Sequence[Difference], joint: Sequence[BatchVariant]
-) -> bool:
+def _dynamic_routing(c: Comparing, seen: Pass, changing: Sequence[Difference]) -> bool:
     """Whether other numbers of rows meet beside other rows, so that they round otherwise."""
-    if _regroups_rows(c, joint):
+    if _regroups_rows(c):
         return True
     # Where outputs move farther than any rounding takes them, nothing hangs on it.
     return (
@@ -187,7 +185,7 @@ def _dynamic_routing(
     )
 
 
-def _regroups_rows(c: Comparing, joint: Sequence[BatchVariant]) -> bool:
+def _regroups_rows(c: Comparing) -> bool:
     """Whether some call gives another number of entries beside other rows.
 
     So do experts that get the rows that are sent to them.
@@ -196,7 +194,7 @@ def _regroups_rows(c: Comparing, joint: Sequence[BatchVariant]) -> bool:
     def counts(seen: Observation) -> list[list[int]]:
         return [[len(array) for array in record or ()] for record in seen.records]
 
-    return any(counts(other) != counts(c.base) for _, other in c.others(joint))
+    return any(counts(other) != counts(c.base) for _, other in c.others())
 
 
 def _repeating(c: Comparing) -> AmongOthers:
