@@ -325,12 +325,14 @@ class Pass:
             nonlocal replaying
             replaying = True
             try:
-                return proceed(*self._with_training(call, training))
+                with self._telling(call, training):
+                    return proceed(*self._with_training(call, training))
             finally:
                 replaying = False
 
         def hook(call: Call, proceed: Proceed) -> Any:
-            args, kwargs = self._with_training(call, self._modes.get(id(call.layer)))
+            forced = self._modes.get(id(call.layer))
+            args, kwargs = self._with_training(call, forced)
             if replaying:
                 return proceed(args, kwargs)
             if current_graph() is not graph:
@@ -340,7 +342,7 @@ class Pass:
             first = operation_count(graph)
             quiet = replay(call, proceed, False) if id(call.layer) in self.stochastic_off else None
             awaited = records[-AHEAD] if len(records) >= AHEAD else None
-            with tf.control_dependencies(awaited or []):
+            with tf.control_dependencies(awaited or []), self._telling(call, forced):
                 outputs = proceed(args, kwargs)
             if quiet is not None:
                 outputs = quiet
@@ -395,6 +397,14 @@ class Pass:
                 f"expected dense outputs: give a function around the model that returns {remedy}"
             )
         return tf.convert_to_tensor(output)
+
+    def _telling(
+        self, call: Call, training: bool | None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Around a call that is told a mode by us, so that no other call is told it."""
+        if training is None:
+            return contextlib.nullcontext()
+        return self.subject.modes_kept(call.layer)
 
     def _with_training(
         self, call: Call, training: bool | None

@@ -208,6 +208,10 @@ class Subject(abc.ABC):
         default = default_mode(self.model if isinstance(layer, Part) else layer)
         return default if isinstance(default, bool) else None
 
+    def modes_kept(self, layer: Any) -> contextlib.AbstractContextManager[None]:
+        """Within it, a mode that `layer` is told in a call of ours is told to no other layer."""
+        return contextlib.nullcontext()
+
     def training_phase(self) -> bool:
         """Whether a global switch puts layers that are told nothing into training mode."""
         return False

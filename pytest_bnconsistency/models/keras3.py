@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -43,6 +44,18 @@ class Keras3Subject(KerasModelSubject):
                 for node in operation._inbound_nodes:
                     if node.arguments.kwargs.get("training") is False:
                         yield operation
+
+    @contextlib.contextmanager
+    def modes_kept(self, layer: Any) -> Iterator[None]:
+        # From 3.16 on, what one call is told counts for all later calls inside of the same model.
+        find = getattr(layer, "_get_call_context", None)
+        around = {} if find is None else vars(find())
+        before = dict(around)
+        try:
+            yield
+        finally:
+            around.clear()
+            around.update(before)
 
     def stochastic(self, layer: Any) -> bool:
         return any(
