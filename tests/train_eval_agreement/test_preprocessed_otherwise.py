@@ -1,8 +1,10 @@
 """Data or layers of preprocessing that are not those of training: named by what undoes it."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from skimage import data
 
 from pytest_bnconsistency.testing import expect_pass
 
@@ -71,6 +73,54 @@ def test_images_at_another_scale(k, disagrees, images, trained, given, said):
     assert "evaluation is then" in finding.tested
     assert finding.remedy.startswith("the model was trained on ")
     expect_pass(CHECK, model, trained(images).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    """Pieces of four photographs, whose channels are alike; which photograph is it?"""
+    rng = np.random.default_rng(1)
+    photos = [p()[::2, ::2] / 255 for p in (data.astronaut, data.coffee, data.cat, data.rocket)]
+    corners = [(rng.integers(p.shape[0] - 16), rng.integers(p.shape[1] - 16)) for p in photos * 75]
+    x = [p[a : a + 16, b : b + 16] for p, (a, b) in zip(photos * 75, corners, strict=True)]
+    return np.array(x, np.float32), np.arange(300) % 4
+
+
+@pytest.fixture(scope="module")
+def knows_pieces(pieces):
+    keras.utils.set_random_seed(0)
+    inputs = h = keras.Input((16, 16, 3))
+    for index, filters in enumerate((8, 16)):
+        h = keras.layers.Conv2D(filters, 3, 2, padding="same")(h)
+        h = keras.layers.BatchNormalization(momentum=0.9, name=f"bn{index}")(h)
+        h = keras.layers.ReLU()(h)
+    h = keras.layers.GlobalAveragePooling2D()(h)
+    model = keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(h))
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    model.fit(*pieces, batch_size=16, epochs=8, verbose=0)
+    model.optimizer.learning_rate = 3e-4
+    model.fit(*pieces, batch_size=16, epochs=3, verbose=0)
+    return model
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: x[..., ::-1], "those of the channels in reverse order"),
+        (lambda x: 1 - x, "those of 1 - x"),
+    ],
+)
+def test_targets_tell_what_statistics_hardly_tell(disagrees, pieces, knows_pieces, change, said):
+    """Natural images have much the same statistics so changed; numbers that fit explain more."""
+    x, y = pieces
+    finding = disagrees(knows_pieces, change(x), y, rule=SHIFT)
+    assert said in finding.cause
+    assert "with the population statistics" in finding.tested
+
+
+@pytest.mark.thorough
+def test_images_as_in_training_pass(pieces, knows_pieces):
+    expect_pass(CHECK, knows_pieces, *pieces)
 
 
 def net_for_tables(k):

@@ -48,7 +48,7 @@ def predicted(m: Measured, tries: Tries) -> Cause | None:
     for attempt in ATTEMPTS:
         if not tries.may(attempt.name):
             return None  # what was not tried may explain more
-        found += [cause for cause in attempt.find(m) if cause.share > HALF]
+        found += [cause for cause in attempt.find(m) if cause.sure or cause.share > HALF]
         if found and _settles(m, attempt, found):
             break
     else:

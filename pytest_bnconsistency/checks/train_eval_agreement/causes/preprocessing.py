@@ -100,19 +100,23 @@ def _explaining(trial: InputTrial, change: Change) -> Iterator[Candidate]:
     # Standardised features have the statistics that a normalization layer begins with, and some
     # change of the data brings any statistics nearer.
     if tried.share > tried.initial + (RIVALS if change.free else -RIVALS):
+        known, stored = (
+            "the model knows its data",
+            "the statistics of this data are what is stored",
+        )
         cause = Cause.tested(
             rules.SHIFT,
             cause=(
                 f"the statistics are those of {change.name}: this data is preprocessed otherwise "
                 "than the training data"
             ),
-            tested=f"with {change.name} the statistics of this data are what is stored; "
-            f"{tried.said}",
+            tested=f"with {change.name} {known if tried.mends else stored}; {tried.said}",
             remedy=(
                 f"the model was trained on {change.name}: give evaluation the preprocessing of "
                 "training (best inside the model)"
             ),
             share=tried.share,
+            sure=tried.mends,
         )
         yield Candidate(cause, tried, change.weight)
 

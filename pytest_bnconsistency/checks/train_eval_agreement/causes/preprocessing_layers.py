@@ -140,7 +140,7 @@ def _cause(place: Affine, change: Change, tried: Tried) -> Cause:
         remedy=remedy.format(path=path),
         share=tried.share,
         place=path,
-        sure=change.form is not None,
+        sure=change.form is not None or tried.mends,
     )
 
 

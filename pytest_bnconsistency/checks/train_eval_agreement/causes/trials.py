@@ -77,10 +77,21 @@ class Tried:
         return changed <= (given + max(aim, 0.0)) / 2
 
     @property
+    def mends(self) -> bool:
+        """Whether the loss falls far below what any statistics make of the data as given.
+
+        No change that is not the right one does that, however alike the statistics are.
+        """
+        if self.losses is None:
+            return False
+        given, changed, aim = self.losses
+        return self.closes and changed < HALF * aim and aim - changed > LOSS * (given - aim)
+
+    @property
     def explains(self) -> bool:
         """Whether it tells most of what is stored, or half of it and nearly all of the gap."""
         enough = HALF if self.after < NEARLY * self.limit else MOST
-        return self.share > enough and self.closes
+        return self.mends or (self.share > enough and self.closes)
 
     @property
     def decides(self) -> bool:
@@ -91,7 +102,9 @@ class Tried:
     def said(self) -> str:
         loss = ""
         if self.losses is not None:
-            loss = f", at a loss of {number(self.losses[1])} (as given {number(self.losses[0])})"
+            given, changed, aim = map(number, self.losses)
+            loss = f", at a loss of {changed} (as given {given}"
+            loss += f", with the population statistics {aim})" if self.mends else ")"
         return (
             f"evaluation is then {self.after:.2g} standard deviations from that under population "
             f"statistics, as given {self.before:.2g}{loss}"
