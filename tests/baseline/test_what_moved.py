@@ -119,7 +119,8 @@ def test_other_names_by_a_count_are_no_change(tmp_path):
         return keras.Sequential(parts)
 
     record_baseline(unnamed(5), "net", baseline_dir=tmp_path, **VALUES)
-    compare(tmp_path, unnamed(5))
+    assert "weights" not in "".join(compare(tmp_path, unnamed(5)).notes)
+    assert compare(tmp_path, unnamed(5), weights="same").verdict == "passed"
     with pytest.raises(ConsistencyFailure) as failure:
         compare(tmp_path, unnamed(6))
     assert "arrays is (4,6) (6,), was (4,5) (5,)" in str(failure.value)

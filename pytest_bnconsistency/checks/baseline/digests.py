@@ -59,13 +59,13 @@ def vector_facts(values: Array, name: str) -> dict[str, float | int | str]:
     return facts | dict(_numbered(projections(numbers, name)))
 
 
-def weights_facts(weights: Iterable[tuple[str, Array]]) -> dict[str, float | int | str]:
-    """All weights together; each has its name, so that another order is no change."""
+def weights_facts(weights: Iterable[Array]) -> dict[str, float | int | str]:
+    """All weights together, each with signs by its place."""
     count = elements = 0
     squares, total = 0.0, np.zeros(PROJECTIONS)
-    for name, values in weights:
+    for values in weights:
         count, elements = count + 1, elements + values.size
-        own = projections(values, name)
+        own = projections(values, f"array {count}")
         total += np.array(own) * np.sqrt(values.size)
         squares += size(values) ** 2 * values.size
     root = np.sqrt(max(elements, 1))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pytest_bnconsistency import libraries
@@ -40,14 +40,15 @@ DATASET = "predict(dataset)"
 
 def facts_of(context: CheckContext, name: str) -> Facts:
     """What is so of the model, and what the checks of this run said of it."""
+    holders = _holders(context.subject)
     found = Facts(
         model=name,
         batch=_described(context),
         versions=_versions(context),
-        graph=tuple(_graph(context)),
-        weights=digests.weights_facts(_weights(context)),
+        graph=tuple(holder.line for holder in holders[:-1]),
+        weights=digests.weights_facts(_weights(holders)),
         inventory=_inventory(context),
-        statistics=_statistics(context),
+        statistics=_statistics(holders),
         outputs=_outputs(context),
         verdicts=verdict_facts(_results(context)),
     )
@@ -72,15 +73,35 @@ def _results(context: CheckContext) -> dict[str, CheckResult]:
     }
 
 
-def _graph(context: CheckContext) -> Iterator[str]:
-    """A line for each layer, in the order in which the model holds them."""
-    subject, known = context.subject, dict[str, int]()
-    for layer in _in_order(subject):
-        path = subject.path(layer)
+@dataclass(frozen=True)
+class Holder:
+    """A layer with the arrays that it holds itself, and those of them that no optimizer trains.
+
+    `label` is its path, and tells layers of one path apart.
+    """
+
+    layer: Any
+    label: str
+    own: list[Any]
+    kept: list[Any]
+
+    @property
+    def line(self) -> str:
+        shapes = [str(tuple(variable.shape)).replace(" ", "") for variable in self.own]
+        return ": ".join(filter(None, (self.label, " ".join(shapes))))
+
+
+def _holders(subject: Subject) -> list[Holder]:
+    """The layers, in the order in which the model holds them, and the model itself at the end."""
+    found, known = list[Holder](), dict[str, int]()
+    for layer in (*_in_order(subject), subject.model):
+        path = subject.name if layer is subject.model else subject.path(layer)
         known[path] = known.get(path, 0) + 1
         label = path if known[path] == 1 else f"{path} ({known[path]})"
-        shapes = [str(tuple(v.shape)).replace(" ", "") for v in subject.own_variables(layer)]
-        yield ": ".join(filter(None, (label, " ".join(shapes))))
+        own = subject.own_variables(layer)
+        kept = tracked_candidates(subject, layer) if own else []
+        found.append(Holder(layer, label, own, kept))
+    return found
 
 
 def _in_order(subject: Subject) -> list[Any]:
@@ -100,29 +121,25 @@ def _in_order(subject: Subject) -> list[Any]:
     return [layer for layer in {**found, **known}.values() if layer is not subject.model]
 
 
-def _weights(context: CheckContext) -> Iterator[tuple[str, Array]]:
-    """What trains, by layer and place, as arrays."""
-    subject, seen = context.subject, set[int]()
-    for layer in subject.layers():
-        kept = {id(variable) for variable in tracked_candidates(subject, layer)}
-        for place, variable in enumerate(subject.own_variables(layer)):
-            if id(variable) in kept | seen or not variable.dtype.is_floating:
-                continue
-            seen.add(id(variable))
-            yield f"{subject.path(layer)} {place}", variable.numpy()
+def _weights(holders: Sequence[Holder]) -> Iterator[Array]:
+    """What trains, each array once."""
+    seen = {id(variable) for holder in holders for variable in holder.kept}
+    for holder in holders:
+        for variable in holder.own:
+            if id(variable) not in seen and variable.dtype.is_floating:
+                seen.add(id(variable))
+                yield variable.numpy()
 
 
-def _statistics(context: CheckContext) -> Blocks:
+def _statistics(holders: Sequence[Holder]) -> Blocks:
     """The digest of each vector that a layer stores and no optimizer trains."""
-    subject, found = context.subject, dict[str, Block]()
-    for layer in subject.layers():
-        names = {id(variable): name for name, variable in attributes(layer).items()}
-        for place, variable in enumerate(tracked_candidates(subject, layer)):
+    found: dict[str, Block] = {}
+    for holder in holders:
+        names = {id(variable): name for name, variable in attributes(holder.layer).items()}
+        for place, variable in enumerate(holder.kept):
             name = names.get(id(variable), f"variable {place}")
-            path = subject.path(layer) or subject.name
-            found.setdefault(
-                f"{path} {name}", digests.vector_facts(variable.numpy(), f"{path} {name}")
-            )
+            # The signs hang on no name of a layer: a library counts these up.
+            found[f"{holder.label} {name}"] = digests.vector_facts(variable.numpy(), name)
     return found
 
 
