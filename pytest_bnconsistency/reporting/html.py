@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -188,23 +188,18 @@ def _context(environment: Environment, record: Mapping[str, Any]) -> dict[str, A
     entries = [entry for section in sections for entry in section.entries]
     met = sorted({rule for entry in entries for rule in entry.rules})
     style, script = (_source(environment, name) for name in ("page.css", "page.js"))
-    counts = record["counts"]
-    failed = counts["failing"] or counts["errors"]
     findings = sum(len(c[k]) for c in (e.check for e in entries) for k in KINDS)
     return {
         "record": record,
-        "defaults": Counter(e.defaults for e in entries).most_common(1)[0][0] if entries else "",
+        "defaults": _usual(entry.defaults for entry in entries),
         "room": Room.among(len(entries) + findings),
         "sections": sections,
-        "state": f"{'failed' if failed else 'passed'}"
-        f"{'' if record['run']['complete'] else ', and incomplete'}",
+        "state": _state(record),
         "headline": headline(record),
         "missing": list(missing(record)),
         "versions": ", ".join(f"{name} {v}" for name, v in record["versions"].items() if v),
         "checks": list(dict.fromkeys(entry.check["check"] for entry in entries)),
-        "verdicts": [
-            NAMES[k] for k in (*VERDICTS, "expected") if any(k == e.kind for e in entries)
-        ],
+        "verdicts": _verdicts({entry.kind for entry in entries}),
         "rules": met,
         "pages": dict(_pages(met)),
         "texts": TEXTS,
@@ -213,6 +208,20 @@ def _context(environment: Environment, record: Mapping[str, Any]) -> dict[str, A
         "style_hash": _hash(style),
         "script_hash": _hash(script),
     }
+
+
+def _usual(texts: Iterable[str]) -> str:
+    return next((text for text, _ in Counter(texts).most_common(1)), "")
+
+
+def _state(record: Mapping[str, Any]) -> str:
+    counts = record["counts"]
+    state = "failed" if counts["failing"] or counts["errors"] else "passed"
+    return state if record["run"]["complete"] else f"{state}, and incomplete"
+
+
+def _verdicts(kinds: Collection[str]) -> list[str]:
+    return [NAMES[kind] for kind in (*VERDICTS, "expected") if kind in kinds]
 
 
 def _section(position: int, model: Mapping[str, Any]) -> Section:
