@@ -152,6 +152,10 @@ class Room:
     rows: int
     characters: int
 
+    @property
+    def is_tight(self) -> bool:
+        return self.bars < LEAST_AND_MOST[0][1]
+
     @classmethod
     def among(cls, places: int) -> Room:
         """The room where so many checks and findings share the page: it must open at once."""

@@ -289,6 +289,7 @@ def test_where_much_shares_the_page_what_is_long_is_cut_and_counted(findings, cr
     assert ("stage_19/block_1/bn" in page.text) is not crowded
     assert "stage_0/block_1/bn" in page.text
     assert ("more characters, in the JSON record" in page.text) is crowded
+    assert (("body", {"class": "crowded"}) in page.tags) is crowded
 
 
 def test_a_record_gives_the_same_bytes_each_time():
