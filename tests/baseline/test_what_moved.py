@@ -140,6 +140,7 @@ def test_weights_that_were_trained_anew_are_told(recorded):
     assert compare(recorded, moved, weights="retrained").verdict == "passed"
 
 
+@pytest.mark.thorough
 def test_what_is_recorded_again_is_what_moved(recorded, tmp_path):
     path = tmp_path / "net.json"
     path.write_bytes((recorded / "net.json").read_bytes())
@@ -154,6 +155,7 @@ def test_what_is_recorded_again_is_what_moved(recorded, tmp_path):
     assert '   "momentum": 0.5,' in came
 
 
+@pytest.mark.thorough
 def test_a_training_mode_that_is_baked_in_is_told_by_entry_point(tmp_path):
     def graph(**mode):
         keras.utils.set_random_seed(3)
