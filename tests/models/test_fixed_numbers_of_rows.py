@@ -65,7 +65,7 @@ def test_a_layer_that_lays_out_a_fixed_batch(k, steps, faulty):
 
     model = model_of(k, Own(name="own"), 6)
     if faulty:
-        expect_failure(PURE, model, steps, rule="BN001", layer="own", cause_tested=False)
+        expect_failure(PURE, model, steps, rule="BN001", layer="own", cause_tested=True)
     else:
         expect_pass(PURE, model, steps)
 

@@ -17,6 +17,6 @@ from pytest_bnconsistency.results import Table
     ],
 )
 def test_whether_no_layer_alone_closes_half_of_the_gap(shares, none):
-    found = Attribution([Share(*share) for share in shares], Table((), ()))
+    found = Attribution([Share(*share, 0.0, 1.0) for share in shares], Table((), ()))
     assert found.none_by_itself is none
     assert found.worst == "a"

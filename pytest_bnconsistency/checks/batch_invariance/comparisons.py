@@ -134,7 +134,7 @@ def _compared(c: Comparing, judged: Judged) -> Judged:
     judged = replace(
         judged,
         among_others=compare_variants(c),
-        has_rows=has_rows(c.base.outputs, c.x),
+        has_rows=any(has_rows([output], c.x) for output in c.base.outputs),
     )
     if judged.differences or judged.random:
         return judged
