@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from small_models import MIXING, functional, layer_of, lengths, with_bn
+from small_models import MIXING, functional, layer_of, lengths, moved_by_call, with_bn
 
 from pytest_bnconsistency import BNConsistencyError, Verdict, check_consistency
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
@@ -80,6 +80,9 @@ def test_a_default_is_named_as_the_cause(x):
 
     bn = keras.layers.BatchNormalization(name="bn")
     model = functional(keras, lambda h: bn(keras.layers.Dense(4)(Noise(name="noise")(h))))
+    if not moved_by_call(model, x, "bn"):  # as in Keras 3.16
+        expect_pass(CHECK, model, x)
+        return
     cause = "noise's call defaults to training=True"
     expect_failure(CHECK, model, x, rule=TRAINING_MODE, layer="bn", cause_contains=cause)
 

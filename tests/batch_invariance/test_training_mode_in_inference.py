@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import functional, with_bn
+from small_models import functional, moved_by_call, with_bn
 
 from pytest_bnconsistency import Verdict
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
@@ -159,6 +159,9 @@ def test_a_default_of_training_leaks_from_a_layer_upstream(x):
         bn = keras.layers.BatchNormalization(name="bn")
         return functional(keras, lambda h: bn(keras.layers.Dense(4)(Noise(name="noise")(h))))
 
+    if not moved_by_call(build(True), x, "bn"):  # as in Keras 3.16
+        expect_pass(CHECK, build(True), x)
+        return
     finding = expect_failure(
         CHECK, build(True), x, rule=TRAINING_MODE, layer="bn", cause_tested=True
     )

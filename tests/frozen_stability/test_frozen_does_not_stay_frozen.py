@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from small_models import moved_by_fit
 
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
@@ -36,6 +37,9 @@ def compiled(model):
 def test_training_false_is_ignored_by_fit(x, y):
     base = base_of(keras)
     model = transfer(keras, base, training=False)
+    if not moved_by_fit(model, x, y, "bn"):  # as in Keras 3.16
+        expect_pass(CHECK, model, x, y)
+        return
     finding = expect_failure(
         CHECK,
         model,

@@ -1,9 +1,9 @@
 """Frozen whole, nothing to train, NaN losses: one clear sentence, and everything restored."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import moved_by_fit
 
 from pytest_bnconsistency import BNConsistencyError
 from pytest_bnconsistency.reporting import text
@@ -88,22 +88,24 @@ def test_each_normaliser_and_why(k, x, y):
     h = k.layers.BatchNormalization(name="free")(h)
     model = k.Model(inputs, k.layers.Dense(3, activation="softmax")(h))
     model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
-    if k is keras:
+    if moved_by_fit(model, x, y, "half"):
         finding = expect_failure(CHECK, model, x, y, rule="BN303", layer="half")
         assert finding.evidence["layers"] == ["half"]
         return
+    # In Keras 3.16 the mode of one call reaches the next.
+    free = moved_by_fit(model, x, y, "free")
     result = expect_pass(CHECK, model, x, y)
     rows = {row["normalization layer"]: row for row in result.evidence["normalization_layers"]}
     assert {path: row["is"] for path, row in rows.items()} == {
         "half": "half-frozen",
         "base/bn": "frozen",
-        "free": "trainable",
+        "free": "trainable" if free else "half-frozen",
     }
     assert rows["base/bn"]["because"] == "trainable=False"
     assert rows["half"]["because"].startswith("training=False in the call of half")
     assert (rows["half"]["statistics"], rows["half"]["weights"]) == ("stay", "move")
-    assert rows["free"]["statistics"] == "move"
-    assert rows["free"]["training mode uses"] == "the batch"
+    assert rows["free"]["statistics"] == ("move" if free else "stay")
+    assert rows["free"]["training mode uses"] == ("the batch" if free else "what is stored")
 
 
 def test_a_classical_gan(k):

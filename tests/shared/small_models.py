@@ -126,3 +126,21 @@ def export(model, folder, **options):
     if unknown := options.keys() - inspect.signature(model.export).parameters.keys():
         pytest.skip(f"model.export of this Keras has no {', '.join(unknown)}")
     model.export(folder, **silent(model.export), **options)
+
+
+def moved_by_fit(model, x, y, name):
+    """Whether `fit` of this Keras moves the mean that a layer stores, tried on a copy."""
+    copy = type(model).from_config(model.get_config())
+    copy.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    layer = next(inner for inner in copy._flatten_layers() if inner.name == name)
+    before = layer.moving_mean.numpy()
+    copy.fit(x, y, verbose=0)
+    return not np.array_equal(before, layer.moving_mean.numpy())
+
+
+def moved_by_call(model, x, name):
+    """Whether the plain call of this Keras moves the mean that a layer stores; it stays moved."""
+    layer = model.get_layer(name)
+    before = layer.moving_mean.numpy()
+    model(x)
+    return not np.array_equal(before, layer.moving_mean.numpy())
