@@ -76,6 +76,7 @@ def test_stale_statistics_in_other_precisions(k, rows, policy, in_precision):
     expect_failure(AGREE, model, rows + 3, updates=5, rule="BN201", layer="bn")
 
 
+@pytest.mark.thorough
 def test_eager_steps(k, rows):
     inputs = k.Input((4,))
     bn = k.layers.BatchNormalization(name="bn")
@@ -106,6 +107,7 @@ def needs_the_number_of_rows(k, rows, axis):
     return model
 
 
+@pytest.mark.thorough
 def test_code_that_needs_the_number_of_rows(k, rows):
     expect_failure(BATCH, needs_the_number_of_rows(k, rows, 0), rows, rule="BN101")
     model = needs_the_number_of_rows(k, rows, 1)
@@ -158,6 +160,7 @@ def test_an_uncompiled_model(k, rows):
     expect_failure(AGREE, model, rows + 3, rule="BN201", layer="bn")
 
 
+@pytest.mark.thorough
 def test_rows_fewer_than_asked_for(k, rows):
     inputs = k.Input((4,))
     model = k.Model(inputs, k.layers.Dense(1)(centred(k)(inputs)))

@@ -72,6 +72,7 @@ def test_frozen_after_fit_without_compiling_again(k, x, y):
     expect_pass(CHECK, model, x, y)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [8, 32])
 def test_frozen_after_train_on_batch_without_compiling_again(k, x, y, size):
     """As in a GAN's own loop: `fit` would trace its step anew."""
@@ -85,6 +86,7 @@ def test_frozen_after_train_on_batch_without_compiling_again(k, x, y, size):
     expect_pass(CHECK, model, x, y, batch_size=size)
 
 
+@pytest.mark.thorough
 def test_a_step_that_trains_without_targets(k, x):
     class Own(k.Model):
         def train_step(self, data):
@@ -123,6 +125,7 @@ def test_a_step_that_trains_another_model(k, x, y):
     expect_pass(CHECK, model, x, y, train_step=lambda x, y: model.train_on_batch(x, y))
 
 
+@pytest.mark.thorough
 def test_one_layer_frozen_after_fit_without_compiling_again(k, x, y):
     base = base_of(k)
     model = transfer(k, base)
@@ -196,6 +199,7 @@ def test_a_home_made_normaliser_that_ignores_trainable(k, x, y, tracked):
     expect_pass(CHECK, build(True), x, y)
 
 
+@pytest.mark.thorough
 def test_a_frozen_normaliser_of_the_first_version_uses_the_batch(x, y):
     from tf_keras.src.layers.normalization import batch_normalization_v1 as v1
 
@@ -274,6 +278,7 @@ def test_a_step_function_that_trains_frozen_weights(k, x, y):
     expect_pass(CHECK, model, x, y, train_step=step(model.trainable_variables))
 
 
+@pytest.mark.thorough
 def test_a_train_step_of_the_model_that_trains_frozen_weights(x, y):
     def build(attribute):
         class Own(keras.Model):

@@ -68,6 +68,7 @@ def test_a_flag_that_is_given_to_the_constructor(k, x, y):
     expect_pass(CHECK, model, x, y)
 
 
+@pytest.mark.thorough
 def test_weights_that_were_set_trainable_on_their_own(x, y):
     layer = keras.layers.Dense(4, name="frozen")
     model = compiled_with(keras, layer)

@@ -43,6 +43,7 @@ def shifted(k, inputs):
 READERS = {embedded: 20, sliced: 7, counted: 6, shifted: 7}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
 def test_ids_in_an_input_of_floats(k, read):
     inputs = k.Input((4,))
@@ -126,6 +127,7 @@ def of_places(k, middle):
     return model
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("build", [of_a_dict, of_images, of_places], ids=lambda b: b.__name__)
 def test_what_a_subclassed_model_was_called_with(k, build):
     expect_failure(BATCH, build(k, leak(k)), rule="BN101", layer="leak")

@@ -63,6 +63,7 @@ def test_a_single_signature(exported, rows):
             expect_pass(BATCH, signature, rows)
 
 
+@pytest.mark.thorough
 def test_an_endpoint_that_an_archive_added(tmp_path, rows):
     """Of `model.call`, whose mode is left out in its only trace: it can't be told."""
     for told, faulty in (({}, False), ({"training": True}, True)):

@@ -280,6 +280,7 @@ def test_a_large_run_is_small_and_quick():
     assert page.count("BN101 s: message of") >= 800
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("findings", "crowded"), [(1, False), (60, True)])
 @pytest.mark.every_case
 def test_where_much_shares_the_page_what_is_long_is_cut_and_counted(findings, crowded):

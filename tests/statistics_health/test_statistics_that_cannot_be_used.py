@@ -128,6 +128,7 @@ def half_precise(k, scale):
     return model
 
 
+@pytest.mark.thorough
 def test_an_overflow_that_the_optimizer_skipped(k, data):
     model, y = half_precise(k, 2.0), np.zeros((64, 2), np.float32)
     model.fit(data, y, verbose=0)
