@@ -193,21 +193,20 @@ def arrays_of(outputs: Nest) -> list[Array]:
     return [np.asarray(leaf) for leaf in flatten(outputs) if leaf is not None]
 
 
-def retraced(context: CheckContext, name: str) -> list[Array]:
+def retraced(context: CheckContext, name: str, x: Nest) -> list[Array]:
     """What the entry point of that name gives when its code runs or is traced once more."""
     with preserve_state(context.subject):
-        return run_retraced(context, name)
+        return run_retraced(context, name, x)
 
 
-def run_retraced(context: CheckContext, name: str) -> list[Array]:
+def run_retraced(context: CheckContext, name: str, x: Nest) -> list[Array]:
     """The same; what it changed stays changed."""
     modes = calls_of(context)
     if name in modes:
-        x = map_nest(tf.convert_to_tensor, context.sample())
-        outputs = context.subject.forward(x, modes[name])
+        outputs = context.subject.forward(map_nest(tf.convert_to_tensor, x), modes[name])
         return arrays_of(outputs)
     context.subject.recompile()
-    return arrays_of(context.subject.entries()[name](context.sample()))
+    return arrays_of(context.subject.entries()[name](x))
 
 
 def is_random(context: CheckContext, entry_point: Entry) -> bool:
@@ -240,7 +239,7 @@ def _drawn_otherwise(context: CheckContext, entry_point: Entry) -> list[Observat
     if not drew:
         return []
     with restored(changeable_variables(context)):
-        return with_draws(lambda: Observation(retraced(context, name), [], (), {}))
+        return with_draws(lambda: Observation(retraced(context, name, x), [], (), {}))
 
 
 def _code_of(context: CheckContext, name: str) -> str:

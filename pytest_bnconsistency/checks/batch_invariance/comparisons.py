@@ -180,7 +180,7 @@ def _entry_points(
         elif _agree(context, production, inference, x):
             names.insert(0, name)
         else:
-            again = functools.partial(entry_points.retraced, context, name=name)
+            again = functools.partial(entry_points.retraced, context, name)
             others.append((production, Judged([name], retraced=again)))
     default = _with_training_left_out(context, inference, row_by_row)
     if default is None and subject.call_text(None) != subject.call_text(False):

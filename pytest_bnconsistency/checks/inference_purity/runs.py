@@ -251,7 +251,7 @@ def runner_of(context: CheckContext, seen: Seen) -> Runner:
             lambda: _evaluated_recompiled(context), context.subject.own_evaluation(), owned
         )
     own = [] if seen.kind is Kind.CALL else context.subject.own_inference()
-    return Runner(lambda: run_retraced(context, name), own, owned)
+    return Runner(lambda: run_retraced(context, name, context.sample()), own, owned)
 
 
 def _evaluated_recompiled(context: CheckContext) -> list[Array]:
