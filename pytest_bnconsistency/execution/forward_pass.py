@@ -325,7 +325,7 @@ class Pass:
             nonlocal replaying
             replaying = True
             try:
-                with self._telling(call, training):
+                with self.subject.modes_kept(call.layer):
                     return proceed(*self._with_training(call, training))
             finally:
                 replaying = False
@@ -401,8 +401,11 @@ class Pass:
     def _telling(
         self, call: Call, training: bool | None
     ) -> contextlib.AbstractContextManager[None]:
-        """Around a call that is told a mode by us, so that no other call is told it."""
-        if training is None:
+        """Around a call that is told a mode by us, so that no other call is told it.
+
+        But for one that stands in the place of the layer's own default, which others would get.
+        """
+        if training is None or self.subject.training_default(call.layer) is not None:
             return contextlib.nullcontext()
         return self.subject.modes_kept(call.layer)
 

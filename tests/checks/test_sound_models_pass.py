@@ -61,6 +61,7 @@ def test_a_frozen_normaliser_however_it_is_called(k, data, told):
     bn = k.layers.BatchNormalization()
     model = classifier(k, k.layers.Dense(8), lambda h: bn(h, **told))
     bn.trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
     verdicts = nothing_fails(model, *data)
     assert verdicts == {BATCH: "passed", AGREE: "not applicable", FROZEN: "passed"}
 

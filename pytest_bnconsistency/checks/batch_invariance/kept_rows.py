@@ -86,6 +86,18 @@ def beyond_noise(
     return max((moved.change for moved in beyond), default=0.0)
 
 
+def moves_farther(
+    base: Observation, other: Observation, variant: BatchVariant, noise: Noise
+) -> bool:
+    """Whether a kept row of the outputs moves farther than noise may, without measuring it."""
+    kept, now = variant.kept, variant.now
+    return not variant.moves and any(
+        noise.noise_dominates(index, mine[kept], its[now], kept)
+        for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
+        if mine.ndim and mine.shape == its.shape and len(mine) == variant.rows
+    )
+
+
 def any_hashes_differ(mine: list[Array], its: list[Array], variant: BatchVariant) -> bool:
     return any(hashes_differ(a, b, variant) for a, b in zip(mine, its, strict=True))
 

@@ -189,16 +189,24 @@ def reduced(seen: Pass, x: Nest, variant: BatchVariant) -> dict[str, list[Array]
 def row_routing(context: CheckContext, seen: Pass) -> bool:
     """Whether other numbers of rows meet somewhere in a pass when other rows of the sample do."""
     x = context.sample()
-    others = [variant.x for variant in joint_batch_variants(x, context.settings.seed)]
-    return context.once(("row routing", id(seen)), lambda: dynamic_routing(seen, x, others))
+
+    def routing() -> bool:
+        others = [variant.x for variant in joint_batch_variants(x, context.settings.seed)]
+        return dynamic_routing(context, seen, x, others)
+
+    return context.once(("row routing", id(seen)), routing)
 
 
-def dynamic_routing(seen: Pass, x: Nest, others: Iterable[Nest]) -> bool:
+def dynamic_routing(context: CheckContext, seen: Pass, x: Nest, others: Iterable[Nest]) -> bool:
     """Whether some operation gives other numbers of entries for other rows in the same places.
 
     So does one that picks the rows that an expert takes.
     """
-    _, watched = _operations_of(seen, x)
+
+    def traced() -> Pass:
+        return _operations_of(seen, context.sample())[1]
+
+    watched = context.once(("operations", id(seen)), traced)
 
     def counts(rows: Nest) -> list[int]:
         return [len(hashes) for hashes in watched.run(rows).records[-1] or ()]

@@ -17,6 +17,7 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
     Difference,
     beyond_noise,
     compare_kept_rows,
+    moves_farther,
 )
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.search import Violation, generic_row, passes_of, source_of
@@ -135,9 +136,12 @@ class Rows:
         places, shown = found.places, bool(found.moved)
         x = self.source.expand(Recipe(recipe.count, {}, recipe.rest))
         variant = replace(variant, x=self.source.expand(recipe))
-        row_routing = self._regroups_rows(name, x, variant)
+        noise = Noise(seen, x)
+        # Where outputs move farther than any rounding takes them, nothing hangs on it.
+        farther = shown and moves_farther(reference, other, variant, noise)
+        row_routing = not farther and self._regroups_rows(name, x, variant)
         if row_routing and shown:
-            shown = bool(beyond_noise(reference, other, variant, Noise(seen, x)))
+            shown = bool(beyond_noise(reference, other, variant, noise))
         if not shown:
             places = hidden(self.context, seen, x, variant, places, row_routing)
         if not places and not shown:
@@ -152,7 +156,7 @@ class Rows:
         """Whether other numbers of rows meet in a pass, among the rows given or in this batch."""
         seen = self._passes[name]
         routing = localise.row_routing(self.context, seen)
-        return routing or localise.dynamic_routing(seen, x, [variant.x])
+        return routing or localise.dynamic_routing(self.context, seen, x, [variant.x])
 
     def _sized(self, name: str, recipe: Recipe) -> Violation | None:
         """What the size alone does, to rows that are all of the rest."""

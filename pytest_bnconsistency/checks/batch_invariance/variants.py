@@ -13,6 +13,7 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
     Difference,
     beyond_noise,
     compare_kept_rows,
+    moves_farther,
 )
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import WHOLE, Entry
@@ -104,15 +105,8 @@ class Comparing:
 
     def moves_farther(self, found: Difference) -> bool:
         """Whether a kept row of some output moves farther than noise may, without measuring it."""
-        if found.variant.moves:
-            return False
-        kept, now = found.variant.kept, found.variant.now
         other = self.entry.run(found.variant.name, found.variant.x)
-        return any(
-            self.noise.noise_dominates(index, mine[kept], its[now], kept)
-            for index, (mine, its) in enumerate(zip(self.base.outputs, other.outputs, strict=True))
-            if mine.ndim and mine.shape == its.shape and len(mine) == found.variant.rows
-        )
+        return moves_farther(self.base, other, found.variant, self.noise)
 
 
 def compare_variants(c: Comparing) -> AmongOthers:
