@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pytest_bnconsistency.errors import UnsupportedSubjectError
+from pytest_bnconsistency.errors import OptionError, UnsupportedSubjectError
 from pytest_bnconsistency.ini import LAYERS, MARKER
 from pytest_bnconsistency.settings import Layer, Options, resolve
 from pytest_bnconsistency.shared_models import SharedModel
@@ -176,8 +177,10 @@ class SuiteClass(pytest.Class):
 
         suite: type[ConsistencySuite] = self.obj
         marks = [Layer("marker", mark.kwargs) for mark in self.iter_markers(MARKER)]
-        chosen = resolve(suite.options, *marks, *self.config.stash[LAYERS])
-        wanted = {f"test_{check.name}" for check in named(suite.checks, baseline=chosen.baseline)}
+        baseline = False
+        with contextlib.suppress(OptionError):  # each test tells it
+            baseline = resolve(suite.options, *marks, *self.config.stash[LAYERS]).baseline
+        wanted = {f"test_{check.name}" for check in named(suite.checks, baseline=baseline)}
         place = _place(suite)
         for node in super().collect():
             name = getattr(node, "originalname", None)

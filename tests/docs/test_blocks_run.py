@@ -65,8 +65,9 @@ def put(folder, place, code):
 
 
 @pytest.fixture
-def project(pytester):
-    """A folder with the files that the pages speak of."""
+def project(pytester, monkeypatch):
+    """A folder with the files that the pages speak of, on a person's own machine."""
+    monkeypatch.delenv("CI", raising=False)
     for _, code in blocks(SHOP):
         if place := PLACE.match(code):
             for folder in (".", "mypackage"):
