@@ -3,6 +3,8 @@
 The weights may be at rest. Each test makes one fault, and passes without it.
 """
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -89,20 +91,17 @@ def draws_to_one(model):
 
 
 @pytest.mark.parametrize(
-    ("k", "fault", "place"),
-    [
-        (tf_keras, decays, ".py, in decays writes"),
-        (keras, clips, ".py:"),
-        (keras, draws_to_one, ".py, in draws_to_one writes"),
-    ],
+    ("k", "fault"), [(tf_keras, decays), (keras, clips), (keras, draws_to_one)]
 )
-def test_a_step_that_writes_to_the_statistics(disagrees, data, k, fault, place):
+def test_a_step_that_writes_to_the_statistics(disagrees, data, k, fault):
     x, y = data
     model = net(k)
     step = stepper(model, after=fault, traced=fault is not clips)
     trained(model, step, x, y)
     finding = disagrees(model, x, y, rule=STEP_WRITES, train_step=step, batch_size=32)
-    assert f"the code at test_what_keeps_statistics_away{place}" in finding.cause
+    # Of code that AutoGraph wrote anew the function is known; Python 3.13 tells the line, too.
+    place = rf"the code at test_what_keeps_statistics_away\.py(:\d+|, in {fault.__name__}) writes"
+    assert re.match(place, finding.cause)
     step = stepper(model)
     trained(model, step, x, y)
     result = expect_pass(CHECK, model, x, y, train_step=step, batch_size=32)
