@@ -39,7 +39,7 @@ print(peak() - before)
 """
 
 
-@pytest.mark.thorough
+@pytest.mark.slow  # on a busy machine runs outside of traces hold twice as much
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no way to use one core")
 def test_outputs_of_layers_are_not_kept_for_their_hashes():
     said = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
