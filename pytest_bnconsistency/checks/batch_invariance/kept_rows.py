@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,11 +75,9 @@ def beyond_noise(
     base: Observation, other: Observation, variant: BatchVariant, noise: Noise
 ) -> float:
     """The largest change of a kept row of the outputs that noise does not explain."""
-    kept, now = variant.kept, variant.now
     moves = [
-        noise.compare(index, mine[kept], its[now], kept)
-        for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
-        if mine.ndim and mine.shape == its.shape and len(mine) == variant.rows
+        noise.compare(index, mine, its, variant.kept)
+        for index, mine, its in _kept_outputs(base, other, variant)
     ]
     # In the same place next to no noise is to be expected, however much the network has.
     beyond = [m for m in moves if m is not None and (m.beyond if variant.moves else m.large)]
@@ -90,12 +88,19 @@ def moves_farther(
     base: Observation, other: Observation, variant: BatchVariant, noise: Noise
 ) -> bool:
     """Whether a kept row of the outputs moves farther than noise may, without measuring it."""
-    kept, now = variant.kept, variant.now
     return not variant.moves and any(
-        noise.noise_dominates(index, mine[kept], its[now], kept)
-        for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True))
-        if mine.ndim and mine.shape == its.shape and len(mine) == variant.rows
+        noise.noise_dominates(index, mine, its, variant.kept)
+        for index, mine, its in _kept_outputs(base, other, variant)
     )
+
+
+def _kept_outputs(
+    base: Observation, other: Observation, variant: BatchVariant
+) -> Iterator[tuple[int, Array, Array]]:
+    """The kept rows of each output whose rows can be compared, with its index."""
+    for index, (mine, its) in enumerate(zip(base.outputs, other.outputs, strict=True)):
+        if mine.ndim and mine.shape == its.shape and len(mine) == variant.rows:
+            yield index, mine[variant.kept], its[variant.now]
 
 
 def any_hashes_differ(mine: list[Array], its: list[Array], variant: BatchVariant) -> bool:
