@@ -7,6 +7,7 @@ output is multiplied by 1 +- eps/2 with random signs, eps of that output's dtype
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from pytest_bnconsistency.measurement.monte_carlo_rounding import (
 
 QUICK, THOROUGH = 1, 6
 """Draws for the first look, on the first row, and for a row that seems to move by more."""
+TOGETHER = 8
+"""Rows that one draw measures, where many seem to move by more."""
 MULTIPLE = 4.0
 """The bound is this many floors: docs/how-it-decides/batch_invariance.md has the calibration."""
 UNITS = 4.0
@@ -117,14 +120,16 @@ class Noise:
     is measured is believed as far as it is small: a layer may take huge values back, or mask them
     away. If a row moves by more than that, the rounding of single operations tells.
 
-    A draw is a run of a row beside the next one, or beside all others if two rows are refused.
-    `undisturbed` is what the pass gives outside of a graph for the first two rows, where that is
-    known.
+    A draw is a run of a row beside the next one, beside others that are measured with it, or
+    beside all if two rows are refused. `undisturbed` is what the pass gives outside of a graph for
+    the first two rows, where that is known.
     """
 
     def __init__(self, seen: Pass, x: Nest, undisturbed: list[Array] | None = None) -> None:
         self._seen, self._x, self._count = seen, x, 2
-        self._undisturbed = {} if undisturbed is None else {0: undisturbed}
+        self._undisturbed: dict[tuple[int, ...], list[Array]] = {}
+        if undisturbed is not None:
+            self._undisturbed[0,] = undisturbed
         self._rows: dict[int, list[Floor]] = {}
         self._first: list[Floor] | None = None
         self._inner: dict[int, list[Floor]] = {}
@@ -133,7 +138,7 @@ class Noise:
     def floors(self) -> list[Floor]:
         """The noise of the first row, one for each output."""
         if self._first is None:
-            self._first = self._measure(0, QUICK, sums=False)
+            (self._first,) = self._measure((0,), QUICK, sums=False)
         return self._first
 
     def compare(
@@ -161,7 +166,10 @@ class Noise:
         if worst.margin <= 1:
             return worst
         explained = []
-        for row in np.argsort(-by_row, kind="stable")[: np.count_nonzero(by_row > worst.bound)]:
+        farthest = np.argsort(-by_row, kind="stable")[: np.count_nonzero(by_row > worst.bound)]
+        for place, row in enumerate(farthest):
+            if place:  # where the noise of one explains it, that of the others mostly does
+                self._measure_ahead(rows[farthest[place : place + TOGETHER]])
             for measured, believed in ((self._of_row, self._trusted), (self._inside, np.inf)):
                 found = moved(int(row), measured(int(rows[row])), believed)
                 if not found.beyond:
@@ -178,7 +186,7 @@ class Noise:
         """
         by_row, scales = _changes(mine, its), np.maximum(_scales(mine), _scales(its))
         row = int(by_row.argmax())
-        drawn = (self._undisturbed_of(place)[output] for place in (0, int(rows[row])))
+        drawn = (self._undisturbed_of((place,))[output] for place in (0, int(rows[row])))
         scale = max(float(scales[row]), *(_scale(output) for output in drawn))
         return bool(by_row[row] > NOISE_DOMINATED * scale > 0)
 
@@ -203,21 +211,19 @@ class Noise:
         """The noise of a row by the rounding of each operation, where there is a trace."""
         if row not in self._inner:
             rounding, traced = self._operations
-            floors, rows = self._of_row(row), self._drawn(row)
+            floors, x = self._of_row(row), self._batch((row,))
             if traced.is_traced:
                 undisturbed, *draws = (
-                    rounding.run(traced, rows, mode, seed)
+                    rounding.run(traced, x, mode, seed)
                     for mode, seed in [
                         (rounding.UNDISTURBED, 0),
                         *((rounding.ROUNDED, seed) for seed in range(THOROUGH)),
                     ]
                 )
-                floors = _floors(undisturbed, draws, [], self._count, "")
+                floors = _floors(0, undisturbed, draws, [], self._count, "")
                 if not all(floor.uncapped for floor in floors):
-                    lower = [
-                        rounding.run(traced, rows, rounding.LOWERED, s) for s in range(THOROUGH)
-                    ]
-                    floors = _floors(undisturbed, draws, lower, self._count, "")
+                    lower = [rounding.run(traced, x, rounding.LOWERED, s) for s in range(THOROUGH)]
+                    floors = _floors(0, undisturbed, draws, lower, self._count, "")
             self._inner[row] = floors
         return self._inner[row]
 
@@ -225,53 +231,70 @@ class Noise:
     def _operations(self) -> tuple[MonteCarloRoundingOfOperations, Pass]:
         rounding = MonteCarloRoundingOfOperations()
         with rounding.within():
-            return rounding, self._seen.again(self._drawn(0), Instrument())
+            return rounding, self._seen.again(self._batch((0,)), Instrument())
 
     def of_row(self, row: int) -> list[Floor]:
         """The noise of a row of its own, by several draws: one floor for each output."""
         return self._of_row(row)
 
-    def _drawn(self, row: int) -> Nest:
-        places = (row + np.arange(self._count)) % rows_of(self._x)
-        return map_nest(lambda leaf: leaf[places], self._x)
-
     def _of_row(self, row: int) -> list[Floor]:
         if row not in self._rows:
-            self._rows[row] = self._measure(row, THOROUGH, sums=True)
+            (self._rows[row],) = self._measure((row,), THOROUGH, sums=True)
         return self._rows[row]
 
-    def _measure(self, row: int, draws: int, *, sums: bool) -> list[Floor]:
-        """The largest change over a few draws, in the place where the row stood.
+    def _measure_ahead(self, rows: Array) -> None:
+        """Measures rows whose noise will be asked for, in the same draws."""
+        new = tuple(int(row) for row in rows if int(row) not in self._rows)
+        if self._count == 2 and len(new) > 1:
+            with contextlib.suppress(DataError):  # of a model that takes two rows and no others
+                self._rows.update(zip(new, self._measure(new, THOROUGH, sums=True), strict=True))
+
+    def _batch(self, rows: tuple[int, ...]) -> Nest:
+        """The rows of a draw, first those that are measured."""
+        others = (rows[0] + np.arange(self._count)) % rows_of(self._x)
+        places = np.array(rows) if len(rows) > 1 else others
+        return map_nest(lambda leaf: leaf[places], self._x)
+
+    def _measure(self, rows: tuple[int, ...], draws: int, *, sums: bool) -> list[list[Floor]]:
+        """The largest change of each row over a few draws, in the place where it stood.
 
         A draw has few rows: outside of a graph, the outputs of all layers may be held at once.
         """
         rounding = [MonteCarloRounding(seed, EPSILON, sums=sums) for seed in range(draws)]
-        undisturbed = self._undisturbed_of(row)
-        rows = self._drawn(row)
-        seen = [self._run(rows, s) for s in rounding]
-        known = self._count if any(s.places for s in rounding) else 0
+        undisturbed = self._undisturbed_of(rows)
+        x = self._batch(rows)
+        seen = [self._run(x, s) for s in rounding]
+        known = rows_of(x) if any(s.places for s in rounding) else 0
         coarsest = "" if known else max(self._seen.dtypes, key=_eps, default="")
-        floors = _floors(undisturbed, seen, [], known, coarsest)
-        if all(floor.uncapped for floor in floors):
-            return floors
-        lower = self._run(rows, MonteCarloRounding(draws, LOWER, sums=False))
-        return _floors(undisturbed, seen, [lower], known, coarsest)
 
-    def _undisturbed_of(self, row: int) -> list[Array]:
-        """What the pass gives for a draw of which nothing is shaken."""
-        if row not in self._undisturbed:
+        def floors(lower: list[list[Array]]) -> list[list[Floor]]:
+            return [
+                _floors(place, undisturbed, seen, lower, known, coarsest)
+                for place in range(len(rows))
+            ]
+
+        found = floors([])
+        if all(floor.uncapped for row in found for floor in row):
+            return found
+        return floors([self._run(x, MonteCarloRounding(draws, LOWER, sums=False))])
+
+    def _undisturbed_of(self, rows: tuple[int, ...]) -> list[Array]:
+        """What the pass gives for a draw in which nothing is rounded."""
+        if rows not in self._undisturbed:
             try:
-                self._undisturbed[row] = self._run(self._drawn(row), Instrument())
+                self._undisturbed[rows] = self._run(self._batch(rows), Instrument())
             except DataError:
+                if len(rows) > 1:
+                    raise
                 self._count = rows_of(self._x)
-                self._undisturbed[row] = self._run(self._drawn(row), Instrument())
-        return self._undisturbed[row]
+                self._undisturbed[rows] = self._run(self._batch(rows), Instrument())
+        return self._undisturbed[rows]
 
-    def _run(self, rows: Nest, instrument: Instrument) -> list[Array]:
+    def _run(self, x: Nest, instrument: Instrument) -> list[Array]:
         if isinstance(instrument, MonteCarloRounding) and instrument.sums:
             round_randomly = instrument.round_randomly
-            rows = map_nest(lambda leaf: round_randomly(tf.constant(leaf)).numpy(), rows)
-        return self._seen.again(rows, instrument, traced=False).run(rows).outputs
+            x = map_nest(lambda leaf: round_randomly(tf.constant(leaf)).numpy(), x)
+        return self._seen.again(x, instrument, traced=False).run(x).outputs
 
 
 class NoiseLike(Noise):
@@ -286,7 +309,7 @@ class NoiseLike(Noise):
         lower = [f.lower / f.scale for f in usual.floors if f.scale]
 
         def floor(output: Array) -> Floor:
-            known = _floor(output, [], [], 0, max(usual._seen.dtypes, key=_eps, default=""))
+            known = _floor(0, output, [], [], 0, max(usual._seen.dtypes, key=_eps, default=""))
             if not known.scale:
                 return known
             mine = max([known.floor, *(share * known.scale for share in shares)])
@@ -307,40 +330,50 @@ def _eps(dtype: str) -> float:
 
 
 def _floors(
+    place: int,
     undisturbed: list[Array],
     draws: list[list[Array]],
     lower: list[list[Array]],
     known: int,
     coarsest: str,
 ) -> list[Floor]:
-    """The floor of each output, by what it gives still, in draws, and in the lower precision."""
+    """The floor of each output, by what it gives still, in draws, and in the lower precision.
+
+    It is that of the row at `place`; of the whole output, where rows are not first.
+    """
     by_output = zip(undisturbed, zip(*draws, strict=True), strict=True)
     return [
-        _floor(output, seen, [run[index] for run in lower], known, coarsest)
+        _floor(place, output, seen, [run[index] for run in lower], known, coarsest)
         for index, (output, seen) in enumerate(by_output)
     ]
 
 
 def _floor(
-    undisturbed: Array, draws: Sequence[Array], lower: Sequence[Array], known: int, coarsest: str
+    place: int,
+    undisturbed: Array,
+    draws: Sequence[Array],
+    lower: Sequence[Array],
+    known: int,
+    coarsest: str,
 ) -> Floor:
-    """The change of the first row, or of all where rows are not first.
+    """The change of the row at `place`, or of all where rows are not first.
 
     `known` is the number of rows of a draw, 0 of a black box; it computes in `coarsest`.
     """
     rounding = known > 0 and all(y.shape == undisturbed.shape for y in (*draws, *lower))
+    in_rows = bool(undisturbed.ndim) and len(undisturbed) == known
 
-    def first(output: Array) -> Array:
-        return output[:1] if output.ndim and len(output) == known else output[None]
+    def mine(output: Array) -> Array:
+        return output[place : place + 1] if in_rows else output[None]
 
     def largest(values: Sequence[Array]) -> float:
-        changes = (float(_changes(first(undisturbed), first(y)).max(initial=0.0)) for y in values)
+        changes = (float(_changes(mine(undisturbed), mine(y)).max(initial=0.0)) for y in values)
         return max(changes, default=0.0)
 
     noise, low = (largest(draws), largest(lower)) if rounding else (0.0, 0.0)
     if not is_float(undisturbed):
         return Floor(noise, 0.0, low, FLIPS)
-    scale = _scale(undisturbed)
+    scale = _scale(undisturbed[[place, (place + 1) % known]] if in_rows else undisturbed)
     dtype = max(str(undisturbed.dtype), coarsest, key=_eps)
     # An output that rounds to itself still has half a unit in its last place.
     unit = EPSILON[dtype] * scale
