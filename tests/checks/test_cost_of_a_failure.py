@@ -1,6 +1,7 @@
 """A failure costs a few traces more than a pass, and its explanation ends when its time is up."""
 
 import contextlib
+import functools
 import logging
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from pytest_bnconsistency import Verdict, check_consistency, recalibrate
+from pytest_bnconsistency.checks import budget
 from pytest_bnconsistency.checks.budget import Tries, diagnosing
 from pytest_bnconsistency.context import Door, Progress, door
 from pytest_bnconsistency.errors import OptionError
@@ -383,6 +385,20 @@ def test_the_time_is_for_all_tries_together():
         assert later.without_cause("all was tried") == "all was tried"
     with diagnosing(60):
         assert Tries().may("this")
+
+
+@pytest.mark.parametrize(
+    ("worked", "passed", "left"),
+    [(1, 3, True), (3, 3, False), (9, 1, True), (0, 7, True), (0, 8, False)],
+)
+def test_a_busy_machine_takes_little_of_the_time(worked, passed, left, monkeypatch):
+    clocks = iter([0, passed]), iter([0, worked])
+    clock, processor = (functools.partial(next, times) for times in clocks)
+    time = SimpleNamespace(monotonic=clock, process_time=processor)
+    monkeypatch.setattr(budget, "time", time)
+    mine = budget.Budget(2)
+    assert mine.may("the first try")
+    assert mine.may("another") is left
 
 
 @pytest.mark.parametrize(
