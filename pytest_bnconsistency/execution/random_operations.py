@@ -1,7 +1,8 @@
 """Who draws random numbers: in a trace a layer's own code, or code between layers; in a run.
 
 Whether numbers are drawn does not hang on luck, and nor does what they do: in place of what is
-drawn comes what could be drawn.
+drawn comes what could be drawn. What a seed that stays says is drawn once and for all, and counts
+as a constant.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.framework import op_callbacks
 
+from pytest_bnconsistency.execution.random_seeds import (
+    ANYTHING,
+    Followed,
+    drawn_from,
+    draws_in_graph,
+    draws_in_library,
+)
 from pytest_bnconsistency.models import Call
 
-DRAWS = (
-    *("Random", "Multinomial", "TruncatedNormal", "StatefulUniform", "StatefulStandardNormal"),
-    *("CandidateSampler", "SampleDistorted"),
-)
-"""Parts of the types of operations that draw random numbers."""
 CALLS = ("Call", "While", "If", "Case")
 """The ends of the types of operations that run functions."""
 SHARES = (0.0, 0.5, 1.0)
@@ -66,7 +69,7 @@ def _random_operations(graph: Any) -> Iterator[tuple[int, str]]:
     operations = graph.get_operations()
     functions = _drawing_functions(graph) if any(_runs(op.type) for op in operations) else set()
     for index, operation in enumerate(operations):
-        if _is_random(operation.type) or (
+        if draws_in_graph(operation.type, operation.inputs) or (
             functions and not functions.isdisjoint(_functions_of(operation.node_def))
         ):
             yield index, operation.name
@@ -79,7 +82,7 @@ def _drawing_functions(graph: Any) -> set[str]:
         name: {called for node in nodes for called in _functions_of(node)}
         for name, nodes in library.items()
     }
-    found = {name for name, nodes in library.items() if any(_is_random(n.op) for n in nodes)}
+    found = {name for name, nodes in library.items() if draws_in_library(nodes)}
     while more := {name for name in library.keys() - found if runs[name] & found}:
         found |= more
     return found
@@ -96,24 +99,25 @@ def _runs(kind: str) -> bool:
     return kind.endswith(CALLS)
 
 
-def _is_random(kind: str) -> bool:
-    return any(part in kind for part in DRAWS)
-
-
 @contextlib.contextmanager
 def noting_draws() -> Iterator[Callable[[], bool]]:
     """Within it, operations that draw are noted, in traces and outside; gives whether any did."""
-    found: list[str] = []
+    followed, sources = Followed(), set[int]()
 
     def note(
         kind: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
     ) -> None:
         name = kind.decode() if isinstance(kind, bytes) else kind
-        if not found and (_is_random(name) or _function_draws(name, set())):
-            found.append(name)
+        if graph is not None:
+            sources.update([ANYTHING] * draws_in_graph(name, inputs))
+            return
+        followed.follow(name, inputs, outputs)
+        sources.update(drawn_from(name, inputs))
+        if ANYTHING not in sources and _function_draws(name, set()):
+            sources.add(ANYTHING)
 
     with _called_back(note):
-        yield lambda: bool(found)
+        yield lambda: followed.changed(frozenset(sources))
 
 
 @contextlib.contextmanager
@@ -123,12 +127,18 @@ def drawing(share: float) -> Iterator[None]:
     That is in code that runs or is traced within. `share` says which, from 0, the least, to 1,
     the largest. In loops they draw: what is drawn may end them.
     """
+    followed = Followed()
 
     def replace(
         kind: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
     ) -> Any:
         name = kind.decode() if isinstance(kind, bytes) else kind
-        if not _is_random(name) or "While" in type(graph).__name__:
+        if graph is None:
+            followed.follow(name, inputs, outputs)
+            draws = followed.changed(drawn_from(name, inputs))
+        else:
+            draws = "While" not in type(graph).__name__ and draws_in_graph(name, inputs)
+        if not draws:
             return None
         drawn = _drawn(name, inputs, outputs[0], share)
         if drawn is None:
@@ -178,7 +188,7 @@ def _function_draws(name: str, seen: set[str]) -> bool:
         return False
     seen.add(name)
     nodes = context.context().get_function_def(name).node_def
-    return any(_is_random(node.op) for node in nodes) or any(
+    return draws_in_library(nodes) or any(
         _function_draws(inner, seen) for node in nodes for inner in (node.op, *_functions_of(node))
     )
 

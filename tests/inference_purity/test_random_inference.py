@@ -73,6 +73,59 @@ def test_draws_that_never_count_in_inference(k, x, draw):
         expect_pass(check, model_of(k, draw, in_training_only=draw is not never), x)
 
 
+def of_a_seed(seed, h):
+    return h + 0.1 * tf.random.stateless_normal((1, 4), seed)
+
+
+def of_a_constant(variable, h):
+    return of_a_seed([1, 2], h)
+
+
+def of_a_variable_that_stays(variable, h):
+    return of_a_seed(tf.stack([variable, 2]), h)
+
+
+def of_its_rows(variable, h):
+    """Each row draws from a seed that it gives itself."""
+    seeds = tf.cast(1000 * h[:, :2], tf.int32)
+    return h + tf.map_fn(
+        lambda seed: tf.random.stateless_uniform((4,), seed), seeds, fn_output_signature=tf.float32
+    )
+
+
+def of_a_variable_that_moves(variable, h):
+    return of_a_seed(tf.stack([variable.assign_add(1), 2]), h)
+
+
+def in_a_branch(variable, h):
+    seed = tf.stack([variable.assign_add(1), 2])
+    return tf.cond(tf.reduce_sum(h) < 1e9, lambda: of_a_seed(seed, h), lambda: h)
+
+
+def of_a_generator(variable, h, generator=keras.random.SeedGenerator(0)):  # noqa: B008 - for all
+    return h + keras.random.normal((1, 4), seed=generator)
+
+
+@pytest.mark.parametrize(
+    ("draw", "random"),
+    [
+        (of_a_constant, False),
+        (of_a_variable_that_stays, False),
+        (of_its_rows, False),
+        (of_a_variable_that_moves, True),
+        (in_a_branch, True),
+        (of_a_generator, True),
+    ],
+)
+def test_what_is_drawn_from_a_seed_is_random_if_the_seed_moves(x, draw, random):
+    variable = tf.Variable(1)  # that no layer holds
+    model = model_of(keras, lambda h: draw(variable, h))
+    if random:
+        assert rules_of(model, x) == [("vacuous", []), ("failed", ["BN002"])]
+    else:
+        assert rules_of(model, x) == [("passed", []), ("passed", [])]
+
+
 @pytest.mark.parametrize("draw", [rare, never])
 def test_draws_of_a_step_of_the_models_own(k, x, draw):
     class Model(k.Model):
