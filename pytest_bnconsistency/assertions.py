@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_bnconsistency import checks, settings
-from pytest_bnconsistency.checks import heap
+from pytest_bnconsistency.checks.undisturbed import undisturbed
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.data.reading import Returned
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
@@ -257,7 +257,7 @@ def recalibrate(
         given = check_context(model, data, None, options)
         from pytest_bnconsistency.checks.recalibration import recalibrate as write
 
-        return write(given, frozen)
+        return undisturbed(lambda: write(given, frozen))
     except BNConsistencyError as error:
         raise error.with_traceback(None)  # noqa: B904 - the sentence says all
 
@@ -290,8 +290,7 @@ def run(
         given = check_context(model, x, y, options, asked=names is not None, train_step=train_step)
         return Report(given.subject.name, tuple(check.run(given) for check in chosen))
 
-    with heap.at_rest():
-        return report()
+    return undisturbed(report)
 
 
 def check_context(

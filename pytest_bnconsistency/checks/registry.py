@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_bnconsistency.checks import heap
 from pytest_bnconsistency.checks.budget import diagnosing
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.ignored import without_ignored
+from pytest_bnconsistency.checks.undisturbed import undisturbed
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.execution.traces import counted
@@ -57,8 +57,8 @@ class Check:
     def decide(self, context: CheckContext) -> CheckResult:
         module = importlib.import_module(f"pytest_bnconsistency.checks.{self.name}.check")
         seconds = context.settings.diagnosis_seconds
-        with heap.at_rest(), door.get().progress.of(self.name), diagnosing(seconds):
-            result: CheckResult = module.check(context)
+        with door.get().progress.of(self.name), diagnosing(seconds):
+            result: CheckResult = undisturbed(lambda: module.check(context))
         return result
 
 

@@ -1,0 +1,99 @@
+"""A check has the process to itself, and puts back what it took before Ctrl-C ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from pytest_bnconsistency.checks import heap
+
+PAUSE, PATIENCE = 0.01, 2.0
+"""Seconds until Ctrl-C is tried again, and how long what is put back may take."""
+SAFE = ("__enter__", "__exit__")
+"""The functions in which things are taken and put back; an exception there would leave a trace."""
+_ALONE = threading.RLock()
+Made = TypeVar("Made")
+
+
+def undisturbed(work: Callable[[], Made]) -> Made:
+    """What `work` gives.
+
+    It changes what all threads share, the random generators and the classes of libraries among
+    them, so that one at a time can.
+    """
+    depth = _depth(sys._getframe())
+    with _ALONE, _interrupts_wait(depth), heap.at_rest():
+        return work()
+
+
+def _depth(frame: types.FrameType | None) -> int:
+    """How many functions are running in which things are taken or put back."""
+    found = 0
+    while frame is not None:
+        found += frame.f_code.co_name in SAFE
+        frame = frame.f_back
+    return found
+
+
+@contextlib.contextmanager
+def _interrupts_wait(depth: int) -> Iterator[None]:
+    """Within it, Ctrl-C waits until what is being taken or put back is."""
+    before = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not callable(before) or isinstance(before, _Interrupts) or not in_main_thread:
+        yield  # signals come to the main thread alone
+        return
+    interrupts = _Interrupts(before, depth)
+    signal.signal(signal.SIGINT, interrupts)
+    try:
+        yield
+    finally:
+        late = interrupts.closed()
+        if signal.getsignal(signal.SIGINT) is interrupts:
+            signal.signal(signal.SIGINT, before)
+        if late:
+            before(signal.SIGINT, None)
+
+
+class _Interrupts:
+    """A handler of Ctrl-C that asks again and again until the one `before` can be called."""
+
+    def __init__(self, before: Callable[..., Any], depth: int) -> None:
+        self._before, self._depth = before, depth
+        self._since: float | None = None
+        self._closed = False
+        self._asking: threading.Thread | None = None
+
+    def __call__(self, number: int, frame: types.FrameType | None) -> None:
+        since = self._since or time.monotonic()
+        waits = _depth(frame) > self._depth and time.monotonic() - since < PATIENCE
+        if waits or self._closed:
+            self._since = since
+            self._ask()
+        else:
+            self._since = None
+            self._before(number, frame)
+
+    def _ask(self) -> None:
+        if self._asking is None and not self._closed:
+            self._asking = threading.Thread(target=self._ask_again, daemon=True)
+            self._asking.start()
+
+    def _ask_again(self) -> None:
+        while self._since is not None and not self._closed:
+            time.sleep(PAUSE)
+            signal.raise_signal(signal.SIGINT)
+        self._asking = None
+
+    def closed(self) -> bool:
+        """Stop asking; whether somebody still waits."""
+        self._closed = True
+        if (asking := self._asking) is not None:
+            asking.join()
+        return self._since is not None

@@ -1,0 +1,89 @@
+"""Ctrl-C at random times, by a timer: all is as it was before, whenever it comes."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from six_kinds import KINDS, Trained
+from surroundings import assert_same_code, assert_unchanged, code_of_libraries, surroundings
+
+from pytest_bnconsistency import check_consistency
+from pytest_bnconsistency.execution.traces import Traces
+from pytest_bnconsistency.testing import leaves_no_trace
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer to set")
+
+
+@pytest.fixture
+def interrupted_after():
+    """Whether a run ended by a Ctrl-C that comes so many seconds after it began."""
+    before = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+
+    def run(seconds, what):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            what()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return False
+
+    yield run
+    signal.signal(signal.SIGALRM, before)
+
+
+def interrupts(kind, count, interrupted_after):
+    """How many of so many checks were cut short, each at a time drawn from a seed."""
+    twin = Trained(kind)
+    wanted = twin.trained_on()
+    trained, draw = Trained(kind), random.Random(kind)
+
+    def check():
+        check_consistency(trained.model, trained.x, trained.y, **trained.options)
+
+    check()  # imports, and what libraries make when it is first needed
+    begun = time.perf_counter()
+    check()
+    took = time.perf_counter() - begun
+    code, around = code_of_libraries(), surroundings()
+    cut = 0
+    for _ in range(count):
+        with leaves_no_trace(trained.model, trained.x, trained.y):
+            cut += interrupted_after(draw.uniform(0.01, 1) * took, check)
+        assert_unchanged(around)
+    assert_same_code(code)
+    assert trained.trained_on() == wanted
+    return cut
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_few_times(kind, interrupted_after):
+    assert interrupts(kind, 4, interrupted_after) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_times(kind, interrupted_after):
+    cut = interrupts(kind, 34, interrupted_after)
+    print(f"{kind}: {cut} of 34 checks were cut short")
+    assert cut > 20
+
+
+def test_it_waits_until_all_is_put_back(monkeypatch):
+    trained, restore, sent = Trained("functional"), Traces.restore, []
+
+    def interrupted(self):
+        sent.append(True)
+        os.kill(os.getpid(), signal.SIGINT)
+        restore(self)
+
+    monkeypatch.setattr(Traces, "restore", interrupted)
+    before = surroundings()
+    with leaves_no_trace(trained.model), pytest.raises(KeyboardInterrupt):
+        check_consistency(trained.model, trained.x, trained.y, checks=["frozen_stability"])
+    assert sent
+    assert_unchanged(before)
