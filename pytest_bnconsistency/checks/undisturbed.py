@@ -17,7 +17,7 @@ PAUSE, PATIENCE = 0.01, 2.0
 """Seconds until Ctrl-C is tried again, and how long what is put back may take."""
 SAFE = ("__enter__", "__exit__")
 """The functions in which things are taken and put back; an exception there would leave a trace."""
-_ALONE = threading.RLock()
+_ONE_AT_A_TIME = threading.RLock()
 Made = TypeVar("Made")
 
 
@@ -28,7 +28,7 @@ def undisturbed(work: Callable[[], Made]) -> Made:
     them, so that one at a time can.
     """
     depth = _depth(sys._getframe())
-    with _ALONE, _interrupts_wait(depth), heap.at_rest():
+    with _ONE_AT_A_TIME, _interrupts_wait(depth), heap.at_rest():
         return work()
 
 
