@@ -35,7 +35,7 @@ def _convert(arguments: Sequence[str]) -> list[str]:
     for output in outputs:
         try:
             output.write(record)
-        except (AttributeError, LookupError, TypeError):
+        except (AttributeError, LookupError, TypeError, ValueError):
             raise OptionError(
                 f"{source!r} is damaged; expected what --bn-report json:PATH wrote"
             ) from None

@@ -326,7 +326,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _choice(name: str, value: Any, choices: Sequence[str]) -> Any:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise OptionError(f"option {name!r} is {value!r}; expected one of {', '.join(choices)}")
     return value
 
@@ -377,7 +377,7 @@ def _parsed_shapes(text: str) -> dict[str, Any]:
         name, _, axes = part.rpartition("=")
         try:
             read = ast.literal_eval(axes.strip())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # brackets in brackets
             read = None
         found[name.strip()] = (read,) if type(read) is int else read
     return found

@@ -218,8 +218,8 @@ class Archive:
         import numpy as np
 
         try:
-            # A pickle can run code.
-            with np.load(self.path, allow_pickle=False) as archive:
+            # A pickle can run code. And numpy leaves open what it can't read.
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return dict(archive)
         except Exception as error:
             raise DataError(f"{DATA}: {self.path.name} is no readable npz ({error})") from error

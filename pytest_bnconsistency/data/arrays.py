@@ -158,7 +158,18 @@ def rows_of(nest: Nest) -> int:
 
 
 def join(parts: list[Any], name: str) -> Nest:
+    """Batches one after another.
+
+    Raises:
+        DataError: they are of unlike structure, or have unlike rows.
+    """
     nests = [as_arrays(part, name) for part in parts]
+    forms = [map_nest(lambda leaf: "array", nest) for nest in nests]
+    if unlike := next((form for form in forms if form != forms[0]), None):
+        raise DataError(
+            f"batches of the data set give {name} as {forms[0]} and as {unlike}; expected one "
+            "structure"
+        )
     flat = (_concatenated(leaves, name) for leaves in zip(*map(flatten, nests), strict=True))
     return rebuild(nests[0], flat)
 

@@ -28,6 +28,7 @@ from pytest_bnconsistency.data.arrays import (
 )
 from pytest_bnconsistency.data.rows import Data, Form, Given, Rest
 from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.words import counted, first_line
 
 
 @dataclass(frozen=True)
@@ -166,27 +167,37 @@ def _checked(x: Any, y: Any, weight: Any, specs: Nest | None) -> Data:
 
 def _clean(given: Data, specs: Nest | None) -> Data:
     _check_finite(given)
-    return dataclasses.replace(given, x=_as_model_sees(given.x, specs))
+    seen = _as_model_sees(given.x, specs)
+    for leaf, array in zip(flatten(seen), flatten(given.x), strict=True):
+        if leaf.dtype != array.dtype and not np.isfinite(leaf).all():
+            raise DataError(
+                f"x has numbers as large as {np.abs(array).max():.2g}, which {leaf.dtype} can't "
+                "hold, as the model takes it; expected smaller ones"
+            )
+    return dataclasses.replace(given, x=seen)
 
 
 KEPT_BYTES, FEWEST_KEPT = 2**26, 64
 """A data set's rows are kept up to this size, and so many of them at least."""
+EMPTY = 1000
+"""After so many batches in a row that are empty, no other is waited for."""
 
 
 def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) -> Data:
     given = _batches(stream)
-    first = next(given, None)
-    batches = _parts([] if first is None else itertools.chain([first], given))
+    start = list(itertools.islice(given, 1))
+    batches = _parts(itertools.chain(start, given))
     parts, sizes, max_rows = _kept(batches, specs, max_rows)
     if not parts:
         raise DataError("the data set has no batches; expected at least one row")
     full = [part for part, size in zip(parts, sizes, strict=True) if size] or parts[:1]
-    joined = [join([part[i] for part in full], "xyw"[i]) for i in range(len(full[0]))]
+    names = ("x", "y", "sample_weight")
+    joined = [join([part[i] for part in full], names[i]) for i in range(len(full[0]))]
     x, y, weight = _three(joined)
     joint = _checked(x, y, weight, specs)
     head = _clean(joint.take(slice(0, max_rows)), specs)
     form = dataclasses.replace(
-        _form(full[0][0], specs), streamed=True, only_x=not isinstance(first, tuple)
+        _form(full[0][0], specs), streamed=True, only_x=not isinstance(start[0], tuple)
     )
     rest = None
     if sum(sizes) >= max_rows < all_rows:
@@ -222,6 +233,11 @@ def _kept(
             max_rows = min(max_rows, max(FEWEST_KEPT, KEPT_BYTES // max(row, 1)))
         if sum(sizes) >= max_rows:
             break
+        if sizes[-EMPTY:] == [0] * EMPTY:
+            raise DataError(
+                f"{EMPTY} batches of the data set have no rows, one after the other; expected "
+                "rows, or its end"
+            )
     return parts, sizes, max_rows
 
 
@@ -247,13 +263,22 @@ def _remaining(
 
 
 def _parts(batches: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    before = None
     for batch in batches:
         part = batch if isinstance(batch, tuple) else (batch,)
+        while len(part) > 1 and part[-1] is None:
+            part = part[:-1]
         if not 1 <= len(part) <= 3:
             raise DataError(
                 f"a batch of the data set has {len(part)} parts; expected x, (x, y) or "
                 "(x, y, sample_weight)"
             )
+        if before not in (None, len(part)):
+            raise DataError(
+                f"a batch of the data set has {counted(len(part), 'part')} and the one before it "
+                f"{before}; expected x, (x, y) or (x, y, sample_weight) in all of them"
+            )
+        before = len(part)
         yield part
 
 
@@ -280,9 +305,21 @@ def _is_stream(x: Any) -> bool:
 
 
 def _batches(stream: Any) -> Iterator[Any]:
-    if hasattr(stream, "__getitem__") and hasattr(stream, "__len__"):
-        return (stream[i] for i in range(len(stream)))
-    return iter(itertools.islice(stream, None))
+    """The batches of a data set.
+
+    Raises:
+        DataError: the user's own code raised.
+    """
+    try:
+        if hasattr(stream, "__getitem__") and hasattr(stream, "__len__"):
+            yield from (stream[i] for i in range(len(stream)))
+        else:
+            yield from stream
+    except Exception as error:
+        raise DataError(
+            f"the data set raised {type(error).__name__}: {first_line(error)[:200]}; expected "
+            "batches until it ends"
+        ) from error
 
 
 def doubles_in(x: Any) -> Nest | None:
@@ -408,6 +445,7 @@ def _as_model_sees(x: Nest, specs: Nest | None) -> Nest:
     """`x` with doubles in the precision of the model's inputs, as `predict` casts them."""
     dtypes = iter([spec.dtype for spec in flatten(specs)] if specs is not None else [])
 
+    @np.errstate(over="ignore")  # they are refused
     def leaf(array: Array) -> Array:
         wanted = next(dtypes, "float32")
         if array.dtype == np.float64:

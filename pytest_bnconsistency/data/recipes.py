@@ -12,18 +12,20 @@ from dataclasses import dataclass, field, replace
 
 from pytest_bnconsistency.errors import DataError
 
+_WHOLE = r"\d{1,18}"
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|inf)"
 _ROW = re.compile(
     rf"(?:(?P<zero>zero)"
     rf"|constant (?P<constant>{_NUMBER})"
-    rf"|random (?P<random>{_NUMBER})(?: seed (?P<seed>\d+))?"
-    rf"|like row (?P<like>\d+)"
-    rf"|data (?P<data>\d+)(?: times (?P<times>{_NUMBER})| shuffled (?P<shuffled>\d+)"
-    rf"| mixed (?P<share>{_NUMBER}) with (?P<other>\d+))?)"
-    rf"(?: with (?P<spike>{_NUMBER}|nan)(?: at (?P<place>\d+))?)?"
+    rf"|random (?P<random>{_NUMBER})(?: seed (?P<seed>{_WHOLE}))?"
+    rf"|like row (?P<like>{_WHOLE})"
+    rf"|data (?P<data>{_WHOLE})(?: times (?P<times>{_NUMBER})| shuffled (?P<shuffled>{_WHOLE})"
+    rf"| mixed (?P<share>{_NUMBER}) with (?P<other>{_WHOLE}))?)"
+    rf"(?: with (?P<spike>{_NUMBER}|nan)(?: at (?P<place>{_WHOLE}))?)?"
 )
-_COUNT = re.compile(r"(?P<count>\d+) rows?(?: of (?P<rest>.+))?")
-_PLACE = re.compile(r"rows? (?P<first>\d+)(?:-(?P<last>\d+))? (?P<row>.+)")
+_COUNT = re.compile(r"(?P<count>\d{1,6}) rows?(?: of (?P<rest>.+))?")
+_SIZE = re.compile(r"size (?P<size>\d{1,6})")
+_PLACE = re.compile(rf"rows? (?P<first>{_WHOLE})(?:-(?P<last>{_WHOLE}))? (?P<row>.+)")
 EXAMPLE = "2 rows; row 1 constant 100"
 OF_DATA = frozenset({"data", "times", "shuffled", "mixed"})
 """Kinds of rows that are made of given ones."""
@@ -153,8 +155,8 @@ class Recipe:
         rest = Row.parse(found["rest"]) if found["rest"] else Row()
         size, rows = None, dict[int, Row]()
         for part in parts:
-            if part.startswith("size ") and part[5:].isdigit():
-                size = int(part[5:])
+            if sized := _SIZE.fullmatch(part):
+                size = int(sized["size"])
             else:
                 rows |= _placed(part, count)
         for place, row in rows.items():

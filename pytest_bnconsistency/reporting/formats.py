@@ -128,7 +128,7 @@ def read(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionError(f"{str(path)!r} can't be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     version = record.get("schema_version") if isinstance(record, dict) else None
     if version is None or not {"versions", "run", "counts", "models", "errors"} <= record.keys():
