@@ -2,7 +2,7 @@
 
     python .ci/release.py dist
 
-Needs `build` and `twine`; leaves both files in the folder. `tox -e release` runs it.
+Needs `build` and `twine`; leaves both files in the folder. `tox -e release` and `.ci/run` run it.
 """
 
 import re
@@ -34,18 +34,19 @@ def built(folder: Path) -> tuple[Path, Path]:
 
 def check_contents(sdist: Path, wheel: Path) -> None:
     """Every file of the package is in both; the wheel holds nothing else, the sdist the rest."""
-    tracked = run("git", "ls-files", PACKAGE).splitlines()
+    inside = (path for path in (ROOT / PACKAGE).rglob("*") if "__pycache__" not in path.parts)
+    ours = [path.relative_to(ROOT).as_posix() for path in inside if path.is_file()]
     names = set(zipfile.ZipFile(wheel).namelist())
     others = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
-    assert others == set(tracked), sorted(others ^ set(tracked))
+    assert others == set(ours), sorted(others ^ set(ours))
     assert any(name.endswith("/licenses/LICENSE") for name in names), "the wheel has no licence"
     metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
     told = zipfile.ZipFile(wheel).read(metadata).decode()
     assert not re.search(r"\]\((?!https?://)", told), "the description links to files"
     with tarfile.open(sdist) as archive:
-        inside = {name.partition("/")[2] for name in archive.getnames()}
-    missing = [name for name in tracked if name not in inside]
-    missing += [top for top in IN_SDIST if not any(n.split("/")[0] == top for n in inside)]
+        archived = {name.partition("/")[2] for name in archive.getnames()}
+    missing = [name for name in ours if name not in archived]
+    missing += [top for top in IN_SDIST if not any(n.split("/")[0] == top for n in archived)]
     assert not missing, f"the sdist lacks {missing}"
 
 
