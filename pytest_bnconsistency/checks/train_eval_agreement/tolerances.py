@@ -35,6 +35,9 @@ WOULD_SHOW = 1.5
 """A pass says that there is no excess of so many tolerances."""
 PARTS = 16
 """The loss is compared on so many parts of the rows, to tell how much it varies among them."""
+STILL = 0.5
+"""A loss speaks for the decisions too few rows leave open if it surely moves by less, in
+tolerances, up or down: one that moves more may gain on some rows what it loses on others."""
 CLEAR = 3
 """Without targets, changed decisions are harm if the outputs move by so many tolerances, too."""
 UNMISTAKABLE = 8
@@ -133,6 +136,12 @@ class Excess:
         return self.quantity.counted and self.sampling_error >= WOULD_SHOW
 
     @property
+    def still(self) -> bool:
+        """Whether it hardly moves, up or down, under statistics of other rows as well."""
+        chance = ONE_SIDED * math.hypot(self.counting, self.sampling_error)
+        return abs(self.amount) + chance < STILL
+
+    @property
     def negligible(self) -> bool:
         return self._most < self.quantity.negligible
 
@@ -165,16 +174,22 @@ def by_targets(data: Data, reference: Side) -> bool:
 def doubted(found: Sequence[Excess]) -> list[Excess]:
     """What may be harm: all that looks like it, or what tells most, if that is open.
 
-    A loss tells more than the few decisions that differ, and where outputs hardly move, the
-    decisions that change were close calls. That holds if the statistics are known: where those of
-    so few rows may as well be others, under which as many decisions change, they clear nothing.
+    A loss that hardly moves tells more than the few decisions that differ, and where outputs
+    hardly move, the decisions that change were close calls. That holds if the statistics are
+    known: where those of so few rows may as well be others, under which as many decisions change,
+    they clear nothing.
     """
     unknown = [excess for excess in found if excess.unknown]
     if _negligible(found) and not unknown:
         return []
     harmful = [excess for excess in found if excess.exceeds_tolerance]
-    telling = [excess for excess in found if excess.quantity.counted == found[0].quantity.counted]
-    return harmful or [excess for excess in telling if not excess.excluded] or unknown
+    return harmful or [excess for excess in _telling(found) if not excess.excluded] or unknown
+
+
+def _telling(found: Sequence[Excess]) -> list[Excess]:
+    """What must show that there is no harm: losses may speak for decisions, and no more else."""
+    leading = [excess for excess in found if excess.quantity.counted == found[0].quantity.counted]
+    return leading if leading[0].quantity.counted or all(e.still for e in leading) else [*found]
 
 
 def settled(found: Sequence[Excess]) -> bool:
