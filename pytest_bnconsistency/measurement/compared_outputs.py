@@ -29,6 +29,11 @@ class Side:
         return self.scores.get("loss")
 
 
+def uninformed(side: Side) -> Side:
+    """What a model says that gives every row the mean of these outputs."""
+    return Side([np.broadcast_to(o.mean(axis=0), o.shape).copy() for o in side.outputs])
+
+
 @dataclass(frozen=True)
 class Gap:
     """How far two sides are apart.

@@ -201,6 +201,31 @@ def test_statistics_that_were_lost_with_the_weights_kept(data, lost):
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("known", ["targets", "nothing"])
+def test_a_model_built_anew_without_the_statistics(data, known):
+    """No count and no scale tells that it was trained: it knows its targets in training mode."""
+
+    def build():
+        inputs = keras.Input((4,))
+        bn = keras.layers.BatchNormalization(momentum=0.5, center=False, scale=False, name="bn")
+        model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(bn(inputs)))
+        model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+        return model
+
+    x, y = data[0] * 5 + 3, data[1]
+    model, trained = build(), build()
+    trained.fit(x, y, epochs=30, verbose=0)
+    if known == "nothing":
+        assert "never trained" in expect_verdict(CHECK, "vacuous", model, x, y).summary
+        return
+    model.layers[-1].set_weights(trained.layers[-1].get_weights())
+    finding = expect_failure(CHECK, model, x, y, rule=NEVER_UPDATED, layer="bn", cause_tested=True)
+    assert "trained with other statistics" in finding.cause
+    expect_pass(CHECK, trained, x, y)
+    assert "never trained" in expect_verdict(CHECK, "vacuous", model, x).summary
+
+
+@pytest.mark.thorough
 def test_a_train_step_that_runs_in_inference_mode(data):
     def build(mode):
         class Own(keras.Model):

@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, right
+from pytest_bnconsistency.measurement.compared_outputs import (
+    Side,
+    gap,
+    number,
+    right,
+    uninformed,
+)
 from pytest_bnconsistency.models import Subject
 
 BATCHES = 4
@@ -132,10 +136,9 @@ def start(
                 stochastic_off=training.stochastic_off,
             )
         )
-    constant = Side([np.broadcast_to(o.mean(axis=0), o.shape).copy() for o in evaluation.outputs])
-    uninformed = _scored(subject, given, constant).loss
+    constant = _scored(subject, given, uninformed(evaluation)).loss
     outputs_gap = gap(trained, evaluation, given).outputs
-    return Start(trained, evaluation, frozen_in_inference, rows, outputs_gap, uninformed)
+    return Start(trained, evaluation, frozen_in_inference, rows, outputs_gap, constant)
 
 
 def _scored(subject: Subject, data: Data, side: Side) -> Side:

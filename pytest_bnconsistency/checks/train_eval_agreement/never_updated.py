@@ -22,7 +22,7 @@ from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import Variables, preserve_state
 from pytest_bnconsistency.measurement import normalization_layers as statistics
-from pytest_bnconsistency.measurement.compared_outputs import Side
+from pytest_bnconsistency.measurement.compared_outputs import Side, uninformed
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
@@ -30,6 +30,9 @@ from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
 
 ANY_MOMENTUM = 0.5
+INFORMED = 0.5
+"""A model was trained whose loss in training mode is less than this share of that of its mean
+answer to every row, and of that in inference: random weights know nothing of the targets."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,20 @@ def _untrained(context: CheckContext, layers: Layers) -> list[Tracked]:
     """The statistics at their start of layers of which nothing says that they were trained."""
     if context.updates():
         return []
-    return [t for t in layers.fresh if not _weights_moved(context, t.layer)]
+    found = [t for t in layers.fresh if not _weights_moved(context, t.layer)]
+    return [] if found and _informed(context) else found
+
+
+def _informed(context: CheckContext) -> bool:
+    """Whether the model knows its targets in training mode alone: no weights do that untrained.
+
+    Where a model was built anew and given the weights of all but its normalization layers, nothing
+    else tells. What knows them in inference as well may need no statistics.
+    """
+    losses = _losses(context, Tries())
+    if losses is None:
+        return False
+    return losses.trained < INFORMED * min(losses.stored, losses.uninformed)
 
 
 def _untold(context: CheckContext, training: Pass, x: Any) -> list[Tracked]:
@@ -173,7 +189,7 @@ def _finding(context: CheckContext, layers: Layers) -> Finding:
     elif stuck or _fit_leaves_unchanged(context, data, untouched, tries):
         explanation = _not_reached(context, first, bool(stuck))
     else:
-        explanation = _other_steps(context, data, untouched, tries)
+        explanation = _other_steps(context, untouched, tries)
     count = counted(len({id(t.layer) for t in untouched}), "normalization layer")
     remedy = f"{explanation.remedy}, or recalibrate(model, x)"
     return rule.finding(
@@ -205,9 +221,7 @@ def _not_reached(context: CheckContext, first: Tracked, stuck: bool) -> Explanat
     return Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
 
 
-def _other_steps(
-    context: CheckContext, data: Data, untouched: Sequence[Tracked], tries: Tries
-) -> Explanation:
+def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tries) -> Explanation:
     """Why, where a training step of the model's own would move them.
 
     Either other steps trained the weights, with the statistics as they are, or the weights were
@@ -216,9 +230,9 @@ def _other_steps(
     moves = "one forward pass in training mode moves the statistics"
     in_loop = "the steps ran in inference mode, as model(x) without training=True does in a loop"
     lost = "the weights were trained with other statistics, which were not saved, loaded or kept"
-    losses = _losses(context, data, tries)
+    losses = _losses(context, tries)
     if losses is not None:
-        stored, trained = losses
+        stored, trained = losses.stored, losses.trained
         modes = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
         if stored > trained:
             return Explanation(
@@ -242,21 +256,31 @@ def _other_steps(
     )
 
 
-def _losses(context: CheckContext, data: Data, tries: Tries) -> tuple[float, float] | None:
-    """The loss under the stored statistics and in training mode, where there is one."""
+@dataclass(frozen=True)
+class Losses:
+    """The loss under the stored statistics, in training mode, and of one answer for all rows."""
+
+    stored: float
+    trained: float
+    uninformed: float
+
+
+def _losses(context: CheckContext, tries: Tries) -> Losses | None:
+    """The losses of the given rows, where there is a loss."""
     subject, known = context.subject, estimated(context)
-    if data.y is None or not subject.compiled or not known.seen:
+    if context.given.y is None or not subject.compiled or not known.seen:
         return None
     if not tries.may("the loss in either mode"):
         return None
-    ordered = data.take(known.batches.order)
+    ordered = context.given.take(known.batches.order)
     trained = zip(*(batch.outputs for batch in known.seen), strict=True)
-    sides = (
+    sides = [
         Side(inference_pass(context).over(known.batches)),
         Side(list(map(np.concatenate, trained))),
-    )
-    both = tuple(subject.loss(ordered, side.predicted) for side in sides)
-    return None if both[0] is None or both[1] is None else (both[0], both[1])
+    ]
+    losses = [subject.loss(ordered, s.predicted) for s in (*sides, uninformed(sides[-1]))]
+    found = [loss for loss in losses if loss is not None]
+    return Losses(*found) if len(found) == len(losses) else None
 
 
 def _fit_leaves_unchanged(

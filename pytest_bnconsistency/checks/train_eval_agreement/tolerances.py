@@ -21,6 +21,7 @@ from pytest_bnconsistency.measurement.compared_outputs import (
     number,
     right_rows,
     squared_distances,
+    uninformed,
 )
 
 DEVIATIONS = 2
@@ -284,10 +285,9 @@ def loss_units(context: CheckContext, data: Data, reference: Side) -> dict[str, 
     A relative change of a vanishing loss harms nobody: a tenth of the loss of a model that says
     the same for every row is the least.
     """
-    constant = Side([np.broadcast_to(o.mean(axis=0), o.shape).copy() for o in reference.outputs])
-    uninformed = losses_of(context, data, constant)
+    constant = losses_of(context, data, uninformed(reference))
     units = {"loss": abs(reference.loss or 0.0)}
-    for name, loss in uninformed.items():
+    for name, loss in constant.items():
         if name in reference.scores:
             floor = 0.1 * loss if math.isfinite(loss) else 0.0
             units[name] = max(abs(reference.scores[name]), floor)
