@@ -31,25 +31,11 @@ if TYPE_CHECKING:
     from pytest_bnconsistency.suite import ConsistencySuite
 
 _HOMES = {
-    "assertions": (
-        "BnCheck",
-        "assert_baseline",
-        "assert_batch_invariance",
-        "assert_consistency",
-        "assert_frozen_stability",
-        "assert_healthy_statistics",
-        "assert_inference_purity",
-        "assert_statistics_health",
-        "assert_train_eval_agreement",
-        "check_consistency",
-        "preserve_state",
-        "recalibrate",
-        "record_baseline",
-    ),
     "errors": ("BNConsistencyError", "ConsistencyFailure"),
     "results": ("CheckResult", "Finding", "Report", "Verdict"),
     "suite": ("ConsistencySuite",),
 }
+"""Where the names are that `assertions` does not hold."""
 
 __version__ = "0.1.0"
 __all__ = [
@@ -78,12 +64,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "strategies":
         return importlib.import_module("pytest_bnconsistency.strategies")
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"pytest_bnconsistency.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = next((home for home, names in _HOMES.items() if name in names), "assertions")
+    return getattr(importlib.import_module(f"pytest_bnconsistency.{home}"), name)
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pytest_bnconsistency import settings
 from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.settings import Layer
 
@@ -68,11 +69,8 @@ def words(config: pytest.Config, name: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def flag(config: pytest.Config, name: str) -> bool:
-    given = value(config, name)
-    if isinstance(given, (bool, type(None))):
-        return bool(given)
-    said = str(given).strip().lower()
-    if said not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
-        raise OptionError(f"bn_{name} is {given!r}; expected true or false")
-    return said in ("true", "yes", "on", "1")
+def trusts_files(config: pytest.Config) -> bool:
+    """Whether the command line or the ini file says that loading a model may run code."""
+    given = value(config, TRUST)
+    in_ini = given is not None and settings.flag(f"bn_{TRUST}", given)
+    return bool(config.getoption(f"bn_{TRUST}")) or in_ini

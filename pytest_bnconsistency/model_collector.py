@@ -224,7 +224,7 @@ def _named(
 ) -> list[Named]:
     """The models of the run with their data, each once."""
     folders = (config.invocation_params.dir, config.rootpath)
-    trusted = config.getoption(f"bn_{ini.TRUST}") or ini.flag(config, ini.TRUST)
+    trusted = ini.trusts_files(config)
     pairs = _paired(given)
     found: dict[str, Named] = {}
     chosen = dict[str, str | None]()

@@ -82,6 +82,11 @@ class Ignore(dict[str, str]):
         return "\n".join(f"{entry}: {reason}" for entry, reason in self.items())
 
 
+def option(default: Any, text: str, **limits: Any) -> Any:
+    """A field of `Settings` with its option's help; `min` or `choices` limit its values."""
+    return dataclasses.field(default=default, metadata={"help": text, **limits})
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a user may set; the field's `metadata` is the option's help, its type the parser.
@@ -89,166 +94,101 @@ class Settings:
     Fractions are fractions (0.03 is 3 %), sizes are numbers of rows.
     """
 
-    rows: int = dataclasses.field(
-        default=8, metadata={"help": "rows in the batch whose rows are compared", "min": 2}
+    rows: int = option(8, "rows in the batch whose rows are compared", min=2)
+    max_rows: int = option(
+        1024, "rows of the given data that are kept: outputs, loss and metrics are theirs", min=2
     )
-    max_rows: int = dataclasses.field(
-        default=1024,
-        metadata={
-            "help": "rows of the given data that are kept: outputs, loss and metrics are theirs",
-            "min": 2,
-        },
+    statistics_rows: int = option(
+        65_536, "rows of the given data that population statistics are taken of", min=2
     )
-    statistics_rows: int = dataclasses.field(
-        default=65_536,
-        metadata={
-            "help": "rows of the given data that population statistics are taken of",
-            "min": 2,
-        },
+    batch_size: int = option(32, "batch size in which training sees the data", min=1)
+    steps: int = option(2, "training steps for each batch shape", min=1)
+    frozen: str | None = option(None, "layers declared frozen, as a pattern: 'backbone/*'")
+    transductive: str | Mapping[str, str] | None = option(
+        None,
+        "why rows are meant to depend on their batch, for the model; in Python also "
+        "for layers: {'discriminator/stddev*': 'why'}",
     )
-    batch_size: int = dataclasses.field(
-        default=32, metadata={"help": "batch size in which training sees the data", "min": 1}
+    ignore: Mapping[str, str] | None = option(
+        None,
+        "findings that are accepted, and why: 'BN104: reason', or of some layers "
+        "'BN303 backbone/*: reason'; one a line in the ini file, or give the option again",
+        lines=True,
     )
-    steps: int = dataclasses.field(
-        default=2, metadata={"help": "training steps for each batch shape", "min": 1}
+    shape: Shape | None = option(
+        None,
+        "shapes of generated rows, by the inputs' names: 'tokens=(128,); image=(64, "
+        "64, 3)', or '(128,)' for a single input",
     )
-    frozen: str | None = dataclasses.field(
-        default=None, metadata={"help": "layers declared frozen, as a pattern: 'backbone/*'"}
+    padding: float | None = option(
+        None, "the value that pads sequences, where no mask of the model says so"
     )
-    transductive: str | Mapping[str, str] | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "why rows are meant to depend on their batch, for the model; in Python also "
-            "for layers: {'discriminator/stddev*': 'why'}"
-        },
+    updates: int | None = option(
+        None, "training steps so far, where no optimizer counts them", min=0
     )
-    ignore: Mapping[str, str] | None = dataclasses.field(
-        default=None,
-        metadata={
-            "lines": True,
-            "help": "findings that are accepted, and why: 'BN104: reason', or of some layers "
-            "'BN303 backbone/*: reason'; one a line in the ini file, or give the option again",
-        },
+    planned_updates: int | None = option(
+        None, "training steps of a schedule: warn if they can't warm up the statistics", min=1
     )
-    shape: Shape | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "shapes of generated rows, by the inputs' names: 'tokens=(128,); image=(64, "
-            "64, 3)', or '(128,)' for a single input",
-        },
+    decisions_tolerance: float = option(
+        0.03, "how many more decisions may be wrong in evaluation, as a share of all", min=0
     )
-    padding: float | None = dataclasses.field(
-        default=None,
-        metadata={"help": "the value that pads sequences, where no mask of the model says so"},
+    loss_tolerance: float = option(
+        0.10, "how much larger the loss may be in evaluation, as a share of it", min=0
     )
-    updates: int | None = dataclasses.field(
-        default=None,
-        metadata={"help": "training steps so far, where no optimizer counts them", "min": 0},
+    output_tolerance: float = option(
+        0.10,
+        "how far outputs may be apart, in their standard deviations, where neither a "
+        "loss nor decisions tell",
+        min=0,
     )
-    planned_updates: int | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "training steps of a schedule: warn if they can't warm up the statistics",
-            "min": 1,
-        },
+    examples: int | None = option(
+        None,
+        "batches that Hypothesis makes, besides the rows (default: 10 where no rows "
+        "are given, else 0)",
+        min=0,
     )
-    decisions_tolerance: float = dataclasses.field(
-        default=0.03,
-        metadata={
-            "help": "how many more decisions may be wrong in evaluation, as a share of all",
-            "min": 0,
-        },
+    replay: str | None = option(
+        None, "run this one batch, as a failure prints it: '2 rows; row 1 zero'"
     )
-    loss_tolerance: float = dataclasses.field(
-        default=0.10,
-        metadata={
-            "help": "how much larger the loss may be in evaluation, as a share of it",
-            "min": 0,
-        },
+    save_batches: str | None = option(None, "folder in which failing batches are saved as .npz")
+    diagnosis_seconds: float = option(
+        60.0, "seconds for finding out why a check fails; then it reports what it knows", min=0
     )
-    output_tolerance: float = dataclasses.field(
-        default=0.10,
-        metadata={
-            "help": "how far outputs may be apart, in their standard deviations, where neither a "
-            "loss nor decisions tell",
-            "min": 0,
-        },
+    seed: int = option(0, "seed of all that is drawn")
+    entry_points: EntryPoints | None = option(
+        None,
+        "'all' runs predict_on_batch as well where it is the library's own, as is what it calls",
+        choices=("all",),
     )
-    examples: int | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "batches that Hypothesis makes, besides the rows (default: 10 where no rows "
-            "are given, else 0)",
-            "min": 0,
-        },
+    vacuous: Vacuous | None = option(
+        None,
+        "what an inconclusive check does, which could not have seen a violation: "
+        "fail, skip or warn (default: fail if it was asked for by name, else skip)",
+        choices=("fail", "skip", "warn"),
     )
-    replay: str | None = dataclasses.field(
-        default=None,
-        metadata={"help": "run this one batch, as a failure prints it: '2 rows; row 1 zero'"},
+    not_applicable: NotApplicable | None = option(
+        None,
+        "what a check that finds nothing to check does: fail, skip or pass (default: "
+        "fail if it was asked for by name, else skip)",
+        choices=("fail", "skip", "pass"),
     )
-    save_batches: str | None = dataclasses.field(
-        default=None, metadata={"help": "folder in which failing batches are saved as .npz"}
+    baseline: bool = option(
+        False, "'true' compares models with their baselines where all checks run by default"
     )
-    diagnosis_seconds: float = dataclasses.field(
-        default=60.0,
-        metadata={
-            "help": "seconds for finding out why a check fails; then it reports what it knows",
-            "min": 0,
-        },
+    baseline_name: str | None = option(
+        None, "name of the model's baseline (default: that of the test or the model)"
     )
-    seed: int = dataclasses.field(default=0, metadata={"help": "seed of all that is drawn"})
-    entry_points: EntryPoints | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "'all' runs predict_on_batch as well where it is the library's own, as is "
-            "what it calls",
-            "choices": ("all",),
-        },
+    baseline_dir: str = option("bn-baseline", "folder of the baselines, from pytest's root")
+    baseline_checks: str | None = option(
+        None,
+        "names of the checks whose verdicts a baseline holds, separated by commas, or "
+        "'none' (default: all)",
     )
-    vacuous: Vacuous | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "what an inconclusive check does, which could not have seen a violation: "
-            "fail, skip or warn (default: fail if it was asked for by name, else skip)",
-            "choices": ("fail", "skip", "warn"),
-        },
-    )
-    not_applicable: NotApplicable | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "what a check that finds nothing to check does: fail, skip or pass (default: "
-            "fail if it was asked for by name, else skip)",
-            "choices": ("fail", "skip", "pass"),
-        },
-    )
-    baseline: bool = dataclasses.field(
-        default=False,
-        metadata={
-            "help": "'true' compares models with their baselines where all checks run by default"
-        },
-    )
-    baseline_name: str | None = dataclasses.field(
-        default=None,
-        metadata={"help": "name of the model's baseline (default: that of the test or the model)"},
-    )
-    baseline_dir: str = dataclasses.field(
-        default="bn-baseline",
-        metadata={"help": "folder of the baselines, from pytest's root"},
-    )
-    baseline_checks: str | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "names of the checks whose verdicts a baseline holds, separated by commas, or "
-            "'none' (default: all)"
-        },
-    )
-    weights: Weights | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "'same' or 'retrained': whether the weights are to be those of the baseline, "
-            "so that statistics and outputs are (default: found out)",
-            "choices": ("same", "retrained"),
-        },
+    weights: Weights | None = option(
+        None,
+        "'same' or 'retrained': whether the weights are to be those of the baseline, "
+        "so that statistics and outputs are (default: found out)",
+        choices=("same", "retrained"),
     )
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     """Where the fields come from that are no defaults: call, marker, command line or ini."""
@@ -316,13 +256,16 @@ def parse(name: str, value: Any) -> Any:
     return _number(name, value, int if kind.startswith("int") else float)
 
 
-def _flag(name: str, value: Any) -> bool:
-    said = {"true": True, "yes": True, "on": True, "1": True}
-    said |= {"false": False, "no": False, "off": False, "0": False}
-    found = said.get(str(value).strip().lower())
-    if found is None:
+def flag(name: str, value: Any) -> bool:
+    """A switch, as a call or a text says it.
+
+    Raises:
+        OptionError: it says neither true nor false.
+    """
+    said = str(value).strip().lower()
+    if said not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
         raise OptionError(f"option {name!r} is {value!r}; expected true or false")
-    return found
+    return said in ("true", "yes", "on", "1")
 
 
 def _choice(name: str, value: Any, choices: Sequence[str]) -> Any:
@@ -430,7 +373,7 @@ def _folder(name: str, value: Any) -> str:
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "shape": _shapes,
     "ignore": _ignore,
-    "baseline": _flag,
+    "baseline": flag,
     "baseline_dir": _folder,
 }
 """What is neither a number nor a word."""

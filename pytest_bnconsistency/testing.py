@@ -126,13 +126,8 @@ def _state(model: Any, nests: tuple[Any, ...]) -> dict[str, Any]:
     for index, layer in enumerate(layers):
         found[f"layer {index} {layer.name}: trainable"] = layer.trainable
         found.update((f"layer {index} {layer.name}.{name}", "there") for name in vars(layer))
-    for name in (
-        "train_function",
-        "test_function",
-        "predict_function",
-        "stop_training",
-        "history",
-    ):
+    compiled = ("train_function", "test_function", "predict_function")
+    for name in (*compiled, "stop_training", "history"):
         found[f"model.{name}"] = id(getattr(model, name, None))
     found["optimizer.built"] = getattr(optimizer, "built", None)
     for index, leaf in enumerate(flatten(list(nests))):

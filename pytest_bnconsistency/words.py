@@ -33,11 +33,11 @@ def printable(text: str) -> str:
     What moves a cursor, hides or reorders text is spelled out, and so is the beginning of what a
     CI server would take for a command (`::error`, `##vso[`).
     """
-    shown = "".join(_call_text(letter) for letter in text)
+    shown = "".join(map(_harmless, text))
     return _COMMAND.sub(lambda found: f"{found[1] or ''}\\x{ord(found[0][-1]):x}", shown)
 
 
-def _call_text(letter: str) -> str:
+def _harmless(letter: str) -> str:
     hidden = unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _REORDERING
     return letter.encode("unicode_escape").decode() if hidden else letter
 

@@ -90,15 +90,7 @@ def flatten(nest: Nest) -> list[Any]:
 
 def map_nest(function: Callable[[Any], Any], nest: Nest) -> Nest:
     """`nest` with `function` applied to each leaf."""
-    if isinstance(nest, Mapping):
-        return _filled(nest, {key: map_nest(function, item) for key, item in nest.items()})
-    if isinstance(nest, tuple) and hasattr(nest, "_fields"):
-        return type(nest)(*(map_nest(function, item) for item in nest))
-    if isinstance(nest, (list, tuple)):
-        return type(nest)(map_nest(function, item) for item in nest)
-    if fields := _fields_of(nest):
-        return _filled(nest, {name: map_nest(function, getattr(nest, name)) for name in fields})
-    return function(nest)
+    return rebuild(nest, map(function, flatten(nest)))
 
 
 def rebuild(nest: Nest, leaves: Iterable[Any]) -> Nest:

@@ -58,11 +58,7 @@ class Source:
     def _leaf(
         self, spec: Spec, sample: Array | None, recipe: Recipe, index: int, size: int
     ) -> Array:
-        if spec.dtype == "string":
-            raise DataError(
-                f"input {spec.name!r} takes strings, which are not generated; give rows "
-                "as x, or --bn-data"
-            )
+        _refuse_strings(spec)
         shape = tuple(size if axis is None else axis for axis in spec.shape)
         dtype = numpy_dtype(spec.dtype) if sample is None else sample.dtype
         batch: Array = np.zeros((recipe.count, *shape), dtype)
@@ -243,6 +239,14 @@ def _is_mask(spec: Spec) -> bool:
     return "mask" in spec.name.lower()
 
 
+def _refuse_strings(spec: Spec) -> None:
+    if spec.dtype == "string":
+        raise DataError(
+            f"input {spec.name!r} takes strings, which are not generated; give rows as x, or "
+            "--bn-data"
+        )
+
+
 def _is_length(spec: Spec) -> bool:
     return "length" in spec.name.lower() and spec.dtype.startswith(("int", "uint"))
 
@@ -258,6 +262,7 @@ def generate(specs: Nest, rows: int, seed: int, size: int) -> Nest:
     lengths = np.random.default_rng([seed, 1]).permutation(np.linspace(1, size - 1, rows))
 
     def leaf(spec: Spec) -> Array:
+        _refuse_strings(spec)
         shape = (rows, *(size if axis is None else axis for axis in spec.shape))
         if spec.dtype.startswith(("int", "uint")):
             padded = bool(spec.shape) and spec.shape[0] is None
@@ -268,11 +273,6 @@ def generate(specs: Nest, rows: int, seed: int, size: int) -> Nest:
             drawn = np.asarray(spec.values)[drawn] if spec.values else drawn
         elif spec.dtype == "bool":
             drawn = rng.integers(0, 2, shape)
-        elif spec.dtype == "string":
-            raise DataError(
-                f"input {spec.name!r} takes strings, which are not generated; give rows "
-                "as x, or --bn-data"
-            )
         else:
             drawn = rng.standard_normal(shape, np.float32)
         return drawn.astype(numpy_dtype(spec.dtype))

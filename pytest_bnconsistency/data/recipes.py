@@ -20,7 +20,7 @@ _ROW = re.compile(
     rf"|random (?P<random>{_NUMBER})(?: seed (?P<seed>{_WHOLE}))?"
     rf"|like row (?P<like>{_WHOLE})"
     rf"|data (?P<data>{_WHOLE})(?: times (?P<times>{_NUMBER})| shuffled (?P<shuffled>{_WHOLE})"
-    rf"| mixed (?P<share>{_NUMBER}) with (?P<other>{_WHOLE}))?)"
+    rf"| mixed (?P<mixed>{_NUMBER}) with (?P<other>{_WHOLE}))?)"
     rf"(?: with (?P<spike>{_NUMBER}|nan)(?: at (?P<place>{_WHOLE}))?)?"
 )
 _COUNT = re.compile(r"(?P<count>\d{1,6}) rows?(?: of (?P<rest>.+))?")
@@ -29,6 +29,9 @@ _PLACE = re.compile(rf"rows? (?P<first>{_WHOLE})(?:-(?P<last>{_WHOLE}))? (?P<row
 EXAMPLE = "2 rows; row 1 constant 100"
 OF_DATA = frozenset({"data", "times", "shuffled", "mixed"})
 """Kinds of rows that are made of given ones."""
+_WITH_AMOUNT = frozenset({"constant", "random", "times", "mixed"})
+_KINDS = ("zero", "constant", "random", "like", "times", "shuffled", "mixed", "data")
+"""All kinds; those that say more of a given row come before `data`."""
 
 
 @dataclass(frozen=True)
@@ -80,28 +83,17 @@ class Row:
                 "data 5 mixed 0.5 with 2, each with one element set where wanted: zero with nan "
                 "at 7"
             )
-        part = found.groupdict()
-        given = {name: value for name, value in part.items() if value is not None}
-        spike = float(given["spike"]) if "spike" in given else None
-        row = cls(spike=spike, place=int(given.get("place", 0)))
-        for kind in ("constant", "random"):
-            if kind in given:
-                return replace(
-                    row, kind=kind, amount=float(given[kind]), seed=int(given.get("seed", 0))
-                )
-        if "like" in given:
-            return replace(row, kind="like", row=int(given["like"]))
-        if "data" not in given:
-            return row
-        row = replace(row, kind="data", row=int(given["data"]))
-        if "times" in given:
-            return replace(row, kind="times", amount=float(given["times"]))
-        if "shuffled" in given:
-            return replace(row, kind="shuffled", seed=int(given["shuffled"]))
-        if "share" in given:
-            other = int(given["other"])
-            return replace(row, kind="mixed", amount=float(given["share"]), other=other)
-        return row
+        given = {name: part for name, part in found.groupdict().items() if part is not None}
+        kind = next(kind for kind in _KINDS if kind in given)
+        return cls(
+            kind=kind,
+            amount=float(given[kind]) if kind in _WITH_AMOUNT else 0.0,
+            seed=int(given.get("seed") or given.get("shuffled", 0)),
+            row=int(given.get("like") or given.get("data", 0)),
+            other=int(given.get("other", 0)),
+            spike=float(given["spike"]) if "spike" in given else None,
+            place=int(given.get("place", 0)),
+        )
 
     def at(self, place: int) -> Row:
         """The row at `place` in a batch of rows of this kind: others of their kind, each."""

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from pytest_bnconsistency.reporting import layers, pictures
 from pytest_bnconsistency.reporting.problems import cut
 from pytest_bnconsistency.reporting.record import VERDICTS
-from pytest_bnconsistency.reporting.summary import NAMES, headline, missing
+from pytest_bnconsistency.reporting.summary import NAMES, headline, missing, state
 from pytest_bnconsistency.rules import catalogue, pages
 from pytest_bnconsistency.words import printable
 
@@ -198,7 +198,7 @@ def _context(environment: Environment, record: Mapping[str, Any]) -> dict[str, A
         "defaults": _usual(entry.defaults for entry in entries),
         "room": Room.among(len(entries) + findings),
         "sections": sections,
-        "state": _state(record),
+        "state": state(record),
         "headline": headline(record),
         "missing": list(missing(record)),
         "versions": ", ".join(f"{name} {v}" for name, v in record["versions"].items() if v),
@@ -216,12 +216,6 @@ def _context(environment: Environment, record: Mapping[str, Any]) -> dict[str, A
 
 def _usual(texts: Iterable[str]) -> str:
     return next((text for text, _ in Counter(texts).most_common(1)), "")
-
-
-def _state(record: Mapping[str, Any]) -> str:
-    counts = record["counts"]
-    state = "failed" if counts["failing"] or counts["errors"] else "passed"
-    return state if record["run"]["complete"] else f"{state}, and incomplete"
 
 
 def _verdicts(kinds: Collection[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.reporting.problems import cut
 from pytest_bnconsistency.reporting.record import checks
-from pytest_bnconsistency.reporting.summary import NAMES, headline, missing
+from pytest_bnconsistency.reporting.summary import NAMES, headline, missing, state
 
 LONGEST = 64_000
 """Bytes; GitHub takes 65,536 characters."""
@@ -38,7 +38,7 @@ def code(words: str, longest: int = CELL) -> str:
 
 
 def _parts(record: Mapping[str, Any]) -> Iterator[str]:
-    yield f"### Normalization consistency: {_state(record)}\n\n{headline(record)}\n"
+    yield f"### Normalization consistency: {state(record)}\n\n{headline(record)}\n"
     for line in missing(record):
         yield f"\n**Missing:** {code(line, 400)}\n"
     yield from _failures(record)
@@ -46,12 +46,6 @@ def _parts(record: Mapping[str, Any]) -> Iterator[str]:
     yield from _overview(record)
     known = [f"{name} {version}" for name, version in record["versions"].items() if version]
     yield f"\n{code(', '.join(known), 400)}\n"
-
-
-def _state(record: Mapping[str, Any]) -> str:
-    counts = record["counts"]
-    state = "failed" if counts["failing"] or counts["errors"] else "passed"
-    return state if record["run"]["complete"] else f"{state}, and incomplete"
 
 
 def _failures(record: Mapping[str, Any]) -> Iterator[str]:

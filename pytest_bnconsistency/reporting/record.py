@@ -67,7 +67,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from pytest_bnconsistency.results import CheckResult, Finding, Table, plain
+from pytest_bnconsistency.results import CheckResult, Finding, plain
 
 Record: TypeAlias = dict[str, Any]
 SCHEMA_VERSION = 1
@@ -120,7 +120,7 @@ def check_entry(result: CheckResult, outcome: str, place: Place) -> Record:
         ],
         "unmatched": result.unmatched,
         "notes": result.notes,
-        "table": _table(result.table),
+        "table": result.table,
         "evidence": result.evidence,
         "seconds": round(run.seconds, 3) if run else 0.0,
         "traces": run.traces if run else 0,
@@ -227,29 +227,7 @@ def _counts(models: Sequence[Record], errors: Sequence[Record]) -> dict[str, int
 
 
 def _finding(finding: Finding) -> Record:
-    return {
-        "rule": finding.rule,
-        "slug": finding.slug,
-        "headline": finding.headline,
-        "layer": finding.layer,
-        "layers": finding.places,
-        "message": finding.message,
-        "cause": finding.cause,
-        "cause_tested": finding.cause_tested,
-        "tested": finding.tested,
-        "remedy": finding.remedy,
-        "bound": finding.bound,
-        "table": _table(finding.table),
-        "evidence": finding.evidence,
-        "recipe": finding.recipe,
-        "code": finding.code,
-    }
-
-
-def _table(table: Table | None) -> Record | None:
-    if table is None:
-        return None
-    return {"columns": table.columns, "rows": table.rows, "more": table.more}
+    return {"headline": finding.headline, **vars(finding), "layers": finding.places}
 
 
 def _order(entry: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -47,6 +47,13 @@ def headline(record: Mapping[str, Any]) -> str:
     return f"{checked}: {', '.join(verdicts)}"
 
 
+def state(record: Mapping[str, Any]) -> str:
+    """`failed`, `passed`, or what a run that did not end came to so far."""
+    counts = record["counts"]
+    known = "failed" if counts["failing"] or counts["errors"] else "passed"
+    return known if record["run"]["complete"] else f"{known}, and incomplete"
+
+
 def missing(record: Mapping[str, Any]) -> Iterator[str]:
     """What the record does not hold, and why."""
     run = record["run"]

@@ -63,7 +63,7 @@ def _findings(result: CheckResult, verbose: bool, reproduce: str) -> Iterator[st
 def _remarks(result: CheckResult, verbose: bool) -> Iterator[str]:
     """What decides nothing, and what is ignored."""
     for warning in _cut(result.warnings, NOTES, verbose):
-        yield from _warning(warning)
+        yield from _labelled("warning", f"{warning.headline}; {warning.remedy}")
     for note in _cut(result.notes, NOTES, verbose):
         yield from _labelled("note", note)
     yield from _ignored(result)
@@ -147,10 +147,6 @@ def model_lines(models: Mapping[str, Mapping[str, tuple[str, str]]]) -> Iterator
         for (outcome, said), names in alike.items():
             if outcome != "passed":
                 yield from _labelled(outcome, ": ".join(filter(None, (listed(names), said))))
-
-
-def _warning(warning: Finding) -> Iterator[str]:
-    yield from _labelled("warning", f"{warning.headline}; {warning.remedy}")
 
 
 def _table(table: Table | None, verbose: bool) -> Iterator[str]:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -215,7 +216,8 @@ def rows(
     if nan:
         spikes.insert(0, st.just(math.nan))
     for spike in spikes:
-        kinds.append(st.builds(_spiked, st.one_of(kinds[0], random), spike, spot))
+        spiked = st.one_of(kinds[0], random)
+        kinds.append(st.builds(replace, spiked, spike=spike, place=spot))
     return st.one_of(kinds)
 
 
@@ -311,10 +313,6 @@ def _note_recipes(*recipes: Recipe) -> None:
     # Shown with a failing example only, beside arrays that nobody reads.
     if currently_in_test_context():
         note("batch: " + ", and ".join(map(str, recipes)))
-
-
-def _spiked(row: Row, spike: float, place: int) -> Row:
-    return Row(row.kind, row.amount, row.seed, row.row, row.other, spike, place)
 
 
 def _lengths(size: int | Sequence[int] | None) -> tuple[int, int]:
