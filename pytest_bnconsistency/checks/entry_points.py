@@ -119,8 +119,15 @@ def entry(context: CheckContext, name: str) -> Entry:
     def made() -> Entry:
         if name in modes:
             prints = Fingerprints()
-            run = _eager(context, modes[name], prints, may_change)
-            return Entry(name, run, may_change, prints=prints)
+            called = Pass(
+                context.subject,
+                context.sample(),
+                training=modes[name],
+                instrument=prints,
+                traced=False,
+                written=may_change,
+            )
+            return Entry(name, called.run, may_change, prints=prints)
         call = _method(context, context.subject.entries()[name], may_change)
         return Entry(name, call, may_change)
 
@@ -149,19 +156,6 @@ def traced_entry(
         return Entry(name, traced.run, traced.written, traced, prints)
 
     return context.once(("traced entry", training, frozenset(row_by_row)), made)
-
-
-def _eager(
-    context: CheckContext, training: bool | None, prints: Fingerprints, may_change: list[Any]
-) -> Callable[[Nest, bool], Observation]:
-    return Pass(
-        context.subject,
-        context.sample(),
-        training=training,
-        instrument=prints,
-        traced=False,
-        written=may_change,
-    ).run
 
 
 def _method(

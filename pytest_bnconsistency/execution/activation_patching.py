@@ -45,17 +45,30 @@ class Patch:
         return tf.compat.v1.placeholder_with_default(given, tensor.shape)
 
 
-@contextlib.contextmanager
-def replacing(replace: Callable[[Any, str, Sequence[Any]], Sequence[Any]]) -> Iterator[None]:
-    """Within it, operations give what `replace` makes of their graph, their name, their tensors.
+@dataclass(frozen=True)
+class Operation:
+    """One that runs, or is traced: its type, its name, and what it is given and gives.
 
-    The graph is None outside of one.
+    The graph is None outside of one, and the name is empty.
     """
 
+    type: str
+    name: str
+    graph: Any
+    inputs: Sequence[Any]
+    outputs: Any
+
+
+@contextlib.contextmanager
+def replacing(replace: Callable[[Operation], Sequence[Any] | None]) -> Iterator[None]:
+    """Within it, operations give what `replace` makes of them; None leaves them as they are."""
+
     def callback(
-        op_type: str, inputs: Any, attrs: Any, outputs: Any, op_name: str = "", graph: Any = None
-    ) -> list[Any]:
-        return list(replace(graph, op_name, outputs))
+        op_type: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
+    ) -> list[Any] | None:
+        name = op_type.decode() if isinstance(op_type, bytes) else op_type
+        given = replace(Operation(name, op_name or "", graph, inputs, outputs))
+        return None if given is None else list(given)
 
     op_callbacks.add_op_callback(callback)
     try:
@@ -78,13 +91,13 @@ def patching(operations: Mapping[str, Patch]) -> Iterator[None]:
         raise LookupError("operations have names in a graph only")
     own, met = tf.compat.v1.get_default_graph(), set()
 
-    def replace(graph: Any, name: str, tensors: Sequence[Any]) -> Sequence[Any]:
+    def replace(operation: Operation) -> Sequence[Any] | None:
         # Traces of functions that the code calls outlive this one, so they stay as they are.
-        if graph is not own or name not in operations:
-            return tensors
-        met.add(name)
-        with tf.name_scope("held/"):  # so that the code's own operations keep their names
-            return operations[name].instead_of(tensors)
+        if operation.graph is not own or operation.name not in operations:
+            return None
+        met.add(operation.name)
+        with tf.name_scope("patched/"):  # so that the code's own operations keep their names
+            return operations[operation.name].instead_of(operation.outputs)
 
     with replacing(replace):
         yield

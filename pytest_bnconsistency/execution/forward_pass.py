@@ -85,13 +85,13 @@ class Pass:
 
     Args:
         x: example rows; only their structure, dtypes and inner shapes count.
-        training: what the model is told; None leaves the argument out.
+        training: what the model is called with; None leaves the argument out.
         instrument: what is done at each layer.
-        modes: layers, by identity, that are told another mode than the model tells them.
-        still: layers, by identity, that run as the model tells them, and so hand their mode on,
-            but whose outputs are those of inference mode.
-        apart: layers, by identity, that get one row at a time.
-        held: what calls return instead, by `Call.label`: arrays, one for each tensor.
+        modes: layers, by identity, that are called with another mode than the model gives them.
+        stochastic_off: layers, by identity, that run as the model calls them, and so hand their
+            mode on, but whose outputs are those of inference mode.
+        row_by_row: layers, by identity, that get one row at a time.
+        patched: what calls return instead, by `Call.label`: arrays, one for each tensor.
         operations: what single operations give instead, by name; a trace is needed for that.
         traced: traced once; otherwise each run is the model's Python code, and what the lines
             below tell is known after the first.

@@ -138,34 +138,26 @@ def _shifted(operation: Any, given: list[set[tuple[int, int]]]) -> set[tuple[int
     return {(index, before + sign * int(added)) for index, before in given[0]}
 
 
-def _axis_of(place: int) -> Callable[[Any, Any], int | None]:
-    """The size of the table that is an operation's input at `place`, along its axis."""
-
-    def size(operation: Any, concrete: Any) -> int | None:
-        axis = 0
-        if operation.type == "GatherV2":
-            axis = int(tf.get_static_value(operation.inputs[2]) or 0)
-        shape = operation.inputs[place].shape
-        return None if shape.rank is None or shape[axis] is None else int(shape[axis])
-
-    return size
+def _of_tensor(operation: Any, concrete: Any) -> int | None:
+    """The size of the table that is an operation's first input, along its axis."""
+    axis = 0
+    if operation.type == "GatherV2":
+        axis = int(tf.get_static_value(operation.inputs[2]) or 0)
+    shape = operation.inputs[0].shape
+    return None if shape.rank is None or shape[axis] is None else int(shape[axis])
 
 
-def _number_at(place: int) -> Callable[[Any, Any], int | None]:
-    """The number that is an operation's input at `place`; the bound of it, where it has one."""
-
-    def size(operation: Any, concrete: Any) -> int | None:
-        tensors, found = [operation.inputs[place]], list[int]()
-        while tensors:
-            tensor = tensors.pop()
-            value = tf.get_static_value(tensor)
-            if value is not None and np.ndim(value) == 0:
-                found.append(int(value))
-            elif tensor.op.type in BOUNDING:
-                tensors += tensor.op.inputs
-        return min((number for number in found if number > 0), default=None)
-
-    return size
+def _of_number(operation: Any, concrete: Any) -> int | None:
+    """The number that is an operation's second input; the bound of it, where it has one."""
+    tensors, found = [operation.inputs[1]], list[int]()
+    while tensors:
+        tensor = tensors.pop()
+        value = tf.get_static_value(tensor)
+        if value is not None and np.ndim(value) == 0:
+            found.append(int(value))
+        elif tensor.op.type in BOUNDING:
+            tensors += tensor.op.inputs
+    return min((number for number in found if number > 0), default=None)
 
 
 def _outer(operation: Any, concrete: Any) -> Any:
@@ -192,13 +184,13 @@ def _of_lookup(operation: Any, concrete: Any) -> tuple[int, ...] | None:
 
 
 READERS: dict[str, tuple[int, Callable[[Any, Any], Any]]] = {
-    "GatherV2": (1, _axis_of(0)),
-    "GatherNd": (1, _axis_of(0)),
+    "GatherV2": (1, _of_tensor),
+    "GatherNd": (1, _of_tensor),
     "ResourceGather": (1, _of_variable),
     "ResourceGatherNd": (1, _of_variable),
-    "OneHot": (0, _number_at(1)),
-    "Bincount": (0, _number_at(1)),
-    "DenseBincount": (0, _number_at(1)),
+    "OneHot": (0, _of_number),
+    "Bincount": (0, _of_number),
+    "DenseBincount": (0, _of_number),
     "LookupTableFindV2": (1, _of_lookup),
 }
 """Operations that read a table: at which input the ids are, and how large the table is."""

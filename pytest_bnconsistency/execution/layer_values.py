@@ -137,19 +137,11 @@ def results_in(
 
 
 def outputs_with(
-    seen: Pass,
-    x: Nest,
-    patched: Mapping[str, list[Array]] | None = None,
-    operations: Mapping[str, Patch] | None = None,
+    seen: Pass, x: Nest, patched: Mapping[str, list[Array]] | None = None
 ) -> list[Array] | None:
-    """The outputs on rows `x` where calls give what is `patched`, by label; None if that raises.
-
-    Where single `operations` are held, by name, the pass is traced.
-    """
+    """The outputs on rows `x` where calls give what is `patched`; None if that raises."""
     try:
-        traced = operations is not None
-        again = seen.again(x, Instrument(), patched=patched, operations=operations, traced=traced)
-        return again.run(x).outputs
+        return seen.again(x, Instrument(), patched=patched, traced=False).run(x).outputs
     except Exception:
         return None
 

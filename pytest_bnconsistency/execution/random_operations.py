@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
-from tensorflow.python.framework import op_callbacks
 
+from pytest_bnconsistency.execution.activation_patching import Operation, replacing
 from pytest_bnconsistency.execution.random_seeds import (
     ANYTHING,
     Followed,
@@ -104,19 +104,17 @@ def noting_draws() -> Iterator[Callable[[], bool]]:
     """Within it, operations that draw are noted, in traces and outside; gives whether any did."""
     followed, sources = Followed(), set[int]()
 
-    def note(
-        kind: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
-    ) -> None:
-        name = kind.decode() if isinstance(kind, bytes) else kind
-        if graph is not None:
+    def note(operation: Operation) -> None:
+        name, inputs = operation.type, operation.inputs
+        if operation.graph is not None:
             sources.update([ANYTHING] * draws_in_graph(name, inputs))
             return
-        followed.follow(name, inputs, outputs)
+        followed.follow(name, inputs, operation.outputs)
         sources.update(drawn_from(name, inputs))
         if ANYTHING not in sources and _function_draws(name, set()):
             sources.add(ANYTHING)
 
-    with _called_back(note):
+    with replacing(note):
         yield lambda: followed.changed(frozenset(sources))
 
 
@@ -129,15 +127,14 @@ def drawing(share: float) -> Iterator[None]:
     """
     followed = Followed()
 
-    def replace(
-        kind: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
-    ) -> Any:
-        name = kind.decode() if isinstance(kind, bytes) else kind
-        if graph is None:
+    def replace(operation: Operation) -> list[Any] | None:
+        name, inputs, outputs = operation.type, operation.inputs, operation.outputs
+        if operation.graph is None:
             followed.follow(name, inputs, outputs)
             draws = followed.changed(drawn_from(name, inputs))
         else:
-            draws = "While" not in type(graph).__name__ and draws_in_graph(name, inputs)
+            in_loop = "While" in type(operation.graph).__name__
+            draws = not in_loop and draws_in_graph(name, inputs)
         if not draws:
             return None
         drawn = _drawn(name, inputs, outputs[0], share)
@@ -147,17 +144,8 @@ def drawing(share: float) -> Iterator[None]:
             outputs[0] = drawn  # outside of graphs, what a callback returns does not count
         return [drawn, *outputs[1:]]
 
-    with _called_back(replace):
+    with replacing(replace):
         yield
-
-
-@contextlib.contextmanager
-def _called_back(callback: Callable[..., Any]) -> Iterator[None]:
-    op_callbacks.add_op_callback(callback)
-    try:
-        yield
-    finally:
-        op_callbacks.remove_op_callback(callback)
 
 
 def _drawn(kind: str, inputs: Sequence[Any], output: Any, share: float) -> Any:

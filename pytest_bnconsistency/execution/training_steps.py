@@ -108,7 +108,7 @@ class Steps:
             for layer in freeze:
                 self.subject.freeze(layer)
             if retrace:
-                self._recompile()
+                forget_training(self.subject, self.train_step)
             try:
                 finite = _finite(variables_)
                 for feed in feeds:
@@ -153,11 +153,6 @@ class Steps:
             (fitting if fits else unlike).append(traced)
         return fitting, unlike
 
-    def _recompile(self) -> None:
-        if self.subject.compiled:
-            self.subject.rebuild_training()
-        Traces(traced_functions(self.train_step)).forget()
-
     def _train(self, data: Data, feed: Feed) -> None:
         batch = data.take(np.arange(feed.rows * self.steps) % data.rows)
         batch = dataclasses.replace(batch, x=shifted(batch.x))
@@ -179,6 +174,13 @@ class Steps:
         if batch.form is not None and batch.form.tensors:
             x, y = (None if v is None else map_nest(tf.convert_to_tensor, v) for v in (x, y))
         return x, y
+
+
+def forget_training(subject: Subject, train_step: Callable[..., Any] | None) -> None:
+    """Let the next step trace anew, by `fit` or by the user's own `train_step`."""
+    if subject.compiled:
+        subject.rebuild_training()
+    Traces(traced_functions(train_step)).forget()
 
 
 @contextlib.contextmanager

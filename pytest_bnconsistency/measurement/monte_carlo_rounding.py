@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, Nest, map_nest
-from pytest_bnconsistency.execution.activation_patching import replacing
+from pytest_bnconsistency.execution.activation_patching import Operation, replacing
 from pytest_bnconsistency.execution.forward_pass import Instrument, Pass, Replay
 from pytest_bnconsistency.execution.graphs import with_mask
 from pytest_bnconsistency.models import Call, Part
@@ -117,12 +117,13 @@ class MonteCarloRoundingOfOperations:
     def within(self) -> contextlib.AbstractContextManager[None]:
         return replacing(self._replace)
 
-    def _replace(self, graph: Any, name: str, tensors: Sequence[Any]) -> Sequence[Any]:
+    def _replace(self, operation: Operation) -> Sequence[Any] | None:
+        graph, tensors = operation.graph, operation.outputs
         if self._graph is None:
             self._graph = graph
         # Traces of functions that the code calls outlive this one, so they stay as they are.
         if graph is None or graph is not self._graph or not any(map(_known, tensors)):
-            return tensors
+            return None
         return [self._rounded(tensor) if _known(tensor) else tensor for tensor in tensors]
 
     def _rounded(self, tensor: Any) -> Any:

@@ -185,7 +185,7 @@ def find(training: Pass, x: Any) -> list[Tracked]:
         retention, times = declared[key] or (share, len(calls))
         t = Tracked(variable, calls[0].layer, calls[0].path, "other", retention, times)
         given = [(i, records[i]) for i, c in enumerate(training.calls) if c.layer is t.layer]
-        named = _named(training.subject, t, low[key] / (1 - retention), given)
+        named = _named(t, low[key] / (1 - retention), given)
         return dataclasses.replace(named, cumulative=key in cumulative)
 
     every = [tracked(key, share) for key, share in kept.items()]
@@ -210,13 +210,10 @@ def _written_candidates(training: Pass) -> dict[int, tuple[Any, list[Call]]]:
 
 
 def _named(
-    subject: Subject,
-    t: Tracked,
-    statistic: Array,
-    given: Sequence[tuple[int, list[Array] | None]],
+    t: Tracked, statistic: Array, given: Sequence[tuple[int, list[Array] | None]]
 ) -> Tracked:
     """With its role and where its moment is recorded; a guess where it is not recognised."""
-    role, places = _recognised(subject, t, statistic, given)
+    role, places = _recognised(t, statistic, given)
     guess: Role = "mean" if (statistic < 0).any() else "other"
     return dataclasses.replace(t, role=role or guess, places=places, known=role is not None)
 
@@ -337,10 +334,13 @@ def _recorded(t: Tracked, records: list[list[Array] | None]) -> tuple[Moment, ..
         record = records[index]
         if record is None:
             return ()
-        count, mean, variance = record[3 * place : 3 * place + 3]
-        shape = tuple(t.variable.shape)
-        found.append(Moment(float(count), mean.reshape(shape), variance.reshape(shape)))
+        found.append(_moment_at(place, record, tuple(t.variable.shape)))
     return tuple(found)
+
+
+def _moment_at(place: int, record: list[Array], shape: tuple[int, ...]) -> Moment:
+    count, mean, variance = record[3 * place : 3 * place + 3]
+    return Moment(float(count), mean.reshape(shape), variance.reshape(shape))
 
 
 def _from_update(t: Tracked, read_off: Mapping[int, Array], rows: int) -> Moment:
@@ -381,10 +381,7 @@ def _declared(layer: Any, calls: int, measured: float) -> tuple[float, int] | No
 
 
 def _recognised(
-    subject: Subject,
-    t: Tracked,
-    statistic: Array,
-    records: Sequence[tuple[int, list[Array] | None]],
+    t: Tracked, statistic: Array, records: Sequence[tuple[int, list[Array] | None]]
 ) -> tuple[Role | None, tuple[tuple[int, int], ...]]:
     """Which moment of the layer's input the statistic is, if any, and where it is recorded.
 
@@ -409,14 +406,9 @@ def _moments_at(
     place: int, records: Sequence[list[Array]], statistic: Array
 ) -> list[Moment] | None:
     """The moments of each call, in the statistic's shape; None where they have another size."""
-    moments = []
-    for record in records:
-        count, mean, variance = record[3 * place : 3 * place + 3]
-        if mean.size != statistic.size:
-            return None
-        shape = statistic.shape
-        moments.append(Moment(float(count), mean.reshape(shape), variance.reshape(shape)))
-    return moments
+    if any(record[3 * place + 1].size != statistic.size for record in records):
+        return None
+    return [_moment_at(place, record, statistic.shape) for record in records]
 
 
 def _errors(

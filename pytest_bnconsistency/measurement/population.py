@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array
+
+if TYPE_CHECKING:
+    from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics, Tracked
 
 
 @dataclass(frozen=True)
@@ -38,27 +41,12 @@ class Moment:
         )
 
 
-class Tracks(Protocol):
-    """A tracked variable, as far as joining needs it."""
-
-    def value(self, moment: Moment) -> Array: ...
-
-
-class Batch(Protocol):
-    """The statistics of one batch, as far as joining needs them."""
-
-    @property
-    def rows(self) -> int: ...
-    @property
-    def moments(self) -> tuple[tuple[Moment, ...], ...]: ...
-    @property
-    def values(self) -> tuple[Array, ...]: ...
-
-
 class Estimate:
     """The statistics of all batches that were added, of every other one, and their spread."""
 
-    def __init__(self, tracked: Sequence[Tracks], batches: Iterable[Batch] = ()) -> None:
+    def __init__(
+        self, tracked: Sequence[Tracked], batches: Iterable[BatchStatistics] = ()
+    ) -> None:
         self._tracked = tracked
         self._whole: list[Moment] = []
         self._halves: list[list[Moment]] = [[], []]
@@ -68,7 +56,7 @@ class Estimate:
         for batch in batches:
             self.add(batch)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: BatchStatistics) -> None:
         own = [_join(calls) for calls in batch.moments]
         half = self.batches % 2
         self._whole = _joined(self._whole, own)

@@ -14,12 +14,11 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.graphs import as_written
 from pytest_bnconsistency.execution.state import Variables, preserve_state, reachable_variables
-from pytest_bnconsistency.execution.traces import Traces
+from pytest_bnconsistency.execution.training_steps import forget_training
 from pytest_bnconsistency.execution.variable_writers import intercepted, writer_at
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.models import Subject
-from pytest_bnconsistency.models.owned_objects import traced_functions
 
 MOST_WRITES = 64
 """So many writes to a variable in one step are told apart."""
@@ -40,12 +39,6 @@ class RealStep:
                 return
             for batch in given.batches(self.size):
                 self.own(batch.x, batch.y)
-
-    def forget(self) -> None:
-        """Let the next step trace anew."""
-        if self.subject.compiled:
-            self.subject.rebuild_training()
-        Traces(traced_functions(self.own)).forget()
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ def steps_at_rest(
     found = []
     with preserve_state(step.subject, step.own):
         everything = Variables(reachable_variables(step.subject))
-        step.forget()
+        forget_training(step.subject, step.own)
         for batch, start in begun:
             everything.restore()
             statistics.write(tracked, start)

@@ -35,6 +35,8 @@ class Subject(abc.ABC):
     """The name of the argument that says whether it trains, None where there is none."""
     mode_required = False
     """Whether it must be given: then inference is `False`."""
+    spoken = "model"
+    """What a text says is called."""
     predict_function: Any = None
     """What `predict` compiled; None before it ran, and to have it compiled anew."""
     kinds: Sequence[Kind] = ()
@@ -113,7 +115,7 @@ class Subject(abc.ABC):
         if training is None and self.mode_required:
             training = False
         argument = "" if training is None or self.mode is None else f", {self.mode}={training}"
-        return f"model(x{argument})"
+        return f"{self.spoken}(x{argument})"
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         """Other ways to run inference on arrays, by name; the first is that of production."""

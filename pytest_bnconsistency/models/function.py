@@ -101,11 +101,8 @@ class FunctionSubject(Subject):
         own = [self.model] if _is_object(self.model) else library_objects(self.model)
         return [*own, self.variables()]
 
-    def watch(self, hook: Hook) -> contextlib.AbstractContextManager[None]:
-        return self._hooked(hook)
-
     @contextlib.contextmanager
-    def _hooked(self, hook: Hook) -> Iterator[None]:
+    def watch(self, hook: Hook) -> Iterator[None]:
         modules = [
             type(value) for value in self._referred_layers() if isinstance(value, tf.Module)
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import inspect
 from collections.abc import Iterable, Mapping
@@ -37,6 +36,7 @@ _SCORING = ("compute_loss", "compute_metrics", "get_metrics_result", "reset_metr
 class KerasModelSubject(PredictingSubject):
     """A model of either Keras generation. Subclasses name the classes whose calls are watched."""
 
+    mode = "training"
     layer_class: type
     symbolic_class: type
     """The tensors that a graph is built of."""
@@ -56,10 +56,6 @@ class KerasModelSubject(PredictingSubject):
             )
         super().__init__(model)
         self._above: dict[int, tuple[Any, ...]] = {}
-
-    @property
-    def modeless(self) -> str:
-        return ""
 
     @property
     def layerless(self) -> str:
@@ -92,9 +88,6 @@ class KerasModelSubject(PredictingSubject):
             if self.steps:
                 return self.model.predict_step((x,))
             return self.model(x) if training is None else self.model(x, training=training)
-
-    def call_text(self, training: bool | None) -> str:
-        return "model(x)" if training is None else f"model(x, training={training})"
 
     def layers(self) -> list[Any]:
         """The layers that the model tracks, itself first."""
@@ -137,9 +130,6 @@ class KerasModelSubject(PredictingSubject):
     def takes_training(self, layer: Any) -> bool:
         return "training" in inspect.signature(layer.call).parameters
 
-    @abc.abstractmethod
-    def inference_calls(self) -> Iterable[Any]: ...
-
     def upstream(self, layer: Any) -> Iterable[Any]:
         stack, seen = list(getattr(layer, "_inbound_nodes", [])), set()
         while stack:
@@ -152,15 +142,8 @@ class KerasModelSubject(PredictingSubject):
     def graph_calls(self, layer: Any) -> int:
         return len(getattr(layer, "_inbound_nodes", []))
 
-    @abc.abstractmethod
-    def stochastic(self, layer: Any) -> bool: ...
-
     def roots(self) -> list[Any]:
         return [self.model]
-
-    @property
-    @abc.abstractmethod
-    def compiled(self) -> bool: ...
 
     def updates(self) -> int | None:
         optimizer = getattr(self.model, "optimizer", None)

@@ -25,7 +25,7 @@ class SavedModelSubject(Subject):
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         self.name = "saved_model"
-        self._endpoint, self._called = _endpoint(model)
+        self._endpoint, self.spoken = _endpoint(model)
         self._functions = list(_concrete(self._endpoint))
         if not self._functions:
             raise UnsupportedSubjectError(
@@ -73,16 +73,12 @@ class SavedModelSubject(Subject):
         return map_nest(spec_of, given)
 
     def call(self, x: Nest, training: bool | None) -> Nest:
-        return called(self._called, _positional(self._endpoint), self.mode, x, training)
-
-    def call_text(self, training: bool | None) -> str:
-        argument = "" if training is None or self.mode is None else f", {self.mode}={training}"
-        return f"{self._called}(x{argument})"
+        return called(self.spoken, _positional(self._endpoint), self.mode, x, training)
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         found = {}
         for name, signature in getattr(self.model, "signatures", {}).items():
-            if name != self._called and signature is not self._endpoint and name != "serve":
+            if name != self.spoken and signature is not self._endpoint and name != "serve":
                 found[name] = _on_arrays(_positional(signature))
         return found
 

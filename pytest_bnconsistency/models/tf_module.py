@@ -81,17 +81,10 @@ class ModuleSubject(Subject):
         modules = [self.model, *self.model.submodules]
         return [*modules, *(vars(module) for module in modules), list(self.model.variables)]
 
-    def watch(self, hook: Hook) -> contextlib.AbstractContextManager[None]:
-        return self._hooked(hook)
-
     @contextlib.contextmanager
-    def _hooked(self, hook: Hook) -> Iterator[None]:
-        with (
-            self._as_one_layer(hook),
-            hooked_libraries(
-                hook, [type(m) for m in self.model.submodules], self.model, self._path
-            ),
-        ):
+    def watch(self, hook: Hook) -> Iterator[None]:
+        modules = [type(module) for module in self.model.submodules]
+        with self._as_one_layer(hook), hooked_libraries(hook, modules, self.model, self._path):
             yield
 
     def _path(self, parents: list[Any], layer: Any) -> str:
