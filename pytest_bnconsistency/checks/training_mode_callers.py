@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_bnconsistency.models import Call, Proceed, Subject
 from pytest_bnconsistency.models.owned_objects import is_of_library
+from pytest_bnconsistency.results import Explanation
 
 Undone = Callable[[Mapping[int, bool]], bool]
 """Whether the symptom is gone once layers, by identity, are told these modes."""
@@ -31,6 +32,25 @@ def in_inference(subject: Subject) -> contextlib.AbstractContextManager[None]:
         return proceed(*subject.with_training(call, False))
 
     return subject.watch(in_inference_mode)
+
+
+def to_blame(names: Sequence[str], undone: Callable[[Collection[str]], bool]) -> list[str]:
+    """The first method of the model's own that undoes the symptom alone; all, if only they do."""
+    for name in names:
+        if undone([name]):
+            return [name]
+    return list(names) if len(names) > 1 and undone(names) else []
+
+
+def own_code_trains(who: str, where: str, mended: str) -> Explanation:
+    """That code of the model's own runs layers in training mode, and what is `mended` without."""
+    return Explanation(
+        cause=f"{who} runs the layers in training mode",
+        tested=f"with the library's own in its place, {mended}; so it is with every layer told "
+        "training=False",
+        remedy=f"in {where}, call the model with training=False",
+        established=True,
+    )
 
 
 def who_tells(

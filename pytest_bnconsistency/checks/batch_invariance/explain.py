@@ -17,7 +17,12 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import Difference, l
 from pytest_bnconsistency.checks.batch_invariance.localise import Origin
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.size_dependence import Place
-from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
+from pytest_bnconsistency.checks.training_mode_callers import (
+    in_inference,
+    own_code_trains,
+    to_blame,
+    who_tells,
+)
 from pytest_bnconsistency.data.arrays import Nest, distance, map_nest, rows_of
 from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -141,31 +146,18 @@ def _own_code(
             return False
         return not largest_move(mine, its, variant)[0]
 
-    names = subject.own_inference()
-    one_by_one = [name for name in names if independent(subject.as_library([name]))]
-    own = one_by_one[:1] or (names if names and independent(subject.as_library(names)) else [])
+    own = to_blame(subject.own_inference(), lambda names: independent(subject.as_library(names)))
     if not own:
         unknown = Explanation(
             cause="not established; tried: the same rows through model(x) and model(x, "
             "training=False), where they are independent",
             remedy="look at the model's own predict, predict_step and make_predict_function",
         )
-        return (
-            rules.ROWS_MIX,
-            f"not located: only {listed(entry.names)} mixes the rows",
-            unknown,
-        )
+        return rules.ROWS_MIX, f"not located: only {listed(entry.names)} mixes the rows", unknown
     place, who = listed(own), f"the model's own {listed([subject.qualified(n) for n in own])}"
     same = "every kept row has the same bits in every output"
     if independent(in_inference(subject)):
-        in_training = Explanation(
-            cause=f"{who} runs the layers in training mode",
-            tested=f"with the library's own in its place, {same}; so it has with every layer told "
-            "training=False",
-            remedy=f"in {place}, call the model with training=False",
-            established=True,
-        )
-        return rules.TRAINING_MODE, place, in_training
+        return rules.TRAINING_MODE, place, own_code_trains(who, place, same)
     cross_row = Explanation(
         cause=f"{who} mixes the rows",
         tested=f"with the library's own in its place, {same}",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from pytest_bnconsistency.checks.batch_invariance.judged import Judged
 from pytest_bnconsistency.checks.batch_invariance.kept_rows import Difference
 from pytest_bnconsistency.checks.batch_invariance.localise import Moved
 from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, distance, flatten, is_float
@@ -16,13 +17,6 @@ MOST = 24
 """Calls of layers that are kept, all over what comes after the difference begins."""
 MOST_ROWS = 16
 """Rows of a batch that are kept."""
-
-
-class Sized(Protocol):
-    """What was found of entry points, as far as sizes go."""
-
-    @property
-    def by_size(self) -> Mapping[int, tuple[float, float]]: ...
 
 
 def along_layers(along: Sequence[Moved], row: int) -> dict[str, Any]:
@@ -57,7 +51,7 @@ def of_batch(x: Nest, variant: BatchVariant) -> dict[str, Any]:
     return {"variant": variant.name, "rows": variant.rows, "kept": kept, "moved": shown}
 
 
-def by_size(judged: Sequence[Sized]) -> list[dict[str, float]]:
+def by_size(judged: Sequence[Judged]) -> list[dict[str, float]]:
     """The largest change in batches of each size, and the bound that it is compared with."""
     found: dict[int, tuple[float, float]] = {}
     for one in judged:

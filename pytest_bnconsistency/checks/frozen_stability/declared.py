@@ -19,11 +19,8 @@ class Declarations:
     """What the flags, the calls and the user's pattern declare of the layers of a pass."""
 
     def __init__(self, context: CheckContext, training: Pass) -> None:
-        self._subject, self._training, self._pattern = (
-            context.subject,
-            training,
-            context.settings.frozen,
-        )
+        self._subject, self._training = context.subject, training
+        self._pattern = context.settings.frozen
         self._in_inference = {id(layer) for layer in context.subject.inference_calls()}
         self.frozen = self._frozen()
         self._check_pattern()

@@ -19,7 +19,7 @@ from pytest_bnconsistency.models.owned_objects import as_variable
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
-from pytest_bnconsistency.words import listed
+from pytest_bnconsistency.words import counted, listed
 
 FLAGS, WRITERS = "freezing by flag", "what writes to the state"
 
@@ -75,10 +75,10 @@ class Measured:
 
     @property
     def by_batch(self) -> list[Frozen]:
-        return [f for f in self.frozen if self.differs(f)]
+        return [f for f in self.frozen if self.gap(f).differs]
 
-    def differs(self, f: Frozen) -> bool:
-        return self.gaps.get(id(f.call.layer), ModeGap()).differs
+    def gap(self, f: Frozen) -> ModeGap:
+        return self.gaps.get(id(f.call.layer), ModeGap())
 
     def freed(self, f: Frozen) -> Flagged | None:
         """The last time that a step set the layer's flag to True, if one did."""
@@ -89,11 +89,13 @@ class Measured:
         freed = self.freed(f)
         return "" if freed is None else freed.label
 
-    def compared(self, f: Frozen) -> bool:
-        return self.gaps.get(id(f.call.layer), ModeGap()).compared
-
-    def distance(self, f: Frozen) -> float:
-        return self.gaps.get(id(f.call.layer), ModeGap()).distance
+    def staying(
+        self, layers: Sequence[Frozen], *, freeze: bool = False, retrace: bool = False
+    ) -> list[Frozen]:
+        """Those whose state stays in steps, once frozen by flag or with training traced anew."""
+        frozen = [f.call.layer for f in layers] if freeze else []
+        moved = self.steps.run(_variables(layers), freeze=frozen, retrace=retrace).moved
+        return [f for f in layers if not f.any_of(moved)]
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,9 @@ class Cause:
     explanation: Explanation
 
 
-def _explained(
-    cause: str,
-    remedy: str,
-    proof: str,
-    tried: str = "freezing by flag, compiling again, inference mode forced",
-) -> Explanation:
-    """`proof` is empty where undoing the cause didn't help: then it was `tried`, as far as time
-    allowed.
-    """
+def _explained(cause: str, remedy: str, proof: str) -> Explanation:
+    """`proof` is empty where undoing the cause didn't help."""
+    tried = "freezing by flag, compiling again, inference mode forced"
     return Explanation(cause=cause, remedy=remedy, tested=proof or tried, established=bool(proof))
 
 
@@ -121,17 +117,8 @@ def explain(m: Measured) -> list[Finding]:
     """One finding a cause, with all the layers that it explains."""
     findings: list[Finding] = []
     left, tries = list(m.moving), Tries()
-    causes = (
-        _overridden,
-        _set_midway,
-        _child,
-        _expected,
-        _not_compiled,
-        _not_passed_on,
-        _ignoring,
-        _written,
-    )
-    for named in causes:
+    before_steps = (_overridden, _set_midway, _child, _expected)
+    for named in (*before_steps, _not_compiled, _not_passed_on, _ignoring, _written):
         cause = named(m, left)
         if cause is not None and cause.layers:
             left = [f for f in left if f not in cause.layers]
@@ -146,13 +133,12 @@ def _overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     layers = [f for f in m.frozen if f.inference_only and (f in left or f in m.by_batch)]
     if not layers:
         return None
-    more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
     proof = (
         "with trainable=False on the same layers, their statistics stay and training mode gives "
         "what inference gives"
     )
     explanation = _explained(
-        f"{m.steps.path} runs {layers[0].path}{more} in training mode, in spite of {layers[0].by}",
+        f"{m.steps.path} runs {_listed(layers)} in training mode, in spite of {layers[0].by}",
         "set trainable = False on each of these normalization layers and compile again; or give "
         "the base to a layer that calls it with training=False in its own call",
         proof if _time_for(FLAGS) and _holds_forward(m, layers, frozen=True) else "",
@@ -165,15 +151,12 @@ def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     if not layers or not _time_for(FLAGS):
         return None
     with flags_set([f.call.layer for f in layers], m.subject.layers(), let=False):
-        moved_again = m.steps.run(_variables(layers)).moved
-    kept = [f for f in layers if not f.any_of(moved_again)]
+        kept = m.staying(layers)
     if not kept:
         return None
     by = listed(dict.fromkeys(m.freed_by(f) for f in kept))
-    more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
     explanation = Explanation(
-        cause=f"{by} sets trainable of {kept[0].path}{more} from False to True while training "
-        "runs",
+        cause=f"{by} sets trainable of {_listed(kept)} from False to True while training runs",
         tested="with their flags held at False, their state stays",
         remedy="put back the flag that was there before (was = layer.trainable; ...; "
         "layer.trainable = was), rather than True",
@@ -206,9 +189,8 @@ def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cau
 
 def _stays_frozen(m: Measured, free: Sequence[Frozen]) -> bool:
     """Whether steps and a forward pass leave the layers alone with their own flags at False."""
-    layers = [f.call.layer for f in free]
-    moved_again = m.steps.run(_variables(free), freeze=layers, retrace=True).moved
-    return _holds_forward(m, free, frozen=True) and not moved_again
+    stays = len(m.staying(free, freeze=True, retrace=True)) == len(free)
+    return _holds_forward(m, free, frozen=True) and stays
 
 
 def _by_decay(m: Measured, free: Sequence[Frozen]) -> str:
@@ -227,9 +209,7 @@ def _not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         return None
     if not _time_for("compiling again"):
         return None
-    moved_again = m.steps.run(_variables(layers), retrace=True).moved
-    mended = [f for f in layers if not f.any_of(moved_again)]
-    return Cause(rules.RECOMPILE_MISSING, mended, _stale_function(m))
+    return Cause(rules.RECOMPILE_MISSING, m.staying(layers, retrace=True), _stale_function(m))
 
 
 def _stale_function(m: Measured) -> Explanation:
@@ -252,10 +232,7 @@ def _not_passed_on(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     layers = [f for f in left if not f.own_flag and f.any_of(training)]
     if not layers or not _time_for(FLAGS):
         return None
-    moved_again = m.steps.run(
-        _variables(layers), freeze=[f.call.layer for f in layers], retrace=True
-    ).moved
-    kept = [f for f in layers if not f.any_of(moved_again)]
+    kept = m.staying(layers, freeze=True, retrace=True)
     if not kept:
         return None
     flags = f"the flag of {kept[0].path} is False, those of its weights are True"
@@ -281,6 +258,10 @@ def _variables(layers: Sequence[Frozen]) -> list[Any]:
     return [v for f in layers for v in f.variables]
 
 
+def _listed(layers: Sequence[Frozen]) -> str:
+    return listed([f.path for f in layers], most=1)
+
+
 def _ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     layers = [f for f in left if f.any_of(m.by_forward)]
     if not layers:
@@ -299,8 +280,7 @@ def _ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
 def _written(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     if not left:
         return None
-    variables = [v for f in left for v in f.variables]
-    found = named_writers(m.steps, variables) if _time_for(WRITERS) else None
+    found = named_writers(m.steps, _variables(left)) if _time_for(WRITERS) else None
     if found is not None:
         return Cause(rules.FROZEN_MOVES, left, found.explanation)
     explanation = Explanation(
@@ -325,7 +305,7 @@ def _by_batch(layers: Sequence[Frozen]) -> Cause:
 
 def _holds_forward(m: Measured, layers: Sequence[Frozen], *, frozen: bool) -> bool:
     """Whether the layers' state stays in a forward pass, once frozen by flag or told inference."""
-    ours = frozenset(id(v) for f in layers for v in f.variables)
+    ours = {id(v) for v in _variables(layers)}
     with preserve_state(m.subject):
         for f in layers if frozen else ():
             m.subject.freeze(f.call.layer)
@@ -347,7 +327,8 @@ def _time_for(what: str) -> bool:
 
 
 def _finding(m: Measured, cause: Cause, tries: Tries) -> Finding:
-    first, explanation = max(cause.layers, key=m.distance), cause.explanation
+    first = max(cause.layers, key=lambda f: m.gap(f).distance)
+    explanation = cause.explanation
     if tries.cut and not explanation.established:
         explanation = replace(explanation, tested=MORE_TIME)
     return cause.rule.finding(
@@ -362,7 +343,7 @@ def _finding(m: Measured, cause: Cause, tries: Tries) -> Finding:
         evidence={
             "layers": [f.path for f in cause.layers],
             "train_minus_inference": {
-                f.path: m.distance(f) for f in cause.layers if id(f.call.layer) in m.gaps
+                f.path: m.gap(f).distance for f in cause.layers if id(f.call.layer) in m.gaps
             },
         },
     )
@@ -370,11 +351,11 @@ def _finding(m: Measured, cause: Cause, tries: Tries) -> Finding:
 
 def _message(m: Measured, explained: Sequence[Frozen], first: Frozen) -> str:
     count = sum(f in m.moving for f in explained)
-    layers = f"{len(m.frozen)} frozen layer{'' if len(m.frozen) == 1 else 's'}"
+    layers = counted(len(m.frozen), "frozen layer")
     parts = [f"training moves the state of {count} of {layers}"] if count else []
-    if m.differs(first):
+    if (gap := m.gap(first)).differs:
         parts.append(
-            f"in {first.path}, training mode is {m.distance(first):.3g} away from inference mode"
+            f"in {first.path}, training mode is {gap.distance:.3g} away from inference mode"
         )
         parts += [] if m.start is None else [m.start.sentence]
     return "; ".join(parts) or f"{layers} changed"

@@ -108,14 +108,14 @@ def start_of(context: CheckContext, training: Pass, m: Measured) -> fine_tuning.
 def with_table(m: Measured, start: fine_tuning.Start | None) -> Measured:
     """With the layers as a table, the moving ones first, and how far both modes are apart."""
     telling = start if start is not None and start.differs and m.by_batch else None
-    ordered = sorted(m.frozen, key=lambda f: (f not in m.moving, -m.distance(f)))
+    ordered = sorted(m.frozen, key=lambda f: (f not in m.moving, -m.gap(f).distance))
     rows = tuple(
         (
             f.path,
             f.by,
             str(f.own_flag),
             "moves" if f in m.moving else "still",
-            f"{m.distance(f):.3g} off" if m.differs(f) else "as in inference",
+            f"{m.gap(f).distance:.3g} off" if m.gap(f).differs else "as in inference",
         )
         for f in ordered
     )

@@ -37,7 +37,7 @@ def open_question(training: Pass, m: Measured, ran: Ran) -> tuple[str, str] | No
             f"{m.steps.path} changed no variable of this model in {len(ran.sizes)} runs",
             "give a train_step(x, y) that trains the model that is given",
         )
-    blind = [f for f in m.frozen if not m.compared(f)]
+    blind = [f for f in m.frozen if not m.gap(f).compared]
     if blind:
         return (
             f"the outputs of {blind[0].path} are NaN or Inf in both modes, in {len(blind)} of "
@@ -63,8 +63,8 @@ def notes_of(training: Pass, m: Measured, ran: Ran, start: Start | None) -> tupl
         f for f in m.frozen if not f.own_flag and any(map(subject.trainable, f.call.parents))
     ]
     if inside_frozen:
-        more = f" and {len(inside_frozen) - 1} more" if len(inside_frozen) > 1 else ""
-        notes.append(f"frozen under a parent that is not: {inside_frozen[0].path}{more}")
+        paths = listed([f.path for f in inside_frozen], most=1)
+        notes.append(f"frozen under a parent that is not: {paths}")
     notes.append(_which(subject, training, m.frozen))
     return tuple(notes)
 

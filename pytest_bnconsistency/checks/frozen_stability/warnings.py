@@ -69,11 +69,8 @@ class Status:
 
 
 def table(normalization_layers: Sequence[Status]) -> Table | None:
-    return (
-        Table(COLUMNS, tuple(n.cells for n in normalization_layers))
-        if normalization_layers
-        else None
-    )
+    rows = tuple(n.cells for n in normalization_layers)
+    return Table(COLUMNS, rows) if rows else None
 
 
 def status_of(

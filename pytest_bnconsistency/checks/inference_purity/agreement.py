@@ -175,10 +175,7 @@ class _Comparing:
         context, rows = self.context, compiled.rows
         try:
             if compiled.as_checked:
-                traced, noise = (
-                    traced_entry(context, False),
-                    measured_noise(context),
-                )
+                traced, noise = traced_entry(context, False), measured_noise(context)
                 expected = traced.run(f"rows as in {compiled.name}", rows).outputs
             else:
                 other = Pass(context.subject, rows, training=False)

@@ -8,7 +8,12 @@ from typing import Any
 
 from pytest_bnconsistency.checks import compiled_before
 from pytest_bnconsistency.checks.budget import Tries
-from pytest_bnconsistency.checks.training_mode_callers import in_inference, who_tells
+from pytest_bnconsistency.checks.training_mode_callers import (
+    in_inference,
+    own_code_trains,
+    to_blame,
+    who_tells,
+)
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.state import preserve_state, restored
 from pytest_bnconsistency.execution.variable_writers import writers_of
@@ -94,28 +99,17 @@ class Undoing:
         is named where `call` is None.
         """
         subject, own = self._subject, self._runner.own
-        one_by_one = [name for name in own if self._by_library([name])]
-        step = one_by_one[:1] or (list(own) if len(own) > 1 and self._by_library(own) else [])
+        step = to_blame(own, self._by_library)
         with in_inference(subject):
             inference = self._ran(INFERENCE)
         if self._tries.cut:
             return None
         who = f"the model's own {listed([subject.qualified(name) for name in step])}"
         if step and inference:
-            return self._in_training(listed(step), who)
+            return Cause(listed(step), own_code_trains(who, listed(step), self._ok))
         if step:
             return by_itself(listed(step), who)
         return self._in_training_mode(call) if inference else None
-
-    def _in_training(self, step: str, who: str) -> Cause:
-        explanation = Explanation(
-            cause=f"{who} runs the layers in training mode",
-            tested=f"with the library's own in its place, {self._ok}; so it is with every layer "
-            "told training=False",
-            remedy=f"in {step}, call the model with training=False",
-            established=True,
-        )
-        return Cause(step, explanation)
 
     def _in_training_mode(self, call: Call | None) -> Cause:
         teller = who_tells(self._subject, call, self.calls, self._with)

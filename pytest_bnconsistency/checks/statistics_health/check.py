@@ -7,11 +7,16 @@ distance to the population's is told in standard errors.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
-from pytest_bnconsistency.checks.statistics_health.distances import distances, far_off, table
+from pytest_bnconsistency.checks.statistics_health.distances import (
+    LayerDistances,
+    distances,
+    far_off,
+    table,
+)
 from pytest_bnconsistency.checks.statistics_health.failures import unusable
 from pytest_bnconsistency.checks.statistics_health.warnings import fed_by_noise, unusual
 from pytest_bnconsistency.errors import RefusedError
@@ -32,15 +37,10 @@ UNSEEN = (
 
 
 def check(context: CheckContext) -> CheckResult:
-    found = list(normalization_layers(context.subject))
-    findings = list(unusable(context, found))
-    known, refused = None, ""
-    if not findings:
-        try:
-            known, found = _with_data(context, found)
-        except RefusedError as error:
-            refused = f"only what is stored was read: {error}"
-        findings = list(unusable(context, found))
+    stored = list(normalization_layers(context.subject))
+    if findings := list(unusable(context, stored)):
+        return _failed(context, stored, findings)
+    known, found, refused = _with_data(context, stored)
     if not found:
         return CheckResult(
             check=NAME,
@@ -48,30 +48,43 @@ def check(context: CheckContext) -> CheckResult:
             summary=context.subject.layerless or "no layer holds statistics",
             hint="" if known else refused or UNSEEN,
         )
-    layers = [] if known is None or findings else distances(known)
+    if findings := list(unusable(context, found)):
+        return _failed(context, found, findings)
+    layers = [] if known is None else distances(known)
     warnings = [*unusual(context.subject, found), *far_off(layers)]
-    warnings += [] if known is None or findings else _fed_by_noise(found, known, warnings)
-    evidence = {
+    warnings += [] if known is None else _fed_by_noise(found, known, warnings)
+    return CheckResult(
+        check=NAME,
+        verdict=Verdict.PASSED,
+        summary=_passed_summary(found),
+        table=table(layers, known.estimate.rows) if known else None,
+        evidence=_evidence(found, warnings, layers),
+        warnings=tuple(warnings),
+        notes=(refused,) if refused else (),
+    )
+
+
+def _failed(
+    context: CheckContext, found: list[NormalizationLayer], findings: list[Finding]
+) -> CheckResult:
+    warnings = list(unusual(context.subject, found))
+    return CheckResult(
+        check=NAME,
+        verdict=Verdict.FAILED,
+        findings=tuple(findings),
+        evidence=_evidence(found, warnings, []),
+        warnings=tuple(warnings),
+    )
+
+
+def _evidence(
+    found: list[NormalizationLayer], warnings: list[Finding], layers: list[LayerDistances]
+) -> dict[str, Any]:
+    return {
         "normalization_layers": len(found),
         "unusual": [warning.message for warning in warnings],
         "distances": [layer.plain() for layer in layers],
     }
-    result = CheckResult(
-        check=NAME,
-        verdict=Verdict.FAILED,
-        findings=tuple(findings),
-        evidence=evidence,
-        warnings=tuple(warnings),
-    )
-    if findings:
-        return result
-    return replace(
-        result,
-        verdict=Verdict.PASSED,
-        summary=_passed_summary(found),
-        table=table(layers, known.estimate.rows) if known else None,
-        notes=(refused,) if refused else (),
-    )
 
 
 def _passed_summary(found: list[NormalizationLayer]) -> str:
@@ -93,11 +106,16 @@ def _fed_by_noise(
 
 
 def _with_data(
-    context: CheckContext, found: list[NormalizationLayer]
-) -> tuple[Estimated | None, list[NormalizationLayer]]:
-    """The population statistics, where data tells them, and the layers that it shows."""
+    context: CheckContext, stored: list[NormalizationLayer]
+) -> tuple[Estimated | None, list[NormalizationLayer], str]:
+    """The population statistics, where data tells them, the layers that it shows, and what the
+    model refuses.
+    """
     if context.subject.modeless or context.data is None or context.data.rows < 2:
-        return None, found
-    with preserve_state(context.subject):
-        known = estimated(context)
-        return known, by_behaviour(found, known.tracked)
+        return None, stored, ""
+    try:
+        with preserve_state(context.subject):
+            known = estimated(context)
+            return known, by_behaviour(stored, known.tracked), ""
+    except RefusedError as error:
+        return None, stored, f"only what is stored was read: {error}"
