@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from small_models import MIXING, functional, layer_of, subclassed
+from small_models import MIXING, Chain, functional, layer_of, subclassed
 
 from pytest_bnconsistency import Verdict, check_consistency
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
@@ -138,24 +138,6 @@ def test_rows_that_meet_in_two_places_of_a_function(k, x):
     )
     expect_failure(CHECK, build(sound, centred), x, rule=ROWS_MIX, layer="net", cause_tested=True)
     expect_pass(CHECK, build(sound, sound), x)
-
-
-class Scaled(tf.Module):
-    def __init__(self, name):
-        super().__init__(name=name)
-        self.scale = tf.Variable(2.0)
-
-    def __call__(self, x):
-        return self.scale * x
-
-
-class Chain(tf.Module):
-    def __init__(self, function):
-        super().__init__(name="chain")
-        self.one, self.two, self.function = Scaled("one"), Scaled("two"), function
-
-    def __call__(self, x):
-        return self.two(self.function(self.one(x)))
 
 
 @pytest.mark.parametrize("form", ["standardised", "sorted"])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import functional, layer_of, lengths, subclassed
+from small_models import Chain, functional, layer_of, lengths, subclassed
 
 from pytest_bnconsistency import check_consistency
 from pytest_bnconsistency.testing import expect_failure, expect_pass
@@ -13,24 +13,6 @@ CHECK = "batch_invariance"
 
 
 TRAINING_MODE, ROWS_MIX = "BN102", "BN101"
-
-
-class Scaled(tf.Module):
-    def __init__(self, name):
-        super().__init__(name=name)
-        self.scale = tf.Variable(2.0)
-
-    def __call__(self, x):
-        return self.scale * x
-
-
-class Chain(tf.Module):
-    def __init__(self, function):
-        super().__init__(name="chain")
-        self.one, self.two, self.function = Scaled("one"), Scaled("two"), function
-
-    def __call__(self, x):
-        return self.two(self.function(self.one(x)))
 
 
 def test_a_row_that_depends_on_its_position(k, x):

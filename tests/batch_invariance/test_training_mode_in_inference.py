@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import functional, moved_by_call, with_bn
+from small_models import drawing_block, functional, moved_by_call, with_bn
 
 from pytest_bnconsistency import Verdict
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
@@ -216,14 +216,5 @@ def test_a_home_made_normaliser_that_always_uses_the_batch(k, x):
 
 
 def test_training_mode_baked_around_a_layer_that_draws_by_itself(k, x):
-    class Block(k.layers.Layer):
-        def __init__(self):
-            super().__init__(name="block")
-            self.bn = k.layers.BatchNormalization(name="bn")
-
-        def call(self, x, training=None):
-            h = self.bn(x, training=training)
-            return tf.nn.dropout(h, 0.3, seed=1) if training else h
-
-    model = functional(k, lambda h: Block()(h, training=True))
+    model = functional(k, lambda h: drawing_block(k)(h, training=True))
     expect_failure(CHECK, model, x, rule=TRAINING_MODE, layer="block/bn")

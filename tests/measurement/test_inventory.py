@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import OwnNormalization
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.layer_facts import known_layer_facts, layer_facts
@@ -101,29 +102,6 @@ def test_before_any_check_it_knows_what_is_stored(x):
     assert free.updates is None
 
 
-class Own(keras.layers.Layer):
-    """A normalization layer under other names, which may run as a function of its own."""
-
-    def __init__(self, as_function=False, **options):
-        super().__init__(**options)
-        self.run = tf.function(self._run) if as_function else self._run
-
-    def build(self, shape):
-        self.level = self.add_weight(shape=(shape[-1],), initializer="zeros", trainable=False)
-        self.power = self.add_weight(shape=(shape[-1],), initializer="ones", trainable=False)
-
-    def _run(self, x, training):
-        if not training:
-            return (x - self.level) / tf.sqrt(self.power + 1e-3)
-        mean, variance = tf.nn.moments(x, [0])
-        self.level.assign(0.8 * self.level + 0.2 * mean)
-        self.power.assign(0.8 * self.power + 0.2 * variance)
-        return (x - mean) / tf.sqrt(variance + 1e-3)
-
-    def call(self, x, training=None):
-        return self.run(x, bool(training))
-
-
 class OfTheBatch(keras.layers.Layer):
     def call(self, x):
         mean, variance = tf.nn.moments(x, [0])
@@ -139,7 +117,7 @@ class Hardened(keras.layers.Layer):
 
 @pytest.mark.parametrize("as_function", [False, True])
 def test_layers_of_ones_own_are_known_by_what_they_do(as_function):
-    own = Own(as_function, name="own")
+    own = OwnNormalization(as_function, name="own")
     layers = [keras.Input((4,)), Hardened(), own, OfTheBatch(name="always"), keras.layers.ReLU()]
     model = keras.Sequential([*layers[:2], keras.layers.Dense(4), *layers[2:]])
     first, always = layer_facts(context_of(model))

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from small_models import OwnNormalization
 
 from pytest_bnconsistency import recalibrate
 
@@ -37,25 +37,9 @@ def test_a_mean_that_is_large_against_the_deviation(k, level):
     np.testing.assert_allclose(bn.moving_variance.numpy(), exact.var(0), rtol=1e-6)
 
 
-class Ema(keras.layers.Layer):
-    """A normalization layer of the user's own, under other names."""
-
-    def build(self, shape):
-        self.level = self.add_weight(shape=(shape[-1],), initializer="zeros", trainable=False)
-        self.power = self.add_weight(shape=(shape[-1],), initializer="ones", trainable=False)
-
-    def call(self, x, training=None):
-        if not training:
-            return (x - self.level) / tf.sqrt(self.power + 1e-3)
-        mean, variance = tf.nn.moments(x, [0])
-        self.level.assign(0.8 * self.level + 0.2 * mean)
-        self.power.assign(0.8 * self.power + 0.2 * variance)
-        return (x - mean) / tf.sqrt(variance + 1e-3)
-
-
 def test_a_home_made_normaliser_is_found_by_what_it_does():
     x = np.random.default_rng(0).normal(2, 3, (50, 4)).astype(np.float32)
-    own = Ema(name="own")
+    own = OwnNormalization(name="own")
     assert recalibrate(normalised(keras, own), x, batch_size=16) == ["own"]
     np.testing.assert_allclose(own.level.numpy(), x.mean(0), rtol=1e-5)
     np.testing.assert_allclose(own.power.numpy(), x.var(0), rtol=1e-5)

@@ -2,6 +2,7 @@
 
 import inspect
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -111,6 +112,78 @@ def centred(k, name="leak"):
             return x - tf.reduce_mean(x, 0)
 
     return Own(name=name)
+
+
+def drawing_block(k):
+    """A layer that holds a normalization layer, and drops numbers by itself in training mode."""
+
+    class Block(k.layers.Layer):
+        def __init__(self):
+            super().__init__(name="block")
+            self.bn = k.layers.BatchNormalization(name="bn")
+
+        def call(self, x, training=None):
+            h = self.bn(x, training=training)
+            return tf.nn.dropout(h, 0.3, seed=1) if training else h
+
+    return Block()
+
+
+class OwnNormalization(keras.layers.Layer):
+    """A normalization layer under other names, which may run as a function of its own."""
+
+    def __init__(self, as_function=False, **options):
+        super().__init__(**options)
+        self.run = tf.function(self._run) if as_function else self._run
+
+    def build(self, shape):
+        self.level = self.add_weight(shape=(shape[-1],), initializer="zeros", trainable=False)
+        self.power = self.add_weight(shape=(shape[-1],), initializer="ones", trainable=False)
+
+    def _run(self, x, training):
+        if not training:
+            return (x - self.level) / tf.sqrt(self.power + 1e-3)
+        mean, variance = tf.nn.moments(x, [0])
+        self.level.assign(0.8 * self.level + 0.2 * mean)
+        self.power.assign(0.8 * self.power + 0.2 * variance)
+        return (x - mean) / tf.sqrt(variance + 1e-3)
+
+    def call(self, x, training=None):
+        return self.run(x, bool(training))
+
+
+class Stepping(keras.Model):
+    """A model whose own step trains all weights, with `training=mode`."""
+
+    mode = True
+
+    def train_step(self, batch):
+        x, y = batch
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=self.mode))
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+class Scaled(tf.Module):
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.scale = tf.Variable(2.0)
+
+    def __call__(self, x):
+        return self.scale * x
+
+
+class Chain(tf.Module):
+    """A module that runs a function between two others."""
+
+    def __init__(self, function):
+        super().__init__(name="chain")
+        self.one, self.two, self.function = Scaled("one"), Scaled("two"), function
+
+    def __call__(self, x):
+        return self.two(self.function(self.one(x)))
 
 
 def passing_on(k):

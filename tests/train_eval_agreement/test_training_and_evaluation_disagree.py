@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
+from small_models import Stepping, drawing_block
 
 from pytest_bnconsistency import recalibrate
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
@@ -228,17 +229,9 @@ def test_a_model_built_anew_without_the_statistics(data, known):
 @pytest.mark.thorough
 def test_a_train_step_that_runs_in_inference_mode(data):
     def build(mode):
-        class Own(keras.Model):
-            def train_step(self, batch):
-                x, y = batch
-                with tf.GradientTape() as tape:
-                    loss = self.compute_loss(x, y, self(x, training=mode))
-                weights = self.trainable_variables
-                self.optimizer.apply(tape.gradient(loss, weights), weights)
-                return {"loss": loss}
-
         inner = classifier(keras, momentum=0.1)
-        model = Own(inner.inputs, inner.outputs)
+        model = Stepping(inner.inputs, inner.outputs)
+        model.mode = mode
         model.compile("sgd", "sparse_categorical_crossentropy")
         model.fit(*many(data, 100), epochs=3, verbose=0)
         return model
@@ -319,17 +312,8 @@ def test_an_evaluation_that_is_not_a_number(k, data):
 
 
 def test_a_layer_that_holds_a_normaliser_and_draws_by_itself(k, data):
-    class Block(k.layers.Layer):
-        def __init__(self):
-            super().__init__(name="block")
-            self.bn = k.layers.BatchNormalization(name="bn")
-
-        def call(self, x, training=None):
-            h = self.bn(x, training=training)
-            return tf.nn.dropout(h, 0.3) if training else h
-
     inputs = k.Input((4,))
-    model = k.Model(inputs, k.layers.Dense(3)(Block()(inputs)))
+    model = k.Model(inputs, k.layers.Dense(3)(drawing_block(k)(inputs)))
     for _ in range(5):
         model(data[0], training=True)
     expect_failure(CHECK, model, data[0], updates=5, rule=STALE, layer="block/bn")
