@@ -189,7 +189,7 @@ class _Given:
     def swapped(self) -> Explanation | None:
         """Whether the layer's vectors are nearer to those of the data in other places."""
         tracked, values = self._population()
-        stored = [t.variable.numpy().astype(np.float64) for t in tracked]
+        stored = [t.stored for t in tracked]
         found = swapped(tracked, stored, values)
         if found is None or all(t.layer is not self.n.layer for t in found.places):
             return None

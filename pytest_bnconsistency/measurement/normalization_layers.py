@@ -71,6 +71,11 @@ class Tracked:
             return self.retention
         return float(max(self.retention, 0.0) ** (1 / self.calls))
 
+    @property
+    def stored(self) -> Array:
+        """What it holds now (float64)."""
+        return np.asarray(self.variable.numpy(), np.float64)
+
     def value(self, moment: Moment) -> Array:
         """The statistic of its role that has these moments."""
         if self.role == "variance":

@@ -49,7 +49,7 @@ def observed(step: RealStep, tracked: Sequence[Tracked], batch: Data) -> list[Up
             everything.restore()
             statistics.write(tracked, start)
             step(batch)
-            ends.append([t.variable.numpy().astype(np.float64) for t in tracked])
+            ends.append([t.stored for t in tracked])
     return between(tracked, *ends)
 
 

@@ -48,13 +48,12 @@ def _distances_of(tracked: Sequence[Tracked], estimate: Estimate, layer: Any) ->
     deviation = _deviation({role: population[i] for role, i in by_role.items()})
     for role, i in by_role.items():
         t, value = tracked[i], population[i]
-        stored = t.variable.numpy().astype(np.float64)
         jitter = math.sqrt((1 - t.momentum) / (1 + t.momentum)) if 0 <= t.momentum < 1 else 1.0
         error = spread[i] * math.sqrt(1 / estimate.batches + jitter**2)
         size = np.maximum(np.abs(value), 1e-12)
         unit = deviation if role == "mean" and deviation is not None else size
         usable = error > 1e-6 * unit
-        away = np.abs(stored - value)
+        away = np.abs(t.stored - value)
         errors = float(np.median(away[usable] / error[usable])) if usable.any() else math.nan
         off = float(np.median(away / unit))
         found.append(
@@ -64,7 +63,7 @@ def _distances_of(tracked: Sequence[Tracked], estimate: Estimate, layer: Any) ->
                 errors=errors,
                 off=off,
                 in_deviations=unit is not size,
-                ratio=float(np.median(stored / size)),
+                ratio=float(np.median(t.stored / size)),
             )
         )
     return found

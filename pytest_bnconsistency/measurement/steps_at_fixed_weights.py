@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array
@@ -91,7 +90,7 @@ def steps_at_rest(
         for batch, start in begun:
             everything.restore()
             statistics.write(tracked, start)
-            before = [_value(t) for t in tracked]
+            before = [t.stored for t in tracked]
             for log in logs.values():
                 log.clear()
             with intercepted([t.variable for t in tracked], note):
@@ -99,12 +98,8 @@ def steps_at_rest(
             writes = [
                 logs[id(t.variable)].read(value) for t, value in zip(tracked, before, strict=True)
             ]
-            found.append(Rested([_value(t) for t in tracked], writes))
+            found.append(Rested([t.stored for t in tracked], writes))
     return found
-
-
-def _value(t: Tracked) -> Array:
-    return np.asarray(t.variable.numpy(), np.float64)
 
 
 class _Log:

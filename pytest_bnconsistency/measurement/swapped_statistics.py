@@ -50,12 +50,12 @@ def distances(tracked: Sequence[Tracked], reference: Sequence[Array]) -> list[Di
 class Swapped:
     """Stored vectors that belong into each other's place.
 
-    `places` are theirs; `run_variant` are all vectors, with these where they belong. `before` and
+    `places` are theirs; `exchanged` are all vectors, with these where they belong. `before` and
     `after` say how far these are from the population's, as stored and exchanged.
     """
 
     places: list[Tracked]
-    run_variant: list[Array]
+    exchanged: list[Array]
     before: float
     after: float
     within: bool

@@ -22,7 +22,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.initial_values impo
     shares_against_count,
     stale,
 )
-from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import JOIN, away
+from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import away, unlike_inputs
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order import moving_averages
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.execution.state import preserve_state
@@ -157,22 +157,16 @@ def _lagging(m: Measured) -> Cause | None:
     far = away(m)
     if m.step is None or far is None or not far <= HALF:
         return None
-    size, momentum = len(m.batches.rows[0]), m.slowest.momentum
+    momentum = m.slowest.momentum
     horizon = math.ceil(1 / max(1 - momentum, 1e-3))
     steps = min(horizon, MOST_STEPS if m.small else 2 * len(m.batches))
     with preserve_state(m.subject, m.step.own):
-        statistics.write(m.tracked, m.reference)
-        try:
-            m.step(m.data.take(np.resize(m.batches.order, steps * size)))
-        except Exception:  # whatever the user's step raises, it is not what was asked
-            return None
-        now = [t.variable.numpy().astype(np.float64) for t in m.tracked]
-        opened = m.deviation(now, m.statistics_of(m.batches).population)
+        opened = m.opened_by(steps)
     in_turn = [m.seen[i % len(m.seen)] for i in range(steps)]
     at_rest = m.deviation(moving_averages(m, in_turn), m.reference)
     whole = m.deviation(m.moving, m.with_initial(m.certain_share or 0.0))
     expected = whole * (1 - max(momentum, 0.0) ** steps)
-    if not opened - at_rest > HALF * expected:
+    if opened is None or not opened - at_rest > HALF * expected:
         return None
     left = "" if m.certain_share is None else f", {m.certain_share:.1%} of the initial values left"
     return Cause.tested(
@@ -201,26 +195,17 @@ def _domains(m: Measured) -> Cause | None:
     if run is None:
         return None
     statistics.write(m.tracked, m.reference)
-    single = Side(run.over(m.data.batches(len(m.batches.rows[0]))))
+    single = Side(run.over(m.data.batches(m.size)))
     before = gap(m.stored, m.trained, m.data).outputs
     left = gap(single, m.trained, m.data).outputs
     if not left < HALF * min(before, gap(m.population, m.trained, m.data).outputs):
         return None
     path, levels = next(iter(means.items()))
-    with_training = " and ".join(f"{float(level):.2g}" for level in levels[:3])
-    return Cause.tested(
-        rules.DOMAINS,
-        cause=(
-            f"{path} normalises {len(levels)} inputs of unlike distribution in one step (means "
-            f"{with_training}): training normalises each by itself, evaluation all by one mixture"
-        ),
-        tested=(
-            f"with statistics of its own for each call, the outputs are {left:.2g} standard "
-            f"deviations from those of training, with the stored ones {before:.2g}"
-        ),
-        remedy=JOIN,
-        share=1.0,
+    tested = (
+        f"with statistics of its own for each call, the outputs are {left:.2g} standard "
+        f"deviations from those of training, with the stored ones {before:.2g}"
     )
+    return unlike_inputs(path, "mean", list(map(float, levels)), tested)
 
 
 def _finding(m: Measured, cause: Cause, bound: str, layers: Attribution | None = None) -> Finding:

@@ -32,7 +32,7 @@ def measured(context: CheckContext, data: Data, known: Estimated, done: int | No
     """All that is known after the runs; `done` is the number of updates, as far as it is known."""
     subject, tracked, batches = context.subject, known.tracked, known.batches
     size = known.size
-    moving = [t.variable.numpy().astype(np.float64) for t in tracked]
+    moving = [t.stored for t in tracked]
     reference = known.estimate.population
     inference = inference_pass(context)
 
@@ -128,7 +128,7 @@ def under(context: CheckContext, m: Measured, values: Sequence[Array]) -> Side:
     """What the model says under other statistics, with its loss where there is one."""
     side = with_loss(context, m.data, m.under(values))
     if side.loss is None and m.stored.loss is not None:
-        return Side(side.outputs, context.subject.evaluate(m.data, len(m.batches.rows[0])))
+        return Side(side.outputs, context.subject.evaluate(m.data, m.size))
     return side
 
 

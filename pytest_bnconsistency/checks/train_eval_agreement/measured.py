@@ -82,6 +82,11 @@ class Measured:
         return float(np.clip(t.retention, 0.0, 1.0) ** (self.updates or 0))
 
     @property
+    def size(self) -> int:
+        """The rows of a batch."""
+        return len(self.batches.rows[0])
+
+    @property
     def small(self) -> bool:
         return len(self.training.calls) <= SMALL_MODEL
 
@@ -133,7 +138,7 @@ class Measured:
         """The layers, or operations, that prepare the data by fixed numbers."""
         rows = min(self.data.rows, READ if self.small else READ_OF_LARGE)
         order = np.linspace(0, self.data.rows - 1, rows).round().astype(int)
-        batches = in_batches(self.data, order, len(self.batches.rows[0]))
+        batches = in_batches(self.data, order, self.size)
         found = affine_calls(self.inference, self.tracked, batches)
         return [place for place in found if place.scale.size <= MOST_NUMBERS]
 
@@ -186,6 +191,21 @@ class Measured:
             return steps_at_rest(self.step, self.tracked, begun, others=others)
         except Exception:  # whatever the user's step raises, it is not what was asked
             return []
+
+    def opened_by(self, steps: int) -> float | None:
+        """How far steps leave the statistics from the population's, if both began alike.
+
+        None where the user's step raises. What they change stays changed.
+        """
+        statistics.write(self.tracked, self.reference)
+        rows = np.resize(self.batches.order, steps * self.size)
+        try:
+            if self.step is not None:
+                self.step(self.data.take(rows))
+        except Exception:  # whatever the user's step raises, it is not what was asked
+            return None
+        now = [t.stored for t in self.tracked]
+        return self.deviation(now, self.statistics_of(self.batches).population)
 
     def statistics_of(self, batches: Iterable[Data], training: Pass | None = None) -> Estimate:
         """The statistics of other batches, or of a pass that runs otherwise."""

@@ -27,7 +27,6 @@ from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
-from pytest_bnconsistency.words import counted
 
 ANY_MOMENTUM = 0.5
 INFORMED = 0.5
@@ -190,12 +189,12 @@ def _finding(context: CheckContext, layers: Layers) -> Finding:
         explanation = _not_reached(context, first, bool(stuck))
     else:
         explanation = _other_steps(context, untouched, tries)
-    count = counted(len({id(t.layer) for t in untouched}), "normalization layer")
     remedy = f"{explanation.remedy}, or recalibrate(model, x)"
     return rule.finding(
         layer=first.path,
         layers=dict.fromkeys(t.path for t in untouched),
-        message=f"the statistics of {count} are exactly their initial values {after}",
+        message=f"the statistics of {layers_of(untouched)} are exactly their initial values "
+        f"{after}",
         explanation=replace(explanation, remedy=remedy),
         bound="no tolerance: exactly 0 or 1 in every channel",
         evidence={"layers": sorted({t.path for t in untouched}), "updates": updates},

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.initial_values import SETTLED_SHARE
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE
+from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
-from pytest_bnconsistency.words import counted
 
 
 def judged(name: str, tracked: Sequence[Tracked], planned: int) -> CheckResult:
     """The answer for a model that is not trained yet: nothing has failed, all can be warned of."""
     warned = warnings(tracked, planned)
-    layers = counted(len({id(t.layer) for t in tracked}), "normalization layer")
     share = max((_left(t, planned) for t in tracked), default=0.0)
     return CheckResult(
         check=name,
         verdict=Verdict.PASSED,
         summary=f"not trained yet; {planned} planned updates leave {share:.2%} of the initial "
-        f"values in the slowest of {layers}; {CERTAIN_SHARE:.0%} would have been warned of",
+        f"values in the slowest of {layers_of(tracked)}; {CERTAIN_SHARE:.0%} would have been "
+        "warned of",
         evidence={"planned_updates": planned, "initial_share": share},
         warnings=tuple(warned),
     )
@@ -35,7 +35,6 @@ def warnings(tracked: Sequence[Tracked], planned: int) -> list[Finding]:
         return []
     worst = max(slow, key=lambda t: _left(t, planned))
     momentum = _momentum(worst)
-    layers = len({id(t.layer) for t in slow})
     largest = math.floor(100 * SETTLED_SHARE ** (1 / (planned * worst.calls))) / 100
     enough = ""
     if momentum < 1:
@@ -47,7 +46,7 @@ def warnings(tracked: Sequence[Tracked], planned: int) -> list[Finding]:
             layers=dict.fromkeys(t.path for t in slow),
             message=f"{planned} planned updates leave {_left(worst, planned):.1%} of the initial "
             f"values in the statistics of {worst.path} (momentum {momentum:.3g}; so in "
-            f"{counted(layers, 'normalization layer')})",
+            f"{layers_of(slow)})",
             explanation=Explanation(
                 cause="the schedule is too short for the momentum",
                 tested="measured: the share of the old value that one update keeps",

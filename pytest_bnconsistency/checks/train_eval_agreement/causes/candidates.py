@@ -106,13 +106,13 @@ def _variances_explained(m: Measured, values: Sequence[Array]) -> float:
 def _small_batches(m: Measured) -> Iterator[Cause]:
     """Batches of few rows, and a single row at the end of each epoch."""
     yield from _few_rows(m)
-    size = len(m.batches.rows[0])
+    size = m.size
     if m.data.rows % size == 1 and m.data.rows > size:
         yield _single_row_last(m, size)
 
 
 def _few_rows(m: Measured) -> Iterator[Cause]:
-    size, rows = len(m.batches.rows[0]), min(m.data.rows, TRIED_ROWS if m.small else OF_LARGE)
+    size, rows = m.size, min(m.data.rows, TRIED_ROWS if m.small else OF_LARGE)
     order = m.batches.order
     for few in (1, 2, 4):
         if few > size:

@@ -7,6 +7,7 @@ data. If steps leave it where it is, the step itself keeps it there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from pytest_bnconsistency.words import counted, listed
 OF_NOTE = 0.25
 """How far steps must carry the statistics from those of the data, in distances as stored."""
 MOST_KEPT = 0.99999
-JOIN = "give each input a normalization layer of its own, or join the inputs in one batch"
 
 
 def reached(m: Measured, steps: Sequence[Rested], *, others: bool = True) -> list[Array]:
@@ -151,21 +151,9 @@ def _of_other_inputs(m: Measured, kept: float) -> Cause:
         )
         t, inputs = m.tracked[first], unlike[first]
         channel = int(np.ptp([value.ravel() for value in inputs], axis=0).argmax())
-        with_training = " and ".join(
-            f"{float(value.ravel()[channel]):.2g}" for value in inputs[:3]
-        )
-        return Cause.tested(
-            rules.DOMAINS,
-            cause=(
-                f"{t.path} normalises {len(inputs)} inputs of unlike distribution in one step "
-                f"({t.role}s {with_training}): training normalises each by itself, evaluation all "
-                "by one mixture"
-            ),
-            tested=said,
-            remedy=JOIN,
-            share=kept,
-            place=t.path,
-            sure=True,
+        levels = [float(value.ravel()[channel]) for value in inputs]
+        return replace(
+            unlike_inputs(t.path, t.role, levels, said), share=kept, place=t.path, sure=True
         )
     path = m.tracked[0].path
     return Cause.tested(
@@ -184,6 +172,19 @@ def _of_other_inputs(m: Measured, kept: float) -> Cause:
     )
 
 
+def unlike_inputs(path: str, role: str, levels: Sequence[float], tested: str) -> Cause:
+    """That a layer normalises several inputs, each at a level of its own, by one statistic."""
+    shown = " and ".join(f"{level:.2g}" for level in levels[:3])
+    return Cause.tested(
+        rules.DOMAINS,
+        cause=f"{path} normalises {len(levels)} inputs of unlike distribution in one step "
+        f"({role}s {shown}): training normalises each by itself, evaluation all by one mixture",
+        tested=tested,
+        remedy="give each input a normalization layer of its own, or join the inputs in one batch",
+        share=1.0,
+    )
+
+
 def _inputs(m: Measured, steps: Sequence[Rested], index: int) -> list[Array]:
     """What each call of the layer in a step moved a variable towards, the mean over the steps."""
     momentum = m.tracked[index].momentum
@@ -199,7 +200,7 @@ def _inputs(m: Measured, steps: Sequence[Rested], index: int) -> list[Array]:
 
 
 def _unlikeness(m: Measured, index: int, inputs: Sequence[Array]) -> float:
-    """How far the most unlike of them is from the first, as `Measured.apart` counts."""
+    """How far the most unlike of them is from the first, as `Measured.deviation` counts."""
 
     def instead(value: Array) -> list[Array]:
         return [value if i == index else other for i, other in enumerate(m.reference)]

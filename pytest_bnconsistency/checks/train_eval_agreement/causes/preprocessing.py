@@ -207,11 +207,11 @@ def _by_channel(trial: InputTrial) -> Iterator[Change]:
             if not fit.believed():
                 continue
             scale, offset = fit.scale, fit.offset
-            with_training = " and ".join(
+            fitted_numbers = " and ".join(
                 str([float(f"{number:.3g}") for number in numbers]) for numbers in (scale, offset)
             )
             yield Change(
-                f"{of} scaled and shifted channel by channel ({with_training})",
+                f"{of} scaled and shifted channel by channel ({fitted_numbers})",
                 _scaled(scale, offset, order),
                 FITTED * channels,
                 free=True,

@@ -66,7 +66,7 @@ def rewritten(m: Measured) -> Iterator[Cause]:
         for undone in find(m):
             after = gap(m.under(undone.values), m.population, m.data).outputs
             closes = after < HALF * min(before, 1.0)
-            with_training = (
+            how_near = (
                 f"undone, they are {undone.nearer:.2g} standard deviations from those of this "
                 f"data, as stored {undone.before:.2g}"
             )
@@ -74,7 +74,7 @@ def rewritten(m: Measured) -> Iterator[Cause]:
                 undone.rule,
                 cause=undone.cause,
                 tested=(
-                    f"{undone.tested or with_training}; evaluation is then {after:.2g} from that "
+                    f"{undone.tested or how_near}; evaluation is then {after:.2g} from that "
                     f"under population statistics, as stored {before:.2g}"
                 ),
                 remedy=f"{undone.remedy}; {RECALIBRATE}",
@@ -86,14 +86,9 @@ def _exchanged(m: Measured) -> Iterator[Undone]:
     """Vectors that stand in each other's place."""
     found = swapped(m.tracked, m.moving, m.reference)
     if found is not None:
+        exchanged, tested = found.exchanged, found.tested
         yield Undone(
-            rules.SWAPPED,
-            found.cause,
-            REMEDY,
-            found.run_variant,
-            found.before,
-            found.after,
-            found.tested,
+            rules.SWAPPED, found.cause, REMEDY, exchanged, found.before, found.after, tested
         )
 
 

@@ -33,7 +33,7 @@ def in_order(m: Measured) -> Iterator[Cause]:
     """
     by_luck = m.explained(_best_part(m, _in_parts(m.seen)))
     drawn = by_chance(m) / m.deviation(m.moving, m.reference)
-    size = len(m.batches.rows[0])
+    size = m.size
     for words, order, starts in _orders(m):
         if len(order) < 2 * size:
             continue

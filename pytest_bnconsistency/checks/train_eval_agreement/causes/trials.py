@@ -139,7 +139,7 @@ class Trial(abc.ABC, Generic[Change]):
         self.m = m
         self.some = self._spread(ROWS if m.small else OF_LARGE)
         self._judged = self._spread(MOST_ROWS if m.small else OF_LARGE)
-        self._size = len(m.batches.rows[0])
+        self._size = m.size
 
     def _spread(self, count: int) -> Data:
         rows = np.linspace(0, self.m.data.rows - 1, min(count, self.m.data.rows))
