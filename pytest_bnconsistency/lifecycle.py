@@ -49,9 +49,7 @@ class Lifecycle(RuleBasedStateMachine):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.TestCase.settings = settings(
-            deadline=None,
-            stateful_step_count=cls.steps,
-            suppress_health_check=list(HealthCheck),
+            deadline=None, stateful_step_count=cls.steps, suppress_health_check=list(HealthCheck)
         )
 
     def __init__(self) -> None:

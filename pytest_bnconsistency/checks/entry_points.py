@@ -270,10 +270,7 @@ def moves_layers(context: CheckContext, seen: Observation) -> bool:
 
 def state_of_layers(context: CheckContext, entry_point: Entry) -> list[Any]:
     """The variables of layers that a run may change; none if random numbers may hang on them."""
-    passes = [
-        observed(context, False),
-        *([entry_point.observed] if entry_point.observed else []),
-    ]
+    passes = [observed(context, False), *([entry_point.observed] if entry_point.observed else [])]
     for seen in passes:
         if seen.drawing or any(
             id(layer) not in seen.stochastic_off for layer in seen.random_layers

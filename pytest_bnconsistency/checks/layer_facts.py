@@ -7,12 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.entry_points import (
-    WHOLE,
-    calls_of,
-    entry,
-    same_in_every_layer,
-)
+from pytest_bnconsistency.checks.entry_points import WHOLE, calls_of, entry, same_in_every_layer
 from pytest_bnconsistency.checks.population_statistics import Estimated, training_pass
 from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES, observed
 from pytest_bnconsistency.data.arrays import Nest

@@ -147,11 +147,7 @@ def _with_violation(
             return replace(result, findings=findings)
     shown = _with_batch(check, context, oracle, found.recipe, found.explained())
     return replace(
-        result,
-        verdict=Verdict.FAILED,
-        findings=(*result.findings, shown),
-        summary="",
-        hint="",
+        result, verdict=Verdict.FAILED, findings=(*result.findings, shown), summary="", hint=""
     )
 
 

@@ -8,15 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data.arrays import (
-    Array,
-    Kind,
-    Nest,
-    flatten,
-    join,
-    map_nest,
-    rows_of,
-)
+from pytest_bnconsistency.data.arrays import Array, Kind, Nest, flatten, join, map_nest, rows_of
 
 
 @dataclass

@@ -25,10 +25,7 @@ from pytest_bnconsistency.measurement.stored_statistics import (
 from pytest_bnconsistency.models import Call, Subject
 
 Kind = Literal[
-    "moving statistics",
-    "fixed statistics",
-    "statistics of each row",
-    "statistics of the batch",
+    "moving statistics", "fixed statistics", "statistics of each row", "statistics of the batch"
 ]
 Mode = Literal["batch", "stored"]
 

@@ -171,10 +171,7 @@ def spec_of(tensor: Any) -> Spec:
 
 @contextlib.contextmanager
 def hooked_libraries(
-    hook: Hook,
-    modules: Iterable[type],
-    model: Any,
-    path: Callable[[list[Any], Any], str],
+    hook: Hook, modules: Iterable[type], model: Any, path: Callable[[list[Any], Any], str]
 ) -> Iterator[None]:
     """Watch the layers of the Keras generations in use, and modules of these classes."""
     keras = list(_keras_subjects())

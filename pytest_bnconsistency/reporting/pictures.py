@@ -230,10 +230,7 @@ def _picture(
 
 
 def _drawn(
-    caption: str,
-    values: Iterable[tuple[str, object]],
-    *,
-    bound: float = 0.0,
+    caption: str, values: Iterable[tuple[str, object]], *, bound: float = 0.0
 ) -> Iterator[Picture]:
     """The picture of what is a number, if anything is and there is something to compare."""
     known = [(label, found) for label, one in values if (found := real(one)) is not None]

@@ -86,8 +86,7 @@ def passing(made):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("fault", "rule", "layer"),
-    [(less, "BN101", "less"), (told, "BN102", "told")],
+    ("fault", "rule", "layer"), [(less, "BN101", "less"), (told, "BN102", "told")]
 )
 def test_a_failure_takes_few_traces(made, passing, fault, rule, layer):
     model = deep(fault)
@@ -119,10 +118,7 @@ def test_not_every_layer_that_defaults_to_training_takes_a_trace(made, passing):
 @pytest.mark.parametrize("seconds", [0, LITTLE])
 @pytest.mark.parametrize(
     ("fault", "rules", "layer"),
-    [
-        (less, {0: "BN101", LITTLE: "BN101"}, "less"),
-        (told, {0: "BN101", LITTLE: "BN102"}, "told"),
-    ],
+    [(less, {0: "BN101", LITTLE: "BN101"}, "less"), (told, {0: "BN101", LITTLE: "BN102"}, "told")],
 )
 def test_mixed_rows_without_time_for_their_cause(x, fault, rules, layer, seconds):
     inputs = keras.Input((4,))

@@ -15,8 +15,7 @@ ACCEPTED = "*::test_it: BN101 fake-leak: batch_invariance is off by 7; ignored: 
 
 
 @pytest.mark.parametrize(
-    "where",
-    ["call", "marker", "line", "ini", "toml", "native list", "native table"],
+    "where", ["call", "marker", "line", "ini", "toml", "native list", "native table"]
 )
 def test_from_every_source(project, where):
     files = {

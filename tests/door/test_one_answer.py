@@ -114,10 +114,7 @@ def test_the_same_figures_through_every_door(pytester, model, data, first):
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(models=MODELS, test_it=TESTS.format(model=model, data=data, first=first))
     pytester.runpytest(
-        "test_it.py",
-        f"--bn-model=models:{model}",
-        f"--bn-data=models:{data}",
-        *OPTIONS,
+        "test_it.py", f"--bn-model=models:{model}", f"--bn-data=models:{data}", *OPTIONS
     )
     seen = said(pytester)
     assert len(seen) == 3

@@ -162,15 +162,9 @@ def test_a_model_a_class_and_a_function(shop, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "raising",
-            "ValueError: no weights here (models.py:*)",
-        ),
+        ("raising", "ValueError: no weights here (models.py:*)"),
         ("needs_an_argument", "TypeError: *missing 1 required*'depth'*"),
-        (
-            "helthy",
-            "*, and shop.models has no 'helthy'; did you mean 'healthy'?",
-        ),
+        ("helthy", "*, and shop.models has no 'helthy'; did you mean 'healthy'?"),
         ("number", "*'shop.models:number', which is int; expected a function or a model"),
     ],
 )

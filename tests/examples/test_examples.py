@@ -78,7 +78,7 @@ SAID = {
             r"tested with the population statistics of this data, loss .* accuracy 1\.00",
             r"remedy train for 459 updates or more .*; or momentum <= 0\.39 for 5 updates; or "
             r"recalibrate\(model, x\)",
-        ],
+        ]
     },
     "resnet50_single_row": {
         "test_fault_training_mode_baked_in": [

@@ -39,9 +39,7 @@ def short(version: str) -> str:
 GENERATIONS = (
     Generation(f"Keras {short(keras.__version__)}", keras, keras.layers.BatchNormalization),
     Generation(
-        f"tf_keras {short(tf_keras.__version__)}, V2",
-        tf_keras,
-        tf_keras.layers.BatchNormalization,
+        f"tf_keras {short(tf_keras.__version__)}, V2", tf_keras, tf_keras.layers.BatchNormalization
     ),
     Generation(f"tf_keras {short(tf_keras.__version__)}, V1", tf_keras, v1.BatchNormalization),
 )

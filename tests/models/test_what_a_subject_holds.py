@@ -90,11 +90,7 @@ def test_rows_by_the_names_of_a_list_of_inputs(k, rows):
 def interpreter_of(model):
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     lite = tf.lite.Interpreter(model_content=converter.convert())
-    return (
-        lite,
-        lite.get_input_details()[0]["index"],
-        lite.get_output_details()[0]["index"],
-    )
+    return (lite, lite.get_input_details()[0]["index"], lite.get_output_details()[0]["index"])
 
 
 @pytest.mark.filterwarnings("ignore")

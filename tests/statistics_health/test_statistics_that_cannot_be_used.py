@@ -405,11 +405,7 @@ def test_the_epsilon_of_another_framework(k):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "rule"),
-    [
-        ({"epsilon": 0.5}, "BN406"),
-        ({"momentum": 0.1}, "BN206"),
-    ],
+    ("arguments", "rule"), [({"epsilon": 0.5}, "BN406"), ({"momentum": 0.1}, "BN206")]
 )
 def test_what_is_unusual_is_a_warning(k, arguments, rule):
     model = model_of(k, normaliser(k, **arguments))

@@ -45,11 +45,7 @@ LAYERS: dict[str, Net] = {
     "layer norm": ((513,), lambda la: [lambda: la.LayerNormalization(), lambda: la.Dense(5)]),
     "group norm": (
         (12, 12, 6),
-        lambda la: [
-            lambda: la.GroupNormalization(3),
-            lambda: la.Flatten(),
-            lambda: la.Dense(3),
-        ],
+        lambda la: [lambda: la.GroupNormalization(3), lambda: la.Flatten(), lambda: la.Dense(3)],
     ),
     "transposed": (
         (9, 9, 3),
@@ -95,10 +91,7 @@ OPERATIONS: dict[str, tuple[int, Callable[[Any], Any]]] = {
     "choice": (37, lambda x: tf.one_hot(tf.argmax(x, 1), 37)),
     "largest": (37, lambda x: tf.math.top_k(x, 5)[0]),
     "sorted": (37, lambda x: tf.sort(x, 1)),
-    "singular values": (
-        36,
-        lambda x: tf.linalg.svd(tf.reshape(x, (-1, 6, 6)), compute_uv=False),
-    ),
+    "singular values": (36, lambda x: tf.linalg.svd(tf.reshape(x, (-1, 6, 6)), compute_uv=False)),
     "row by row": (36, lambda x: tf.map_fn(tf.math.softmax, x)),
 }
 

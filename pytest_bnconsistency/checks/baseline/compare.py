@@ -17,12 +17,7 @@ from pytest_bnconsistency.checks.baseline.facts import (
     Facts,
     Value,
 )
-from pytest_bnconsistency.checks.baseline.verdicts import (
-    VERDICT,
-    complaints,
-    saw,
-    sees_less,
-)
+from pytest_bnconsistency.checks.baseline.verdicts import VERDICT, complaints, saw, sees_less
 from pytest_bnconsistency.words import counted, listed
 
 SAME_NUMBER = 1e-4

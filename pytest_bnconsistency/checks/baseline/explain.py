@@ -84,11 +84,7 @@ def findings(was: Facts, now: Facts, found: Compared) -> tuple[Finding, ...]:
     sides = Sides.of(was, now, found)
     by_rule: tuple[tuple[Rule, Sequence[Difference], str], ...] = (
         (rules.INVENTORY_CHANGED, found.inventory, "no tolerance"),
-        (
-            rules.STATISTICS_MOVED,
-            found.statistics,
-            f"{SAME_STATISTICS:g} of the size of a vector",
-        ),
+        (rules.STATISTICS_MOVED, found.statistics, f"{SAME_STATISTICS:g} of the size of a vector"),
         (rules.OUTPUTS_MOVED, found.outputs, "the rounding noise, measured on both sides"),
         (rules.SEES_LESS, found.less, f"no less, and limits no more than {FELL:g} times larger"),
         (rules.NEW_WARNING, found.warnings, "no tolerance"),

@@ -15,13 +15,7 @@ from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
 from pytest_bnconsistency.execution.trainable_flags import flags_set
-from pytest_bnconsistency.execution.training_steps import (
-    Modes,
-    Ran,
-    Steps,
-    mode_gaps,
-    shifted,
-)
+from pytest_bnconsistency.execution.training_steps import Modes, Ran, Steps, mode_gaps, shifted
 from pytest_bnconsistency.results import Table
 
 COLUMNS = ("layer", "frozen by", "own flag", "state in training", "output in training")

@@ -21,12 +21,7 @@ from pytest_bnconsistency.checks.entry_points import (
 )
 from pytest_bnconsistency.checks.inference_purity import explain_disagreement as explain
 from pytest_bnconsistency.checks.inference_purity.explain_disagreement import Called
-from pytest_bnconsistency.checks.inference_purity.runs import (
-    Kind,
-    Seen,
-    batches_of,
-    runner_of,
-)
+from pytest_bnconsistency.checks.inference_purity.runs import Kind, Seen, batches_of, runner_of
 from pytest_bnconsistency.checks.inference_purity.undoing import Cause, Runner
 from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.errors import RefusedError

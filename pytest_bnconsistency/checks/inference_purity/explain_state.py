@@ -86,11 +86,7 @@ def _written(
 
 
 def _carried(
-    subject: Subject,
-    runner: Runner,
-    owning: Sequence[Call],
-    moved: Sequence[Any],
-    tries: Tries,
+    subject: Subject, runner: Runner, owning: Sequence[Call], moved: Sequence[Any], tries: Tries
 ) -> Cause | None:
     """The cause where layers carry a state by design: where they, or the model, can reset it."""
     for whole in (True, False):

@@ -110,7 +110,7 @@ class Runs:
                     "moved": sorted({self.owner_of[id(v)] for v in s.moved}),
                 }
                 for s in self.seen
-            },
+            }
         }
 
 

@@ -78,12 +78,7 @@ class Undoing:
     """
 
     def __init__(
-        self,
-        subject: Subject,
-        runner: Runner,
-        healed: Callable[[], bool],
-        ok: str,
-        tries: Tries,
+        self, subject: Subject, runner: Runner, healed: Callable[[], bool], ok: str, tries: Tries
     ) -> None:
         self._subject, self._runner, self._healed, self._ok = subject, runner, healed, ok
         self._tries = tries

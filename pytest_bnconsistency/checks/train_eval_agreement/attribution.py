@@ -197,10 +197,7 @@ def _shift(
             mean = float(np.median(np.abs(stored - value) / sd))
         elif t.role == "variance":
             ratio = float(np.median(stored / np.maximum(value, 1e-12)))
-    return (
-        float("nan") if mean is None else mean,
-        float("nan") if ratio is None else ratio,
-    )
+    return (float("nan") if mean is None else mean, float("nan") if ratio is None else ratio)
 
 
 def _distance(mean: float, ratio: float) -> float:

@@ -60,13 +60,7 @@ def explain(m: Measured, bound: str) -> Finding:
     if cause is None and m.step and tries.may("the model's own training steps"):
         cause = _lagging(m)
     layers = attribution.attributed(
-        m.inference,
-        m.data,
-        m.tracked,
-        m.moving,
-        m.reference,
-        m.updates,
-        shares_against_count(m),
+        m.inference, m.data, m.tracked, m.moving, m.reference, m.updates, shares_against_count(m)
     )
     if cause is None:
         return _finding(m, _not_established(m, tries, tested), bound, layers)
@@ -123,13 +117,7 @@ def _non_finite(m: Measured) -> Cause | None:
     if empty is not None:
         return Cause(rules.NOT_FINITE, empty, share=1.0)
     remedy = "find the batch (NaN in the data, or an overflow), then recalibrate(model, x)"
-    return Cause.tested(
-        rules.NOT_FINITE,
-        cause=text,
-        tested="",
-        remedy=remedy,
-        share=1.0,
-    )
+    return Cause.tested(rules.NOT_FINITE, cause=text, tested="", remedy=remedy, share=1.0)
 
 
 def _degenerate(m: Measured) -> Cause | None:
@@ -139,10 +127,8 @@ def _degenerate(m: Measured) -> Cause | None:
         return None
     return Cause.tested(
         rules.MOMENTUM,
-        cause=(
-            f"an update of {bad[0].path} keeps {bad[0].retention:.3g} of the old value: the "
-            "moving average runs away"
-        ),
+        cause=f"an update of {bad[0].path} keeps {bad[0].retention:.3g} of the old value: the "
+        "moving average runs away",
         tested="measured: one update from statistics at 0 and one from statistics at 1",
         remedy="momentum 0.9 to 0.99; then train again, or recalibrate(model, x)",
         share=1.0,
@@ -171,20 +157,14 @@ def _lagging(m: Measured) -> Cause | None:
     left = "" if m.certain_share is None else f", {m.certain_share:.1%} of the initial values left"
     return Cause.tested(
         rules.LAGGING,
-        cause=(
-            f"the moving statistics (momentum {momentum:.3g}{left}) lag behind weights that still "
-            "moved when training ended"
-        ),
-        tested=(
-            f"{steps} more training steps, begun with the population statistics, open a distance "
-            f"of {opened:.2g} standard deviations between them and the moving ones again "
-            f"({whole:.2g} as stored); with the weights at rest, the same batches open "
-            f"{at_rest:.2g}"
-        ),
-        remedy=(
-            "end training with a small learning rate, or use a smaller momentum; or "
-            "recalibrate(model, x)"
-        ),
+        cause=f"the moving statistics (momentum {momentum:.3g}{left}) lag behind weights that "
+        "still moved when training ended",
+        tested=f"{steps} more training steps, begun with the population statistics, open a "
+        f"distance of {opened:.2g} standard deviations between them and the moving ones again "
+        f"({whole:.2g} as stored); with the weights at rest, the same batches open "
+        f"{at_rest:.2g}",
+        remedy="end training with a small learning rate, or use a smaller momentum; or "
+        "recalibrate(model, x)",
         share=1.0,
     )
 

@@ -82,10 +82,7 @@ def judged(name: str, context: CheckContext, layers: Layers) -> CheckResult:
         )
     finding = _finding(context, layers)
     return CheckResult(
-        check=name,
-        verdict=Verdict.FAILED,
-        findings=(finding,),
-        evidence=dict(finding.evidence),
+        check=name, verdict=Verdict.FAILED, findings=(finding,), evidence=dict(finding.evidence)
     )
 
 

@@ -223,10 +223,7 @@ def excesses(
                 amount if math.isfinite(amount) and finite else math.inf,
                 _counting(quantity, stored, reference, amount, data.rows, moved) / unit,
                 _root_mean_square(sampled, least / unit),
-                max(
-                    OF_FEW * _deviation(converged),
-                    OF_SEVERAL * _root_mean_square(ended, center),
-                ),
+                max(OF_FEW * _deviation(converged), OF_SEVERAL * _root_mean_square(ended, center)),
             )
         )
     return found
@@ -334,11 +331,7 @@ def _changes(context: CheckContext, data: Data, reference: Side) -> list[Quantit
 
 
 def _distance(
-    tolerance: float,
-    data: Data,
-    reference: Side,
-    sure: float = 1,
-    deviations: float = DEVIATIONS,
+    tolerance: float, data: Data, reference: Side, sure: float = 1, deviations: float = DEVIATIONS
 ) -> Quantity:
     def by_rows(side: Side) -> Array:
         squares = squared_distances(side, reference)

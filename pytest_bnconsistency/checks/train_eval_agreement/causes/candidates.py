@@ -78,10 +78,8 @@ def _variance_shift(m: Measured) -> Iterator[Cause]:
     drawing = ", ".join(dict.fromkeys(layer.name for layer in m.training.random_layers))
     yield Cause.tested(
         rules.VARIANCE_SHIFT,
-        cause=(
-            f"{drawing} feeds a normalization layer: its statistics were taken with random layers "
-            "on, and evaluation runs with them off"
-        ),
+        cause=f"{drawing} feeds a normalization layer: its statistics were taken with random "
+        "layers on, and evaluation runs with them off",
         tested="the stored statistics are those with the random layers on, not those with them "
         "off",
         remedy="put dropout and noise after the last normalization layer; or recalibrate(model, "
@@ -129,15 +127,11 @@ def _few_rows(m: Measured) -> Iterator[Cause]:
         kind = "single rows" if few == 1 else f"{few} rows"
         yield Cause.tested(
             rules.TINY_BATCHES,
-            cause=(
-                f"training ran on batches of {kind}: a variance within so few rows is not that of "
-                "the data"
-            ),
+            cause=f"training ran on batches of {kind}: a variance within so few rows is not that "
+            "of the data",
             tested=f"statistics taken over batches of {kind} are what is stored",
-            remedy=(
-                f"train with larger batches ({ENOUGH} or more), or with GroupNormalization; or "
-                f"recalibrate(model, x, batch_size={max(size, ENOUGH)})"
-            ),
+            remedy=f"train with larger batches ({ENOUGH} or more), or with GroupNormalization; or "
+            f"recalibrate(model, x, batch_size={max(size, ENOUGH)})",
             share=m.explained(values),
         )
 
@@ -150,10 +144,8 @@ def _single_row_last(m: Measured, size: int) -> Cause:
         rules.TINY_BATCHES,
         cause="each epoch ended with a batch of a single row, which has no variance of its own",
         tested="moving averages that end on a single row are what is stored",
-        remedy=(
-            "drop the remainder (dataset.batch(..., drop_remainder=True)), or use another batch "
-            "size; or recalibrate(model, x)"
-        ),
+        remedy="drop the remainder (dataset.batch(..., drop_remainder=True)), or use another "
+        "batch size; or recalibrate(model, x)",
         share=max(m.explained(moving_averages(m, [*seen, *seen, *seen])) for seen in last),
     )
 
@@ -168,15 +160,11 @@ def _small_momentum(m: Measured) -> Iterator[Cause]:
     other = 1 - t.momentum
     yield Cause.tested(
         rules.SMALL_MOMENTUM,
-        cause=(
-            f"momentum {t.momentum:.3g} keeps the statistics of the last batches only (other "
-            f"frameworks count it the other way round: {t.momentum:.3g} there is {other:.3g} here)"
-        ),
-        tested=(
-            f"moving averages of this momentum over these batches are as far from the population "
-            f"({now:.2g} standard deviations) as the stored ones ({whole:.2g}), those of momentum "
-            f"{USUAL_MOMENTUM} are not ({usual:.2g})"
-        ),
+        cause=f"momentum {t.momentum:.3g} keeps the statistics of the last batches only (other "
+        f"frameworks count it the other way round: {t.momentum:.3g} there is {other:.3g} here)",
+        tested=f"moving averages of this momentum over these batches are as far from the "
+        f"population ({now:.2g} standard deviations) as the stored ones ({whole:.2g}), those of "
+        f"momentum {USUAL_MOMENTUM} are not ({usual:.2g})",
         remedy=f"momentum {max(other, USUAL_MOMENTUM):.3g}; or recalibrate(model, x)",
         share=0.75 if now > HALF * whole and usual < HALF * whole else 0.0,
     )

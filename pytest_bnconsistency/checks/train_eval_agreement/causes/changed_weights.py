@@ -89,14 +89,10 @@ def _put_in(m: Measured, weights: Sequence[Any], saved: Sequence[Array]) -> Caus
     closes = after < HALF * min(before, 1.0)
     return Cause.tested(
         rules.OTHER_WEIGHTS,
-        cause=(
-            "the stored statistics are those of other weights, which the optimizer keeps beside "
-            "the model's: the weights were exchanged after the last step, as for an average"
-        ),
-        tested=(
-            f"with the optimizer's weights in the model, evaluation is {after:.2g} standard "
-            f"deviations from that under population statistics, with its own {before:.2g}"
-        ),
+        cause="the stored statistics are those of other weights, which the optimizer keeps beside "
+        "the model's: the weights were exchanged after the last step, as for an average",
+        tested=f"with the optimizer's weights in the model, evaluation is {after:.2g} standard "
+        f"deviations from that under population statistics, with its own {before:.2g}",
         remedy=REMEDY,
         share=m.explained(values) if closes else 0.0,
     )
@@ -123,15 +119,11 @@ def _averaged(m: Measured) -> Iterator[Cause]:
         return
     yield Cause.tested(
         rules.OTHER_WEIGHTS,
-        cause=(
-            "the optimizer puts the average of the weights in when training ends, and the stored "
-            "statistics are those of the weights before that"
-        ),
-        tested=(
-            f"{steps} more training steps, begun with the population statistics, open a distance "
-            f"of {with_average:.2g} standard deviations again ({whole:.2g} as stored); where the "
-            f"average is not put in at their end, {without:.2g}"
-        ),
+        cause="the optimizer puts the average of the weights in when training ends, and the "
+        "stored statistics are those of the weights before that",
+        tested=f"{steps} more training steps, begun with the population statistics, open a "
+        f"distance of {with_average:.2g} standard deviations again ({whole:.2g} as stored); where "
+        f"the average is not put in at their end, {without:.2g}",
         remedy=REMEDY,
         share=1.0,
     )

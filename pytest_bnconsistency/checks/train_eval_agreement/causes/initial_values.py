@@ -51,10 +51,8 @@ def stale(m: Measured) -> Iterator[Cause]:
         rules.STALE,
         cause=left,
         tested=proof,
-        remedy=(
-            f"train for {needed} updates or more{also}; or momentum <= {largest:.2f} for "
-            f"{m.updates} updates; or recalibrate(model, x)"
-        ),
+        remedy=f"train for {needed} updates or more{also}; or momentum <= {largest:.2f} for "
+        f"{m.updates} updates; or recalibrate(model, x)",
         share=explained if certain >= CERTAIN_SHARE or explained > MOST else 0.0,
     )
 
@@ -67,10 +65,8 @@ def _measured(m: Measured) -> Iterator[Cause]:
     values = m.with_initial(share)
     yield Cause.tested(
         rules.STALE,
-        cause=(
-            f"{share:.0%} of the initial values are still in the statistics (measured; how many "
-            f"updates there were is not known; momentum {m.slowest.momentum:.3g})"
-        ),
+        cause=f"{share:.0%} of the initial values are still in the statistics (measured; how many "
+        f"updates there were is not known; momentum {m.slowest.momentum:.3g})",
         tested="",
         remedy="train for more updates, or with a smaller momentum; or recalibrate(model, x)",
         share=min(m.explained(values), _remade(m, values, ALIKE)[1]),
@@ -109,17 +105,13 @@ def set_back(m: Measured) -> Iterator[Cause]:
     named = listed(paths, most=SHOWN)
     yield Cause.tested(
         rules.STALE,
-        cause=(
-            f"{share:.0%} of the initial values are in the statistics of {named} (measured), "
-            f"though {m.updates} updates at momentum {first.momentum:.3g} leave {counted:.1%}: "
-            "they were set back late or after training (built anew, loaded or assigned), or the "
-            "updates counted were not theirs"
-        ),
+        cause=f"{share:.0%} of the initial values are in the statistics of {named} (measured), "
+        f"though {m.updates} updates at momentum {first.momentum:.3g} leave {counted:.1%}: "
+        "they were set back late or after training (built anew, loaded or assigned), or the "
+        "updates counted were not theirs",
         tested=proof,
-        remedy=(
-            "keep the statistics with the weights where these are built, loaded or set; or "
-            "recalibrate(model, x)"
-        ),
+        remedy="keep the statistics with the weights where these are built, loaded or set; or "
+        "recalibrate(model, x)",
         share=explained - RIVALS,
     )
 

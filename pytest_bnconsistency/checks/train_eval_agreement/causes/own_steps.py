@@ -111,11 +111,9 @@ def _overwritten(m: Measured, far: float) -> Cause | None:
         rules.STEP_WRITES,
         cause=f"{who} {verb} to the statistics of {paths[0]}, beside the layer's own update of "
         "them",
-        tested=(
-            f"with the weights put back after each, {counted(len(m.rested), 'real step')} carry "
-            f"the statistics to {far * whole:.2g} standard deviations from those of this data; "
-            f"without what {who} {verb}, to {left * whole:.2g}"
-        ),
+        tested=f"with the weights put back after each, {counted(len(m.rested), 'real step')} "
+        f"carry the statistics to {far * whole:.2g} standard deviations from those of this data; "
+        f"without what {who} {verb}, to {left * whole:.2g}",
         remedy="write to model.trainable_variables only; then train again, or recalibrate(model, "
         "x)",
         share=1.0,
@@ -158,15 +156,11 @@ def _of_other_inputs(m: Measured, kept: float) -> Cause:
     path = m.tracked[0].path
     return Cause.tested(
         rules.SHIFT,
-        cause=(
-            f"the training step gives {path} other inputs than the model gives it of the same "
-            "rows: they are preprocessed, or augmented, in the step alone"
-        ),
+        cause=f"the training step gives {path} other inputs than the model gives it of the same "
+        "rows: they are preprocessed, or augmented, in the step alone",
         tested=said,
-        remedy=(
-            "do the same to the rows before evaluation (best inside the model), or leave it out "
-            "for the last epochs; or recalibrate(model, x)"
-        ),
+        remedy="do the same to the rows before evaluation (best inside the model), or leave it "
+        "out for the last epochs; or recalibrate(model, x)",
         share=kept,
         sure=True,
     )

@@ -106,15 +106,11 @@ def _explaining(trial: InputTrial, change: Change) -> Iterator[Candidate]:
         )
         cause = Cause.tested(
             rules.SHIFT,
-            cause=(
-                f"the statistics are those of {change.name}: this data is preprocessed otherwise "
-                "than the training data"
-            ),
+            cause=f"the statistics are those of {change.name}: this data is preprocessed "
+            "otherwise than the training data",
             tested=f"with {change.name} {known if tried.mends else stored}; {tried.said}",
-            remedy=(
-                f"the model was trained on {change.name}: give evaluation the preprocessing of "
-                "training (best inside the model)"
-            ),
+            remedy=f"the model was trained on {change.name}: give evaluation the preprocessing of "
+            "training (best inside the model)",
             share=tried.share,
             sure=tried.mends,
         )

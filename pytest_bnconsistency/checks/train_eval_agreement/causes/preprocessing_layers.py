@@ -133,10 +133,8 @@ def _cause(place: Affine, change: Change, tried: Tried) -> Cause:
     return Cause.tested(
         rules.SHIFT,
         cause=f"{path} does not prepare this data as in training: {said}",
-        tested=(
-            f"where {path} gives {change.name}, the statistics of this data are what is stored; "
-            f"{tried.said}"
-        ),
+        tested=f"where {path} gives {change.name}, the statistics of this data are what is "
+        f"stored; {tried.said}",
         remedy=remedy.format(path=path),
         share=tried.share,
         place=path,

@@ -73,10 +73,8 @@ def rewritten(m: Measured) -> Iterator[Cause]:
             yield Cause.tested(
                 undone.rule,
                 cause=undone.cause,
-                tested=(
-                    f"{undone.tested or how_near}; evaluation is then {after:.2g} from that "
-                    f"under population statistics, as stored {before:.2g}"
-                ),
+                tested=f"{undone.tested or how_near}; evaluation is then {after:.2g} from that "
+                f"under population statistics, as stored {before:.2g}",
                 remedy=f"{undone.remedy}; {RECALIBRATE}",
                 share=1 - undone.nearer / undone.before if closes else 0.0,
             )

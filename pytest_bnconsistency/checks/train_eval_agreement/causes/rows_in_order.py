@@ -48,10 +48,8 @@ def in_order(m: Measured) -> Iterator[Cause]:
             rules.ORDER,
             cause=f"the rows came in an order ({words}): the moving averages end on rows of one "
             "kind",
-            tested=(
-                f"moving averages over the rows {words} are what is stored, those over the same "
-                "rows in random order are not"
-            ),
+            tested=f"moving averages over the rows {words} are what is stored, those over the "
+            "same rows in random order are not",
             remedy=SHUFFLE,
             share=m.explained(moving_averages(m, seen * _rounds(m, len(seen))))
             if drawn < HALF
@@ -59,31 +57,21 @@ def in_order(m: Measured) -> Iterator[Cause]:
         )
         yield Cause.tested(
             rules.ORDER,
-            cause=(
-                f"the rows came in an order ({words}), and each batch held rows of one kind: the "
-                "stored variances are those within a kind"
-            ),
-            tested=(
-                f"statistics over batches of the rows {words} are what is stored, those over the "
-                "same rows in random order are not"
-            ),
-            remedy=(
-                "shuffle the training data, so that every batch holds all kinds; or "
-                "recalibrate(model, x)"
-            ),
+            cause=f"the rows came in an order ({words}), and each batch held rows of one kind: "
+            "the stored variances are those within a kind",
+            tested=f"statistics over batches of the rows {words} are what is stored, those over "
+            "the same rows in random order are not",
+            remedy="shuffle the training data, so that every batch holds all kinds; or "
+            "recalibrate(model, x)",
             share=m.explained(mean),
         )
         part = m.explained(_best_part(m, kinds if len(kinds) > 1 else _in_parts(seen)))
         yield Cause.tested(
             rules.ORDER,
-            cause=(
-                f"the rows came in an order ({words}): training ended on some of them alone, rows "
-                "of one kind"
-            ),
-            tested=(
-                f"the statistics of a part of the rows {words} are what is stored, those of parts "
-                "in random order are not"
-            ),
+            cause=f"the rows came in an order ({words}): training ended on some of them alone, "
+            "rows of one kind",
+            tested=f"the statistics of a part of the rows {words} are what is stored, those of "
+            "parts in random order are not",
             remedy=SHUFFLE,
             share=part if part > MOST and by_luck < HALF else 0.0,
         )

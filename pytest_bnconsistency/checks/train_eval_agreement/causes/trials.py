@@ -253,10 +253,7 @@ class LayerTrial(Trial[tuple[Array, Array]]):
     def __init__(self, m: Measured, place: Affine) -> None:
         super().__init__(m)
         label, like = place.call.label, place.scale
-        self._instruments = [
-            Rescaled(label, like, Moments(m.subject)),
-            Rescaled(label, like),
-        ]
+        self._instruments = [Rescaled(label, like, Moments(m.subject)), Rescaled(label, like)]
         traced = zip((m.training, m.inference), self._instruments, strict=True)
         self._passes = [run.again(self.some.x, instrument) for run, instrument in traced]
 
