@@ -215,16 +215,20 @@ def drawn_otherwise(context: CheckContext, entry_point: Entry) -> list[Observati
     Layers of a traced pass that are held still give what they give in inference: only what is
     drawn there counts.
     """
-    traced, name = entry_point.observed, _code_of(context, entry_point.name)
-    key = ("drawn otherwise", name if traced is None else id(traced))
-    return context.once(key, lambda: _drawn_otherwise(context, entry_point))
-
-
-def _drawn_otherwise(context: CheckContext, entry_point: Entry) -> list[Observation]:
-    x, name, seen = context.sample(), _code_of(context, entry_point.name), entry_point.observed
+    x, seen = context.sample(), entry_point.observed
     if seen is not None:
-        again = functools.partial(seen.again, x)
-        return with_draws(lambda: again(Fingerprints()).run(x)) if seen.draws else []
+        return seen.once("drawn otherwise", lambda: _drawn_in_trace(seen, x))
+    name = _code_of(context, entry_point.name)
+    made = functools.partial(_drawn_by_code, context, entry_point, name)
+    return context.once(("drawn otherwise", name), made)
+
+
+def _drawn_in_trace(seen: Pass, x: Nest) -> list[Observation]:
+    return with_draws(lambda: seen.again(x, Fingerprints()).run(x)) if seen.draws else []
+
+
+def _drawn_by_code(context: CheckContext, entry_point: Entry, name: str) -> list[Observation]:
+    x = context.sample()
     drew = (
         entry_point.run(WHOLE, x).drew
         if entry_point.name in calls_of(context)

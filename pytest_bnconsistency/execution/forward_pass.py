@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -41,6 +41,7 @@ from pytest_bnconsistency.execution.traces import note_trace
 from pytest_bnconsistency.models import Call, Proceed, Subject
 from pytest_bnconsistency.models.refusals import as_sentence
 
+Found = TypeVar("Found")
 Replay = Callable[[bool], Any]
 """Run the layer again on the identical input, in training mode or not."""
 
@@ -205,6 +206,13 @@ class Pass:
     def variables(self) -> list[Any]:
         """The variables that the pass reads or writes, known to the model or not."""
         return self.written if self._concrete is None else list(self._concrete.graph.variables)
+
+    def once(self, key: Hashable, make: Callable[[], Found]) -> Found:
+        """What `make` finds out about this pass, made when it is first asked for."""
+        if key not in self.known:
+            self.known[key] = make()
+        found: Found = self.known[key]
+        return found
 
     def uses(self, x: Nest) -> Uses:
         """What it does with variables; a trace tells that itself, else a run on `x` does."""

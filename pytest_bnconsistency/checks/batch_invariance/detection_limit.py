@@ -60,7 +60,7 @@ class _InjectedFaults:
         entry_point = traced_entry(context, False, row_by_row)
         assert entry_point.observed is not None
         self.traced = entry_point.observed
-        self.noise, self.known = noise, laid_out(context, self.traced)
+        self.noise, self.known = noise, laid_out(self.traced)
         batch, self.rows = _unlike_rows(x, first)
         kept = np.zeros(1, int)
         twins = map_nest(lambda leaf: leaf[[0, 0]], self.rows)

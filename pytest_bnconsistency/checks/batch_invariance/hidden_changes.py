@@ -22,9 +22,9 @@ TRIED = 16
 """Layers that are tried, one by one, at most."""
 
 
-def laid_out(context: CheckContext, seen: Pass) -> set[int]:
+def laid_out(seen: Pass) -> set[int]:
     """The indices of the calls of which it is known that they lay rows out by the batch."""
-    return context.once(("laid out", id(seen)), set[int])
+    return seen.once("laid out", set[int])
 
 
 def hidden(
@@ -42,8 +42,8 @@ def hidden(
     it has where rows only get another length. Where the model `row_routing` rows, a call whose
     values move by no more than rounding is left out, too.
     """
-    known = laid_out(context, seen)
-    hiding = context.once(("hiding", id(seen)), set[int])
+    known = laid_out(seen)
+    hiding = seen.once("hiding", set[int])
     unknown = [place for place in places if place not in known]
     labels = {seen.calls[place].label for place in unknown[:TRIED]}
     if not labels:

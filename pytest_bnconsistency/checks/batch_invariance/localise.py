@@ -194,7 +194,7 @@ def row_routing(context: CheckContext, seen: Pass) -> bool:
         others = [variant.x for variant in joint_batch_variants(x, context.settings.seed)]
         return dynamic_routing(context, seen, x, others)
 
-    return context.once(("row routing", id(seen)), routing)
+    return seen.once("row routing", routing)
 
 
 def dynamic_routing(context: CheckContext, seen: Pass, x: Nest, others: Iterable[Nest]) -> bool:
@@ -202,11 +202,7 @@ def dynamic_routing(context: CheckContext, seen: Pass, x: Nest, others: Iterable
 
     So does one that picks the rows that an expert takes.
     """
-
-    def traced() -> Pass:
-        return _operations_of(seen, context.sample())[1]
-
-    watched = context.once(("operations", id(seen)), traced)
+    _, watched = _operations_of(seen, context.sample())
 
     def counts(rows: Nest) -> list[int]:
         return [len(hashes) for hashes in watched.run(rows).records[-1] or ()]
@@ -267,15 +263,12 @@ def _operations_of(
     seen: Pass, x: Nest, patched: Mapping[str, Patch] | None = None
 ) -> tuple[Operations, Pass]:
     """A pass that hashes what each operation gives, traced once for all who ask."""
-    key = "operations", rows_of(x)
-    if patched or key not in seen.known:
+
+    def traced() -> tuple[Operations, Pass]:
         operations = Operations(rows_of(x))
-        found = operations, seen.again(x, operations, operations=patched)
-        if patched:
-            return found
-        seen.known[key] = found
-    known: tuple[Operations, Pass] = seen.known[key]
-    return known
+        return operations, seen.again(x, operations, operations=patched)
+
+    return traced() if patched else seen.once(("operations", rows_of(x)), traced)
 
 
 def tested_operations(

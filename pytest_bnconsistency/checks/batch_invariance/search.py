@@ -146,7 +146,7 @@ class Rows:
             places = hidden(self.context, seen, x, variant, places, row_routing)
         if not places and not shown:
             return None
-        stable = self._stable[name] - laid_out(self.context, seen)
+        stable = self._stable[name] - laid_out(seen)
         found = replace(found, variant=variant, places=places)
         mixed = AmongOthers(differences=[found], stable=stable)
         judged = Judged([name], seen, among_others=mixed)

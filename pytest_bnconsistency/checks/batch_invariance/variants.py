@@ -211,7 +211,7 @@ def _repeating(c: Comparing) -> AmongOthers:
 def _counted(c: Comparing, changing: Sequence[Difference], known: AmongOthers) -> AmongOthers:
     """With the parts of differences that are a dependence on the batch."""
     counting = [_counting(c, found, known) for found in changing]
-    stable = known.stable if c.seen is None else known.stable - laid_out(c.context, c.seen)
+    stable = known.stable if c.seen is None else known.stable - laid_out(c.seen)
     differences = [found for found in counting if found is not None]
     return replace(known, differences=differences, stable=stable)
 
@@ -224,7 +224,7 @@ def _counting(c: Comparing, found: Difference, known: AmongOthers) -> Difference
         return None
     if c.seen is None:
         return None if known.random else found
-    among = (c.seen.reaching_outputs() & known.stable) - laid_out(c.context, c.seen)
+    among = (c.seen.reaching_outputs() & known.stable) - laid_out(c.seen)
     places = tuple(place for place in found.places if place in among)
     moved = 0.0 if known.random else found.moved
     if not found.moved:
