@@ -70,6 +70,9 @@ def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
     def keep(parts: list[Array] | None, wholes: list[Array]) -> bool:
         return parts is not None and [part.shape for part in parts] == wanted(wholes)
 
+    def put_back(wholes: list[Array], parts: list[Array]) -> list[Array]:
+        return [part.reshape(s) for part, s in zip(parts, wanted(wholes), strict=True)]
+
     whole_given, base = given_and_returned(seen, x)
     given, found = given_and_returned(seen, some)
     expected = outputs_with(seen, x) or []
@@ -84,17 +87,12 @@ def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
         if not keep(given[label], whole_given[label]):
             after = label
             break
-        if [part.size for part in parts] != [math.prod(shape) for shape in wanted(wholes)]:
-            patched = _widened(parts, wanted(wholes))
-            mended = patched is not None and keep(
-                outputs_with(seen, some, {label: patched}), expected
-            )
-            return Place(label, mended, width=patched is not None)
-        patched = [part.reshape(s) for part, s in zip(parts, wanted(wholes), strict=True)]
-        return Place(label, keep(outputs_with(seen, some, {label: patched}), expected))
-
-    def put_back(wholes: list[Array], parts: list[Array]) -> list[Array]:
-        return [part.reshape(s) for part, s in zip(parts, wanted(wholes), strict=True)]
+        whole = [part.size for part in parts] == [math.prod(shape) for shape in wanted(wholes)]
+        patched = put_back(wholes, parts) if whole else _widened(parts, wanted(wholes))
+        if patched is None:
+            return Place(label, False)
+        mended = keep(outputs_with(seen, some, {label: patched}), expected)
+        return Place(label, mended, width=not whole)
 
     operations, _ = _operations(seen, x, some)
     # Only what may lose an axis has no known number of them.

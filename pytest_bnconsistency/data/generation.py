@@ -64,31 +64,25 @@ class Source:
         batch: Array = np.zeros((recipe.count, *shape), dtype)
         for place in range(recipe.count):
             row = recipe.row(place)
-            if row.kind == "like":
-                made = batch[row.row]
-            elif row.kind in OF_DATA:
-                made = _of_sample(row, sample)
-            else:
-                made = self._generated(row, spec, shape, index, floats=is_float(batch))
-            if is_float(batch) and self._bounded:
-                made = np.clip(made, self.low, self.high)
             with np.errstate(over="ignore"):  # narrow floats have no room for a hundredfold
-                batch[place] = made
+                batch[place] = self._row(row, spec, sample, batch, index)
             if row.spike is not None and batch[place].size:
-                self._spike(batch[place : place + 1], row, spec)
+                self._spike(batch[place : place + 1], row.spike, row.place, spec)
         return batch
 
-    def _generated(
-        self, row: Row, spec: Spec, shape: tuple[int, ...], index: int, *, floats: bool
-    ) -> Array:
-        if floats and not _is_mask(spec):
-            return self._floats(row, shape, index)
-        made = self._ids(row, spec, shape, index)
-        return np.asarray(spec.values)[made] if spec.values else made
-
-    @property
-    def _bounded(self) -> bool:
-        return math.isfinite(self.low) or math.isfinite(self.high)
+    def _row(self, row: Row, spec: Spec, sample: Array | None, batch: Array, index: int) -> Array:
+        """A row of the input at `index`, for a batch in which those before it stand."""
+        if row.kind == "like":
+            made: Array = batch[row.row]
+        elif row.kind in OF_DATA:
+            made = _of_sample(row, sample)
+        elif is_float(batch) and not _is_mask(spec):
+            made = self._floats(row, batch.shape[1:], index)
+        else:
+            made = self._ids(row, spec, batch.shape[1:], index)
+            made = np.asarray(spec.values)[made] if spec.values else made
+        bounded = is_float(batch) and (math.isfinite(self.low) or math.isfinite(self.high))
+        return np.clip(made, self.low, self.high) if bounded else made
 
     def _floats(self, row: Row, shape: tuple[int, ...], index: int) -> Array:
         if row.kind == "random":
@@ -132,10 +126,9 @@ class Source:
         low = 0 if math.isinf(self.low) else max(0, math.ceil(self.low))
         return low, last if math.isinf(self.high) else min(last, math.floor(self.high))
 
-    def _spike(self, row: Array, recipe: Row, spec: Spec) -> None:
+    def _spike(self, row: Array, value: float, place: int, spec: Spec) -> None:
         """Set one element of a batch of one row."""
-        value = recipe.spike if recipe.spike is not None else 0.0
-        place = recipe.place % row.size
+        place %= row.size
         if is_float(row):
             with np.errstate(over="ignore"):
                 row.flat[place] = (
