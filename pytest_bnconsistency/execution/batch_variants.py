@@ -23,7 +23,7 @@ from pytest_bnconsistency.data.arrays import (
 class BatchVariant:
     """A second batch of `rows` rows: row `kept[k]` of the first is row `now[k]` of this one.
 
-    Exchanges of one batch have names of their own.
+    Variants of one batch have names of their own.
     """
 
     name: str

@@ -20,7 +20,7 @@ from pytest_bnconsistency.checks.batch_invariance.summary import (
     NOTHING_WOULD_SHOW,
     detection_limits,
     inconclusive,
-    what_held,
+    passed_summary,
 )
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.traced_passes import observed
@@ -99,5 +99,5 @@ def _decide(context: CheckContext, x: Nest, row_by_row: Collection[int] = ()) ->
     evidence = {**result.evidence, "resolution": limits}
     if not limits:
         return NOTHING_WOULD_SHOW.of(replace(result, evidence=evidence))
-    summary = what_held(compared, further, limits)
+    summary = passed_summary(compared, further, limits)
     return replace(result, verdict=Verdict.PASSED, evidence=evidence, summary=summary)

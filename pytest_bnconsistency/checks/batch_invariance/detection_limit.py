@@ -47,7 +47,7 @@ def detection_limit(
 
 
 class _InjectedFaults:
-    """A row beside another one and beside an exchanged one, with a share of their mean in it."""
+    """A row beside another one and beside a third, with a share of their mean in it."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ def _distinguishing_calls(base: Observation) -> list[int]:
 
 
 def _tells(traced: Pass, variant: BatchVariant, rows: Nest) -> bool:
-    """Whether other rows are others in an exchange, and the model takes them."""
+    """Whether a batch variant has other rows there, and the model takes them."""
     if same_rows(variant.x, rows):
         return False
     try:

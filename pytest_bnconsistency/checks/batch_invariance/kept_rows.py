@@ -19,7 +19,7 @@ ONLY_BITS = 1e-300
 
 @dataclass(frozen=True)
 class Difference:
-    """Kept rows that changed in an exchange: in which calls, by how much in the outputs.
+    """Kept rows that changed in a batch variant: in which calls, by how much in the outputs.
 
     `row` is the one that moves farthest; `moved` is infinite where an output has another shape.
     """

@@ -35,7 +35,7 @@ def along_layers(along: Sequence[Moved], row: int) -> dict[str, Any]:
 
 
 def mildest(found: Sequence[Difference]) -> Difference:
-    """The exchange whose numbers say most: without NaN and infinity, where there is one."""
+    """The batch variant whose numbers say most: without NaN and infinity, where there is one."""
     finite = [one for one in found if all_finite(flatten(one.variant.x))]
     return max(finite or found, key=lambda one: np.nan_to_num(one.moved, posinf=0.0))
 

@@ -74,7 +74,7 @@ def detection_limits(compared: Compared) -> Mapping[str, float]:
     return {place: share for place, share in seen.items() if share is not None}
 
 
-def what_held(compared: Compared, further: Further, limits: Mapping[str, float]) -> str:
+def passed_summary(compared: Compared, further: Further, limits: Mapping[str, float]) -> str:
     """What held, and what would have been seen."""
     smallest = "; ".join(f"{share:.0e} at {place}" for place, share in limits.items())
     kept = "values within noise" if compared.row_routing else "bits"
