@@ -73,7 +73,7 @@ class Entry:
         return found
 
     def run_variant(self, variant: BatchVariant) -> Observation:
-        """What it gives for a batch variant: of one row kept, the others' hashes are as in `WHOLE`."""
+        """What it gives for the variant: of one row kept, the others' hashes are as in `WHOLE`."""
         base, row = self._seen[WHOLE, None], int(variant.kept[0])
         by_row = all(len(hashes) == variant.rows for r in base.records for hashes in r or ())
         name = variant.name, None

@@ -134,7 +134,7 @@ def _distinguishing_calls(base: Observation) -> list[int]:
 
 
 def _tells(traced: Pass, variant: BatchVariant, rows: Nest) -> bool:
-    """Whether a batch variant has other rows there, and the model takes them."""
+    """Whether the batch variant is another batch than `rows`, and the model takes it."""
     if same_rows(variant.x, rows):
         return False
     try:
