@@ -72,27 +72,26 @@ def expect_failure(
         without: neighbours that must not be named: parts of its cause, or rules of any finding.
     """
     result = expect_verdict(check, Verdict.FAILED, model, x, y, **options)
-    matching = [finding for finding in result.findings if finding.rule == rule]
-    wrong = [] if matching else [f"rule {[f.rule for f in result.findings]}, expected {rule}"]
-    for found in matching[:1]:
-        wanted = {"layer": layer, "cause_tested": cause_tested}
-        wrong += _other_than(found, {k: v for k, v in wanted.items() if v is not None})
+    rules = [finding.rule for finding in result.findings]
+    if rule not in rules:
+        wrong = [f"rule {rules}, expected {rule}"]
+    else:
+        found = result.findings[rules.index(rule)]
+        wrong = [*_other_than(found, layer=layer, cause_tested=cause_tested)]
         if cause_contains is not None and cause_contains not in found.cause:
             wrong.append(f"cause {found.cause!r}, expected {cause_contains!r} in it")
-        named = "\n".join([found.cause, *(finding.rule for finding in result.findings)])
+        named = "\n".join([found.cause, *rules])
         wrong += [f"{other!r} is named" for other in without if other in named]
-    if wrong:
-        rendered = text.render(result, verbose=True)
-        raise AssertionError("\n".join(wrong) + f"\nThe whole result:\n{rendered}")
-    return matching[0]
+        if not wrong:
+            return found
+    rendered = text.render(result, verbose=True)
+    raise AssertionError("\n".join(wrong) + f"\nThe whole result:\n{rendered}")
 
 
-def _other_than(found: Finding, wanted: dict[str, Any]) -> list[str]:
-    return [
-        f"{name} {getattr(found, name)!r}, expected {value!r}"
-        for name, value in wanted.items()
-        if getattr(found, name) != value
-    ]
+def _other_than(found: Finding, **wanted: Any) -> Iterator[str]:
+    for name, value in wanted.items():
+        if value is not None and getattr(found, name) != value:
+            yield f"{name} {getattr(found, name)!r}, expected {value!r}"
 
 
 @contextlib.contextmanager

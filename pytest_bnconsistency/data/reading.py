@@ -361,17 +361,21 @@ def _in_order(x: Nest, specs: Nest | None) -> Nest:
     Raises:
         DataError: x lacks some of them.
     """
-    if not (isinstance(x, Mapping) and isinstance(specs, (Mapping, list, tuple))):
+    if not isinstance(x, Mapping):
         return x
-    listed = not isinstance(specs, Mapping)
-    if listed and not all(isinstance(spec, Spec) for spec in specs):
-        return x
-    names = [spec.name for spec in specs] if listed else list(specs)
+    if isinstance(specs, Mapping):
+        return {name: x[name] for name in _all_in(x, list(specs))}
+    if isinstance(specs, (list, tuple)) and all(isinstance(spec, Spec) for spec in specs):
+        return [x[name] for name in _all_in(x, [spec.name for spec in specs])]
+    return x
+
+
+def _all_in(x: Mapping[str, Any], names: list[str]) -> list[str]:
     if missing := set(names) - set(x):
         raise DataError(
             f"x lacks the inputs {', '.join(sorted(missing))}; expected {', '.join(sorted(names))}"
         )
-    return [x[name] for name in names] if listed else {name: x[name] for name in names}
+    return names
 
 
 def _form(x: Any, specs: Nest | None) -> Form:

@@ -265,22 +265,22 @@ class KerasModelSubject(PredictingSubject):
 
     def _about_labels(self, data: Data) -> str:
         """Which labels these are, where they are for one kind of classes' loss or the other."""
-        shape = getattr(self.model, "output_shape", None)
-        classes = shape[-1] if isinstance(shape, tuple) and len(shape) > 1 else None
-        if not isinstance(data.y, np.ndarray):
+        labels, shape = data.y, getattr(self.model, "output_shape", None)
+        if not isinstance(labels, np.ndarray):
             return ""
-        if data.y.dtype == object:
+        if labels.dtype == object:
             return " (these are texts; give each row the number of its class)"
+        classes = shape[-1] if isinstance(shape, tuple) and len(shape) > 1 else None
         if not classes or classes == 1:
             return ""
-        numbers = data.y.shape[1:] in ((), (1,)) and data.y.dtype.kind in "iu"
-        if numbers and not 0 <= data.y.min() <= data.y.max() < classes:
+        if labels.shape[1:] not in ((), (1,)):
+            one_hot = labels.shape[1:] == (classes,)
+            return (
+                " (these are one-hot rows; a sparse loss takes class numbers)" if one_hot else ""
+            )
+        if labels.dtype.kind in "iu" and not 0 <= labels.min() <= labels.max() < classes:
             return f" (class numbers of {classes} classes go from 0 to {classes - 1})"
-        if data.y.shape[1:] in ((), (1,)):
-            return f" (these are class numbers; a categorical loss takes rows of {classes})"
-        if data.y.shape[1:] == (classes,):
-            return " (these are one-hot rows; a sparse loss takes class numbers)"
-        return ""
+        return f" (these are class numbers; a categorical loss takes rows of {classes})"
 
     def _input_structure(self) -> Nest | None:
         structure = getattr(self.model, self.inputs_attribute, None)
