@@ -34,11 +34,11 @@ class Problem:
     rule: str
     title: str
     text: str
-    layer: str
     model: str
     test: str
     path: str
     line: int
+    layer: str = ""
     ignored: str = ""
 
     @property
@@ -102,11 +102,8 @@ def _of_finding(
         title=cut(f"{finding['rule']} {finding['slug']}", 200),
         text=_text(said),
         layer=cut(finding["layer"]),
-        model=cut(model["title"]),
-        test=cut(check["test"]),
-        path=_path(record, check),
-        line=check["line"],
         ignored=cut(ignored),
+        **_place(record, model, check),
     )
 
 
@@ -120,27 +117,15 @@ def _of_verdict(
         rule=name,
         title=cut(f"{check['check']} {name}", 200),
         text=_text(said),
-        layer="",
-        model=cut(model["title"]),
-        test=cut(check["test"]),
-        path=_path(record, check),
-        line=check["line"],
+        **_place(record, model, check),
     )
 
 
 def _of_error(record: Mapping[str, Any], error: Mapping[str, Any]) -> Problem:
     name, meaning = WITHOUT_A_RULE[error["kind"]]
-    return Problem(
-        level="error",
-        rule=name,
-        title=meaning,
-        text=_text({"": error["message"]}),
-        layer="",
-        model=cut(error["title"]),
-        test=cut(error["test"]),
-        path=_path(record, error),
-        line=error["line"],
-    )
+    text = _text({"": error["message"]})
+    place = _place(record, error, error)
+    return Problem(level="error", rule=name, title=meaning, text=text, **place)
 
 
 def _text(said: Mapping[str, str]) -> str:
@@ -149,7 +134,15 @@ def _text(said: Mapping[str, str]) -> str:
     )
 
 
-def _path(record: Mapping[str, Any], place: Mapping[str, Any]) -> str:
-    path = posixpath.normpath(posixpath.join(record["run"]["folder"], place["path"]))
-    is_inside = place["path"] and not path.startswith(("../", "/")) and ":" not in path[:2]
-    return path if is_inside else ""
+def _place(
+    record: Mapping[str, Any], model: Mapping[str, Any], said: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Which model is meant, by which test, and where that is written."""
+    path = posixpath.normpath(posixpath.join(record["run"]["folder"], said["path"]))
+    is_inside = said["path"] and not path.startswith(("../", "/")) and ":" not in path[:2]
+    return {
+        "model": cut(model["title"]),
+        "test": cut(said["test"]),
+        "path": path if is_inside else "",
+        "line": said["line"],
+    }

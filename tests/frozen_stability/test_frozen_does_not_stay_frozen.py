@@ -1,7 +1,6 @@
 """Each test freezes a part of a model wrongly, sees it found, mends it and sees it pass."""
 
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
@@ -10,11 +9,6 @@ from small_models import moved_by_fit
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 CHECK = "frozen_stability"
-
-
-@pytest.fixture
-def y():
-    return np.array([0, 1, 2, 0, 1, 2, 0, 1])
 
 
 def base_of(k, normaliser=None):

@@ -12,11 +12,6 @@ from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_ver
 CHECK = "frozen_stability"
 
 
-@pytest.fixture
-def y():
-    return np.array([0, 1, 2, 0, 1, 2, 0, 1])
-
-
 def build(k, *, frozen=True, rate=0.01, loss="sparse_categorical_crossentropy"):
     inputs = k.Input((4,))
     bn = k.layers.BatchNormalization(name="bn")

@@ -11,11 +11,6 @@ from pytest_bnconsistency.testing import expect_failure, expect_pass
 CHECK = "frozen_stability"
 
 
-@pytest.fixture
-def y():
-    return np.array([0, 1, 2, 0, 1, 2, 0, 1])
-
-
 def build(k, optimizer="sgd", trainable=False, between=None):
     inputs = k.Input((4,))
     layer = k.layers.Dense(4, name="frozen")
