@@ -79,7 +79,24 @@ class _InjectedFaults:
     def _smallest(
         self, base: Observation, run: Callable[[float], Observation], place: int | None = None
     ) -> float | None:
-        return _smallest(self.variant, base, run, self.known, self.noise, place)
+        """The smallest share that shows in a run: with noise, in the outputs beyond it.
+
+        None, too, where the call at `place` gives both other rows the same: nothing to leak.
+        """
+        for share in TRIED_SHARES:
+            other = run(share)
+            if place is not None and not _varies(base.records[place], other.records[place]):
+                return None
+            if self._shows(base, other):
+                return share
+        return None
+
+    def _shows(self, base: Observation, other: Observation) -> bool:
+        """Whether a run differs in more than the calls `known` to do so without a leak."""
+        if self.noise is not None:
+            return bool(beyond_noise(base, other, self.variant, self.noise))
+        found = compare_kept_rows(base, other, self.variant)
+        return found is not None and bool(found.moved or set(found.places) - self.known)
 
     def _at_the_input(self) -> dict[str, float | None]:
         if not any(is_float(leaf) for leaf in flatten(self.rows)):
@@ -153,33 +170,6 @@ def _with_fault(traced: Pass, fault: InjectedFault, x: Nest) -> Callable[[float]
             fault.share.assign(0.0)
 
     return run
-
-
-def _smallest(
-    variant: BatchVariant,
-    base: Observation,
-    run: Callable[[float], Observation],
-    known: Collection[int],
-    noise: Noise | None,
-    place: int | None = None,
-) -> float | None:
-    """The smallest share that shows in a run; the calls `known` differ without a leak.
-
-    With `noise`, only what moves the outputs by more than that shows.
-    None, too, where the call at `place` gives both other rows the same: it has nothing to leak.
-    """
-    for share in TRIED_SHARES:
-        other = run(share)
-        if place is not None and not _varies(base.records[place], other.records[place]):
-            return None
-        if noise is not None:
-            if beyond_noise(base, other, variant, noise):
-                return share
-            continue
-        found = compare_kept_rows(base, other, variant)
-        if found is not None and (found.moved or set(found.places).difference(known)):
-            return share
-    return None
 
 
 def _varies(mine: list[Array] | None, its: list[Array] | None) -> bool:
