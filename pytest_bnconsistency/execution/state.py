@@ -18,6 +18,7 @@ from pytest_bnconsistency.execution.traces import Traces
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.models.owned_objects import (
     as_variable,
+    cells_of,
     library_objects,
     traced_functions,
 )
@@ -165,7 +166,7 @@ class _Attributes:
         if isinstance(value, types.MethodType):
             return [value.__self__, value.__func__]
         if isinstance(value, types.FunctionType):
-            return _closure(value)
+            return list(cells_of(value))
         if type(value).__module__.startswith(_FOREIGN):
             return []
         return self._enter_object(value) + _hidden_in_methods(type(value))
@@ -222,16 +223,8 @@ def _hidden_in_methods(owner: type) -> list[Any]:
         if not base.__module__.startswith(("keras", "tf_keras", "builtins", *_FOREIGN))
         for attribute in vars(base).values()
         if isinstance(attribute, types.FunctionType)
-        for cell in _closure(attribute)
+        for cell in cells_of(attribute)
     ]
-
-
-def _closure(function: types.FunctionType) -> list[Any]:
-    contents = []
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # an empty cell
-            contents.append(cell.cell_contents)
-    return contents
 
 
 def _refill_dict(target: dict[Any, Any], entries: dict[Any, Any]) -> None:

@@ -41,7 +41,7 @@ def variables_of(owner: Any) -> list[Any]:
         if variable is not None:
             found.setdefault(id(variable), variable)
         elif depth and isinstance(value, types.FunctionType):
-            for item in _cells(value):
+            for item in cells_of(value):
                 visit(item, 0)
         elif depth:
             for item in _items(value):
@@ -162,7 +162,7 @@ def reached(function: Any) -> list[Any]:
 
 
 def _referred(function: types.FunctionType) -> Iterator[Any]:
-    yield from _cells(function)
+    yield from cells_of(function)
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     names = _names(function.__code__)
@@ -174,7 +174,8 @@ def _referred(function: types.FunctionType) -> Iterator[Any]:
             yield from (vars(value)[inner] for inner in names & vars(value).keys())
 
 
-def _cells(function: types.FunctionType) -> Iterator[Any]:
+def cells_of(function: types.FunctionType) -> Iterator[Any]:
+    """What a function holds in its closure."""
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # an empty cell
             yield cell.cell_contents
@@ -247,7 +248,7 @@ def _parts_of(value: Any) -> list[Any]:
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, types.FunctionType):
-        return list(_cells(value) if _is_library_code(value) else _referred(value))
+        return list(cells_of(value) if _is_library_code(value) else _referred(value))
     return []
 
 
