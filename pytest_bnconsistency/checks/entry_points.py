@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.checks.check_context import FEWEST_ROWS, CheckContext
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
@@ -27,6 +27,7 @@ from pytest_bnconsistency.execution.state import (
     reachable_variables,
     restored,
 )
+from pytest_bnconsistency.execution.traces import concrete_functions
 from pytest_bnconsistency.measurement.rounding_noise import Noise
 from pytest_bnconsistency.models.base import holders
 from pytest_bnconsistency.words import counted
@@ -71,6 +72,16 @@ class Entry:
                 )
             self._seen[batch, prints] = found
         return found
+
+    @property
+    def compared_in_layers(self) -> bool:
+        """Whether all rows ran, with what each layer gives."""
+        return (WHOLE, None) in self._seen
+
+    def drew(self, x: Nest) -> bool:
+        """Whether it draws random numbers, by a run that there was, or one on all rows `x`."""
+        seen = next(iter(self._seen.values()), None) or self.run(WHOLE, x)
+        return seen.drew
 
     def run_variant(self, variant: BatchVariant) -> Observation:
         """What it gives for the variant: of one row kept, the others' hashes are as in `WHOLE`."""
@@ -135,10 +146,13 @@ def entry(context: CheckContext, name: str) -> Entry:
 
 
 def changeable_variables(context: CheckContext) -> list[Any]:
-    """The variables that inference may change: those within reach and those of its trace."""
+    """The variables that inference may change: those within reach and those of a trace."""
 
     def found() -> list[Any]:
-        every = [*reachable_variables(context.subject), *observed(context, False).variables]
+        # Each mode's trace holds the variables that layers use; one costs seconds.
+        passes = ("observed", False, frozenset[int]()), "training"
+        traced = next(filter(None, map(context.known, passes)), None) or observed(context, False)
+        every = [*reachable_variables(context.subject), *traced.variables]
         return list({id(variable): variable for variable in every}.values())
 
     return context.once("changeable", found)
@@ -229,11 +243,12 @@ def _drawn_in_trace(seen: Pass, x: Nest) -> list[Observation]:
 
 def _drawn_by_code(context: CheckContext, entry_point: Entry, name: str) -> list[Observation]:
     x = context.sample()
-    drew = (
-        entry_point.run(WHOLE, x).drew
-        if entry_point.name in calls_of(context)
-        else observed(context, False).draws or draws_compiled(context.predict_function)
-    )
+    if entry_point.name in calls_of(context):
+        drew = entry_point.drew(x)
+    elif concrete_functions(context.predict_function) and not context.subject.own_inference():
+        drew = draws_compiled(context.predict_function)
+    else:
+        drew = observed(context, False).draws or draws_compiled(context.predict_function)
     if not drew:
         return []
     with restored(changeable_variables(context)):
@@ -323,6 +338,11 @@ def same_in_every_layer(context: CheckContext) -> bool:
     return not inference.moved and all(
         inference.drew == other.drew and same_records(inference, other) for other in left_out
     )
+
+
+def few_rows(context: CheckContext) -> tuple[str, Nest]:
+    """As few rows as show what a run does, and the name of that batch."""
+    return rows_between(context.sample(), 0, context.fixed_rows or FEWEST_ROWS)
 
 
 def first_rows(x: Nest, count: int) -> Nest:

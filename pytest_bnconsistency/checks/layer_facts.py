@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.entry_points import WHOLE, calls_of, entry, same_in_every_layer
+from pytest_bnconsistency.checks.entry_points import (
+    Entry,
+    calls_of,
+    entry,
+    few_rows,
+    same_in_every_layer,
+)
 from pytest_bnconsistency.checks.population_statistics import Estimated, training_pass
-from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES, observed
+from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.execution.graphs import Uses, variable_uses
 from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.execution.traces import concrete_functions
+from pytest_bnconsistency.execution.variable_uses import Uses, variable_uses
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.inventory import (
     Kind,
     LayerFacts,
     Ran,
+    alike,
     inventory,
     kind_of_stateless,
 )
@@ -30,27 +37,28 @@ from pytest_bnconsistency.models import Call
 def layer_facts(context: CheckContext) -> tuple[LayerFacts, ...]:
     """The facts of each normalization layer; what checks did not run is run now.
 
-    Beside the checks of inference, and one that trains, that traces nothing.
+    Beside the checks of inference, and one that trains, that traces nothing. What runs change, the
+    caller restores.
     """
-    x = context.sample()
-    with preserve_state(context.subject):
-        same_in_every_layer(context)
-        call = _call(context) or observed(context, None)
-        training, tracked = _training(context)
-        if training is None and not context.subject.modeless:
-            training = training_pass(context)
-        if training is not None and tracked is None:
-            tracked = statistics.find(training, x)
-        if context.subject.entries() and context.predict_function is None:
-            entry(context, next(iter(context.subject.entries()))).run(WHOLE, x)
-        return _facts(context, x, call, training, tracked)
+    batch, x = few_rows(context)
+    training, tracked = _training(context)
+    if training is None and not context.subject.modeless:
+        training = training_pass(context)
+    if training is not None and tracked is None and not statistics.as_declared(training, x):
+        tracked = context.once("tracked", lambda: statistics.find(training, context.sample()))
+    call = _call(context) or context.once("call", lambda: Pass(context.subject, x, training=None))
+    if context.subject.entries() and context.predict_function is None:
+        entry(context, next(iter(context.subject.entries()))).run(batch, x)
+    return _facts(context, x, call, training, tracked)
 
 
 def known_layer_facts(context: CheckContext) -> tuple[LayerFacts, ...]:
     """The same as far as the checks that ran tell it: nothing is traced for it."""
     if context.known("sample") is None and context.data is None:
-        return inventory(context.subject, call=None, predict=None, training=None, stateless={})
-    x = context.sample()
+        return inventory(
+            context.subject, call=None, predict=None, training=None, kind_of=lambda call: None
+        )
+    _, x = few_rows(context)
     with preserve_state(context.subject):
         training, tracked = _training(context)
         return _facts(context, x, _call(context), training, tracked)
@@ -108,26 +116,22 @@ def _facts(
         predict=_predict(context),
         training=trained,
         tracked=tracked or (),
-        stateless=_stateless(context, [run for run in (ran, trained) if run is not None]),
+        kind_of=functools.partial(_kind_of, context),
     )
 
 
-def _stateless(context: CheckContext, runs: Sequence[Ran]) -> dict[int, Kind | None]:
-    """What layers that hold no statistics normalise by; each is tried once."""
-    found = {layer: calls[0] for run in reversed(runs) for layer, calls in run.calls.items()}
-
-    def kind_of(layer: int, call: Call) -> Kind | None:
-        tried = functools.partial(kind_of_stateless, context.subject, call)
-        return context.once(("normalises by", layer), tried)
-
-    return {layer: kind_of(layer, call) for layer, call in found.items()}
+def _kind_of(context: CheckContext, call: Call) -> Kind | None:
+    """What a layer without statistics normalises by; of those that are alike, one is tried."""
+    tried = functools.partial(kind_of_stateless, context.subject, call)
+    return context.once(("normalises by", alike(call)), tried)
 
 
 def _call(context: CheckContext) -> Pass | None:
     """A pass that does what `model(x)` does, if there is one."""
-    own: Pass | None = context.known(("observed", None, frozenset()))
+    own: Pass | None = context.known(("observed", None, frozenset())) or context.known("call")
     inference: Pass | None = context.known(("observed", False, frozenset()))
-    ran = all(context.known(("entry", name)) is not None for name in calls_of(context))
+    entries: list[Entry | None] = [context.known(("entry", name)) for name in calls_of(context)]
+    ran = all(known is not None and known.compared_in_layers for known in entries)
     if own is None and inference is not None and ran and same_in_every_layer(context):
         return inference
     return own
@@ -139,14 +143,12 @@ def _training(context: CheckContext) -> tuple[Pass | None, list[Tracked] | None]
     if known is not None:
         return known.training, known.tracked
     either = context.known("training") or context.known(IN_BOTH_MODES)
-    return either, None
+    return either, context.known("tracked")
 
 
 def _predict(context: CheckContext) -> Uses | None:
     """What `predict` does with variables; None where it did not run."""
-    function = context.predict_function
-    traces: list[Any] = getattr(function, "_list_all_concrete_functions", list)()
-    if traces:
+    if traces := concrete_functions(context.predict_function):
         uses = (
             context.once(("uses", trace), functools.partial(variable_uses, trace))
             for trace in traces
@@ -156,5 +158,4 @@ def _predict(context: CheckContext) -> Uses | None:
     seen = None if ran is None else context.known(("entry", ran))
     if seen is None:
         return None
-    moved = seen.run(WHOLE, context.sample()).moved
-    return Uses(frozenset(map(id, seen.may_change)), frozenset(map(id, moved)))
+    return Uses.seen(seen.may_change, seen.run(*few_rows(context)).moved)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -98,7 +97,7 @@ def fitting_size(subject: Subject, make: Callable[[int], Nest]) -> int:
     """
     refusal, running, seen = "", 0, set[tuple[tuple[int, ...], ...]]()
     fewest = subject.declared_rows() or 1
-    for size in itertools.chain(SIZES, _declared_sizes(subject)):
+    for size in _sizes(subject):
         x = map_nest(lambda leaf: leaf[:fewest], make(size))
         shapes = tuple(leaf.shape for leaf in flatten(x))
         if shapes in seen:
@@ -156,6 +155,11 @@ def takes(subject: Subject, x: Nest) -> bool:
 
 def _has_rows_of(x: Nest, output: Any) -> bool:
     return output is not None and bool(np.ndim(output)) and len(output) == rows_of(x)
+
+
+def _sizes(subject: Subject) -> Iterator[int]:
+    yield from SIZES
+    yield from _declared_sizes(subject)
 
 
 def _declared_sizes(subject: Subject) -> list[int]:

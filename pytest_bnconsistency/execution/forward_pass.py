@@ -22,7 +22,6 @@ from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
 from pytest_bnconsistency.execution.activation_patching import Patch, patching
 from pytest_bnconsistency.execution.graphs import (
-    Uses,
     as_written,
     current_graph,
     is_batch,
@@ -31,13 +30,13 @@ from pytest_bnconsistency.execution.graphs import (
     sources_of,
     tensors_in,
     traced_in,
-    variable_uses,
     with_mask,
     written_variables,
 )
 from pytest_bnconsistency.execution.random_operations import Span, draws, noting_draws
 from pytest_bnconsistency.execution.state import Variables, reachable_variables
 from pytest_bnconsistency.execution.traces import note_trace
+from pytest_bnconsistency.execution.variable_uses import Uses, variable_uses
 from pytest_bnconsistency.models import Call, Proceed, Subject
 from pytest_bnconsistency.models.refusals import as_sentence
 
@@ -141,6 +140,7 @@ class Pass:
         self.structure: Nest = None
         self._record_sizes: list[int | None] = []
         self._call_outputs: list[list[Any]] = []
+        self._replays: list[tuple[int, int]] = []
         self.written: list[Any] = []
         if traced:
             self._trace(x)
@@ -217,12 +217,13 @@ class Pass:
     def uses(self, x: Nest) -> Uses:
         """What it does with variables; a trace tells that itself, else a run on `x` does."""
         if self._concrete is not None:
-            if "uses" not in self.known:
-                self.known["uses"] = variable_uses(self._concrete)
-            uses: Uses = self.known["uses"]
-            return uses
-        moved = frozenset(id(variable) for variable in self.run(x).moved)
-        return Uses(frozenset(id(variable) for variable in self.written), moved)
+            return self.once("uses", self._traced_uses)
+        return Uses.seen(self.written, self.run(x).moved)
+
+    def _traced_uses(self) -> Uses:
+        operations = self._concrete.graph.get_operations()
+        replayed = (o for first, end in self._replays for o in operations[first:end])
+        return variable_uses(self._concrete, frozenset(o.name for o in replayed))
 
     @property
     def is_traced(self) -> bool:
@@ -253,6 +254,18 @@ class Pass:
             return False
         mine, its = (p._concrete.graph.as_graph_def() for p in (self, other))
         return bool(mine == its)
+
+    def keeping_shape(self) -> set[int]:
+        """The layers, by identity, that may give their first argument's shape in some call."""
+        if self._concrete is None:
+            return {id(call.layer) for call in self.calls}
+        return {
+            id(call.layer)
+            for call, tensors in zip(self.calls, self._call_outputs, strict=True)
+            for given in call.args[:1]
+            if isinstance(given, tf.Tensor)
+            and (not tensors or any(given.shape.is_compatible_with(t.shape) for t in tensors))
+        }
 
     def reaching_outputs(self) -> set[int]:
         """The indices of the calls whose outputs have a part in the model's outputs."""
@@ -322,6 +335,7 @@ class Pass:
         records: list[list[Any] | None] = []
         call_outputs: list[list[Any]] = []
         spans: list[Span] = []
+        replays: list[tuple[int, int]] = []
         replaying = False
         # Weak: a run outside of a graph would hold the outputs of all layers at once.
         known = {id(leaf): weakref.ref(leaf) for leaf in flatten(x)}
@@ -331,12 +345,13 @@ class Pass:
 
         def replay(call: Call, proceed: Proceed, training: bool) -> Any:
             nonlocal replaying
-            replaying = True
+            replaying, first = True, operation_count(graph)
             try:
                 with self.subject.modes_kept(call.layer):
                     return proceed(*self._with_training(call, training))
             finally:
                 replaying = False
+                replays.append((first, operation_count(graph)))
 
         def hook(call: Call, proceed: Proceed) -> Any:
             forced = self._modes.get(id(call.layer))
@@ -380,7 +395,7 @@ class Pass:
         if (record := self.instrument.finish(flat)) is not None:
             records.append(record)
         self.calls, self.passing_calls, self.inner_calls = calls, passing, inner
-        self._call_outputs = call_outputs
+        self._call_outputs, self._replays = call_outputs, replays
         drawing, self.drawing = ([], {}) if graph is None else draws(graph, spans)
         self.random_layers = [layer for layer in drawing if id(layer) not in self.stochastic_off]
         self._record_sizes = [None if record is None else len(record) for record in records]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -104,66 +103,6 @@ def written_variables(concrete: Any) -> list[Any]:
     }
     written = {id(outer) for outer, inner in graph.captures if id(inner) in handles}
     return [variable for variable in graph.variables if id(variable.handle) in written]
-
-
-@dataclass(frozen=True)
-class Uses:
-    """The variables, by identity, that a traced function holds, and those that it writes to."""
-
-    captured: frozenset[int]
-    written: frozenset[int]
-
-    def joined(self, other: Uses) -> Uses:
-        return Uses(self.captured | other.captured, self.written | other.written)
-
-
-def variable_uses(concrete: Any) -> Uses:
-    """What a traced function does with variables, in the functions that it calls as well."""
-    graph = concrete.graph
-    definition = graph.as_graph_def()
-    handles = {inner.op.name: id(outer) for outer, inner in graph.captures}
-    functions = {f.signature.name: f for f in definition.library.function}
-    written = {handles[name] for name in _written(definition.node, set(handles), functions, {})}
-    variables = {id(variable.handle): id(variable) for variable in graph.variables}
-    captured = [variable for handle, variable in variables.items() if handle in handles.values()]
-    return Uses(frozenset(captured), frozenset(variables[h] for h in written if h in variables))
-
-
-def _written(
-    nodes: Iterable[Any],
-    handles: Collection[str],
-    functions: Mapping[str, Any],
-    known: dict[str, set[int]],
-) -> set[str]:
-    """The handles, by name, that nodes write to; `known` holds the arguments of functions that
-    are written to.
-    """
-    found = set()
-    for node in nodes:
-        given = [name.partition(":")[0] for name in node.input if not name.startswith("^")]
-        if given and given[0] in handles and _writes(node.op):
-            found.add(given[0])
-        for called in _functions_of(node, functions):
-            name = called.signature.name
-            if name not in known:
-                known[name] = set()  # of one that calls itself
-                own = [argument.name for argument in called.signature.input_arg]
-                inside = _written(called.node_def, set(own), functions, known)
-                known[name] = {own.index(argument) - len(own) for argument in inside}
-            found |= {given[i] for i in known[name]} & set(handles)
-    return found
-
-
-def _writes(operation: str) -> bool:
-    return operation.startswith(("Assign", "Resource")) and "Gather" not in operation
-
-
-def _functions_of(node: Any, functions: Mapping[str, Any]) -> Iterator[Any]:
-    """The functions that a node runs; its last inputs are their arguments."""
-    names = [node.op]
-    for attribute in node.attr.values():
-        names += [attribute.func.name, *(each.name for each in attribute.list.func)]
-    return (functions[name] for name in names if name in functions)
 
 
 def with_mask(changed: Any, tensor: Any) -> Any:

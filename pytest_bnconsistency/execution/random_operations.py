@@ -24,6 +24,7 @@ from pytest_bnconsistency.execution.random_seeds import (
     draws_in_graph,
     draws_in_library,
 )
+from pytest_bnconsistency.execution.traces import concrete_functions
 from pytest_bnconsistency.models import Call
 
 CALLS = ("Call", "While", "If", "Case")
@@ -183,5 +184,5 @@ def _function_draws(name: str, seen: set[str]) -> bool:
 
 def draws_compiled(function: Any) -> bool:
     """Whether a trace that a `tf.function` holds draws."""
-    traces: list[Any] = getattr(function, "_list_all_concrete_functions", list)()
+    traces = concrete_functions(function)
     return any(next(_random_operations(trace.graph), None) is not None for trace in traces)

@@ -14,6 +14,12 @@ _made: ContextVar[list[None] | None] = ContextVar("traces made", default=None)
 # TensorFlow keeps traces under names that are not public; where a name is gone, traces stay.
 
 
+def concrete_functions(function: Any) -> list[Any]:
+    """The traces that a `tf.function` holds; none of anything else."""
+    traces: list[Any] = getattr(function, "_list_all_concrete_functions", list)()
+    return traces
+
+
 @contextlib.contextmanager
 def counted() -> Iterator[Callable[[], int]]:
     """Within it, the traces that we make are counted."""

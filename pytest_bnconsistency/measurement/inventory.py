@@ -5,16 +5,16 @@ They are read off passes that others made: nothing is traced here. What no pass 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Nest, map_nest
+from pytest_bnconsistency.data.arrays import Array, Nest
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.execution.graphs import Uses
+from pytest_bnconsistency.execution.variable_uses import Uses
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
 from pytest_bnconsistency.measurement.normalization_layers import Tracked, calls_by_layer
 from pytest_bnconsistency.measurement.stored_statistics import (
@@ -23,11 +23,13 @@ from pytest_bnconsistency.measurement.stored_statistics import (
     normalization_layers,
 )
 from pytest_bnconsistency.models import Call, Subject
+from pytest_bnconsistency.models.owned_objects import is_of_library, variables_of
 
 Kind = Literal[
     "moving statistics", "fixed statistics", "statistics of each row", "statistics of the batch"
 ]
 Mode = Literal["batch", "stored"]
+KindOf = Callable[[Call], Kind | None]
 
 FEW, SIDE = 2, 4
 """Rows that a layer is run on by itself, and how long their axes are where it takes such ones."""
@@ -44,12 +46,15 @@ class Ran:
     """The model run in one mode: the calls of its layers, and what it did with variables."""
 
     calls: Mapping[int, Sequence[Call]]
+    keeping_shape: Collection[int]
     uses: Uses
 
     @classmethod
     def of(cls, seen: Pass, x: Nest) -> Ran:
-        """What a pass did; `x` are rows that it takes, should it have to run."""
-        return cls(calls=calls_by_layer(seen), uses=seen.uses(map_nest(lambda a: a[:FEW], x)))
+        """What a pass did; `x` are a few rows that it takes, should it have to run."""
+        return cls(
+            calls=calls_by_layer(seen), keeping_shape=seen.keeping_shape(), uses=seen.uses(x)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +105,7 @@ def inventory(
     predict: Uses | None,
     training: Ran | None,
     tracked: Sequence[Tracked] = (),
-    stateless: Mapping[int, Kind | None],
+    kind_of: KindOf,
 ) -> tuple[LayerFacts, ...]:
     """The facts of each normalization layer.
 
@@ -110,9 +115,11 @@ def inventory(
         predict: what `predict` compiled.
         training: a pass in training mode.
         tracked: the statistics that training moves, found by what they do.
-        stateless: what layers that hold no statistics normalise by, by their identity.
+        kind_of: says what a layer normalises by that holds no statistics, by a call of it.
     """
-    calls = {**(call.calls if call else {}), **(training.calls if training else {})}
+    ran = [run for run in (call, training) if run is not None]
+    calls = {layer: calls for run in ran for layer, calls in run.calls.items()}
+    keeping_shape = {layer for run in ran for layer in run.keeping_shape}
     stateful = {id(n.layer): n for n in by_behaviour(list(normalization_layers(subject)), tracked)}
     runs = _Runs(call, predict, training)
     facts, order = [], [*calls, *(key for key in stateful if key not in calls)]
@@ -121,7 +128,7 @@ def inventory(
             n = stateful[key]
             own = [t for t in tracked if t.layer is n.layer]
             facts.append(_with_statistics(subject, n, calls.get(key, []), runs, own))
-        elif (kind := stateless.get(key)) is not None:
+        elif key in keeping_shape and (kind := kind_of(calls[key][0])) is not None:
             facts.append(_without_statistics(subject, kind, calls[key][0], runs))
     return tuple(facts)
 
@@ -134,7 +141,7 @@ class _Runs:
     predict: Uses | None
     training: Ran | None
 
-    def modes(self, statistics: set[int]) -> Modes:
+    def modes(self, statistics: frozenset[int]) -> Modes:
         """The modes of a layer that holds these variables."""
         call, training = (
             None if run is None else _mode(run.uses, statistics)
@@ -151,10 +158,9 @@ class _Runs:
         return Modes(call=call, predict=predict, training=training)
 
 
-def _mode(uses: Uses, statistics: set[int]) -> Mode:
-    """A layer that writes its statistics, or does not look at them, goes by those of the batch."""
-    looks = not statistics.isdisjoint(uses.captured)
-    return "stored" if looks and statistics.isdisjoint(uses.written) else "batch"
+def _mode(uses: Uses, statistics: frozenset[int]) -> Mode:
+    """A layer that looks at its statistics only to move them on goes by those of the batch."""
+    return "stored" if uses.looks_at(statistics) else "batch"
 
 
 def _with_statistics(
@@ -164,9 +170,9 @@ def _with_statistics(
     runs: _Runs,
     tracked: Sequence[Tracked],
 ) -> LayerFacts:
-    variables = {id(variable) for variable in n.vectors.values()}
+    variables = frozenset(id(variable) for variable in n.vectors.values())
     training = runs.training
-    moves = training is not None and not variables.isdisjoint(training.uses.written)
+    moves = training is not None and not variables.isdisjoint(training.uses.writes)
     first = next(iter(n.vectors.values()))
     updates = tracked[0].calls if tracked else len(calls) or 1
     path = calls[0].path if calls else n.path
@@ -211,6 +217,22 @@ def _without_statistics(subject: Subject, kind: Kind, call: Call, runs: _Runs) -
         modes=runs.always("batch" if kind == "statistics of the batch" else None),
         updates=0 if runs.training is not None else None,
     )
+
+
+def alike(call: Call) -> Hashable:
+    """What tells layers apart that normalise by something else, on what they are given.
+
+    A layer of the library's own without variables does what its configuration says.
+    """
+    layer, given = call.layer, call.args[0] if call.args else None
+    own = id(layer)
+    if not (isinstance(given, tf.Tensor) and is_of_library(layer)) or variables_of(layer):
+        return own
+    try:
+        configuration = {**layer.get_config(), "name": ""}
+    except Exception:  # it has none
+        return own
+    return type(layer), repr(configuration), str(given.shape), given.dtype.name
 
 
 def kind_of_stateless(subject: Subject, call: Call) -> Kind | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,11 @@ class IsolatedLayer:
         return float(np.median(high - low))
 
     def _state(self) -> Variables:
-        return Variables([*self.statistics, *variables_of(self.layer)])
+        return Variables(self._variables)
+
+    @functools.cached_property
+    def _variables(self) -> list[Any]:
+        return [*self.statistics, *variables_of(self.layer)]
 
     def _given(self, x: Array) -> tf.Tensor:
         own = self.statistics[0].dtype if self.statistics else tf.float32

@@ -197,6 +197,19 @@ def find(training: Pass, x: Any) -> list[Tracked]:
     return _recognisable([t for t in every if t.places or not t.cumulative])
 
 
+def as_declared(training: Pass, x: Any) -> bool:
+    """Whether `find` would tell no more of what moves in a pass than its layers and calls do.
+
+    Each such layer tells its momentum, and each of its calls writes once to each statistic.
+    """
+    writes = training.uses(x).writes
+    return all(
+        isinstance(getattr(calls[0].layer, "momentum", None), (int, float))
+        and writes.get(key) == len(calls)
+        for key, (_, calls) in _written_candidates(training).items()
+    )
+
+
 def _recognisable(found: list[Tracked]) -> list[Tracked]:
     # What a black box normalises inside is no input of its own.
     known = {id(t.layer) for t in found if t.known or isinstance(t.layer, Part)}

@@ -17,6 +17,8 @@ LIBRARIES = ("tensorflow", "keras", "tf_keras", "numpy", "builtins")
 COUNTERS = ("_train_counter", "_test_counter", "_predict_counter")
 """On every model of tf_keras: they count its steps, and are no state of the layer that it is."""
 DEPTH = 3
+PLAIN = (str, int, float, bytes)
+"""What most attributes are, and holds nothing."""
 
 
 def as_variable(value: Any) -> Any | None:
@@ -37,6 +39,8 @@ def variables_of(owner: Any) -> list[Any]:
     found: dict[int, Any] = {}
 
     def visit(value: Any, depth: int) -> None:
+        if value is None or isinstance(value, PLAIN):
+            return
         variable = as_variable(value)
         if variable is not None:
             found.setdefault(id(variable), variable)

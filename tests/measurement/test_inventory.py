@@ -169,3 +169,64 @@ def test_a_module(x):
     (norm,) = layer_facts(context_of(Net(), x))
     assert (norm.path, norm.kind, norm.momentum) == ("norm", "moving statistics", 0.75)
     assert norm.plain()["modes"] == {"call": "stored", "predict": None, "training": "batch"}
+
+
+class Lagging(keras.layers.Layer):
+    """It moves its statistics on, and normalises by what was stored before, or by the batch."""
+
+    momentum = 0.9
+
+    def __init__(self, by_stored, **options):
+        super().__init__(**options)
+        self.by_stored = by_stored
+
+    def build(self, shape):
+        self.level = self.add_weight(shape=(shape[-1],), initializer="zeros", trainable=False)
+
+    def call(self, x, training=None):
+        before, mean = tf.identity(self.level), tf.reduce_mean(x, 0)
+        if training:
+            self.level.assign(0.9 * self.level + 0.1 * mean)
+        return x - (before if self.by_stored or not training else mean)
+
+
+class Repeated(keras.layers.Layer):
+    """A normalization layer that a loop runs three times."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.norm = keras.layers.BatchNormalization(name="norm", momentum=0.9)
+
+    def build(self, shape):
+        self.norm.build(shape)
+
+    def call(self, x, training=None):
+        def once_more(done, h):
+            return done + 1, self.norm(h, training=training)
+
+        return tf.while_loop(lambda done, h: done < 3, once_more, [tf.constant(0), x])[1]
+
+
+def lagging_and_repeated():
+    layers = [Lagging(True, name="lagging"), Lagging(False, name="twin"), Repeated(name="loop")]
+    return keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(2)])
+
+
+@pytest.mark.thorough
+def test_a_layer_that_writes_its_statistics_may_normalise_by_those_stored():
+    model = lagging_and_repeated()
+    model.layers[2].trainable = False  # for a check that runs layers in both modes
+    alone, beside = context_of(model), context_of(model)
+    (check,) = named(["frozen_stability"])
+    check.run(beside)
+    for context in (alone, beside):
+        lagging, twin, loop = layer_facts(context)
+        assert (lagging.modes.training, twin.modes.training) == ("stored", "batch")
+        assert (lagging.modes.call, twin.modes.predict) == ("stored", "stored")
+        assert (lagging.updates, twin.updates) == (1, 1)
+        assert (loop.modes.training, loop.updates) == ("stored", 0)
+
+
+def test_updates_in_a_loop_are_counted():
+    *_, loop = layer_facts(context_of(lagging_and_repeated()))
+    assert (loop.modes.call, loop.modes.training, loop.updates) == ("stored", "batch", 3)

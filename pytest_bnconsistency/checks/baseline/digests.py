@@ -2,7 +2,8 @@
 
 A projection is the sum of all elements with signs that are drawn once and for all, over the root
 of their number: a change by d in each moves it by about d, whichever way it points, and one by d
-in one element by d over that root.
+in one element by d over that root. Long arrays are joined block by block first, each block with a
+weight of its own, so that a pass over them is enough.
 
 Source: Achlioptas 2003, "Database-friendly random projections": signs do for normal numbers.
 """
@@ -14,12 +15,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pytest_bnconsistency.data.arrays import Array, is_float
+from pytest_bnconsistency.data.arrays import Array
 
 PROJECTIONS = 4
 """Of a vector: all of them miss a change by the twentieth part of its size once in 10^4."""
 BLOCK = 2**12
-"""Signs that are drawn; longer arrays use them again, with a sign for each time."""
+"""Elements of a block, each of which has a sign."""
 
 
 def projections(values: Array, name: str, count: int = PROJECTIONS) -> list[float]:
@@ -28,12 +29,13 @@ def projections(values: Array, name: str, count: int = PROJECTIONS) -> list[floa
     if not flat.size:
         return [0.0] * count
     length = min(flat.size, BLOCK)
-    rows = -(-flat.size // length)
-    padded = np.zeros(rows * length)
-    padded[: flat.size] = flat
-    inner, outer = _signs(name, (length, count)), _signs(f"{name} again", (rows, count))
+    whole, rest = divmod(flat.size, length)
+    weights = _weights(f"{name} again", whole + bool(rest))
+    blocks = flat[: whole * length].reshape(whole, length)
     with np.errstate(invalid="ignore", over="ignore"):
-        found = ((padded.reshape(rows, length) @ inner) * outer).sum(axis=0)
+        joined = np.einsum("b,be->e", weights[:whole], blocks, dtype=np.float64)
+        joined[:rest] += weights[whole:] * flat[whole * length :]
+        found = joined @ _signs(name, (length, count))
         return [float(value) for value in found / np.sqrt(flat.size)]
 
 
@@ -41,12 +43,13 @@ def size(values: Array) -> float:
     """The root mean square of the elements."""
     numbers = _numbers(values)
     with np.errstate(invalid="ignore", over="ignore"):
-        return float(np.sqrt(np.mean(numbers**2))) if numbers.size else 0.0
+        squares = np.einsum("e,e->", numbers.reshape(-1), numbers.reshape(-1), dtype=np.float64)
+        return float(np.sqrt(squares / max(numbers.size, 1)))
 
 
 def vector_facts(values: Array, name: str) -> dict[str, float | int | str]:
     """A stored vector: how it is distributed, and its projections."""
-    numbers = _numbers(values)
+    numbers = _numbers(values).astype(np.float64)
     facts: dict[str, float | int | str] = {"elements": int(numbers.size)}
     with np.errstate(invalid="ignore", over="ignore"):
         if numbers.size:
@@ -77,15 +80,15 @@ def weights_facts(weights: Iterable[Array]) -> dict[str, float | int | str]:
     }
 
 
-def row_facts(output: Array, rows: int, most: int) -> dict[str, float | int | str]:
-    """The first rows of an output, or all of it where its first axis is not that of the rows."""
+def row_facts(output: Array, rows: int) -> dict[str, float | int | str]:
+    """The rows of an output, or all of it where its first axis is not that of the rows."""
     by_row = bool(output.ndim) and len(output) == rows
     shape = output.shape[1:] if by_row else output.shape
     facts: dict[str, float | int | str] = {
         "shape": "(rows" + "".join(f", {axis}" for axis in shape) + ")" if by_row else str(shape),
         "dtype": "text" if output.dtype.kind in "OSU" else output.dtype.name,
     }
-    for place in range(min(rows, most)) if by_row else (None,):
+    for place in range(rows) if by_row else (None,):
         values = output if place is None else output[place]
         label = "whole" if place is None else f"row {place}"
         facts[f"{label} size"] = size(values)
@@ -100,14 +103,14 @@ def _numbered(values: Iterable[float]) -> Iterator[tuple[str, float]]:
 
 
 def _numbers(values: Array) -> Array:
-    """The elements in float64; of what is no number, one that stands for it."""
+    """The elements as floats; of what is no number, one that stands for it."""
     values = np.asarray(values)
     if values.dtype.kind in "OSU":
         codes = [zlib.crc32(_as_bytes(value)) for value in values.reshape(-1)]
         return np.array(codes, np.float64).reshape(values.shape)
     if values.dtype.kind == "c":
         return np.stack([values.real, values.imag], axis=-1).astype(np.float64)
-    return np.asarray(values, np.float64) if is_float(values) else values.astype(np.float64)
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
 
 
 def _as_bytes(value: object) -> bytes:
@@ -115,9 +118,19 @@ def _as_bytes(value: object) -> bytes:
 
 
 def _signs(name: str, shape: tuple[int, int]) -> Array:
-    """Signs that no version of numpy draws otherwise: the generator's own bits."""
     count = shape[0] * shape[1]
+    bits = np.unpackbits(_bits(name, count, -(-count // 64)).view(np.uint8))
+    return np.asarray(2.0 * bits[:count].reshape(shape) - 1.0)
+
+
+def _weights(name: str, count: int) -> Array:
+    """Weights of either sign, of a root mean square of 1."""
+    bits = _bits(name, count, count)
+    drawn = (0.5 + (bits >> np.uint64(12)) / 2.0**52) * np.where(bits & np.uint64(1), 1.0, -1.0)
+    return np.asarray(drawn / np.sqrt(np.mean(drawn**2)))
+
+
+def _bits(name: str, count: int, words: int) -> Array:
+    """Bits that no version of numpy draws otherwise: the generator's own."""
     seed = np.random.SeedSequence([zlib.crc32(name.encode()), count])
-    raw = np.random.PCG64(seed).random_raw(-(-count // 64)).astype("<u8")
-    bits = np.unpackbits(raw.view(np.uint8))[:count].reshape(shape)
-    return np.asarray(2.0 * bits - 1.0)
+    return np.asarray(np.random.PCG64(seed).random_raw(words).astype("<u8"))

@@ -12,10 +12,10 @@ from pytest_bnconsistency.checks.baseline.facts import RUN_BY, Block, Blocks, Fa
 from pytest_bnconsistency.checks.baseline.verdicts import verdict_facts
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import (
-    WHOLE,
     Entry,
     calls_of,
     entry,
+    few_rows,
     is_random,
     methods_of,
 )
@@ -29,8 +29,6 @@ from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import CheckResult
 
 NAME = "baseline"
-ROWS = 4
-"""Rows of a batch that are put down one by one."""
 OWN_ROWS = "baseline rows"
 """The name of the batch, where the checks run on others."""
 VERSIONS = ("python", "numpy", "tensorflow", "keras", "tf-keras", "pytest-bnconsistency")
@@ -182,7 +180,7 @@ def _outputs(context: CheckContext) -> Blocks:
             continue
         for place, output in enumerate(outputs):
             key = name if len(outputs) == 1 else f"{name} output {place + 1}"
-            found[key] = digests.row_facts(output, rows_of(x), ROWS)
+            found[key] = digests.row_facts(output, rows_of(x))
     return found
 
 
@@ -202,18 +200,20 @@ def _described(context: CheckContext) -> str:
 def _given(context: CheckContext, batch: str, x: Nest, name: str) -> list[Array] | None:
     """What an entry point gives; None if that hangs on random numbers."""
     entry_point: Entry = entry(context, name)
-    seen = entry_point.run(batch, x)
+    seen = entry_point.run(batch, x, (0, 0))
     return None if is_random(context, entry_point) else seen.outputs
 
 
 def batch_of(context: CheckContext) -> tuple[str, Nest]:
     """The rows that are made from the seed, and the batch's name: those of the checks if so made.
 
-    They have the shapes of the given ones, if some were given; texts are the given ones.
+    They are few, and have the shapes of the given ones, if some were given; texts are the given
+    ones.
     """
+    name, x = few_rows(context)
     if context.data is None:
-        return WHOLE, context.sample()
-    return OWN_ROWS, context.once(OWN_ROWS, lambda: _made_like(context, context.sample()))
+        return name, x
+    return OWN_ROWS, context.once(OWN_ROWS, lambda: _made_like(context, x))
 
 
 def _made_like(context: CheckContext, given: Nest) -> Nest:
