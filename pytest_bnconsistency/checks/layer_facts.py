@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import (
     Entry,
@@ -30,7 +32,7 @@ from pytest_bnconsistency.measurement.inventory import (
     kind_of_stateless,
 )
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
-from pytest_bnconsistency.measurement.population_distances import distances_by_layer
+from pytest_bnconsistency.measurement.population_distances import distances_by_layer, initial_share
 from pytest_bnconsistency.models import Call
 
 
@@ -67,14 +69,16 @@ def known_layer_facts(context: CheckContext) -> tuple[LayerFacts, ...]:
 def for_the_record(context: CheckContext) -> tuple[dict[str, Any], ...]:
     """What checks found out about each normalization layer, as plain data.
 
-    With the share of its initial values that the updates so far leave, and how far its statistics
-    are from the population's, where these are known.
+    With the share of its initial values that the updates so far leave, and the one that is in its
+    statistics, and how far these are from the population's, where that is known.
     """
     facts, distances = known_layer_facts(context), _distances(context)
+    measured = _measured_shares(context)
     return tuple(
         {
             **layer.plain(),
             "initial_share": _initial_share(layer, context.updates()),
+            "initial_share_measured": measured.get(layer.path),
             "population": distances.get(layer.path),
         }
         for layer in facts
@@ -85,6 +89,25 @@ def _initial_share(layer: LayerFacts, updates: int | None) -> float | None:
     if updates is None or not layer.updates or not 0 <= (layer.momentum or -1.0) <= 1:
         return None
     return float((layer.momentum or 0.0) ** (updates * layer.updates))
+
+
+def _measured_shares(context: CheckContext) -> dict[str, float]:
+    """By path, the share of the initial values in a layer's statistics, by the population's."""
+    known: Estimated | None = context.known("estimated")
+    if known is None:
+        return {}
+    population = known.estimate.population
+    by_path: dict[str, list[int]] = {}
+    for place, t in enumerate(known.tracked):
+        by_path.setdefault(t.path, []).append(place)
+    return {
+        path: initial_share(
+            [known.tracked[i] for i in own],
+            [known.tracked[i].variable.numpy().astype(np.float64) for i in own],
+            [population[i] for i in own],
+        )
+        for path, own in by_path.items()
+    }
 
 
 def _distances(context: CheckContext) -> dict[str, dict[str, dict[str, float]]]:

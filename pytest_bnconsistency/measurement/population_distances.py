@@ -13,6 +13,9 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.normalization_layers import Role, Tracked
 from pytest_bnconsistency.measurement.population import Estimate
 
+NOISE = 0.05
+"""What chance may add to a share of all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distance:
@@ -20,14 +23,15 @@ class Distance:
 
     `errors` is in standard errors, NaN where there are none to tell. `off` is in standard
     deviations of the layer's input for a mean, where another statistic tells these, and then
-    `in_deviations` is True; else in shares of the population's own. `ratio` is what is stored over
-    the population's.
+    `in_deviations` is True; else in shares of the population's own. `error` is a standard error in
+    the same unit, 0 where there is none to tell. `ratio` is what is stored over the population's.
     """
 
     role: Role
     path: str
     errors: float
     off: float
+    error: float
     in_deviations: bool
     ratio: float
 
@@ -62,6 +66,7 @@ def _distances_of(tracked: Sequence[Tracked], estimate: Estimate, layer: Any) ->
                 path=t.path,
                 errors=errors,
                 off=off,
+                error=float(np.median(error / unit)),
                 in_deviations=unit is not size,
                 ratio=float(np.median(t.stored / size)),
             )
@@ -80,3 +85,25 @@ def _deviation(population: Mapping[Role, Array]) -> Array | None:
     else:
         return None
     return np.asarray(np.sqrt(np.maximum(variance, 1e-24)))
+
+
+def initial_share(
+    tracked: Sequence[Tracked], moving: Sequence[Array], reference: Sequence[Array]
+) -> float:
+    """The share of the initial values (mean 0, variance 1) in the moving statistics.
+
+    The least-squares s of `moving = s * initial + (1 - s) * reference`, every channel in units
+    of its own size. Below 0 or above 1 it is no share: then nothing of the initial values is known
+    to be left.
+    """
+    above = below = 0.0
+    for t, stored, value in zip(tracked, moving, reference, strict=True):
+        if t.role == "other":
+            continue
+        initial = 0.0 if t.role == "mean" else 1.0
+        unit = 1.0 + np.abs(value)
+        away, start = (stored - value) / unit, (initial - value) / unit
+        above += float((away * start).sum())
+        below += float((start * start).sum())
+    share = above / below if below else 0.0
+    return min(share, 1.0) if 0 <= share <= 1 + NOISE else 0.0

@@ -73,10 +73,16 @@ def _frozen(layer: Mapping[str, Any]) -> str:
 
 
 def _share(layer: Mapping[str, Any]) -> str:
-    share = real(layer["initial_share"])
+    """By momentum and updates, and as measured in the statistics."""
+    counted, measured = (
+        real(layer.get(name)) for name in ("initial_share", "initial_share_measured")
+    )
     if layer["kind"] != "moving statistics":
         return NONE
-    return UNSEEN if share is None else f"{share:.1%}"
+    if measured is None:
+        return UNSEEN if counted is None else f"{counted:.1%}"
+    said = f"measured {measured:.1%}"
+    return said if counted is None else f"{counted:.1%}, {said}"
 
 
 def _errors(role: str) -> Callable[[Mapping[str, Any]], str]:

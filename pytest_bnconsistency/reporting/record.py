@@ -50,7 +50,8 @@
               "tested", "remedy", "bound", "table", "evidence", "recipe", "code"}
     LAYER:   {"path", "kind", "momentum", "epsilon", "axis", "dtype", "statistics_dtype",
               "trainable", "frozen_by", "modes": {"call", "predict", "training"}, "updates",
-              "initial_share", "population": {"mean": {"standard_errors", "off", "ratio"}, ...}},
+              "initial_share", "initial_share_measured",
+              "population": {"mean": {"standard_errors", "off", "ratio"}, ...}},
               null for what no check saw
     TABLE:   {"columns": [...], "rows": [[...]], "more": 0}, all cells text
 

@@ -69,14 +69,15 @@ def test_what_several_checks_saw_is_joined_once_a_model(valid_record):
 
 def test_the_page_says_once_what_is_so_of_all_layers():
     frozen = LAYER | {"path": "stem/bn", "frozen_by": "stem", "initial_share": 0.951}
-    own = LAYER | {"path": "own", "frozen_by": "own", "population": DISTANCE}
+    measured = {"initial_share_measured": 0.48, "population": DISTANCE}
+    own = LAYER | {"path": "own", "frozen_by": "own", **measured}
     found = table([LAYER, frozen, own])
     alike = dict(found.alike)
     assert alike["dtype"] == "float16, stored as float32"
     assert (alike["axis"], alike["predict"], alike["momentum"]) == ("3", "?", "0.99")
     by_name = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
     assert [row["frozen"] for row in by_name] == ["no", "by stem", "itself"]
-    assert [row["initial share"] for row in by_name] == ["?", "95.1%", "?"]
+    assert [row["initial share"] for row in by_name] == ["?", "95.1%", "measured 48.0%"]
     assert [row["mean, standard errors off"] for row in by_name] == ["?", "?", "12.2"]
     (row,) = table([ROW]).rows
     assert (row[1], row[2], row[7]) == ("statistics of each row", "\N{EN DASH}", "\N{EN DASH}")
@@ -121,4 +122,6 @@ def test_a_run_records_the_layers_of_each_model(pytester):
     assert (second["path"], second["updates"]) == ("second", 1)
     assert second["modes"] == {"call": "stored", "predict": "stored", "training": "batch"}
     assert second["initial_share"] == pytest.approx(0.99**3)
+    assert second["initial_share_measured"] == pytest.approx(0.99**3, abs=0.02)
+    assert first["initial_share_measured"] is None
     assert second["population"]["mean"]["standard_errors"] > 3

@@ -8,8 +8,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_bnconsistency.checks.baseline.facts import (
+    DISTANCE,
     INVENTORY,
     OUTPUTS,
+    SAMPLING,
     STATISTICS,
     VERDICTS,
     Block,
@@ -26,8 +28,13 @@ SAME_WEIGHTS = 1e-8
 """Digests of the same weights are as near, in their size: they are told with nine digits."""
 SAME_STATISTICS, SMALLEST = 2e-6, 0.01
 """Statistics may move by this share of their size, or of so much, if they are smaller."""
+FARTHER, ERRORS = 0.1, 10.0
+"""Statistics may come farther from the population by so much, in standard deviations of a mean and
+shares of a variance, and by so many standard errors of the distances."""
 DIGITS = 2e-9
 """What the digits of the file leave out of a number."""
+NO_DIGESTS = ("noise", DISTANCE, SAMPLING)
+"""Facts that are compared in their own way."""
 NOTHING, GRAPH, BATCH = "-", "graph", "batch"
 
 BEHAVIOUR = ("modes ", "updates", "kind")
@@ -84,6 +91,11 @@ class Compared:
         return [*self.inventory, *self.statistics, *self.outputs, *self.less, *self.warnings]
 
 
+def is_distance(one: Difference) -> bool:
+    """Whether it is about data: how far statistics are from those of the population."""
+    return one.section == STATISTICS and one.fact.endswith(DISTANCE)
+
+
 def is_behaviour(one: Difference) -> bool:
     return one.section == INVENTORY and one.fact.startswith(BEHAVIOUR)
 
@@ -100,11 +112,12 @@ def compared(was: Facts, now: Facts, noise: NoiseOf, weights: str | None) -> Com
         statistics=[
             *(other if values else ()),
             *(_statistics(was.statistics, now.statistics) if values else ()),
+            *_farther(was.statistics, now.statistics),
         ],
         outputs=outputs,
         less=list(_less(asked, now.verdicts)),
         warnings=list(_complaints(asked, now.verdicts)),
-        better=list(_better(asked, now.verdicts)),
+        better=[*_better(asked, now.verdicts), *_new_distances(was, now)],
         unseen=[name for name in was.verdicts if name not in now.verdicts],
         values=values,
         rounding=rounding,
@@ -225,6 +238,42 @@ def _statistics(was: Blocks, now: Blocks) -> Iterator[Difference]:
         yield from (replace(one, fact=f"{vector} {one.fact}") for one in found)
 
 
+def _farther(was: Blocks, now: Blocks) -> Iterator[Difference]:
+    """The vectors that are farther from the population, where both sides had data."""
+    for name, block in was.items():
+        before, after = block.get(DISTANCE), now.get(name, {}).get(DISTANCE)
+        if not (isinstance(before, float) and isinstance(after, float)):
+            continue
+        errors = (_float(each.get(SAMPLING)) for each in (block, now[name]))
+        change, bound = after - before, max(FARTHER, ERRORS * math.hypot(*errors))
+        if change > bound:
+            layer, _, vector = name.rpartition(" ")
+            yield Difference(
+                section=STATISTICS,
+                block=name,
+                layer=layer,
+                fact=f"{vector} {DISTANCE}",
+                was=before,
+                now=after,
+                change=change,
+                bound=bound,
+            )
+
+
+def undistanced(was: Facts, now: Facts) -> set[str]:
+    """The vectors whose distance to the population is measured now, and is not in the baseline."""
+    blocks = now.statistics.items()
+    return {n for n, b in blocks if DISTANCE in b and DISTANCE not in was.statistics.get(n, b)}
+
+
+def _new_distances(was: Facts, now: Facts) -> Iterator[str]:
+    if names := undistanced(was, now):
+        yield (
+            "the baseline does not say how far statistics are from those of the data: "
+            f"{counted(len(names), 'vector')}"
+        )
+
+
 def _extent(block: Block) -> float:
     """The root mean square of a vector."""
     mean, deviation = _float(block.get("mean")), _float(block.get("deviation"))
@@ -267,7 +316,7 @@ def _numbers(
     """The facts of a block that differ, numbers by more than `bound`."""
     for fact in _facts(was, now):
         before, after = was.get(fact), now.get(fact)
-        if fact == "noise" or before == after:
+        if fact in NO_DIGESTS or before == after:
             continue
         change, allowed = math.inf, bound
         if isinstance(before, float) and isinstance(after, (int, float)):

@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_bnconsistency.checks.baseline.compare import (
+    ERRORS,
+    FARTHER,
     SAME_STATISTICS,
     Compared,
     Difference,
     is_behaviour,
+    is_distance,
 )
 from pytest_bnconsistency.checks.baseline.facts import RUN_BY, Facts, Value
 from pytest_bnconsistency.checks.baseline.verdicts import FELL
@@ -68,6 +71,8 @@ class Sides:
         """What is left, where nothing else moved that could be the cause."""
         if self.weights:
             return "the weights: they are not those of the baseline"
+        if self.statistics and all(map(is_distance, self.statistics)):
+            return "the data: weights and statistics are as they were"
         if self.versions:
             return f"the library: {self.libraries}; graph and weights are as they were"
         if self.statistics:
@@ -84,7 +89,12 @@ def findings(was: Facts, now: Facts, found: Compared) -> tuple[Finding, ...]:
     sides = Sides.of(was, now, found)
     by_rule: tuple[tuple[Rule, Sequence[Difference], str], ...] = (
         (rules.INVENTORY_CHANGED, found.inventory, "no tolerance"),
-        (rules.STATISTICS_MOVED, found.statistics, f"{SAME_STATISTICS:g} of the size of a vector"),
+        (
+            rules.STATISTICS_MOVED,
+            found.statistics,
+            f"{SAME_STATISTICS:g} of the size of a vector; of a distance to the population, "
+            f"{FARTHER:g} and {ERRORS:g} standard errors",
+        ),
         (rules.OUTPUTS_MOVED, found.outputs, "the rounding noise, measured on both sides"),
         (rules.SEES_LESS, found.less, f"no less, and limits no more than {FELL:g} times larger"),
         (rules.NEW_WARNING, found.warnings, "no tolerance"),

@@ -19,6 +19,8 @@ INVENTORY, STATISTICS, OUTPUTS, VERDICTS, ELSEWHERE = SECTIONS = (
     "verdicts",
     "elsewhere",
 )
+DISTANCE, SAMPLING = "distance to the population", "sampling error of the distance"
+"""Of a stored vector, where a check measured it on data; no digest."""
 RUN_BY = "run by"
 """Which library a model is of, among the versions."""
 

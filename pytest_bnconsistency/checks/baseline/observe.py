@@ -8,7 +8,15 @@ from typing import Any
 
 from pytest_bnconsistency import libraries
 from pytest_bnconsistency.checks.baseline import digests
-from pytest_bnconsistency.checks.baseline.facts import RUN_BY, Block, Blocks, Facts, Value
+from pytest_bnconsistency.checks.baseline.facts import (
+    DISTANCE,
+    RUN_BY,
+    SAMPLING,
+    Block,
+    Blocks,
+    Facts,
+    Value,
+)
 from pytest_bnconsistency.checks.baseline.verdicts import verdict_facts
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import (
@@ -20,15 +28,19 @@ from pytest_bnconsistency.checks.entry_points import (
     methods_of,
 )
 from pytest_bnconsistency.checks.layer_facts import layer_facts
+from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.data.generation import generate, specs_like
 from pytest_bnconsistency.errors import DataError, RefusedError
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
+from pytest_bnconsistency.measurement.population_distances import distances_by_layer
 from pytest_bnconsistency.measurement.stored_statistics import attributes
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import CheckResult
 
 NAME = "baseline"
+FEWEST_BATCHES = 4
+"""Batches that a distance to the population is put down from."""
 OWN_ROWS = "baseline rows"
 """The name of the batch, where the checks run on others."""
 VERSIONS = ("python", "numpy", "tensorflow", "keras", "tf-keras", "pytest-bnconsistency")
@@ -46,7 +58,7 @@ def facts_of(context: CheckContext, name: str) -> Facts:
         graph=tuple(holder.line for holder in holders[:-1]),
         weights=digests.weights_facts(_weights(holders)),
         inventory=_inventory(context),
-        statistics=_statistics(holders),
+        statistics=_statistics(holders, _distances(context)),
         outputs=_outputs(context),
         verdicts=verdict_facts(_results(context)),
     )
@@ -129,7 +141,21 @@ def _weights(holders: Sequence[Holder]) -> Iterator[Array]:
                 yield variable.numpy()
 
 
-def _statistics(holders: Sequence[Holder]) -> Blocks:
+def _distances(context: CheckContext) -> dict[int, Block]:
+    """How far stored vectors are from the population's, by identity, where a check measured it.
+
+    A single batch has no sampling error: of that, nothing is put down.
+    """
+    known: Estimated | None = context.known("estimated")
+    if known is None or known.estimate.batches < FEWEST_BATCHES:
+        return {}
+    by_layer = distances_by_layer(known.tracked, known.estimate)
+    by_role = {(layer, d.role): d for layer, own in by_layer.items() for d in own}
+    found = {id(t.variable): by_role[id(t.layer), t.role] for t in known.tracked}
+    return {key: {DISTANCE: d.off, SAMPLING: d.error} for key, d in found.items()}
+
+
+def _statistics(holders: Sequence[Holder], distances: Mapping[int, Block]) -> Blocks:
     """The digest of each vector that a layer stores and no optimizer trains."""
     found: dict[str, Block] = {}
     for holder in holders:
@@ -137,7 +163,8 @@ def _statistics(holders: Sequence[Holder]) -> Blocks:
         for place, variable in enumerate(holder.kept):
             name = names.get(id(variable), f"variable {place}")
             # The signs hang on no name of a layer: a library counts these up.
-            found[f"{holder.label} {name}"] = digests.vector_facts(variable.numpy(), name)
+            digest = digests.vector_facts(variable.numpy(), name)
+            found[f"{holder.label} {name}"] = {**digest, **distances.get(id(variable), {})}
     return found
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pytest_bnconsistency.checks.baseline.compare import BATCH, GRAPH, Compared, is_behaviour
+from pytest_bnconsistency.checks.baseline.compare import (
+    BATCH,
+    GRAPH,
+    Compared,
+    is_behaviour,
+    undistanced,
+)
 from pytest_bnconsistency.checks.baseline.facts import (
     ELSEWHERE,
     INVENTORY,
@@ -32,6 +38,7 @@ def merged(was: Facts, now: Facts, found: Compared) -> Facts:
     fresh = {name: _moved(found, name) for name in SECTIONS}
     if not found.values or found.weights:
         fresh[STATISTICS], fresh[OUTPUTS] = set(now.statistics), set(now.outputs)
+    fresh[STATISTICS] |= undistanced(was, now)
     if BATCH in fresh[OUTPUTS]:
         fresh[OUTPUTS] = set(now.outputs)
     fresh[VERDICTS] |= set(now.verdicts) if found.better else set()

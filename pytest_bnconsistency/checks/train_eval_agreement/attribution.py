@@ -19,8 +19,6 @@ from pytest_bnconsistency.results import Table
 HALF = 0.5
 LAYERS, ROWS = 24, 4
 """The layers that moved farthest are tried, on this many rows: the cost stays bounded."""
-NOISE = 0.05
-"""What chance may add to a share of all."""
 COLUMNS = (
     "layer",
     "closes the gap",
@@ -30,28 +28,6 @@ COLUMNS = (
     "updates",
     "initial share",
 )
-
-
-def initial_share(
-    tracked: Sequence[Tracked], moving: Sequence[Array], reference: Sequence[Array]
-) -> float:
-    """The share of the initial values (mean 0, variance 1) in the moving statistics.
-
-    The least-squares s of `moving = s * initial + (1 - s) * reference`, every channel in units
-    of its own size. Below 0 or above 1 it is no share: then nothing of the initial values is known
-    to be left.
-    """
-    above = below = 0.0
-    for t, stored, value in zip(tracked, moving, reference, strict=True):
-        if t.role == "other":
-            continue
-        initial = 0.0 if t.role == "mean" else 1.0
-        unit = 1.0 + np.abs(value)
-        away, start = (stored - value) / unit, (initial - value) / unit
-        above += float((away * start).sum())
-        below += float((start * start).sum())
-    share = above / below if below else 0.0
-    return min(share, 1.0) if 0 <= share <= 1 + NOISE else 0.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_bnconsistency.checks.train_eval_agreement import attribution
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.batches import Batches, in_batches
@@ -21,6 +20,7 @@ from pytest_bnconsistency.measurement.compared_outputs import Side, gap
 from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics, Moments, Tracked
 from pytest_bnconsistency.measurement.observed_updates import Update
 from pytest_bnconsistency.measurement.population import Estimate
+from pytest_bnconsistency.measurement.population_distances import initial_share
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep, Rested, steps_at_rest
 from pytest_bnconsistency.measurement.swapped_statistics import Distance, distances
 from pytest_bnconsistency.models import Subject
@@ -67,7 +67,7 @@ class Measured:
     @property
     def initial_share(self) -> float:
         """The share of the initial values, measured in the statistics themselves."""
-        return attribution.initial_share(self.tracked, self.moving, self.reference)
+        return initial_share(self.tracked, self.moving, self.reference)
 
     def with_initial(self, share: float | Callable[[Tracked], float]) -> list[Array]:
         """The population statistics with a share of the initial values (mean 0, variance 1)."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pytest_bnconsistency.checks.train_eval_agreement import attribution
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, MOST, RIVALS, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.compared_outputs import gap
+from pytest_bnconsistency.measurement.population_distances import initial_share
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
 
@@ -131,7 +131,7 @@ def _share_of(m: Measured, key: int) -> float | None:
     own = [i for i, t in enumerate(m.tracked) if id(t.layer) == key]
     if any(m.tracked[i].cumulative for i in own):
         return None
-    share = attribution.initial_share(
+    share = initial_share(
         [m.tracked[i] for i in own], [m.moving[i] for i in own], [m.reference[i] for i in own]
     )
     left = _left_by_count(m, key)
