@@ -111,5 +111,10 @@ def open_axes(tensor: Any) -> list[int]:
 
 
 def of_kept_rows(length: int, kept: Array, rows: int) -> Array:
-    """Which of `length` entries of an axis, on which `rows` rows lie, are of those in `kept`."""
-    return np.repeat(np.isin(np.arange(rows), kept), length // rows)
+    """Which of `length` entries of an axis, on which `rows` rows lie, may be of those in `kept`.
+
+    The entries of a row lie side by side, or the rows again and again.
+    """
+    entries = np.arange(length)
+    side_by_side: Array = np.isin(entries // (length // rows), kept)
+    return side_by_side | np.isin(entries % rows, kept)

@@ -54,6 +54,17 @@ def batch_variants(x: Nest, seed: int) -> list[BatchVariant]:
     return found
 
 
+def with_kept_changed(x: Nest, kept: Array) -> Nest:
+    """The same batch, with those of other rows in place of the rows `kept`, and nothing else."""
+    return map_nest(lambda leaf: _replaced(leaf, kept, np.roll(leaf, 1, axis=0)), x)
+
+
+def _replaced(leaf: Array, kept: Array, by: Array) -> Array:
+    changed = leaf.copy()
+    changed[kept] = by[kept]
+    return changed
+
+
 def joint_batch_variants(x: Nest, seed: int) -> list[BatchVariant]:
     """The same changes of other rows in fewer batches: a NaN and an Inf along with others.
 

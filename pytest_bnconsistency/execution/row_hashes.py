@@ -191,21 +191,42 @@ def fingerprint(tensor: Any) -> Any:
 
 
 def along_rows(tensor: Any, rows: int) -> Any:
-    """A hash of each entry of the axis along which `rows` rows lie; without one, a single hash."""
+    """A hash of each entry of the axis along which `rows` rows lie.
+
+    Without one it is a single entry: a hash of all, or of each element, where the length of an
+    axis hangs on the batch and fits no number of rows.
+    """
     if tensor.shape.rank is None:
         return fingerprint(tensor[..., None])  # a scalar has no entries
     axes = [0] if tf.executing_eagerly() else open_axes(tensor)
-    if axes in ([], [0]):
-        return fingerprint(tensor if axes else tensor[None])
-    fits = tf.gather(tf.shape(tensor), axes) % rows == 0
-    axis = tf.gather(axes, tf.argmax(tf.cast(fits, tf.int32)))
-    others = tf.range(tensor.shape.rank)
-    rows_first = tf.concat([[axis], others[others != axis]], 0)
-    return fingerprint(tf.transpose(tensor, rows_first))
+    if not axes:
+        return fingerprint(tensor[None])
+    lengths, size = tf.gather(tf.shape(tensor), axes), tf.size(tensor)
+    fits = lengths % rows == 0
+    first = tf.argmax(tf.cast(fits, tf.int32))
+    entries = tf.where(tf.reduce_any(fits), lengths[first], 1)
+    if axes != [0]:
+        axis, others = tf.gather(axes, first), tf.range(tensor.shape.rank)
+        tensor = tf.transpose(tensor, tf.concat([[axis], others[others != axis]], 0))
+    hashed = tf.where(tf.reduce_any(fits), entries, size)
+    prints = fingerprint(tf.reshape(tensor, [hashed, size // tf.maximum(hashed, 1)]))
+    return tf.reshape(prints, [entries, 8 * hashed // tf.maximum(entries, 1)])
 
 
-def by_row(prints: Array, rows: int) -> Array | None:
-    """Fingerprints as a matrix of a line a row; None where the first axis is not the batch."""
+def by_row(prints: Array, rows: int) -> list[Array]:
+    """Hashes as matrices of a line a row, for each way in which so many may lie along an axis.
+
+    What is longer may hold the entries of a row side by side, or all rows and then all rows again,
+    as where batches are joined. None where the axis is not the batch.
+    """
     if len(prints) == 0 or len(prints) % rows:
-        return None
-    return prints.reshape(rows, -1)
+        return []
+    side_by_side = prints.reshape(rows, -1)
+    if len(prints) == rows:
+        return [side_by_side]
+    return [side_by_side, prints.reshape(-1, rows, 8).swapaxes(0, 1).reshape(rows, -1)]
+
+
+def of_elements(prints: Array) -> Array:
+    """The hashes of a single entry, a line for each element if it has more than one hash."""
+    return prints.reshape(-1, 8)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
@@ -177,3 +178,85 @@ def test_an_expert_inside_of_a_layer(k, expert, seed):
     expect_pass(CHECK, gated(k, expert), rows, examples=10)
     leaking = gated(k, lambda x: expert(x) + 1e-3 * tf.reduce_mean(x, 0))
     expect_failure(CHECK, leaking, rows, rule="BN101", layer="gated")
+
+
+def joined_with_itself(h, mixing):
+    """As in a Siamese net: both inputs run as one batch, and are taken apart again."""
+    both = tf.concat([h, -h], 0)
+    if mixing:
+        both = both / tf.norm(both, axis=0, keepdims=True)
+    first, second = tf.split(both, 2)
+    return first - second
+
+
+def averaged_over_views(h, mixing):
+    """As in augmentation at test time: all rows, then all of them turned."""
+    both = tf.tanh(tf.concat([h, tf.reverse(h, [1])], 0))
+    pairs = tf.reshape(both, (-1, 2, 4) if mixing else (2, -1, 4))
+    return tf.reduce_mean(pairs, 1 if mixing else 0)
+
+
+def in_two_groups(h, mixing):
+    """As in ghost batch normalization, which takes no single row."""
+    groups = tf.reshape(h, (2, -1, 4))
+    if mixing:
+        groups = groups - tf.reduce_mean(groups, 1, keepdims=True)
+    return tf.reshape(groups, (-1, 4))
+
+
+def in_groups_of_four(h, mixing):
+    groups = tf.reshape(h, (-1, 4, 4))
+    if mixing:
+        groups = groups - tf.reduce_mean(groups, 1, keepdims=True)
+    return tf.reshape(groups, (-1, 4))
+
+
+@pytest.mark.parametrize(
+    ("function", "operation"),
+    [
+        (in_groups_of_four, "the rows meet in Mean over axis 1"),
+        (in_two_groups, "the rows meet in Mean over axis 1"),
+        (joined_with_itself, "Sum over axis 0"),
+        (averaged_over_views, "Reshape"),
+    ],
+)
+def test_what_lays_rows_out_anew_is_not_where_they_meet(x, function, operation):
+    class Own(keras.layers.Layer):
+        def __init__(self, mixing):
+            super().__init__(name="own")
+            self.inside = keras.layers.Dense(4, name="inside")
+            self.mixing = mixing
+
+        def build(self, shape):
+            self.inside.build(shape)
+
+        def call(self, h):
+            return function(self.inside(h), self.mixing)
+
+    def build(mixing):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, keras.layers.Dense(2)(Own(mixing)(inputs)))
+
+    found = expect_failure(CHECK, build(True), x, rule="BN101", cause_tested=True)
+    assert operation in found.cause
+    assert found.layer == "own" or found.layer.startswith("between own/inside and")
+    if function in (joined_with_itself, averaged_over_views):
+        expect_pass(CHECK, build(False), x)  # the others go on refusing odd numbers of rows
+
+
+@pytest.mark.thorough
+def test_a_normalization_layer_between_spaces_put_into_the_batch(x):
+    layers = tf_keras.layers
+
+    def build(**called):
+        inputs = tf_keras.Input((4, 4, 3))
+        blocks = layers.Lambda(lambda h: tf.space_to_batch(h, [2, 2], [[0, 0], [0, 0]]))(inputs)
+        h = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 1)(blocks), **called)
+        h = layers.Lambda(lambda h: tf.batch_to_space(h, [2, 2], [[0, 0], [0, 0]]))(h)
+        return tf_keras.Model(inputs, layers.GlobalMaxPooling2D()(h))
+
+    pictures = np.random.default_rng(0).standard_normal((8, 4, 4, 3)).astype(np.float32)
+    expect_failure(
+        CHECK, build(training=True), pictures, rule="BN102", layer="norm", cause_tested=True
+    )
+    expect_pass(CHECK, build(), pictures)

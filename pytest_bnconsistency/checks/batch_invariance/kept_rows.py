@@ -108,12 +108,15 @@ def any_hashes_differ(mine: list[Array], its: list[Array], variant: BatchVariant
 
 
 def hashes_differ(mine: Array, its: Array, variant: BatchVariant) -> bool | None:
-    """Whether hashes differ for a kept row; None where the first axis is not the batch."""
-    rows, other = by_row(mine, variant.rows), by_row(its, variant.rows)
+    """Whether hashes differ for a kept row; None where the first axis is not the batch.
+
+    They do only if they do however the rows may lie along it.
+    """
+    ways = list(zip(by_row(mine, variant.rows), by_row(its, variant.rows), strict=False))
     # How many elements an operation picks may depend on the batch: nothing to compare.
-    if rows is None or other is None or rows.shape != other.shape:
+    if not ways or mine.shape != its.shape:
         return None
-    return bool((rows[variant.kept] != other[variant.now]).any())
+    return all(bool((a[variant.kept] != b[variant.now]).any()) for a, b in ways)
 
 
 def _rows_that_differ(mine: Array, its: Array, variant: BatchVariant) -> Array:

@@ -16,7 +16,11 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.data.arrays import Array, Nest, distance, rows_of
 from pytest_bnconsistency.execution.activation_patching import Patch
-from pytest_bnconsistency.execution.batch_variants import BatchVariant, joint_batch_variants
+from pytest_bnconsistency.execution.batch_variants import (
+    BatchVariant,
+    joint_batch_variants,
+    with_kept_changed,
+)
 from pytest_bnconsistency.execution.forward_pass import Instrument, Pass
 from pytest_bnconsistency.execution.layer_values import results_of
 from pytest_bnconsistency.execution.row_hashes import (
@@ -25,6 +29,7 @@ from pytest_bnconsistency.execution.row_hashes import (
     Result,
     Values,
     WithInputs,
+    of_elements,
 )
 from pytest_bnconsistency.execution.state import same_bits
 from pytest_bnconsistency.models import Call
@@ -204,8 +209,8 @@ def dynamic_routing(context: CheckContext, seen: Pass, x: Nest, others: Iterable
     """
     _, watched = _operations_of(seen, context.sample())
 
-    def counts(rows: Nest) -> list[int]:
-        return [len(hashes) for hashes in watched.run(rows).records[-1] or ()]
+    def counts(rows: Nest) -> list[tuple[int, ...]]:
+        return [hashes.shape for hashes in watched.run(rows).records[-1] or ()]
 
     if not watched.is_traced:
         return False
@@ -228,10 +233,11 @@ def meeting_operations(
     operations, watched = _operations_of(seen, x, patched)
     if not watched.is_traced:
         return {}
-    base, again, other = (watched.run(rows).records[-1] or [] for rows in (x, x, variant.x))
+    batches = x, x, variant.x, with_kept_changed(x, variant.kept)
+    base, again, other, own = (watched.run(rows).records[-1] or [] for rows in batches)
     changed = [
-        _result_differs(a, c, variant) if np.array_equal(a, b) else None
-        for a, b, c in zip(base, again, other, strict=True)
+        _result_differs(a, c, d, variant) if np.array_equal(a, b) else None
+        for a, b, c, d in zip(base, again, other, own, strict=True)
     ]
     of_rows = {i for i, hashes in enumerate(base) if changed[i] and len(hashes) > 1}
     return _meeting(operations.results, _reaching(operations.results, of_rows, changed), changed)
@@ -297,8 +303,15 @@ def tested_operations(
     return list(descriptions.values())
 
 
-def _result_differs(mine: Array, its: Array, variant: BatchVariant) -> bool | None:
-    """Whether hashes of a result differ, for a kept row or, of a single entry, as a whole."""
-    if len(mine) == len(its) == 1:
-        return bool((mine != its).any())
-    return hashes_differ(mine, its, variant)
+def _result_differs(mine: Array, its: Array, own: Array, variant: BatchVariant) -> bool | None:
+    """Whether hashes of a result differ, for a kept row or, of a single entry, as a whole.
+
+    Where nobody knows which elements are of which row, whether one changes with the other rows
+    that also changes in `own`, with the kept ones alone.
+    """
+    if not len(mine) == len(its) == 1:
+        return hashes_differ(mine, its, variant)
+    if mine.shape == its.shape == own.shape != (1, 8):
+        a, b, c = map(of_elements, (mine, its, own))
+        return bool(((a != b).any(axis=1) & (a != c).any(axis=1)).any())
+    return bool(mine.shape != its.shape or (mine != its).any())

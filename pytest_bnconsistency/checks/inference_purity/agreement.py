@@ -149,11 +149,14 @@ class _Comparing:
 
     def _entry(self, other: Seen) -> Iterator[_Disagreement]:
         context, x, calls = self.context, self.x, calls_of(self.context)
-        expected = (
-            _in_batches(context, self.reference, x)
-            if other.kind is Kind.IN_BATCHES
-            else self.reference.run(WHOLE, x).outputs
-        )
+        try:
+            expected = (
+                _in_batches(context, self.reference, x)
+                if other.kind is Kind.IN_BATCHES
+                else self.reference.run(WHOLE, x).outputs
+            )
+        except RefusedError:
+            return  # what it refuses in batches, nothing can be compared with
         unlike = self._unlike(measured_noise(context), x, expected)
         if how := other.raised or unlike(other.outputs):
             called = Called(x, calls[other.name]) if self._traced and other.name in calls else None
