@@ -60,7 +60,7 @@ def with_kept_changed(x: Nest, kept: Array) -> Nest:
 
 
 def _replaced(leaf: Array, kept: Array, by: Array) -> Array:
-    changed = leaf.copy()
+    changed: Array = leaf.copy()
     changed[kept] = by[kept]
     return changed
 

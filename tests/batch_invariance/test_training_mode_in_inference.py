@@ -218,3 +218,35 @@ def test_a_home_made_normaliser_that_always_uses_the_batch(k, x):
 def test_training_mode_baked_around_a_layer_that_draws_by_itself(k, x):
     model = functional(k, lambda h: drawing_block(k)(h, training=True))
     expect_failure(CHECK, model, x, rule=TRAINING_MODE, layer="block/bn")
+
+
+def test_rows_that_meet_in_state_alone(k, x):
+    """A codebook that follows the rows: in inference it should stay."""
+
+    class Codebook(k.layers.Layer):
+        def __init__(self, always):
+            super().__init__(name="codebook")
+            self.always = always
+
+        def build(self, shape):
+            self.codes = self.add_weight(
+                name="codes", shape=(3, 4), initializer="random_normal", trainable=False
+            )
+
+        def call(self, h, training=None):
+            near = tf.argmin(tf.reduce_sum((h[:, None] - self.codes) ** 2, -1), -1)
+            if self.always or training:
+                mean = tf.math.unsorted_segment_mean(h, near, 3)
+                self.codes.assign(0.9 * self.codes + 0.1 * mean)
+            return tf.gather(tf.convert_to_tensor(self.codes), near)
+
+    def build(always):
+        inputs = k.Input((4,))
+        return k.Model(inputs, k.layers.Dense(2)(Codebook(always)(inputs)))
+
+    found = expect_failure(
+        CHECK, build(True), x, rule="BN101", layer="codebook", cause_tested=True
+    )
+    assert found.cause.startswith("inference writes state, which the rows read in codebook: the")
+    assert found.remedy.startswith("write state only `if training`")
+    expect_pass(CHECK, build(False), x)

@@ -26,6 +26,7 @@ from pytest_bnconsistency.checks.training_mode_callers import (
 from pytest_bnconsistency.data.arrays import Nest, distance, map_nest, rows_of
 from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.variable_writers import writers_of
 from pytest_bnconsistency.measurement import rounding_noise
 from pytest_bnconsistency.models import Call, Subject
 from pytest_bnconsistency.results import Explanation, Finding
@@ -261,6 +262,8 @@ def _how_known(origin: Origin) -> str:
 def _across_rows(
     seen: Pass, x: Nest, variant: BatchVariant, origin: Origin, tries: Tries
 ) -> Explanation:
+    if (by_state := _by_state(seen, x, variant, origin, tries)) is not None:
+        return by_state
     meeting = dict[str, str]()
     if tries.may("the operations in which rows meet"):
         meeting = localise.meeting_operations(seen, x, variant)
@@ -293,6 +296,31 @@ def _across_rows(
     )
 
 
+def _by_state(
+    seen: Pass, x: Nest, variant: BatchVariant, origin: Origin, tries: Tries
+) -> Explanation | None:
+    """The cause, if rows meet in state alone: one row moves it, and the others read it."""
+    moved = seen.run(x).moved
+    if not moved or not tries.may("the writes to state left out"):
+        return None
+    with writers_of(moved, let=False) as writers:
+        forced = localise.intervened(seen, x)
+    if not localise.independent(forced, x, variant):
+        return None
+    found = dict.fromkeys(writer.label for each in writers.values() for writer in each)
+    return Explanation(
+        cause=f"inference writes state, which the rows read {_at(origin)}: {listed(found)}",
+        tested="with these writes left out, every kept row has the same bits in every layer and "
+        "output",
+        remedy="write state only `if training`; keep nothing from one call to the next",
+        established=True,
+    )
+
+
+def _at(origin: Origin) -> str:
+    return f"in {origin.label}" if origin.replayed else origin.label
+
+
 def _patched(
     seen: Pass,
     x: Nest,
@@ -317,9 +345,9 @@ def _patched(
         if operations:
             more = len(operations) - SHOWN
             shown = [*operations[:SHOWN]] + [counted(more, "more operation")] * (more > 0)
-            where = f"in {origin.label}" if origin.replayed else origin.label
+            at_first = "at first " * (len(operations) > 1)
             return (
-                f"the rows meet in {listed(shown)}, {'at first ' * (len(operations) > 1)}{where}",
+                f"the rows meet in {listed(shown)}, {at_first}{_at(origin)}",
                 "with the results held at what they were for the kept rows of the first batch, "
                 "every kept row has the same bits in every layer and output",
             )
