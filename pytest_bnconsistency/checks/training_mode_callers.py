@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_bnconsistency.models import Call, Proceed, Subject
@@ -53,8 +53,20 @@ def own_code_trains(who: str, where: str, mended: str) -> Explanation:
     )
 
 
+def pass_training_on(inference_holds: bool) -> str:
+    """The remedy where nobody knows who asks for training; `inference_holds` if it is let be."""
+    if inference_holds:
+        return "call the model with training=False"
+    return "pass the argument training on to the layers that take it"
+
+
 def who_tells(
-    subject: Subject, call: Call | None, called: Sequence[Call], undone: Undone
+    subject: Subject,
+    call: Call | None,
+    called: Sequence[Call],
+    undone: Undone,
+    *,
+    inference_holds: bool = True,
 ) -> Teller | None:
     """What puts the layer of `call` into training mode; None where that is not established.
 
@@ -65,13 +77,18 @@ def who_tells(
     Args:
         called: the calls of the run.
         undone: tests a cause; what `call` itself is told needs no test.
+        inference_holds: whether the symptom is gone where the model is called with training=False.
     """
     paths = {id(c.layer): c.path for c in called}
-    return (
+    found = (
         _by_default(subject, call, called, undone, paths)
         or _by_argument(call, paths)
         or _by_phase(subject)
     )
+    if found is None or not inference_holds:
+        return found
+    ask = f"call the model with training=False for inference, {subject.call_text(False)}"
+    return replace(found, remedy=f"{ask}; or {found.remedy}")
 
 
 def _by_default(
@@ -81,7 +98,6 @@ def _by_default(
     undone: Undone,
     paths: Mapping[int, str],
 ) -> Teller | None:
-    inference = subject.call_text(False)
     model, *layers = _started(subject.model, called, call)
     for layer, in_inference_mode in (model, *reversed(layers)):
         if in_inference_mode is False or subject.training_default(layer) is not True:
@@ -95,10 +111,7 @@ def _by_default(
             if is_of_library(layer)
             else f"give the argument training of {path}'s call the default None"
         )
-        return Teller(
-            f"{path}'s call defaults to training=True",
-            f"call the model with training=False for inference, {inference}; or {there}",
-        )
+        return Teller(f"{path}'s call defaults to training=True", there)
     return None
 
 
@@ -109,19 +122,14 @@ def _by_argument(call: Call | None, paths: Mapping[int, str]) -> Teller | None:
     path = call.path if layer is call.layer else paths.get(id(layer), type(layer).__name__)
     return Teller(
         f"{path} is called with training=True",
-        "call the model with training=False; take training=True out of the call (pass "
-        "training=None on)",
+        "take training=True out of the call (pass training=None on)",
     )
 
 
 def _by_phase(subject: Subject) -> Teller | None:
     if not subject.training_phase():
         return None
-    inference = subject.call_text(False)
-    return Teller(
-        "the global learning phase is set to training",
-        f"set it to 0, or call the model with training=False for inference, {inference}",
-    )
+    return Teller("the global learning phase is set to training", "set it to 0")
 
 
 def _started(

@@ -8,7 +8,7 @@ by bit.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,12 +130,14 @@ class Operations(Instrument):
 
     `results` tells of each record what it is. The first axis of the hashes is the one along which
     `rows` rows lie; a result without one is a single entry, and one that can't be
-    compared, such as a state or a list of tensors, has none.
+    compared, such as a state or a list of tensors, has none. What the operations `by_element`
+    give, of which nobody knows where the rows lie, has a hash of each element in a single entry.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, by_element: Collection[str] = ()) -> None:
         self.results: list[Result] = []
-        self._rows = rows
+        self.by_element = frozenset(by_element)
+        self._rows, self._open = rows, set[str]()
 
     def finish(self, outputs: list[Any]) -> list[Any] | None:
         if tf.executing_eagerly():
@@ -151,13 +153,27 @@ class Operations(Instrument):
                 if not (operation.inputs or _is_opaque(tensor)):
                     continue  # x, or the same for all batches
                 indices[tensor.name] = len(prints)
-                nothing = tf.zeros([0, 8], tf.uint8)
-                prints.append(nothing if _is_opaque(tensor) else along_rows(tensor, self._rows))
+                prints.append(self._hashes(operation.name, tensor))
                 ranked = tensor.shape.rank is not None
                 self.results.append(
                     Result(operation.name, operation.type, _description(operation), given, ranked)
                 )
         return prints
+
+    def _hashes(self, operation: str, tensor: Any) -> Any:
+        if _is_opaque(tensor):
+            return tf.zeros([0, 8], tf.uint8)
+        if operation in self.by_element:
+            return along_elements(tensor)
+        if open_axes(tensor):
+            self._open.add(operation)
+        return along_rows(tensor, self._rows)
+
+    def without_rows(self, hashes: Sequence[Array]) -> set[str]:
+        """The operations that gave as many entries as fit no number of rows, in a run."""
+        pairs = zip(self.results, hashes, strict=True)
+        fitting = {r.operation for r, its in pairs if len(its) % self._rows == 0}
+        return self._open - fitting
 
 
 def _is_opaque(tensor: Any) -> bool:
@@ -191,26 +207,22 @@ def fingerprint(tensor: Any) -> Any:
 
 
 def along_rows(tensor: Any, rows: int) -> Any:
-    """A hash of each entry of the axis along which `rows` rows lie.
-
-    Without one it is a single entry: a hash of all, or of each element, where the length of an
-    axis hangs on the batch and fits no number of rows.
-    """
+    """A hash of each entry of the axis along which `rows` rows lie; without one, a single hash."""
     if tensor.shape.rank is None:
         return fingerprint(tensor[..., None])  # a scalar has no entries
     axes = [0] if tf.executing_eagerly() else open_axes(tensor)
-    if not axes:
-        return fingerprint(tensor[None])
-    lengths, size = tf.gather(tf.shape(tensor), axes), tf.size(tensor)
-    fits = lengths % rows == 0
-    first = tf.argmax(tf.cast(fits, tf.int32))
-    entries = tf.where(tf.reduce_any(fits), lengths[first], 1)
-    if axes != [0]:
-        axis, others = tf.gather(axes, first), tf.range(tensor.shape.rank)
-        tensor = tf.transpose(tensor, tf.concat([[axis], others[others != axis]], 0))
-    hashed = tf.where(tf.reduce_any(fits), entries, size)
-    prints = fingerprint(tf.reshape(tensor, [hashed, size // tf.maximum(hashed, 1)]))
-    return tf.reshape(prints, [entries, 8 * hashed // tf.maximum(entries, 1)])
+    if axes in ([], [0]):
+        return fingerprint(tensor if axes else tensor[None])
+    fits = tf.gather(tf.shape(tensor), axes) % rows == 0
+    axis = tf.gather(axes, tf.argmax(tf.cast(fits, tf.int32)))
+    others = tf.range(tensor.shape.rank)
+    rows_first = tf.concat([[axis], others[others != axis]], 0)
+    return fingerprint(tf.transpose(tensor, rows_first))
+
+
+def along_elements(tensor: Any) -> Any:
+    """A single entry with a hash of each element."""
+    return tf.reshape(fingerprint(tf.reshape(tensor, [-1, 1])), [1, -1])
 
 
 def by_row(prints: Array, rows: int) -> list[Array]:

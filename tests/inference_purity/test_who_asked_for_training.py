@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tf_keras
 
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
@@ -150,3 +151,20 @@ def test_a_call_that_asks_for_training_behind_a_default():
     for check, rule in ((PURE, "BN001"), (BATCH, "BN102")):
         cause = "because head is called with training=True"
         expect_failure(check, model, rule=rule, cause_contains=cause)
+
+
+def test_training_that_is_asked_for_where_inference_is_not_let_be(x):
+    """One of two calls of a tower asks for training: to tell the model otherwise is no remedy."""
+
+    def build(**asked):
+        left, right = (tf_keras.Input((4,)) for _ in range(2))
+        norm = tf_keras.layers.BatchNormalization(name="norm")
+        tower = tf_keras.Sequential([tf_keras.layers.Dense(4), norm], name="tower")
+        both = tf_keras.layers.Concatenate()([tower(left), tower(right, **asked)])
+        return tf_keras.Model([left, right], tf_keras.layers.Dense(2)(both))
+
+    for check, rule in ((PURE, "BN001"), (BATCH, "BN102")):
+        found = expect_failure(check, build(training=True), [x, -x], rule=rule, cause_tested=True)
+        assert "because tower is called with training=True" in found.cause
+        assert found.remedy.startswith("take training=True out of the call")
+        expect_pass(check, build(), [x, -x])

@@ -12,6 +12,7 @@ import numpy as np
 from pytest_bnconsistency.checks import compiled_before, size_dependence
 from pytest_bnconsistency.checks.batch_invariance import explain_padding as padding
 from pytest_bnconsistency.checks.batch_invariance import localise, pictured
+from pytest_bnconsistency.checks.batch_invariance.explain_state import by_state
 from pytest_bnconsistency.checks.batch_invariance.judged import Judged, names_of
 from pytest_bnconsistency.checks.batch_invariance.kept_rows import Difference, largest_move
 from pytest_bnconsistency.checks.batch_invariance.localise import Origin
@@ -20,13 +21,13 @@ from pytest_bnconsistency.checks.size_dependence import Place
 from pytest_bnconsistency.checks.training_mode_callers import (
     in_inference,
     own_code_trains,
+    pass_training_on,
     to_blame,
     who_tells,
 )
 from pytest_bnconsistency.data.arrays import Nest, distance, map_nest, rows_of
 from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.execution.variable_writers import writers_of
 from pytest_bnconsistency.measurement import rounding_noise
 from pytest_bnconsistency.models import Call, Subject
 from pytest_bnconsistency.results import Explanation, Finding
@@ -118,7 +119,8 @@ def _in_layers(
     more = _also_in_training_mode(subject, seen, x, origin) if cured else []
     if cured:
         rule = rules.TRAINING_MODE
-        explanation = _training_mode(subject, seen, x, variant, origin, more, tries)
+        holds = subject.call_text(False) in evidence["holds"]
+        explanation = _training_mode(subject, seen, x, variant, origin, more, holds, tries)
     else:
         rule, explanation = rules.ROWS_MIX, _across_rows(seen, x, variant, origin, tries)
     return rule.finding(
@@ -220,6 +222,7 @@ def _training_mode(
     variant: BatchVariant,
     origin: Origin,
     more: Sequence[str],
+    holds: bool,
     tries: Tries,
 ) -> Explanation:
     who = f"{origin.label} normalises by the batch: it runs"
@@ -232,12 +235,13 @@ def _training_mode(
             return False
         return localise.independent_with(seen, x, variant, modes=modes)
 
-    teller = who_tells(subject, origin.call, [*seen.passing_calls, *seen.calls], undone)
+    called = [*seen.passing_calls, *seen.calls]
+    teller = who_tells(subject, origin.call, called, undone, inference_holds=holds)
     return Explanation(
         cause=f"{who} in training mode" + (f", because {teller.because}" if teller else ""),
         tested="forced into inference mode, every kept row has the same bits in every layer and "
         "output",
-        remedy=f"{teller.remedy if teller else 'call the model with training=False'}; where the "
+        remedy=f"{teller.remedy if teller else pass_training_on(holds)}; where the "
         "batch size of production is fixed or rows must not meet at all, use GroupNormalization",
         established=True,
     )
@@ -262,8 +266,8 @@ def _how_known(origin: Origin) -> str:
 def _across_rows(
     seen: Pass, x: Nest, variant: BatchVariant, origin: Origin, tries: Tries
 ) -> Explanation:
-    if (by_state := _by_state(seen, x, variant, origin, tries)) is not None:
-        return by_state
+    if (in_state := by_state(seen, x, variant, origin, tries)) is not None:
+        return in_state
     meeting = dict[str, str]()
     if tries.may("the operations in which rows meet"):
         meeting = localise.meeting_operations(seen, x, variant)
@@ -296,31 +300,6 @@ def _across_rows(
     )
 
 
-def _by_state(
-    seen: Pass, x: Nest, variant: BatchVariant, origin: Origin, tries: Tries
-) -> Explanation | None:
-    """The cause, if rows meet in state alone: one row moves it, and the others read it."""
-    moved = seen.run(x).moved
-    if not moved or not tries.may("the writes to state left out"):
-        return None
-    with writers_of(moved, let=False) as writers:
-        forced = localise.intervened(seen, x)
-    if not localise.independent(forced, x, variant):
-        return None
-    found = dict.fromkeys(writer.label for each in writers.values() for writer in each)
-    return Explanation(
-        cause=f"inference writes state, which the rows read {_at(origin)}: {listed(found)}",
-        tested="with these writes left out, every kept row has the same bits in every layer and "
-        "output",
-        remedy="write state only `if training`; keep nothing from one call to the next",
-        established=True,
-    )
-
-
-def _at(origin: Origin) -> str:
-    return f"in {origin.label}" if origin.replayed else origin.label
-
-
 def _patched(
     seen: Pass,
     x: Nest,
@@ -347,7 +326,7 @@ def _patched(
             shown = [*operations[:SHOWN]] + [counted(more, "more operation")] * (more > 0)
             at_first = "at first " * (len(operations) > 1)
             return (
-                f"the rows meet in {listed(shown)}, {at_first}{_at(origin)}",
+                f"the rows meet in {listed(shown)}, {at_first}{origin.where}",
                 "with the results held at what they were for the kept rows of the first batch, "
                 "every kept row has the same bits in every layer and output",
             )

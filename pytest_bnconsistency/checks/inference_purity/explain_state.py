@@ -27,11 +27,17 @@ RESETS = ("reset_states", "reset_state")
 
 
 def moves_because(
-    subject: Subject, runner: Runner, moved: Sequence[Any], paths: Mapping[int, str]
+    subject: Subject,
+    runner: Runner,
+    moved: Sequence[Any],
+    paths: Mapping[int, str],
+    *,
+    inference_holds: bool,
 ) -> Cause:
     """What makes an entry point move state, found by undoing it.
 
-    `paths` are those of the layers that hold the variables `moved`, by identity.
+    `paths` are those of the layers that hold the variables `moved`, by identity;
+    `inference_holds` says that a call with training=False moves none.
     """
     layers = list(dict.fromkeys(paths[id(variable)] for variable in moved))
 
@@ -41,7 +47,8 @@ def moves_because(
         return not before.moved()
 
     tries = Tries()
-    undoing = Undoing(subject, runner, stays, "all of their state stays", tries)
+    ok = "all of their state stays"
+    undoing = Undoing(subject, runner, stays, ok, tries, inference_holds=inference_holds)
     if undoing.retraced:
         return stale("it moves no state")
     ids = {id(variable) for variable in moved}
@@ -56,7 +63,9 @@ def moves_because(
         )
         return Cause(step, explanation)
 
-    found = undoing.mode_or_step(owning[0] if owning else None, writes_itself)
+    # Of several calls of one layer, one may be told to train.
+    training = sorted(owning, key=lambda call: True not in call.called_with)
+    found = undoing.mode_or_step(training[0] if training else None, writes_itself)
     if found is not None:
         return found if found.place else replace(found, place=layers[0])
     carried = _carried(subject, runner, owning, moved, tries)

@@ -20,7 +20,13 @@ def state_moves(context: CheckContext, runs: Runs) -> list[Finding]:
     found: dict[Cause, list[Seen]] = {}
     for alike in _by_code([s for s in runs.seen if s.moved]):
         runner = runner_of(context, alike[0])
-        cause = explain_state.moves_because(context.subject, runner, alike[0].moved, runs.owner_of)
+        cause = explain_state.moves_because(
+            context.subject,
+            runner,
+            alike[0].moved,
+            runs.owner_of,
+            inference_holds=context.subject.call_text(False) in unmoved,
+        )
         found.setdefault(cause, []).extend(alike)
     findings = []
     for cause, moving in found.items():

@@ -11,6 +11,7 @@ from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.training_mode_callers import (
     in_inference,
     own_code_trains,
+    pass_training_on,
     to_blame,
     who_tells,
 )
@@ -73,15 +74,23 @@ class Runner:
 class Undoing:
     """Tries one cause of a symptom after the other: `healed` runs and tells whether it is gone.
 
-    `ok` says so in words, `tries` whether there is time. `retraced` tells of the code run anew and
-    nothing else, `calls` are the calls of layers in that run.
+    `ok` says so in words, `tries` whether there is time; `inference_holds` that the symptom does
+    not show where the model is called with training=False. `retraced` tells of the code run anew
+    and nothing else, `calls` are the calls of layers in that run.
     """
 
     def __init__(
-        self, subject: Subject, runner: Runner, healed: Callable[[], bool], ok: str, tries: Tries
+        self,
+        subject: Subject,
+        runner: Runner,
+        healed: Callable[[], bool],
+        ok: str,
+        tries: Tries,
+        *,
+        inference_holds: bool = True,
     ) -> None:
         self._subject, self._runner, self._healed, self._ok = subject, runner, healed, ok
-        self._tries = tries
+        self._tries, self._inference_holds = tries, inference_holds
         self.calls: list[Call] = []
         self.retraced = self._with({}, self.calls)
 
@@ -107,7 +116,8 @@ class Undoing:
         return self._in_training_mode(call) if inference else None
 
     def _in_training_mode(self, call: Call | None) -> Cause:
-        teller = who_tells(self._subject, call, self.calls, self._with)
+        holds = self._inference_holds
+        teller = who_tells(self._subject, call, self.calls, self._with, inference_holds=holds)
         if self._tries.cut:
             teller = None
         who = call.path if call is not None else "a layer"
@@ -117,9 +127,7 @@ class Undoing:
                 cause=f"{who} runs in training mode"
                 + (f", because {teller.because}" if teller else ""),
                 tested=f"with every layer told training=False, {self._ok}",
-                remedy=teller.remedy
-                if teller
-                else "call the model with training=False for inference",
+                remedy=teller.remedy if teller else pass_training_on(holds),
                 established=True,
             ),
         )
