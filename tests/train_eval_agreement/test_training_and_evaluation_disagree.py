@@ -227,6 +227,27 @@ def test_a_model_built_anew_without_the_statistics(data, known):
 
 
 @pytest.mark.thorough
+def test_random_weights_that_know_two_classes_by_luck():
+    """Two groups far apart, told apart once their common offset is taken away."""
+    y = np.arange(64) % 2
+    noise = np.random.default_rng(0).normal(0, 0.3, (64, 6))
+    x = (100 + 3 * y[:, None] + noise).astype(np.float32)
+    lucky = 0
+    for seed in range(12):
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input((6,))
+        h = keras.layers.BatchNormalization()(keras.layers.Dense(64)(inputs))
+        model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(h))
+        model.compile("adam", "binary_crossentropy")
+        lucky += float(model.compute_loss(x, y[:, None], model(x, training=True))) < 0.3
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.moving_mean.assign(np.zeros(64)), layer.moving_variance.assign(np.ones(64))
+        assert "never trained" in expect_verdict(CHECK, "vacuous", model, x, y).summary
+    assert lucky
+
+
+@pytest.mark.thorough
 def test_a_train_step_that_runs_in_inference_mode(data):
     def build(mode):
         inner = classifier(keras, momentum=0.1)

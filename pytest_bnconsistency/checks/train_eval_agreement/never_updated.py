@@ -16,6 +16,7 @@ from pytest_bnconsistency.checks.population_statistics import (
     batch_size,
     estimated,
     inference_pass,
+    training_pass,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
 from pytest_bnconsistency.data.rows import Data
@@ -30,8 +31,8 @@ from pytest_bnconsistency.rules import catalogue as rules
 
 ANY_MOMENTUM = 0.5
 INFORMED = 0.5
-"""A model was trained whose loss in training mode is less than this share of that of its mean
-answer to every row, and of that in inference: random weights know nothing of the targets."""
+"""A model knows its targets if its loss in training mode is less than this share of its loss in
+inference, and of that of its mean answer for every row. Random weights may, by luck."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,33 @@ def _untrained(context: CheckContext, layers: Layers) -> list[Tracked]:
     if context.updates():
         return []
     found = [t for t in layers.fresh if not _weights_moved(context, t.layer)]
-    return [] if found and _informed(context) else found
+    built_anew = bool(found) and _offsets_moved_after(context, found) and _informed(context)
+    return [] if built_anew else found
+
+
+def _offsets_moved_after(context: CheckContext, fresh: Sequence[Tracked]) -> bool:
+    """Whether the offsets of all layers that run after those at their start are trained.
+
+    An offset begins as one number. Those of a new head are at their start, whatever stands below.
+    """
+    at_start = {id(t.layer) for t in fresh}
+    calls = [call for call in training_pass(context).calls if call.is_layer]
+    first = next((i for i, call in enumerate(calls) if id(call.layer) in at_start), len(calls))
+    offsets = [
+        variable.numpy()
+        for call in calls[first:]
+        if id(call.layer) not in at_start
+        for variable in context.subject.own_variables(call.layer)
+        if variable.dtype.is_floating and len(variable.shape) == 1 and variable.shape[0] > 1
+    ]
+    return bool(offsets) and all(np.ptp(value) > 0 for value in offsets)
 
 
 def _informed(context: CheckContext) -> bool:
-    """Whether the model knows its targets in training mode alone: no weights do that untrained.
+    """Whether the model knows its targets in training mode alone.
 
     Where a model was built anew and given the weights of all but its normalization layers, nothing
-    else tells. What knows them in inference as well may need no statistics.
+    else tells that it was trained. What knows them in inference as well may need no statistics.
     """
     losses = _losses(context, Tries())
     if losses is None:
