@@ -57,7 +57,7 @@ def check(context: CheckContext) -> CheckResult:
 def _decide(context: CheckContext, known: Estimated) -> CheckResult:
     layers, planned = never_updated.layers(context, known), context.settings.planned_updates
     if not layers.every:
-        return _without_normalization(context, known)
+        return explain_by_mode.judged(NAME, context, known)
     if planned is not None and (layers.fresh or not context.updates()):
         return planned_updates.judged(NAME, layers.reached, planned)
     if layers.fresh:
@@ -72,21 +72,6 @@ def _decide(context: CheckContext, known: Estimated) -> CheckResult:
         return result
     warnings = planned_updates.warnings(layers.reached, planned)
     return replace(result, warnings=(*warnings, *result.warnings))
-
-
-def _without_normalization(context: CheckContext, known: Estimated) -> CheckResult:
-    """Training mode may hang on state or on the batch in layers that nobody recognises."""
-    far = training_reference.far_without_normalization(context, known)
-    if far is None:
-        return _not_applicable(
-            "no layer has statistics that move in training mode",
-            "there is no normalization layer, or all of them are frozen",
-        )
-    if not far.proven:
-        return _inconclusive(*inconclusive.by_training(far, context.given))
-    finding = explain_by_mode.finding(far, context.given, inconclusive.bound(far.worst))
-    notes = context.given.notes
-    return CheckResult(check=NAME, verdict=Verdict.FAILED, findings=(finding,), notes=notes)
 
 
 def _compared(context: CheckContext, known: Estimated) -> CheckResult:

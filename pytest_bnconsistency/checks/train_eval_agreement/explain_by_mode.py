@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.checks.population_statistics import Estimated
+from pytest_bnconsistency.checks.train_eval_agreement import inconclusive, training_reference
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, numbers, right
-from pytest_bnconsistency.results import Explanation, Finding
+from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
 
 SHOWN = 3
 
 
-def finding(far: Comparison, data: Data, bound: str) -> Finding:
+def judged(name: str, context: CheckContext, known: Estimated) -> CheckResult:
+    """The answer where training mode may hang on state, or on the batch, all the same."""
+    far, data = training_reference.far_without_normalization(context, known), context.given
+    if far is None:
+        return CheckResult(
+            check=name,
+            verdict=Verdict.NOT_APPLICABLE,
+            summary="no layer has statistics that move in training mode",
+            hint="there is no normalization layer, or all of them are frozen",
+        )
+    if not far.proven:
+        why, hint = inconclusive.by_training(far, data)
+        return CheckResult(check=name, verdict=Verdict.VACUOUS, summary=why, hint=hint)
+    finding = _finding(far, data, inconclusive.bound(far.worst))
+    return CheckResult(check=name, verdict=Verdict.FAILED, findings=(finding,), notes=data.notes)
+
+
+def _finding(far: Comparison, data: Data, bound: str) -> Finding:
     """What training mode says other than evaluation, and the layers whose state it moves."""
     stored, trained = far.stored, far.trained
     paths = [holder.path for holder in far.blamed]
