@@ -18,7 +18,7 @@ from pytest_bnconsistency.checks.statistics_health.distances import (
     table,
 )
 from pytest_bnconsistency.checks.statistics_health.failures import unusable
-from pytest_bnconsistency.checks.statistics_health.warnings import fed_by_noise, unusual
+from pytest_bnconsistency.checks.statistics_health.warnings import fed_by_random_layers, unusual
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.stored_statistics import (
@@ -27,7 +27,6 @@ from pytest_bnconsistency.measurement.stored_statistics import (
     normalization_layers,
 )
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
-from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
 
 NAME = "statistics_health"
@@ -52,7 +51,7 @@ def check(context: CheckContext) -> CheckResult:
         return _failed(context, found, findings)
     layers = [] if known is None else distances(known)
     warnings = [*unusual(context.subject, found), *far_off(layers)]
-    warnings += [] if known is None else _fed_by_noise(found, known, warnings)
+    warnings += [] if known is None else fed_by_random_layers(found, known, warnings)
     return CheckResult(
         check=NAME,
         verdict=Verdict.PASSED,
@@ -93,16 +92,6 @@ def _passed_summary(found: list[NormalizationLayer]) -> str:
         f"{counted(len(found), 'normalization layer')} are finite, no variance is negative, "
         "momenta, axes and dtypes can accumulate"
     )
-
-
-def _fed_by_noise(
-    found: list[NormalizationLayer], known: Estimated, warnings: list[Finding]
-) -> list[Finding]:
-    """What no graph of the model's own tells, where nothing of it is known yet."""
-    if any(warning.rule == rules.FED_BY_DROPOUT.id for warning in warnings):
-        return []
-    fed = known.training.fed_by_random
-    return list(fed_by_noise(found, lambda layer: fed.get(id(layer), ())))
 
 
 def _with_data(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks import unusable_statistics
+from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.unusable_statistics import Why
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer
@@ -147,7 +148,7 @@ def _axis(
     """Statistics along another axis than the model's channels."""
     formats = {getattr(layer, "data_format", None) for layer in subject.layers()} - {None}
     if formats:
-        return  # told by the layers themselves: `checks.unusable.channel_axis`
+        return  # told by the layers themselves: `failures.channel_axis`
     odd = [
         n for n in normalization_layers if n.axis and n.axis[1] >= 4 and n.axis[0] != n.axis[1] - 1
     ]
@@ -176,12 +177,22 @@ def _graph(
             "one layer, several inputs",
             "a normalization layer for each input, or one batch of all",
         )
-    yield from fed_by_noise(
+    yield from _fed_by_noise(
         normalization_layers, lambda layer: filter(subject.stochastic, subject.upstream(layer))
     )
 
 
-def fed_by_noise(
+def fed_by_random_layers(
+    found: Sequence[NormalizationLayer], known: Estimated, warnings: Iterable[Finding]
+) -> list[Finding]:
+    """What no graph of the model's own tells, where nothing of it is known yet."""
+    if any(warning.rule == rules.FED_BY_DROPOUT.id for warning in warnings):
+        return []
+    fed = known.training.fed_by_random
+    return list(_fed_by_noise(found, lambda layer: fed.get(id(layer), ())))
+
+
+def _fed_by_noise(
     normalization_layers: Sequence[NormalizationLayer],
     random_before: Callable[[Any], Iterable[Any]],
 ) -> Iterator[Finding]:
