@@ -154,10 +154,7 @@ class Operations(Instrument):
                     continue  # x, or the same for all batches
                 indices[tensor.name] = len(prints)
                 prints.append(self._hashes(operation.name, tensor))
-                ranked = tensor.shape.rank is not None
-                self.results.append(
-                    Result(operation.name, operation.type, _description(operation), given, ranked)
-                )
+                self.results.append(_result(operation, tensor, given))
         return prints
 
     def _hashes(self, operation: str, tensor: Any) -> Any:
@@ -176,6 +173,11 @@ class Operations(Instrument):
         return self._open - fitting
 
 
+def _result(operation: Any, tensor: Any, given: tuple[int, ...]) -> Result:
+    ranked = tensor.shape.rank is not None
+    return Result(operation.name, operation.type, _description(operation), given, ranked)
+
+
 def _is_opaque(tensor: Any) -> bool:
     """Whether it can't be compared: it is no array, or nobody knows how many axes it has."""
     return tensor.dtype in (tf.variant, tf.resource) or tensor.shape.rank is None
@@ -184,9 +186,8 @@ def _is_opaque(tensor: Any) -> bool:
 def _description(operation: Any) -> str:
     """An operation's type and name, and the axes that it reduces over."""
     inputs = list(operation.inputs)
-    axes = (
-        tf.get_static_value(inputs[1]) if len(inputs) == 2 and _is_reduction(operation) else None
-    )
+    reduces = len(inputs) == 2 and _is_reduction(operation)
+    axes = tf.get_static_value(inputs[1]) if reduces else None
     over = "" if axes is None else f" over axis {', '.join(map(str, np.ravel(axes)))}"
     return f"{operation.type}{over} ({operation.name})"
 
@@ -197,8 +198,8 @@ def _is_reduction(operation: Any) -> bool:
 
 def _may_hold_rows(tensor: Any) -> bool:
     """Whether some axis of a tensor, or how many it has, is not known before the batch is."""
-    known = tensor.shape.is_fully_defined() or tensor.dtype in (tf.variant, tf.resource)
-    return not known
+    is_array = tensor.dtype not in (tf.variant, tf.resource)
+    return is_array and not tensor.shape.is_fully_defined()
 
 
 def fingerprint(tensor: Any) -> Any:

@@ -59,11 +59,17 @@ def variables_of(owner: Any) -> list[Any]:
 
 def _items(value: Any) -> list[Any]:
     """What a container or a helper holds."""
-    if isinstance(value, (list, tuple, set)):
-        return list(value)
+    contained = _contained(value)
+    if contained is None:
+        return list(vars(value).values()) if _is_helper(value) else []
+    return contained
+
+
+def _contained(value: Any) -> list[Any] | None:
+    """What a container holds; None where `value` is none."""
     if isinstance(value, Mapping):
         return list(value.values())
-    return list(vars(value).values()) if _is_helper(value) else []
+    return list(value) if isinstance(value, (list, tuple, set)) else None
 
 
 def _is_helper(value: Any) -> bool:
@@ -200,14 +206,9 @@ def library_objects(function: Any) -> list[Any]:
     def visit(value: Any, depth: int) -> None:
         if as_variable(value) is not None or _is_library_object(value):
             found.setdefault(id(value), value)
-        elif depth and isinstance(value, (list, tuple, set)):
-            for item in list(value):
-                visit(item, depth - 1)
-        elif depth and isinstance(value, Mapping):
-            for item in list(value.values()):
-                visit(item, depth - 1)
         elif depth and not isinstance(value, (type, types.ModuleType)):
-            for item in list(getattr(value, "__dict__", {}).values()):
+            contained, own = _contained(value), getattr(value, "__dict__", {})
+            for item in list(own.values()) if contained is None else contained:
                 visit(item, depth - 1)
 
     for value in reached(function):
