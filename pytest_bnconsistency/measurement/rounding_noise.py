@@ -170,7 +170,7 @@ class Noise:
         for place, row in enumerate(farthest):
             if place:  # where the noise of one explains it, that of the others mostly does
                 self._measure_ahead(rows[farthest[place : place + TOGETHER]])
-            for measured, believed in ((self._of_row, self._trusted), (self._inside, np.inf)):
+            for measured, believed in ((self.of_row, self._trusted), (self._inside, np.inf)):
                 found = moved(int(row), measured(int(rows[row])), believed)
                 if not found.beyond:
                     break
@@ -211,7 +211,7 @@ class Noise:
         """The noise of a row by the rounding of each operation, where there is a trace."""
         if row not in self._inner:
             rounding, traced = self._operations
-            floors, x = self._of_row(row), self._batch((row,))
+            floors, x = self.of_row(row), self._batch((row,))
             if traced.is_traced:
                 undisturbed, *draws = (
                     rounding.run(traced, x, mode, seed)
@@ -235,9 +235,6 @@ class Noise:
 
     def of_row(self, row: int) -> list[Floor]:
         """The noise of a row of its own, by several draws: one floor for each output."""
-        return self._of_row(row)
-
-    def _of_row(self, row: int) -> list[Floor]:
         if row not in self._rows:
             (self._rows[row],) = self._measure((row,), THOROUGH, sums=True)
         return self._rows[row]
@@ -319,10 +316,10 @@ class NoiseLike(Noise):
 
         self._first = [floor(output) for output in outputs]
 
-    def _of_row(self, row: int) -> list[Floor]:
+    def of_row(self, row: int) -> list[Floor]:
         return self.floors
 
-    _inside = _of_row
+    _inside = of_row
 
 
 def _eps(dtype: str) -> float:
