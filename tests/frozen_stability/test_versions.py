@@ -76,25 +76,27 @@ def said(model: Any) -> str:
     return ", ".join(f.rule for f in result.findings) or str(result.verdict)
 
 
-def inference_call(g: Generation) -> str:
-    model, bn = transfer(g, training=False)
+def moves_and_said(model: Any, bn: Any) -> str:
     verdict = said(model)
     return f"{'yes' if moves(model, bn) else 'no'} ({verdict})"
+
+
+def inference_call(g: Generation) -> str:
+    model, bn = transfer(g, training=False)
+    return moves_and_said(model, bn)
 
 
 def frozen_before_fit(g: Generation) -> str:
     model, bn = transfer(g)
     bn.trainable = False
-    verdict = said(model)
-    return f"{'yes' if moves(model, bn) else 'no'} ({verdict})"
+    return moves_and_said(model, bn)
 
 
 def frozen_after_fit(g: Generation) -> str:
     model, bn = transfer(g)
     fit(model)
     bn.trainable = False
-    verdict = said(model)
-    return f"{'yes' if moves(model, bn) else 'no'} ({verdict})"
+    return moves_and_said(model, bn)
 
 
 def frozen_after_fit_new_shape(g: Generation) -> str:
@@ -109,8 +111,7 @@ def frozen_and_compiled_again(g: Generation) -> str:
     fit(model)
     bn.trainable = False
     compiled(model)
-    verdict = said(model)
-    return f"{'yes' if moves(model, bn) else 'no'} ({verdict})"
+    return moves_and_said(model, bn)
 
 
 def frozen_normalises_by(g: Generation) -> str:
@@ -127,8 +128,7 @@ def child_left_trainable(g: Generation) -> str:
     model.layers[1].trainable = False
     bn.trainable = True
     compiled(model)
-    verdict = said(model)
-    return f"{'yes' if moves(model, bn) else 'no'} ({verdict})"
+    return moves_and_said(model, bn)
 
 
 def unfrozen_by_parent(g: Generation) -> str:
