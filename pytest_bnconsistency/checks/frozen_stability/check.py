@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.frozen_stability import explain, warnings
+from pytest_bnconsistency.checks.frozen_stability import explain
 from pytest_bnconsistency.checks.frozen_stability.declared import Declarations
 from pytest_bnconsistency.checks.frozen_stability.measure import (
     measured,
@@ -18,6 +18,7 @@ from pytest_bnconsistency.checks.frozen_stability.measure import (
     training_pass,
     with_table,
 )
+from pytest_bnconsistency.checks.frozen_stability.status import status_of, table
 from pytest_bnconsistency.checks.frozen_stability.summary import (
     evidence_of,
     notes_of,
@@ -87,13 +88,13 @@ def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:
     start = start_of(context, training, m)
     m = with_table(m, start)
     findings = explain.explain(m)
-    status = warnings.status_of(declared.normalization_layers, m, findings)
+    status = status_of(declared.normalization_layers, m, findings)
     result = CheckResult(
         check=NAME,
         verdict=Verdict.FAILED,
         findings=tuple(findings),
         notes=notes_of(training, m, ran, start),
-        table=warnings.table(status),
+        table=table(status),
         evidence=evidence_of(m, ran, status, start),
     )
     if findings:

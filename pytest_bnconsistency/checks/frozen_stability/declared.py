@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability.explain import Frozen
-from pytest_bnconsistency.checks.frozen_stability.warnings import NormalizationLayer
+from pytest_bnconsistency.checks.frozen_stability.status import NormalizationLayer
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates

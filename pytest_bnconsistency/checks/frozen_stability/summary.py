@@ -8,7 +8,7 @@ from typing import Any
 from pytest_bnconsistency.checks.frozen_stability.declared import not_frozen
 from pytest_bnconsistency.checks.frozen_stability.explain import Frozen, Measured
 from pytest_bnconsistency.checks.frozen_stability.fine_tuning import Start
-from pytest_bnconsistency.checks.frozen_stability.warnings import Status
+from pytest_bnconsistency.checks.frozen_stability.status import Status
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.training_steps import SHIFT, Ran
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates

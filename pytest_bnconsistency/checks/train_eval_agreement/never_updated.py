@@ -40,17 +40,17 @@ class Layers:
     """The statistics of normalization layers, by what moves them.
 
     Training mode moves those that are `tracked`, training=True in the call of the layer itself
-    those that are `untold`, and another momentum those `by_momentum`. `fresh` are those of all
+    those that are `unreached`, and another momentum those `by_momentum`. `fresh` are those of all
     these whose layer holds nothing but zeros and ones, as layers begin.
     """
 
     tracked: Sequence[Tracked]
-    untold: Sequence[Tracked]
+    unreached: Sequence[Tracked]
     by_momentum: Sequence[Tracked]
 
     @property
     def every(self) -> list[Tracked]:
-        return [*self.tracked, *self.untold, *self.by_momentum]
+        return [*self.tracked, *self.unreached, *self.by_momentum]
 
     @property
     def reached(self) -> list[Tracked]:
@@ -66,8 +66,8 @@ class Layers:
 def layers(context: CheckContext, known: Estimated) -> Layers:
     """The layers that normalise, whether or not training mode moves their statistics."""
     training, tracked, x = known.training, known.tracked, known.batches[0].x
-    untold = [] if tracked else _untold(context, training, x)
-    return Layers(tracked, untold, _by_momentum(context, training, [*tracked, *untold], x))
+    unreached = [] if tracked else _unreached(context, training, x)
+    return Layers(tracked, unreached, _by_momentum(context, training, [*tracked, *unreached], x))
 
 
 def judged(name: str, context: CheckContext, layers: Layers) -> CheckResult:
@@ -126,7 +126,7 @@ def _informed(context: CheckContext) -> bool:
     return losses.trained < INFORMED * min(losses.stored, losses.uninformed)
 
 
-def _untold(context: CheckContext, training: Pass, x: Any) -> list[Tracked]:
+def _unreached(context: CheckContext, training: Pass, x: Any) -> list[Tracked]:
     """Normalization layers that move only if training=True is passed to them."""
     takes_training = context.subject.takes_training
     modes = {id(layer): True for layer in _holders(context, training) if takes_training(layer)}
@@ -189,7 +189,8 @@ def _weights_moved(context: CheckContext, layer: Any) -> bool:
 
 def _finding(context: CheckContext, layers: Layers) -> Finding:
     """The finding for statistics that no training step ever moved."""
-    data, untouched, stuck, updates = context.given, layers.fresh, layers.untold, context.updates()
+    untouched, stuck = layers.fresh, layers.unreached
+    data, updates = context.given, context.updates()
     first = untouched[0]
     after = f"after {updates} updates" if updates else "though their weights have moved"
     rule, tries = rules.NEVER_UPDATED, Tries()
