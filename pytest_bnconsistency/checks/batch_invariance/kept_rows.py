@@ -112,11 +112,11 @@ def hashes_differ(mine: Array, its: Array, variant: BatchVariant) -> bool | None
 
     They do only if they do however the rows may lie along it.
     """
-    ways = list(zip(by_row(mine, variant.rows), by_row(its, variant.rows), strict=False))
+    alignments = list(zip(by_row(mine, variant.rows), by_row(its, variant.rows), strict=False))
     # How many elements an operation picks may depend on the batch: nothing to compare.
-    if not ways or mine.shape != its.shape:
+    if not alignments or mine.shape != its.shape:
         return None
-    return all(bool((a[variant.kept] != b[variant.now]).any()) for a, b in ways)
+    return all(bool((a[variant.kept] != b[variant.now]).any()) for a, b in alignments)
 
 
 def _rows_that_differ(mine: Array, its: Array, variant: BatchVariant) -> Array:

@@ -92,8 +92,8 @@ def _untrained(context: CheckContext, layers: Layers) -> list[Tracked]:
     if context.updates():
         return []
     found = [t for t in layers.fresh if not _weights_moved(context, t.layer)]
-    built_anew = bool(found) and _offsets_moved_after(context, found) and _informed(context)
-    return [] if built_anew else found
+    rebuilt = bool(found) and _offsets_moved_after(context, found) and _informed(context)
+    return [] if rebuilt else found
 
 
 def _offsets_moved_after(context: CheckContext, fresh: Sequence[Tracked]) -> bool:

@@ -36,7 +36,7 @@ WOULD_SHOW = 1.5
 """A pass says that there is no excess of so many tolerances."""
 PARTS = 16
 """The loss is compared on so many parts of the rows, to tell how much it varies among them."""
-STILL = 0.5
+UNMOVED = 0.5
 """A loss speaks for the decisions too few rows leave open if it surely moves by less, in
 tolerances, up or down: one that moves more may gain on some rows what it loses on others."""
 CLEAR = 3
@@ -137,10 +137,10 @@ class Excess:
         return self.quantity.counted and self.sampling_error >= WOULD_SHOW
 
     @property
-    def still(self) -> bool:
+    def unmoved(self) -> bool:
         """Whether it hardly moves, up or down, under statistics of other rows as well."""
         chance = ONE_SIDED * math.hypot(self.counting, self.sampling_error)
-        return abs(self.amount) + chance < STILL
+        return abs(self.amount) + chance < UNMOVED
 
     @property
     def negligible(self) -> bool:
@@ -190,7 +190,7 @@ def doubted(found: Sequence[Excess]) -> list[Excess]:
 def _telling(found: Sequence[Excess]) -> list[Excess]:
     """What must show that there is no harm: losses may speak for decisions, and no more else."""
     leading = [excess for excess in found if excess.quantity.counted == found[0].quantity.counted]
-    return leading if leading[0].quantity.counted or all(e.still for e in leading) else [*found]
+    return leading if leading[0].quantity.counted or all(e.unmoved for e in leading) else [*found]
 
 
 def settled(found: Sequence[Excess]) -> bool:
