@@ -134,7 +134,9 @@ def test_weights_that_were_trained_anew_are_told(recorded):
     assert compare(recorded, anew, weights="retrained").verdict == "passed"
     with pytest.raises(ConsistencyFailure, match="BN702 statistics-moved: all weights"):
         compare(recorded, anew, weights="same")
-    with pytest.raises(ConsistencyFailure, match=r"BN701 .* first_bn: frozen_by is first_bn"):
+    with pytest.raises(
+        ConsistencyFailure, match=r"BN701 .* first_bn: what freezes it is first_bn"
+    ):
         compare(recorded, built(seed=4, off=["first_bn"]))
     moved = built(moved=[("first_bn", "moving_mean", 0, 1.0)])
     assert compare(recorded, moved, weights="retrained").verdict == "passed"
@@ -167,6 +169,6 @@ def test_a_training_mode_that_is_baked_in_is_told_by_entry_point(tmp_path):
     with pytest.raises(ConsistencyFailure) as failure:
         compare(tmp_path, graph(training=True))
     said = str(failure.value)
-    assert "bn: modes call is batch, was stored" in said
+    assert "bn: mode in model(x) is batch, was stored" in said
     assert "model(x)" in places_of(failure)
     assert "predict" not in places_of(failure)  # there Keras 3.15 overrides it

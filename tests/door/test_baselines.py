@@ -86,7 +86,7 @@ def test_a_check_that_sees_less_and_a_new_warning(project):
     result.stdout.fnmatch_lines(
         [
             "E *BN704 check-sees-less: train_eval_agreement: verdict is vacuous, was passed",
-            "E *BN705 new-warning: dense: BN101 is finding, was -",
+            "E *BN705 new-warning: dense: BN101 is finding, was not there",
         ]
     )
     put(project, "train_eval_agreement='vacuous'")
@@ -169,7 +169,7 @@ def test_a_damaged_file_is_an_error_and_is_not_written_over(project):
     for option in ([], [UPDATE]):
         result = project.runpytest(*option)
         result.assert_outcomes(errors=1)
-        result.stdout.fnmatch_lines(["E *line *: it is not the sum of its block*"])
+        result.stdout.fnmatch_lines(["E *line *: it is the checksum of other facts*"])
     assert baselines(project) == before
 
 

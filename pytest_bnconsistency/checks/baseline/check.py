@@ -52,7 +52,8 @@ def _recorded(place: Place, mode: str) -> Facts | None:
             return None
         raise BaselineError(
             f"{place.model} has no baseline: there is no file {place.shown}; record it with "
-            "pytest --bn-update-baseline=new, look at it and commit it"
+            "pytest --bn-update-baseline=new, or record_baseline in a script; look at it and "
+            "commit it"
         )
     was = file.read(place.path)
     if was.model != place.model:

@@ -35,7 +35,7 @@ DIGITS = 2e-9
 """What the digits of the file leave out of a number."""
 NO_DIGESTS = ("noise", DISTANCE, SAMPLING)
 """Facts that are compared in their own way."""
-NOTHING, GRAPH, BATCH = "-", "graph", "batch"
+NOTHING, GRAPH, BATCH = "not there", "graph", "batch"
 
 BEHAVIOUR = ("modes ", "updates", "kind")
 """Facts of a layer that a library has a say in; all others are declared."""

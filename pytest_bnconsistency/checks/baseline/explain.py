@@ -14,7 +14,7 @@ from pytest_bnconsistency.checks.baseline.compare import (
     is_behaviour,
     is_distance,
 )
-from pytest_bnconsistency.checks.baseline.facts import RUN_BY, Facts, Value
+from pytest_bnconsistency.checks.baseline.facts import INVENTORY, RUN_BY, Facts, Value
 from pytest_bnconsistency.checks.baseline.verdicts import FELL
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
@@ -23,6 +23,15 @@ from pytest_bnconsistency.words import counted, listed
 
 LIBRARIES = ("tensorflow", "keras", "tf-keras", "numpy", RUN_BY)
 """The versions that may change what a model does."""
+NAMES = {
+    "frozen_by": "what freezes it",
+    "statistics_dtype": "dtype of its statistics",
+    "modes call": "mode in model(x)",
+    "modes predict": "mode in predict",
+    "modes training": "mode in training",
+    "updates": "number of updates per step",
+}
+"""Facts of a layer whose names in the file are shorter."""
 UPDATE = "if it is meant: pytest --bn-update-baseline, and review the file's diff"
 
 
@@ -89,12 +98,7 @@ def findings(was: Facts, now: Facts, found: Compared) -> tuple[Finding, ...]:
     sides = Sides.of(was, now, found)
     by_rule: tuple[tuple[Rule, Sequence[Difference], str], ...] = (
         (rules.INVENTORY_CHANGED, found.inventory, "no tolerance"),
-        (
-            rules.STATISTICS_MOVED,
-            found.statistics,
-            f"{SAME_STATISTICS:g} of the size of a vector; of a distance to the population, "
-            f"{FARTHER:g} and {ERRORS:g} standard errors",
-        ),
+        (rules.STATISTICS_MOVED, found.statistics, _bound_of(found.statistics)),
         (rules.OUTPUTS_MOVED, found.outputs, "the rounding noise, measured on both sides"),
         (rules.SEES_LESS, found.less, f"no less, and limits no more than {FELL:g} times larger"),
         (rules.NEW_WARNING, found.warnings, "no tolerance"),
@@ -104,6 +108,12 @@ def findings(was: Facts, now: Facts, found: Compared) -> tuple[Finding, ...]:
         for rule, differences, bound in by_rule
         if differences
     )
+
+
+def _bound_of(statistics: Sequence[Difference]) -> str:
+    if statistics and is_distance(statistics[0]):
+        return f"{FARTHER:g} farther, and {ERRORS:g} standard errors"
+    return f"{SAME_STATISTICS:g} of the size of a vector"
 
 
 def _finding(rule: Rule, differences: Sequence[Difference], bound: str, sides: Sides) -> Finding:
@@ -118,7 +128,9 @@ def _finding(rule: Rule, differences: Sequence[Difference], bound: str, sides: S
         bound=bound,
         table=Table(
             ("layer", "what", "was", "is"),
-            tuple((one.layer, one.fact, shown(one.was), shown(one.now)) for one in differences),
+            tuple(
+                (one.layer, name_of(one), shown(one.was), shown(one.now)) for one in differences
+            ),
         ),
         evidence={
             "differences": [
@@ -138,12 +150,17 @@ def _finding(rule: Rule, differences: Sequence[Difference], bound: str, sides: S
 
 
 def _said(one: Difference) -> str:
-    return f"{one.layer}: {one.fact} is {shown(one.now)}, was {shown(one.was)}"
+    return f"{one.layer}: {name_of(one)} is {shown(one.now)}, was {shown(one.was)}"
+
+
+def name_of(one: Difference) -> str:
+    """The fact as a reader knows it."""
+    return NAMES.get(one.fact, one.fact) if one.section == INVENTORY else one.fact
 
 
 def shown(value: Value) -> str:
     if value is None:
-        return "-"
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.7g}" if isinstance(value, float) else str(value)

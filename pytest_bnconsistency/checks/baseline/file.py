@@ -23,7 +23,7 @@ from pytest_bnconsistency.errors import BaselineError
 FORMAT = 1
 NAME, SUM = "name", "sum"
 HEAD = "baseline"
-AGAIN = "put it right, or delete it and record it anew: pytest --bn-update-baseline"
+AGAIN = "restore the file, or delete it and record it anew: pytest --bn-update-baseline=new"
 _TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
@@ -204,7 +204,9 @@ def _block(place: tuple[str | int, ...], given: Any) -> Block:
             raise _WrongError((*place, key), f"gives {key!r} no plain value")
     facts = {key: value for key, value in given.items() if key != SUM}
     if given.get(SUM) != _sum(str(place[0]), facts):
-        raise _WrongError((*place, SUM), "is not the sum of its block, so that a fact was changed")
+        raise _WrongError(
+            (*place, SUM), "is the checksum of other facts: its block was edited by hand or merged"
+        )
     return facts
 
 
