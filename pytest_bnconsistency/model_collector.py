@@ -37,6 +37,10 @@ class Named:
     data: Target | Archive | None
     default: Target | Archive | None
 
+    @property
+    def data_spec(self) -> str | None:
+        return None if self.data is None else self.data.spec
+
     def load(self) -> Any:
         if self.data is None and (own := self.target.own_data()) is not None:
             return own
@@ -226,17 +230,17 @@ def _named(
     folders = (config.invocation_params.dir, config.rootpath)
     trusted = ini.trusts_files(config)
     pairs = _paired(given)
-    found: dict[str, Named] = {}
-    chosen = dict[str, str | None]()
+    found = dict[tuple[Path, str], Named]()
     defaults = _defaults(config, pairs, on_command_line)
     for (model, data), default in zip(pairs, defaults, strict=True):
-        if chosen.setdefault(model, data) != data:
-            raise OptionError(
-                f"{MODEL} is {model!r} twice, with {chosen[model]} and {data}; expected one "
-                f"{DATA} for a model: write a function for each"
-            )
         target = SavedFile.find(model, folders, trusted) or Target.find(MODEL, model, folders)
-        found[model] = Named(target, _source(data, folders), _source(default, folders))
+        named = Named(target, _source(data, folders), _source(default, folders))
+        first = found.setdefault((target.path, target.name), named)
+        if first.data_spec != named.data_spec:
+            raise OptionError(
+                f"{MODEL} is {model!r} twice, with {first.data_spec} and {named.data_spec}; "
+                f"expected one {DATA} for a model: write a function for each"
+            )
     return list(found.values())
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -56,8 +57,10 @@ class RunRecorder:
     def __init__(self, config: pytest.Config, outputs: list[Output], accepted: set[str]) -> None:
         self.config, self.outputs, self.accepted = config, outputs, accepted
         self.begun = time.time()
-        self.tests: dict[tuple[str, str], list[Reported]] = {}
-        """The reports about a test that hold something of ours, by worker and test."""
+        self.tests: dict[tuple[str, str, int], list[Reported]] = {}
+        """The reports about a test that hold something of ours, by worker, test, and how many of
+        the same id failed before."""
+        self._alike = Counter[tuple[str, str]]()
         self.collected: dict[str, None] = {}
         self.finished: set[str] = set()
         self.collection_errors: list[dict[str, Any]] = []
@@ -97,9 +100,14 @@ class RunRecorder:
             self.crashed.append({"test": report.nodeid, "message": printable(_message(report))})
         if self.outputs and phase in ("teardown", "???"):
             self.finished.add(report.nodeid)
-        test = (getattr(report, "worker_id", ""), report.nodeid)
-        if phase == "setup":
-            self.tests.pop(test, None)  # run again
+        named = (getattr(report, "worker_id", ""), report.nodeid)
+        test = (*named, self._alike[named])
+        if phase == "setup" and test in self.tests:
+            if any(one.failed for one in self.tests[test]):  # for pytest, too, it stays failed
+                self._alike[named] += 1
+                test = (*named, self._alike[named])
+            else:
+                del self.tests[test]  # run again
         is_ours = hasattr(report, "bn_entries") or getattr(report, "bn_error", None)
         if is_ours or test in self.tests:
             self.tests.setdefault(test, []).append(report)

@@ -403,6 +403,24 @@ def test_a_test_that_runs_again_counts_once(project):
     assert record(project)["counts"]["checks"] == 1
 
 
+def test_a_failure_stays_in_the_reports_whatever_has_the_same_id(project):
+    """As where a file is given twice, and fails the first time only."""
+    first = """
+        import pytest
+
+        RUNS = []
+
+        def test_it(bn_check, fake):
+            RUNS.append(1)
+            said = "failed" if len(RUNS) == 1 else "passed"
+            bn_check.batch_invariance(fake(batch_invariance=said))
+    """
+    project.makepyfile(test_it=first)
+    args = "test_it.py", "test_it.py", "--keep-duplicates", "--bn-report=json:run.json"
+    project.runpytest(*args).assert_outcomes(passed=1, failed=1)
+    assert record(project)["counts"]["failed"] == 1
+
+
 def test_unused_it_says_and_writes_nothing(pytester):
     pytester.makepyfile("def test_it(): pass")
     bare = pytester.runpytest("-p", "no:bnconsistency").outlines

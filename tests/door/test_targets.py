@@ -185,11 +185,16 @@ def test_data_in_the_ini_file(shop, data, expected):
     [
         (("m=other", "m=half", "m=owns", "d=one", "d=two"), "*2 times for 3 models; expected*"),
         (("m=other", "d=one", "m=other", "d=two"), "*'shop.models:other' twice, with *"),
+        (("m=other", "d=one", "f=other", "d=two"), "*'shop/models.py:other' twice, with *"),
         (("d=one",), "--bn-data is for models, and none is named; give --bn-model, too"),
     ],
 )
 def test_data_that_belongs_to_no_model(shop, args, message):
-    words = {"m": "--bn-model=shop.models:", "d": "--bn-data=shop.data:"}
+    words = {
+        "m": "--bn-model=shop.models:",
+        "f": "--bn-model=shop/models.py:",
+        "d": "--bn-data=shop.data:",
+    }
     result = shop.runpytest(*[words[word[0]] + word[2:] for word in args])
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
