@@ -14,9 +14,11 @@ from pytest_bnconsistency.errors import OptionError, UnsupportedSubjectError
 from pytest_bnconsistency.ini import LAYERS, MARKER
 from pytest_bnconsistency.settings import Layer, Options, resolve
 from pytest_bnconsistency.shared_models import SharedModel
+from pytest_bnconsistency.targets import makes
 
 __tracebackhide__ = True  # the user's own frames are what counts
 FIXTURE = "_bn_given"
+_FIXTURE = type(pytest.fixture(lambda: None)) if pytest.version_tuple >= (8, 4) else ()
 _uses_fixtures = pytest.mark.usefixtures(FIXTURE)
 
 
@@ -24,7 +26,8 @@ class ConsistencySuite:
     """Subclass it and say what the model is; each check becomes a test of the subclass.
 
     The model is built once for all tests of the class, for each set of parameters. `model` and
-    `data` may take fixtures and parameters as arguments. A check that could not have seen a
+    `data` may take fixtures and parameters as arguments, or be fixtures themselves, or be the
+    model and the data as they are. A check that could not have seen a
     violation, or finds nothing to check, is skipped, unless `checks` names it: then it fails. A
     class without a model of its own, that others derive from, is no set of tests.
 
@@ -87,10 +90,7 @@ class ConsistencySuite:
         self._judge("baseline")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        from pytest_bnconsistency.checks import named
-
         super().__init_subclass__(**kwargs)
-        named(cls.checks)  # told when the class is made, if one is unknown
         cls._shared = []
         cls._is_explicit = "__test__" in vars(cls)
         if not cls._is_explicit:
@@ -120,10 +120,23 @@ class _Given:
     ) -> None:
         self.known, self.suite, self.place = known, suite, ""
         self.shared = SharedModel(
-            lambda: self.suite.model(**{name: known[name] for name in to_model}),
-            lambda: self.suite.data(**{name: known[name] for name in to_data}),
+            lambda: self._model(to_model),
+            lambda: self._said("data", to_data),
             suite.checks is not None,
         )
+
+    def _model(self, arguments: Sequence[str]) -> Any:
+        from pytest_bnconsistency.checks import named
+
+        named(self.suite.checks)  # what is wrong with them, the first test tells
+        return self._said("model", arguments)
+
+    def _said(self, name: str, arguments: Sequence[str]) -> Any:
+        """What the class says by a method, a fixture or an attribute called `name`."""
+        said = getattr(self.suite, name)
+        if _is_fixture(said):
+            return self.known[name]
+        return said(**{name: self.known[name] for name in arguments}) if makes(said) else said
 
     def is_for(self, known: Mapping[str, Any]) -> bool:
         return self.known.keys() == known.keys() and all(
@@ -134,9 +147,19 @@ class _Given:
 _TESTS = [name for name in vars(ConsistencySuite) if name.startswith("test_")]
 
 
+def _is_fixture(found: object) -> bool:
+    """Whether `@pytest.fixture` made it: an object of its own since pytest 8.4."""
+    return isinstance(found, _FIXTURE) or hasattr(found, "_pytestfixturefunction")
+
+
 def _arguments(cls: type[ConsistencySuite], method: str) -> list[str]:
-    """The fixtures that `model` or `data` of `cls` takes as arguments."""
-    known = inspect.signature(getattr(cls, method)).parameters.values()
+    """The fixtures that `model` or `data` of `cls` takes as arguments, or is."""
+    found = getattr(cls, method)
+    if _is_fixture(found):
+        return [method]
+    if not makes(found):
+        return []
+    known = inspect.signature(found).parameters.values()
     bound = isinstance(inspect.getattr_static(cls, method), (staticmethod, classmethod))
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [
@@ -180,7 +203,9 @@ class SuiteClass(pytest.Class):
         baseline = False
         with contextlib.suppress(OptionError):  # each test tells it
             baseline = resolve(suite.options, *marks, *self.config.stash[LAYERS]).baseline
-        wanted = {f"test_{check.name}" for check in named(suite.checks, baseline=baseline)}
+        wanted = {f"test_{check.name}" for check in named(None, baseline=baseline)}
+        with contextlib.suppress(OptionError):  # the same
+            wanted = {f"test_{check.name}" for check in named(suite.checks, baseline=baseline)}
         place = _place(suite)
         for node in super().collect():
             name = getattr(node, "originalname", None)

@@ -105,12 +105,12 @@ class Target:
                 f"expected {wanted}"
             )
         # A model can be called, too, but not to get a model.
-        return found() if _makes(found) else found
+        return found() if makes(found) else found
 
     def own_data(self) -> Any:
         """The attribute `data` of what builds the model, called; None if it has none."""
         found = self._found()
-        if not _makes(found):
+        if not makes(found):
             return None
         data = getattr(found, "__dict__", {}).get("data")
         if isinstance(found, type):
@@ -354,7 +354,7 @@ def _defined(node: ast.stmt) -> set[str]:
     return named | {alias.asname or alias.name for alias in aliases}
 
 
-def _makes(found: Any) -> bool:
+def makes(found: Any) -> bool:
     """Whether `found` is called to get a model, and is none itself."""
     return isinstance(found, (type, functools.partial)) or inspect.isroutine(found)
 

@@ -79,18 +79,26 @@ def test_misuse_is_told_once(project, body, message):
     alone.stdout.fnmatch_lines([message])
 
 
-def test_an_unknown_check_is_told_when_the_class_is_made(project):
+@pytest.mark.parametrize("checks", [["batch_invariant"], []], ids=["unknown", "none"])
+def test_what_is_wrong_with_checks_is_told_once_and_other_tests_run(project, checks):
     project.makepyfile(
-        """
+        f"""
+        from conftest import FakeModel
         from pytest_bnconsistency import ConsistencySuite
 
         class TestModel(ConsistencySuite):
-            checks = ["batch_invariant"]
+            checks = {checks}
+            model = FakeModel()
+
+        def test_other():
+            pass
         """
     )
-    result = project.runpytest()
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*unknown check 'batch_invariant'; did you mean*"])
+    result = project.runpytest("-ra")
+    result.assert_outcomes(passed=1, errors=1, skipped=CHECKS - 1)
+    said = "unknown check 'batch_invariant'; did you mean*" if checks else "checks is empty; *"
+    result.stdout.fnmatch_lines([said, f"ERROR *::TestModel::test_batch_invariance - {said}"])
+    result.stdout.no_fnmatch_line("*registry.py*")
 
 
 def test_options_of_the_class_and_of_the_command_line(project):

@@ -109,6 +109,49 @@ def test_fixtures_and_parameters_as_arguments(project, how):
     )
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        "model = FakeModel(); data = [[1.0], [2.0]], [0.0, 1.0]",
+        "model = property(lambda self: FakeModel())",
+        """
+        @pytest.fixture(scope="class")
+        def model(self):
+            return good()
+
+        @pytest.fixture
+        def data(self, model):
+            return [[1.0], [2.0]], [0.0, 1.0]
+        """,
+        """
+        @pytest.fixture(params=[good])
+        def model(self, request):
+            return request.param()
+
+        @staticmethod
+        def data(model):
+            assert isinstance(model, FakeModel)
+        """,
+    ],
+    ids=["attributes", "property", "fixtures", "parameters"],
+)
+def test_a_model_that_is_an_attribute_or_a_fixture(project, how):
+    project.makepyfile(
+        HEAD
+        + f"""
+    class TestModel(ConsistencySuite):
+        {how.strip()}
+
+        def test_frozen_stability(self, request):
+            super().test_frozen_stability()
+            from pytest_bnconsistency.plugin import ENTRIES
+            [entry] = request.node.stash[ENTRIES]
+            assert ("x" in entry["evidence"]) == {"[[1.0]" in how}
+    """
+    )
+    project.runpytest().assert_outcomes(passed=3)
+
+
 SETTINGS = """
     def seen(request):
         from pytest_bnconsistency.plugin import ENTRIES
