@@ -15,7 +15,7 @@ import pytest
 
 from pytest_bnconsistency import ini, settings
 from pytest_bnconsistency.context import Baselines, Update
-from pytest_bnconsistency.errors import BNConsistencyError, OptionError
+from pytest_bnconsistency.errors import BaselineError, BNConsistencyError, OptionError
 from pytest_bnconsistency.words import counted, listed, printable
 
 UPDATE = "--bn-update-baseline"
@@ -68,10 +68,15 @@ def baselines_of(item: pytest.Item) -> Baselines:
     item.stash[WRITTEN] = {}
 
     def write(path: Path, text: str) -> None:
-        item.stash[WRITTEN][str(path)] = text
+        if item.stash[WRITTEN].setdefault(str(path), text) != text:
+            raise BaselineError(
+                f"two models of {title} record unlike facts in one baseline, {path.name}; give "
+                "each a name of its own, baseline_name='...'"
+            )
 
+    title = title_of(item)
     return Baselines(
-        title=title_of(item),
+        title=title,
         folder=str(item.config.rootpath),
         update=mode(item.config),
         write=write,
@@ -158,10 +163,13 @@ class BaselineRecorder:
         (text,) = set(texts.values())
         try:
             before = path.read_text(encoding="utf-8") if path.exists() else ""
-            file.save(path, text)
+            if text != before:
+                file.save(path, text)
         except (OSError, ValueError) as error:
             self.failed = True
             yield f"{shown} not written: {getattr(error, 'strerror', None) or error}"
+            return
+        if text == before:
             return
         if not before:
             yield f"{shown}: new, {counted(len(text.splitlines()), 'line')}"

@@ -77,6 +77,32 @@ def test_it_is_recorded_compared_and_recorded_anew(project):
     assert baselines(project) != before
 
 
+def test_two_models_of_one_test_need_a_name_each(project):
+    def two(first, second, names=("", "")):
+        calls = [
+            f"    bn_baseline(FakeModel(facts={{'momentum': {momentum}}}){name})"
+            for momentum, name in zip((first, second), names, strict=True)
+        ]
+        head = TEST.rpartition("    bn_baseline")[0].replace("test_net", "test_two")
+        project.makepyfile(test_net=head + "\n".join(calls))
+
+    told = "E *two models of test_net.py::test_two record unlike facts in one baseline, *"
+    two(0.9, 0.5)
+    result = project.runpytest(f"{UPDATE}=new")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([told])
+    two(0.9, 0.9)
+    project.runpytest(f"{UPDATE}=new").assert_outcomes(passed=1)
+    before = baselines(project)
+    two(0.9, 0.5)  # the first one is as the file says
+    result = project.runpytest(UPDATE)
+    result.stdout.fnmatch_lines([told])
+    two(0.9, 0.5, (", baseline_name='first'", ", baseline_name='second'"))
+    project.runpytest(f"{UPDATE}=new").assert_outcomes(passed=1)
+    project.runpytest().assert_outcomes(passed=1)
+    assert baselines(project).items() > before.items()
+
+
 def test_a_check_that_sees_less_and_a_new_warning(project):
     put(project)
     project.runpytest(UPDATE)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from pytest_bnconsistency.checks.baseline import explain, file, update
 from pytest_bnconsistency.checks.baseline.aligned import aligned
@@ -35,8 +34,11 @@ def check(context: CheckContext) -> CheckResult:
         now, names = aligned(was, now)
         here = update.here(was, now)
         found = compared(here, now, noise, context.settings.weights)
-        if mode == "changed" and (found.moved or found.weights or found.better):
-            return _written(place, update.merged(was, noise.put_down(now), found), "updated")
+        if mode == "changed":
+            if found.moved or found.weights or found.better:
+                return _written(place, update.merged(was, noise.put_down(now), found), "updated")
+            # Another model that would change the same file must not pass unseen.
+            door.get().baselines.write(place.path, place.path.read_text(encoding="utf-8"))
         if mode == "version" and found.moved:
             entries = update.with_version(was, noise.put_down(now), found)
             return _written(place, entries, f"completed for {update.version_of(now)}")
@@ -65,7 +67,7 @@ def _recorded(place: Place, mode: str) -> Facts | None:
 
 
 def _written(place: Place, facts: Facts, how: str) -> CheckResult:
-    door.get().baselines.write(Path(place.path), file.written(facts))
+    door.get().baselines.write(place.path, file.written(facts))
     return CheckResult(
         check=NAME,
         verdict=Verdict.PASSED,
