@@ -84,8 +84,14 @@ def _collect(config: pytest.Config, files: Iterable[Path], on_command_line: bool
 def _names(config: pytest.Config) -> list[str]:
     """The names of the checks that were asked for, those of the command line before the ini's."""
     by_default = ini.words(config, "checks") or ini.words(config, "check")
-    listed = config.getoption("bn_check") or by_default
-    return [name for entry in listed for name in re.split(r"[,\s]+", entry) if name]
+    given = config.getoption("bn_check")
+    listed = given or by_default
+    names = [name for entry in listed for name in re.split(r"[,\s]+", entry) if name]
+    if given and not names:
+        raise OptionError(
+            f"--bn-check is {given[0]!r}; expected names of checks, separated by commas"
+        )
+    return names
 
 
 class ZeroCode:

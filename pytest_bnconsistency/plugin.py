@@ -94,6 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
         run_recorder.register(config, config.stash[LAYERS][1].get("ignore") or ())
         baseline_recorder.register(config)
+        ini.trusts_files(config)  # a wrong value is told, whatever models there are
         if ini.names_models(config):
             from pytest_bnconsistency import model_collector as zero_code
 
@@ -298,9 +299,26 @@ def _layer(source: str, spell: Callable[[str], str], read: Callable[[str], Any])
             continue
         try:
             layer[name] = settings.parse(name, value)
-        except OptionError as error:
+            _refuse_unknown(name, layer[name])
+        except BNConsistencyError as error:
             raise OptionError(f"{spell(name)}: {error}") from None
     return Layer(source, layer)
+
+
+def _refuse_unknown(name: str, value: Any) -> None:
+    """Refuse a batch or a check that there is none of; the settings know neither.
+
+    Raises:
+        BNConsistencyError: it says what was expected.
+    """
+    if name == "replay":
+        from pytest_bnconsistency.data.recipes import Recipe
+
+        Recipe.parse(value)
+    elif name == "baseline_checks":
+        from pytest_bnconsistency.checks import named
+
+        named(settings.Settings(baseline_checks=value).baselined or None)
 
 
 def _reproduce(item: pytest.Item) -> str:

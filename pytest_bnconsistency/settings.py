@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import math
 import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +84,10 @@ class Ignore(dict[str, str]):
 
 
 def option(default: Any, text: str, **limits: Any) -> Any:
-    """A field of `Settings` with its option's help; `min` or `choices` limit its values."""
+    """A field of `Settings` with its option's help; `limits` are those of its values.
+
+    They are `min`, `max` of a share, `finite` or `choices`.
+    """
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 
@@ -130,16 +134,20 @@ class Settings:
         None, "training steps of a schedule: warn if they can't warm up the statistics", min=1
     )
     decisions_tolerance: float = option(
-        0.03, "how many more decisions may be wrong in evaluation, as a share of all", min=0
+        0.03, "how many more decisions may be wrong in evaluation, as a share of all", min=0, max=1
     )
     loss_tolerance: float = option(
-        0.10, "how much larger the loss may be in evaluation, as a share of it", min=0
+        0.10,
+        "how much larger the loss may be in evaluation, as a share of it",
+        min=0,
+        finite=True,
     )
     output_tolerance: float = option(
         0.10,
         "how far outputs may be apart, in their standard deviations, where neither a "
         "loss nor decisions tell",
         min=0,
+        finite=True,
     )
     examples: int | None = option(
         None,
@@ -288,12 +296,20 @@ def _number(name: str, value: Any, number: type[int] | type[float]) -> int | flo
     except (TypeError, ValueError, OverflowError):
         wanted = "a whole number" if number is int else "a number"
         raise OptionError(f"option {name!r} is {value!r}; expected {wanted}") from None
-    if parsed != parsed:
-        raise OptionError(f"option {name!r} is {value!r}; expected a number")
-    least = FIELDS[name].metadata.get("min", parsed)
-    if parsed < least:
-        raise OptionError(f"option {name!r} is {value!r}; expected {least} or more")
+    if wanted := _missed(parsed, FIELDS[name].metadata):
+        raise OptionError(f"option {name!r} is {value!r}; expected {wanted}")
     return parsed
+
+
+def _missed(number: float, limits: Mapping[str, Any]) -> str:
+    """What of `limits` a number does not keep, "" if it keeps all."""
+    if number != number:
+        return "a number"
+    if number > limits.get("max", number):
+        return f"{limits['min']} to {limits['max']}: 0.03 is 3 %"
+    if number < limits.get("min", number):
+        return f"{limits['min']} or more"
+    return "a finite number" if "finite" in limits and math.isinf(number) else ""
 
 
 def _shapes(name: str, value: Any) -> Shapes:

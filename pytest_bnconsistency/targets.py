@@ -12,7 +12,7 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -97,7 +97,7 @@ class Target:
         """What the target names, called if it is a function or a class, or has arguments."""
         found = self._found()
         if self.arguments is not None and callable(found):
-            return found(*self.arguments.by_place, **self.arguments.by_name)
+            return self._called(found, self.arguments)
         if not callable(found):
             wanted = "a function or a model" if self.option == MODEL else "a function"
             raise OptionError(
@@ -105,7 +105,7 @@ class Target:
                 f"expected {wanted}"
             )
         # A model can be called, too, but not to get a model.
-        return found() if makes(found) else found
+        return self._called(found, Arguments((), {})) if makes(found) else found
 
     def own_data(self) -> Any:
         """The attribute `data` of what builds the model, called; None if it has none."""
@@ -124,6 +124,23 @@ class Target:
             vars(found).get("options", {}) if inspect.isfunction(found) else {}
         )
         return options
+
+    def _called(self, found: Callable[..., Any], arguments: Arguments) -> Any:
+        try:
+            # What a wrapper hands on is its own affair.
+            signature = inspect.signature(found, follow_wrapped=False)
+        except (TypeError, ValueError):  # not everything says what it takes
+            return found(*arguments.by_place, **arguments.by_name)
+        try:
+            signature.bind(*arguments.by_place, **arguments.by_name)
+        except TypeError:
+            place = self.spec.rstrip().removesuffix(self.called)
+            takes = ", ".join(signature.parameters) or "no arguments"
+            raise OptionError(
+                f"{self.option} is {self.spec!r}, and {self.attribute} takes {takes}; expected "
+                f"'{place}{self.attribute}({_needed(signature)})'"
+            ) from None
+        return found(*arguments.by_place, **arguments.by_name)
 
     def _found(self) -> Any:
         module = self._imported()
@@ -352,6 +369,16 @@ def _defined(node: ast.stmt) -> set[str]:
     }
     aliases = node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else []
     return named | {alias.asname or alias.name for alias in aliases}
+
+
+def _needed(signature: inspect.Signature) -> str:
+    """The arguments without which nothing can be called that has `signature`."""
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return ", ".join(
+        "..." if parameter.kind is parameter.POSITIONAL_ONLY else f"{parameter.name}=..."
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty and parameter.kind not in optional
+    )
 
 
 def makes(found: Any) -> bool:

@@ -5,6 +5,7 @@ import pytest
 
 CHECKS = ("batch_invariance", "train_eval_agreement", "frozen_stability")
 MODELS = """
+    import functools
     import pathlib
     from conftest import FakeModel
 
@@ -27,6 +28,14 @@ MODELS = """
 
     def needs_an_argument(depth):
         return FakeModel()
+
+    def with_depth(build):
+        @functools.wraps(build)
+        def built(*args, **options):
+            return build(4, *args, **options)
+        return built
+
+    wrapped = with_depth(needs_an_argument)
 
     class Subclass(FakeModel):
         pass
@@ -154,7 +163,7 @@ def test_what_does_not_apply_is_skipped(shop):
     result.stdout.fnmatch_lines(["SKIPPED *: nothing to see in frozen_stability"])
 
 
-@pytest.mark.parametrize("name", ["built", "Subclass", "healthy"])
+@pytest.mark.parametrize("name", ["built", "Subclass", "healthy", "wrapped"])
 def test_a_model_a_class_and_a_function(shop, name):
     shop.runpytest("--bn-model", f"shop.models:{name}").assert_outcomes(passed=len(CHECKS))
 
@@ -163,7 +172,13 @@ def test_a_model_a_class_and_a_function(shop, name):
     ("name", "message"),
     [
         ("raising", "ValueError: no weights here (models.py:*)"),
-        ("needs_an_argument", "TypeError: *missing 1 required*'depth'*"),
+        (
+            "needs_an_argument",
+            "--bn-model is 'shop.models:needs_an_argument', and needs_an_argument takes depth; "
+            "expected 'shop.models:needs_an_argument(depth=...)'",
+        ),
+        ("needs_an_argument(dept=3)", "*takes depth; expected '*needs_an_argument(depth=...)'"),
+        ("healthy(3)", "*, and healthy takes no arguments; expected 'shop.models:healthy()'"),
         ("helthy", "*, and shop.models has no 'helthy'; did you mean 'healthy'?"),
         ("number", "*'shop.models:number', which is int; expected a function or a model"),
     ],
@@ -199,6 +214,7 @@ def test_a_module_that_does_not_import(shop):
         (["--bn-data=rows.npz"], "--bn-data is 'rows.npz', and there is no such file in *"),
         (["--bn-data=nowhere:rows"], "*no Python file of a module 'nowhere'*"),
         (["--bn-data=rows"], "--bn-data is 'rows'; *: 'package.module:load', *"),
+        (["--bn-check="], "--bn-check is ''; expected names of checks, separated by commas"),
         (["--bn-check=batch_invariant"], "*'batch_invariant'; did you mean 'batch_invariance'?"),
     ],
 )
