@@ -167,10 +167,13 @@ class Operations(Instrument):
         return along_rows(tensor, self._rows)
 
     def without_rows(self, hashes: Sequence[Array]) -> set[str]:
-        """The operations that gave as many entries as fit no number of rows, in a run."""
+        """The operations that gave as many entries as fit no number of rows, in a run.
+
+        A single entry is compared as a whole.
+        """
         pairs = zip(self.results, hashes, strict=True)
-        fitting = {r.operation for r, its in pairs if len(its) % self._rows == 0}
-        return self._open - fitting
+        whole = {r.operation for r, its in pairs if len(its) == 1 or len(its) % self._rows == 0}
+        return self._open - whole
 
 
 def _result(operation: Any, tensor: Any, given: tuple[int, ...]) -> Result:
@@ -214,10 +217,13 @@ def along_rows(tensor: Any, rows: int) -> Any:
     axes = [0] if tf.executing_eagerly() else open_axes(tensor)
     if axes in ([], [0]):
         return fingerprint(tensor if axes else tensor[None])
+    if len(axes) == 1:
+        others = (axis for axis in range(tensor.shape.rank) if axis not in axes)
+        return fingerprint(tf.transpose(tensor, [*axes, *others]))
     fits = tf.gather(tf.shape(tensor), axes) % rows == 0
     axis = tf.gather(axes, tf.argmax(tf.cast(fits, tf.int32)))
-    others = tf.range(tensor.shape.rank)
-    rows_first = tf.concat([[axis], others[others != axis]], 0)
+    every = tf.range(tensor.shape.rank)
+    rows_first = tf.concat([[axis], every[every != axis]], 0)
     return fingerprint(tf.transpose(tensor, rows_first))
 
 

@@ -250,3 +250,24 @@ def test_rows_that_meet_in_state_alone(k, x):
     assert found.cause.startswith("inference writes state, which the rows read in codebook: the")
     assert found.remedy.startswith("write state only `if training`")
     expect_pass(CHECK, build(False), x)
+
+
+@pytest.mark.thorough
+def test_training_mode_in_a_saved_model(x, tmp_path):
+    """Nothing in it can be told in which mode to run: what moves beside the rows says it."""
+
+    def saved(name, **called):
+        inputs = keras.Input((4,))
+        h = keras.layers.BatchNormalization(name="norm")(inputs, **called)
+        keras.Model(inputs, keras.layers.Dense(2)(h)).export(tmp_path / name)
+        return tf.saved_model.load(tmp_path / name)
+
+    faulty = saved("faulty", training=True)
+    for check, rule, export in (
+        (CHECK, "BN101", "export again what was saved"),
+        ("inference_purity", "BN001", "in training mode: do so again in inference mode"),
+    ):
+        assert export in expect_failure(check, faulty, x, rule=rule).remedy
+    sound = saved("sound")
+    expect_pass(CHECK, sound, x)
+    expect_pass("inference_purity", sound, x)

@@ -39,6 +39,11 @@ SHOWN = 3
 """Operations that a cause names at most."""
 NAMED_AXIS = "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)"
 """The remedy for a batch that is given back without its axis."""
+AS_IN_TRAINING = (
+    "state moves as well, as where a normalization layer runs in training mode: if that is so, "
+    "run it with training=False, and export again what was saved so"
+)
+"""The remedy where nothing can be told in which mode to run."""
 WIDENS = "gives each row as many values as the longest row of its batch needs"
 ONE_WIDTH = (
     "give all batches one width: output_sequence_length=..., to_tensor(shape=[None, width]), "
@@ -247,11 +252,12 @@ def _training_mode(
     )
 
 
-def _over_features(call: Call | None) -> str:
+def _over_features(call: Call | None, *, moves_state: bool) -> str:
     """The remedy; `call` is of a layer that can be declared by itself."""
+    first = f"{AS_IN_TRAINING}; else " if moves_state else ""
     declared = f"{{{call.path!r}: 'reason'}}" if call is not None else "'reason'"
     return (
-        "compute over the feature axes, not over axis 0; give statistics of the batch to "
+        f"{first}compute over the feature axes, not over axis 0; give statistics of the batch to "
         "training mode only; if rows are meant to meet here, declare it: "
         f"transductive={declared}"
     )
@@ -276,7 +282,8 @@ def _across_rows(
     one_by_one = None
     if call is not None and tries.may(f"{origin.label} given one row at a time"):
         one_by_one = localise.intervened(seen, x, row_by_row=[id(call.layer)])
-    remedy = _over_features(call if localise.runs_row_by_row(one_by_one, x) else None)
+    alone = call if localise.runs_row_by_row(one_by_one, x) else None
+    remedy = _over_features(alone, moves_state=bool(seen.run(x).moved))
     if localise.independent(one_by_one, x, variant):
         what = f": {operation} is the first operation that differs" if operation else ""
         return Explanation(

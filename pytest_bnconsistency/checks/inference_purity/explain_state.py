@@ -78,6 +78,7 @@ def _written(
     """The code that writes, if without its writes nothing moves."""
     writers = undoing.writers_of(moved)
     writes = f"{layers[0]} writes" if len(layers) == 1 else "these layers write"
+    remedy = "write state only `if training`; keep nothing from one call to the next"
     if writers:
         cause = f"{writes} state in inference as well: {listed(writers)}"
         tested = "with these writes left out, all of their state stays"
@@ -86,10 +87,11 @@ def _written(
             f"not established; {writes} state in inference as well; {TRIED}"
         )
         tested = ""
+        remedy += "; what was saved, or traced, in training mode: do so again in inference mode"
     return Explanation(
         cause=cause,
         tested=tested,
-        remedy="write state only `if training`; keep nothing from one call to the next",
+        remedy=remedy,
         established=bool(writers),
     )
 
