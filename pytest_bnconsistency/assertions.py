@@ -240,7 +240,8 @@ def recalibrate(
 
     Args:
         model: a model with normalization layers; weights, optimizer and flags stay as they are.
-        data: training data, as for `assert_train_eval_agreement`; targets are not needed.
+        data: training data, as for `assert_train_eval_agreement`: x, or `(x, y)`, of which y is
+            not needed.
         frozen: whether frozen layers are changed, too; they are left alone by default.
         options: `batch_size`, `statistics_rows`, `max_rows` and `seed` of `Settings`.
 
@@ -254,7 +255,8 @@ def recalibrate(
     """
     __tracebackhide__ = True
     try:
-        given = check_context(model, data, None, options)
+        as_fit = Returned(data) if isinstance(data, tuple) else data
+        given = check_context(model, as_fit, None, options)
         from pytest_bnconsistency.checks.recalibration import recalibrate as write
 
         return undisturbed(lambda: write(given, frozen))

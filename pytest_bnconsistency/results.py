@@ -23,6 +23,11 @@ class Verdict(str, enum.Enum):
     def __str__(self) -> str:
         return self.value
 
+    @property
+    def word(self) -> str:
+        """What people read."""
+        return "inconclusive" if self is Verdict.VACUOUS else self.value
+
 
 @dataclass(frozen=True)
 class Table:
@@ -139,7 +144,7 @@ class CheckResult:
     def headline(self) -> str:
         if self.findings:
             return self.findings[0].headline
-        return printable(f"{self.check} {self.verdict}: {self.summary}")
+        return printable(f"{self.check} {self.verdict.word}: {self.summary}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers: what `json.dumps` takes."""
@@ -183,7 +188,7 @@ class Report:
 def _line(result: CheckResult) -> str:
     line = result.headline
     if result.findings:
-        line = f"{result.check} {result.verdict}: {line}"
+        line = f"{result.check} {result.verdict.word}: {line}"
     return f"{line} ({len(result.ignored)} ignored)" if result.ignored else line
 
 

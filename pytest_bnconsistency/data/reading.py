@@ -44,7 +44,7 @@ class Returned:
     def parts(self, specs: Nest | None) -> tuple[Any, Any, Any, tuple[str, ...]]:
         """x, y, sample_weight, None where there is none, and what a person should know."""
         value = self.value
-        if not isinstance(value, tuple):
+        if not isinstance(value, tuple) or _are_inputs(value, specs):
             return value, None, None, ()
         notes: tuple[str, ...] = ()
         if _are_sets(value, specs):
@@ -55,6 +55,12 @@ class Returned:
                 f"the data has {len(value)} parts; expected x, (x, y) or (x, y, sample_weight)"
             )
         return *_three(value), notes
+
+
+def _are_inputs(value: tuple[Any, ...], specs: Nest | None) -> bool:
+    """Whether `value` is x alone, for a model of several inputs."""
+    several = specs is not None and len(flatten(specs)) > 1
+    return several and len(flatten(specs)) == sum(len(flatten(part)) for part in value)
 
 
 def _are_sets(value: tuple[Any, ...], specs: Nest | None) -> bool:
@@ -409,8 +415,10 @@ def _check_inputs(x: Nest, specs: Nest | None) -> None:
         names = ", ".join(spec.name for spec in wanted)
         several = isinstance(x, tuple) and len(wanted) < len(given)
         raise DataError(
-            f"x has {len(given)} arrays; the model takes {len(wanted)} inputs: {names}"
-            + "; give targets as y, not with x" * several
+            f"x has {counted(len(given), 'array')}; the model takes "
+            f"{counted(len(wanted), 'input')}: {names}"
+            + "; give targets as y, not with x"
+            * several
         )
     for spec, array in zip(wanted, given, strict=True):
         shape = array.shape[1:]

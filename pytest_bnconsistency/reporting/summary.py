@@ -6,17 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_bnconsistency.reporting.record import checks
+from pytest_bnconsistency.results import Verdict
 from pytest_bnconsistency.words import counted, listed
 
 SLOW = 1.0
 """Seconds from which on it is worth to say what took longest."""
-NAMES = {
-    "passed": "passed",
-    "failed": "failed",
-    "vacuous": "inconclusive",
-    "not applicable": "not applicable",
-    "expected": "failed as expected",
-}
+NAMES = {**{verdict.value: verdict.word for verdict in Verdict}, "expected": "failed as expected"}
 
 
 def lines(record: Mapping[str, Any], reports: Sequence[str]) -> Iterator[str]:

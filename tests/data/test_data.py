@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Spec
-from pytest_bnconsistency.data.reading import read
+from pytest_bnconsistency.data.reading import Returned, read
 from pytest_bnconsistency.errors import DataError
 
 SPEC = Spec((4,), "float32", "x")
@@ -35,7 +35,7 @@ DATASET = tf.data.Dataset
         (ROWS, None, Spec((None, 4, 3), "float32"), "expected (rows, any, 4, 3)"),
         (ROWS, None, Spec((), "float32"), "expected (rows,)"),
         ({"a": ROWS}, None, PAIR, "x lacks the inputs b; expected a, b"),
-        (ROWS, None, PAIR, "x has 1 arrays; the model takes 2 inputs: a, b"),
+        (ROWS, None, PAIR, "x has 1 array; the model takes 2 inputs: a, b"),
         ({"a": ROWS, "b": np.arange(5)}, None, PAIR, "the parts of x have [5, 6] rows"),
         (DATASET.from_tensor_slices(ROWS[:0]).batch(2), None, SPEC, "the data set has no batches"),
         (DATASET.from_tensor_slices(ROWS), None, SPEC, "expected batches: write ds.batch(32)"),
@@ -51,6 +51,21 @@ def test_what_cannot_be_used_is_refused(x, y, specs, sentence):
         read(x, y, specs, 100)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "specs", "targets"),
+    [
+        ((ROWS, ROWS[:, 0]), SPEC, True),
+        ((ROWS, ROWS), PAIR, False),
+        (((ROWS, ROWS), ROWS[:, 0]), PAIR, True),
+        ((ROWS, ROWS[:, 0]), None, True),
+        (ROWS, SPEC, False),
+    ],
+)
+def test_what_a_function_of_data_returns(value, specs, targets):
+    _, y, _, _ = Returned(value).parts(specs)
+    assert (y is not None) is targets
 
 
 @pytest.mark.parametrize(

@@ -127,12 +127,13 @@ def two_groups(close, shift):
     h = keras.layers.BatchNormalization(momentum=0.9, name="bn")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax", name="head")(h))
     model.compile("sgd", "sparse_categorical_crossentropy")
-    recalibrate(model, x)
+    y = (x[:, 0] > 0).astype(np.int32)
+    recalibrate(model, (x, y))
     bn = model.get_layer("bn")
     middle = float(bn.moving_mean[0]) / float(np.sqrt(bn.moving_variance[0] + bn.epsilon))
     model.get_layer("head").set_weights([np.array([[-3.0, 3.0]]), np.array([-3.0, 3.0]) * middle])
     bn.moving_mean.assign_add(shift * keras.ops.ones(1))
-    return model, x, (x[:, 0] > 0).astype(np.int32)
+    return model, x, y
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,9 @@ def test_a_loss_clears_no_decisions_that_hang_on_which_rows_there_are(close, shi
         assert "wrong decisions would fail" in result.summary
         assert "statistics of so few rows" in result.summary
         assert "give about" in result.hint
+        few = {"max_rows": 50, "updates": 1000}
+        result = expect_verdict(CHECK, verdict, model, np.repeat(x, 3, 0), np.repeat(y, 3), **few)
+        assert "looks at more of the rows that were given" in result.hint
 
 
 def excess(name, amount, counting, sampling_error=0.0):

@@ -73,16 +73,18 @@ def _said(
         f"{found}: {worst.quantity.limit} would fail, and chance alone explains "
         f"{_amount(worst, worst.noise)} (most of it {by}: {_amount(worst, share)})"
     )
-    return summary, _hint(worst, data.rows)
+    return summary, _hint(worst, data)
 
 
-def _hint(worst: Excess, rows: int) -> str:
-    needed = rows_needed(worst, rows)
+def _hint(worst: Excess, data: Data) -> str:
+    needed = rows_needed(worst, data.rows)
     if needed is None:
         return (
             "a larger momentum makes the statistics steadier, and so does recalibrate(model, x); "
             "or raise the tolerance"
         )
+    if data.rest is not None:
+        return f"max_rows={needed} looks at more of the rows that were given"
     return f"give about {needed} rows, of the training data where you can; or raise the tolerance"
 
 
