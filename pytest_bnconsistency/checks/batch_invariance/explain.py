@@ -282,8 +282,8 @@ def _across_rows(
     one_by_one = None
     if call is not None and tries.may(f"{origin.label} given one row at a time"):
         one_by_one = localise.intervened(seen, x, row_by_row=[id(call.layer)])
-    alone = call if localise.runs_row_by_row(one_by_one, x) else None
-    remedy = _over_features(alone, moves_state=bool(seen.run(x).moved))
+    declarable = call if localise.runs_row_by_row(one_by_one, x) else None
+    remedy = _over_features(declarable, moves_state=bool(seen.run(x).moved))
     if localise.independent(one_by_one, x, variant):
         what = f": {operation} is the first operation that differs" if operation else ""
         return Explanation(
