@@ -47,7 +47,7 @@ def assert_inference_purity(model: Any, x: Any = None, **options: Unpack[Options
 
 def assert_train_eval_agreement(
     model: Any,
-    x: Any,
+    x: Any = None,
     y: Any = None,
     *,
     train_step: Callable[..., Any] | None = None,

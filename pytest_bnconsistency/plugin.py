@@ -52,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         )
         parser.addini(f"bn_{name}", text, type="linelist", default=None)
     parser.addini("bn_checks", ini.OPTIONS[-1][-1], type="linelist", default=None)
-    group.addoption("--bn-explain", metavar="RULE", help=ini.EXPLAIN_HELP)
+    group.addoption("--bn-explain", nargs="?", const="all", metavar="RULE", help=ini.EXPLAIN_HELP)
     group.addoption(
         "--bn-checks", dest="bn_list_checks", action="store_true", help=ini.CHECKS_HELP
     )

@@ -122,7 +122,7 @@ def ignored_lines(
     unmatched = dict.fromkeys(e for _, result in results for e in result.get("unmatched", ()))
     for entry in unmatched:
         if entry not in used and entry not in elsewhere:
-            yield printable(f"ignore {entry!r} matches no finding any more: take it out")
+            yield printable(f"ignore {entry!r} matches no finding: correct it or take it out")
 
 
 def _ignored(result: CheckResult) -> Iterator[str]:
@@ -131,7 +131,7 @@ def _ignored(result: CheckResult) -> Iterator[str]:
     _, source = (result.run.settings if result.run else {}).get("ignore", (None, ""))
     # What is accepted for a whole run may match in another test: its end tells.
     for entry in result.unmatched if source not in ("ini", "command line") else ():
-        yield from _labelled("ignored", f"nothing: {entry!r} matches no finding any more")
+        yield from _labelled("ignored", f"nothing: {entry!r} matches no finding")
 
 
 def model_lines(models: Mapping[str, Mapping[str, tuple[str, str]]]) -> Iterator[str]:

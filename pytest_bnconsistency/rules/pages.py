@@ -22,7 +22,12 @@ def named(name: str) -> Rule:
     for word in (name.strip().upper(), name.strip().lower()):
         if word in known:
             return known[word]
-    near = did_you_mean(name, tuple(known), otherwise="pytest --bn-explain all names them")
+    # Ids are all alike: the nearest is as good as any of its family.
+    family = [rule.id for rule in ALL if rule.id[:3] == name.strip().upper()[:3]]
+    if family:
+        raise OptionError(f"there is no rule {name!r}; expected one of {', '.join(family)}")
+    slugs = tuple(rule.slug for rule in ALL)
+    near = did_you_mean(name, slugs, otherwise="pytest --bn-explain all names them")
     raise OptionError(f"there is no rule {name!r}{near}")
 
 

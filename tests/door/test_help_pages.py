@@ -26,8 +26,9 @@ def test_the_page_of_a_rule(broken, also):
     assert not result.stderr.str()
 
 
-def test_all_rules(broken):
-    result = broken.runpytest("--bn-explain=all")
+@pytest.mark.parametrize("args", [["--bn-explain=all"], ["--bn-explain"], ["--bn-explain", "-q"]])
+def test_all_rules(broken, args):
+    result = broken.runpytest(*args)
     assert result.ret == 0
     assert [line.split()[0] for line in result.outlines] == [rule.id for rule in ALL]
 
@@ -41,12 +42,18 @@ def test_the_checks_and_what_each_needs(broken):
         )
 
 
-def test_no_such_rule(broken):
-    result = broken.runpytest("--bn-explain", "BN2011")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("BN3011", "expected one of BN301, BN302, BN303, BN304, BN305, BN306"),
+        ("BN999", "pytest --bn-explain all names them"),
+        ("stale-moving-statistic", "did you mean 'stale-moving-statistics'[?]"),
+    ],
+)
+def test_no_such_rule(broken, name, expected):
+    result = broken.runpytest("--bn-explain", name)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(
-        ["ERROR: --bn-explain: there is no rule 'BN2011'; did you mean 'BN211'[?]"]
-    )
+    result.stderr.fnmatch_lines([f"ERROR: --bn-explain: there is no rule {name!r}; {expected}"])
     result.stdout.no_fnmatch_line("*")
 
 

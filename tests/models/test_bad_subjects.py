@@ -88,6 +88,7 @@ def test_a_subclass_that_was_never_called_is_refused(k):
         (lambda m: assert_frozen_stability(m, X, X[:, :1], frozen="nope/*"), "matches no layer"),
         (lambda m: assert_frozen_stability(m, X, X[:, :1], steps=0), "expected 1 or more"),
         (lambda m: assert_frozen_stability(m, None, train_step=print), "no data; give x and y"),
+        (assert_train_eval_agreement, "needs data and got none"),
         (lambda m: assert_train_eval_agreement(m, None), "needs data and got none"),
         (lambda m: assert_batch_invariance(m, X[:, :3]), "expected (rows, 4)"),
         (lambda m: recalibrate(m, X), "no layer of model 'mine' has statistics that move"),

@@ -46,7 +46,10 @@ def test_a_rule_by_its_id_or_name(name):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("BN2011", "there is no rule 'BN2011'; did you mean 'BN211'?"),
+        (
+            "BN3011",
+            "there is no rule 'BN3011'; expected one of BN301, BN302, BN303, BN304, BN305, BN306",
+        ),
         ("stale-moving-statistic", "did you mean 'stale-moving-statistics'?"),
         ("E501", "there is no rule 'E501'; pytest --bn-explain all names them"),
         ("", "there is no rule ''; pytest --bn-explain all names them"),
