@@ -29,7 +29,7 @@ from pytest_bnconsistency.measurement.monte_carlo_rounding import EPSILON
 from pytest_bnconsistency.measurement.population import Moment
 from pytest_bnconsistency.models import Call, Part, Subject
 
-Role = Literal["mean", "variance", "square", "deviation", "other"]
+Role = Literal["mean", "variance", "square", "root", "deviation", "other"]
 
 FEW = 2
 """Rows that tell which variables track what: which they are does not depend on how many."""
@@ -82,6 +82,8 @@ class Tracked:
             return moment.variance
         if self.role == "square":
             return np.asarray(moment.variance + moment.mean**2)
+        if self.role == "root":
+            return np.asarray(np.sqrt(moment.variance + moment.mean**2))
         if self.role == "deviation":
             return np.asarray(np.sqrt(moment.variance))
         return moment.mean
@@ -366,6 +368,8 @@ def _from_update(t: Tracked, read_off: Mapping[int, Array], rows: int) -> Moment
     value = read_off[id(t.variable)]
     if t.role in ("mean", "other"):
         return Moment(rows, value, np.zeros_like(value))
+    if t.role == "root":
+        return Moment(rows, np.zeros_like(value), value**2)
     mean = read_off[id(t.partner.variable)] if t.partner is not None else np.zeros_like(value)
     return Moment(rows, mean, value**2 if t.role == "deviation" else value)
 
@@ -436,7 +440,7 @@ def _errors(
     unbiased = [
         Moment(m.count, m.mean, m.variance * (m.count / max(m.count - 1, 1))) for m in moments
     ]
-    roles: tuple[Role, ...] = ("mean", "variance", "square", "deviation")
+    roles: tuple[Role, ...] = ("mean", "variance", "square", "root", "deviation")
     for role in roles:
         as_role = dataclasses.replace(t, role=role)
         for given in (moments, unbiased) if role == "variance" else (moments,):
@@ -477,7 +481,7 @@ def _with_partner(tracked: Tracked, found: list[Tracked]) -> Tracked:
         ),
         None,
     )
-    if tracked.role in ("mean", "square") or partner is None:
+    if tracked.role in ("mean", "square", "root") or partner is None:
         return tracked
     role: Role = "variance" if tracked.role == "other" else tracked.role
     return dataclasses.replace(tracked, role=role, partner=partner)

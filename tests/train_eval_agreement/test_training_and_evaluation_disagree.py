@@ -269,6 +269,29 @@ def test_a_train_step_that_runs_in_inference_mode(data):
     expect_pass(CHECK, build(True), *data)
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_momentum_of_one_while_the_weights_train_on(data, stopped):
+    """Training normalises by the batch all the same: evaluation does not say what it says."""
+    inputs = keras.Input((4,))
+    h = keras.layers.BatchNormalization(momentum=0.5, name="bn")(keras.layers.Dense(8)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(h))
+    x, y = many(data, 4)
+    model.compile(keras.optimizers.Adam(0.1), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=1, verbose=0)
+    model.get_layer("bn").momentum = 1.0 if stopped else 0.9
+    model.make_train_function(force=True)
+    model.fit(x, y, epochs=6, verbose=0)
+    if not stopped:
+        model.optimizer.learning_rate = 1e-4
+        model.fit(x, y, epochs=8, verbose=0)
+        expect_pass(CHECK, model, x, y)
+        return
+    finding = expect_failure(CHECK, model, x, y, rule="BN403", layer="bn", cause_tested=True)
+    assert "momentum 1 keeps all" in finding.cause
+    assert "trainable = False" in finding.remedy
+
+
 def test_a_model_that_was_never_trained_is_vacuous(k, data):
     result = expect_verdict(CHECK, "vacuous", classifier(k), *data)
     assert "never trained" in result.summary

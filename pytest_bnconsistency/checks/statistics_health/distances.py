@@ -22,6 +22,7 @@ _PLURALS: Mapping[Role, str] = {
     "mean": "means",
     "variance": "variances",
     "square": "mean squares",
+    "root": "root mean squares",
     "deviation": "deviations",
     "other": "statistics",
 }

@@ -20,6 +20,7 @@ from pytest_bnconsistency.checks.train_eval_agreement import (
     planned_updates,
     population_reference,
     stepping,
+    stopped,
     summary,
     training_reference,
 )
@@ -63,10 +64,7 @@ def _decide(context: CheckContext, known: Estimated) -> CheckResult:
     if layers.fresh:
         return never_updated.judged(NAME, context, layers)
     if not layers.tracked:
-        return _not_applicable(
-            f"the statistics of {summary.layers_of(layers.every)} do not move in training mode",
-            "training and evaluation normalise alike: by what is stored",
-        )
+        return stopped.judged(NAME, context, known, layers)
     result = _compared(context, known)
     if planned is None:
         return result

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement import inconclusive, training_reference
-from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
+from pytest_bnconsistency.checks.train_eval_agreement.training_reference import (
+    Comparison,
+    Holder,
+)
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, numbers, right
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
@@ -19,17 +24,29 @@ def judged(name: str, context: CheckContext, known: Estimated) -> CheckResult:
     """The answer where training mode may hang on state, or on the batch, all the same."""
     far, data = training_reference.far_without_normalization(context, known), context.given
     if far is None:
-        return CheckResult(
-            check=name,
-            verdict=Verdict.NOT_APPLICABLE,
-            summary="no layer has statistics that move in training mode",
-            hint="there is no normalization layer, or all of them are frozen",
-        )
+        why, hint = _without_statistics(training_reference.moved(known))
+        return CheckResult(check=name, verdict=Verdict.NOT_APPLICABLE, summary=why, hint=hint)
     if not far.proven:
         why, hint = inconclusive.by_training(far, data)
         return CheckResult(check=name, verdict=Verdict.VACUOUS, summary=why, hint=hint)
     finding = _finding(far, data, inconclusive.bound(far.worst))
     return CheckResult(check=name, verdict=Verdict.FAILED, findings=(finding,), notes=data.notes)
+
+
+def _without_statistics(moved: Sequence[Holder]) -> tuple[str, str]:
+    """Why nothing is judged where training mode moves no statistic that is known."""
+    if moved:
+        named = listed([holder.path for holder in moved], most=SHOWN)
+        return (
+            f"what training mode moves in {named} is no statistic of its input that is known, and "
+            "evaluation is not far worse than training mode",
+            "known are means, variances, deviations and mean squares; look at other statistics in "
+            "a test of their own",
+        )
+    return (
+        "no layer has statistics that move in training mode",
+        "there is no normalization layer, or all of them are frozen",
+    )
 
 
 def _finding(far: Comparison, data: Data, bound: str) -> Finding:

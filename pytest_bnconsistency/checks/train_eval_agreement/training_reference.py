@@ -89,7 +89,7 @@ class Comparison:
 
 def far_without_normalization(context: CheckContext, known: Estimated) -> Comparison | None:
     """Evaluation far worse than training, where no normalization layer is recognised."""
-    blamed, data = _state_holders(known), context.given
+    blamed, data = moved(known), context.given
     if context.updates() == 0 or not (blamed or _rows_mix(data, known)):
         return None
     stored = evaluated(context, data, inference_pass(context), known.size)
@@ -105,7 +105,7 @@ def far_though_recalibrated(
     stored = _compared(context, m.data, m.stored, m.trained)
     if not stored.far or not _compared(context, m.data, m.population, m.trained).far:
         return None
-    return _with_blame(context, known, _state_holders(known), stored)
+    return _with_blame(context, known, moved(known), stored)
 
 
 def _with_blame(
@@ -147,15 +147,15 @@ def _says_nothing(trained: Side, stored: Side) -> bool:
     return spread(trained) < ROUNDING * spread(stored)
 
 
-def _state_holders(known: Estimated) -> list[Holder]:
+def moved(known: Estimated) -> list[Holder]:
     """Layers with float variables of their own that do not train and that training mode moves."""
     training = known.training
-    moved = {id(variable) for variable in training.run(known.batches[0].x).moved}
+    variables = {id(variable) for variable in training.run(known.batches[0].x).moved}
     found: dict[int, Holder] = {}
-    for call in [*training.calls, *training.inner_calls] if moved else []:
+    for call in [*training.calls, *training.inner_calls] if variables else []:
         for path, layer in holders(training.subject, call) if call.is_layer else ():
             tracked_here = statistics.tracked_candidates(training.subject, layer)
-            if any(id(variable) in moved for variable in tracked_here):
+            if any(id(variable) in variables for variable in tracked_here):
                 found.setdefault(id(layer), Holder(path, layer))
     return list(found.values())
 

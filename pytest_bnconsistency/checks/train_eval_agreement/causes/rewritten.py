@@ -62,7 +62,7 @@ class Undone:
 def rewritten(m: Measured) -> Iterator[Cause]:
     """Undo what may have been done to the stored statistics: does the gap close?"""
     before = gap(m.stored, m.population, m.data).outputs
-    for find in (_exchanged, _in_another_form, _in_another_order, _of_another_layer):
+    for find in (_exchanged, _in_another_form, _multiplied, _in_another_order, _of_another_layer):
         for undone in find(m):
             after = gap(m.under(undone.values), m.population, m.data).outputs
             closes = after < HALF * min(before, 1.0)
@@ -118,6 +118,49 @@ def _beside_a_factor(m: Measured, place: int) -> float:
     stored, value = (np.maximum(np.abs(v[place]), 1e-30) for v in (m.moving, m.reference))
     ratios = np.log(stored / value)
     return float(np.mean(np.abs(ratios - np.median(ratios))))
+
+
+def _multiplied(m: Measured) -> Iterator[Undone]:
+    """Variances, and means as well, that are one number times what they should be.
+
+    Where the layer's input grows, as data or weights at another scale make it, variances grow by
+    the square of what means do: what that tells half as well is no factor. What is left of the
+    means and variances beside initial values is a factor below 1, too.
+    """
+    layers = {id(m.tracked[i].layer) for i in _wrong(m) if m.tracked[i].role == "variance"}
+    places = [i for i, t in enumerate(m.tracked) if id(t.layer) in layers]
+    variances = [i for i in places if m.tracked[i].role == "variance"]
+    if sum(m.moving[i].size for i in variances) < FEWEST_CHANNELS:
+        return
+    with np.errstate(all="ignore"):
+        ratios = np.concatenate([(m.moving[i] / m.reference[i]).ravel() for i in variances])
+        factor = float(np.median(ratios))
+    if not 0 < factor < np.inf:
+        return
+
+    def divided(of_means: float) -> dict[int, Array]:
+        by = {"mean": of_means, "variance": factor}
+        return {i: m.moving[i] / by.get(m.tracked[i].role, 1.0) for i in places}
+
+    off = _off(m)
+
+    def left(values: dict[int, Array]) -> float:
+        return sum(off(i, value) for i, value in values.items())
+
+    initial = m.with_initial(1 - factor) if factor < 1 else m.reference
+    beside = sum(float(np.mean(m.far[i](m.moving[i], initial[i]))) for i in places)
+    as_stored = {i: m.moving[i] for i in places}
+    limit = min(ALIKE * left(as_stored), HALF * beside, HALF * left(divided(factor**0.5)))
+    for of_means, named in ((factor, "means and variances"), (1.0, "variances")):
+        if left(divided(of_means)) < limit:
+            yield _undone(
+                m,
+                divided(of_means),
+                rules.ANOTHER_FORM,
+                f"the stored {named} of {_paths(m, variances)} are {factor:.3g} times those of "
+                "this data",
+                "divide what is summed over batches, replicas or checkpoints by their number",
+            )
 
 
 def _in_another_order(m: Measured) -> Iterator[Undone]:

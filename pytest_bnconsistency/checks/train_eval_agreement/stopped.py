@@ -1,0 +1,80 @@
+"""Statistics that a momentum of 1 stopped, while training went on and normalised by the batch."""
+
+from __future__ import annotations
+
+from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.checks.population_statistics import Estimated, inference_pass
+from pytest_bnconsistency.checks.train_eval_agreement import inconclusive, training_reference
+from pytest_bnconsistency.checks.train_eval_agreement.measure import evaluated
+from pytest_bnconsistency.checks.train_eval_agreement.never_updated import ANY_MOMENTUM, Layers
+from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
+from pytest_bnconsistency.checks.train_eval_agreement.training_reference import HALF, Comparison
+from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
+from pytest_bnconsistency.measurement.population import Estimate
+from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import listed
+
+SHOWN = 3
+
+
+def judged(name: str, context: CheckContext, known: Estimated, layers: Layers) -> CheckResult:
+    """The answer where training mode moves no statistics: it does not reach the layers, or their
+    momentum is 1.
+    """
+    why = f"the statistics of {layers_of(layers.every)} do not move in training mode"
+    hint, far = "training and evaluation normalise alike: by what is stored", None
+    if layers.by_momentum:
+        hint = "evaluation is not far worse than training mode"
+        far = training_reference.far_without_normalization(context, known)
+    if far is None:
+        return CheckResult(check=name, verdict=Verdict.NOT_APPLICABLE, summary=why, hint=hint)
+    if not far.proven:
+        why, hint = inconclusive.by_training(far, context.given)
+        return CheckResult(check=name, verdict=Verdict.VACUOUS, summary=why, hint=hint)
+    found = _finding(context, known, layers, far, inconclusive.bound(far.worst))
+    notes = context.given.notes
+    return CheckResult(check=name, verdict=Verdict.FAILED, findings=(found,), notes=notes)
+
+
+def _finding(
+    context: CheckContext, known: Estimated, layers: Layers, far: Comparison, bound: str
+) -> Finding:
+    """The finding; what the momentum kept out is put in, to see whether it is that."""
+    data, paths = context.given, list(dict.fromkeys(t.path for t in layers.by_momentum))
+    momentum = layers.by_momentum[0].layer.momentum
+    mended = _with_population(context, known, layers)
+    before, after = (gap(side, far.trained, data).outputs for side in (far.stored, mended))
+    loss = "" if mended.loss is None else f", at a loss of {number(mended.loss)}"
+    return rules.MOMENTUM.finding(
+        layer=paths[0],
+        layers=paths,
+        message=f"evaluate disagrees with train: "
+        f"{numbers(far.stored, far.trained, gap(far.stored, far.trained, data))} "
+        f"({data.rows} rows, whatever the batches)",
+        explanation=Explanation(
+            cause=f"momentum {momentum:g} keeps all of the old value: the statistics of "
+            f"{listed(paths, most=SHOWN)} stand still, and training normalises by the batch",
+            tested=f"with another momentum they move; with the population statistics of this data "
+            f"evaluation is {after:.2g} standard deviations from training{loss}, as stored "
+            f"{before:.2g}",
+            remedy="momentum 0.9 to 0.99 as long as the weights train, or trainable = False to "
+            "freeze the layers; or recalibrate(model, x) with such a momentum",
+            established=after < HALF * before,
+        ),
+        bound=bound,
+        evidence={"layers": paths, "momentum": momentum},
+    )
+
+
+def _with_population(context: CheckContext, known: Estimated, layers: Layers) -> Side:
+    """What evaluation says under the statistics that another momentum would have moved to."""
+    with preserve_state(context.subject):
+        for tracked in layers.by_momentum:
+            tracked.layer.momentum = ANY_MOMENTUM
+        run = statistics.training_pass(context.subject, known.batches[0].x)
+        seen = statistics.batch_statistics(run, layers.by_momentum, known.batches)
+        statistics.write(layers.by_momentum, Estimate(layers.by_momentum, seen).population)
+        return evaluated(context, context.given, inference_pass(context), known.size)
