@@ -19,7 +19,11 @@ from pytest_bnconsistency.data.arrays import Array, all_finite
 from pytest_bnconsistency.execution.state import Variables
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
 from pytest_bnconsistency.measurement.monte_carlo_rounding import EPSILON
-from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer, is_variance
+from pytest_bnconsistency.measurement.stored_statistics import (
+    NormalizationLayer,
+    attributes,
+    is_variance,
+)
 from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.words import first_line, listed
 
@@ -277,7 +281,8 @@ def _rebuilt(n: NormalizationLayer, **changed: Any) -> NormalizationLayer:
         raise ValueError(f"its configuration holds no {unknown[0]}")
     layer = type(n.layer).from_config({**given, **changed})
     layer(_isolated(n).batch().astype(np.float32))
-    vectors = {name: _own(layer, name) for name in n.vectors}
+    held_as = {id(variable): name for name, variable in attributes(n.layer).items()}
+    vectors = {name: _own(layer, held_as.get(id(v), name)) for name, v in n.vectors.items()}
     return NormalizationLayer(layer, n.path, vectors, n.trainable)
 
 

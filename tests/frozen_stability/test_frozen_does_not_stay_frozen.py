@@ -194,6 +194,32 @@ def test_a_home_made_normaliser_that_ignores_trainable(k, x, y, tracked):
 
 
 @pytest.mark.thorough
+def test_a_pattern_on_a_normaliser_that_no_flag_freezes(k, x, y):
+    """Its state moves with trainable=False as well: that is not called the remedy."""
+
+    def build(respects):
+        base = base_of(k, home_made(k, respects_trainable=respects, tracked=True))
+        base.layers[0].trainable = False
+        return transfer(k, base)
+
+    finding = expect_failure(
+        CHECK,
+        build(False),
+        x,
+        y,
+        frozen="base/norm",
+        rule="BN306",
+        layer="base/norm",
+        cause_tested=True,
+        cause_contains="with trainable=False its state moves as well",
+    )
+    assert "if training and self.trainable" in finding.remedy
+    finding = expect_failure(CHECK, build(True), x, y, frozen="base/norm", rule="BN306")
+    assert finding.cause_tested
+    assert "moves as well" not in finding.cause
+
+
+@pytest.mark.thorough
 def test_a_frozen_normaliser_of_the_first_version_uses_the_batch(x, y):
     from tf_keras.src.layers.normalization import batch_normalization_v1 as v1
 

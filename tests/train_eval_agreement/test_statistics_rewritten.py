@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pytest_bnconsistency.testing import expect_pass
+from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 CHECK, MISPLACED, FORM = "train_eval_agreement", "BN212", "BN214"
 
@@ -59,6 +59,36 @@ def test_something_else_stored_for_a_variance(k, disagrees, x, change, said):
     assert said in finding.cause
     assert "bn0" in finding.cause
     assert "store the variance" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("means", "variances", "said"),
+    [
+        (2, 2, "the stored means and variances of bn0 and bn1 are 2"),
+        (1, 32, "the stored variances of bn0 and bn1 are 3"),
+        (0.3, 0.3, "the stored means and variances of bn0 and bn1 are 0.3"),
+    ],
+)
+def test_statistics_that_are_a_common_factor_off(k, disagrees, x, means, variances, said):
+    model = net(k, x)
+    rewrite((model.get_layer(name).moving_mean for name in ("bn0", "bn1")), lambda v: means * v)
+    rewrite(
+        (model.get_layer(name).moving_variance for name in ("bn0", "bn1")),
+        lambda v: variances * v,
+    )
+    finding = disagrees(model, x, rule=FORM)
+    assert said in finding.cause
+    assert "divide what is summed" in finding.remedy
+
+
+@pytest.mark.thorough
+def test_weights_of_another_scale_are_no_common_factor(k, x):
+    """Variances grow by the square of what means do."""
+    model = net(k, x)
+    for layer in model.layers:
+        if isinstance(layer, k.layers.Dense):
+            layer.kernel.assign(layer.kernel / 3)
+    expect_failure(CHECK, model, x, rule="BN204", without=("times those of this data",))
 
 
 def test_a_deviation_stored_for_one_of_two_variances(k, disagrees, x):

@@ -122,3 +122,80 @@ def test_a_codebook_is_no_normaliser(x):
         model(batch, training=True)
     for check in (CHECK, "statistics_health"):
         expect_verdict(check, "not applicable", model, x)
+
+
+class RootMeanSquare(keras.layers.Layer):
+    """Divides by a moving root mean square, and subtracts nothing."""
+
+    def build(self, shape):
+        self.root = self.add_weight(shape=shape[-1:], trainable=False, initializer="ones")
+
+    def call(self, x, training=None):
+        if not training:
+            return x / self.root
+        root = tf.sqrt(tf.reduce_mean(x * x, 0) + 1e-6)
+        self.root.assign(0.99 * self.root + 0.01 * root)
+        return x / root
+
+
+class FromZero(keras.layers.Layer):
+    """Batch normalization whose variance begins at 0, as weights do by themselves."""
+
+    def build(self, shape):
+        made = {"shape": shape[-1:], "trainable": False, "initializer": "zeros"}
+        self.mean, self.variance = self.add_weight(**made), self.add_weight(**made)
+
+    def call(self, x, training=None):
+        if not training:
+            return (x - self.mean) / tf.sqrt(self.variance + 1e-3)
+        mean, variance = tf.nn.moments(x, 0)
+        self.mean.assign(0.99 * self.mean + 0.01 * mean)
+        self.variance.assign(0.99 * self.variance + 0.01 * variance)
+        return (x - mean) / tf.sqrt(variance + 1e-3)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("own", [RootMeanSquare, FromZero])
+def test_initial_values_of_a_layer_of_ones_own(x, own):
+    """A root mean square begins at 1 as a variance does; a variance may begin at 0."""
+    layer = own(name="own")
+    model = keras.Sequential([keras.Input((6,)), layer, keras.layers.Dense(3)])
+    for repeats, updates in ((2, 16), (80, 656)):
+        for _ in range(repeats):
+            for batch in np.split(4 * x + 7, 8):
+                model(batch, training=True)
+        if updates == 16:
+            expect_failure(
+                CHECK,
+                model,
+                4 * x + 7,
+                updates=updates,
+                rule="BN201",
+                layer="own",
+                cause_tested=True,
+                cause_contains="after 16 updates leaves 85.1%",
+            )
+    expect_pass(CHECK, model, 4 * x + 7, updates=updates)
+
+
+class LowestAndHighest(keras.layers.Layer):
+    """Scales to moving extremes."""
+
+    def build(self, shape):
+        self.low = self.add_weight(shape=shape[-1:], trainable=False, initializer="zeros")
+        self.high = self.add_weight(shape=shape[-1:], trainable=False, initializer="ones")
+
+    def call(self, x, training=None):
+        if training:
+            self.low.assign(0.9 * self.low + 0.1 * tf.reduce_min(x, 0))
+            self.high.assign(0.9 * self.high + 0.1 * tf.reduce_max(x, 0))
+        return (x - self.low) / (self.high - self.low)
+
+
+def test_state_that_is_no_known_statistic_is_named(x):
+    layer = LowestAndHighest(name="extremes")
+    model = keras.Sequential([keras.Input((6,)), layer, keras.layers.Dense(3, "softmax")])
+    for batch in np.split(x, 8):
+        model(batch, training=True)
+    result = expect_verdict(CHECK, "not applicable", model, x)
+    assert "what training mode moves in extremes" in result.summary

@@ -177,14 +177,39 @@ def _expected(m: Measured, left: Sequence[Frozen]) -> Cause | None:
 def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cause | None:
     if not free:
         return None
-    stays = _time_for(FLAGS) and _stays_frozen(m, free)
+    by = f"{free[0].by}{says} but the layer's own flag is True"
+    if _time_for(FLAGS) and not _stays_frozen(m, free):
+        return Cause(rule, free, _whatever_the_flag(m, free, by))
     explanation = _explained(
-        f"{free[0].by}{says} but the layer's own flag is True{_by_decay(m, free)}",
+        f"{by}{_by_decay(m, free)}",
         "set trainable = False on the layer itself, after every trainable = True on a parent, "
         "and compile again",
-        "with trainable=False on the layer itself, its state stays" if stays else "",
+        "with trainable=False on the layer itself, its state stays" if _time_for(FLAGS) else "",
     )
     return Cause(rule, free, explanation)
+
+
+def _whatever_the_flag(m: Measured, free: Sequence[Frozen], by: str) -> Explanation:
+    """Their state moves with trainable=False as well: does it in inference mode?"""
+    held = (
+        any(f.any_of(m.by_forward) for f in free)
+        and _time_for("inference mode forced")
+        and _holds_forward(m, free, frozen=False)
+    )
+    if held:
+        return _explained(
+            f"{by}, and with trainable=False its state moves as well: it is updated whenever "
+            "training is true",
+            "in the layer: if training and self.trainable: update, and set trainable = False; or "
+            "call it with training=False",
+            "told training=False, its state stays; with trainable=False alone it does not",
+        )
+    return _explained(
+        f"not established; {by}, and with trainable=False its state moves as well",
+        "call the layer in inference mode while the others train, and leave its weights out of "
+        "what the step writes to; or take it out of frozen=...",
+        "",
+    )
 
 
 def _stays_frozen(m: Measured, free: Sequence[Frozen]) -> bool:

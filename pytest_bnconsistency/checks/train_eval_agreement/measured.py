@@ -32,6 +32,9 @@ STEPS, OF_LARGE = 8, 2
 READ, READ_OF_LARGE, MOST_NUMBERS = 1024, 8, 2**14
 """What prepares the data is told by so many rows, and so many of large models, if it has no more
 numbers."""
+FAR_MORE = 0.5
+"""Another initial value of the variances is believed where it leaves less than this share of what
+the usual one leaves unexplained."""
 CERTAIN_SHARE, MEASURED_SHARE = 0.05, 0.8
 """Shares of the initial values that count as stale: by arithmetic, or measured without it."""
 
@@ -71,10 +74,26 @@ class Measured:
 
     def with_initial(self, share: float | Callable[[Tracked], float]) -> list[Array]:
         """The population statistics with a share of the initial values (mean 0, variance 1)."""
+        return self._with_initial(share, self.first_variance)
+
+    @functools.cached_property
+    def first_variance(self) -> float:
+        """The initial value of variances: 1, or 0 where that tells far more of what is stored."""
+        if self.certain_share is None or self.certain_share < CERTAIN_SHARE:
+            return 1.0
+        of_one, of_zero = (
+            self.deviation(self.moving, self._with_initial(self.left, start)) for start in (1, 0)
+        )
+        return 0.0 if of_zero < FAR_MORE * of_one else 1.0
+
+    def _with_initial(
+        self, share: float | Callable[[Tracked], float], first_variance: float
+    ) -> list[Array]:
         found = []
         for t, value in zip(self.tracked, self.reference, strict=True):
             own = share(t) if callable(share) else share
-            found.append(own * (0.0 if t.role == "mean" else 1.0) + (1 - own) * value)
+            start = 0.0 if t.role == "mean" else first_variance
+            found.append(own * start + (1 - own) * value)
         return found
 
     def left(self, t: Tracked) -> float:

@@ -84,8 +84,10 @@ def _of_little(m: Measured, certain: float) -> tuple[str, float, bool]:
 
 
 def _harmless_share(m: Measured) -> tuple[float, str]:
-    """The share of the initial variance 1 that is 5 % of the smallest of all, and its path."""
+    """The share of the initial variance that is 5 % of the smallest of all, and its path."""
     shares = [(1.0, "")]
+    if not m.first_variance:
+        return min(shares)
     for t, value in zip(m.tracked, m.reference, strict=True):
         if t.role == "variance":
             own = float(np.median(value))

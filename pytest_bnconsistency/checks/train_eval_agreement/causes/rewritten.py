@@ -157,7 +157,7 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
                 m,
                 divided(of_means),
                 rules.ANOTHER_FORM,
-                f"the stored {named} of {_paths(m, variances)} are {factor:.3g} times those of "
+                f"the stored {named} of {_paths(m, variances)} are {factor:.2g} times those of "
                 "this data",
                 "divide what is summed over batches, replicas or checkpoints by their number",
             )
