@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,8 @@ RIGHT = 0.1
 """Statistics as near to the population's, in its deviations, have had nothing done to them."""
 ALIKE = 0.3
 """A form is believed where it, undone, leaves less than this share of the distance."""
+FOR_WANT_OF_ANOTHER = 0.6
+"""A factor counts for so much: dropout, say, is one to the variances, and says why."""
 RECALIBRATE = "or recalibrate(model, x)"
 
 Function = Callable[[Array], Array]
@@ -57,6 +59,8 @@ class Undone:
     before: float
     nearer: float
     tested: str = ""
+    most: float = 1.0
+    """It counts for at most this share: what tells as much says more."""
 
 
 def rewritten(m: Measured) -> Iterator[Cause]:
@@ -76,7 +80,7 @@ def rewritten(m: Measured) -> Iterator[Cause]:
                 tested=f"{undone.tested or how_near}; evaluation is then {after:.2g} from that "
                 f"under population statistics, as stored {before:.2g}",
                 remedy=f"{undone.remedy}; {RECALIBRATE}",
-                share=1 - undone.nearer / undone.before if closes else 0.0,
+                share=min(undone.most, 1 - undone.nearer / undone.before) if closes else 0.0,
             )
 
 
@@ -153,7 +157,7 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
     limit = min(ALIKE * left(as_stored), HALF * beside, HALF * left(divided(factor**0.5)))
     for of_means, named in ((factor, "means and variances"), (1.0, "variances")):
         if left(divided(of_means)) < limit:
-            yield _undone(
+            undone = _undone(
                 m,
                 divided(of_means),
                 rules.ANOTHER_FORM,
@@ -161,6 +165,7 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
                 "this data",
                 "divide what is summed over batches, replicas or checkpoints by their number",
             )
+            yield replace(undone, most=FOR_WANT_OF_ANOTHER)
 
 
 def _in_another_order(m: Measured) -> Iterator[Undone]:
