@@ -165,9 +165,10 @@ def excess(name, amount, counting, sampling_error=0.0):
     ("loss", "named"),
     [
         ((0.10, 0.04, 0.06), []),
+        ((-0.44, 0.14, 0.11), []),
         ((-0.30, 0.20, 0.37), ["wrong decisions"]),
-        ((0.10, 0.04, 0.40), ["wrong decisions"]),
-        ((-0.60, 0.04, 0.06), ["wrong decisions"]),
+        ((0.10, 0.04, 0.50), ["wrong decisions"]),
+        ((-0.80, 0.04, 0.06), ["wrong decisions"]),
     ],
 )
 def test_a_loss_that_moves_does_not_speak_for_decisions_that_few_rows_leave_open(loss, named):

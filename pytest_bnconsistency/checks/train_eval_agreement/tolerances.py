@@ -36,7 +36,7 @@ WOULD_SHOW = 1.5
 """A pass says that there is no excess of so many tolerances."""
 PARTS = 16
 """The loss is compared on so many parts of the rows, to tell how much it varies among them."""
-UNMOVED = 0.5
+UNMOVED = 0.8
 """A loss speaks for the decisions too few rows leave open if it surely moves by less, in
 tolerances, up or down: one that moves more may gain on some rows what it loses on others."""
 CLEAR = 3
