@@ -281,8 +281,8 @@ def _rebuilt(n: NormalizationLayer, **changed: Any) -> NormalizationLayer:
         raise ValueError(f"its configuration holds no {unknown[0]}")
     layer = type(n.layer).from_config({**given, **changed})
     layer(_isolated(n).batch().astype(np.float32))
-    held_as = {id(variable): name for name, variable in attributes(n.layer).items()}
-    vectors = {name: _own(layer, held_as.get(id(v), name)) for name, v in n.vectors.items()}
+    attribute_of = {id(variable): name for name, variable in attributes(n.layer).items()}
+    vectors = {name: _own(layer, attribute_of.get(id(v), name)) for name, v in n.vectors.items()}
     return NormalizationLayer(layer, n.path, vectors, n.trainable)
 
 

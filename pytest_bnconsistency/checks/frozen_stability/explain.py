@@ -191,12 +191,12 @@ def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cau
 
 def _whatever_the_flag(m: Measured, free: Sequence[Frozen], by: str) -> Explanation:
     """Their state moves with trainable=False as well: does it in inference mode?"""
-    held = (
+    stays = (
         any(f.any_of(m.by_forward) for f in free)
         and _time_for("inference mode forced")
         and _holds_forward(m, free, frozen=False)
     )
-    if held:
+    if stays:
         return _explained(
             f"{by}, and with trainable=False its state moves as well: it is updated whenever "
             "training is true",
