@@ -299,26 +299,13 @@ def _layer(source: str, spell: Callable[[str], str], read: Callable[[str], Any])
             continue
         try:
             layer[name] = settings.parse(name, value)
-            _refuse_unknown(name, layer[name])
+            if name == "replay":
+                from pytest_bnconsistency.data.recipes import Recipe
+
+                Recipe.parse(value)  # which the settings know nothing of
         except BNConsistencyError as error:
             raise OptionError(f"{spell(name)}: {error}") from None
     return Layer(source, layer)
-
-
-def _refuse_unknown(name: str, value: Any) -> None:
-    """Refuse a batch or a check that there is none of; the settings know neither.
-
-    Raises:
-        BNConsistencyError: it says what was expected.
-    """
-    if name == "replay":
-        from pytest_bnconsistency.data.recipes import Recipe
-
-        Recipe.parse(value)
-    elif name == "baseline_checks":
-        from pytest_bnconsistency.checks import named
-
-        named(settings.Settings(baseline_checks=value).baselined or None)
 
 
 def _reproduce(item: pytest.Item) -> str:

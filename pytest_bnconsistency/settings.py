@@ -17,6 +17,16 @@ from typing import Any, Literal, TypedDict
 
 from pytest_bnconsistency.errors import OptionError
 
+CHECK_NAMES = (
+    "batch_invariance",
+    "inference_purity",
+    "train_eval_agreement",
+    "frozen_stability",
+    "statistics_health",
+    "healthy_statistics",
+    "baseline",
+)
+"""What checks are called, known without importing them."""
 Vacuous = Literal["fail", "skip", "warn"]
 NotApplicable = Literal["fail", "skip", "pass"]
 EntryPoints = Literal["all"]
@@ -386,11 +396,21 @@ def _folder(name: str, value: Any) -> str:
     return folder
 
 
+def _check_names(name: str, value: Any) -> str:
+    given = _text(name, value, "names of checks, separated by commas, or 'none'")
+    for check in given.replace(",", " ").split():
+        if check not in (*CHECK_NAMES, "none"):
+            near = did_you_mean(check, CHECK_NAMES)
+            raise OptionError(f"option {name!r} names an unknown check {check!r}{near}")
+    return given
+
+
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "shape": _shapes,
     "ignore": _ignore,
     "baseline": flag,
     "baseline_dir": _folder,
+    "baseline_checks": _check_names,
 }
 """What is neither a number nor a word."""
 

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from pytest_bnconsistency import settings
+from pytest_bnconsistency.checks import registry
+
 TEST = """
     def test_it(bn_check, fake):
         evidence = bn_check.batch_invariance(fake(batch_invariance="vacuous")).evidence
@@ -93,8 +96,11 @@ def _without_fakes(project):
         (["--bn-output-tolerance=-1"], "*is '-1'; expected 0 or more"),
         (["--bn-loss-tolerance=inf"], "*'loss_tolerance' is 'inf'; expected a finite number"),
         (["--bn-decisions-tolerance=3"], "*is '3'; expected 0 to 1: 0.03 is 3 %"),
-        (["--bn-baseline-checks=foo"], "--bn-baseline-checks: unknown check 'foo'; expected *"),
-        (["-o", "bn_baseline_checks=foo"], "bn_baseline_checks: unknown check 'foo'; *"),
+        (
+            ["--bn-baseline-checks=foo"],
+            "--bn-baseline-checks: *unknown check 'foo'; *",
+        ),
+        (["-o", "bn_baseline_checks=foo"], "bn_baseline_checks: *names an unknown check 'foo'; *"),
         (["--bn-replay=x rows"], "--bn-replay: 'x rows' is no recipe of a batch; expected *"),
         (["-o", "bn_replay=foo"], "bn_replay: 'foo' is no recipe of a batch; expected *"),
         (["-o", "bn_trust_files=maybe"], "option 'bn_trust_files' is 'maybe'; expected true or *"),
@@ -114,6 +120,10 @@ def test_a_bad_value_is_one_sentence(pytester, args, message):
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
     assert len([line for line in result.errlines if line]) == 1
+
+
+def test_the_names_of_checks_that_settings_know_are_those_there_are():
+    assert set(settings.CHECK_NAMES) == {*registry.CHECKS, *registry.ALIASES}
 
 
 BAD = ["bn_rows = 'many'", "bn_check = 'nonsense'", "bn_padding = 'nan'", "bn_model = 'no.model'"]
