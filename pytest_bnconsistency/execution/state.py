@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array
-from pytest_bnconsistency.execution.traces import Traces
+from pytest_bnconsistency.execution.traces import Traces, registered_gradients
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.models.owned_objects import (
     as_variable,
@@ -108,11 +108,13 @@ def preserve_state(subject: Subject, step: Any = None) -> Iterator[Variables]:
     traces = Traces(f for owner in owners for f in traced_functions(owner))
     variables = Variables(attributes.variables)
     generators = _random_generators()
+    forget_gradients = registered_gradients()
     try:
         yield variables
     finally:
         attributes.restore()
         traces.restore()
+        forget_gradients()
         variables.restore()
         for restore in generators:
             restore()
@@ -160,7 +162,8 @@ class _Attributes:
         if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
             self._restore.append(_draws_again(value))
             return []
-        value = getattr(value, "__wrapped__", value) if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping):  # TensorFlow's own hold a dictionary, for all they hold
+            value = getattr(value, "__wrapped__", getattr(value, "_storage", value))
         if isinstance(value, (dict, list, set, tuple, frozenset)):
             return self._enter_container(value)
         if isinstance(value, types.MethodType):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pytest_bnconsistency.context import door
 
 CONFIGURED = ("_variable_creation_config", "_no_variable_creation_config", "_created_variables")
+TRACED_GRADIENTS = "CustomGradient-"
 _made: ContextVar[list[None] | None] = ContextVar("traces made", default=None)
 # TensorFlow keeps traces under names that are not public; where a name is gone, traces stay.
 
@@ -71,6 +73,24 @@ class Traces:
             vars(function).update(dict.fromkeys(attributes))
             for table, _ in tables[:2]:
                 table.clear()
+
+
+def registered_gradients() -> Callable[[], None]:
+    """A function that has TensorFlow forget the gradients that are registered from now on.
+
+    It keeps the gradient of each custom operation that is traced, and the whole graph with it.
+    """
+    operations = sys.modules.get("tensorflow.python.framework.ops")
+    holder = getattr(operations, "gradient_registry", None)
+    registry: dict[str, Any] = getattr(holder, "_registry", {})
+    before = frozenset(registry)
+
+    def forget() -> None:
+        for name in list(registry):
+            if name not in before and name.startswith(TRACED_GRADIENTS):
+                del registry[name]
+
+    return forget
 
 
 def _tables(cache: Any) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:

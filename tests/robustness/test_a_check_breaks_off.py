@@ -156,4 +156,4 @@ def test_some_places(kind):
 def test_all_places(kind):
     tried, known = walk(kind, every=1)
     print(f"{kind}: {tried} exceptions at {known} places")
-    assert tried == known > 100
+    assert tried == known > 80
