@@ -146,6 +146,12 @@ class CheckResult:
             return self.findings[0].headline
         return printable(f"{self.check} {self.verdict.word}: {self.summary}")
 
+    def __str__(self) -> str:
+        line = self.headline
+        if self.findings:
+            line = f"{self.check} {self.verdict.word}: {line}"
+        return f"{line} ({len(self.ignored)} ignored)" if self.ignored else line
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers: what `json.dumps` takes."""
         read: dict[str, Any] = json.loads(json.dumps(plain(self)))
@@ -170,7 +176,7 @@ class Report:
         raise KeyError(f"no check {check!r} ran; expected one of {ran}")
 
     def __str__(self) -> str:
-        return "\n".join(map(_line, self.results))
+        return "\n".join(map(str, self.results))
 
     @property
     def ok(self) -> bool:
@@ -183,13 +189,6 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         return {"subject": self.subject, "results": [r.to_dict() for r in self.results]}
-
-
-def _line(result: CheckResult) -> str:
-    line = result.headline
-    if result.findings:
-        line = f"{result.check} {result.verdict.word}: {line}"
-    return f"{line} ({len(result.ignored)} ignored)" if result.ignored else line
 
 
 def plain(value: Any) -> Any:

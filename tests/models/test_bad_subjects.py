@@ -124,6 +124,7 @@ def test_targets_that_are_no_numbers_or_none_of_a_class(k):
 def test_a_report_in_words(k):
     report = check_consistency(model_of(k), X, checks=["batch_invariance", "frozen_stability"])
     lines = str(report).splitlines()
+    assert lines == [str(result) for result in report]
     assert [line.partition(":")[0] for line in lines] == [
         "batch_invariance passed",
         "frozen_stability not applicable",

@@ -63,17 +63,19 @@ def _said(
         worst.quantity.counted or worst.quantity.sure > 1
     )
     if worst.exceeds_tolerance and not telling:
-        return f"only targets tell whether that is worse: {found}", "give y"
+        return f"evaluation differs, and only targets tell whether it is worse: {found}", "give y"
     share, by = max(
         (worst.counting, "counting so few rows"),
         (worst.sampling_error, "statistics of so few rows"),
         (worst.jitter, "the moving average's jitter"),
     )
-    summary = (
-        f"{found}: {worst.quantity.limit} would fail, and chance alone explains "
-        f"{_amount(worst, worst.noise)} (most of it {by}: {_amount(worst, share)})"
+    where = (
+        f"beyond the tolerance ({worst.quantity.limit}), but not surely"
+        if worst.exceeds_tolerance
+        else f"within the tolerance ({worst.quantity.limit} would fail), but not surely"
     )
-    return summary, _hint(worst, data)
+    chance = f"{_amount(worst, worst.noise)} (most of it {by}: {_amount(worst, share)})"
+    return f"{found}: {where}, as chance alone explains {chance}", _hint(worst, data)
 
 
 def _hint(worst: Excess, data: Data) -> str:
