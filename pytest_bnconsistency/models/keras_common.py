@@ -52,7 +52,7 @@ class KerasModelSubject(PredictingSubject):
             why = "it was never called itself" if parts else "so it has no weights yet"
             raise UnsupportedSubjectError(
                 f"model {model.name!r} is not built, {why}; expected a built model: call it once "
-                "on a batch, or give it an input shape"
+                "on a batch, as in model(x[:1])"
             )
         super().__init__(model)
         self._above: dict[int, tuple[Any, ...]] = {}
