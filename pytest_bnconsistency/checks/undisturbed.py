@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ PAUSE, PATIENCE = 0.01, 2.0
 """Seconds until Ctrl-C is tried again, and how long what is put back may take."""
 SAFE = ("__enter__", "__exit__")
 """The functions in which things are taken and put back; an exception there would leave a trace."""
+LOSING = weakref.__file__
+"""The file of the functions that run when an object goes: an exception there goes with it."""
 _ONE_AT_A_TIME = threading.RLock()
 Made = TypeVar("Made")
 
@@ -33,10 +36,11 @@ def undisturbed(work: Callable[[], Made]) -> Made:
 
 
 def _depth(frame: types.FrameType | None) -> int:
-    """How many functions are running in which things are taken or put back."""
+    """How many functions are running in which an exception must wait."""
     found = 0
     while frame is not None:
-        found += frame.f_code.co_name in SAFE
+        code = frame.f_code
+        found += code.co_name in SAFE or code.co_filename == LOSING
         frame = frame.f_back
     return found
 

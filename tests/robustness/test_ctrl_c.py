@@ -4,16 +4,22 @@ import os
 import random
 import signal
 import time
+import weakref
 
 import pytest
 from six_kinds import KINDS, Trained
 from surroundings import assert_same_code, assert_unchanged, code_of_libraries, surroundings
 
 from pytest_bnconsistency import check_consistency
+from pytest_bnconsistency.checks.undisturbed import undisturbed
 from pytest_bnconsistency.execution.traces import Traces
 from pytest_bnconsistency.testing import leaves_no_trace
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer to set")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer to set"),
+    # Python itself loses an exception that comes while it takes things away.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture
@@ -23,12 +29,13 @@ def interrupted_after():
 
     def run(seconds, what):
         try:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            what()
-        except KeyboardInterrupt:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+                what()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:  # of the last moment, too
             return True
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
         return False
 
     yield run
@@ -87,3 +94,17 @@ def test_it_waits_until_all_is_put_back(monkeypatch):
         check_consistency(trained.model, trained.x, trained.y, checks=["frozen_stability"])
     assert sent
     assert_unchanged(before)
+
+
+def test_it_is_not_lost_while_an_object_goes():
+    class Anything:
+        pass
+
+    def work():
+        one = Anything()
+        weakref.finalize(one, os.kill, os.getpid(), signal.SIGINT)
+        del one
+        time.sleep(0.2)
+
+    with pytest.raises(KeyboardInterrupt):
+        undisturbed(work)
