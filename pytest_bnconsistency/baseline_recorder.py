@@ -163,13 +163,12 @@ class BaselineRecorder:
         (text,) = set(texts.values())
         try:
             before = path.read_text(encoding="utf-8") if path.exists() else ""
-            if text != before:
-                file.save(path, text)
+            if text == before:
+                return
+            file.save(path, text)
         except (OSError, ValueError) as error:
             self.failed = True
             yield f"{shown} not written: {getattr(error, 'strerror', None) or error}"
-            return
-        if text == before:
             return
         if not before:
             yield f"{shown}: new, {counted(len(text.splitlines()), 'line')}"

@@ -8,7 +8,7 @@ import contextlib
 import sys
 
 import pytest
-from six_kinds import KINDS, Trained
+from six_kinds import CHECKS, KINDS, Trained
 from surroundings import (
     assert_same_code,
     assert_unchanged,
@@ -21,13 +21,6 @@ from tensorflow.python.framework import func_graph
 from pytest_bnconsistency import check_consistency
 from pytest_bnconsistency.testing import leaves_no_trace
 
-CHECKS = (
-    "batch_invariance",
-    "inference_purity",
-    "train_eval_agreement",
-    "frozen_stability",
-    "statistics_health",
-)
 PUTTING_BACK = {"__exit__", "restore"}
 
 

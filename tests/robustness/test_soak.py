@@ -9,17 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from six_kinds import Trained
+from six_kinds import CHECKS, Trained
 
 from pytest_bnconsistency import check_consistency
-
-CHECKS = (
-    "batch_invariance",
-    "inference_purity",
-    "train_eval_agreement",
-    "frozen_stability",
-    "statistics_health",
-)
 
 
 def megabytes():

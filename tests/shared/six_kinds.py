@@ -6,6 +6,13 @@ import tensorflow as tf
 import tf_keras
 
 ROWS, WIDTH, CLASSES = 12, 4, 2
+CHECKS = (
+    "batch_invariance",
+    "inference_purity",
+    "train_eval_agreement",
+    "frozen_stability",
+    "statistics_health",
+)
 OPTIONS = {"batch_size": 6, "rows": 4, "steps": 1, "examples": 2}
 
 
