@@ -272,7 +272,8 @@ def _how_known(origin: Origin) -> str:
 def _across_rows(
     seen: Pass, x: Nest, variant: BatchVariant, origin: Origin, tries: Tries
 ) -> Explanation:
-    if (in_state := by_state(seen, x, variant, origin, tries)) is not None:
+    moved = seen.run(x).moved
+    if (in_state := by_state(seen, x, variant, moved, origin, tries)) is not None:
         return in_state
     meeting = dict[str, str]()
     if tries.may("the operations in which rows meet"):
@@ -283,7 +284,7 @@ def _across_rows(
     if call is not None and tries.may(f"{origin.label} given one row at a time"):
         one_by_one = localise.intervened(seen, x, row_by_row=[id(call.layer)])
     declarable = call if localise.runs_row_by_row(one_by_one, x) else None
-    remedy = _over_features(declarable, moves_state=bool(seen.run(x).moved))
+    remedy = _over_features(declarable, moves_state=bool(moved))
     if localise.independent(one_by_one, x, variant):
         what = f": {operation} is the first operation that differs" if operation else ""
         return Explanation(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from pytest_bnconsistency.checks.batch_invariance import localise
 from pytest_bnconsistency.checks.batch_invariance.localise import Origin
 from pytest_bnconsistency.checks.budget import Tries
@@ -14,10 +17,17 @@ from pytest_bnconsistency.words import listed
 
 
 def by_state(
-    seen: Pass, x: Nest, variant: BatchVariant, origin: Origin, tries: Tries
+    seen: Pass,
+    x: Nest,
+    variant: BatchVariant,
+    moved: Sequence[Any],
+    origin: Origin,
+    tries: Tries,
 ) -> Explanation | None:
-    """The cause, if rows meet in state alone: one row moves it, and the others read it."""
-    moved = seen.run(x).moved
+    """The cause, if rows meet in state alone: one row moves it, and the others read it.
+
+    `moved` are the variables that inference on `x` writes to.
+    """
     if not moved or not tries.may("the writes to state left out"):
         return None
     with writers_of(moved, let=False) as writers:
