@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,36 @@ from tensorflow.python.eager import context
 
 from pytest_bnconsistency.assertions import check_consistency
 from pytest_bnconsistency.data.arrays import flatten
+from pytest_bnconsistency.models import subject_of
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """What a test expected of a model, and what was found.
+
+    `kind` is the class of its subject. `found` are the rules that fail, each with its layer and
+    whether its cause was tested; `rule` is the one that was expected. `remedied` says that this
+    is the model of the failure before, mended.
+    """
+
+    check: str
+    expected: str
+    verdict: str
+    kind: str
+    rule: str = ""
+    found: tuple[tuple[str, str, bool], ...] = ()
+    met: bool = True
+    remedied: bool = False
+
+
+def _to_nobody(expectation: Expectation) -> None:
+    """Where no table is made of them."""
+
+
+told: ContextVar[Callable[[Expectation], None]] = ContextVar("told", default=_to_nobody)
+"""Who is told each expectation."""
 
 
 def expect_verdict(
@@ -33,12 +63,8 @@ def expect_verdict(
         verdict: `"passed"`, `"failed"`, `"vacuous"` or `"not applicable"`.
         model: as for the assertions, like `x`, `y` and `options` (`train_step` included).
     """
-    with leaves_no_trace(model, x, y):
-        result = check_consistency(model, x, y, checks=[check], **options)[check]
-    rendered = text.render(result, verbose=True)
-    if result.verdict != Verdict(verdict):
-        raise AssertionError(f"expected {verdict}, and {check} said:\n{rendered}")
-    result.to_dict()  # must not raise: results cross process boundaries
+    result = _decided(check, model, x, y, options)
+    _compare(result, Verdict(verdict), model)
     return result
 
 
@@ -60,6 +86,7 @@ def expect_failure(
     cause_tested: bool | None = None,
     cause_contains: str | None = None,
     without: Iterable[str] = (),
+    remedy: Callable[[Any], Any] | None = None,
     **options: Any,
 ) -> Finding:
     """The finding of `rule` in a check that must fail.
@@ -70,22 +97,64 @@ def expect_failure(
         cause_tested: whether undoing the cause made the symptom go away.
         cause_contains: a part of its cause.
         without: neighbours that must not be named: parts of its cause, or rules of any finding.
+        remedy: mends the model, or returns one that is mended; the check must pass then.
     """
-    result = expect_verdict(check, Verdict.FAILED, model, x, y, **options)
+    result = _decided(check, model, x, y, options)
     rules = [finding.rule for finding in result.findings]
-    if rule not in rules:
-        wrong = [f"rule {rules}, expected {rule}"]
-    else:
+    wrong: list[str] = []
+    if rule in rules:
         found = result.findings[rules.index(rule)]
-        wrong = [*_other_than(found, layer=layer, cause_tested=cause_tested)]
+        wrong += _other_than(found, layer=layer, cause_tested=cause_tested)
         if cause_contains is not None and cause_contains not in found.cause:
             wrong.append(f"cause {found.cause!r}, expected {cause_contains!r} in it")
         named = "\n".join([found.cause, *rules])
         wrong += [f"{other!r} is named" for other in without if other in named]
-        if not wrong:
-            return found
-    rendered = text.render(result, verbose=True)
-    raise AssertionError("\n".join(wrong) + f"\nThe whole result:\n{rendered}")
+    elif rules:
+        wrong.append(f"rule {rules}, expected {rule}")
+    _compare(result, Verdict.FAILED, model, rule, wrong)
+    if remedy is not None:
+        mended = remedy(model)
+        mended = model if mended is None else mended
+        passes = _decided(check, mended, x, y, options)
+        _compare(passes, Verdict.PASSED, mended, remedied=True)
+    return found
+
+
+def _decided(check: str, model: Any, x: Any, y: Any, options: dict[str, Any]) -> CheckResult:
+    """The result of one check, which must leave no trace."""
+    with leaves_no_trace(model, x, y):
+        result = check_consistency(model, x, y, checks=[check], **options)[check]
+    result.to_dict()  # must not raise: results cross process boundaries
+    return result
+
+
+def _compare(
+    result: CheckResult,
+    expected: Verdict,
+    model: Any,
+    rule: str = "",
+    wrong: Iterable[str] = (),
+    remedied: bool = False,
+) -> None:
+    """Raise what is `wrong` with a result, or that it is another verdict than expected."""
+    if result.verdict != expected:
+        wrong = [f"expected {expected}, and {result.check} said {result.verdict}"]
+    wrong = list(wrong)
+    told.get()(
+        Expectation(
+            check=result.check,
+            expected=str(expected),
+            verdict=str(result.verdict),
+            kind=type(subject_of(model)).__name__,
+            rule=rule,
+            found=tuple((one.rule, one.layer, one.cause_tested) for one in result.findings),
+            met=not wrong,
+            remedied=remedied,
+        )
+    )
+    if wrong:
+        rendered = text.render(result, verbose=True)
+        raise AssertionError("\n".join(wrong) + f"\nThe whole result:\n{rendered}")
 
 
 def _other_than(found: Finding, **wanted: Any) -> Iterator[str]:

@@ -1,4 +1,5 @@
 import ctypes
+import dataclasses
 import gc
 import importlib.resources
 import json
@@ -12,6 +13,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 import tensorflow  # noqa: F401
+
+from pytest_bnconsistency import libraries
 
 pytest_plugins = ["pytester"]
 
@@ -40,6 +43,28 @@ def _memory_is_given_back():
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)
+
+
+@pytest.fixture(scope="session")
+def versions():
+    return libraries.versions()
+
+
+@pytest.fixture(autouse=True)
+def _expectations_are_recorded(request, versions):
+    """JUnit's file holds what each test expected: `.ci/fault_table.py` makes a table of it."""
+    testing = sys.modules.get("pytest_bnconsistency.testing")
+    if testing is None:  # no file of tests has imported it
+        yield
+        return
+
+    def record(expectation):
+        known = {**dataclasses.asdict(expectation), "versions": versions}
+        request.node.user_properties.append(("expectation", json.dumps(known)))
+
+    token = testing.told.set(record)
+    yield
+    testing.told.reset(token)
 
 
 @pytest.fixture(autouse=True)
