@@ -180,7 +180,7 @@ def assert_consistency(
     x: Any = None,
     y: Any = None,
     *,
-    checks: Sequence[str] | None = None,
+    checks: Sequence[settings.CheckName] | None = None,
     train_step: Callable[..., Any] | None = None,
     **options: Unpack[Options],
 ) -> Report:
@@ -213,7 +213,7 @@ def check_consistency(
     x: Any = None,
     y: Any = None,
     *,
-    checks: Sequence[str] | None = None,
+    checks: Sequence[settings.CheckName] | None = None,
     train_step: Callable[..., Any] | None = None,
     **options: Unpack[Options],
 ) -> Report:

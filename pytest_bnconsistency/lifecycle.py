@@ -22,11 +22,12 @@ from pytest_bnconsistency.errors import ConsistencyFailure, DataError
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
 from pytest_bnconsistency.models import Subject, subject_of
 from pytest_bnconsistency.reporting import text
+from pytest_bnconsistency.settings import CheckName
 from pytest_bnconsistency.strategies.training_data import ROWS, given_data, some_data
 
 STEPS = 16
 THE_MODEL = "the model"
-INVARIANTS = ("inference_purity", "batch_invariance", "frozen_stability")
+INVARIANTS: tuple[CheckName, ...] = ("inference_purity", "batch_invariance", "frozen_stability")
 
 
 class Lifecycle(RuleBasedStateMachine):

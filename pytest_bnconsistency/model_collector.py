@@ -159,6 +159,7 @@ class CheckItem(pytest.Item):
         self.model, self.check = model, check
         self.bn_about = (model.named.target.spec, check.name)
         self.bn_title, self.bn_is_check = model.named.target.spec, True
+        self.bn_shared = True
 
     def setup(self) -> None:
         self.model.shared.prepare(self.nodeid, self._options())

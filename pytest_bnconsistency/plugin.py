@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, option in settings.FIELDS.items():
         text = option.metadata["help"]
         if option.default is not None:
-            text += f" (default: {option.default})"
+            text += f" (default: {str(option.default).lower()})"
         often: Any = {"action": "append"} if "lines" in option.metadata else {}
         group.addoption(_flag(name), dest=f"bn_{name}", metavar="VALUE", help=text, **often)
         parser.addini(f"bn_{name}", text, default=None)
@@ -75,8 +75,10 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     try:
         answer = help_pages.checks() if rule is None else help_pages.explanation(rule)
     except OptionError as error:
+        run_recorder.drop_noise(config)
         raise pytest.UsageError(f"--bn-explain: {error}") from None
     sys.stdout.write(answer)
+    run_recorder.drop_noise(config)
     return 0
 
 
@@ -102,6 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except BNConsistencyError as error:
         if config.getoption("help") or config.getoption("markers"):
             return  # which help to correct it
+        run_recorder.drop_noise(config)
         raise pytest.UsageError(str(error)) from None
 
 
@@ -277,6 +280,7 @@ def _entry(item: pytest.Item, result: CheckResult, outcome: str) -> dict[str, An
         path=item.location[0].replace(os.sep, "/"),
         line=(item.location[1] or 0) + 1,
         reproduce=_reproduce(item),
+        shared=getattr(item, "bn_shared", False),
     )
     return check_entry(result, outcome, place)
 

@@ -51,6 +51,22 @@ def register(config: pytest.Config, accepted: Iterable[str]) -> None:
     )
 
 
+def drop_noise(config: pytest.Config) -> None:
+    """Leave the start of TensorFlow out of what pytest prints when it gives up its capture.
+
+    A conftest that imports it would bury the one sentence that a run ends with.
+    """
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if "tensorflow" not in sys.modules or capture is None or not capture.is_globally_capturing():
+        return
+    from pytest_bnconsistency.reporting.startup_noise import without_noise
+
+    for stream, captured in zip(
+        (sys.stdout, sys.stderr), capture.read_global_capture(), strict=True
+    ):
+        stream.write(without_noise(captured))
+
+
 class RunRecorder:
     """Collects what tests report, and makes the record of it."""
 
@@ -144,6 +160,10 @@ class RunRecorder:
             for line in annotations.lines(self.record):
                 terminalreporter.line(line)
 
+    def pytest_unconfigure(self) -> None:
+        if self.record is not None:
+            drop_noise(self.config)
+
     def _sections(self, record: dict[str, Any]) -> dict[str, Iterable[str]]:
         """What the end of a run says, by title."""
         from pytest_bnconsistency.reporting import summary, text
@@ -169,7 +189,8 @@ class RunRecorder:
 
         for outcome, entry in self._entries() if verbosity >= 1 else ():
             if outcome == "passed" and entry["table"]:
-                yield f"{entry['test']} {entry['check']}"
+                check = entry["check"]
+                yield f"{entry['test']}{'' if entry['test'].endswith(check) else f' {check}'}"
                 yield from text.table_lines(entry["table"], verbose=verbosity >= 2)
 
     def _elsewhere(self) -> set[str]:

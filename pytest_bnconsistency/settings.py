@@ -13,11 +13,11 @@ import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from pytest_bnconsistency.errors import OptionError
 
-CHECK_NAMES = (
+CheckName = Literal[
     "batch_invariance",
     "inference_purity",
     "train_eval_agreement",
@@ -25,12 +25,14 @@ CHECK_NAMES = (
     "statistics_health",
     "healthy_statistics",
     "baseline",
-)
+]
 """What checks are called, known without importing them."""
+CHECK_NAMES: tuple[CheckName, ...] = get_args(CheckName)
 Vacuous = Literal["fail", "skip", "warn"]
 NotApplicable = Literal["fail", "skip", "pass"]
 EntryPoints = Literal["all"]
 Weights = Literal["same", "retrained"]
+BaselineChecks: TypeAlias = str | Sequence[CheckName]
 Shape = Mapping[str, Sequence[int]] | Sequence[int] | str
 """The axes of a row, by the inputs' names, or of the only input, or either as text."""
 
@@ -69,7 +71,7 @@ class Options(DataOptions, total=False):
     baseline: bool
     baseline_name: str | None
     baseline_dir: str
-    baseline_checks: str | None
+    baseline_checks: BaselineChecks | None
     weights: Weights | None
 
 
@@ -197,7 +199,7 @@ class Settings:
         None, "name of the model's baseline (default: that of the test or the model)"
     )
     baseline_dir: str = option("bn-baseline", "folder of the baselines, from pytest's root")
-    baseline_checks: str | None = option(
+    baseline_checks: BaselineChecks | None = option(
         None,
         "names of the checks whose verdicts a baseline holds, separated by commas, or "
         "'none' (default: all)",
@@ -221,8 +223,7 @@ class Settings:
         """The checks whose verdicts a baseline holds; None for all."""
         if self.baseline_checks is None:
             return None
-        names = self.baseline_checks.replace(",", " ").split()
-        return tuple(name for name in names if name != "none")
+        return tuple(name for name in _words(self.baseline_checks) if name != "none")
 
 
 FIELDS: Mapping[str, dataclasses.Field[Any]] = {
@@ -396,9 +397,15 @@ def _folder(name: str, value: Any) -> str:
     return folder
 
 
+def _words(names: str | Sequence[str]) -> list[str]:
+    return names.replace(",", " ").split() if isinstance(names, str) else list(names)
+
+
 def _check_names(name: str, value: Any) -> str:
-    given = _text(name, value, "names of checks, separated by commas, or 'none'")
-    for check in given.replace(",", " ").split():
+    """The names as a text, whether a text or a list gives them."""
+    given = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    given = _text(name, given, "names of checks, separated by commas or as a list, or 'none'")
+    for check in _words(given):
         if check not in (*CHECK_NAMES, "none"):
             near = did_you_mean(check, CHECK_NAMES)
             raise OptionError(f"option {name!r} names an unknown check {check!r}{near}")

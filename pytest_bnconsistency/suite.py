@@ -12,7 +12,7 @@ import pytest
 
 from pytest_bnconsistency.errors import OptionError, UnsupportedSubjectError
 from pytest_bnconsistency.ini import LAYERS, MARKER
-from pytest_bnconsistency.settings import Layer, Options, resolve
+from pytest_bnconsistency.settings import CheckName, Layer, Options, resolve
 from pytest_bnconsistency.shared_models import SharedModel
 from pytest_bnconsistency.targets import makes
 
@@ -41,7 +41,7 @@ class ConsistencySuite:
     """
 
     __test__ = False
-    checks: ClassVar[Sequence[str] | None] = None
+    checks: ClassVar[Sequence[CheckName] | None] = None
     """Names of the checks; all of them by default."""
     options: ClassVar[Options] = {}
     """Fields of `Settings`, as strong as a call's own."""
@@ -245,6 +245,7 @@ def _entitle(node: Any, suite: str) -> None:
     """Say which model a test is about: that of the class, under its parameters."""
     callspec = getattr(node, "callspec", None)
     node.bn_title = f"{suite}[{callspec.id}]" if callspec else suite
+    node.bn_shared = getattr(node, "originalname", None) in _TESTS
 
 
 def _put(node: Any, place: tuple[Path, int]) -> None:

@@ -133,12 +133,12 @@ class Target:
             return found(*arguments.by_place, **arguments.by_name)
         try:
             signature.bind(*arguments.by_place, **arguments.by_name)
-        except TypeError:
+        except TypeError as error:
             place = self.spec.rstrip().removesuffix(self.called)
             takes = ", ".join(signature.parameters) or "no arguments"
             raise OptionError(
-                f"{self.option} is {self.spec!r}, and {self.attribute} takes {takes}; expected "
-                f"'{place}{self.attribute}({_needed(signature)})'"
+                f"{self.option} is {self.spec!r}, and {self.attribute} takes {takes} ({error}); "
+                f"expected '{place}{self.attribute}({_needed(signature)})'"
             ) from None
         return found(*arguments.by_place, **arguments.by_name)
 
@@ -147,8 +147,7 @@ class Target:
         try:
             return operator.attrgetter(self.attribute)(module)
         except AttributeError:
-            public = tuple(name for name in vars(module) if not name.startswith("_"))
-            hint = did_you_mean(self.attribute, public) if public else ""
+            hint = did_you_mean(self.attribute, known) if (known := _offered(module)) else ""
             raise OptionError(
                 f"{self.option} is {self.spec!r}, and {module.__name__} has no "
                 f"{self.attribute!r}{hint}"
@@ -353,6 +352,22 @@ def _file_of(module: str) -> Path | None:
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     return Path(os.path.abspath(spec.origin))
+
+
+def _offered(module: ModuleType) -> tuple[str, ...]:
+    """What a wrong name may have meant: what can be called, and what the module defines first."""
+    known = {
+        name: value
+        for name, value in vars(module).items()
+        if callable(value) and not name.startswith("_")
+    }
+    # Of a model the attribute says where its class is from.
+    own = [
+        name
+        for name, value in known.items()
+        if not makes(value) or getattr(value, "__module__", "") == module.__name__
+    ]
+    return tuple(own or known)
 
 
 def _defined(node: ast.stmt) -> set[str]:

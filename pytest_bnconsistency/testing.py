@@ -24,6 +24,7 @@ from pytest_bnconsistency.data.arrays import flatten
 from pytest_bnconsistency.models import subject_of
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
+from pytest_bnconsistency.settings import CheckName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,12 @@ told: ContextVar[Callable[[Expectation], None]] = ContextVar("told", default=_to
 
 
 def expect_verdict(
-    check: str, verdict: Verdict | str, model: Any, x: Any = None, y: Any = None, **options: Any
+    check: CheckName,
+    verdict: Verdict | str,
+    model: Any,
+    x: Any = None,
+    y: Any = None,
+    **options: Any,
 ) -> CheckResult:
     """The result of one check, which must have this verdict and leave no trace.
 
@@ -69,14 +75,14 @@ def expect_verdict(
 
 
 def expect_pass(
-    check: str, model: Any, x: Any = None, y: Any = None, **options: Any
+    check: CheckName, model: Any, x: Any = None, y: Any = None, **options: Any
 ) -> CheckResult:
     """The result of a check that must pass."""
     return expect_verdict(check, Verdict.PASSED, model, x, y, **options)
 
 
 def expect_failure(
-    check: str,
+    check: CheckName,
     model: Any,
     x: Any = None,
     y: Any = None,

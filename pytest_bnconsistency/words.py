@@ -15,6 +15,10 @@ _BEFORE = (
 )
 
 
+WORD = 120
+"""Characters of a word, a layer's path for one, that a screen has room for."""
+
+
 def listed(items: Iterable[object], last: str = "and", most: int | None = None) -> str:
     """Words as in a sentence: `a, b and c`; with `most`, the first of them: `a, b and 3 more`."""
     words = [str(item) for item in items]
@@ -40,6 +44,14 @@ def printable(text: str) -> str:
 def _harmless(letter: str) -> str:
     hidden = unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _REORDERING
     return letter.encode("unicode_escape").decode() if hidden else letter
+
+
+def shortened(text: str, longest: int = WORD) -> str:
+    """`text` without the middle of words that no screen has room for."""
+    half = longest // 2
+    return re.sub(
+        rf"\S{{{longest + 1},}}", lambda found: f"{found[0][:half]}...{found[0][-half:]}", text
+    )
 
 
 def counted(number: int, noun: str) -> str:

@@ -84,6 +84,9 @@ class Place:
     path: str
     line: int
     reproduce: str = ""
+    shared: bool = False
+    """Whether the model is that of other tests with this title, too, each maybe in a process of
+    its own, where Keras may number its name otherwise."""
 
 
 @dataclass
@@ -106,6 +109,7 @@ def check_entry(result: CheckResult, outcome: str, place: Place) -> Record:
     entry = {
         "name": run.model if run else "",
         "title": place.title,
+        "shared": place.shared,
         "check": result.check,
         "verdict": result.verdict,
         "outcome": outcome,
@@ -149,8 +153,9 @@ def build(
     for entry in sorted(entries, key=_order):
         check = dict(entry)
         title, name, layers = check.pop("title"), check.pop("name"), check.pop("layers")
+        own = "" if check.pop("shared", False) else name
         start = {"title": title, "name": name, "path": check["path"], "line": check["line"]}
-        model = models.setdefault((title, name), {**start, "layers": [], "checks": []})
+        model = models.setdefault((title, own), {**start, "layers": [], "checks": []})
         model["layers"] = _joined(model["layers"], layers)
         model["checks"].append(check)
     failed = [dict(error) for error in sorted(errors, key=_order)]

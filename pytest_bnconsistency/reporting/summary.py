@@ -39,7 +39,7 @@ def headline(record: Mapping[str, Any]) -> str:
     if counts["errors"]:
         verdicts.append(counted(counts["errors"], "error"))
     checked = f"{counted(counts['models'], 'model')}, {counted(counts['checks'], 'check')}"
-    return f"{checked}: {', '.join(verdicts)}"
+    return f"{checked if counts['checks'] else 'nothing was checked'}: {', '.join(verdicts)}"
 
 
 def state(record: Mapping[str, Any]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pytest_bnconsistency.results import CheckResult, Finding, Table, Verdict
-from pytest_bnconsistency.words import counted, listed, printable
+from pytest_bnconsistency.words import counted, listed, printable, shortened
 
 T = TypeVar("T")
 WIDTH = 100
@@ -27,7 +28,30 @@ def render(result: CheckResult, *, verbose: bool = False, reproduce: str = "") -
 
 def lines(result: CheckResult, *, verbose: bool = False, reproduce: str = "") -> Iterator[str]:
     """The lines of the text; none of them holds what a name could do to a terminal or a log."""
-    return map(printable, _lines(result, verbose, reproduce))
+    shown = result if verbose else _fitting(result)
+    return map(printable, _lines(shown, verbose, reproduce))
+
+
+def _fitting(result: CheckResult) -> CheckResult:
+    """`result` without the middle of names that no screen has room for."""
+    return dataclasses.replace(
+        result,
+        findings=tuple(map(_fitting_finding, result.findings)),
+        warnings=tuple(map(_fitting_finding, result.warnings)),
+        ignored=tuple(
+            dataclasses.replace(one, finding=_fitting_finding(one.finding))
+            for one in result.ignored
+        ),
+        summary=shortened(result.summary),
+        hint=shortened(result.hint),
+        notes=tuple(map(shortened, result.notes)),
+    )
+
+
+def _fitting_finding(finding: Finding) -> Finding:
+    names = ("layer", "message", "cause", "tested", "remedy", "bound")
+    texts: dict[str, Any] = {name: shortened(getattr(finding, name)) for name in names}
+    return dataclasses.replace(finding, **texts)
 
 
 def _lines(result: CheckResult, verbose: bool, reproduce: str) -> Iterator[str]:
@@ -102,7 +126,7 @@ def warning_lines(results: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[
     for place, result in results:
         for warning in result.get("warnings", ()):
             said = f"{place}: {warning['rule']} {warning['slug']}: {warning['message']}"
-            yield printable(said)
+            yield printable(shortened(said))
 
 
 def ignored_lines(
@@ -118,11 +142,12 @@ def ignored_lines(
             used.update(one["entries"])
             finding = one["finding"]
             said = f"{finding['rule']} {finding['slug']}: {finding['message']}"
-            yield printable(f"{place}: {said}; ignored: {one['reason']}")
+            yield printable(shortened(f"{place}: {said}; ignored: {one['reason']}"))
     unmatched = dict.fromkeys(e for _, result in results for e in result.get("unmatched", ()))
     for entry in unmatched:
         if entry not in used and entry not in elsewhere:
-            yield printable(f"ignore {entry!r} matches no finding: correct it or take it out")
+            said = f"ignore {entry!r} matches no finding: correct it or take it out"
+            yield printable(shortened(said))
 
 
 def _ignored(result: CheckResult) -> Iterator[str]:
@@ -143,10 +168,11 @@ def model_lines(models: Mapping[str, Mapping[str, tuple[str, str]]]) -> Iterator
             counts[outcome] = counts.get(outcome, 0) + 1
             alike.setdefault((outcome, said), []).append(check)
         total = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
-        yield printable(f"{model}: {counted(len(checks), 'check')}, {total}")
+        yield printable(shortened(f"{model}: {counted(len(checks), 'check')}, {total}"))
         for (outcome, said), names in alike.items():
             if outcome != "passed":
-                yield from _labelled(outcome, ": ".join(filter(None, (listed(names), said))))
+                why = shortened(": ".join(filter(None, (listed(names), said))))
+                yield from _labelled(outcome, why)
 
 
 def _table(table: Table | None, verbose: bool) -> Iterator[str]:

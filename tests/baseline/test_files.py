@@ -53,6 +53,21 @@ def test_one_fact_stands_on_a_line():
     assert said == ["-inventory bn: momentum 0.99", "+inventory bn: momentum 0.95"]
 
 
+def test_what_a_fact_was_and_is_stand_together():
+    bn = {**FACTS.inventory["bn"], "momentum": 0.95, "axis": 1}
+    edited = dataclasses.replace(
+        FACTS, graph=("-odd", *FACTS.graph[1:]), inventory={**FACTS.inventory, "bn": bn}
+    )
+    assert file.diff(TEXT, file.written(edited), PATH) == [
+        f"-graph {FACTS.graph[0]}",
+        "+graph -odd",
+        "-inventory bn: momentum 0.99",
+        "+inventory bn: momentum 0.95",
+        "+inventory bn: axis 1",
+    ]
+    assert file.diff(TEXT, TEXT, PATH) == []
+
+
 @pytest.mark.every_case
 @pytest.mark.parametrize(
     ("old", "new", "said"),

@@ -19,12 +19,10 @@ class FakeModel:
 
 
 class FakeSubject:
-    name = "fake"
-
     def __init__(self, model):
         if not isinstance(model, FakeModel):
             raise UnsupportedSubjectError(f"{model!r} is no model; expected a FakeModel")
-        self.model = model
+        self.model, self.name = model, getattr(model, "name", "fake")
 
     def inputs(self):
         return None

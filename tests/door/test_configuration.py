@@ -31,6 +31,22 @@ def test_numbers_in_a_toml_file(project, table):
     project.runpytest("-Wignore", "--strict-config").assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("kind", ["pytest", "pytest.ini_options"])
+@pytest.mark.parametrize("names", ["['batch_invariance', 'baseline']", "'baseline, none'"])
+def test_a_list_of_names_in_a_toml_file(project, kind, names):
+    if kind == "pytest" and pytest.version_tuple < (9,):
+        pytest.skip("this pytest has no native table")
+    project.makepyprojecttoml(f"[tool.{kind}]\nbn_baseline_checks = {names}\n")
+    project.makepyfile(
+        f"""
+        def test_it(bn_check, fake):
+            found = bn_check.batch_invariance(fake()).evidence["baseline_checks"]
+            assert found == {names.strip("[]").replace("'", "")!r}
+        """
+    )
+    project.runpytest("-Wignore", "--strict-config").assert_outcomes(passed=1)
+
+
 NATIVE_MODELS = [
     "bn_model = ['models:build']\nbn_data = 'models:data'\nbn_checks = ['batch_invariance']",
     "bn_model = 'models:build'\nbn_data = ['models:data']\nbn_checks = 'batch_invariance'",

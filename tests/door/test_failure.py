@@ -214,3 +214,33 @@ def test_the_start_of_tensorflow_does_not_bury_the_verdict(project):
     assert "mine" in said
     assert "oneDNN" not in said
     assert "oneDNN" in project.runpytest("-k", "others").stdout.str()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--bn-checks",), ("--bn-explain=no",), ("--bn-check=no",), ("-p", "xdist", "-n2", ".")],
+    ids=" ".join,
+)
+def test_nor_does_a_conftest_that_imports_it(pytester, args):
+    pytester.makeconftest(
+        """
+        import sys
+        import tensorflow
+
+        sys.stderr.write("I0000 00:00:1795868179.945331   14872 port.cc:153] oneDNN is on\\n")
+        sys.stderr.write("mine\\n")
+        """
+    )
+    pytester.makepyfile(
+        """
+        from pytest_bnconsistency import assert_statistics_health
+
+        def test_it():
+            assert_statistics_health(lambda x: x, not_applicable="pass")
+        """
+    )
+    run = pytester.runpytest_subprocess if "-n2" in args else pytester.runpytest
+    result = run(*args)
+    said = result.stderr.lines + result.outlines
+    assert "mine" in said
+    assert not [line for line in said if "oneDNN" in line]

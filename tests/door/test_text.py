@@ -7,7 +7,7 @@ import pytest
 
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.reporting import text
-from pytest_bnconsistency.results import CheckResult, Finding, Table, Verdict
+from pytest_bnconsistency.results import CheckResult, Finding, Ignored, Table, Verdict
 from pytest_bnconsistency.words import printable
 
 NAMES = {
@@ -69,24 +69,40 @@ def test_a_harmless_name_stays_as_it_is(name):
     assert printable(name) == name
 
 
-def test_a_long_name_is_cut_in_a_table_only():
+def test_the_middle_of_a_long_name_is_left_out():
     name = "a" * 2000 + "b" * 2000
     table = Table(("layer", "b"), ((name, "1"),))
     finding = Finding(
         rule="BN101",
         slug="s",
         layer=name,
-        message="moves",
-        cause="cause",
+        message=f"{name} moves",
+        cause=f"it is {name}",
         cause_tested=True,
-        remedy="remedy",
+        remedy=f"mend {name}",
+        code=f"net.get_layer({name!r})",
         table=table,
     )
-    result = CheckResult(check="check", verdict=Verdict.FAILED, findings=(finding,))
-    rows = [line for line in text.render(result).splitlines() if "..." in line]
+    result = CheckResult(
+        check="check",
+        verdict=Verdict.FAILED,
+        findings=(finding,),
+        warnings=(finding,),
+        notes=(name,),
+        ignored=(Ignored(finding, "reason", ()),),
+    )
+    shown = text.render(result, reproduce=f"pytest {name}").splitlines()
+    rows = [line for line in shown if line.endswith("   1")]
     assert [len(row) for row in rows] == [2 + 83 + 3 + 1]
-    assert f"  layer      {name}" in text.render(result)
-    assert "..." not in text.render(result, verbose=True)
+    # What is to be typed stays whole.
+    assert [line[:11].strip() for line in shown if len(line) > 400] == ["code", "reproduce"]
+    assert f"  layer      {'a' * 60}...{'b' * 60}" in shown
+    assert "..." not in text.render(result, verbose=True, reproduce=f"pytest {name}")
+    assert result.to_dict()["findings"][0]["layer"] == name
+    for lines in (text.warning_lines, text.ignored_lines):
+        (line,) = lines([("test", result.to_dict())])
+        assert len(line) < 400
+    assert max(map(len, text.model_lines({name: {"check": ("failed", name)}}))) < 400
 
 
 QUOTED = """

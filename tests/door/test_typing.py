@@ -34,7 +34,8 @@ class TestA(ConsistencySuite):
 
 def test_x(bn_check: BnCheck) -> None:
     found: CheckResult = bn_check.statistics_health(object())
-    bn_check.all(object(), checks=["batch_invariance"], seed=3)
+    bn_check.all(object(), checks=["batch_invariance"], baseline_checks=["baseline"], seed=3)
+    bn_check.all(object(), checks=("batch_invariance",), baseline_checks="baseline, none")
 """
 WRONG = """
 from pytest_bnconsistency import BnCheck, ConsistencySuite, assert_batch_invariance
@@ -47,11 +48,15 @@ check_consistency(object(), not_aplicable="pass")
 recalibrate(object(), [1], rows=3)
 
 class TestA(ConsistencySuite):
+    checks = ["batch_invarience"]
     options = {"rwos": 3}
 
 def test_x(bn_check: BnCheck) -> None:
     bn_check.batch_invariance(object(), sed=3)
     bn_check.batch_invarience(object())
+    bn_check.all(object(), checks=["batch_invarience"])
+    check_consistency(object(), checks=["typo"])
+    check_consistency(object(), baseline_checks=["typo"])
 """
 
 
@@ -75,5 +80,7 @@ def test_a_typo_is_seen(tmp_path):
     lines = [line for line in done.stdout.splitlines() if ": error:" in line]
     assert not [line for line in lines if not line.startswith("wrong.py")], done.stdout
     numbered = enumerate(WRONG.splitlines(), 1)
-    faulty = {at for at, line in numbered if "object()" in line or "rwos" in line}
+    faulty = {
+        at for at, line in numbered if any(word in line for word in ("object()", "rwos", "rience"))
+    }
     assert {int(line.split(":")[1]) for line in lines} == faulty

@@ -29,6 +29,9 @@ MODELS = """
     def needs_an_argument(depth):
         return FakeModel()
 
+    def many(width=1, depth=2):
+        return FakeModel()
+
     def with_depth(build):
         @functools.wraps(build)
         def built(*args, **options):
@@ -174,12 +177,21 @@ def test_a_model_a_class_and_a_function(shop, name):
         ("raising", "ValueError: no weights here (models.py:*)"),
         (
             "needs_an_argument",
-            "--bn-model is 'shop.models:needs_an_argument', and needs_an_argument takes depth; "
-            "expected 'shop.models:needs_an_argument(depth=...)'",
+            "--bn-model is 'shop.models:needs_an_argument', and needs_an_argument takes depth "
+            "(missing a required argument: 'depth'); expected "
+            "'shop.models:needs_an_argument(depth=...)'",
         ),
-        ("needs_an_argument(dept=3)", "*takes depth; expected '*needs_an_argument(depth=...)'"),
-        ("healthy(3)", "*, and healthy takes no arguments; expected 'shop.models:healthy()'"),
+        (
+            "needs_an_argument(dept=3)",
+            "*takes depth (*); expected '*needs_an_argument(depth=...)'",
+        ),
+        (
+            "many(widht=3)",
+            "*many takes width, depth (got an unexpected keyword argument 'widht'); *",
+        ),
+        ("healthy(3)", "*, and healthy takes no arguments (*); expected 'shop.models:healthy()'"),
         ("helthy", "*, and shop.models has no 'helthy'; did you mean 'healthy'?"),
+        ("functool", "*; expected one of healthy, broken, *, Subclass, built"),
         ("number", "*'shop.models:number', which is int; expected a function or a model"),
     ],
 )

@@ -98,20 +98,28 @@ def parsed(text: str, path: Path) -> Facts:
 
 def diff(before: str, after: str, path: Path) -> list[str]:
     """What went and what came between two texts of one file, each fact with what it is about."""
-    mine, its = (list(_lines(parsed(text, path))) for text in (before, after))
-    lines = difflib.unified_diff(mine, its, n=0, lineterm="")
-    return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    mine, its = (parsed(text, path) for text in (before, after))
+    layers = list(difflib.unified_diff(mine.graph, its.graph, n=0, lineterm=""))[2:]  # no names
+    lines = [f"{line[0]}graph {line[1:]}" for line in layers if line[0] != "@"]
+    was, now = (dict(_values(facts)) for facts in (mine, its))
+    for fact in dict.fromkeys([*was, *now]):
+        if was.get(fact) != now.get(fact):
+            lines += [
+                f"{sign}{fact} {known[fact]}"
+                for sign, known in (("-", was), ("+", now))
+                if fact in known
+            ]
+    return lines
 
 
-def _lines(facts: Facts) -> Iterator[str]:
-    for layer in facts.graph:
-        yield f"graph {layer}"
+def _values(facts: Facts) -> Iterator[tuple[str, str]]:
+    """Each fact but the graph, by what it is about."""
     blocks = {"versions": facts.versions, "weights": facts.weights}
     for name, found in facts.sections():
         blocks |= {f"{name} {key}": block for key, block in found.items()}
     for name, block in blocks.items():
         for fact, value in block.items():
-            yield f"{name}: {fact} {value}"
+            yield f"{name}: {fact}", str(value)
 
 
 class _WrongError(Exception):
