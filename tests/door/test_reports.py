@@ -170,33 +170,6 @@ def test_however_it_runs_the_record_is_the_same(shop, args):
 
 
 @pytest.mark.thorough
-def test_the_model_of_several_processes_is_one(project):
-    """Keras numbers the names that it makes up, in each process by itself."""
-    project.makepyfile(
-        test_it="""
-        import os
-        from conftest import FakeModel
-        from pytest_bnconsistency import ConsistencySuite
-
-        def build():
-            model = FakeModel()
-            model.name = f"functional_{os.environ.get('PYTEST_XDIST_WORKER')}"
-            return model
-
-        class TestIt(ConsistencySuite):
-            model = staticmethod(build)
-
-            def test_batch_invariance(self):
-                super().test_batch_invariance()
-        """
-    )
-    args = ("-n2", "--dist=load", ".", "--bn-model=test_it:build", "--bn-report=json:run.json")
-    project.runpytest_subprocess(*args).assert_outcomes(passed=6)
-    titles = [model["title"] for model in record(project)["models"]]
-    assert sorted(titles) == ["test_it.py::TestIt", "test_it:build"]
-
-
-@pytest.mark.thorough
 def test_optimised_python_reports_the_same(shop):
     shop.runpytest(*ARGS, "--bn-report=json:first.json")
     command = [sys.executable, "-O", "-m", "pytest", "-W", "ignore", *ARGS]
