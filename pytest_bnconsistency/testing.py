@@ -126,7 +126,7 @@ def expect_failure(
     return found
 
 
-def _decided(check: str, model: Any, x: Any, y: Any, options: dict[str, Any]) -> CheckResult:
+def _decided(check: CheckName, model: Any, x: Any, y: Any, options: dict[str, Any]) -> CheckResult:
     """The result of one check, which must leave no trace."""
     with leaves_no_trace(model, x, y):
         result = check_consistency(model, x, y, checks=[check], **options)[check]
