@@ -1,0 +1,124 @@
+"""Published models that must pass, judged in three precisions: docs/reference/green-table.md.
+
+    python benchmarks/green_table.py --out green.jsonl [--only keras-hub] [--skip ...]
+    python benchmarks/green_table.py --table green.jsonl
+
+The first judges, and can be stopped and resumed: what the file has is not judged again. The second
+writes the page. `tox -e packages` installs what is judged.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault(
+    "TF_USE_LEGACY_KERAS", "1"
+)  # `tf.keras` is what these packages were made for
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "green-table.md"
+CHECKS = ("batch_invariance", "inference_purity", "statistics_health")
+BLIND = ("vacuous", "not applicable")
+KEY = ("package", "model", "precision")
+START = "<!-- measured -->\n"
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def judge(sound: Any, precision: str) -> dict[str, Any]:
+    """What the checks say of a model, its statistics those of its rows."""
+    import numpy as np
+    import sound_models
+
+    from pytest_bnconsistency import check_consistency, recalibrate
+    from pytest_bnconsistency.errors import BNConsistencyError
+
+    model = sound_models.built(sound, precision)
+    rng = np.random.default_rng(0)
+    x = sound.rows(rng) if sound.rows else sound_models.rows_of(model, rng)
+    start = time.process_time()
+    try:
+        state = "calibrated" if recalibrate(model, x, batch_size=sound_models.ROWS) else "as built"
+    except BNConsistencyError:  # no statistics, or not finite in this precision
+        state = "as built"
+    report = check_consistency(model, x, checks=CHECKS)
+    return {
+        "state": state,
+        "parameters": int(model.count_params()),
+        "verdicts": {one.check: str(one.verdict) for one in report},
+        "said": {one.check: one.headline for one in report if str(one.verdict) != "passed"},
+        "margin": report["batch_invariance"].evidence.get("margin"),
+        "seconds": round(time.process_time() - start, 1),
+    }
+
+
+def run(out: Path, only: list[str], skipped: list[str]) -> None:
+    import sound_models
+
+    from pytest_bnconsistency import libraries
+
+    known = {tuple(line[key] for key in KEY) for line in recorded(out) if "error" not in line}
+    for sound in sound_models.all_of(only, skipped):
+        for precision in sound.precisions:
+            key = dict(zip(KEY, (sound.package, sound.name, precision), strict=True))
+            if tuple(key.values()) in known:
+                continue
+            write(out, {**key, "begun": True})
+            line: dict[str, Any] = {**key, "versions": libraries.versions()}
+            line["version"] = version(sound.package)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    line |= judge(sound, precision)
+            except Exception as error:
+                line["error"] = f"{type(error).__name__}: {error}"[:500]
+            write(out, line)
+            told = line.get("error") or {**line["verdicts"], **line["said"]}
+            print(sound.package, sound.name, precision, line.get("seconds"), told, flush=True)
+            sound_models.forget()
+            gc.collect()
+
+
+def version(package: str) -> str:
+    return importlib.metadata.version(package.partition(".")[0])
+
+
+def table(lines: Iterable[dict[str, Any]]) -> str:
+    """The page's part that was measured."""
+    return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, help="judge, and keep what was said here")
+    parser.add_argument("--only", nargs="*", default=[], help="packages")
+    parser.add_argument("--skip", nargs="*", default=[], help="models")
+    parser.add_argument("--table", type=Path, help="write the page from what was kept")
+    given = parser.parse_args()
+    if given.out:
+        run(given.out, given.only, given.skip)
+    if given.table:
+        text = PAGE.read_text(encoding="utf-8").partition(START)[0]
+        PAGE.write_text(text + START + table(recorded(given.table)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
