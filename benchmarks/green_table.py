@@ -22,7 +22,6 @@ import importlib.metadata
 import json
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -50,8 +50,8 @@ def _to_nobody(expectation: Expectation) -> None:
     """Where no table is made of them."""
 
 
-told: ContextVar[Callable[[Expectation], None]] = ContextVar("told", default=_to_nobody)
-"""Who is told each expectation."""
+listener: ContextVar[Callable[[Expectation], None]] = ContextVar("listener", default=_to_nobody)
+"""What hears each expectation."""
 
 
 def expect_verdict(
@@ -146,7 +146,7 @@ def _compare(
     if result.verdict != expected:
         wrong = [f"expected {expected}, and {result.check} said {result.verdict}"]
     wrong = list(wrong)
-    told.get()(
+    listener.get()(
         Expectation(
             check=result.check,
             expected=str(expected),

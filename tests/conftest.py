@@ -62,9 +62,9 @@ def _expectations_are_recorded(request, versions):
         known = {**dataclasses.asdict(expectation), "versions": versions}
         request.node.user_properties.append(("expectation", json.dumps(known)))
 
-    token = testing.told.set(record)
+    token = testing.listener.set(record)
     yield
-    testing.told.reset(token)
+    testing.listener.reset(token)
 
 
 @pytest.fixture(autouse=True)
