@@ -191,17 +191,9 @@ def page(environments: Sequence[Environment]) -> str:
         for fault in sorted(known):
             seen = known[fault]
             cause = "tested" if seen.tested else "open"
-            text += row(
-                (
-                    words(fault),
-                    fault.framework,
-                    fault.rule,
-                    named(seen.layers),
-                    cause,
-                    seen.remedy or "-",
-                    *(one.cell(fault) or "-" for one in environments),
-                )
-            )
+            columns = (one.cell(fault) or "-" for one in environments)
+            about = (words(fault), fault.framework, fault.rule, named(seen.layers))
+            text += row((*about, cause, seen.remedy or "-", *columns))
     return text
 
 
