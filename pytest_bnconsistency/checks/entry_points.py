@@ -30,6 +30,7 @@ from pytest_bnconsistency.execution.state import (
 from pytest_bnconsistency.execution.traces import concrete_functions
 from pytest_bnconsistency.measurement.rounding_noise import Noise
 from pytest_bnconsistency.models.base import holders
+from pytest_bnconsistency.models.owned_objects import is_of_library
 from pytest_bnconsistency.words import counted
 
 WHOLE = "all rows"
@@ -129,20 +130,50 @@ def entry(context: CheckContext, name: str) -> Entry:
 
     def made() -> Entry:
         if name in modes:
-            prints = Fingerprints()
-            called = Pass(
-                context.subject,
-                context.sample(),
-                training=modes[name],
-                instrument=prints,
-                traced=False,
-                written=may_change,
-            )
+            called = untraced_pass(context, modes[name])
+            prints = called.instrument
+            assert isinstance(prints, Fingerprints)
             return Entry(name, called.run, may_change, prints=prints)
         call = _method(context, context.subject.entries()[name], may_change)
         return Entry(name, call, may_change)
 
     return context.once(("entry", name), made)
+
+
+def untraced_pass(context: CheckContext, training: bool | None) -> Pass:
+    """The call outside of a trace, with what each layer gives."""
+    return Pass(
+        context.subject,
+        context.sample(),
+        training=training,
+        instrument=Fingerprints(),
+        traced=False,
+        written=changeable_variables(context),
+    )
+
+
+def untraced_entry(context: CheckContext) -> Entry:
+    """Inference outside of a trace as an entry point whose layers can be looked into."""
+    called = untraced_pass(context, False)
+    name = context.subject.call_text(False)
+    return Entry(name, called.run, changeable_variables(context), called)
+
+
+def plain_call(context: CheckContext) -> Entry:
+    """Inference as users call it, with no layer observed: a `tf.function` runs its own trace."""
+
+    def run(rows: Nest) -> Nest:
+        return context.subject.forward(map_nest(tf.convert_to_tensor, rows), False)
+
+    name, may_change = context.subject.call_text(False), changeable_variables(context)
+    return Entry(name, _restoring(run, may_change), may_change)
+
+
+def runs_own_code(context: CheckContext) -> bool:
+    """Whether inference runs code of the user's, not of libraries alone."""
+    calls = observed(context, False).calls
+    layers = [*context.subject.layers(), *(call.layer for call in calls)]
+    return not all(map(is_of_library, layers))
 
 
 def changeable_variables(context: CheckContext) -> list[Any]:
@@ -177,13 +208,25 @@ def _method(
 ) -> Callable[[Nest, bool], Observation]:
     """How a method of the subject, such as `predict`, runs, with what it may change."""
 
-    def call(rows: Nest, keep: bool) -> Observation:
-        before, moved = Variables(may_change), None
+    def compiled_once(rows: Nest) -> Nest:
         if context.predict_function is not None:
             context.subject.predict_function = context.predict_function
+        outputs = run(rows)
+        context.predict_function = context.subject.predict_function
+        return outputs
+
+    return _restoring(compiled_once, may_change)
+
+
+def _restoring(
+    run: Callable[[Nest], Nest], may_change: list[Any]
+) -> Callable[[Nest, bool], Observation]:
+    """A run whose outputs alone are seen, with what it changes, which is kept if it is told so."""
+
+    def call(rows: Nest, keep: bool) -> Observation:
+        before, moved = Variables(may_change), None
         try:
             outputs = arrays_of(run(rows))
-            context.predict_function = context.subject.predict_function
             moved = before.moved()
             return Observation(outputs, [], tuple(moved), {})
         finally:

@@ -136,6 +136,7 @@ class Pass:
         self._modes, self._patches = dict(modes or {}), dict(patched or {})
         self._operations = dict(operations or {})
         self._concrete: Any = None
+        self._may_trace = traced
         self.known: dict[Any, Any] = {}
         self.structure: Nest = None
         self._record_sizes: list[int | None] = []
@@ -187,7 +188,10 @@ class Pass:
         operations: Mapping[str, Patch] | None = None,
         traced: bool = True,
     ) -> Pass:
-        """The same pass with another instrument, and with more interventions."""
+        """The same pass with another instrument, and with more interventions.
+
+        What was not to be traced is not traced now either.
+        """
         return Pass(
             self.subject,
             x,
@@ -198,7 +202,7 @@ class Pass:
             row_by_row=[*self.row_by_row, *row_by_row],
             patched=patched,
             operations=operations,
-            traced=traced,
+            traced=traced and self._may_trace,
             written=self.written,
         )
 

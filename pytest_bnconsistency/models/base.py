@@ -122,6 +122,11 @@ class Subject(abc.ABC):
         return {}
 
     @property
+    def runs_eagerly(self) -> bool:
+        """Whether `entries` run Python each time, not what was compiled."""
+        return False
+
+    @property
     def steps_at_once(self) -> int:
         """How many batches `entries` run in one step of the library's."""
         return 1

@@ -122,6 +122,10 @@ class PredictingSubject(Subject):
             return self.model.predict_on_batch(fed(packed(x, self.kinds)))
 
     @property
+    def runs_eagerly(self) -> bool:
+        return bool(getattr(self.model, "run_eagerly", False)) or tf.config.functions_run_eagerly()
+
+    @property
     def steps_at_once(self) -> int:
         return int(getattr(self.model, "steps_per_execution", None) or 1)
 

@@ -12,7 +12,8 @@ from pytest_bnconsistency.checks import entry_points
 from pytest_bnconsistency.checks.batch_invariance import pictured
 from pytest_bnconsistency.checks.batch_invariance.judged import Judged, names_of
 from pytest_bnconsistency.checks.batch_invariance.output_noise import noise_of
-from pytest_bnconsistency.checks.batch_invariance.sizes import chunks_of, compare_sizes, untraced
+from pytest_bnconsistency.checks.batch_invariance.sizes import chunks_of, compare_sizes
+from pytest_bnconsistency.checks.batch_invariance.untraced import untraced
 from pytest_bnconsistency.checks.batch_invariance.variants import (
     Comparing,
     compare_otherwise,
@@ -111,7 +112,7 @@ def compare(context: CheckContext, x: Nest, row_by_row: Collection[int]) -> Comp
         groups.append((entry, judged))
         notes += [*judged.among_others.notes, *_rows_first(c), *_stochastic_off(c)]
     if not row_by_row:
-        groups = untraced(context, groups, noise)
+        groups = untraced(context, groups, noise, joint)
     notes += _rowless([judged for _, judged in groups if not judged.random])
     return Compared(context, x, row_by_row, joint, groups, noise, notes)
 

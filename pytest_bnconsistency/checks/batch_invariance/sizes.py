@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import numpy as np
 
-from pytest_bnconsistency.checks import entry_points
-from pytest_bnconsistency.checks.batch_invariance.judged import InSize, Judged, SizeChange
+from pytest_bnconsistency.checks.batch_invariance.judged import InSize, SizeChange
 from pytest_bnconsistency.checks.batch_invariance.variants import Comparing
-from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.entry_points import WHOLE, Entry, rows_between
+from pytest_bnconsistency.checks.entry_points import WHOLE, rows_between
 from pytest_bnconsistency.data.arrays import Array, distance, rows_of
 from pytest_bnconsistency.errors import UnsupportedSubjectError
-from pytest_bnconsistency.execution.observations import has_rows, same_outputs
-from pytest_bnconsistency.measurement.rounding_noise import Moved, Noise
+from pytest_bnconsistency.execution.observations import has_rows
+from pytest_bnconsistency.measurement.rounding_noise import Moved
 from pytest_bnconsistency.models.base import RAGGED
 from pytest_bnconsistency.words import first_line
 
@@ -25,51 +20,13 @@ def compare_sizes(c: Comparing) -> list[InSize]:
     found: list[InSize] = []
     for chunk in chunks_of(rows_of(c.x)):
         # One size tells, and to measure the noise of other rows costs many runs.
-        found.append(_in_size(c, *chunk, with_values=not any(size.beyond for size in found)))
+        found.append(in_size(c, *chunk, with_values=not any(size.beyond for size in found)))
         if found[-1].fault:
             break
     return found
 
 
-def untraced(
-    context: CheckContext, groups: Sequence[tuple[Entry, Judged]], noise: Noise
-) -> list[tuple[Entry, Judged]]:
-    """The groups with the call outside of a trace, if a single row or two fail there alone.
-
-    Code that asks for the number of rows finds none in a trace for any number.
-    """
-    name, calls = context.subject.call_text(False), entry_points.calls_of(context)
-    place = next(i for i, (_, judged) in enumerate(groups) if name in judged.names)
-    traced, judged = groups[place]
-    seen = traced.observed
-    if seen is None or not seen.deterministic or judged.fails or judged.random:
-        return list(groups)
-    called = entry_points.entry(context, name)
-    found = _failing_in_small_batches(Comparing(context, called, None, noise))
-    if not found:
-        return list(groups)
-    ours = [name for name in judged.names if name in calls]
-    left = [name for name in judged.names if name not in calls]
-    eager = Judged(ours, seen, untraced=True, in_sizes=found)
-    remaining = replace(judged, names=[*left, traced.name])
-    return [*groups[:place], (traced, remaining), *groups[place + 1 :], (called, eager)]
-
-
-def _failing_in_small_batches(c: Comparing) -> list[InSize]:
-    """What all rows give, one and two, up to the first that fails; none where none does."""
-    rows = rows_of(c.x)
-    found = [_refused(c, 0, rows) or InSize((0, rows), rows)]
-    if found[0].fails:
-        return found
-    for size in (1, 2):
-        found.append(_in_size(c, 0, size))
-        if found[-1].fails:
-            first, second = c.entry.twice(WHOLE, c.x)
-            return found if same_outputs(first.outputs, second.outputs) else []
-    return []
-
-
-def _refused(c: Comparing, start: int, stop: int) -> InSize | None:
+def refused(c: Comparing, start: int, stop: int) -> InSize | None:
     """That it refuses some of the rows is a failure."""
     try:
         _outputs(c, start, stop)
@@ -87,10 +44,10 @@ def _outputs(c: Comparing, start: int, stop: int) -> list[Array]:
     return c.entry.run(name, batch, None if name == WHOLE else (0, 0)).outputs
 
 
-def _in_size(c: Comparing, start: int, stop: int, *, with_values: bool = True) -> InSize:
+def in_size(c: Comparing, start: int, stop: int, *, with_values: bool = True) -> InSize:
     """What some rows alone give, against what they give among all."""
-    if refused := _refused(c, start, stop):
-        return refused
+    if refusal := refused(c, start, stop):
+        return refusal
     size, outputs, whole = stop - start, _outputs(c, start, stop), c.base.outputs
     if len(outputs) != len(whole):
         fault = f"a batch of {size} gives {len(outputs)} outputs, not {len(whole)}"

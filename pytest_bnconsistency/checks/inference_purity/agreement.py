@@ -17,6 +17,7 @@ from pytest_bnconsistency.checks.entry_points import (
     first_rows,
     measured_noise,
     rows_between,
+    runs_own_code,
     traced_entry,
 )
 from pytest_bnconsistency.checks.inference_purity import explain_disagreement as explain
@@ -29,7 +30,6 @@ from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.measurement import rounding_noise
 from pytest_bnconsistency.measurement.rounding_noise import Moved, Noise
-from pytest_bnconsistency.models.owned_objects import is_of_library
 from pytest_bnconsistency.results import Finding
 
 BOUND = (
@@ -196,8 +196,7 @@ class _Comparing:
         hangs on the shape: so both calls have as many rows.
         """
         context, x, half = self.context, self.x, rows_of(self.x) // 2
-        layers = [*context.subject.layers(), *(call.layer for call in traced.calls)]
-        if context.fixed_rows is not None or all(map(is_of_library, layers)):
+        if context.fixed_rows is not None or not runs_own_code(context):
             return
         called = entry(context, name)
         batch, others = rows_between(x, half, 2 * half)

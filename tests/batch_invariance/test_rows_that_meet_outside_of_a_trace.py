@@ -1,0 +1,62 @@
+"""What users run as Python is judged as Python: a trace never takes a branch on values."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pytest_bnconsistency.testing import expect_failure, expect_pass
+
+CHECK = "batch_invariance"
+X = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+
+
+def halved_beside_a_large_one(x):
+    if tf.executing_eagerly() and float(tf.reduce_max(x)) > 9:
+        return x / 2
+    return x * 1.0
+
+
+def clipped_outside_of_a_trace(x):
+    return tf.where(x > 9, 9.0, x) if tf.executing_eagerly() else tf.minimum(x, 9.0)
+
+
+def model_with(function):
+    class Branch(keras.layers.Layer):
+        def call(self, x):
+            return function(x)
+
+    inputs = keras.Input((4,))
+    h = Branch(name="branch")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3, name="head")(h))
+
+
+@pytest.mark.parametrize("eagerly", [True, False], ids=["run_eagerly", "predict compiled"])
+def test_a_branch_on_values_that_no_trace_takes(eagerly):
+    model = model_with(halved_beside_a_large_one)
+    model.compile("sgd", "mse", run_eagerly=eagerly)
+    found = expect_failure(CHECK, model, X, rule="BN101", layer="branch", cause_tested=True)
+    assert ("predict" in found.evidence["fails"]) is eagerly
+    assert "tf.function of model(x, training=False)" in found.evidence["holds"]
+
+
+def test_another_way_to_compute_each_row_outside_of_a_trace():
+    model = model_with(clipped_outside_of_a_trace)
+    model.compile("sgd", "mse", run_eagerly=True)
+    expect_pass(CHECK, model, X)
+
+
+class Module(tf.Module):
+    def __init__(self):
+        super().__init__(name="module")
+        self.w = tf.Variable(X[:, :3].T)
+
+    def __call__(self, x):
+        return tf.matmul(halved_beside_a_large_one(x)[:, :3], self.w)
+
+
+@pytest.mark.thorough
+def test_functions_and_modules_that_run_as_python():
+    expect_failure(CHECK, Module(), X, rule="BN101", layer="module", cause_tested=True)
+    expect_failure(CHECK, halved_beside_a_large_one, X, rule="BN101", cause_tested=True)
+    expect_pass(CHECK, tf.function(halved_beside_a_large_one, autograph=False), X)
