@@ -20,7 +20,7 @@ from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.models import files as model_files
 from pytest_bnconsistency.shared_models import SharedModel
 from pytest_bnconsistency.targets import DATA, MODEL, Archive, SavedFile, Target
-from pytest_bnconsistency.words import first_line
+from pytest_bnconsistency.words import first_line, printable
 
 if TYPE_CHECKING:
     from pytest_bnconsistency.checks import Check
@@ -203,7 +203,7 @@ class CheckItem(pytest.Item):
         if crash is not None:
             path, line = (frames[-1].path, frames[-1].lineno) if frames else self.reportinfo()[:2]
             crash.path, crash.lineno = str(path), line + 1
-            said = f"{excinfo.typename}: {first_line(excinfo.value)}"
+            said = printable(f"{excinfo.typename}: {first_line(excinfo.value)}")
             crash.message = f"{said} ({os.path.basename(path)}:{line + 1})"
         return shown
 

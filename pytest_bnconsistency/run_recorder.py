@@ -83,6 +83,7 @@ class RunRecorder:
         self.crashed: list[dict[str, str]] = []
         self.stopped = ""
         self.record: dict[str, Any] | None = None
+        self.written: list[Output] = []
         self.unwritten: list[str] = []
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -140,7 +141,12 @@ class RunRecorder:
         if not (self.tests or self.outputs) or self.config.getoption("collectonly"):
             return
         self.record = self._record(session)
-        self.unwritten += filter(None, (_written(one, self.record) for one in self.outputs))
+        for output in self.outputs:
+            why = _why_unwritten(output, self.record)
+            if why:
+                self.unwritten.append(why)
+            else:
+                self.written.append(output)
         if self.unwritten and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if not self.config.pluginmanager.has_plugin("terminalreporter"):
@@ -169,8 +175,8 @@ class RunRecorder:
         from pytest_bnconsistency.reporting import summary, text
 
         verbosity = self.config.get_verbosity()
-        reports = [f"{output.name} {self._near(output.path)}" for output in self.outputs]
-        ends = summary.lines(record, reports[: None if not self.unwritten else 0])
+        reports = [f"{output.name} {self._near(output.path)}" for output in self.written]
+        ends = summary.lines(record, reports)
         return {
             "bnconsistency: evidence": self._evidence(verbosity),
             "bnconsistency: unusual, and not failed": text.warning_lines(
@@ -270,7 +276,7 @@ class RunRecorder:
         return str(path)
 
 
-def _written(output: Output, record: dict[str, Any]) -> str:
+def _why_unwritten(output: Output, record: dict[str, Any]) -> str:
     """Write a report; why it can't be written, if so."""
     try:
         output.write(record)

@@ -171,6 +171,7 @@ def model_lines(models: Mapping[str, Mapping[str, tuple[str, str]]]) -> Iterator
         yield printable(shortened(f"{model}: {counted(len(checks), 'check')}, {total}"))
         for (outcome, said), names in alike.items():
             if outcome != "passed":
+                said = said.removeprefix(f"{names[0]} ")  # of a verdict without a finding
                 why = shortened(": ".join(filter(None, (listed(names), said))))
                 yield from _labelled(outcome, why)
 

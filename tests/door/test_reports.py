@@ -268,7 +268,7 @@ def test_a_report_that_cannot_be_written_is_one_sentence(project, path):
     result = project.runpytest(f"--bn-report=json:{path}", "--bn-report=md:good.md")
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines([f"json report *{path} not written: *"])
+    result.stdout.fnmatch_lines(["reports    md good.md", f"json report *{path} not written: *"])
     result.stdout.no_fnmatch_line("*Traceback*")
     assert (project.path / "good.md").read_text(encoding="utf-8").startswith("### ")
     assert not list(project.path.rglob("*.tmp"))

@@ -102,6 +102,8 @@ def test_the_middle_of_a_long_name_is_left_out():
     for lines in (text.warning_lines, text.ignored_lines):
         (line,) = lines([("test", result.to_dict())])
         assert len(line) < 400
+    _, line = text.model_lines({"net": {"check": ("failed", "check inconclusive: why")}})
+    assert line == "  failed     check: inconclusive: why"  # and the name once
     assert max(map(len, text.model_lines({name: {"check": ("failed", name)}}))) < 400
 
 

@@ -26,6 +26,9 @@ MODELS = """
     def raising():
         raise ValueError("no weights here\\nnor there")
 
+    def clearing():
+        raise ValueError("\\x1b[2Jgone")
+
     def needs_an_argument(depth):
         return FakeModel()
 
@@ -175,6 +178,7 @@ def test_a_model_a_class_and_a_function(shop, name):
     ("name", "message"),
     [
         ("raising", "ValueError: no weights here (models.py:*)"),
+        ("clearing", r"ValueError: \x1b[[]2Jgone (models.py:*)"),
         (
             "needs_an_argument",
             "--bn-model is 'shop.models:needs_an_argument', and needs_an_argument takes depth "
