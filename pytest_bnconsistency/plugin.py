@@ -189,7 +189,6 @@ def _report(item: pytest.Item, excinfo: ExceptionInfo, report: pytest.TestReport
         return
     if isinstance(error, (BNConsistencyError, ConsistencyFailure)):
         report.longrepr = _text(item, excinfo)
-        report.bn_misuse = isinstance(error, BNConsistencyError)  # type: ignore[attr-defined]
         report.sections = list(_without_noise(report.sections))
     elif hasattr(item, "bn_arguments"):
         report.longrepr = item.repr_failure(excinfo)  # in each phase
@@ -210,8 +209,8 @@ def _error(item: pytest.Item, excinfo: ExceptionInfo) -> dict[str, str] | None:
 def pytest_report_teststatus(
     report: pytest.CollectReport | pytest.TestReport,
 ) -> tuple[str, str, str] | None:
-    # Misuse in a test's body is not a property that fails to hold.
-    if report.failed and getattr(report, "bn_misuse", False):
+    # What kept a check from running, in a test's body as well, is no property that fails to hold.
+    if report.failed and getattr(report, "bn_error", None):
         return "error", "E", "ERROR"
     return None
 

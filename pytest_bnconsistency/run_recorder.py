@@ -108,7 +108,7 @@ class RunRecorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None]:
         yield
         self._keep(report)
-        if report.when == "call" and getattr(report, "bn_misuse", False):
+        if report.when == "call" and getattr(report, "bn_error", None):
             _count_as_error(self.config, report)
 
     def _keep(self, report: pytest.TestReport) -> None:
