@@ -214,14 +214,14 @@ def rows(
             st.builds(Row, st.just("shuffled"), seed=seed, row=row),
         ]
         plain, random = sampled, sampled
-    if place:
-        kinds.append(st.builds(Row, st.just("like"), row=st.integers(0, place - 1)))
     spikes = [signed.map(lambda value: value * 10)]
     if nan:
         spikes.insert(0, st.just(math.nan))
     for spike in spikes:
         spiked = st.one_of(kinds[0], random)
         kinds.append(st.builds(replace, spiked, spike=spike, place=spot))
+    if place:  # last, so that a row shrinks to the row before
+        kinds.append(st.builds(Row, st.just("like"), row=st.integers(0, place - 1)))
     return st.one_of(kinds)
 
 
