@@ -61,7 +61,7 @@ def judge(sound: Any, precision: str) -> dict[str, Any]:
     report = check_consistency(model, x, checks=CHECKS)
     return {
         "state": state,
-        "parameters": int(model.count_params()),
+        "parameters": int(model.count_params()) if hasattr(model, "count_params") else None,
         "verdicts": {one.check: str(one.verdict) for one in report},
         "said": {one.check: one.headline for one in report if str(one.verdict) != "passed"},
         "margin": report["batch_invariance"].evidence.get("margin"),

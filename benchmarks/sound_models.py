@@ -7,6 +7,7 @@ here, from the seed.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -326,16 +327,14 @@ def hub() -> Iterator[Sound]:
 
 # --- all
 
-PACKAGES: dict[str, Callable[[], Iterator[Sound]]] = {
-    "keras.applications": applications,
-    "keras-hub": hub,
-}
-
 
 def all_of(only: list[str], skipped: list[str]) -> Iterator[Sound]:
-    """The models of the packages that are installed, or of `only` some."""
-    for package in only or PACKAGES:
-        for sound in PACKAGES[package]():
+    """The models of the packages, or of `only` some."""
+    from published_packages import PACKAGES
+
+    packages = {"keras-hub": hub, "keras.applications": applications, **PACKAGES}
+    for package in only or packages:
+        for sound in packages[package]():
             if sound.name not in skipped:
                 yield sound
 
@@ -360,4 +359,7 @@ def built(sound: Sound, precision: str) -> Any:
 
 
 def forget() -> None:
+    """Let go of what the libraries keep of a model."""
     keras.backend.clear_session()
+    if "tf_keras" in sys.modules:
+        sys.modules["tf_keras"].backend.clear_session()
