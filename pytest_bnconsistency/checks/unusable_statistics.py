@@ -86,8 +86,8 @@ def degenerate_momentum(n: NormalizationLayer) -> Explanation | None:
         usual = layer.kept()
     return Explanation(
         cause=f"momentum {n.momentum:g}: {does}",
-        tested=f"a training call of {n.path} alone keeps {kept:.3g} of the old statistics; with "
-        f"momentum {USUAL_MOMENTUM} it keeps {usual:.3g}",
+        tested=f"a training call of {n.path} alone keeps {100 * kept:.3g}% of the old statistics; "
+        f"with momentum {USUAL_MOMENTUM} it keeps {100 * usual:.3g}%",
         established=MARGIN < usual < 1 - MARGIN,
     )
 
