@@ -54,6 +54,12 @@ def shortened(text: str, longest: int = WORD) -> str:
     )
 
 
+def digits(value: float, most: int = 3) -> str:
+    """`value` in so many digits, or as many as a whole number has: 310, not 3.1e+02."""
+    is_large = 10**most - 0.5 <= abs(value) < 1e6
+    return f"{value:.0f}" if is_large else f"{value:.{most}g}"
+
+
 def counted(number: int, noun: str) -> str:
     """`1 layer`, `2 layers`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

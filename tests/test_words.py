@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_bnconsistency.words import first_line
+from pytest_bnconsistency.words import digits, first_line, shortened
 
 GRAPH = """Graph execution error:
 
@@ -33,3 +33,25 @@ USER_CODE = """in user code:
 )
 def test_the_line_of_an_error_that_says_something(said, line):
     assert first_line(ValueError(said)) == line
+
+
+@pytest.mark.parametrize(
+    ("value", "most", "said"),
+    [
+        (309.4, 2, "309"),
+        (99.6, 2, "100"),
+        (0.0123, 2, "0.012"),
+        (0.0, 2, "0"),
+        (-12345.6, 3, "-12346"),
+        (2e9, 3, "2e+09"),
+        (float("inf"), 3, "inf"),
+        (float("nan"), 3, "nan"),
+    ],
+)
+def test_a_number_has_no_exponent_where_a_person_would_write_none(value, most, said):
+    assert digits(value, most) == said
+
+
+def test_the_middle_of_long_words_is_left_out():
+    assert shortened("a" * 130 + " b") == "a" * 60 + "..." + "a" * 60 + " b"
+    assert shortened("a" * 120 + " b") == "a" * 120 + " b"

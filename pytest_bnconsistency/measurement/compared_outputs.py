@@ -10,6 +10,7 @@ import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array, flatten, is_float
 from pytest_bnconsistency.data.rows import Data
+from pytest_bnconsistency.words import digits
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def numbers(side: Side, reference: Side, deviation: Gap) -> str:
             f"{name} {number(side.scores[name])} against {number(reference.scores[name])}"
             for name in shared
         )
-    parts = [f"outputs {deviation.outputs:.2g} standard deviations apart"]
+    parts = [f"outputs {digits(deviation.outputs, 2)} standard deviations apart"]
     if deviation.decisions is not None:
         parts.insert(0, f"{deviation.decisions:.1%} of the decisions differ")
     return ", ".join(parts)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
-from pytest_bnconsistency.words import listed
+from pytest_bnconsistency.words import digits, listed
 
 FEWEST_CHANNELS = 3
 """Shorter vectors may be like one another by chance."""
@@ -73,8 +73,8 @@ class Swapped:
     @property
     def tested(self) -> str:
         return (
-            f"exchanged, they are {self.after:.2g} standard deviations from those of this data, "
-            f"as stored {self.before:.2g}"
+            f"exchanged, they are {digits(self.after, 2)} standard deviations from those of this "
+            f"data, as stored {digits(self.before, 2)}"
         )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_bnconsistency.reporting.numbers import number, real
+from pytest_bnconsistency.reporting.numbers import real
+from pytest_bnconsistency.words import digits
 
 UNSEEN = "?"
 """What no check saw."""
@@ -90,7 +91,7 @@ def _errors(role: str) -> Callable[[Mapping[str, Any]], str]:
         errors = real(((layer["population"] or {}).get(role) or {}).get("standard_errors"))
         if layer["kind"] != "moving statistics":
             return NONE
-        return UNSEEN if errors is None else number(errors)
+        return UNSEEN if errors is None else digits(errors)
 
     return cell
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_bnconsistency.reporting.numbers import number, real
+from pytest_bnconsistency.reporting.numbers import real
+from pytest_bnconsistency.words import digits
 
 WIDE = 1000
 """Numbers whose sizes differ by more than this share a logarithmic scale."""
@@ -129,13 +130,13 @@ def figure(check: Mapping[str, Any]) -> str:
     evidence = check["evidence"]
     changes = [real(finding["evidence"].get("largest_change")) for finding in check["findings"]]
     if known := [change for change in changes if change is not None]:
-        return f"a row moves by {number(max(known))}"
+        return f"a row moves by {digits(max(known))}"
     for one in _list(evidence, "excess"):
         found, limit = real(one.get("excess")), real(one.get("tolerance"))
         if found is not None and limit is not None and found > 0:
-            return f"{_word(one, 'of')} off by {number(found)}, tolerated {number(limit)}"
+            return f"{_word(one, 'of')} off by {digits(found)}, tolerated {digits(limit)}"
     margin = real(evidence.get("margin"))
-    return f"{number(margin)} of the noise bound" if margin else ""
+    return f"{digits(margin)} of the noise bound" if margin else ""
 
 
 def entry_points(evidence: Mapping[str, Any]) -> list[list[str]]:
@@ -238,7 +239,7 @@ def _drawn(
     if not known or not sizes:
         return
     scale = Scale(min(sizes), max(sizes))
-    bars = [Bar(label, number(value), scale.length(value)) for label, value in known]
+    bars = [Bar(label, digits(value), scale.length(value)) for label, value in known]
     note = "; logarithmic scale" if scale.is_wide else ""
     line = min(scale.length(bound), 99.0) if bound else None
     yield Picture(f"{caption}{note}", bars, line)

@@ -185,7 +185,7 @@ def test_a_lag_of_weights_that_move(disagrees, data):
     step = stepper(model)
     trained(model, step, x, y, rates=((0.05, 30),))
     finding = disagrees(model, x, y, rule=LAGGING, train_step=step, batch_size=32)
-    assert "with the weights at rest, the same batches open 0.0" in finding.tested
+    assert "with the weights at rest, the same steps leave 0.0" in finding.tested
     trained(model, step, x, y, rates=((0.0, 30),))
     expect_pass(CHECK, model, x, y, train_step=step, batch_size=32)
 

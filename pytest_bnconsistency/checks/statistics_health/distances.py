@@ -13,7 +13,7 @@ from pytest_bnconsistency.measurement.normalization_layers import Role
 from pytest_bnconsistency.measurement.population_distances import Distance, distances_by_layer
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
-from pytest_bnconsistency.words import counted
+from pytest_bnconsistency.words import counted, digits
 
 FAR_ERRORS, FAR = 10, 0.5
 """A mean is far from the population's beyond so many standard errors and standard deviations,
@@ -96,7 +96,7 @@ def far_off(layers: list[LayerDistances]) -> Iterator[Finding]:
 
 
 def _how_far(distance: Distance) -> str:
-    how = f"{distance.off:.2g} standard deviations from"
+    how = f"{digits(distance.off, 2)} standard deviations from"
     if not distance.in_deviations:
-        how = f"{distance.ratio:.2g} times"
+        how = f"{digits(distance.ratio, 2)} times"
     return f"the {_PLURALS[distance.role]} of {distance.path} are {how} those of this data"

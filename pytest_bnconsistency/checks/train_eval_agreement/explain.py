@@ -31,7 +31,7 @@ from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number,
 from pytest_bnconsistency.measurement.statistics_per_call import per_call
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
-from pytest_bnconsistency.words import counted
+from pytest_bnconsistency.words import counted, digits
 
 MOST_STEPS = 200
 """Training steps that a lag is tried on, where they are cheap."""
@@ -159,10 +159,9 @@ def _lagging(m: Measured) -> Cause | None:
         rules.LAGGING,
         cause=f"the moving statistics (momentum {momentum:.3g}{left}) lag behind weights that "
         "still moved when training ended",
-        tested=f"{steps} more training steps, begun with the population statistics, open a "
-        f"distance of {opened:.2g} standard deviations between them and the moving ones again "
-        f"({whole:.2g} as stored); with the weights at rest, the same batches open "
-        f"{at_rest:.2g}",
+        tested=f"{steps} more training steps from the population statistics leave the moving ones "
+        f"{digits(opened, 2)} standard deviations behind again ({digits(whole, 2)} as stored); "
+        f"with the weights at rest, the same steps leave {digits(at_rest, 2)}",
         remedy="end training with a small learning rate, or use a smaller momentum; or "
         "recalibrate(model, x)",
         share=1.0,
@@ -182,8 +181,8 @@ def _domains(m: Measured) -> Cause | None:
         return None
     path, levels = next(iter(means.items()))
     tested = (
-        f"with statistics of its own for each call, the outputs are {left:.2g} standard "
-        f"deviations from those of training, with the stored ones {before:.2g}"
+        f"with statistics of its own for each call, the outputs are {digits(left, 2)} standard "
+        f"deviations from those of training, with the stored ones {digits(before, 2)}"
     )
     return unlike_inputs(path, "mean", list(map(float, levels)), tested)
 

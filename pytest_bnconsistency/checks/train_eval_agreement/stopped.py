@@ -15,7 +15,7 @@ from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number,
 from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
-from pytest_bnconsistency.words import listed
+from pytest_bnconsistency.words import digits, listed
 
 SHOWN = 3
 
@@ -58,8 +58,8 @@ def _finding(
             cause=f"momentum {momentum:g} keeps all of the old value: the statistics of "
             f"{listed(paths, most=SHOWN)} stand still, and training normalises by the batch",
             tested=f"with another momentum they move; with the population statistics of this data "
-            f"evaluation is {after:.2g} standard deviations from training{loss}, as stored "
-            f"{before:.2g}",
+            f"evaluation is {digits(after, 2)} standard deviations from training{loss}, as stored "
+            f"{digits(before, 2)}",
             remedy="momentum 0.9 to 0.99 as long as the weights train, or trainable = False to "
             "freeze the layers; or recalibrate(model, x) with such a momentum",
             established=after < HALF * before,

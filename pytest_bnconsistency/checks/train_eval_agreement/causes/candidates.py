@@ -36,6 +36,7 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.batches import in_batches
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import digits
 
 USUAL_MOMENTUM = 0.9
 ENOUGH = 16
@@ -163,8 +164,8 @@ def _small_momentum(m: Measured) -> Iterator[Cause]:
         cause=f"momentum {t.momentum:.3g} keeps the statistics of the last batches only (other "
         f"frameworks count it the other way round: {t.momentum:.3g} there is {other:.3g} here)",
         tested=f"moving averages of this momentum over these batches are as far from the "
-        f"population ({now:.2g} standard deviations) as the stored ones ({whole:.2g}), those of "
-        f"momentum {USUAL_MOMENTUM} are not ({usual:.2g})",
+        f"population ({digits(now, 2)} standard deviations) as the stored ones "
+        f"({digits(whole, 2)}), those of momentum {USUAL_MOMENTUM} are not ({digits(usual, 2)})",
         remedy=f"momentum {max(other, USUAL_MOMENTUM):.3g}; or recalibrate(model, x)",
         share=0.75 if now > HALF * whole and usual < HALF * whole else 0.0,
     )

@@ -19,6 +19,7 @@ from pytest_bnconsistency.execution.state import preserve_state, restored
 from pytest_bnconsistency.measurement.compared_outputs import gap
 from pytest_bnconsistency.measurement.trained_weights import beside, weights_of
 from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import digits
 
 REMEDY = (
     "recalibrate(model, x) after the weights were changed; or change the statistics along with "
@@ -91,8 +92,9 @@ def _put_in(m: Measured, weights: Sequence[Any], saved: Sequence[Array]) -> Caus
         rules.OTHER_WEIGHTS,
         cause="the stored statistics are those of other weights, which the optimizer keeps beside "
         "the model's: the weights were exchanged after the last step, as for an average",
-        tested=f"with the optimizer's weights in the model, evaluation is {after:.2g} standard "
-        f"deviations from that under population statistics, with its own {before:.2g}",
+        tested=f"with the optimizer's weights in the model, evaluation is {digits(after, 2)} "
+        f"standard deviations from that under population statistics, with its own "
+        f"{digits(before, 2)}",
         remedy=REMEDY,
         share=m.explained(values) if closes else 0.0,
     )
@@ -121,9 +123,9 @@ def _averaged(m: Measured) -> Iterator[Cause]:
         rules.OTHER_WEIGHTS,
         cause="the optimizer puts the average of the weights in when training ends, and the "
         "stored statistics are those of the weights before that",
-        tested=f"{steps} more training steps, begun with the population statistics, open a "
-        f"distance of {with_average:.2g} standard deviations again ({whole:.2g} as stored); where "
-        f"the average is not put in at their end, {without:.2g}",
+        tested=f"{steps} more training steps from the population statistics leave them "
+        f"{digits(with_average, 2)} standard deviations apart again ({digits(whole, 2)} as "
+        f"stored); where the average is not put in at their end, {digits(without, 2)}",
         remedy=REMEDY,
         share=1.0,
     )

@@ -13,7 +13,7 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.compared_outputs import gap
 from pytest_bnconsistency.measurement.population_distances import initial_share
 from pytest_bnconsistency.rules import catalogue as rules
-from pytest_bnconsistency.words import listed
+from pytest_bnconsistency.words import digits, listed
 
 SETTLED_SHARE = 0.01
 """The remedy's arithmetic aims at this share of the initial values."""
@@ -160,6 +160,7 @@ def _remade(m: Measured, values: list[Array], most: float = math.inf) -> tuple[s
     after = gap(m.under(values), m.stored, m.data).outputs
     proof = (
         "with as much of the initial values put into the population statistics, evaluation is "
-        f"{after:.2g} standard deviations from what it says as stored, without {before:.2g}"
+        f"{digits(after, 2)} standard deviations from what it says as stored, without "
+        f"{digits(before, 2)}"
     )
     return proof, 1 - after / min(before, most) if before and math.isfinite(after) else 0.0

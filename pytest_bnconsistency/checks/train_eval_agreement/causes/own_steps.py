@@ -16,7 +16,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import Rested
 from pytest_bnconsistency.rules import catalogue as rules
-from pytest_bnconsistency.words import counted, listed
+from pytest_bnconsistency.words import counted, digits, listed
 
 OF_NOTE = 0.25
 """How far steps must carry the statistics from those of the data, in distances as stored."""
@@ -112,8 +112,8 @@ def _overwritten(m: Measured, far: float) -> Cause | None:
         cause=f"{who} {verb} to the statistics of {paths[0]}, beside the layer's own update of "
         "them",
         tested=f"with the weights put back after each, {counted(len(m.rested), 'real step')} "
-        f"carry the statistics to {far * whole:.2g} standard deviations from those of this data; "
-        f"without what {who} {verb}, to {left * whole:.2g}",
+        f"carry the statistics to {digits(far * whole, 2)} standard deviations from those of "
+        f"this data; without what {who} {verb}, to {digits(left * whole, 2)}",
         remedy="write to model.trainable_variables only; then train again, or recalibrate(model, "
         "x)",
         share=1.0,
@@ -168,7 +168,7 @@ def _of_other_inputs(m: Measured, kept: float) -> Cause:
 
 def unlike_inputs(path: str, role: str, levels: Sequence[float], tested: str) -> Cause:
     """That a layer normalises several inputs, each at a level of its own, by one statistic."""
-    shown = " and ".join(f"{level:.2g}" for level in levels[:3])
+    shown = " and ".join(digits(level, 2) for level in levels[:3])
     return Cause.tested(
         rules.DOMAINS,
         cause=f"{path} normalises {len(levels)} inputs of unlike distribution in one step "

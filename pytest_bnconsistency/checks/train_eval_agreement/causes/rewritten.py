@@ -21,7 +21,7 @@ from pytest_bnconsistency.measurement.swapped_statistics import (
 )
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
-from pytest_bnconsistency.words import listed
+from pytest_bnconsistency.words import digits, listed
 
 RIGHT = 0.1
 """Statistics as near to the population's, in its deviations, have had nothing done to them."""
@@ -71,14 +71,14 @@ def rewritten(m: Measured) -> Iterator[Cause]:
             after = gap(m.under(undone.values), m.population, m.data).outputs
             closes = after < HALF * min(before, 1.0)
             how_near = (
-                f"undone, they are {undone.nearer:.2g} standard deviations from those of this "
-                f"data, as stored {undone.before:.2g}"
+                f"undone, they are {digits(undone.nearer, 2)} standard deviations from those of "
+                f"this data, as stored {digits(undone.before, 2)}"
             )
             yield Cause.tested(
                 undone.rule,
                 cause=undone.cause,
-                tested=f"{undone.tested or how_near}; evaluation is then {after:.2g} from that "
-                f"under population statistics, as stored {before:.2g}",
+                tested=f"{undone.tested or how_near}; evaluation is then {digits(after, 2)} from "
+                f"that under population statistics, as stored {digits(before, 2)}",
                 remedy=f"{undone.remedy}; {RECALIBRATE}",
                 share=min(undone.most, 1 - undone.nearer / undone.before) if closes else 0.0,
             )
@@ -161,8 +161,8 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
                 m,
                 divided(of_means),
                 rules.ANOTHER_FORM,
-                f"the stored {named} of {_paths(m, variances)} are {factor:.2g} times those of "
-                "this data",
+                f"the stored {named} of {_paths(m, variances)} are {digits(factor, 2)} times "
+                "those of this data",
                 "divide what is summed over batches, replicas or checkpoints by their number",
             )
             yield replace(undone, most=FOR_WANT_OF_ANOTHER)
@@ -217,8 +217,8 @@ def _of_another_layer(m: Measured) -> Iterator[Undone]:
         [m.reference[i] if i in found else value for i, value in enumerate(m.moving)],
         before,
         nearer,
-        f"they are {nearer:.2g} standard deviations from those, and {before:.2g} from what this "
-        "data gives in their own places; with that put in",
+        f"they are {digits(nearer, 2)} standard deviations from those, and {digits(before, 2)} "
+        "from what this data gives in their own places; with that put in",
     )
 
 

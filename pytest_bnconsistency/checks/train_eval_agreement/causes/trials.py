@@ -26,6 +26,7 @@ from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.affine_layers import Affine, Rescaled
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number
 from pytest_bnconsistency.measurement.normalization_layers import Moments
+from pytest_bnconsistency.words import digits
 
 ROWS, MOST_ROWS = 256, 1024
 """Numbers are fitted on so many rows of small models, and what they explain is told of so many."""
@@ -106,8 +107,8 @@ class Tried:
             loss = f", at a loss of {changed} (as given {given}"
             loss += f", with the population statistics {aim})" if self.mends else ")"
         return (
-            f"evaluation is then {self.after:.2g} standard deviations from that under population "
-            f"statistics, as given {self.before:.2g}{loss}"
+            f"evaluation is then {digits(self.after, 2)} standard deviations from that under "
+            f"population statistics, as given {digits(self.before, 2)}{loss}"
         )
 
 
