@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from pytest_bnconsistency.reporting import layers, pictures
 from pytest_bnconsistency.reporting.problems import cut
-from pytest_bnconsistency.reporting.record import VERDICTS
+from pytest_bnconsistency.reporting.record import VERDICTS, check_names
 from pytest_bnconsistency.reporting.summary import NAMES, headline, missing, state
 from pytest_bnconsistency.rules import catalogue, pages
 from pytest_bnconsistency.words import printable
@@ -30,7 +30,7 @@ SYMBOLS = {
     "not applicable": "\N{EN DASH}",
     "expected": "\N{CIRCLED TIMES}",
 }
-EFFECTS = {"fail": "fails its test", "warn": "warns", "skip": "skips its test"}
+EFFECTS = {"fail": "fails its test", "warn": "warns", "skip": "fails nothing"}
 TEXTS = ("message", "cause", "tested", "remedy", "bound", "recipe")
 KINDS = ("findings", "warnings", "ignored")
 TITLE = 120
@@ -131,10 +131,16 @@ class Section:
 
     @property
     def worst(self) -> str:
-        """What fails first; where nothing does, what is unusual."""
+        """What fails first; where nothing does, what is unusual, or else what is ignored."""
+        checks = [entry.check for entry in self.entries]
         failing = [entry.check["headline"] for entry in self.entries if entry.fails]
-        unusual = [w["headline"] for entry in self.entries for w in entry.check["warnings"]]
-        return cut((failing or [f"unusual: {one}" for one in unusual] or [""])[0], 2 * TITLE)
+        unusual = [f"unusual: {one['headline']}" for check in checks for one in check["warnings"]]
+        ignored = [
+            f"ignored: {one['finding']['headline']}"
+            for check in checks
+            for one in check["ignored"]
+        ]
+        return cut([*failing, *unusual, *ignored, ""][0], 2 * TITLE)
 
     @property
     def seconds(self) -> float:
@@ -202,7 +208,7 @@ def _context(environment: Environment, record: Mapping[str, Any]) -> dict[str, A
         "headline": headline(record),
         "missing": list(missing(record)),
         "versions": ", ".join(f"{name} {v}" for name, v in record["versions"].items() if v),
-        "checks": list(dict.fromkeys(entry.check["check"] for entry in entries)),
+        "checks": check_names(record["models"]),
         "verdicts": _verdicts({entry.kind for entry in entries}),
         "rules": met,
         "pages": dict(_pages(met)),

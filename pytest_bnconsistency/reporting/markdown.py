@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.reporting.problems import cut
-from pytest_bnconsistency.reporting.record import checks
+from pytest_bnconsistency.reporting.record import check_names, checks
 from pytest_bnconsistency.reporting.summary import NAMES, headline, missing, state
 
 LONGEST = 64_000
@@ -137,7 +137,7 @@ def _overview(record: Mapping[str, Any]) -> Iterator[str]:
     titles = Counter(model["title"] for model in models)
     for start in range(0, len(models), 50):
         some = models[start : start + 50]
-        names = list(dict.fromkeys(check["check"] for model in some for check in model["checks"]))
+        names = check_names(some)
         rows = [["model", *map(code, names)], ["---"] * (len(names) + 1)]
         rows += [[_label(model, titles), *_cells(model, names)] for model in some]
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -69,6 +69,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from pytest_bnconsistency.results import CheckResult, Finding, plain
+from pytest_bnconsistency.settings import CHECK_NAMES
 
 Record: TypeAlias = dict[str, Any]
 SCHEMA_VERSION = 1
@@ -184,6 +185,12 @@ def checks(record: Mapping[str, Any]) -> Iterator[tuple[Record, Record]]:
     for model in record["models"]:
         for check in model["checks"]:
             yield model, check
+
+
+def check_names(models: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of the checks of some models, in the order in which they are always told."""
+    met = dict.fromkeys(check["check"] for model in models for check in model["checks"])
+    return sorted(met, key=lambda name: [*CHECK_NAMES, name].index(name))
 
 
 def _joined(known: Sequence[Record], more: Sequence[Record]) -> list[Record]:

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_bnconsistency.errors import MissingDependencyError
 from pytest_bnconsistency.reporting import annotations, formats, gitlab, markdown, sarif, summary
-from pytest_bnconsistency.reporting.record import Ending, Place, build, check_entry
+from pytest_bnconsistency.reporting.record import Ending, Place, build, check_entry, check_names
 from pytest_bnconsistency.results import CheckResult, Finding, Ignored, Run, Table, Verdict
 
 NAMES = {
@@ -161,6 +161,17 @@ def test_failures_come_first():
     assert "| <code>models&#58;build</code> <code>dense</code> | failed | - |" in said
     assert "None" not in said
     assert said.index("❌") < said.index("warnings: 1") < said.index("Models 1 to 2")
+
+
+def test_checks_stand_in_the_order_in_which_they_are_always_told():
+    names = ("statistics_health", "of_an_adapter", "baseline", "batch_invariance")
+    run = record(*((failing(check=name), "fail") for name in names))
+    assert check_names(run["models"]) == [
+        "batch_invariance",
+        "statistics_health",
+        "baseline",
+        "of_an_adapter",
+    ]
 
 
 def test_sarif_is_what_its_schema_says():

@@ -158,6 +158,28 @@ def test_verdicts_are_words_and_links_lead_somewhere():
     ]
 
 
+def test_two_models_of_one_test_have_names_of_their_own():
+    one, other = (result(words, findings=()) for words in ("dense", "conv"))
+    run = record((one, "pass"), (other, "pass"))
+    for model in run["models"]:
+        model["title"] = "a.py::test_both"
+    page = shown(run)
+    labels = [a["aria-labelledby"] for tag, a in page.tags if a.get("class") == "model"]
+    ids = {a["id"] for _, a in page.tags if "id" in a}
+    assert labels == ["m1-title m1-name", "m2-title m2-name"]
+    assert set(" ".join(labels).split()) <= ids
+
+
+def test_what_nothing_fails_shows_what_is_unusual_or_ignored():
+    accepted = result(verdict=Verdict.PASSED, findings=(), warnings=(), summary="fine")
+    text = shown(record((accepted, "pass"))).text
+    assert "ignored: BN104 s: message of dense ignored" in text
+    unusual = result(verdict=Verdict.PASSED, findings=(), summary="fine")
+    text = shown(record((unusual, "pass"))).text
+    assert "unusual: BN406 s: message of dense warned" in text
+    assert "ignored: BN104 s: message" not in text
+
+
 def test_a_picture_is_a_table_of_its_numbers():
     evidence = {
         "moving": {"loss": 2.5},
