@@ -107,13 +107,21 @@ def _add(seen: Seen, one: Mapping[str, Any], all_of_test: Sequence[Mapping[str, 
         if rule == one["rule"]:
             seen.layers[layer] = None
             seen.tested &= tested
-    passes = [
-        other
-        for other in all_of_test
-        if other["check"] == one["check"] and other["verdict"] == "passed" and other["met"]
-    ]
-    if passes:
-        seen.remedy = "passes" if any(other["remedied"] for other in passes) else "twin passes"
+    later = all_of_test[all_of_test.index(one) + 1 :]
+    if any(_is_mended(one, other) for other in later):
+        seen.remedy = "passes"
+    elif any(other["check"] == one["check"] and _passes(other) for other in all_of_test):
+        seen.remedy = seen.remedy or "twin passes"
+
+
+def _passes(one: Mapping[str, Any]) -> bool:
+    return bool(one["verdict"] == "passed" and one["met"])
+
+
+def _is_mended(one: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
+    """Whether what failed passes later: the same model, or what the test made of it."""
+    same = all(one[key] == later[key] for key in ("check", "model", "options"))
+    return _passes(later) and (same or (later["remedied"] and one["check"] == later["check"]))
 
 
 def _without_framework(name: str) -> tuple[str, str]:

@@ -70,14 +70,14 @@ def judge(sound: Any, precision: str) -> dict[str, Any]:
     }
 
 
-def run(out: Path, only: list[str], skipped: list[str]) -> None:
+def run(out: Path, only: list[str], precisions: list[str]) -> None:
     import sound_models
 
     from pytest_bnconsistency import libraries
 
     known = {tuple(line[key] for key in KEY) for line in recorded(out) if "error" not in line}
-    for sound in sound_models.all_of(only, skipped):
-        for precision in sound.precisions:
+    for sound in sound_models.all_of(only):
+        for precision in (one for one in sound.precisions if one in precisions):
             key = dict(zip(KEY, (sound.package, sound.name, precision), strict=True))
             if tuple(key.values()) in known:
                 continue
@@ -165,11 +165,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, help="judge, and keep what was said here")
     parser.add_argument("--only", nargs="*", default=[], help="packages")
-    parser.add_argument("--skip", nargs="*", default=[], help="models")
+    parser.add_argument("--precisions", nargs="*", default=list(PRECISIONS))
     parser.add_argument("--table", type=Path, nargs="*", help="write the page from these files")
     given = parser.parse_args()
     if given.out:
-        run(given.out, given.only, given.skip)
+        run(given.out, given.only, given.precisions)
     if given.table:
         text = PAGE.read_text(encoding="utf-8").partition(START)[0]
         lines = [line for path in given.table for line in recorded(path)]

@@ -328,15 +328,13 @@ def hub() -> Iterator[Sound]:
 # --- all
 
 
-def all_of(only: list[str], skipped: list[str]) -> Iterator[Sound]:
+def all_of(only: list[str]) -> Iterator[Sound]:
     """The models of the packages, or of `only` some."""
     from published_packages import PACKAGES
 
     packages = {"keras-hub": hub, "keras.applications": applications, **PACKAGES}
     for package in only or packages:
-        for sound in packages[package]():
-            if sound.name not in skipped:
-                yield sound
+        yield from packages[package]()
 
 
 def built(sound: Sound, precision: str) -> Any:

@@ -31,12 +31,14 @@ from pytest_bnconsistency.settings import CheckName
 class Expectation:
     """What a test expected of a model, and what was found.
 
-    `kind` is the class of its subject. `found` are the rules that fail, each with its layer and
-    whether its cause was tested; `rule` is the one that was expected. `remedied` says that this
-    is the model of the failure before, mended.
+    `kind` is the class of its subject, `options` are the names of those that were given. `found`
+    are the rules that fail, each with its layer and whether its cause was tested; `rule` is the
+    one that was expected. `remedied` says that this is the model of the failure before, mended.
     """
 
+    model: Any
     check: str
+    options: tuple[str, ...]
     expected: str
     verdict: str
     kind: str
@@ -70,7 +72,7 @@ def expect_verdict(
         model: as for the assertions, like `x`, `y` and `options` (`train_step` included).
     """
     result = _decided(check, model, x, y, options)
-    _compare(result, Verdict(verdict), model)
+    _compare(result, Verdict(verdict), model, options)
     return result
 
 
@@ -117,12 +119,12 @@ def expect_failure(
         wrong += [f"{other!r} is named" for other in without if other in named]
     elif rules:
         wrong.append(f"rule {rules}, expected {rule}")
-    _compare(result, Verdict.FAILED, model, rule, wrong)
+    _compare(result, Verdict.FAILED, model, options, rule, wrong)
     if remedy is not None:
         mended = remedy(model)
         mended = model if mended is None else mended
         passes = _decided(check, mended, x, y, options)
-        _compare(passes, Verdict.PASSED, mended, remedied=True)
+        _compare(passes, Verdict.PASSED, mended, options, remedied=True)
     return found
 
 
@@ -138,6 +140,7 @@ def _compare(
     result: CheckResult,
     expected: Verdict,
     model: Any,
+    options: Iterable[str],
     rule: str = "",
     wrong: Iterable[str] = (),
     remedied: bool = False,
@@ -148,7 +151,9 @@ def _compare(
     wrong = list(wrong)
     listener.get()(
         Expectation(
+            model=model,
             check=result.check,
+            options=tuple(sorted(options)),
             expected=str(expected),
             verdict=str(result.verdict),
             kind=type(subject_of(model)).__name__,

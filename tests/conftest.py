@@ -1,11 +1,11 @@
 import ctypes
-import dataclasses
 import gc
 import importlib.resources
 import json
 import os
 import random
 import sys
+import weakref
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -58,8 +58,14 @@ def _expectations_are_recorded(request, versions):
         yield
         return
 
+    models = []
+
     def record(expectation):
-        known = {**dataclasses.asdict(expectation), "versions": versions}
+        known = vars(expectation) | {"versions": versions}
+        model = known["model"]
+        if not any(one() is model for one in models):
+            models.append(weakref.ref(model))
+        known["model"] = [one() is model for one in models].index(True)
         request.node.user_properties.append(("expectation", json.dumps(known)))
 
     token = testing.listener.set(record)

@@ -19,15 +19,30 @@ CHECK = "batch_invariance"
 TRAINING_MODE, ROWS_MIX = "BN102", "BN101"
 
 
+def each_by_itself(model):
+    """The layer reduces over features from now on, and gives what is as wide as before."""
+    leak = model.get_layer("leak")
+    wide = leak.output.shape[-1]
+
+    def call(h):
+        level = tf.reduce_mean(h, -1, keepdims=True)
+        return tf.concat([h - level, level], -1)[:, :wide]
+
+    leak.call = call
+
+
 @pytest.mark.parametrize("form", MIXING)
 def test_a_reduction_over_the_batch(form, x):
     faulty = functional(keras, layer_of(keras, MIXING[form]))
-    expect_failure(CHECK, faulty, x, rule=ROWS_MIX, layer="leak", cause_tested=True)
+    expect_failure(
+        CHECK, faulty, x, rule=ROWS_MIX, layer="leak", cause_tested=True, remedy=each_by_itself
+    )
 
 
 @pytest.mark.parametrize("form", ["centred", "sorted", "even rows centred"])
 def test_a_reduction_over_the_batch_with_generated_rows(k, form):
-    expect_failure(CHECK, functional(k, layer_of(k, MIXING[form])), rule=ROWS_MIX, layer="leak")
+    faulty = functional(k, layer_of(k, MIXING[form]))
+    expect_failure(CHECK, faulty, rule=ROWS_MIX, layer="leak", remedy=each_by_itself)
 
 
 def test_a_reduction_over_features_is_the_remedy(k, x):

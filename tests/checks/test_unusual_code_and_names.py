@@ -7,13 +7,18 @@ import tensorflow as tf
 import tf_keras
 from small_models import centred, passing_on
 
-from pytest_bnconsistency import preserve_state
+from pytest_bnconsistency import preserve_state, recalibrate
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 BATCH, PURITY = "batch_invariance", "inference_purity"
 
 
 AGREE, FROZEN = "train_eval_agreement", "frozen_stability"
+
+
+def recalibrated(model, x):
+    recalibrate(model, x)
+    return model
 
 
 @pytest.mark.thorough
@@ -73,7 +78,15 @@ def test_stale_statistics_in_other_precisions(k, rows, policy, in_precision):
     model = dense_and_normaliser(k, passing_on(k))
     for _ in range(5):
         model(rows + 3, training=True)
-    expect_failure(AGREE, model, rows + 3, updates=5, rule="BN201", layer="bn")
+    expect_failure(
+        AGREE,
+        model,
+        rows + 3,
+        updates=5,
+        rule="BN201",
+        layer="bn",
+        remedy=lambda _: recalibrated(model, rows + 3),
+    )
 
 
 @pytest.mark.thorough
@@ -122,7 +135,15 @@ def test_stale_statistics_in_code_that_needs_the_number_of_rows(k, rows):
     model.fit(rows * 3, rows[:, :2], verbose=0)
     with preserve_state(model):
         said = np.asarray(model(rows * 3, training=True))
-    expect_failure(AGREE, model, rows * 3, said, rule="BN201", layer="bn")
+    expect_failure(
+        AGREE,
+        model,
+        rows * 3,
+        said,
+        rule="BN201",
+        layer="bn",
+        remedy=lambda _: recalibrated(model, rows * 3),
+    )
 
 
 @pytest.mark.parametrize("name", ["0.1-a>b", "a.b_", "x" * 60])
@@ -133,7 +154,15 @@ def test_odd_names(rows, name):
     bn = keras.layers.BatchNormalization(name=name)
     model = keras.Model(inputs, bn(inputs))
     model(rows, training=True)
-    expect_failure(AGREE, model, rows + 3, updates=1, rule="BN201", layer=name)
+    expect_failure(
+        AGREE,
+        model,
+        rows + 3,
+        updates=1,
+        rule="BN201",
+        layer=name,
+        remedy=lambda _: recalibrated(model, rows + 3),
+    )
 
 
 def test_two_layers_of_one_name(rows):
@@ -157,7 +186,14 @@ def test_an_uncompiled_model(k, rows):
     bn.trainable = True
     for _ in range(3):
         model(rows + 3, training=True)
-    expect_failure(AGREE, model, rows + 3, rule="BN201", layer="bn")
+    expect_failure(
+        AGREE,
+        model,
+        rows + 3,
+        rule="BN201",
+        layer="bn",
+        remedy=lambda _: recalibrated(model, rows + 3),
+    )
 
 
 @pytest.mark.thorough

@@ -130,6 +130,11 @@ def test_one_layer_frozen_after_fit_without_compiling_again(k, x, y):
     expect_pass(CHECK, model, x, y)
 
 
+def frozen_again(k, base):
+    base.trainable = False
+    return transfer(k, base)
+
+
 def test_unfreezing_the_base_unfreezes_its_normalisers(k, x, y):
     base = base_of(k)
     base.trainable = False
@@ -146,6 +151,7 @@ def test_unfreezing_the_base_unfreezes_its_normalisers(k, x, y):
         layer="base/bn",
         cause_tested=True,
         cause_contains="says frozen, but the layer's own flag is True",
+        remedy=lambda _: frozen_again(k, base),
     )
 
 
@@ -265,7 +271,16 @@ def test_a_child_left_trainable_under_a_frozen_parent(k, x, y):
 def test_a_pattern_of_the_user_on_layers_that_nobody_froze(k, x, y):
     base = base_of(k)
     model = transfer(k, base)
-    finding = expect_failure(CHECK, model, x, y, frozen="base/*", rule="BN306", cause_tested=True)
+    finding = expect_failure(
+        CHECK,
+        model,
+        x,
+        y,
+        frozen="base/*",
+        rule="BN306",
+        cause_tested=True,
+        remedy=lambda _: frozen_again(k, base),
+    )
     assert finding.evidence["layers"] == ["base/dense", "base/bn"]
 
 
