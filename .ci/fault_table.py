@@ -120,7 +120,8 @@ def _passes(one: Mapping[str, Any]) -> bool:
 
 def _is_mended(one: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
     """Whether what failed passes later: the same model, or what the test made of it."""
-    same = all(one[key] == later[key] for key in ("check", "model", "options"))
+    keys = ("check", "model", "options")
+    same = "model" in one and all(one[key] == later[key] for key in keys)
     return _passes(later) and (same or (later["remedied"] and one["check"] == later["check"]))
 
 
