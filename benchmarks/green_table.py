@@ -154,9 +154,10 @@ def cell(line: dict[str, Any] | None) -> str:
 def bound(alarms: int, models: int) -> str:
     """How often there is a false alarm at most, by what was seen (95 %, Poisson)."""
     most = {0: 3.0, 1: 4.74, 2: 6.3, 3: 7.75}[alarms]
+    share = min(1.0, most / max(models, 1))
     return (
         f"**{alarms} false alarms in {models} models**: of models like these at most "
-        f"{most / models:.1%} get one, with 95 % confidence ({most:g} / {models}). The precisions "
+        f"{share:.1%} get one, with 95 % confidence ({most:g} / {models}). The precisions "
         "of a model count once, since they are not independent."
     )
 
