@@ -36,7 +36,7 @@ ENTRIES = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup(MARKER, "bnconsistency: what a model's normalisation must not do")
+    group = parser.getgroup(MARKER, "bnconsistency: checks of how a model normalizes")
     for name, option in settings.FIELDS.items():
         text = option.metadata["help"]
         if option.default is not None:
