@@ -74,6 +74,10 @@ class Entry:
             self._seen[batch, prints] = found
         return found
 
+    def took(self, batch: str) -> bool:
+        """Whether it ran on the batch of that name, and did not refuse it."""
+        return any(name == batch for name, _ in self._seen)
+
     @property
     def compared_in_layers(self) -> bool:
         """Whether all rows ran, with what each layer gives."""

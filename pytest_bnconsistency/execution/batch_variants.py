@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,9 @@ from pytest_bnconsistency.data.arrays import (
     map_nest,
     rows_of,
 )
+
+COPIED = 8
+"""Other rows, at most, of which a batch is made full."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,18 @@ def copied(x: Nest, start: int, stop: int) -> BatchVariant:
     places = start + (np.arange(rows) - start) % len(kept)
     batch = map_nest(lambda leaf: leaf[places], x)
     return BatchVariant(f"copies of rows {start} to {stop - 1} alone", batch, kept, kept, rows)
+
+
+def beside_copies(x: Nest, row: int) -> Iterator[BatchVariant]:
+    """A row in its place, and copies of one row in all others: of itself, then of each other one.
+
+    What takes so many rows of a kind, the first ones first, is full or empty in one of them.
+    """
+    rows, kept = rows_of(x), np.array([row])
+    for other in [row, *np.delete(np.arange(rows), row)[:COPIED]]:
+        places = np.where(np.arange(rows) == row, row, other)
+        batch = map_nest(operator.itemgetter(places), x)
+        yield BatchVariant(f"row {row} beside copies of row {other}", batch, kept, kept, rows)
 
 
 def moved_on(x: Nest) -> BatchVariant:

@@ -24,7 +24,6 @@ from pytest_bnconsistency.execution.activation_patching import Patch, patching
 from pytest_bnconsistency.execution.graphs import (
     as_written,
     current_graph,
-    is_batch,
     names_behind,
     operation_count,
     sources_of,
@@ -33,7 +32,8 @@ from pytest_bnconsistency.execution.graphs import (
     with_mask,
     written_variables,
 )
-from pytest_bnconsistency.execution.random_operations import Span, draws, noting_draws
+from pytest_bnconsistency.execution.random_operations import Span, draws, noting_draws, standing
+from pytest_bnconsistency.execution.row_by_row import given_single_rows
 from pytest_bnconsistency.execution.state import Variables, reachable_variables
 from pytest_bnconsistency.execution.traces import note_trace
 from pytest_bnconsistency.execution.variable_uses import Uses, variable_uses
@@ -252,6 +252,11 @@ class Pass:
         found = {tf.as_dtype(n.attr["T"].type) for n in nodes if n.attr["T"].type}
         return {dtype.name for dtype in found if dtype.is_floating}
 
+    def standing(self, names: Collection[str]) -> tuple[list[Any], dict[str, tuple[str, str]]]:
+        """The layers whose own code runs operations of a trace; of others, where they stand."""
+        every = enumerate(self._concrete.graph.get_operations())
+        return standing([(i, o.name) for i, o in every if o.name in names], self._spans)
+
     def same_computation(self, other: Pass) -> bool:
         """Whether two passes do the same, operation by operation."""
         if self._concrete is None or other._concrete is None:
@@ -343,6 +348,7 @@ class Pass:
         replaying = False
         # Weak: a run outside of a graph would hold the outputs of all layers at once.
         known = {id(leaf): weakref.ref(leaf) for leaf in flatten(x)}
+        count = flatten(x)[0].shape[0] or 0
 
         def is_known(tensor: Any) -> bool:
             return id(tensor) in known and known[id(tensor)]() is tensor
@@ -374,7 +380,7 @@ class Pass:
             if quiet is not None:
                 outputs = quiet
             if id(call.layer) in self.row_by_row:
-                outputs = _row_by_row(proceed, args, kwargs, outputs)
+                outputs = given_single_rows(proceed, args, kwargs, outputs, count)
             outputs = self._patched(call, outputs)
             spans.append(Span(call, first, operation_count(graph)))
             fresh = [tensor for tensor in tensors_in(outputs) if not is_known(tensor)]
@@ -400,6 +406,7 @@ class Pass:
             records.append(record)
         self.calls, self.passing_calls, self.inner_calls = calls, passing, inner
         self._call_outputs, self._replays = call_outputs, replays
+        self._spans = spans
         drawing, self.drawing = ([], {}) if graph is None else draws(graph, spans)
         self.random_layers = [layer for layer in drawing if id(layer) not in self.stochastic_off]
         self._record_sizes = [None if record is None else len(record) for record in records]
@@ -490,25 +497,3 @@ def _stateful(traced: Pass) -> set[int]:
         if call.is_layer and traced.subject.own_variables(call.layer)
         for layer in (call.layer, *call.parents)
     }
-
-
-def _row_by_row(
-    proceed: Proceed, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any
-) -> Any:
-    """What a layer gives for each row alone; `outputs` is what it gave for all."""
-    given = flatten([list(args), dict(kwargs)])
-    rows = [is_batch(leaf) for leaf in given]
-    signature = [tf.TensorSpec(leaf.shape[1:], leaf.dtype) for leaf in flatten(outputs)]
-
-    def one(row: list[Any]) -> list[Any]:
-        mine = iter(row)
-        leaves = [next(mine)[None] if own else leaf for leaf, own in zip(given, rows, strict=True)]
-        row_args, row_kwargs = rebuild([list(args), dict(kwargs)], leaves)
-        return [leaf[0] for leaf in flatten(proceed(tuple(row_args), row_kwargs))]
-
-    mapped = tf.map_fn(
-        one,
-        [leaf for leaf, own in zip(given, rows, strict=True) if own],
-        fn_output_signature=signature,
-    )
-    return rebuild(outputs, mapped)

@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Nest, distance, flatten
+from pytest_bnconsistency.data.arrays import Array, Nest, distance, flatten, rows_of
 from pytest_bnconsistency.execution.activation_patching import Patch
 from pytest_bnconsistency.execution.forward_pass import Instrument, Observation, Pass, Replay
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.execution.random_operations import SHARES, drawing
+from pytest_bnconsistency.execution.row_hashes import Operations
 from pytest_bnconsistency.execution.state import restored, same_bits
 from pytest_bnconsistency.models import Call
 
 UNLIKE = 2.0**-10
 """The share of their scale by which a call's values move if not by noise: far above that."""
+
+REPEATED = 3
+"""How often a batch runs where an operation may give the same bits twice by luck."""
 
 
 class Recorded(Instrument):
@@ -190,6 +194,29 @@ def repeats_with(
     except Exception:
         return False
     return same_outputs(first, second)
+
+
+def unrepeatable(seen: Pass, x: Nest) -> dict[str, str]:
+    """The operations of a trace that give other bits for the same input, and how to name them.
+
+    It is empty where none is seen to.
+    """
+    operations = Operations(rows_of(x))
+    watched = seen.again(x, operations)
+    if not watched.is_traced:
+        return {}
+    first, *others = (watched.run(x).records[-1] or [] for _ in range(REPEATED))
+    changed = [
+        any(not np.array_equal(mine, its) for its in each)
+        for mine, *each in zip(first, *others, strict=True)
+    ]
+    found = dict[str, str]()
+    for result, moved in zip(operations.results, changed, strict=True):
+        if moved and not any(changed[index] for index in result.given):
+            # What can't be compared, as it has no known rank, may have changed before.
+            opaque = [operations.results[i] for i in result.given if not len(first[i])]
+            found.update((each.operation, each.description) for each in opaque or [result])
+    return found
 
 
 def with_draws(run: Callable[[], Observation]) -> list[Observation]:

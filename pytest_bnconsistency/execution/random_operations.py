@@ -8,7 +8,7 @@ as a constant.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,15 @@ def draws(graph: Any, spans: Sequence[Span]) -> tuple[list[Any], dict[str, tuple
 
     With each of these come the two places between which it stands.
     """
+    return standing(_random_operations(graph), spans)
+
+
+def standing(
+    operations: Iterable[tuple[int, str]], spans: Sequence[Span]
+) -> tuple[list[Any], dict[str, tuple[str, str]]]:
+    """The same of any operations, each with its place in the graph and its name."""
     layers, outside = dict[int, Any](), dict[str, tuple[str, str]]()
-    for index, name in _random_operations(graph):
+    for index, name in operations:
         within = [span for span in spans if span.start <= index < span.end]
         if within:
             innermost = min(within, key=lambda span: span.end - span.start)

@@ -7,7 +7,10 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_bnconsistency.data.arrays import Kind, Nest, flatten, packed, rows_of
+import numpy as np
+import tensorflow as tf
+
+from pytest_bnconsistency.data.arrays import Kind, Nest, flatten, map_nest, packed, rows_of
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.models.calls import Call, Compiled, Hook, Part, TracedBatch
 from pytest_bnconsistency.models.owned_objects import (
@@ -108,7 +111,11 @@ class Subject(abc.ABC):
         return self._hook(whole, self._through)
 
     def _through(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Nest:
-        return self.call(packed(args[0], self.kinds), kwargs.get("training"))
+        outputs = self.call(packed(args[0], self.kinds), kwargs.get("training"))
+        # Of arrays, as a function of arrays gives them, nothing could be recorded.
+        return map_nest(
+            lambda leaf: tf.constant(leaf) if type(leaf) is np.ndarray else leaf, outputs
+        )
 
     def call_text(self, training: bool | None) -> str:
         """How a user writes this `forward`: `model(x, training=False)`."""

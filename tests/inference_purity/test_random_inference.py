@@ -162,3 +162,26 @@ def test_augmentation_in_front_of_a_frozen_base(rows):
         assert [rules for _, rules in rules_of(model, pictures)] == [[], ["BN002"]]
     # As users call it where it must not augment.
     expect_pass(CHECK, lambda x, training=False: model(x, training=training), pictures)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("generator", ["numpy", "fixed"])
+def test_an_operation_that_is_not_known_to_draw(x, generator):
+    rng = np.random.default_rng(0)
+
+    def drawn(h):
+        noise = rng.normal(size=h.shape) if generator == "numpy" else np.full(h.shape, 0.5)
+        return h + noise.astype(np.float32)
+
+    def own(h):
+        given = tf.numpy_function(drawn, [h], tf.float32)
+        return tf.ensure_shape(given, (None, 4))
+
+    model = model_of(keras, own)
+    if generator == "fixed":
+        expect_pass(CHECK, model, x)
+        return
+    found = expect_failure(CHECK, model, x, rule="BN002", layer="own", cause_tested=True)
+    assert "PyFunc" in found.cause
+    rules = [f.rule for f in check_consistency(model, x, checks=[CHECK])[CHECK].findings]
+    assert rules == ["BN002"]

@@ -23,7 +23,11 @@ from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import WHOLE, Entry, measured_noise, rows_between
 from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of
 from pytest_bnconsistency.errors import RefusedError
-from pytest_bnconsistency.execution.batch_variants import BatchVariant, joint_batch_variants
+from pytest_bnconsistency.execution.batch_variants import (
+    BatchVariant,
+    batch_variants,
+    joint_batch_variants,
+)
 from pytest_bnconsistency.execution.observations import has_rows, same_outputs
 from pytest_bnconsistency.measurement.rounding_noise import Noise
 from pytest_bnconsistency.words import counted, listed
@@ -54,6 +58,21 @@ class Compared:
     @property
     def sound(self) -> list[Judged]:
         return [judged for judged in self.known if judged.holds]
+
+    @property
+    def others(self) -> int:
+        """How many batches, in which other rows changed, ran through all that keep their rows."""
+        sound = [entry for entry, judged in self.groups if judged.holds and not judged.random]
+
+        def ran(variant: BatchVariant) -> bool:
+            return all(entry.took(variant.name) for entry in sound)
+
+        singly = []
+        if not all(map(ran, self.joint)):
+            known = {variant.name for variant in self.joint}
+            singly = batch_variants(self.x, self.context.settings.seed)
+            singly = [v for v in singly if not v.moves and v.name not in known]
+        return sum(map(ran, [*self.joint, *singly]))
 
     @property
     def sizes(self) -> list[int]:

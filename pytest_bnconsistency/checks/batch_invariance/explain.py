@@ -36,7 +36,7 @@ from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.words import counted, listed
 
 SHOWN = 3
-"""Operations that a cause names at most."""
+"""Operations, or layers, that a cause names at most."""
 NAMED_AXIS = "name the axis: tf.squeeze(x, axis=-1) instead of tf.squeeze(x); reshape to (-1, ...)"
 """The remedy for a batch that is given back without its axis."""
 AS_IN_TRAINING = (
@@ -252,10 +252,11 @@ def _training_mode(
     )
 
 
-def _over_features(call: Call | None, *, moves_state: bool) -> str:
-    """The remedy; `call` is of a layer that can be declared by itself."""
+def _over_features(declarable: Sequence[Call], *, moves_state: bool) -> str:
+    """The remedy; `declarable` are calls of layers that can be declared by themselves."""
     first = f"{AS_IN_TRAINING}; else " if moves_state else ""
-    declared = f"{{{call.path!r}: 'reason'}}" if call is not None else "'reason'"
+    reasons = dict.fromkeys((call.path for call in declarable), "reason")
+    declared = repr(reasons or "reason")
     return (
         f"{first}compute over the feature axes, not over axis 0; give statistics of the batch to "
         "training mode only; if rows are meant to meet here, declare it: "
@@ -283,8 +284,8 @@ def _across_rows(
     one_by_one = None
     if call is not None and tries.may(f"{origin.label} given one row at a time"):
         one_by_one = localise.intervened(seen, x, row_by_row=[id(call.layer)])
-    declarable = call if localise.runs_row_by_row(one_by_one, x) else None
-    remedy = _over_features(declarable, moves_state=bool(moved))
+    declarable = call is not None and localise.runs_row_by_row(one_by_one, x)
+    remedy = _over_features([call] if call and declarable else [], moves_state=bool(moved))
     if localise.independent(one_by_one, x, variant):
         what = f": {operation} is the first operation that differs" if operation else ""
         return Explanation(
@@ -298,6 +299,15 @@ def _across_rows(
     if proven is not None:
         cause, tested = proven
         return Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
+    if call is not None and (mixing := _given_single_rows(seen, x, variant, call, tries)):
+        return Explanation(
+            cause=f"{_shown_of([c.label for c in mixing], 'layer')} compute across the rows of "
+            "their batch",
+            tested="given one row at a time, they leave every kept row with the same bits in "
+            "every layer and output",
+            remedy=_over_features(mixing if len(mixing) <= SHOWN else [], moves_state=bool(moved)),
+            established=True,
+        )
     by = f"; the first operation that differs is {operation}" if operation else ""
     complete = f"not established; the rows mix here: {_how_known(origin)}"
     tried = "inference mode forced on every layer that takes one: the row still moves"
@@ -306,6 +316,21 @@ def _across_rows(
         tested="" if tries.cut else tried,
         remedy=remedy,
     )
+
+
+def _shown_of(names: Sequence[str], noun: str) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - SHOWN
+    return listed([*names[:SHOWN], *([counted(more, f"more {noun}")] if more > 0 else [])])
+
+
+def _given_single_rows(
+    seen: Pass, x: Nest, variant: BatchVariant, first: Call, tries: Tries
+) -> Sequence[Call]:
+    """The layers, several, that mix rows and no longer do if each gets one row at a time."""
+    if not tries.may("further layers given one row at a time"):
+        return []
+    return localise.mixing_layers(seen, x, variant, first, seen.reaching_outputs())
 
 
 def _patched(
@@ -330,11 +355,9 @@ def _patched(
     if meeting and tries.may("the operations in which rows meet, held"):
         operations = localise.tested_operations(seen, x, variant, meeting)
         if operations:
-            more = len(operations) - SHOWN
-            shown = [*operations[:SHOWN]] + [counted(more, "more operation")] * (more > 0)
             at_first = "at first " * (len(operations) > 1)
             return (
-                f"the rows meet in {listed(shown)}, {at_first}{origin.where}",
+                f"the rows meet in {_shown_of(operations, 'operation')}, {at_first}{origin.where}",
                 "with the results held at what they were for the kept rows of the first batch, "
                 "every kept row has the same bits in every layer and output",
             )

@@ -172,6 +172,31 @@ def independent_with(
     return independent(intervened(seen, x, modes=modes), x, variant)
 
 
+def mixing_layers(
+    seen: Pass, x: Nest, variant: BatchVariant, first: Call, among: set[int]
+) -> list[Call]:
+    """The layers that have to get one row at a time for kept rows to stay.
+
+    Those of the class of the `first` are tried at once: a net has the same layer many times. It is
+    empty if they don't stay so. `among` are the indices of the calls that count.
+    """
+    alike = {id(call.layer): call for call in seen.calls if type(call.layer) is type(first.layer)}
+    found = list(alike.values())
+    for _ in range(ROUNDS):
+        forced = intervened(seen, x, row_by_row=[id(call.layer) for call in found])
+        if forced is None:
+            return []
+        if independent(forced, x, variant):
+            return found
+        further = first_origin(with_inputs(forced, x), x, variant, among)
+        if further.call is None or not further.replayed:
+            return []
+        if any(call.layer is further.call.layer for call in found):
+            return []
+        found.append(further.call)
+    return []
+
+
 def runs_row_by_row(forced: Pass | None, x: Nest) -> bool:
     """Whether layers can be given one row at a time as in `forced`, also outside of a trace."""
     if forced is None:

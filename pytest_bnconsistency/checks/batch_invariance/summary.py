@@ -74,6 +74,10 @@ def detection_limits(compared: Compared) -> Mapping[str, float]:
     return {place: share for place, share in seen.items() if share is not None}
 
 
+def _batches(number: int) -> str:
+    return f"{number} other batch{'' if number == 1 else 'es'}"
+
+
 def passed_summary(compared: Compared, further: Further, limits: Mapping[str, float]) -> str:
     """What held, and what would have been seen."""
     smallest = "; ".join(f"{share:.0e} at {place}" for place, share in limits.items())
@@ -86,7 +90,7 @@ def passed_summary(compared: Compared, further: Further, limits: Mapping[str, fl
         f"{NOISE_DOMINATED:g} of their scale"
     )
     return (
-        f"each of {rows_of(compared.x)} rows keeps its {kept} in {len(compared.joint)} other "
-        f"batches through {listed(names_of(compared.sound))}; {within}{further.holds}; a leak "
+        f"each of {rows_of(compared.x)} rows keeps its {kept} in {_batches(compared.others)} "
+        f"through {listed(names_of(compared.sound))}; {within}{further.holds}; a leak "
         f"of the batch mean into a row would have been seen from {smallest}"
     )

@@ -13,6 +13,7 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
     Difference,
     beyond_noise,
     compare_kept_rows,
+    largest_move,
     moves_farther,
 )
 from pytest_bnconsistency.checks.check_context import CheckContext
@@ -22,6 +23,7 @@ from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.batch_variants import (
     BatchVariant,
     batch_variants,
+    beside_copies,
     copied,
     moved_on,
 )
@@ -29,6 +31,9 @@ from pytest_bnconsistency.execution.forward_pass import Observation, Pass
 from pytest_bnconsistency.execution.observations import repeating, same_outputs
 from pytest_bnconsistency.measurement.rounding_noise import Noise
 from pytest_bnconsistency.words import first_line
+
+AGAIN = 2
+"""More runs of a batch whose rows change with others, so that luck is no repetition."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Comparing:
             return Refused(f"{self.entry.name} refuses a batch with {variant.name}: {first}")
         if variant.moves:
             change = beyond_noise(self.base, other, variant, self.noise)
-            return Difference(variant, (), change) if change else None
+            row = largest_move(self.base.outputs, other.outputs, variant)[1]
+            return Difference(variant, (), change, row) if change else None
         return compare_kept_rows(self.base, other, variant)
 
     def outcomes(self, among: Sequence[BatchVariant]) -> list[Outcome]:
@@ -143,6 +149,7 @@ def compare_otherwise(c: Comparing, rows: tuple[int, int], known: AmongOthers) -
         if isinstance(outcome, Refused):
             known = replace(known, notes=[*known.notes, outcome.note])
         elif outcome is not None:
+            outcome = _by_others(c, outcome)
             repeats = _repeating(c)
             notes = [*known.notes, *repeats.notes]
             known = replace(known, random=repeats.random, stable=repeats.stable, notes=notes)
@@ -150,6 +157,14 @@ def compare_otherwise(c: Comparing, rows: tuple[int, int], known: AmongOthers) -
             if found.random or found.differences:
                 return found
     return known
+
+
+def _by_others(c: Comparing, found: Difference) -> Difference:
+    """What the other rows alone do to a row that seemed to hang on its place; else `found`."""
+    if not found.variant.moves:
+        return found
+    outcomes = map(c.outcome, beside_copies(c.x, found.row))
+    return next((o for o in outcomes if isinstance(o, Difference) and o.moved), found)
 
 
 def _differences(outcomes: Sequence[Outcome]) -> list[Difference]:
@@ -201,6 +216,10 @@ def _repeating(c: Comparing) -> AmongOthers:
         first.outputs, second.outputs
     )
     stable = repeating(first, second)
+    for _ in range(AGAIN):  # what draws few numbers gives the same bits twice by luck
+        other = c.entry.call(c.x, False)
+        random |= not same_outputs(first.outputs, other.outputs)
+        stable &= repeating(first, other)
     for other in (drawn := entry_points.drawn_otherwise(c.context, c.entry))[1:]:
         stable &= repeating(drawn[0], other)
     note = (

@@ -7,6 +7,7 @@ from pytest_bnconsistency.checks.inference_purity.agreement import Agreement, ag
 from pytest_bnconsistency.checks.inference_purity.faults import not_repeatable, state_moves
 from pytest_bnconsistency.checks.inference_purity.runs import Runs, run_all
 from pytest_bnconsistency.checks.inference_purity.search import searched
+from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Nest, rows_of
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.rounding_noise import NOISE_DOMINATED
@@ -28,8 +29,10 @@ def check(context: CheckContext) -> CheckResult:
 
 def _decide(context: CheckContext, x: Nest) -> CheckResult:
     runs = run_all(context, x)
-    agreeing = agreement(context, x, runs.steady)
     random = not_repeatable(context, x, runs.seen)
+    # Where nothing is known to draw, what repeated itself did so by luck.
+    by_luck = random and not observed(context, None).draws
+    agreeing = Agreement() if by_luck else agreement(context, x, runs.steady)
     findings = (*state_moves(context, runs), *random, *agreeing.wrong)
     # What does not repeat itself moves by more than rounding.
     noise_dominated = agreeing.noise_dominated and not random

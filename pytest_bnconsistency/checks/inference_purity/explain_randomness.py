@@ -11,15 +11,26 @@ from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.activation_patching import Patch
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.layer_values import (
+    REPEATED,
     in_trace,
     repeats_with,
     results_of,
+    unrepeatable,
     values_of,
 )
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
+
+SHOWN = 3
+"""Operations that a cause names at most."""
+NOTHING_SEEN = Explanation(
+    cause="not established; no operation of TensorFlow was seen to draw, or to give other bits "
+    "for the same input",
+    remedy="look for random numbers of NumPy or Python; keep nothing from one call to the next: "
+    "no counter, no cache",
+)
 
 
 def not_repeatable(
@@ -30,18 +41,64 @@ def not_repeatable(
     `default` is a pass that leaves the mode out, `mode` what one of the entry points is told.
     """
     drawn, tested, tries = _drawn(default), False, Tries()
+    if not drawn.places:
+        return _unknown(subject, x, random, mode, tries)
     if tries.may("the random numbers held"):
         with contextlib.suppress(Exception):
             tested = _repeats_with(subject, x, mode, drawn.labels, default.drawing)
+    explanation = _of_draws(drawn, tested, tries, _to_repeat(subject, random))
+    return _finding(random, drawn, explanation)
+
+
+def _finding(random: Sequence[str], drawn: _Drawn, explanation: Explanation) -> Finding:
     places = drawn.places
     return rules.NOT_REPEATABLE.finding(
         layer=places[0] if places else "not located",
         layers=places,
         message=f"the same batch gives other bits the second time, through {listed(random)}",
-        explanation=_of_draws(drawn, tested, tries, _to_repeat(subject, random)),
+        explanation=explanation,
         bound="no tolerance: bitwise",
         evidence={"random": list(random), "layers": drawn.paths},
     )
+
+
+def _unknown(
+    subject: Subject, x: Nest, random: Sequence[str], mode: bool | None, tries: Tries
+) -> Finding:
+    """The finding where no operation runs that is known to draw: one may do so all the same."""
+    traced, found = Pass(subject, x, training=mode), dict[str, str]()
+    if tries.may("the operations that give other bits for the same input"):
+        found = unrepeatable(traced, x)
+    if not found:
+        return _finding(random, _Drawn([], [], []), NOTHING_SEEN)
+    layers, around = traced.standing(found)
+    paths = {id(call.layer): call.path for call in traced.calls}
+    between = [f"between {before} and {after}" for before, after in around.values()]
+    drawn = _Drawn([paths.get(id(layer), layer.name) for layer in layers], [], between)
+    held = {name: Patch(values) for name, values in results_of(traced, x, found).items()}
+    tested = all(repeats_with(traced, x, {}, held) for _ in range(REPEATED))
+    one = len(found) == 1
+    cause = (
+        f"{listed([*found.values()][:SHOWN])}, {_in(drawn)}, {'gives' if one else 'give'} other "
+        "bits for the same input"
+    )
+    return _finding(
+        random,
+        drawn,
+        Explanation(
+            cause=cause if tested else f"not established; {cause}",
+            tested=f"with what {'it gives' if one else 'they give'} held, the same batch gives "
+            "the same bits"
+            if tested
+            else "",
+            remedy="leave it out of inference, or give it a seed that stays, if it takes one",
+            established=tested,
+        ),
+    )
+
+
+def _in(drawn: _Drawn) -> str:
+    return " and ".join([*(f"in {path}" for path in drawn.paths), *drawn.around])
 
 
 @dataclass(frozen=True)
@@ -71,11 +128,6 @@ def _drawn(default: Pass) -> _Drawn:
 
 def _of_draws(drawn: _Drawn, tested: bool, tries: Tries, remedy: str) -> Explanation:
     """Why rows are not as they were: what draws, if holding it was `tested` to mend that."""
-    if not drawn.places:
-        return Explanation(
-            cause="not established; no random operation was seen",
-            remedy="keep nothing from one call to the next: no counter, no cache",
-        )
     one = len(drawn.places) == 1
     who = listed([*drawn.paths, *(f"the code {place}" for place in drawn.around)])
     draws = f"{who} {'draws' if one else 'draw'} random numbers"
