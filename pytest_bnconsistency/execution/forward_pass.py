@@ -136,7 +136,7 @@ class Pass:
         self._modes, self._patches = dict(modes or {}), dict(patched or {})
         self._operations = dict(operations or {})
         self._concrete: Any = None
-        self._may_trace = traced
+        self._to_trace = traced
         self.known: dict[Any, Any] = {}
         self.structure: Nest = None
         self._record_sizes: list[int | None] = []
@@ -186,11 +186,11 @@ class Pass:
         row_by_row: Collection[int] = (),
         patched: Mapping[str, list[Array]] | None = None,
         operations: Mapping[str, Patch] | None = None,
-        traced: bool = True,
+        traced: bool | None = None,
     ) -> Pass:
         """The same pass with another instrument, and with more interventions.
 
-        What was not to be traced is not traced now either.
+        It is traced, or is not, as this one was to be where nothing else is said.
         """
         return Pass(
             self.subject,
@@ -202,7 +202,7 @@ class Pass:
             row_by_row=[*self.row_by_row, *row_by_row],
             patched=patched,
             operations=operations,
-            traced=traced and self._may_trace,
+            traced=self._to_trace if traced is None else traced,
             written=self.written,
         )
 

@@ -112,7 +112,7 @@ def recorded(
 
 def in_trace(seen: Pass, x: Nest) -> tuple[dict[str, list[Array]], dict[str, list[Array]]]:
     """The same as `given_and_returned`, in a trace for any number of rows."""
-    traced = seen.again(x, _InTrace())
+    traced = seen.again(x, _InTrace(), traced=True)
     given, returned = dict[str, list[Array]](), dict[str, list[Array]]()
     for call, record in zip(traced.calls, traced.run(x).records, strict=True):
         count, *values = record or [np.array(0)]

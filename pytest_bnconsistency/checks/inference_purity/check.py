@@ -30,8 +30,8 @@ def check(context: CheckContext) -> CheckResult:
 def _decide(context: CheckContext, x: Nest) -> CheckResult:
     runs = run_all(context, x)
     random = not_repeatable(context, x, runs.seen)
-    # Where nothing is known to draw, what repeated itself did so by luck.
-    by_luck = random and not observed(context, None).draws
+    # Where what gives other bits is not known to draw, the rest repeated itself by luck.
+    by_luck = any(found.layers for found in random) and not observed(context, None).draws
     agreeing = Agreement() if by_luck else agreement(context, x, runs.steady)
     findings = (*state_moves(context, runs), *random, *agreeing.wrong)
     # What does not repeat itself moves by more than rounding.
