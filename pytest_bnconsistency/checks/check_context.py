@@ -6,6 +6,7 @@ Nothing here imports TensorFlow by itself: tests are collected without it.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -134,10 +135,12 @@ class CheckContext:
             return self._with_ids(x)
         specs = self.specs()
         if specs is None:
+            name, is_function = self.subject.name, inspect.isfunction(self.subject.model)
             raise DataError(
-                f"the input shape of model {self.subject.name!r} is not known, so no rows can be "
+                f"the input shape of model {name!r} is not known, so no rows can be "
                 "generated; give some rows as x, or --bn-data, or their shape: "
                 "shape=(32, 32, 3), --bn-shape '(32, 32, 3)'"
+                + (f"; or {name}(), if that returns the model" if is_function else "")
             )
         from pytest_bnconsistency.execution.accepted_sizes import fitting_size
 

@@ -40,6 +40,7 @@ def test_a_layer_declared_transductive_is_skipped_and_the_rest_is_not(k, x):
     sound = expect_verdict(CHECK, Verdict.NOT_APPLICABLE, build(), x, transductive=declared)
     assert "critic/stddev: the critic compares samples" in sound.summary
     assert "keeps its bits" in sound.summary
+    assert "; in batches of 1, 2, 3 and 5 it moves by 0." in sound.summary
     leaking = build(layer_of(k, MIXING["centred"]))
     expect_failure(
         CHECK,

@@ -267,8 +267,13 @@ def test_what_cannot_be_run_is_one_sentence(rows, subject, sentence):
 def test_rows_are_generated_where_a_signature_tells_them():
     spec = tf.TensorSpec([None, 4], tf.float32)
     expect_pass(BATCH, tf.function(lambda x: x * 2, input_signature=[spec]))
-    with pytest.raises(BNConsistencyError, match="give some rows as x, or --bn-data"):
-        assert_batch_invariance(lambda x: x)
+
+    def build(width=8):
+        raise NotImplementedError
+
+    with pytest.raises(BNConsistencyError, match="give some rows as x, or --bn-data") as caught:
+        assert_batch_invariance(build)
+    assert str(caught.value).endswith("; or build(), if that returns the model")
 
 
 class Respectful(Norm):

@@ -122,6 +122,8 @@ def test_what_is_inconclusive_says_how_many_rows_would_tell():
     result = expect_verdict(CHECK, "vacuous", dense_on_digits(0.9), x[:20], y[:20], batch_size=64)
     assert "but not surely, as chance alone explains" in result.summary
     assert "give about" in result.hint
+    few = expect_verdict(CHECK, "vacuous", dense_on_digits(0.9), x[:3], y[:3], batch_size=64)
+    assert few.summary.endswith("% (counting so few rows)")  # and the figure once
 
 
 # One set of statistics for unlike inputs: no population statistics mend it.

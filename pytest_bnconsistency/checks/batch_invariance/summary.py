@@ -47,7 +47,7 @@ def inconclusive(compared: Compared, further: Further) -> Unseen | None:
         )
     if not compared.sound:
         outputs = [output for given in compared.outputs(repeating=True) for output in given]
-        shapes = listed(dict.fromkeys(str(output.shape) for output in outputs))
+        shapes = listed(dict.fromkeys(str(output.shape) for output in outputs)) or "no arrays"
         rows = rows_of(compared.x)
         return Unseen(
             summary=f"no output has the {rows} rows of the batch first: {shapes}",
@@ -83,8 +83,8 @@ def passed_summary(compared: Compared, further: Further, limits: Mapping[str, fl
     smallest = "; ".join(f"{share:.0e} at {place}" for place, share in limits.items())
     kept = "values within noise" if compared.row_routing else "bits"
     within = (
-        f"batch sizes {listed(compared.sizes)} stay within {compared.margin:.2f} of the noise "
-        "bound"
+        f"in batches of {listed(compared.sizes)} it moves by {compared.margin:.2f} of the noise "
+        "bound or less"
         if not any(judged.noise_dominated for judged in compared.known)
         else "batch sizes were not judged, because rounding alone moves the outputs by more than "
         f"{NOISE_DOMINATED:g} of their scale"

@@ -18,6 +18,8 @@ from pytest_bnconsistency.checks.train_eval_agreement.training_reference import 
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
 
+MOST = 0.9
+"""A part of what chance explains that may stand for the whole of it."""
 MOST_ROWS = 20_000
 """More rows are not asked for: something else must settle it."""
 
@@ -74,7 +76,8 @@ def _said(
         if worst.exceeds_tolerance
         else f"within the tolerance ({worst.quantity.limit} would fail), but not surely"
     )
-    chance = f"{_amount(worst, worst.noise)} (most of it {by}: {_amount(worst, share)})"
+    part = by if share > MOST * worst.noise else f"most of it {by}: {_amount(worst, share)}"
+    chance = f"{_amount(worst, worst.noise)} ({part})"
     return f"{found}: {where}, as chance alone explains {chance}", _hint(worst, data)
 
 
