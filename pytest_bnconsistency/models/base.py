@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Kind, Nest, flatten, map_nest, packed, rows_of
 from pytest_bnconsistency.data.rows import Data
@@ -111,6 +110,8 @@ class Subject(abc.ABC):
         return self._hook(whole, self._through)
 
     def _through(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Nest:
+        import tensorflow as tf  # tests are collected without it
+
         outputs = self.call(packed(args[0], self.kinds), kwargs.get("training"))
         # Of arrays, as a function of arrays gives them, nothing could be recorded.
         return map_nest(

@@ -57,7 +57,7 @@ def test_no_such_rule(broken, name, expected):
     result.stdout.no_fnmatch_line("*")
 
 
-@pytest.mark.thorough
+@pytest.mark.every_case
 @pytest.mark.parametrize("option", ["--bn-explain=BN201", "--bn-checks"])
 def test_no_tensorflow_is_needed(tmp_path, option):
     """Nor anything that takes long to import."""
