@@ -20,6 +20,7 @@ SPEC = Spec((3,), "float32")
         "2 rows; row 1 constant 100",
         "9 rows of random 1",
         "4 rows of data 2; rows 1-2 zero with nan; row 3 like row 0",
+        "6 rows; rows 1-4 constant 2",
         "3 rows; size 48; row 0 random 2.5 seed 7; row 2 constant -0.1 with 1000 at 5",
         "3 rows; row 0 data 5 times 100; row 1 data 1 mixed 0.25 with 2; row 2 data 0 shuffled 3",
     ],
@@ -55,6 +56,23 @@ def test_rows_are_made_as_the_words_say():
     np.testing.assert_array_equal(made[3:5], [[30, 40, 50], [1.5, 2.5, 3.5]])
     assert sorted(made[5]) == [3, 4, 5]
     assert made.dtype == np.float32
+
+
+def test_the_rest_are_rows_of_the_data_one_after_the_other():
+    data = np.arange(4, dtype=np.float32)[:, None]
+    made = Source(specs_like(data), data).expand(Recipe.parse("4 rows of data 1; row 3 zero"))
+    assert made.ravel().tolist() == [1, 2, 3, 0]
+
+
+def test_what_a_row_may_be_is_said_with_an_example_each():
+    with pytest.raises(DataError) as refused:
+        Recipe.parse("2 rows; row 1 blue")
+    examples = (
+        "zero, constant 100, random 1 seed 3, like row 0, data 5, data 5 times 100, "
+        "data 5 shuffled 3 or data 5 mixed 0.5 with 2, each with one element set where wanted: "
+        "zero with nan at 7"
+    )
+    assert str(refused.value).endswith(f"expected {examples}")
 
 
 def test_the_rest_are_rows_of_one_kind_each_its_own():

@@ -6,6 +6,8 @@ import pytest
 from small_models import OwnNormalization
 
 from pytest_bnconsistency import recalibrate
+from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics
+from pytest_bnconsistency.measurement.population import Estimate, Moment
 
 
 def normalised(k, layer, shape=(4,)):
@@ -25,6 +27,27 @@ def test_unequal_batches_join_to_the_whole(k, batch_size, shape):
     exact = x.astype(np.float64)
     np.testing.assert_allclose(bn.moving_mean.numpy(), exact.mean(axes), rtol=1e-6)
     np.testing.assert_allclose(bn.moving_variance.numpy(), exact.var(axes), rtol=1e-6)
+
+
+def test_an_estimate_knows_its_halves_and_how_batches_differ():
+    class Mean:
+        @staticmethod
+        def value(moment):
+            return moment.mean
+
+    rng = np.random.default_rng(0)
+    batches = [rng.normal(2, 3, (rows, 4)) for rows in (7, 16, 5, 12, 9)]
+    estimate = Estimate([Mean()])
+    assert (estimate.rows, estimate.spread, estimate.halves) == (0, [], [])
+    for batch in batches:
+        moment = Moment(len(batch), batch.mean(0), batch.var(0))
+        estimate.add(BatchStatistics(len(batch), ((moment,),), (batch.mean(0),), []))
+    assert (estimate.rows, estimate.batches) == (49, 5)
+    np.testing.assert_allclose(estimate.population[0], np.concatenate(batches).mean(0))
+    for half, (mean,) in enumerate(estimate.halves):
+        np.testing.assert_allclose(mean, np.concatenate(batches[half::2]).mean(0))
+    means = np.array([batch.mean(0) for batch in batches])
+    np.testing.assert_allclose(estimate.spread[0], means.std(0, ddof=1))
 
 
 @pytest.mark.parametrize("level", [100, 10_000])
