@@ -89,7 +89,7 @@ CONFTEST = """
                     file.write(json.dumps(value) + "\\n")
 """
 
-OF_THE_DOOR = {"name", "title", "path", "line", "test", "reproduce", "seconds"}
+OF_THE_DOOR = {"name", "title", "shared", "path", "line", "test", "reproduce", "seconds"}
 """What the record says of who asked, and how long it took."""
 
 
