@@ -108,9 +108,14 @@ def applications() -> Iterator[Sound]:
         def build(name: str = name) -> Any:
             side = SMALLEST.get(name, SIDE)
             make = getattr(keras.applications, name)
-            return make(
+            model = make(
                 input_shape=(side, side, 3), weights=None, include_top=False, pooling="avg"
             )
+            pictures = np.random.default_rng(0).standard_normal((64, side, side, 3), np.float32)
+            for layer in model.layers:
+                if isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
+                    layer.adapt(pictures)
+            return model
 
         yield Sound("keras.applications", name, build)
 
