@@ -1,23 +1,20 @@
 """Record and intervene, layer by layer, in one traced forward pass.
 
 A `Pass` is traced once for a mode and then runs on any number of rows. Layers are discovered by
-watching the pass, so that a layer held in a closure counts as well. What an `Instrument` records
-of a layer's output becomes an output of the trace; what it returns instead of the output is what
-the model goes on with.
+watching the pass, so that a layer held in a closure counts as well.
 """
 
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rebuild
+from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
 from pytest_bnconsistency.execution.activation_patching import Patch, patching
@@ -25,42 +22,19 @@ from pytest_bnconsistency.execution.graphs import (
     as_written,
     current_graph,
     names_behind,
-    operation_count,
     sources_of,
-    tensors_in,
     traced_in,
-    with_mask,
     written_variables,
 )
+from pytest_bnconsistency.execution.hooked_calls import HookedCalls, Instrument
 from pytest_bnconsistency.execution.random_operations import Span, draws, noting_draws, standing
-from pytest_bnconsistency.execution.row_by_row import given_single_rows
 from pytest_bnconsistency.execution.state import Variables, reachable_variables
 from pytest_bnconsistency.execution.traces import note_trace
 from pytest_bnconsistency.execution.variable_uses import Uses, variable_uses
-from pytest_bnconsistency.models import Call, Proceed, Subject
+from pytest_bnconsistency.models import Call, Subject
 from pytest_bnconsistency.models.refusals import as_sentence
 
 Found = TypeVar("Found")
-Replay = Callable[[bool], Any]
-"""Run the layer again on the identical input, in training mode or not."""
-
-AHEAD = 4
-"""How many calls a trace may be ahead of its records, so that it keeps few outputs for them."""
-
-
-class Instrument:
-    """What a pass does at each layer and at the end; this one does nothing."""
-
-    def begin(self) -> None:
-        """A run of the model's code starts."""
-
-    def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
-        """The outputs to go on with, and the tensors to record."""
-        return outputs, None
-
-    def finish(self, outputs: list[Any]) -> list[Any] | None:
-        """The tensors to record, behind those of the calls, of a run that gave `outputs`."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -141,6 +115,7 @@ class Pass:
         self.structure: Nest = None
         self._record_sizes: list[int | None] = []
         self._call_outputs: list[list[Any]] = []
+        self._spans: list[Span] = []
         self._replays: list[tuple[int, int]] = []
         self.written: list[Any] = []
         if traced:
@@ -338,87 +313,30 @@ class Pass:
 
     def _body(self, x: Nest) -> tuple[list[Any], list[Any]]:
         graph = current_graph()
-        calls: list[Call] = []
-        passing: list[Call] = []
-        inner: list[Call] = []
-        records: list[list[Any] | None] = []
-        call_outputs: list[list[Any]] = []
-        spans: list[Span] = []
-        replays: list[tuple[int, int]] = []
-        replaying = False
-        # Weak: a run outside of a graph would hold the outputs of all layers at once.
-        known = {id(leaf): weakref.ref(leaf) for leaf in flatten(x)}
-        count = flatten(x)[0].shape[0] or 0
-
-        def is_known(tensor: Any) -> bool:
-            return id(tensor) in known and known[id(tensor)]() is tensor
-
-        def replay(call: Call, proceed: Proceed, training: bool) -> Any:
-            nonlocal replaying
-            replaying, first = True, operation_count(graph)
-            try:
-                with self.subject.modes_kept(call.layer):
-                    return proceed(*self._with_training(call, training))
-            finally:
-                replaying = False
-                replays.append((first, operation_count(graph)))
-
-        def hook(call: Call, proceed: Proceed) -> Any:
-            forced = self._modes.get(id(call.layer))
-            args, kwargs = self._with_training(call, forced)
-            if replaying:
-                return proceed(args, kwargs)
-            if current_graph() is not graph:
-                # The tensors of a loop's body or of a nested function can't leave it.
-                inner.append(call)
-                return proceed(args, kwargs)
-            first = operation_count(graph)
-            quiet = replay(call, proceed, False) if id(call.layer) in self.stochastic_off else None
-            awaited = records[-AHEAD] if len(records) >= AHEAD else None
-            with tf.control_dependencies(awaited or []), self._telling(call, forced):
-                outputs = proceed(args, kwargs)
-            if quiet is not None:
-                outputs = quiet
-            if id(call.layer) in self.row_by_row:
-                outputs = given_single_rows(proceed, args, kwargs, outputs, count)
-            outputs = self._patched(call, outputs)
-            spans.append(Span(call, first, operation_count(graph)))
-            fresh = [tensor for tensor in tensors_in(outputs) if not is_known(tensor)]
-            if not fresh:
-                passing.append(replace(call, args=(), kwargs={}))
-                return outputs
-            outputs, record = self.instrument.on_call(
-                call, outputs, lambda training: replay(call, proceed, training)
-            )
-            tensors = tensors_in(outputs)
-            known.update((id(tensor), weakref.ref(tensor)) for tensor in [*fresh, *tensors])
-            calls.append(call if graph is not None else replace(call, args=(), kwargs={}))
-            records.append(record)
-            call_outputs.append([] if graph is None else traced_in(graph, tensors))
-            return outputs
-
+        seen = HookedCalls(
+            self.subject,
+            x,
+            self.instrument,
+            modes=self._modes,
+            stochastic_off=self.stochastic_off,
+            row_by_row=self.row_by_row,
+            patched=self._patches,
+        )
         self.instrument.begin()
-        with self.subject.watch(hook), patching(self._operations):
+        with self.subject.watch(seen), patching(self._operations):
             outputs = self.subject.forward(x, self.training)
         self.structure = map_nest(lambda leaf: leaf is not None, outputs)
         flat = [self._dense(leaf) for leaf in flatten(outputs) if leaf is not None]
+        records = seen.records
         if (record := self.instrument.finish(flat)) is not None:
-            records.append(record)
-        self.calls, self.passing_calls, self.inner_calls = calls, passing, inner
-        self._call_outputs, self._replays = call_outputs, replays
-        self._spans = spans
-        drawing, self.drawing = ([], {}) if graph is None else draws(graph, spans)
+            records = [*records, record]
+        self.calls, self.passing_calls, self.inner_calls = seen.calls, seen.passing, seen.inner
+        self._call_outputs, self._spans, self._replays = seen.outputs, seen.spans, seen.replays
+        drawing, self.drawing = ([], {}) if graph is None else draws(graph, self._spans)
         self.random_layers = [layer for layer in drawing if id(layer) not in self.stochastic_off]
         self._record_sizes = [None if record is None else len(record) for record in records]
         self._output_count = len(flat)
         return flat, [tensor for record in records if record is not None for tensor in record]
-
-    def _patched(self, call: Call, outputs: Any) -> Any:
-        """The patch of a call, else what it gives."""
-        if call.label not in self._patches:
-            return outputs
-        patches = zip(self._patches[call.label], flatten(outputs), strict=True)
-        return rebuild(outputs, [with_mask(tf.constant(v), leaf) for v, leaf in patches])
 
     def _dense(self, output: Any) -> Any:
         remedies = {
@@ -431,25 +349,6 @@ class Pass:
                 f"expected dense outputs: give a function around the model that returns {remedy}"
             )
         return tf.convert_to_tensor(output)
-
-    def _telling(
-        self, call: Call, training: bool | None
-    ) -> contextlib.AbstractContextManager[None]:
-        """Around a call that is told a mode by us, so that no other call is told it.
-
-        But for one that stands in the place of the layer's own default, which others would get.
-        """
-        if training is None or self.subject.training_default(call.layer) is not None:
-            return contextlib.nullcontext()
-        return self.subject.modes_kept(call.layer)
-
-    def _with_training(
-        self, call: Call, training: bool | None
-    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        """The arguments of `call` with its mode set, where the layer can be told one."""
-        if training is None or not self.subject.takes_training(call.layer):
-            return call.args, call.kwargs
-        return self.subject.with_training(call, training)
 
 
 def neutralised(

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, Nest, distance, flatten, rows_of
 from pytest_bnconsistency.execution.activation_patching import Patch
-from pytest_bnconsistency.execution.forward_pass import Instrument, Observation, Pass, Replay
+from pytest_bnconsistency.execution.forward_pass import Observation, Pass
+from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.execution.random_operations import SHARES, drawing
 from pytest_bnconsistency.execution.row_hashes import Operations

@@ -22,7 +22,8 @@ from pytest_bnconsistency.data.arrays import (
     rebuild,
     rows_of,
 )
-from pytest_bnconsistency.execution.forward_pass import Instrument, Pass, Replay
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
 from pytest_bnconsistency.models import Call
 
 MORE = 3

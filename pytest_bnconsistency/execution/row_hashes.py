@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, flatten
 from pytest_bnconsistency.execution.activation_patching import open_axes
-from pytest_bnconsistency.execution.forward_pass import Instrument, Replay
 from pytest_bnconsistency.execution.graphs import is_batch, names_behind, tensors_in
+from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
 from pytest_bnconsistency.models import Call
 
 _ALL = [[0], [2**31 - 1]]

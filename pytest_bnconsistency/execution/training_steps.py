@@ -17,8 +17,8 @@ import tensorflow as tf
 from pytest_bnconsistency.data.arrays import Array, Nest, is_float, map_nest
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import BNConsistencyError, StepError
-from pytest_bnconsistency.execution.forward_pass import Instrument, Replay
 from pytest_bnconsistency.execution.graphs import as_written
+from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
 from pytest_bnconsistency.execution.state import Variables, preserve_state, reachable_variables
 from pytest_bnconsistency.execution.traces import Traces
 from pytest_bnconsistency.models import Call, Subject

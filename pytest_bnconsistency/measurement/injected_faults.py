@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, is_float, map_nest
-from pytest_bnconsistency.execution.forward_pass import Replay
 from pytest_bnconsistency.execution.graphs import is_batch, with_mask
+from pytest_bnconsistency.execution.hooked_calls import Replay
 from pytest_bnconsistency.execution.row_hashes import Fingerprints
 from pytest_bnconsistency.measurement.monte_carlo_rounding import floating
 from pytest_bnconsistency.models import Call

@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, Nest, map_nest
 from pytest_bnconsistency.execution.activation_patching import Operation, replacing
-from pytest_bnconsistency.execution.forward_pass import Instrument, Pass, Replay
+from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.graphs import with_mask
+from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
 from pytest_bnconsistency.models import Call, Part
 
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}

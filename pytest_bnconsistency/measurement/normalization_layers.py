@@ -22,7 +22,8 @@ import tensorflow as tf
 from pytest_bnconsistency.data.arrays import Array, map_nest
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError
-from pytest_bnconsistency.execution.forward_pass import Instrument, Pass, Replay, neutralised
+from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
+from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
 from pytest_bnconsistency.execution.state import Variables
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
 from pytest_bnconsistency.measurement.monte_carlo_rounding import EPSILON

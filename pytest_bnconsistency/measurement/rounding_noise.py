@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, Nest, distance, is_float, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError
-from pytest_bnconsistency.execution.forward_pass import Instrument, Pass
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.hooked_calls import Instrument
 from pytest_bnconsistency.execution.state import same_bits
 from pytest_bnconsistency.measurement.monte_carlo_rounding import (
     EPSILON,

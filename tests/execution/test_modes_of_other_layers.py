@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from pytest_bnconsistency.execution.forward_pass import Instrument, Pass
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.hooked_calls import Instrument
 from pytest_bnconsistency.models import subject_of
 
 X = np.ones((3, 4), "float32")

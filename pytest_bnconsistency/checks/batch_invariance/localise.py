@@ -21,7 +21,8 @@ from pytest_bnconsistency.execution.batch_variants import (
     joint_batch_variants,
     with_kept_changed,
 )
-from pytest_bnconsistency.execution.forward_pass import Instrument, Pass
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.hooked_calls import Instrument
 from pytest_bnconsistency.execution.layer_values import results_of
 from pytest_bnconsistency.execution.row_hashes import (
     Fingerprints,

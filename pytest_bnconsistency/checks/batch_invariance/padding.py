@@ -11,7 +11,8 @@ from pytest_bnconsistency.checks.batch_invariance import explain_padding as diag
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Nest
-from pytest_bnconsistency.execution.forward_pass import Instrument, Pass
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.hooked_calls import Instrument
 from pytest_bnconsistency.execution.padding import (
     Padded,
     Sequences,
