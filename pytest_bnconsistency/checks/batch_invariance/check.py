@@ -24,6 +24,7 @@ from pytest_bnconsistency.checks.batch_invariance.summary import (
 )
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.traced_passes import observed
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.execution.accepted_sizes import only_size
@@ -37,12 +38,10 @@ NAME = "batch_invariance"
 def check(context: CheckContext) -> CheckResult:
     reason = context.settings.transductive
     if isinstance(reason, str):
-        summary = f"the model is declared transductive: {reason}"
-        return CheckResult(
-            check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=summary, waived=True
-        )
+        declared_so = Unanswered(f"the model is declared transductive: {reason}")
+        return replace(declared_so.not_applicable(NAME), waived=True)
     if refusal := only_size(context.subject):
-        return CheckResult(check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=refusal)
+        return Unanswered(refusal).not_applicable(NAME)
     x = context.sample()
     with preserve_state(context.subject):
         if not reason:
@@ -94,10 +93,10 @@ def _decide(context: CheckContext, x: Nest, row_by_row: Collection[int] = ()) ->
     if findings:
         return result
     if open_question := inconclusive(compared, further):
-        return open_question.of(result)
+        return open_question.left_open(result)
     limits = detection_limits(compared)
     evidence = {**result.evidence, "resolution": limits}
     if not limits:
-        return NOTHING_WOULD_SHOW.of(replace(result, evidence=evidence))
+        return NOTHING_WOULD_SHOW.left_open(replace(result, evidence=evidence))
     summary = passed_summary(compared, further, limits)
     return replace(result, verdict=Verdict.PASSED, evidence=evidence, summary=summary)

@@ -3,59 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from pytest_bnconsistency.checks.batch_invariance.comparisons import Compared
 from pytest_bnconsistency.checks.batch_invariance.detection_limit import detection_limit
 from pytest_bnconsistency.checks.batch_invariance.judged import names_of
 from pytest_bnconsistency.checks.batch_invariance.padding import Further
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.arrays import rows_of
 from pytest_bnconsistency.measurement.rounding_noise import NOISE_DOMINATED
-from pytest_bnconsistency.results import CheckResult, Verdict
 from pytest_bnconsistency.words import listed
 
-
-@dataclass(frozen=True, kw_only=True)
-class Unseen:
-    """Why a violation could not have been seen, and what to do about that."""
-
-    summary: str
-    hint: str
-
-    def of(self, result: CheckResult) -> CheckResult:
-        """The result, inconclusive for that reason."""
-        return replace(result, verdict=Verdict.VACUOUS, summary=self.summary, hint=self.hint)
-
-
-NOTHING_WOULD_SHOW = Unseen(
-    summary="not even a row moved by 0.1 of its batch's mean would have been seen",
+NOTHING_WOULD_SHOW = Unanswered(
+    why="not even a row moved by 0.1 of its batch's mean would have been seen",
     hint="give rows that differ, and a model whose layers are not all zero",
 )
 
 
-def inconclusive(compared: Compared, further: Further) -> Unseen | None:
+def inconclusive(compared: Compared, further: Further) -> Unanswered | None:
     """Why nothing can be told though nothing was found, and what to do."""
     if not compared.known:
-        return Unseen(
-            summary="inference is random: the same batch gives other bits in a second run",
+        return Unanswered(
+            why="inference is random: the same batch gives other bits in a second run",
             hint="remove the randomness from inference; inference_purity says where it is",
         )
     if not compared.finite:
-        return Unseen(
-            summary="the outputs are NaN or Inf, whatever the batch",
+        return Unanswered(
+            why="the outputs are NaN or Inf, whatever the batch",
             hint="statistics_health says whether stored statistics are at fault",
         )
     if not compared.sound:
         outputs = [output for given in compared.outputs(repeating=True) for output in given]
         shapes = listed(dict.fromkeys(str(output.shape) for output in outputs)) or "no arrays"
         rows = rows_of(compared.x)
-        return Unseen(
-            summary=f"no output has the {rows} rows of the batch first: {shapes}",
+        return Unanswered(
+            why=f"no output has the {rows} rows of the batch first: {shapes}",
             hint="give a model, or a function around it, whose outputs have the rows first",
         )
     if compared.dominated or any(moved.dominated for moved in further.moves):
-        return Unseen(
-            summary="rounding alone may move the outputs by as much as they are large, so no "
+        return Unanswered(
+            why="rounding alone may move the outputs by as much as they are large, so no "
             "change of them between batches of other sizes or lengths tells anything",
             hint="give rows whose outputs do not cancel to nearly zero, or compute in a higher "
             "precision",

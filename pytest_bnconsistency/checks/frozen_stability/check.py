@@ -25,6 +25,7 @@ from pytest_bnconsistency.checks.frozen_stability.summary import (
     open_question,
     summary_of,
 )
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.accepted_sizes import only_size
@@ -39,7 +40,7 @@ def check(context: CheckContext) -> CheckResult:
     if context.asked:
         _must_be_possible(context)
     if refusal := _refused(context):
-        return CheckResult(check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=refusal)
+        return Unanswered(refusal).not_applicable(NAME)
     x = step_rows(context)
     with preserve_state(context.subject, context.train_step) as state:
         return _decide(context, x, state)
@@ -75,12 +76,10 @@ def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:
     if not declared.frozen:
         found = len(declared.normalization_layers)
         free = f"; {counted(found, 'normalization layer')} trainable" if found else ""
-        return CheckResult(
-            check=NAME,
-            verdict=Verdict.NOT_APPLICABLE,
-            summary=f"no layer with variables is declared frozen{free}",
-            hint="set trainable=False, call with training=False, or say frozen='backbone/*'",
-        )
+        return Unanswered(
+            f"no layer with variables is declared frozen{free}",
+            "set trainable=False, call with training=False, or say frozen='backbone/*'",
+        ).not_applicable(NAME)
     watched = [v for f in declared.frozen for v in f.variables]
     watched += [v for n in declared.normalization_layers for v in (*n.statistics, *n.weights)]
     state.add(watched)
@@ -100,6 +99,5 @@ def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:
     if findings:
         return result
     if question := open_question(training, m, ran):
-        why, hint = question
-        return replace(result, verdict=Verdict.VACUOUS, summary=why, hint=hint)
+        return question.left_open(result)
     return replace(result, verdict=Verdict.PASSED, summary=summary_of(m, ran))

@@ -9,6 +9,7 @@ from pytest_bnconsistency.checks.frozen_stability.declared import not_frozen
 from pytest_bnconsistency.checks.frozen_stability.explain import Frozen, Measured
 from pytest_bnconsistency.checks.frozen_stability.fine_tuning import Start
 from pytest_bnconsistency.checks.frozen_stability.status import Status
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.training_steps import SHIFT, Ran
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
@@ -29,17 +30,17 @@ def summary_of(m: Measured, ran: Ran) -> str:
     )
 
 
-def open_question(training: Pass, m: Measured, ran: Ran) -> tuple[str, str] | None:
+def open_question(training: Pass, m: Measured, ran: Ran) -> Unanswered | None:
     """Why nothing can be told though nothing moved, and what to do; None where it can."""
     free_layers = not_frozen(m.subject, training, m.frozen).values()
     if not ran.trained and any(map(m.subject.trainable, free_layers)):
-        return (
+        return Unanswered(
             f"{m.steps.path} changed no variable of this model in {len(ran.sizes)} runs",
             "give a train_step(x, y) that trains the model that is given",
         )
     blind = [f for f in m.frozen if not m.gap(f).compared]
     if blind:
-        return (
+        return Unanswered(
             f"the outputs of {blind[0].path} are NaN or Inf in both modes, in {len(blind)} of "
             f"{counted(len(m.frozen), 'frozen layer')}",
             "look for NaN in the weights; statistics_health says whether stored statistics are at "

@@ -19,6 +19,7 @@ from pytest_bnconsistency.checks.statistics_health.distances import (
 )
 from pytest_bnconsistency.checks.statistics_health.failures import unusable
 from pytest_bnconsistency.checks.statistics_health.warnings import fed_by_random_layers, unusual
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.stored_statistics import (
@@ -41,12 +42,8 @@ def check(context: CheckContext) -> CheckResult:
         return _failed(context, stored, findings)
     known, found, refused = _with_data(context, stored)
     if not found:
-        return CheckResult(
-            check=NAME,
-            verdict=Verdict.NOT_APPLICABLE,
-            summary=context.subject.layerless or "no layer holds statistics",
-            hint="" if known else refused or UNSEEN,
-        )
+        why = context.subject.layerless or "no layer holds statistics"
+        return Unanswered(why, "" if known else refused or UNSEEN).not_applicable(NAME)
     if findings := list(unusable(context, found)):
         return _failed(context, found, findings)
     layers = [] if known is None else distances(known)

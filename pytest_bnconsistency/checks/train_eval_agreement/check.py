@@ -25,13 +25,25 @@ from pytest_bnconsistency.checks.train_eval_agreement import (
     training_reference,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measure import measured
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.checks.train_eval_agreement.tolerances import Excess
+from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.arrays import all_finite
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.accepted_sizes import only_size
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.results import CheckResult, Verdict
+from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 
 NAME = "train_eval_agreement"
+ONE_ROW = Unanswered(
+    "one row has no batch statistics worth the name",
+    "give at least two rows, better a few hundred",
+)
+NOT_FINITE = Unanswered(
+    "the outputs are NaN or Inf, under the population statistics of the data as well",
+    "look for NaN in the weights",
+)
 
 
 def check(context: CheckContext) -> CheckResult:
@@ -41,16 +53,13 @@ def check(context: CheckContext) -> CheckResult:
                 "train_eval_agreement needs data and got none; give training data as x, and y "
                 "for loss and metrics, or --bn-data"
             )
-        return _not_applicable("needs training data", "give x and y, or --bn-data")
+        return Unanswered("needs training data", "give x and y, or --bn-data").not_applicable(NAME)
     if context.data.rows < 2:
-        return _inconclusive(
-            "one row has no batch statistics worth the name",
-            "give at least two rows, better a few hundred",
-        )
+        return ONE_ROW.inconclusive(NAME)
     if context.subject.modeless:
-        return _not_applicable(context.subject.modeless, "give f(x, training=...)")
+        return Unanswered(context.subject.modeless, "give f(x, training=...)").not_applicable(NAME)
     if refusal := only_size(context.subject):
-        return _not_applicable(refusal, "")
+        return Unanswered(refusal).not_applicable(NAME)
     with preserve_state(context.subject):
         return _decide(context, estimated(context))
 
@@ -75,18 +84,12 @@ def _decide(context: CheckContext, known: Estimated) -> CheckResult:
 def _compared(context: CheckContext, known: Estimated) -> CheckResult:
     m = measured(context, context.given, known, context.updates())
     if not all_finite(m.population.outputs):
-        return _inconclusive(
-            "the outputs are NaN or Inf, under the population statistics of the data as well",
-            "look for NaN in the weights",
-        )
-    finding, far = None, None
+        return NOT_FINITE.inconclusive(NAME)
     found = population_reference.compared(context, m, known)
-    if worse := population_reference.surely_worse(m, found):
-        finding = disagreement.explain(m, inconclusive.bound(worse))
-    else:
+    worse, far = population_reference.surely_worse(m, found), None
+    if not worse:
         far = training_reference.far_though_recalibrated(context, m, known)
-        if far is not None and far.proven:
-            finding = disagreement.unexplained(m, inconclusive.bound(far.worst))
+    finding = _finding(m, worse, far)
     steps = stepping.Stepped()
     if m.small or (finding is not None and not finding.cause_tested):
         steps = stepping.stepped(m)
@@ -100,14 +103,14 @@ def _compared(context: CheckContext, known: Estimated) -> CheckResult:
     if finding is not None:
         return replace(result, verdict=Verdict.FAILED, findings=(finding,))
     if open_question := inconclusive.question(m, found, far):
-        why, hint = open_question
-        return replace(result, verdict=Verdict.VACUOUS, summary=why, hint=hint)
+        return open_question.left_open(result)
     return replace(result, summary=summary.passed_summary(m, found))
 
 
-def _not_applicable(why: str, hint: str) -> CheckResult:
-    return CheckResult(check=NAME, verdict=Verdict.NOT_APPLICABLE, summary=why, hint=hint)
-
-
-def _inconclusive(why: str, hint: str) -> CheckResult:
-    return CheckResult(check=NAME, verdict=Verdict.VACUOUS, summary=why, hint=hint)
+def _finding(m: Measured, worse: Excess | None, far: Comparison | None) -> Finding | None:
+    """What is surely wrong, against the one reference or the other."""
+    if worse is not None:
+        return disagreement.explain(m, inconclusive.bound(worse))
+    if far is not None and far.proven:
+        return disagreement.unexplained(m, inconclusive.bound(far.worst))
+    return None

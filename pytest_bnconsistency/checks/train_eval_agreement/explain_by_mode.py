@@ -11,6 +11,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.training_reference import 
     Comparison,
     Holder,
 )
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, numbers, right
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
@@ -24,26 +25,24 @@ def judged(name: str, context: CheckContext, known: Estimated) -> CheckResult:
     """The answer where training mode may hang on state, or on the batch, all the same."""
     far, data = training_reference.far_without_normalization(context, known), context.given
     if far is None:
-        why, hint = _without_statistics(training_reference.moved(known))
-        return CheckResult(check=name, verdict=Verdict.NOT_APPLICABLE, summary=why, hint=hint)
+        return _without_statistics(training_reference.moved(known)).not_applicable(name)
     if not far.proven:
-        why, hint = inconclusive.by_training(far, data)
-        return CheckResult(check=name, verdict=Verdict.VACUOUS, summary=why, hint=hint)
+        return inconclusive.by_training(far, data).inconclusive(name)
     finding = _finding(far, data, inconclusive.bound(far.worst))
     return CheckResult(check=name, verdict=Verdict.FAILED, findings=(finding,), notes=data.notes)
 
 
-def _without_statistics(moved: Sequence[Holder]) -> tuple[str, str]:
+def _without_statistics(moved: Sequence[Holder]) -> Unanswered:
     """Why nothing is judged where training mode moves no statistic that is known."""
     if moved:
         named = listed([holder.path for holder in moved], most=SHOWN)
-        return (
+        return Unanswered(
             f"what training mode moves in {named} is no statistic of its input that is known, and "
             "evaluation is not far worse than training mode",
             "known are means, variances, deviations and mean squares; look at other statistics in "
             "a test of their own",
         )
-    return (
+    return Unanswered(
         "no layer has statistics that move in training mode",
         "there is no normalization layer, or all of them are frozen",
     )

@@ -15,6 +15,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     doubted,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
 
@@ -39,9 +40,7 @@ def bound(excess: Excess) -> str:
     return f"{said}; so few rows can't tell, but the initial values left in the statistics do"
 
 
-def question(
-    m: Measured, found: Sequence[Excess], far: Comparison | None
-) -> tuple[str, str] | None:
+def question(m: Measured, found: Sequence[Excess], far: Comparison | None) -> Unanswered | None:
     """Why it can't be told whether a model agrees, and what to give; None where it does."""
     if open_questions := doubted(found):
         under = "under population statistics"
@@ -49,14 +48,14 @@ def question(
     return None if far is None else by_training(far, m.data)
 
 
-def by_training(far: Comparison, data: Data) -> tuple[str, str]:
+def by_training(far: Comparison, data: Data) -> Unanswered:
     """The same, where evaluation is far from training mode."""
     return _said(far.stored, far.trained, "in training mode", data, far.found)
 
 
 def _said(
     stored: Side, reference: Side, under: str, data: Data, open_questions: Sequence[Excess]
-) -> tuple[str, str]:
+) -> Unanswered:
     """Why it can't be told, and what to give."""
     worst = max(open_questions, key=lambda excess: excess.amount)
     words = numbers(stored, reference, gap(stored, reference, data))
@@ -65,7 +64,8 @@ def _said(
         worst.quantity.counted or worst.quantity.sure > 1
     )
     if worst.exceeds_tolerance and not telling:
-        return f"evaluation differs, and only targets tell whether it is worse: {found}", "give y"
+        why = f"evaluation differs, and only targets tell whether it is worse: {found}"
+        return Unanswered(why, "give y")
     share, by = max(
         (worst.counting, "counting so few rows"),
         (worst.sampling_error, "statistics of so few rows"),
@@ -78,7 +78,8 @@ def _said(
     )
     part = by if share > MOST * worst.noise else f"most of it {by}: {_amount(worst, share)}"
     chance = f"{_amount(worst, worst.noise)} ({part})"
-    return f"{found}: {where}, as chance alone explains {chance}", _hint(worst, data)
+    why = f"{found}: {where}, as chance alone explains {chance}"
+    return Unanswered(why, _hint(worst, data))
 
 
 def _hint(worst: Excess, data: Data) -> str:

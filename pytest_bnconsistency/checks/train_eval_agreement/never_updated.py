@@ -19,6 +19,7 @@ from pytest_bnconsistency.checks.population_statistics import (
     training_pass,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import Variables, preserve_state
@@ -73,14 +74,12 @@ def layers(context: CheckContext, known: Estimated) -> Layers:
 def judged(name: str, context: CheckContext, layers: Layers) -> CheckResult:
     """The answer for statistics at their initial values: a fault, if the model was trained."""
     if untrained := _untrained(context, layers):
-        return CheckResult(
-            check=name,
-            verdict=Verdict.VACUOUS,
-            summary=f"the model was never trained: the statistics of {layers_of(untrained)} "
+        return Unanswered(
+            f"the model was never trained: the statistics of {layers_of(untrained)} "
             f"({untrained[0].path} first) are exactly their initial values",
-            hint="train it or load trained weights first; if a loop of your own trained it, say "
+            "train it or load trained weights first; if a loop of your own trained it, say "
             "updates=<number of steps>",
-        )
+        ).inconclusive(name)
     finding = _finding(context, layers)
     return CheckResult(
         check=name, verdict=Verdict.FAILED, findings=(finding,), evidence=dict(finding.evidence)

@@ -9,6 +9,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.measure import evaluated
 from pytest_bnconsistency.checks.train_eval_agreement.never_updated import ANY_MOMENTUM, Layers
 from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import HALF, Comparison
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
@@ -30,10 +31,9 @@ def judged(name: str, context: CheckContext, known: Estimated, layers: Layers) -
         hint = "evaluation is not far worse than training mode"
         far = training_reference.far_without_normalization(context, known)
     if far is None:
-        return CheckResult(check=name, verdict=Verdict.NOT_APPLICABLE, summary=why, hint=hint)
+        return Unanswered(why, hint).not_applicable(name)
     if not far.proven:
-        why, hint = inconclusive.by_training(far, context.given)
-        return CheckResult(check=name, verdict=Verdict.VACUOUS, summary=why, hint=hint)
+        return inconclusive.by_training(far, context.given).inconclusive(name)
     found = _finding(context, known, layers, far, inconclusive.bound(far.worst))
     notes = context.given.notes
     return CheckResult(check=name, verdict=Verdict.FAILED, findings=(found,), notes=notes)
