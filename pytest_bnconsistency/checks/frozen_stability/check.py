@@ -31,7 +31,6 @@ from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.accepted_sizes import only_size
 from pytest_bnconsistency.execution.state import Variables, preserve_state
 from pytest_bnconsistency.results import CheckResult, Verdict
-from pytest_bnconsistency.words import counted
 
 NAME = "frozen_stability"
 
@@ -74,16 +73,9 @@ def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:
     training = training_pass(context)
     declared = Declarations(context, training)
     if not declared.frozen:
-        found = len(declared.normalization_layers)
-        free = f"; {counted(found, 'normalization layer')} trainable" if found else ""
-        return Unanswered(
-            f"no layer with variables is declared frozen{free}",
-            "set trainable=False, call with training=False, or say frozen='backbone/*'",
-        ).not_applicable(NAME)
-    watched = [v for f in declared.frozen for v in f.variables]
-    watched += [v for n in declared.normalization_layers for v in (*n.statistics, *n.weights)]
-    state.add(watched)
-    m, ran = measured(context, x, training, declared.frozen, watched)
+        return declared.none_frozen.not_applicable(NAME)
+    state.add(declared.variables)
+    m, ran = measured(context, x, training, declared)
     start = start_of(context, training, m)
     m = with_table(m, start)
     findings = explain.explain(m)

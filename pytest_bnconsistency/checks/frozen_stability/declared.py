@@ -9,10 +9,12 @@ from typing import Any
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability.explain import Frozen
 from pytest_bnconsistency.checks.frozen_stability.status import NormalizationLayer
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
 from pytest_bnconsistency.models import Call, Subject
+from pytest_bnconsistency.words import counted
 
 
 class Declarations:
@@ -25,6 +27,22 @@ class Declarations:
         self.frozen = self._frozen()
         self._check_pattern()
         self.normalization_layers = self._normalization_layers()
+
+    @property
+    def variables(self) -> list[Any]:
+        """What must stay, and all that normalization layers hold."""
+        held = [v for n in self.normalization_layers for v in (*n.statistics, *n.weights)]
+        return [*(v for f in self.frozen for v in f.variables), *held]
+
+    @property
+    def none_frozen(self) -> Unanswered:
+        """Why there is nothing to check where nothing is declared frozen."""
+        found = len(self.normalization_layers)
+        free = f"; {counted(found, 'normalization layer')} trainable" if found else ""
+        return Unanswered(
+            f"no layer with variables is declared frozen{free}",
+            "set trainable=False, call with training=False, or say frozen='backbone/*'",
+        )
 
     def _of(self, call: Call) -> Frozen | None:
         return _declared(self._subject, call, self._in_inference, self._pattern)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability import fine_tuning
-from pytest_bnconsistency.checks.frozen_stability.explain import Frozen, Measured
+from pytest_bnconsistency.checks.frozen_stability.declared import Declarations
+from pytest_bnconsistency.checks.frozen_stability.explain import Measured
 from pytest_bnconsistency.checks.population_statistics import inference_pass
 from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES
 from pytest_bnconsistency.data.arrays import Nest
@@ -43,26 +42,22 @@ def training_pass(context: CheckContext) -> Pass:
 
 
 def measured(
-    context: CheckContext,
-    x: Nest,
-    training: Pass,
-    frozen: Sequence[Frozen],
-    watched: Sequence[Any],
+    context: CheckContext, x: Nest, training: Pass, declared: Declarations
 ) -> tuple[Measured, Ran]:
-    """What a forward pass on shifted rows, and real steps, do to the variables `watched`."""
+    """What a forward pass on shifted rows, and real steps, do to what is declared."""
     subject, settings, rows = context.subject, context.settings, shifted(x)
     seen = training.run(rows)
     gaps = mode_gaps(training.calls, seen.records)
     for layer in _drawing(training):
         gaps.pop(layer, None)  # dropout tells its modes apart, and that is no fault
     steps = Steps(subject, context.data, context.train_step, settings.batch_size, settings.steps)
-    with flags_set([f.call.layer for f in frozen], subject.layers()) as flagged:
-        ran = steps.run(watched)
+    with flags_set([f.call.layer for f in declared.frozen], subject.layers()) as flagged:
+        ran = steps.run(declared.variables)
     m = Measured(
         subject=subject,
         x=rows,
         steps=steps,
-        frozen=frozen,
+        frozen=declared.frozen,
         by_forward=frozenset(id(v) for v in seen.moved),
         by_steps=ran.moved,
         flagged=flagged,
