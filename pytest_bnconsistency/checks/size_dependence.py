@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,34 @@ class Place:
         return f"{'the code ' * self.between}{self.label} {does}"
 
 
+@dataclass(frozen=True)
+class _First:
+    """The first call whose result differs, the one before it, and whether it does so by itself.
+
+    Otherwise its input differs already, or no call's result differs at all.
+    """
+
+    before: str
+    label: str = END
+    found: bool = False
+    by_itself: bool = False
+
+    @property
+    def between(self) -> str:
+        return f"between {self.before} and {self.label}"
+
+
+def _first(
+    labels: Iterable[str], same: Callable[[str], bool], same_input: Callable[[str], bool]
+) -> _First:
+    before = "the input"
+    for label in labels:
+        if not same(label):
+            return _First(before, label, True, same_input(label))
+        before = label
+    return _First(before)
+
+
 def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
     """The first call, or code between two, that gives some rows another shape than among all."""
     rows, among = stop - start, rows_of(x)
@@ -76,29 +104,27 @@ def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
     whole_given, base = given_and_returned(seen, x)
     given, found = given_and_returned(seen, some)
     expected = outputs_with(seen, x) or []
-    before, after = "the input", END
-    for label, wholes in base.items():
-        parts = found.get(label)
+    first = _first(
+        base,
+        lambda label: label in found and keep(found[label], base[label]),
+        lambda label: label not in found or keep(given[label], whole_given[label]),
+    )
+    if first.by_itself:
+        parts, wholes = found.get(first.label), base[first.label]
         if parts is None:
-            return Place(label, False)  # it raises
-        if keep(parts, wholes):
-            before = label
-            continue
-        if not keep(given[label], whole_given[label]):
-            after = label
-            break
+            return Place(first.label, False)  # it raises
         whole = [part.size for part in parts] == [math.prod(shape) for shape in wanted(wholes)]
         patched = put_back(wholes, parts) if whole else _widened(parts, wanted(wholes))
         if patched is None:
-            return Place(label, False)
-        mended = keep(outputs_with(seen, some, {label: patched}), expected)
-        return Place(label, mended, width=not whole)
+            return Place(first.label, False)
+        mended = keep(outputs_with(seen, some, {first.label: patched}), expected)
+        return Place(first.label, mended, width=not whole)
 
     operations, _ = _operations(seen, x, some)
     # Only what may lose an axis has no known number of them.
     losing = [o for o in operations if not o.ranked and all(operations[i].ranked for i in o.given)]
     described = _mending(seen, x, some, losing, put_back, lambda outputs: keep(outputs, expected))
-    return Place(f"between {before} and {after}", bool(described), described, between=True)
+    return Place(first.between, bool(described), described, between=True)
 
 
 def _widened(parts: list[Array], shapes: list[tuple[int, ...]]) -> list[Array] | None:
@@ -136,28 +162,32 @@ def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) ->
 
     whole_given, base = given_and_returned(seen, x)
     given, found = given_and_returned(seen, some)
-    before, after = "the input", END
-    for label in in_order(list(base), list(found)):
-        # A call that is not seen in a run hands its inputs on there.
-        mine = own(base[label]) if label in base else given[label]
-        parts = found[label] if label in found else own(whole_given[label])
-        if not unlike(parts, mine):
-            before = label
-            continue
-        if unlike(given.get(label, []), own(whole_given.get(label, []))):
-            after = label
-            break
-        return Place(label, mends(outputs_with(seen, some, {label: mine})))
+
+    # A call that is not seen in a run hands its inputs on there.
+    def among_all(label: str) -> list[Array]:
+        return own(base[label]) if label in base else given[label]
+
+    def alone(label: str) -> list[Array]:
+        return found[label] if label in found else own(whole_given[label])
+
+    first = _first(
+        in_order(list(base), list(found)),
+        lambda label: not unlike(alone(label), among_all(label)),
+        lambda label: not unlike(given.get(label, []), own(whole_given.get(label, []))),
+    )
+    if first.by_itself:
+        patched = {first.label: among_all(first.label)}
+        return Place(first.label, mends(outputs_with(seen, some, patched)))
     operations, differing = _operations(seen, x, some)
     reading = [operations[i] for i in sorted(differing)]
     reading = [o for o in reading if differing.isdisjoint(o.given)]
 
     as_among_all = functools.partial(_as_among_all, stop - start, among)
     described = _mending(seen, x, some, reading, as_among_all, mends)
-    located = described or after != END or unlike(outputs_with(seen, some) or [], expected)
+    located = described or first.found or unlike(outputs_with(seen, some) or [], expected)
     if not located:
         return None
-    return Place(f"between {before} and {after}", bool(described), described, between=True)
+    return Place(first.between, bool(described), described, between=True)
 
 
 def _as_among_all(rows: int, among: int, wholes: list[Array], parts: list[Array]) -> list[Array]:
@@ -237,18 +267,19 @@ def depends_on_place(seen: Pass, x: Nest, variant: BatchVariant) -> Place | None
 
     given, base = given_and_returned(seen, x)
     other_given, other = given_and_returned(seen, variant.x)
-    before = "the input"
-    for label, mine in base.items():
-        if not differing(mine, other.get(label, [])):
-            before = label
-            continue
-        moved = [m[np.argsort(variant.now)] if len(m) == variant.rows else m for m in mine]
-        mended = outputs_with(seen, variant.x, {label: moved})
-        tested = mended is not None and not differing(outputs_with(seen, x) or [], mended)
-        between = differing(given[label], other_given.get(label, []))
-        place = f"between {before} and {label}" if between else label
-        return Place(place, tested, between=between)
-    return None
+    first = _first(
+        base,
+        lambda label: not differing(base[label], other.get(label, [])),
+        lambda label: not differing(given[label], other_given.get(label, [])),
+    )
+    if not first.found:
+        return None
+    back = np.argsort(variant.now)
+    moved = [m[back] if len(m) == variant.rows else m for m in base[first.label]]
+    mended = outputs_with(seen, variant.x, {first.label: moved})
+    tested = mended is not None and not differing(outputs_with(seen, x) or [], mended)
+    place = first.label if first.by_itself else first.between
+    return Place(place, tested, between=not first.by_itself)
 
 
 def in_order(labels: list[str], others: list[str]) -> list[str]:

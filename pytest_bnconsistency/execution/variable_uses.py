@@ -140,20 +140,29 @@ class _Flow:
             return self._called(node, called, inputs, within)
         handles = [name for name, is_value in inputs[0] if not is_value]
         if handles and _writes(node.op):
-            for name in handles:
-                self.sites.setdefault(name, set()).add(within)
-                self.note(frozenset[Mark]().union(*inputs[1:]), name)
+            self._note_writes(handles, inputs[1:], within)
             return {}
         if handles and ("Read" in node.op or "Gather" in node.op):
-            for name in handles:
-                self.reach.setdefault(name, set())
-            every |= {(name, True) for name in handles}
-            return {0: frozenset(mark for mark in every if mark[1])}
+            return {0: self._read(handles, every)}
         if node.op.startswith("FusedBatchNorm") and node.attr["is_training"].b:
             # What it normalises by is the batch's; the stored statistics it moves on.
             batch = frozenset[Mark]().union(*inputs[:3])
             return {0: batch, "y": batch, "*": every}
         return {"*": every}
+
+    def _note_writes(
+        self, handles: list[str], values: list[Marks], within: tuple[tuple[str, str], ...]
+    ) -> None:
+        """Values are written to variables, in the node that is the last of `within`."""
+        for name in handles:
+            self.sites.setdefault(name, set()).add(within)
+            self.note(frozenset[Mark]().union(*values), name)
+
+    def _read(self, handles: list[str], every: Marks) -> Marks:
+        """What the value of variables carries, read with the help of `every` input."""
+        for name in handles:
+            self.reach.setdefault(name, set())
+        return frozenset((name, True) for name in handles) | {mark for mark in every if mark[1]}
 
     def _called(
         self,

@@ -158,18 +158,20 @@ def _places(
     them.
     """
     gone, come = set(before) - set(after), set(after) - set(before)
-    for path in after:
-        if path in come:
-            yield _changed(section, path, NOTHING, _behind(after, path))
-    for path in before:
-        if path in gone:
-            yield _changed(section, path, _behind(before, path), NOTHING)
+    for path in (path for path in after if path in come):
+        yield _changed(section, path, NOTHING, _behind(after, path))
+    for path in (path for path in before if path in gone):
+        yield _changed(section, path, _behind(before, path), NOTHING)
     stay = [path for path in before if path not in gone]
     now = [path for path in after if path not in come]
-    moved = [path for path in _moved(stay, now) if path not in always]
-    fed = [path for path in always if path in now and _behind(stay, path) != _behind(now, path)]
-    for path in (*fed, *moved):
+    for path in _elsewhere(stay, now, always):
         yield _changed(section, path, _behind(stay, path), _behind(now, path))
+
+
+def _elsewhere(stay: Sequence[str], now: Sequence[str], always: Collection[str]) -> Iterator[str]:
+    """Those of the same paths that stand in another place."""
+    yield from (p for p in always if p in now and _behind(stay, p) != _behind(now, p))
+    yield from (path for path in _moved(stay, now) if path not in always)
 
 
 def _moved(stay: Sequence[str], now: Sequence[str]) -> Iterator[str]:
@@ -290,24 +292,36 @@ def _compared_outputs(was: Facts, now: Facts, noise: NoiseOf) -> tuple[list[Diff
 
 def _outputs(was: Blocks, now: Blocks, noise: NoiseOf) -> tuple[list[Difference], float]:
     """What outputs moved beyond rounding, and by how much of it the others did."""
-    found: list[Difference] = []
-    explained = 0.0
-    for name in [*was, *(name for name in now if name not in was)]:
-        if name not in was or name not in now:
-            was_there, is_there = ("given" if name in each else NOTHING for each in (was, now))
-            found.append(_changed(OUTPUTS, name, was_there, is_there, "entry point"))
-            continue
-        own = list(_numbers(OUTPUTS, name, name, was[name], now[name], 0.0))
-        if ("shape" in was[name]) != ("shape" in now[name]):
-            own = [one for one in own if one.fact in ("random", "raises")]
-        if own and all(math.isfinite(one.change) for one in own):
-            most = max(one.change for one in own)
-            bound = _float(was[name].get("noise"))
-            bound += noise(name) if most > bound else 0.0
-            own = [replace(one, bound=bound) for one in own if one.change > bound]
-            explained = max(explained, 0.0 if own else most / bound)
+    found, explained = list[Difference](), 0.0
+    for name in dict.fromkeys([*was, *now]):
+        own, share = _output(name, was.get(name), now.get(name), noise)
         found += sorted(own, key=lambda one: -one.change)
+        explained = max(explained, share)
     return found, explained
+
+
+def _output(
+    name: str, was: Block | None, now: Block | None, noise: NoiseOf
+) -> tuple[list[Difference], float]:
+    """The same of one output."""
+    if was is None or now is None:
+        was_there, is_there = (NOTHING if each is None else "given" for each in (was, now))
+        return [_changed(OUTPUTS, name, was_there, is_there, "entry point")], 0.0
+    own = _digests(name, was, now)
+    most = max((one.change for one in own), default=0.0)
+    if not most or not all(math.isfinite(one.change) for one in own):
+        return own, 0.0
+    bound = _float(was.get("noise"))
+    bound += noise(name) if most > bound else 0.0
+    beyond = [replace(one, bound=bound) for one in own if one.change > bound]
+    return beyond, 0.0 if beyond else most / bound
+
+
+def _digests(name: str, was: Block, now: Block) -> list[Difference]:
+    """The facts of an output that differ; of one that gives none any more, only why."""
+    found = _numbers(OUTPUTS, name, name, was, now, 0.0)
+    both = ("shape" in was) == ("shape" in now)
+    return [one for one in found if both or one.fact in ("random", "raises")]
 
 
 def _numbers(
