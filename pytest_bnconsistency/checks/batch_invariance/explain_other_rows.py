@@ -51,7 +51,8 @@ def by_other_rows(
         "batch": pictured.of_batch(x, pictured.mildest(entry.crossing).variant),
     }
     if entry.observed is not None:
-        return _in_layers(subject, x, entry, entry.observed, message, evidence)
+        inference_holds = subject.call_text(False) in sound
+        return _in_layers(subject, x, entry, entry.observed, message, evidence, inference_holds)
     rule, place, explanation = _own_code(subject, x, variant, entry)
     return rule.finding(
         layer=place,
@@ -67,7 +68,13 @@ def _largest(differences: Sequence[Difference]) -> Difference:
 
 
 def _in_layers(
-    subject: Subject, x: Nest, entry: Judged, seen: Pass, message: str, evidence: dict[str, Any]
+    subject: Subject,
+    x: Nest,
+    entry: Judged,
+    seen: Pass,
+    message: str,
+    evidence: dict[str, Any],
+    inference_holds: bool,
 ) -> Finding:
     """The finding where the pass behind the entry shows its layers."""
     difference, shown = _largest(entry.crossing), pictured.mildest(entry.crossing)
@@ -89,8 +96,9 @@ def _in_layers(
     more = _also_in_training_mode(subject, seen, x, origin) if cured else []
     if cured:
         rule = rules.TRAINING_MODE
-        holds = subject.call_text(False) in evidence["holds"]
-        explanation = _training_mode(subject, seen, x, variant, origin, more, holds, tries)
+        explanation = _training_mode(
+            subject, seen, x, variant, origin, more, inference_holds, tries
+        )
     else:
         rule, explanation = rules.ROWS_MIX, across_rows(seen, x, variant, origin, tries)
     return rule.finding(

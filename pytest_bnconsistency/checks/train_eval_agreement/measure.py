@@ -50,23 +50,23 @@ def measured(context: CheckContext, data: Data, known: Estimated, done: int | No
         trained = population
     step = _step(context, data, size)
     return Measured(
-        subject,
-        data,
-        batches,
-        known.training,
-        inference,
-        tracked,
-        moving,
-        reference,
-        known.seen,
-        with_scores(moving),
-        population,
-        trained,
-        done or None,  # statistics that moved before the optimizer was made anew
-        context.settings.seed,
-        under,
-        step,
-        lambda: other_batchings(context)[0].side,
+        subject=subject,
+        data=data,
+        batches=batches,
+        training=known.training,
+        inference=inference,
+        tracked=tracked,
+        moving=moving,
+        reference=reference,
+        seen=known.seen,
+        stored=with_scores(moving),
+        population=population,
+        trained=trained,
+        updates=done or None,  # statistics that moved before the optimizer was made anew
+        seed=context.settings.seed,
+        under=under,
+        step=step,
+        again=lambda: other_batchings(context)[0].side,
     )
 
 

@@ -39,7 +39,7 @@ CERTAIN_SHARE, MEASURED_SHARE = 0.05, 0.8
 """Shares of the initial values that count as stale: by arithmetic, or measured without it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """What the check measured.
 

@@ -1,0 +1,49 @@
+"""Moving statistics that lag behind weights that still move."""
+
+from __future__ import annotations
+
+import math
+
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
+from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import away
+from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order import moving_averages
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import digits
+
+MOST_STEPS = 200
+"""Training steps that a lag is tried on, where they are cheap."""
+
+
+def lagging(m: Measured) -> Cause | None:
+    """Put the population statistics in and train on: a lag opens again as far as it was.
+
+    With the weights at rest, neither the steps nor chance may do so.
+    """
+    far = away(m)
+    if m.step is None or far is None or not far <= HALF:
+        return None
+    momentum = m.slowest.momentum
+    horizon = math.ceil(1 / max(1 - momentum, 1e-3))
+    steps = min(horizon, MOST_STEPS if m.small else 2 * len(m.batches))
+    with preserve_state(m.subject, m.step.own):
+        opened = m.opened_by(steps)
+    in_turn = [m.seen[i % len(m.seen)] for i in range(steps)]
+    at_rest = m.deviation(moving_averages(m, in_turn), m.reference)
+    whole = m.deviation(m.moving, m.with_initial(m.certain_share or 0.0))
+    expected = whole * (1 - max(momentum, 0.0) ** steps)
+    if opened is None or not opened - at_rest > HALF * expected:
+        return None
+    left = "" if m.certain_share is None else f", {m.certain_share:.1%} of the initial values left"
+    return Cause.tested(
+        rules.LAGGING,
+        cause=f"the moving statistics (momentum {momentum:.3g}{left}) lag behind weights that "
+        "still moved when training ended",
+        tested=f"{steps} more training steps from the population statistics leave the moving ones "
+        f"{digits(opened, 2)} standard deviations behind again ({digits(whole, 2)} as stored); "
+        f"with the weights at rest, the same steps leave {digits(at_rest, 2)}",
+        remedy="end training with a small learning rate, or use a smaller momentum; or "
+        "recalibrate(model, x)",
+        share=1.0,
+    )
