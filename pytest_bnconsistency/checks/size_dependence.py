@@ -167,12 +167,12 @@ def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) ->
     def among_all(label: str) -> list[Array]:
         return own(base[label]) if label in base else given[label]
 
-    def alone(label: str) -> list[Array]:
+    def in_its_size(label: str) -> list[Array]:
         return found[label] if label in found else own(whole_given[label])
 
     first = _first(
         in_order(list(base), list(found)),
-        lambda label: not unlike(alone(label), among_all(label)),
+        lambda label: not unlike(in_its_size(label), among_all(label)),
         lambda label: not unlike(given.get(label, []), own(whole_given.get(label, []))),
     )
     if first.by_itself:

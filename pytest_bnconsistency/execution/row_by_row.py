@@ -14,7 +14,7 @@ from pytest_bnconsistency.models import Proceed
 def given_single_rows(
     proceed: Proceed, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any, rows: int
 ) -> Any:
-    """What a layer gives for each row alone; `outputs` is what it gave for all `rows`."""
+    """What a layer gives for each row by itself; `outputs` is what it gave for all `rows`."""
     nest, gives = [list(args), dict(kwargs)], flatten(outputs)
     given = flatten(nest)
     axes, axes_out = _axes(given, rows), [_rows_axis(leaf, rows) or 0 for leaf in gives]
@@ -23,10 +23,10 @@ def given_single_rows(
     def one(row: list[Any]) -> list[Any]:
         leaves = list(given)
         for (index, axis), leaf in zip(by_row, row, strict=True):
-            leaves[index] = _alone(leaf, given[index], axis)
+            leaves[index] = _batch_of(leaf, given[index], axis)
         row_args, row_kwargs = rebuild(nest, leaves)
-        alone = flatten(proceed(tuple(row_args), row_kwargs))
-        return [tf.gather(leaf, 0, axis=axis) for leaf, axis in zip(alone, axes_out, strict=True)]
+        batch = flatten(proceed(tuple(row_args), row_kwargs))
+        return [tf.gather(leaf, 0, axis=axis) for leaf, axis in zip(batch, axes_out, strict=True)]
 
     signature = [
         tf.TensorSpec([*leaf.shape[:axis], *leaf.shape[axis + 1 :]], leaf.dtype)
@@ -38,12 +38,12 @@ def given_single_rows(
     return rebuild(outputs, joined)
 
 
-def _alone(row: Any, given: Any, axis: int) -> Any:
+def _batch_of(row: Any, given: Any, axis: int) -> Any:
     """A row as a batch of its own, of the kind of what was `given`."""
-    alone = tf.expand_dims(row, axis)
-    if isinstance(given, tf.RaggedTensor) and isinstance(alone, tf.Tensor):
-        return tf.RaggedTensor.from_tensor(alone, row_splits_dtype=given.row_splits.dtype)
-    return alone
+    batch = tf.expand_dims(row, axis)
+    if isinstance(given, tf.RaggedTensor) and isinstance(batch, tf.Tensor):
+        return tf.RaggedTensor.from_tensor(batch, row_splits_dtype=given.row_splits.dtype)
+    return batch
 
 
 def _axes(given: Sequence[Any], rows: int) -> list[int | None]:

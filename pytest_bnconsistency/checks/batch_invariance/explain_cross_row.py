@@ -54,13 +54,15 @@ def across_rows(
     if proven is not None:
         cause, tested = proven
         return Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
-    if call is not None and (mixing := _given_single_rows(seen, x, variant, call, tries)):
+    if call is not None and (crossing := _given_single_rows(seen, x, variant, call, tries)):
         return Explanation(
-            cause=f"{_shown_of([c.label for c in mixing], 'layer')} compute across the rows of "
+            cause=f"{_shown_of([c.label for c in crossing], 'layer')} compute across the rows of "
             "their batch",
             tested="given one row at a time, they leave every kept row with the same bits in "
             "every layer and output",
-            remedy=_over_features(mixing if len(mixing) <= SHOWN else [], moves_state=bool(moved)),
+            remedy=_over_features(
+                crossing if len(crossing) <= SHOWN else [], moves_state=bool(moved)
+            ),
             established=True,
         )
     by = f"; the first operation that differs is {operation}" if operation else ""
@@ -85,7 +87,7 @@ def _given_single_rows(
     """The layers, several, that mix rows and no longer do if each gets one row at a time."""
     if not tries.may("further layers given one row at a time"):
         return []
-    return localise.mixing_layers(seen, x, variant, first, seen.reaching_outputs())
+    return localise.cross_row_layers(seen, x, variant, first, seen.reaching_outputs())
 
 
 def _patched(

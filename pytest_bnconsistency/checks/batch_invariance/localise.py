@@ -173,7 +173,7 @@ def independent_with(
     return independent(intervened(seen, x, modes=modes), x, variant)
 
 
-def mixing_layers(
+def cross_row_layers(
     seen: Pass, x: Nest, variant: BatchVariant, first: Call, among: set[int]
 ) -> list[Call]:
     """The layers that have to get one row at a time for kept rows to stay.

@@ -31,8 +31,8 @@ class Declarations:
     @property
     def variables(self) -> list[Any]:
         """What must stay, and all that normalization layers hold."""
-        held = [v for n in self.normalization_layers for v in (*n.statistics, *n.weights)]
-        return [*(v for f in self.frozen for v in f.variables), *held]
+        owned = [v for n in self.normalization_layers for v in (*n.statistics, *n.weights)]
+        return [*(v for f in self.frozen for v in f.variables), *owned]
 
     @property
     def none_frozen(self) -> Unanswered:

@@ -75,8 +75,8 @@ def _unknown(
     paths = {id(call.layer): call.path for call in traced.calls}
     between = [f"between {before} and {after}" for before, after in around.values()]
     drawn = _Drawn([paths.get(id(layer), layer.name) for layer in layers], [], between)
-    held = {name: Patch(values) for name, values in results_of(traced, x, found).items()}
-    tested = all(repeats_with(traced, x, {}, held) for _ in range(REPEATED))
+    patched = {name: Patch(values) for name, values in results_of(traced, x, found).items()}
+    tested = all(repeats_with(traced, x, {}, patched) for _ in range(REPEATED))
     one = len(found) == 1
     cause = (
         f"{listed([*found.values()][:SHOWN])}, {_in(drawn)}, {'gives' if one else 'give'} other "
