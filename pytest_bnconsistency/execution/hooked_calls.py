@@ -80,7 +80,6 @@ class HookedCalls:
         self._graph, self._replaying = current_graph(), False
         # Weak: a run outside of a graph would hold the outputs of all layers at once.
         self._known: dict[int, weakref.ref[Any]] = {}
-        self._rows = flatten(x)[0].shape[0] or 0
         self._remember(flatten(x))
 
     def __call__(self, call: Call, proceed: Proceed) -> Any:
@@ -109,7 +108,7 @@ class HookedCalls:
         if quiet is not None:
             outputs = quiet
         if layer in self._row_by_row:
-            outputs = given_single_rows(proceed, args, kwargs, outputs, self._rows)
+            outputs = given_single_rows(proceed, args, kwargs, outputs)
         return self._patched(call, outputs)
 
     def _recorded(self, call: Call, proceed: Proceed, outputs: Any) -> Any:

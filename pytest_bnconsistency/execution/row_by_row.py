@@ -12,12 +12,12 @@ from pytest_bnconsistency.models import Proceed
 
 
 def given_single_rows(
-    proceed: Proceed, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any, rows: int
+    proceed: Proceed, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any
 ) -> Any:
-    """What a layer gives for each row by itself; `outputs` is what it gave for all `rows`."""
+    """What a layer gives for each row by itself; `outputs` is what it gave for all rows."""
     nest, gives = [list(args), dict(kwargs)], flatten(outputs)
     given = flatten(nest)
-    axes, axes_out = _axes(given, rows), [_rows_axis(leaf, rows) or 0 for leaf in gives]
+    axes, axes_out = _axes(given), [_rows_axis(leaf) or 0 for leaf in gives]
     by_row = [(i, axis) for i, axis in enumerate(axes) if axis is not None]
 
     def one(row: list[Any]) -> list[Any]:
@@ -46,18 +46,17 @@ def _batch_of(row: Any, given: Any, axis: int) -> Any:
     return batch
 
 
-def _axes(given: Sequence[Any], rows: int) -> list[int | None]:
+def _axes(given: Sequence[Any]) -> list[int | None]:
     """The axis of each tensor along which the rows lie, None of what is the same for all."""
-    axes = [_rows_axis(leaf, rows) for leaf in given]
+    axes = [_rows_axis(leaf) for leaf in given]
     # Beside tensors with the rows first, an open axis of another one is a sequence.
     return [axis if axis == 0 else None for axis in axes] if 0 in axes else axes
 
 
-def _rows_axis(leaf: Any, rows: int) -> int | None:
+def _rows_axis(leaf: Any) -> int | None:
     """The axis of a tensor along which rows may lie, None where it has none.
 
-    It is the first of no fixed size; outside of a trace the first with so many `rows`, or the
-    first of all.
+    It is the first of no fixed size; outside of a trace, where nothing tells, the first of all.
     """
     if isinstance(leaf, tf.RaggedTensor):
         return 0
@@ -67,7 +66,7 @@ def _rows_axis(leaf: Any, rows: int) -> int | None:
         return None
     shape: list[int | None] = leaf.shape.as_list()
     if tf.executing_eagerly():
-        return shape.index(rows) if rows in shape else 0
+        return 0
     return shape.index(None) if None in shape else None
 
 
