@@ -222,6 +222,23 @@ def test_statistics_that_were_set_back(disagrees, data, k, names, passes):
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("seed", range(3))
+def test_statistics_that_were_set_back_and_are_blurred_by_small_batches(disagrees, data, seed):
+    """No layer's own say so within what chance does to it; all together do."""
+    x, y = data
+    model = net(keras, 0.95)
+    trained(model, stepper(model), x, y)
+    recalibrate(model, x)
+    for name in ("first", "last"):
+        reset(model.get_layer(name))
+    rng = np.random.default_rng(seed)
+    for _ in range(30):
+        model(x[rng.integers(0, len(x), 6)], training=True)
+    finding = disagrees(model, x, y, rule=STALE, batch_size=32)
+    assert int(finding.cause.partition("%")[0]) / 100 == pytest.approx(0.95**30, abs=0.06)
+
+
+@pytest.mark.thorough
 def test_a_count_of_updates_that_is_not_that_of_the_statistics(data):
     """A new optimizer counts from 0: few updates, and nothing of the initial values is left."""
     x, y = data

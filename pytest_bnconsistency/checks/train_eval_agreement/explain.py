@@ -19,6 +19,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.changed_weights imp
 )
 from pytest_bnconsistency.checks.train_eval_agreement.causes.changed_weights import likely
 from pytest_bnconsistency.checks.train_eval_agreement.causes.initial_values import (
+    all_set_back,
     shares_against_count,
     stale,
 )
@@ -53,6 +54,8 @@ def explain(m: Measured, bound: str) -> Finding:
         cause = next(stale(m), None)  # sure by arithmetic, whatever else is in the statistics
     if cause is None and m.step and tries.may("the model's own training steps"):
         cause = lagging(m)
+    if cause is None and not tries.cut and not likely(m):
+        cause = all_set_back(m)
     layers = attribution.attributed(
         m.inference, m.data, m.tracked, m.moving, m.reference, m.updates, shares_against_count(m)
     )

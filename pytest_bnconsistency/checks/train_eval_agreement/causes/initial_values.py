@@ -11,6 +11,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, 
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.compared_outputs import gap
+from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.measurement.population_distances import initial_share
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits, listed
@@ -102,19 +103,42 @@ def set_back(m: Measured) -> Iterator[Cause]:
         return
     paths = list(dict.fromkeys(t.path for t in m.tracked if id(t.layer) in shares))
     first = next(t for t in m.tracked if id(t.layer) in shares)
-    share, counted = shares[id(first.layer)], _left_by_count(m, id(first.layer))
     proof, explained = _remade(m, m.with_initial(lambda t: shares.get(id(t.layer), 0.0)), ALIKE)
-    named = listed(paths, most=SHOWN)
-    yield Cause.tested(
+    named = f"the statistics of {listed(paths, most=SHOWN)}"
+    yield _against_count(m, first, shares[id(first.layer)], named, proof, explained - RIVALS)
+
+
+def all_set_back(m: Measured) -> Cause | None:
+    """One share of the initial values in all layers, where chance or a lag blurs each of them.
+
+    It explains nearly all of what is stored or of what evaluation says, and most of both.
+    """
+    share, left = m.initial_share, m.certain_share
+    if not m.updates or left is None or share < max(left + CERTAIN_SHARE, 2 * left):
+        return None
+    values = m.with_initial(share)
+    proof, said = _remade(m, values)
+    stored = m.explained(values)
+    if not (min(said, stored) > HALF and max(said, stored) > MOST):
+        return None
+    proof += f", and {stored:.0%} of what is stored is explained"
+    return _against_count(m, m.slowest, share, "all statistics", proof, min(said, stored))
+
+
+def _against_count(
+    m: Measured, t: Tracked, share: float, named: str, proof: str, explained: float
+) -> Cause:
+    """More of the initial values is left than the number of updates leaves."""
+    return Cause.tested(
         rules.STALE,
-        cause=f"{share:.0%} of the initial values are in the statistics of {named} (measured), "
-        f"though {m.updates} updates at momentum {first.momentum:.3g} leave {counted:.1%}: "
-        "they were set back late or after training (built anew, loaded or assigned), or the "
-        "updates counted were not theirs",
+        cause=f"{share:.0%} of the initial values are in {named} (measured), though {m.updates} "
+        f"updates at momentum {t.momentum:.3g} leave {_left_by_count(m, id(t.layer)):.1%}: they "
+        "were set back late or after training (built anew, loaded or assigned), or the updates "
+        "counted were not theirs",
         tested=proof,
         remedy="keep the statistics with the weights where these are built, loaded or set; or "
         "recalibrate(model, x)",
-        share=explained - RIVALS,
+        share=explained,
     )
 
 

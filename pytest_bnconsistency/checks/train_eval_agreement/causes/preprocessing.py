@@ -28,6 +28,7 @@ from pytest_bnconsistency.rules import catalogue as rules
 
 ENOUGH_STATISTICS = 2
 """Numbers that are fitted for each channel must explain so many times as many statistics."""
+FAR_LESS = 4
 MOST_CHANNELS = 4
 LARGE_ROUNDS = 2
 NEAR_USUAL, FITTED = 1.5, 2.0
@@ -99,7 +100,9 @@ def _explaining(trial: InputTrial, change: Change) -> Iterator[Candidate]:
         return
     # Standardised features have the statistics that a normalization layer begins with, and some
     # change of the data brings any statistics nearer.
-    if tried.share > tried.initial + (RIVALS if change.free else -RIVALS):
+    # Numbers that are free to fit must leave far less unexplained.
+    rival = 1 - (1 - tried.initial) / FAR_LESS if change.free else tried.initial - RIVALS
+    if tried.share > rival:
         known, stored = (
             "the model knows its data",
             "the statistics of this data are what is stored",
