@@ -40,6 +40,8 @@ SUMS = _types("""
     Einsum MatMul Mean Sum
 """)
 """Operations that add up many terms."""
+REDUCTIONS = _types("AvgPool AvgPool3D Mean Sum")
+"""Those of them whose terms are the numbers that they are given."""
 MOVES = _types("""
     Abs Bitcast BroadcastTo Ceil CheckNumerics ClipByValue Concat ConcatV2 Const DepthToSpace
     DynamicPartition DynamicStitch EnsureShape ExpandDims Fill Floor Gather GatherNd GatherV2
@@ -92,7 +94,8 @@ class MonteCarloRoundingOfOperations:
     """Rounds what single operations give another way: times 1 + sign * size / 2.
 
     A sum of n terms is that of terms that are each off by sqrt(n/2) * eps: n is not known, but is
-    no more than the elements of a row. So much is off, too, what an operation gives of which it is
+    no more than the elements of a row. A mean in half precision is off by as much itself, by its
+    own n. So much is off, too, what an operation gives of which it is
     not known what it computes. What is computed by +, -, * or / is off by eps; what is exact, and
     so what is only moved or chosen, by nothing. In the next lower precision all are off by its
     eps. Each element has a sign of its own.
@@ -136,7 +139,10 @@ class MonteCarloRoundingOfOperations:
             kept |= _exact(operation, tensor)
             rounding = self._rounded_by(tensor, 1)
         elif operation.type in SUMS:
-            rounding = self._rounded_by(self._of_rounded_terms(operation, tensor), 1)
+            added = _added_in_turn(operation, tensor)
+            rounding = self._rounded_by(
+                self._of_rounded_terms(operation, tensor), added, lowered=_growth(added)
+            )
         else:
             rounding = self._rounded_by(tensor, _terms(tensor))
         return tf.where(kept, tensor, rounding)
@@ -149,7 +155,7 @@ class MonteCarloRoundingOfOperations:
             return tensor
         terms = given[places[0]]
         # A lower precision rounds them where they come from.
-        given[places[0]] = self._rounded_by(terms, _terms(terms), lowered=False)
+        given[places[0]] = self._rounded_by(terms, _terms(terms), lowered=0.0)
         attributes = dict(operation.node_def.attr)
         again = operation.graph.create_op(
             operation.type, given, [tensor.dtype], attrs=attributes
@@ -157,12 +163,12 @@ class MonteCarloRoundingOfOperations:
         again.set_shape(tensor.shape)
         return again
 
-    def _rounded_by(self, tensor: Any, terms: Any, *, lowered: bool = True) -> Any:
+    def _rounded_by(self, tensor: Any, terms: Any, *, lowered: Any = 1.0) -> Any:
         shape = tf.shape(tensor)
         seed = tf.stack([self._seed, next(self._places)])
         signs = 2 * tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32) - 1
-        sums = tf.maximum(tf.sqrt(tf.cast(terms, tf.float64) / 2), 1) * EPSILON[tensor.dtype.name]
-        lower = tf.constant(LOWER[tensor.dtype.name] * lowered, tf.float64)
+        sums = _growth(terms) * EPSILON[tensor.dtype.name]
+        lower = tf.cast(lowered, tf.float64) * LOWER[tensor.dtype.name]
         size = tf.gather(tf.stack([tf.zeros_like(sums), sums, lower]), self._mode) / 2
         share = tf.cast(signs, tensor.dtype) * tf.cast(size, tensor.dtype)
         return tf.where(tf.math.is_finite(tensor), tensor + tensor * share, tensor)
@@ -176,6 +182,22 @@ def _known(tensor: Any) -> bool:
 
 def _terms(tensor: Any) -> Any:
     return tf.reduce_prod(tf.shape(tensor)[1:])
+
+
+def _growth(terms: Any) -> Any:
+    """By how much the rounding of a sum of so many terms is larger than that of one."""
+    return tf.maximum(tf.sqrt(tf.cast(terms, tf.float64) / 2), 1)
+
+
+def _added_in_turn(operation: Any, tensor: Any) -> Any:
+    """The terms that are added one after the other, each sum rounded; 1 where it is not known.
+
+    So are numbers of half precision: sums of one sign grow, and their rounding with them.
+    """
+    if operation.type not in REDUCTIONS or EPSILON[tensor.dtype.name] < EPSILON["float16"]:
+        return 1
+    given, left = (tf.size(t, tf.int64) for t in (operation.inputs[0], tensor))
+    return given // tf.maximum(left, 1)
 
 
 def _moves_only(operation: Any) -> bool:

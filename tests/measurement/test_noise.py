@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
+from pytest_bnconsistency import recalibrate
 from pytest_bnconsistency.assertions import check_consistency, check_context
 from pytest_bnconsistency.checks.entry_points import measured_noise
 from pytest_bnconsistency.results import Verdict
@@ -188,3 +190,31 @@ def test_an_overflow_that_rounding_decides_is_drowned(images):
     found = noise.compare(0, outputs, moved, np.arange(8))
     assert found.noise_dominated
     assert not found.beyond
+
+
+def pooled_in_half(reduce, leak=0.0):
+    layers = tf_keras.layers
+    inputs = tf_keras.Input((32, 32, 3))
+    h = inputs
+    for channels in (8, 12):
+        h = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(channels, 3)(h)))
+    if leak:
+        h = layers.Lambda(lambda t: t + leak * tf.reduce_mean(t, 0, keepdims=True))(h)
+    return tf_keras.Model(inputs, layers.Lambda(lambda t: reduce(t, [1, 2]))(h))
+
+
+@pytest.mark.parametrize("reduce", [tf.reduce_mean, tf.reduce_sum])
+def test_sums_in_half_precision_are_rounded_at_each_term(reduce):
+    """TensorFlow adds them in turn, and rows in odd places otherwise than those in even ones."""
+    policy = tf_keras.mixed_precision
+    policy.set_global_policy("mixed_float16")
+    try:
+        tf_keras.utils.set_random_seed(0)
+        healthy, leaking = pooled_in_half(reduce), pooled_in_half(reduce, 0.2)
+    finally:
+        policy.set_global_policy("float32")
+    x = np.random.default_rng(0).standard_normal((8, 32, 32, 3), np.float32)
+    for model in (healthy, leaking):
+        recalibrate(model, x, batch_size=8)
+    expect_pass("batch_invariance", healthy, x)
+    expect_failure("batch_invariance", leaking, x, rule="BN101")
