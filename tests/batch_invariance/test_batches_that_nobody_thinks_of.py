@@ -83,7 +83,7 @@ def test_a_leak_that_only_examples_find_is_located():
 
     model = model_with(keras, narrow)
     expect_pass(CHECK, model, examples=0)
-    finding = expect_failure(CHECK, model, rule="BN101", layer="leak", examples=200)
+    finding = expect_failure(CHECK, model, rule="BN101", layer="leak", examples=500)
     assert finding.recipe.startswith("2 rows of random 1; row 1 constant ")
 
 
