@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, map_nest
+from pytest_bnconsistency.data.arrays import Array, flatten, map_nest
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
@@ -52,7 +52,9 @@ class Tracked:
     records hold the moments of the input, for each call: the index of the call and of the moment
     in its record; there are none where the moments are not known. `known` says that the role was
     recognised, and not guessed by its sign or by what stands beside it, `cumulative` that the
-    share depends on the number of rows: then the moments are known.
+    share depends on the number of rows: then the moments are known. `begun` is the value that runs
+    begin with, where what training says hangs on the stored values (renormalisation); else it is
+    0, which has no round-off.
     """
 
     variable: Any
@@ -65,6 +67,7 @@ class Tracked:
     places: tuple[tuple[int, int], ...] = ()
     known: bool = False
     cumulative: bool = False
+    begun: Array | float = 0.0
 
     @property
     def momentum(self) -> float:
@@ -179,7 +182,8 @@ def find(training: Pass, x: Any) -> list[Tracked]:
     owners = _written_candidates(training)
     if not owners:
         return []
-    low, records, kept = _forgetting(training, x, [variable for variable, _ in owners.values()])
+    forgetting = _forgetting(training, x, [variable for variable, _ in owners.values()])
+    low, records, kept = forgetting.low, forgetting.records, forgetting.kept
     declared = {
         key: _declared(owners[key][1][0].layer, len(owners[key][1]), share)
         for key, share in kept.items()
@@ -194,7 +198,8 @@ def find(training: Pass, x: Any) -> list[Tracked]:
         t = Tracked(variable, calls[0].layer, calls[0].path, "other", retention, times)
         given = [(i, records[i]) for i, c in enumerate(training.calls) if c.layer is t.layer]
         named = _named(t, low[key] / (1 - retention), given)
-        return dataclasses.replace(named, cumulative=key in cumulative)
+        begun = t.stored if forgetting.tells else 0.0
+        return dataclasses.replace(named, cumulative=key in cumulative, begun=begun)
 
     every = [tracked(key, share) for key, share in kept.items()]
     return _recognisable([t for t in every if t.places or not t.cumulative])
@@ -247,7 +252,7 @@ def _cumulative(
         return set()
     twice = map_nest(lambda leaf: np.concatenate([leaf, leaf]), x)
     try:
-        _, _, again = _forgetting(training, twice, variables)
+        again = _forgetting(training, twice, variables).kept
     except DataError:  # it takes no other number of rows
         return set()
     return {
@@ -257,26 +262,44 @@ def _cumulative(
     }
 
 
-def _forgetting(
-    training: Pass, x: Any, variables: Sequence[Any]
-) -> tuple[dict[int, Array], list[list[Array] | None], dict[int, float]]:
-    """The variables, by identity, that forget: their values after a run from 0, and the share that
-    they keep; and the records of that run.
+@dataclass(frozen=True)
+class _Forgetting:
+    """The variables, by identity, that forget: their values after a run from 0 (`low`), and the
+    share that they keep; the records of that run, and whether what training `tells` hangs on what
+    they hold.
+    """
 
-    All others stay as they are in it: at first frozen weights and counters, on which the rest may
-    hang, then what keeps not the same share everywhere.
+    low: dict[int, Array]
+    kept: dict[int, float]
+    records: list[list[Array] | None]
+    tells: bool
+
+
+def _forgetting(training: Pass, x: Any, variables: Sequence[Any]) -> _Forgetting:
+    """Run from 0 and from 1.
+
+    All other variables stay as they are: at first frozen weights and counters, on which the rest
+    may hang, then what keeps not the same share everywhere.
     """
     while True:
-        zero, records, _ = run_from(training, x, variables, 0.0)
-        one, _, _ = run_from(training, x, variables, 1.0)
+        zero, records, outputs = run_from(training, x, variables, 0.0)
+        one, other_records, others = run_from(training, x, variables, 1.0)
         runs = list(zip(variables, zero, one, strict=True))
         kept = {id(v): float(np.median(high - low)) for v, low, high in runs}
         left = [v for v in variables if abs(1 - kept[id(v)]) > 1e-6]
         if len(left) == len(variables):
             left = [v for v, low, high in runs if _is_even(v, low, high)]
         if len(left) == len(variables):
-            return {id(v): low for v, low, _ in runs}, records, kept
+            tells = not _same((outputs, records), (others, other_records))
+            return _Forgetting({id(v): low for v, low, _ in runs}, kept, records, tells)
         variables = left
+
+
+def _same(mine: Any, its: Any) -> bool:
+    """Whether two runs gave the same bits."""
+    pairs = zip(flatten(mine), flatten(its), strict=True)
+    arrays = [(np.asarray(a), np.asarray(b)) for a, b in pairs if a is not None]
+    return all(a.dtype.hasobject or a.tobytes() == b.tobytes() for a, b in arrays)
 
 
 def _is_even(variable: Any, low: Array, high: Array) -> bool:
@@ -305,11 +328,12 @@ def batch_statistics(
     training: Pass, tracked: Sequence[Tracked], batches: Iterable[Data]
 ) -> Iterator[BatchStatistics]:
     """Run each batch in training mode and read the statistics that it would have moved towards."""
-    variables = [t.variable for t in tracked]
+    variables, begun = [t.variable for t in tracked], [t.begun for t in tracked]
     for batch in batches:
-        after, records, outputs = run_from(training, batch.x, variables, 0.0)
+        after, records, outputs = run_from(training, batch.x, variables, begun)
         read_off = {
-            id(t.variable): v / (1 - t.retention) for t, v in zip(tracked, after, strict=True)
+            id(t.variable): (v - t.retention * t.begun) / (1 - t.retention)
+            for t, v in zip(tracked, after, strict=True)
         }
         moments = []
         values = []
@@ -329,19 +353,20 @@ def write(tracked: Sequence[Tracked], values: Sequence[Array]) -> None:
 
 
 def run_from(
-    training: Pass, x: Any, variables: Sequence[Any], start: float
+    training: Pass, x: Any, variables: Sequence[Any], start: float | Sequence[Array | float]
 ) -> tuple[list[Array], list[list[Array] | None], list[Array]]:
-    """A run that began with all `variables` at `start`: their values after it (float64), the
-    records and the outputs.
+    """A run that began with `variables` at `start`, for all or each: their values after it
+    (float64), the records and the outputs.
     """
+    starts = [start] * len(variables) if isinstance(start, float) else start
     before = Variables(list(variables))
     try:
-        for variable in variables:
-            variable.assign(tf.fill(variable.shape, tf.cast(start, variable.dtype)))
+        for variable, value in zip(variables, starts, strict=True):
+            variable.assign(tf.broadcast_to(tf.cast(value, variable.dtype), variable.shape))
         run = training.run(x)
         after = [
-            np.asarray(run.after.get(id(v), np.full(v.shape, start)), np.float64)
-            for v in variables
+            np.asarray(run.after.get(id(v), np.full(v.shape, value)), np.float64)
+            for v, value in zip(variables, starts, strict=True)
         ]
         return after, run.records, run.outputs
     finally:

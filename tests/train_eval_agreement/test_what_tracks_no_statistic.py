@@ -199,3 +199,37 @@ def test_state_that_is_no_known_statistic_is_named(x):
         model(batch, training=True)
     result = expect_verdict(CHECK, "not applicable", model, x)
     assert "what training mode moves in extremes" in result.summary
+
+
+class Renormalised(keras.layers.BatchNormalization):
+    """Batch renormalisation (Ioffe, 2017): training corrects the batch by what is stored."""
+
+    def call(self, x, training=False):
+        stored, deviation = (
+            tf.convert_to_tensor(self.moving_mean),
+            tf.sqrt(self.moving_variance + 1e-3),
+        )
+        if not training:
+            return self.gamma * (x - stored) / deviation + self.beta
+        mean, variance = tf.nn.moments(x, 0)
+        own = tf.sqrt(variance + 1e-3)
+        scale, offset = own / deviation, (mean - stored) / deviation
+        self.moving_mean.assign(0.9 * stored + 0.1 * mean)
+        self.moving_variance.assign(0.9 * self.moving_variance + 0.1 * variance)
+        normalized = (x - mean) / own
+        corrected = normalized * tf.clip_by_value(scale, 1 / 3, 3.0)
+        return self.gamma * (corrected + tf.clip_by_value(offset, -5.0, 5.0)) + self.beta
+
+
+def test_training_that_hangs_on_what_is_stored_is_read_from_that(x):
+    x = 4 * x + 30
+    y = (x[:, 0] > 38).astype(np.int32)
+    keras.utils.set_random_seed(0)
+    layers = [Renormalised(name="renorm"), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.05), loss)
+    model.fit(x, y, epochs=12, verbose=0)
+    result = expect_pass(CHECK, model, x, y)
+    said = result.evidence
+    assert said["training"]["loss"] == pytest.approx(said["moving"]["loss"], rel=0.1)

@@ -21,6 +21,10 @@ SETTLED_SHARE = 0.01
 ALIKE = 1.0
 """Standard deviations: rows of mean 0 and variance 1 come as near from farther away."""
 SHOWN = 3
+OTHER_START = (
+    "what the statistics were before these updates (0 and 1, unless they were trained or loaded "
+    "before, as for fine-tuning)"
+)
 
 
 def stale(m: Measured) -> Iterator[Cause]:
@@ -42,8 +46,9 @@ def stale(m: Measured) -> Iterator[Cause]:
         needed, largest = more, math.floor(100 * harmless ** (1 / (m.updates * t.calls))) / 100
         also = f" (for {place}, whose variance is far below the initial 1)"
     steps = f"{m.updates} updates" if t.calls == 1 else f"{m.updates} steps of {t.calls} updates"
-    left = f"momentum {t.momentum:.3g} after {steps} leaves {certain:.1%} of the initial values"
     proof, explained = "", m.explained(m.with_initial(m.left))
+    begun = "the initial values" if certain < CERTAIN_SHARE or explained > HALF else OTHER_START
+    left = f"momentum {t.momentum:.3g} after {steps} leaves {certain:.1%} of {begun}"
     if certain < CERTAIN_SHARE:
         proof, explained, is_measured = _of_little(m, certain)
         if is_measured:

@@ -30,6 +30,8 @@ from pytest_bnconsistency.words import digits
 
 ROWS, MOST_ROWS = 256, 1024
 """Numbers are fitted on so many rows of small models, and what they explain is told of so many."""
+BATCHES, MOST_BATCHES = 16, 64
+"""The same in batches: of tiny ones, each costs what a large one costs."""
 WORTH_A_TRY = 0.2
 MOVED = 0.05
 """A statistic that a change moves by more tells whether it is what is stored."""
@@ -138,12 +140,13 @@ class Trial(abc.ABC, Generic[Change]):
 
     def __init__(self, m: Measured) -> None:
         self.m = m
-        self.some = self._spread(ROWS if m.small else OF_LARGE)
-        self._judged = self._spread(MOST_ROWS if m.small else OF_LARGE)
         self._size = m.size
+        self.some = self._spread(ROWS if m.small else OF_LARGE, BATCHES)
+        self._judged = self._spread(MOST_ROWS if m.small else OF_LARGE, MOST_BATCHES)
 
-    def _spread(self, count: int) -> Data:
-        rows = np.linspace(0, self.m.data.rows - 1, min(count, self.m.data.rows))
+    def _spread(self, most: int, batches: int) -> Data:
+        count = min(most, batches * self._size, self.m.data.rows)
+        rows = np.linspace(0, self.m.data.rows - 1, count)
         return self.m.data.take(rows.round().astype(int))
 
     @abc.abstractmethod
