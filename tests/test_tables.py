@@ -121,6 +121,7 @@ def test_what_ran_again_replaces_what_it_said(faults, tmp_path):
     assert row.endswith("| found |")
 
 
+@pytest.mark.thorough
 def test_tests_record_what_they_expect(x, request):
     faulty = functional(keras, layer_of(keras, MIXING["centred"]))
     twin = functional(keras, lambda h: h)

@@ -211,6 +211,7 @@ def in_groups_of_four(h, mixing):
     return tf.reshape(groups, (-1, 4))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("function", "operation"),
     [

@@ -17,6 +17,7 @@ def adapted(k):
     return model, x, lambda: layer.adapt(x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [32, 8, 5])
 @pytest.mark.parametrize("method", ["predict_on_batch", "predict"])
 def test_a_size_that_was_compiled_before_the_model_changed(adapted, method, rows):

@@ -111,6 +111,7 @@ def experts(full):
     return function
 
 
+@pytest.mark.thorough
 def test_experts_that_take_the_first_rows():
     # The last row is one too many as it is, and among copies of itself.
     x = np.abs(X)
@@ -120,6 +121,7 @@ def test_experts_that_take_the_first_rows():
     expect_pass(CHECK, model_with(experts(9)), x)
 
 
+@pytest.mark.thorough
 def test_batches_that_were_refused_are_not_counted():
     def strict(x):
         with tf.control_dependencies([tf.debugging.check_numerics(x, "no")]):

@@ -46,6 +46,7 @@ def test_outputs_of_layers_are_not_kept_for_their_hashes():
     assert float(said.stdout) < LAYERS * MEGABYTES * 0.75
 
 
+@pytest.mark.thorough
 def test_traces_are_gone_when_the_checks_end():
     """Without help: the collector may take long to come by, and each trace can hold gigabytes."""
     inputs = keras.Input((8,))

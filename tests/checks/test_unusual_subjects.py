@@ -242,6 +242,7 @@ def test_texts(form):
         expect_pass(check, build(passing_on(keras)), given)
 
 
+@pytest.mark.thorough
 def test_outputs_that_are_texts():
     def build(middle):
         inputs = keras.Input((4,))
@@ -351,6 +352,7 @@ def test_pixels_over_the_largest_of_the_batch(k):
     expect_pass(BATCH, build(axis=(1, 2, 3), keepdims=True), pixels)
 
 
+@pytest.mark.thorough
 def test_ids_whose_mask_is_computed_between_the_layers():
     """In the middle of the graph stand operations on masks, which a leak can't reach."""
     ids = np.random.default_rng(0).integers(1, 20, (8, 6))

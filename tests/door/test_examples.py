@@ -93,6 +93,7 @@ def test_the_printed_line_runs_the_batch_again(pytester):
     pytester.runpytest("-k", "sound", "--bn-replay", recipe).assert_outcomes(passed=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -67,6 +67,7 @@ def test_the_same_verdict_and_rule_for_every_seed(k, x, draw):
     assert {"predict", "model(x)"} <= set(found.evidence["random"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("draw", [never, one_choice])
 def test_draws_that_never_count_in_inference(k, x, draw):
     for check in ("batch_invariance", CHECK):

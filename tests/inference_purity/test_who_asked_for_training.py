@@ -153,6 +153,7 @@ def test_a_call_that_asks_for_training_behind_a_default():
         expect_failure(check, model, rule=rule, cause_contains=cause)
 
 
+@pytest.mark.thorough
 def test_training_that_is_asked_for_where_inference_is_not_let_be(x):
     """One of two calls of a tower asks for training: to tell the model otherwise is no remedy."""
 

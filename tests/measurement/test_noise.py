@@ -203,6 +203,7 @@ def pooled_in_half(reduce, leak=0.0):
     return tf_keras.Model(inputs, layers.Lambda(lambda t: reduce(t, [1, 2]))(h))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("reduce", [tf.reduce_mean, tf.reduce_sum])
 def test_sums_in_half_precision_are_rounded_at_each_term(reduce):
     """TensorFlow adds them in turn, and rows in odd places otherwise than those in even ones."""

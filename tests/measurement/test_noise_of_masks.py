@@ -138,6 +138,7 @@ def test_outputs_that_cancel_are_as_large_as_in_the_other_run():
     expect_failure(CHECK, model, ROWS, rule="BN106", layer="normalise", cause_tested=True)
 
 
+@pytest.mark.thorough
 def test_outputs_that_are_nothing_but_rounding_prove_nothing():
     result = expect_verdict(CHECK, "vacuous", cancelling(mask=False), ROWS)
     assert "rounding alone may move the outputs by as much as they are large" in result.summary

@@ -70,6 +70,7 @@ def test_a_layer_that_lays_out_a_fixed_batch(k, steps, faulty):
         expect_pass(PURE, model, steps)
 
 
+@pytest.mark.thorough
 def test_exports_and_functions_of_a_fixed_batch(tmp_path):
     x = np.random.default_rng(0).standard_normal((20, 4), np.float32)
     for name, told in (("sound", {}), ("baked", {"training": True})):

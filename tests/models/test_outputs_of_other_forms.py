@@ -83,6 +83,7 @@ def otherwise(outputs):
     return outputs[1], {"of a": outputs[0] * 2, "of b": [outputs[1], outputs[1] + 1]}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("decode", [more, fewer, otherwise])
 def test_a_step_with_outputs_of_its_own(k, rows, decode):
     model = detector(k, decode)

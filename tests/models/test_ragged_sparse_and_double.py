@@ -63,6 +63,7 @@ def test_steps_on_ragged_rows():
     expect_failure(FROZEN, model, batches, frozen="bn", rule="BN306", cause_tested=True)
 
 
+@pytest.mark.thorough
 def test_sparse_rows(k):
     rng = np.random.default_rng(0)
     dense = rng.standard_normal((8, 6)).astype(np.float32) * (rng.random((8, 6)) > 0.5)

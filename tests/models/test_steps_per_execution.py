@@ -23,6 +23,7 @@ def trained(k, kind, x):
     return model
 
 
+@pytest.mark.thorough
 def test_what_the_library_does_not_run_is_no_fault_of_the_model(k, x):
     model = trained(k, k.Model, x)
     result = expect_pass(PURE, model, x, x[:, :3], entry_points="all")

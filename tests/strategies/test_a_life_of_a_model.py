@@ -79,6 +79,7 @@ def found(machine, lives):
     return {}
 
 
+@pytest.mark.thorough
 def test_freezing_after_training_without_compiling(k):
     machine = strategies.lifecycle_machine(builder(k))
     finding = fails(machine, "fit", "freeze base/bn", "fit")

@@ -198,6 +198,7 @@ def test_data_that_is_moved_or_inverted(k, disagrees, change, named):
     expect_pass(CHECK, model, x)
 
 
+@pytest.mark.thorough
 def test_data_that_is_scaled_otherwise(k, disagrees):
     x = np.random.default_rng(0).uniform(0, 255, (128, 4)).astype(np.float32)
     model = settled(classifier(k), split(x / 255, 32))
@@ -356,6 +357,7 @@ def test_a_step_that_never_updates(k, data):
     assert warned(told, "BN203") == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("each", [True, False])
 def test_a_normaliser_of_each_timestep_updates_for_each(k, each):
     x = np.random.default_rng(0).normal(3, 2, (64, 5, 4)).astype(np.float32)

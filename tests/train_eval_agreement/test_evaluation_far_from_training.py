@@ -205,6 +205,7 @@ def trained_cell():
     return model
 
 
+@pytest.mark.thorough
 def test_a_cell_that_normalises_each_row():
     keras.utils.set_random_seed(0)
     model = recurrent(L.LayerNormalization(name="norm"))
@@ -320,6 +321,7 @@ class ByBatch(L.Layer):
         return (x - tf.reduce_mean(x, 0)) / (tf.math.reduce_std(x, 0) + 1e-3)
 
 
+@pytest.mark.thorough
 def test_rows_that_hang_on_their_batch_in_training_alone():
     x, y = digits()
     x = 50 * x + 20
@@ -368,6 +370,7 @@ class Differs(keras.Model):
         return said
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("normalised", [False, True], ids=["plain", "normalised"])
 @pytest.mark.parametrize(
     "kind", ["noise", "mixup", "stochastic depth", "teacher forcing", "auxiliary head"]

@@ -61,6 +61,7 @@ def test_something_else_stored_for_a_variance(k, disagrees, x, change, said):
     assert "store the variance" in finding.remedy
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("means", "variances", "said"),
     [

@@ -60,6 +60,7 @@ def test_statistics_after_a_few_updates_without_targets(k, disagrees, data):
     expect_pass(CHECK, model, data[0])
 
 
+@pytest.mark.thorough
 def test_more_updates_are_a_remedy(k, data):
     model = classifier(k)
     model.fit(*many(data, 100), epochs=3, batch_size=32, verbose=0)
@@ -102,6 +103,7 @@ def test_a_regression_without_decisions(k, disagrees, data):
     expect_pass(CHECK, model, x, y)
 
 
+@pytest.mark.thorough
 def test_dropout_does_not_hide_stale_statistics(k, disagrees, data):
     inputs = k.Input((4,))
     h = k.layers.BatchNormalization(name="bn")(k.layers.Dense(8)(inputs))

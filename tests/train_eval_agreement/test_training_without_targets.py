@@ -73,6 +73,7 @@ def test_what_a_step_without_targets_does_to_the_statistics(disagrees, step, rul
     disagrees(encoder(keras, step), rows(), None, rule=rule, layer="bn", batch_size=32)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("k", [keras, tf_keras])
 def test_a_step_without_targets_that_updates_once(k):
     result = expect_pass(CHECK, encoder(k, rebuilds), rows(), batch_size=32)
