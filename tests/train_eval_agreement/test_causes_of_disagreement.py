@@ -357,7 +357,6 @@ def test_a_step_that_never_updates(k, data):
     assert warned(told, "BN203") == []
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("each", [True, False])
 def test_a_normaliser_of_each_timestep_updates_for_each(k, each):
     x = np.random.default_rng(0).normal(3, 2, (64, 5, 4)).astype(np.float32)

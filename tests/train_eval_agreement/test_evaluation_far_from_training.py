@@ -321,7 +321,6 @@ class ByBatch(L.Layer):
         return (x - tf.reduce_mean(x, 0)) / (tf.math.reduce_std(x, 0) + 1e-3)
 
 
-@pytest.mark.thorough
 def test_rows_that_hang_on_their_batch_in_training_alone():
     x, y = digits()
     x = 50 * x + 20
