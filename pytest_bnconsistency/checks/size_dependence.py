@@ -275,7 +275,7 @@ def depends_on_place(seen: Pass, x: Nest, variant: BatchVariant) -> Place | None
     if not first.found:
         return None
     back = np.argsort(variant.now)
-    moved = [m[back] if len(m) == variant.rows else m for m in base[first.label]]
+    moved = [m[back] if m.ndim and len(m) == variant.rows else m for m in base[first.label]]
     mended = outputs_with(seen, variant.x, {first.label: moved})
     tested = mended is not None and not differing(outputs_with(seen, x) or [], mended)
     place = first.label if first.by_itself else first.between

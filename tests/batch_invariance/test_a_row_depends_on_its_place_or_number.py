@@ -24,6 +24,32 @@ def test_a_row_that_depends_on_its_position(k, x):
     expect_pass(CHECK, functional(k, layer_of(k, lambda x: x + tf.range(4.0))), x)
 
 
+def test_a_layer_that_gives_a_number_beside_its_rows(x):
+    class Placed(keras.layers.Layer):
+        def __init__(self, axis):
+            super().__init__(name="placed")
+            self.axis = axis
+
+        def call(self, x):
+            places = tf.range(tf.cast(tf.shape(x)[self.axis], x.dtype))
+            return x + (places[:, None] if self.axis == 0 else places), tf.constant(2.0)
+
+    class Own(keras.Model):
+        def __init__(self, axis):
+            super().__init__()
+            self.placed = Placed(axis)
+
+        def call(self, x):
+            rows, number = self.placed(x)
+            return rows * number
+
+    by_row, by_feature = Own(0), Own(1)
+    for model in (by_row, by_feature):
+        model(x[:2])
+    expect_failure(CHECK, by_row, x, rule="BN105", layer="placed", cause_tested=True)
+    expect_pass(CHECK, by_feature, x)
+
+
 @pytest.mark.parametrize("step", [1e-3, 1.0])
 def test_what_most_rows_say_is_no_matter_of_their_number(k, x, step):
     """A batch of one has another majority; so has a batch of copies."""
