@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, rows_of
 from pytest_bnconsistency.execution.forward_pass import Observation
 from pytest_bnconsistency.execution.state import same_bits
@@ -12,11 +14,15 @@ def same_records(mine: Observation, its: Observation) -> bool:
     return (
         not (mine.moved or its.moved)
         and same_outputs(mine.outputs, its.outputs)
-        and len(mine.records) == len(its.records)
-        and all(
-            a is b if a is None or b is None else same_outputs(a, b)
-            for a, b in zip(mine.records, its.records, strict=True)
-        )
+        and same_in_layers(mine.records, its.records)
+    )
+
+
+def same_in_layers(mine: Sequence[list[Array] | None], its: Sequence[list[Array] | None]) -> bool:
+    """Whether the records of two runs have the same bits in each layer."""
+    return len(mine) == len(its) and all(
+        a is b if a is None or b is None else same_outputs(a, b)
+        for a, b in zip(mine, its, strict=True)
     )
 
 

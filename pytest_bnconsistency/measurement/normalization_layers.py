@@ -19,11 +19,12 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, flatten, map_nest
+from pytest_bnconsistency.data.arrays import Array, map_nest
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
 from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
+from pytest_bnconsistency.execution.observations import same_in_layers, same_outputs
 from pytest_bnconsistency.execution.state import Variables
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
 from pytest_bnconsistency.measurement.monte_carlo_rounding import EPSILON
@@ -290,16 +291,9 @@ def _forgetting(training: Pass, x: Any, variables: Sequence[Any]) -> _Forgetting
         if len(left) == len(variables):
             left = [v for v, low, high in runs if _is_even(v, low, high)]
         if len(left) == len(variables):
-            tells = not _same((outputs, records), (others, other_records))
-            return _Forgetting({id(v): low for v, low, _ in runs}, kept, records, tells)
+            same = same_outputs(outputs, others) and same_in_layers(records, other_records)
+            return _Forgetting({id(v): low for v, low, _ in runs}, kept, records, tells=not same)
         variables = left
-
-
-def _same(mine: Any, its: Any) -> bool:
-    """Whether two runs gave the same bits."""
-    pairs = zip(flatten(mine), flatten(its), strict=True)
-    arrays = [(np.asarray(a), np.asarray(b)) for a, b in pairs if a is not None]
-    return all(a.dtype.hasobject or a.tobytes() == b.tobytes() for a, b in arrays)
 
 
 def _is_even(variable: Any, low: Array, high: Array) -> bool:
