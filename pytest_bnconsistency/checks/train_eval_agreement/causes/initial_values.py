@@ -119,7 +119,7 @@ def all_set_back(m: Measured) -> Cause | None:
     It explains nearly all of what is stored or of what evaluation says, and most of both.
     """
     share, left = m.initial_share, m.certain_share
-    if not m.updates or left is None or share < max(left + CERTAIN_SHARE, 2 * left):
+    if not m.updates or left is None or not _is_beyond(share, left):
         return None
     values = m.with_initial(share)
     proof, said = _remade(m, values)
@@ -166,7 +166,7 @@ def _share_of(m: Measured, key: int) -> float | None:
         [m.tracked[i] for i in own], [m.moving[i] for i in own], [m.reference[i] for i in own]
     )
     left = _left_by_count(m, key)
-    if share < max(left + CERTAIN_SHARE, 2 * left):
+    if not _is_beyond(share, left):
         return None
 
     def with_own(values: list[Array]) -> list[Array]:
@@ -175,6 +175,11 @@ def _share_of(m: Measured, key: int) -> float | None:
     explained, without = with_own(m.with_initial(share)), with_own(m.reference)
     near = m.deviation(m.moving, explained) < (1 - MOST) * m.deviation(m.moving, without)
     return share if near else None
+
+
+def _is_beyond(share: float, left: float) -> bool:
+    """Whether a measured share speaks against the one that the updates leave."""
+    return share >= max(left + CERTAIN_SHARE, 2 * left)
 
 
 def _left_by_count(m: Measured, key: int) -> float:
