@@ -117,7 +117,7 @@ def expect_failure(
             wrong.append(f"cause {found.cause!r}, expected {cause_contains!r} in it")
         named = "\n".join([found.cause, *rules])
         wrong += [f"{other!r} is named" for other in without if other in named]
-    elif rules:
+    else:
         wrong.append(f"rule {rules}, expected {rule}")
     _compare(result, Verdict.FAILED, model, options, rule, wrong)
     if remedy is not None:
