@@ -55,10 +55,14 @@ def _interrupts_wait(depth: int) -> Iterator[None]:
         return
     interrupts = _Interrupts(before, depth)
     signal.signal(signal.SIGINT, interrupts)
+    ended_by: BaseException | None = None
     try:
         yield
+    except BaseException as error:
+        ended_by = error
+        raise
     finally:
-        late = interrupts.closed()
+        late = interrupts.closed(ended_by)
         if signal.getsignal(signal.SIGINT) is interrupts:
             signal.signal(signal.SIGINT, before)
         if late:
@@ -71,6 +75,7 @@ class _Interrupts:
     def __init__(self, before: Callable[..., Any], depth: int) -> None:
         self._before, self._depth = before, depth
         self._since: float | None = None
+        self._raised: type[BaseException] | None = None
         self._closed = False
         self._asking: threading.Thread | None = None
 
@@ -82,7 +87,11 @@ class _Interrupts:
             self._ask()
         else:
             self._since = None
-            self._before(number, frame)
+            try:
+                self._before(number, frame)
+            except BaseException as raised:
+                self._raised = type(raised)
+                raise
 
     def _ask(self) -> None:
         if self._asking is None and not self._closed:
@@ -95,9 +104,13 @@ class _Interrupts:
             signal.raise_signal(signal.SIGINT)
         self._asking = None
 
-    def closed(self) -> bool:
-        """Stop asking; whether somebody still waits."""
+    def closed(self, ended_by: BaseException | None) -> bool:
+        """Stop asking; whether somebody still waits, or lost what was raised for them.
+
+        What a library calls from C may lose an exception, or make another one of it.
+        """
         self._closed = True
         if (asking := self._asking) is not None:
             asking.join()
-        return self._since is not None
+        lost = self._raised is not None and not isinstance(ended_by, self._raised)
+        return lost or self._since is not None

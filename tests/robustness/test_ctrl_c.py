@@ -108,3 +108,25 @@ def test_it_is_not_lost_while_an_object_goes():
 
     with pytest.raises(KeyboardInterrupt):
         undisturbed(work)
+
+
+def test_it_is_not_lost_in_a_library_that_makes_another_error_of_it():
+    def work():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        except KeyboardInterrupt:
+            raise ValueError("None values not supported") from None
+
+    with pytest.raises(KeyboardInterrupt):
+        undisturbed(work)
+
+
+def test_a_handler_that_raises_nothing_is_called_once():
+    calls = []
+    before = signal.signal(signal.SIGINT, lambda *_: calls.append(1))
+    try:
+        undisturbed(lambda: os.kill(os.getpid(), signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert calls == [1]
