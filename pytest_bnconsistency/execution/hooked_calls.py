@@ -91,7 +91,9 @@ class HookedCalls:
             return proceed(*self._with_training(call, self._modes.get(id(call.layer))))
         first = operation_count(self._graph)
         outputs = self._intervened(call, proceed)
-        self.spans.append(Span(call, first, operation_count(self._graph)))
+        if self._graph is not None:
+            # Outside of a graph, what calls were given is not kept: it takes much memory.
+            self.spans.append(Span(call, first, operation_count(self._graph)))
         if all(map(self._is_known, tensors_in(outputs))):
             self.passing.append(replace(call, args=(), kwargs={}))
             return outputs
