@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.traces import Traces, registered_gradients
@@ -37,13 +38,13 @@ class Variables:
     """
 
     def __init__(self, variables: list[Any]) -> None:
-        self._values = {id(v): (v, v.read_value()) for v in variables if _readable(v)}
+        self._values = {id(v): (v, _read(v)) for v in variables if _readable(v)}
 
     def add(self, variables: list[Any]) -> None:
         """Take in variables that became known later and have not changed since."""
         for variable in variables:
             if id(variable) not in self._values and _readable(variable):
-                self._values[id(variable)] = (variable, variable.read_value())
+                self._values[id(variable)] = (variable, _read(variable))
 
     def moved(self) -> list[Any]:
         """The variables whose bits are not what they were."""
@@ -71,7 +72,7 @@ def restored(variables: Sequence[Any]) -> Iterator[None]:
 
 def _holds(variable: Any, value: Any) -> bool:
     """Whether `variable` still has the bits of the tensor `value`, read from it before."""
-    now = variable.read_value()
+    now = _read(variable)
     try:
         a, b = np.asarray(memoryview(now)), np.asarray(memoryview(value))
     except (TypeError, ValueError):  # dtypes that Python's buffers don't know
@@ -291,6 +292,17 @@ def _random_generators() -> list[Callable[[], None]]:
 
         restore.append(restore_keras)
     return restore
+
+
+def _read(variable: Any) -> Any:
+    """Its value as a tensor.
+
+    `read_value` of a plain variable is this operation inside of much else, and a snapshot of a
+    network reads hundreds.
+    """
+    if type(variable) is not ResourceVariable:
+        return variable.read_value()
+    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
 
 
 def _readable(variable: Any) -> bool:
