@@ -23,6 +23,18 @@ LOWER = {"float64": 2.0**-23, "float32": 2.0**-10, "float16": 2.0**-7, "bfloat16
 """The eps of the next lower precision: float32, float16, bfloat16, float8 (e4m3)."""
 
 
+def epsilon_of(dtype: Any, *values: Array) -> float:
+    """The round-off of numbers of a type, or of the narrower one that all of them fit.
+
+    Keras 3.0 computes updates in half precision, whatever the statistics are stored in.
+    """
+    with np.errstate(over="ignore"):
+        for narrow in (tf.bfloat16, tf.float16):
+            if all(np.array_equal(value, value.astype(narrow.as_numpy_dtype)) for value in values):
+                return EPSILON[narrow.name]
+    return EPSILON.get(dtype.name, 0.0)
+
+
 def _types(names: str) -> frozenset[str]:
     return frozenset(names.split())
 

@@ -27,7 +27,7 @@ from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
 from pytest_bnconsistency.execution.observations import same_in_layers, same_outputs
 from pytest_bnconsistency.execution.state import Variables
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
-from pytest_bnconsistency.measurement.monte_carlo_rounding import EPSILON
+from pytest_bnconsistency.measurement.monte_carlo_rounding import epsilon_of
 from pytest_bnconsistency.measurement.population import Moment
 from pytest_bnconsistency.models import Call, Part, Subject
 
@@ -299,7 +299,7 @@ def _forgetting(training: Pass, x: Any, variables: Sequence[Any]) -> _Forgetting
 def _is_even(variable: Any, low: Array, high: Array) -> bool:
     """Whether all elements keep the same share, by their values after runs from 0 and from 1."""
     kept = high - low
-    round_off = 8 * EPSILON.get(variable.dtype.name, 0.0) * np.abs([low, high]).max(initial=1.0)
+    round_off = 8 * epsilon_of(variable.dtype, low, high) * np.abs([low, high]).max(initial=1.0)
     return bool(np.ptp(kept) <= UNEVEN * abs(1 - float(np.median(kept))) + round_off)
 
 

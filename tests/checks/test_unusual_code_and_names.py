@@ -89,6 +89,23 @@ def test_stale_statistics_in_other_precisions(k, rows, policy, in_precision):
     )
 
 
+def test_wide_statistics_of_narrow_arithmetic(rows):
+    class Narrow(keras.layers.BatchNormalization):
+        def call(self, x, training=None):
+            outputs = super().call(x, training=training)
+            if training:
+                for statistic in (self.moving_mean, self.moving_variance):
+                    statistic.assign(tf.cast(tf.cast(statistic.value, tf.float16), tf.float32))
+            return outputs
+
+    inputs = keras.Input((4,))
+    h = Narrow(name="bn")(keras.layers.Dense(8)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2)(h))
+    for _ in range(5):
+        model(rows + 3, training=True)
+    expect_failure(AGREE, model, rows + 3, updates=5, rule="BN201", layer="bn")
+
+
 @pytest.mark.thorough
 def test_eager_steps(k, rows):
     inputs = k.Input((4,))
