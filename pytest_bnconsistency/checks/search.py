@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -270,7 +271,7 @@ class Search:
         context = self.oracle.context
         inputs = [(spec.shape, spec.dtype) for spec in flatten(self.oracle.source.specs)]
         try:
-            with contextlib.nullcontext() if asked else _without_a_folder():
+            with _unalarmed(), contextlib.nullcontext() if asked else _without_a_folder():
                 simplest = hypothesis.find(
                     self._recipes(),
                     self._fails,
@@ -376,6 +377,19 @@ def _without_a_folder() -> Iterator[None]:
             yield
         finally:
             configuration.set_hypothesis_home_dir(getattr(before, "path", before))
+
+
+@contextlib.contextmanager
+def _unalarmed() -> Iterator[None]:
+    """Within it, Hypothesis warns of nothing: by chance it takes its generator for lost.
+
+    It looks for what holds it among objects that the collector sees, while most are frozen.
+    """
+    from hypothesis.errors import HypothesisWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisWarning)
+        yield
 
 
 def _fewer(recipe: Recipe) -> Iterator[Recipe]:
