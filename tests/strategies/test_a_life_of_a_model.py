@@ -114,7 +114,7 @@ def test_training_mode_in_inference_shows_at_once():
 
 def test_a_model_that_is_not_compiled_and_has_no_normaliser():
     machine = strategies.lifecycle_machine(builder(keras, lambda k: k.layers.Dense(4), loss=None))
-    live(machine, "fit", "freeze the model", "fit", "evaluate", "predict")
+    live(machine, "fit", "freeze the model", "compile", "fit", "evaluate", "predict")
 
 
 def test_rules_of_the_user_see_the_model_at_that_point():
