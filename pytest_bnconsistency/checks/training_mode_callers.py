@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_bnconsistency.models import Call, Proceed, Subject
 from pytest_bnconsistency.models.owned_objects import is_of_library
 from pytest_bnconsistency.results import Explanation
+from pytest_bnconsistency.words import listed
 
 Undone = Callable[[Mapping[int, bool]], bool]
 """Whether the symptom is gone once layers, by identity, are told these modes."""
@@ -72,7 +74,8 @@ def who_tells(
 
     A default of one layer's call reaches others: those inside of it and, in Keras 3, all that run
     after it. So each layer with such a default is told inference, until one of them undoes it: the
-    one that started last first, for what it says is what counts.
+    one that started last first, for what it says is what counts. So it is with layers that are
+    called with training=True.
 
     Args:
         called: the calls of the run.
@@ -82,6 +85,7 @@ def who_tells(
     paths = {id(c.layer): c.path for c in called}
     found = (
         _by_default(subject, call, called, undone, paths)
+        or _by_earlier_argument(call, called, undone, paths)
         or _by_argument(call, paths)
         or _by_phase(subject)
     )
@@ -115,13 +119,55 @@ def _by_default(
     return None
 
 
-def _by_argument(call: Call | None, paths: Mapping[int, str]) -> Teller | None:
-    if call is None or True not in call.called_with:
+def _by_earlier_argument(
+    call: Call | None, called: Sequence[Call], undone: Undone, paths: Mapping[int, str]
+) -> Teller | None:
+    """The calls with training=True: the last before that of `call` alone, or else all.
+
+    What they are told may do nothing to themselves, as where they are frozen.
+    """
+    if call is None:
         return None
-    layer = [*call.parents, call.layer][call.called_with.index(True)]
-    path = call.path if layer is call.layer else paths.get(id(layer), type(layer).__name__)
+    before = itertools.takewhile(lambda each: each.layer is not call.layer, called)
+    earlier, everywhere = _told_beside(call, before), _told_beside(call, called)
+    for layers in (earlier[-1:], everywhere) if earlier else ():
+        if undone(dict.fromkeys(map(id, layers), False)):
+            return _called_to_train(layers, paths)
+    return None
+
+
+def _told_beside(call: Call, called: Iterable[Call]) -> list[Any]:
+    """The layers that these calls tell to train, but for what runs around or beside `call`.
+
+    What hands its own mode on to the layer of `call` does so to those beside it as well.
+    """
+    around = [id(layer) for layer in (*call.parents, call.layer)]
+    told = call.called_with.index(True) if True in call.called_with else 0
+    hands_on = set(around[:told][-1:])
+    among = {
+        id(layer): layer
+        for each in called
+        if (layer := _told_to_train(each)) is not None
+        and not hands_on & set(map(id, each.parents))
+    }
+    return [layer for identity, layer in among.items() if identity not in around]
+
+
+def _by_argument(call: Call | None, paths: Mapping[int, str]) -> Teller | None:
+    layer = None if call is None else _told_to_train(call)
+    return None if layer is None else _called_to_train([layer], paths)
+
+
+def _told_to_train(call: Call) -> Any:
+    """The layer of `call`, or the outermost around it, that is called with training=True."""
+    around = zip((*call.parents, call.layer), call.called_with, strict=True)
+    return next((layer for layer, told in around if told is True), None)
+
+
+def _called_to_train(layers: Sequence[Any], paths: Mapping[int, str]) -> Teller:
+    names = listed([paths.get(id(layer), type(layer).__name__) for layer in layers])
     return Teller(
-        f"{path} is called with training=True",
+        f"{names} {'is' if len(layers) == 1 else 'are'} called with training=True",
         "take training=True out of the call (pass training=None on)",
     )
 

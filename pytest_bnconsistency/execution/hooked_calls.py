@@ -155,9 +155,11 @@ class HookedCalls:
     ) -> contextlib.AbstractContextManager[None]:
         """Around a call that is told a mode by us, so that no other call is told it.
 
-        But for one that stands in the place of the layer's own default, which others would get.
+        But for one that stands in the place of training=True in the call, or of the layer's own
+        default, which others would get.
         """
-        if training is None or self._subject.training_default(call.layer) is not None:
+        default = self._subject.training_default(call.layer)
+        if training is None or call.called_with[-1] is True or default is not None:
             return contextlib.nullcontext()
         return self._subject.modes_kept(call.layer)
 

@@ -153,6 +153,56 @@ def test_a_call_that_asks_for_training_behind_a_default():
         expect_failure(check, model, rule=rule, cause_contains=cause)
 
 
+def told_to_train(*layers, asked=True):
+    def through(h):
+        for layer in layers:
+            h = layer(h, training=asked)
+        return h
+
+    return through
+
+
+def frozen():
+    return keras.layers.BatchNormalization(trainable=False, name="frozen")
+
+
+def drop():
+    return keras.layers.Dropout(0.0, name="drop")
+
+
+@pytest.mark.parametrize("asked", [(frozen,), (drop, frozen)])
+@pytest.mark.parametrize("norm", [head, lambda: keras.layers.BatchNormalization(name="bn")])
+def test_training_that_is_asked_for_of_layers_that_it_does_not_touch(asked, norm):
+    """In some versions of Keras, what one call asks for reaches the layers after it."""
+    model = flat(lambda h: norm()(told_to_train(*(make() for make in asked))(h)))
+    if not defaults_reach(model):
+        expect_pass(PURE, model)
+        return
+    for check, rule in ((PURE, "BN001"), (BATCH, "BN102")):
+        found = expect_failure(check, model, rule=rule, cause_tested=True)
+        assert found.layer.endswith("bn")
+        assert "because frozen is called with training=True" in found.cause
+        assert "take training=True out of the call" in found.remedy
+    twin = flat(lambda h: norm()(told_to_train(frozen(), asked=None)(h)))
+    expect_pass(PURE, twin)
+
+
+@pytest.mark.thorough
+def test_training_that_two_calls_ask_for():
+    """One reaches each layer: only both together undo it."""
+
+    def twice(h):
+        for name in ("left", "right"):
+            h = keras.layers.Dropout(0.0, name=name)(h, training=True)
+            h = keras.layers.BatchNormalization(name="bn" if name == "left" else "bn2")(h)
+        return h
+
+    model = flat(twice)
+    if defaults_reach(model):
+        cause = "because left and right are called with training=True"
+        expect_failure(PURE, model, rule="BN001", layer="bn", cause_contains=cause)
+
+
 @pytest.mark.thorough
 def test_training_that_is_asked_for_where_inference_is_not_let_be(x):
     """One of two calls of a tower asks for training: to tell the model otherwise is no remedy."""
