@@ -416,3 +416,35 @@ def test_what_hangs_on_a_metric(k, x):
 
     expect_failure(CHECK, build(1.0), x, rule="BN002")
     expect_pass(CHECK, build(0.0), x)
+
+
+class Clip(keras.layers.Layer):
+    """Halves rows that are large; outside of a trace all rows, if one of them is."""
+
+    def __init__(self, all_rows):
+        super().__init__(name="clip")
+        self.all_rows = all_rows
+
+    def call(self, h):
+        size = tf.reduce_max(tf.abs(h), axis=-1, keepdims=True)
+        if self.all_rows and tf.executing_eagerly():
+            return h * 0.5 if float(tf.reduce_max(size)) > 50 else h
+        return tf.where(size > 50, h * 0.5, h)
+
+
+def test_predict_that_runs_outside_of_a_trace_has_the_cause_of_the_call():
+    """One odd row: `predict` runs eagerly, so what sets it apart is what the call does there."""
+    x = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    x[5] *= 100
+
+    def build(all_rows):
+        model = keras.Sequential([keras.Input((4,)), Clip(all_rows), keras.layers.Dense(3)])
+        model.compile("sgd", "mse", run_eagerly=True)
+        return model
+
+    found = expect_failure(
+        "inference_purity", build(True), x, rule="BN003", layer="clip", cause_tested=True
+    )
+    assert found.cause == "clip does something else outside of a trace"
+    assert set(found.evidence["apart"]) >= {"predict", "model(x)"}
+    expect_pass("inference_purity", build(False), x)

@@ -186,3 +186,36 @@ def test_an_operation_that_is_not_known_to_draw(x, generator):
     assert "PyFunc" in found.cause
     rules = [f.rule for f in check_consistency(model, x, checks=[CHECK])[CHECK].findings]
     assert rules == ["BN002"]
+
+
+class Flips(keras.Model):
+    """Test-time augmentation in a step of the model's own: by chance, or all of it."""
+
+    def __init__(self, by_chance):
+        super().__init__()
+        self.dense, self.by_chance = keras.layers.Dense(2), by_chance
+
+    def call(self, h):
+        return self.dense(h)
+
+    def predict_step(self, data):
+        rows = data[0] if isinstance(data, tuple) else data
+        turned = tf.reverse(rows, [1])
+        if self.by_chance:
+            turned = tf.where(tf.random.uniform(()) < 0.5, turned, rows)
+        return self(rows, training=False) + self(turned, training=False)
+
+
+def test_a_step_of_the_model_s_own_that_draws(x):
+    """No layer draws: the step is named, and its twin adds what nobody calls random."""
+
+    def build(by_chance):
+        model = Flips(by_chance)
+        model(x)
+        return model
+
+    found = expect_failure(
+        CHECK, build(True), x, rule="BN002", layer="predict_step", cause_tested=True
+    )
+    assert "Flips.predict_step draws random numbers" in found.cause
+    assert expect_pass(CHECK, build(False), x).warnings

@@ -321,25 +321,25 @@ def tested_operations(
 ) -> list[str]:
     """Operations in which rows meet, as a reader knows them, if they are all of them; else none.
 
-    Those `found` are held at what they gave the kept rows of the first batch, then those in which
-    rows meet further on, and so on.
+    Those `found` are held at what they gave the kept rows of the first batch; if rows still meet,
+    those in which they do so further on as well, and so on.
     """
-    descriptions, patched = dict[str, str](), dict[str, Patch]()
+    descriptions = dict[str, str]()
     try:
         for _ in range(ROUNDS):
-            if not found:
+            if descriptions.keys() >= found.keys():
                 break
             descriptions |= found
             patched = {
                 name: Patch(values, variant.kept, variant.rows)
                 for name, values in results_of(seen, x, descriptions).items()
             }
+            if independent(intervened(seen, x, operations=patched), x, variant):
+                return list(descriptions.values())
             found = meeting_operations(seen, x, variant, patched)
     except Exception:
-        return []  # an intervention that the code does not take proves nothing
-    if not patched or not independent(intervened(seen, x, operations=patched), x, variant):
-        return []
-    return list(descriptions.values())
+        pass  # an intervention that the code does not take proves nothing
+    return []
 
 
 def _result_differs(mine: Array, its: Array, own: Array, variant: BatchVariant) -> bool | None:

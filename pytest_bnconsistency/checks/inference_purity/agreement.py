@@ -159,7 +159,9 @@ class _Comparing:
             return  # what it refuses in batches, nothing can be compared with
         unlike = self._unlike(measured_noise(context), x, expected)
         if how := other.raised or unlike(other.outputs):
-            called = Called(x, calls[other.name]) if self._traced and other.name in calls else None
+            mode = calls.get(other.name, False)
+            outside = self._traced and (other.name in calls or self._as_outside(other))
+            called = Called(x, mode) if outside else None
             runner = runner_of(context, other)
             cause = explain.disagreement_cause(context.subject, runner, unlike, called)
             yield _Disagreement(
@@ -167,6 +169,13 @@ class _Comparing:
             )
         elif self._traced and other.name == context.subject.call_text(False):
             yield from self._after_another(other.name, self._traced)
+
+    def _as_outside(self, other: Seen) -> bool:
+        """Whether it gives what the call gives outside of a trace, as where it runs eagerly."""
+        called = entry(self.context, self.context.subject.call_text(False))
+        if other.kind is Kind.IN_BATCHES:
+            return same_outputs(_in_batches(self.context, called, self.x), other.outputs)
+        return same_outputs(called.run(WHOLE, self.x).outputs, other.outputs)
 
     def _compiled(self, compiled: CompiledBefore) -> Iterator[_Disagreement]:
         """What `predict` was compiled for before the check."""

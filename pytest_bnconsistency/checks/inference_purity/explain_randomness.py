@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.checks.inference_purity.undoing import LIBRARY, Runner
+from pytest_bnconsistency.checks.training_mode_callers import to_blame
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.activation_patching import Patch
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -18,6 +20,9 @@ from pytest_bnconsistency.execution.layer_values import (
     unrepeatable,
     values_of,
 )
+from pytest_bnconsistency.execution.observations import same_outputs
+from pytest_bnconsistency.execution.random_operations import noting_draws
+from pytest_bnconsistency.execution.state import preserve_state, restored
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
@@ -48,6 +53,45 @@ def not_repeatable(
             tested = _repeats_with(subject, x, mode, drawn.labels, default.drawing)
     explanation = _of_draws(drawn, tested, tries, _to_repeat(subject, random))
     return _finding(random, drawn, explanation)
+
+
+def of_own_method(subject: Subject, runner: Runner, random: Sequence[str]) -> Finding | None:
+    """The finding where the model's own `predict_step`, or such a method, is all that is random.
+
+    It is for entry points that run the code of `runner`, where the model's calls repeat.
+    """
+    tries = Tries()
+
+    def steady(names: Collection[str]) -> bool:
+        if not tries.may(LIBRARY):
+            return False
+        with subject.as_library(names):
+            return _repeats_itself(subject, runner)
+
+    own = to_blame(runner.own, steady)
+    if not own:
+        return None
+    who = f"the model's own {listed([subject.qualified(name) for name in own])}"
+    explanation = Explanation(
+        cause=f"{who} draws random numbers, or keeps something from one call to the next",
+        tested="with the library's own in its place, the same batch gives the same bits",
+        remedy=f"draw no random numbers in {listed(own)}, and keep nothing there from one call to "
+        "the next",
+        established=True,
+    )
+    # It is no layer: what else repeats itself does so for all that.
+    return replace(_finding(random, _Drawn(own, [], []), explanation), layers=())
+
+
+def _repeats_itself(subject: Subject, runner: Runner) -> bool:
+    """Whether code that runs anew draws nothing and gives the same bits each time."""
+    try:
+        with preserve_state(subject), restored(runner.may_change), noting_draws() as drew:
+            first = runner.run()
+            again = [runner.run() for _ in range(REPEATED - 1)]
+    except Exception:
+        return False  # what can't be run so is not shown to repeat itself
+    return not drew() and all(same_outputs(first, other) for other in again)
 
 
 def _finding(random: Sequence[str], drawn: _Drawn, explanation: Explanation) -> Finding:

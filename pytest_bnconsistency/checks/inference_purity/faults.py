@@ -53,5 +53,10 @@ def not_repeatable(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> list
     random = [s.name for s in seen if not s.repeats and (drawing or not s.moved)]
     if not random:
         return []
+    if not any(name in modes for name in random):
+        runner = runner_of(context, next(s for s in seen if s.name in random))
+        found = explain_randomness.of_own_method(context.subject, runner, random)
+        if found is not None:
+            return [found]
     mode = next((modes[name] for name in random if name in modes), False)
     return [explain_randomness.not_repeatable(context.subject, x, default, random, mode)]
