@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.checks.check_context import FEWEST_ROWS, CheckContext
-from pytest_bnconsistency.checks.traced_passes import observed
+from pytest_bnconsistency.checks.traced_passes import TRAINING, observed
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.execution.batch_variants import BatchVariant
@@ -185,7 +185,7 @@ def changeable_variables(context: CheckContext) -> list[Any]:
 
     def found() -> list[Any]:
         # Each mode's trace holds the variables that layers use; one costs seconds.
-        passes = ("observed", False, frozenset[int]()), "training"
+        passes = ("observed", False, frozenset[int]()), TRAINING
         traced = next(filter(None, map(context.known, passes)), None) or observed(context, False)
         every = [*reachable_variables(context.subject), *traced.variables]
         return list({id(variable): variable for variable in every}.values())

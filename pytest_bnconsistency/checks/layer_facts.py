@@ -16,7 +16,7 @@ from pytest_bnconsistency.checks.entry_points import (
     same_in_every_layer,
 )
 from pytest_bnconsistency.checks.population_statistics import Estimated, training_pass
-from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES
+from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES, TRAINING
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state
@@ -165,7 +165,7 @@ def _training(context: CheckContext) -> tuple[Pass | None, list[Tracked] | None]
     known: Estimated | None = context.known("estimated")
     if known is not None:
         return known.training, known.tracked
-    either = context.known("training") or context.known(IN_BOTH_MODES)
+    either = context.known(TRAINING) or context.known(IN_BOTH_MODES)
     return either, context.known("tracked")
 
 

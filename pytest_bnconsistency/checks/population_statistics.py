@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES, TRAINING
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.batches import Batches, in_batches
@@ -39,12 +40,13 @@ def training_pass(context: CheckContext) -> Pass:
     """A pass in training mode that sees the moments of each batch, of the sample without data."""
 
     def traced() -> Pass:
-        if (data := context.data) is None:
-            return statistics.training_pass(context.subject, context.sample())
+        data, before = context.data, context.known(IN_BOTH_MODES)
+        if data is None:
+            return statistics.training_pass(context.subject, context.sample(), before)
         batch = data.take(slice(0, batch_size(context, data)))
-        return statistics.training_pass(context.subject, batch.x)
+        return statistics.training_pass(context.subject, batch.x, before)
 
-    return context.once("training", traced)
+    return context.once(TRAINING, traced)
 
 
 def inference_pass(context: CheckContext) -> Pass:

@@ -8,8 +8,10 @@ from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
 from pytest_bnconsistency.measurement.injected_faults import InjectedFault
 
-IN_BOTH_MODES = "training, both modes"
-"""Under which name checks share a pass in training mode that compares the modes of layers."""
+TRAINING, IN_BOTH_MODES = "training", "training, both modes"
+"""Under which names checks share passes in training mode: one that sees the moments of batches,
+and one that compares the modes of layers.
+"""
 
 
 def observed(

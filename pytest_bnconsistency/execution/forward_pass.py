@@ -358,13 +358,18 @@ def neutralised(
     training: bool | None,
     instrument: Callable[[], Instrument],
     row_by_row: Collection[int] = (),
+    after: Pass | None = None,
 ) -> Pass:
     """A pass in which layers that draw random numbers give what they give in inference.
 
     A layer that holds variables, or layers with variables, goes on as it is: its statistics count.
+    What was found so in another pass of the mode, the one `after` which this comes, is known.
     """
     drawing: list[Any] = []
     fed: dict[int, list[Any]] | None = None
+    if after is not None:
+        drawing = [layer for layer in after.random_layers if id(layer) in after.stochastic_off]
+        fed = after.fed_by_random
     while True:
         stochastic_off = [id(layer) for layer in drawing]
         traced = Pass(

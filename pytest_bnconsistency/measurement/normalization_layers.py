@@ -168,9 +168,9 @@ def _trains(layer: Any, variable: Any) -> bool:
     return not any(getattr(v, "_value", v) is variable for v in kept)
 
 
-def training_pass(subject: Subject, x: Any) -> Pass:
+def training_pass(subject: Subject, x: Any, after: Pass | None = None) -> Pass:
     """A pass in training mode with every stochastic layer neutralised: no dropout, no noise."""
-    return neutralised(subject, x, training=True, instrument=lambda: Moments(subject))
+    return neutralised(subject, x, training=True, instrument=lambda: Moments(subject), after=after)
 
 
 def find(training: Pass, x: Any) -> list[Tracked]:

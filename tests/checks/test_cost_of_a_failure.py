@@ -96,6 +96,28 @@ def test_a_failure_takes_few_traces(made, passing, fault, rule, layer):
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize(
+    "checks",
+    [["frozen_stability", "statistics_health"], ["train_eval_agreement", "frozen_stability"]],
+)
+def test_layers_that_draw_are_looked_for_once(made, checks):
+    x = np.random.default_rng(0).standard_normal((12, 4), np.float32)
+
+    def traces(drawing):
+        inputs = keras.Input((4,))
+        h = keras.layers.BatchNormalization(trainable=False)(inputs)
+        h = keras.layers.BatchNormalization()(drawing(h))
+        model = keras.Model(inputs, keras.layers.Dense(1)(h))
+        model.compile("sgd", "mse")
+        model.fit(x, x[:, :1], epochs=1, verbose=0)
+        made.update(traces=0)
+        check_consistency(model, x, x[:, :1], checks=checks)
+        return made["traces"]
+
+    assert traces(keras.layers.Dropout(0.5, seed=0)) == traces(keras.layers.ReLU()) + 1
+
+
+@pytest.mark.thorough
 def test_the_noise_of_one_row_tells_that_sizes_matter(made):
     layers = keras.layers
     inputs = h = keras.Input((8, 8, 2))

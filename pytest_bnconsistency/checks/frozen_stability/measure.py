@@ -10,7 +10,7 @@ from pytest_bnconsistency.checks.frozen_stability import fine_tuning
 from pytest_bnconsistency.checks.frozen_stability.declared import Declarations
 from pytest_bnconsistency.checks.frozen_stability.explain import Measured
 from pytest_bnconsistency.checks.population_statistics import inference_pass
-from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES
+from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES, TRAINING
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
 from pytest_bnconsistency.execution.trainable_flags import flags_set
@@ -36,7 +36,9 @@ def training_pass(context: CheckContext) -> Pass:
 
     def traced() -> Pass:
         modes = functools.partial(Modes, subject, lambda call: True)
-        return neutralised(subject, step_rows(context), training=True, instrument=modes)
+        before = context.known(TRAINING)
+        x = step_rows(context)
+        return neutralised(subject, x, training=True, instrument=modes, after=before)
 
     return context.once(IN_BOTH_MODES, traced)
 
