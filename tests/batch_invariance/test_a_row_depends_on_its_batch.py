@@ -52,15 +52,15 @@ def test_a_reduction_over_features_is_the_remedy(k, x):
 
 def test_a_reduction_between_the_layers_of_a_graph(x):
     model = functional(keras, lambda h: h - keras.ops.mean(h, axis=0, keepdims=True))
-    expect_failure(
+    finding = expect_failure(
         CHECK,
         model,
         x,
         rule=ROWS_MIX,
-        layer="subtract",
         cause_tested=True,
         cause_contains="mean reduces the batch axis away",
     )
+    assert finding.layer.startswith("subtract")  # Keras counts them in a process
 
 
 def test_a_reduction_between_the_layers_of_a_tf_keras_graph(x):
