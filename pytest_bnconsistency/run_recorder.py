@@ -167,7 +167,7 @@ class RunRecorder:
                 terminalreporter.line(line)
 
     def pytest_unconfigure(self) -> None:
-        if self.record is not None:
+        if self.record is not None and not self.stopped:  # pytest gave up its capture by then
             drop_noise(self.config)
 
     def _sections(self, record: dict[str, Any]) -> dict[str, Iterable[str]]:

@@ -202,10 +202,11 @@ def test_a_worker_that_dies_is_told(project):
 
 
 STOPPED = """
-    import time
+    import sys, time
 
     def test_first(bn_check, fake): bn_check.batch_invariance(fake())
     def test_stops():
+        sys.modules.setdefault("tensorflow", sys)  # its first words are no news at the end
         {stop}
     def test_last(bn_check, fake): bn_check.batch_invariance(fake())
 """
@@ -222,7 +223,8 @@ STOPPED = """
 def test_a_run_that_breaks_off_says_what_is_missing(project, stop, args, why, missing):
     project.makepyfile(STOPPED.format(stop=stop))
     run = project.runpytest if args else project.runpytest_subprocess
-    run(*args, "--bn-report=json:run.json")
+    done = run(*args, "--bn-report=json:run.json")
+    assert done.ret == (pytest.ExitCode.TESTS_FAILED if args else pytest.ExitCode.INTERRUPTED)
     run = record(project)
     assert run["run"]["stopped"].startswith(why)
     assert [test.partition("::")[2] for test in run["run"]["not_run"]] == missing
