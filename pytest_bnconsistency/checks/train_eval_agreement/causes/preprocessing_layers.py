@@ -88,7 +88,7 @@ def _standardised(place: Affine, wrong: Form | None = None) -> Change:
 
 def _natural(place: Affine) -> Iterator[Change]:
     """What the layer may be meant to give."""
-    if not standardises(place):
+    if not standardises(place) and not is_standard(place):
         yield _standardised(place)
     gives = place.gives
     turned = place.scale < 0
