@@ -110,6 +110,7 @@ def test_pictures_in_whole_numbers(k, x):
     assert "uint8" in found.message
 
 
+@pytest.mark.filterwarnings("ignore:The structure of:UserWarning")  # Keras 3.6, of its own lists
 def test_several_inputs(k, x):
     layer, a, b = k.layers.Normalization(name="norm"), k.Input((4,)), k.Input((2,))
     joined = k.layers.Concatenate()([layer(a), b])
