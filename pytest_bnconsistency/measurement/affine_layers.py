@@ -107,8 +107,13 @@ def affine_calls(
 ) -> list[Affine]:
     """The calls before the first of the `tracked` that scale and shift by what does not train."""
     labels = _candidates(inference, {id(t.layer) for t in tracked})
-    if not labels:
-        return []
+    return scaled_and_shifted(inference, labels, batches) if labels else []
+
+
+def scaled_and_shifted(
+    inference: Pass, labels: Collection[str], batches: Iterable[Data]
+) -> list[Affine]:
+    """The calls, of those with these labels, that scale and shift what they are given."""
     found: dict[str, _Seen] = {}
     run: Pass | None = None
     for batch in batches:

@@ -108,3 +108,56 @@ def test_weights_that_tell_nothing(k, digits):
     finding = expect_failure(CHECK, model, *digits, rule=UNKNOWN, cause_tested=False)
     assert "averaged, pruned, rounded, restored" in finding.remedy
     assert "recalibrate(model, x)" in finding.remedy
+
+
+def dense(model):
+    return [layer for layer in model.layers if layer.weights and hasattr(layer, "kernel")]
+
+
+def multiplied(layer, by):
+    layer.kernel.assign(by * layer.kernel.numpy())
+
+
+@pytest.mark.thorough
+def test_weights_scaled_behind_another_normalization_layer(k, digits):
+    model = trained(k, digits, rate=0.003)
+    expect_pass(CHECK, model, *digits, batch_size=32)
+    multiplied(dense(model)[1], 0.1)
+    finding = expect_failure(
+        CHECK, model, *digits, rule=OTHER_WEIGHTS, layer="other", cause_tested=True, batch_size=32
+    )
+    assert f"those of {dense(model)[1].name} by 0.1" in finding.cause
+    recalibrate(model, digits[0], batch_size=32)
+    expect_pass(CHECK, model, *digits, batch_size=32)
+
+
+@pytest.mark.thorough
+def test_the_first_weights_scaled_are_as_the_data_scaled(k, digits):
+    model = trained(k, digits, rate=0.003)
+    multiplied(dense(model)[0], 0.3)
+    expect_failure(
+        CHECK,
+        model,
+        *digits,
+        rule="BN209",
+        cause_contains="or the first weights were multiplied by as much",
+        batch_size=32,
+    )
+    multiplied(dense(model)[0], 1 / 0.3 * 255)
+    expect_failure(CHECK, model, *digits, rule="BN209", without=["weights"], batch_size=32)
+
+
+@pytest.mark.thorough
+def test_normalization_folded_into_the_weights_that_runs_again(k, digits):
+    digits = digits[0] + 1, digits[1]
+    model = trained(k, digits, rate=0.003)
+    for layer, bn in zip(dense(model), map(model.get_layer, ("bn", "other")), strict=False):
+        scale = bn.gamma.numpy() / np.sqrt(bn.moving_variance.numpy() + bn.epsilon)
+        layer.kernel.assign(layer.kernel.numpy() * scale)
+        layer.bias.assign((layer.bias.numpy() - bn.moving_mean.numpy()) * scale + bn.beta.numpy())
+    finding = expect_failure(
+        CHECK, model, *digits, rule=OTHER_WEIGHTS, layer="bn", cause_tested=True, batch_size=32
+    )
+    assert f"bn into those of {dense(model)[0].name}" in finding.cause
+    recalibrate(model, digits[0], batch_size=32)  # it changes nothing then
+    expect_pass(CHECK, model, *digits, batch_size=32)

@@ -24,6 +24,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.initial_values impo
     stale,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.causes.lagging import lagging
+from pytest_bnconsistency.checks.train_eval_agreement.causes.scaled_weights import scaled
 from pytest_bnconsistency.checks.train_eval_agreement.causes.shared_layers import shared_by_inputs
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
@@ -52,6 +53,8 @@ def explain(m: Measured, bound: str) -> Finding:
         cause = causes.predicted(m, tries)
     if cause is None and not tries.cut and m.biased:
         cause = next(stale(m), None)  # sure by arithmetic, whatever else is in the statistics
+    if cause is None and not tries.cut and tries.may("weights scaled after training"):
+        cause = scaled(m)
     if cause is None and m.step and tries.may("the model's own training steps"):
         cause = lagging(m)
     if cause is None and not tries.cut and not likely(m):

@@ -11,6 +11,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import MOST, 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.chance import fits
 from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import (
     ROUNDS,
+    SNAP,
     Values,
     fitted,
     named,
@@ -30,6 +31,7 @@ ENOUGH_STATISTICS = 2
 """Numbers that are fitted for each channel must explain so many times as many statistics."""
 FAR_LESS = 4
 MOST_CHANNELS = 4
+OTHER_WEIGHTS = "the first weights were multiplied by as much"
 LARGE_ROUNDS = 2
 NEAR_USUAL, FITTED = 1.5, 2.0
 """Weights of numbers that were fitted, and are usual ones or not."""
@@ -55,13 +57,14 @@ class Change:
     """What is done to the data, in words and as a function.
 
     `weight` grows with the numbers that were found by the statistics themselves; `free` says that
-    these are no usual ones.
+    these are no usual ones. `rival` is what would do the same to what the model makes of it.
     """
 
     name: str
     apply: Transform
     weight: float = 1.0
     free: bool = False
+    rival: str = ""
 
 
 def preprocessed(m: Measured) -> Iterator[Cause]:
@@ -110,7 +113,7 @@ def _explaining(trial: InputTrial, change: Change) -> Iterator[Candidate]:
         cause = Cause.tested(
             rules.SHIFT,
             cause=f"the statistics are those of {change.name}: this data is preprocessed "
-            "otherwise than the training data",
+            f"otherwise than the training data{change.rival and ', or '}{change.rival}",
             tested=f"with {change.name} {known if tried.mends else stored}; {tried.said}",
             remedy=f"the model was trained on {change.name}: give evaluation the preprocessing of "
             "training (best inside the model)",
@@ -167,10 +170,12 @@ def _global(trial: InputTrial) -> Iterator[Change]:
             scale, offset = float(fit.scale[0]), float(fit.offset[0])
             for a, b in usual(scale, offset, spread):
                 if fit.believed(usual=True):
-                    yield Change(named(a, b, of), _scaled(a, b, order), NEAR_USUAL)
+                    rival = "" if b else OTHER_WEIGHTS
+                    yield Change(named(a, b, of), _scaled(a, b, order), NEAR_USUAL, rival=rival)
             if fit.explains and fit.believed() and _is_particular(trial, values, spread):
+                rival = OTHER_WEIGHTS if abs(offset) < SNAP * abs(scale) * spread else ""
                 apply = _scaled(scale, offset, order)
-                yield Change(named(scale, offset, of), apply, FITTED, free=True)
+                yield Change(named(scale, offset, of), apply, FITTED, free=True, rival=rival)
 
 
 def _is_particular(trial: InputTrial, values: Values, spread: float) -> bool:
