@@ -115,3 +115,48 @@ def test_a_classical_gan(k):
     joined = k.Model(inputs, critic(generator(inputs)))
     joined.compile("adam", "mse", jit_compile=False)
     expect_pass(CHECK, joined, x, np.ones((8, 1), np.float32))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("rule", "thawed", "layer"),
+    [
+        ("BN301", True, "norm/inner"),
+        ("BN301", False, "norm/inner"),
+        ("BN305", False, "norm/inner"),
+    ],
+)
+def test_a_layer_that_writes_to_the_one_it_holds(k, x, y, rule, thawed, layer):
+    """As spectral normalization does, which divides the kernel whenever training is true."""
+
+    class Divides(k.layers.Layer):
+        def __init__(self, inner, **options):
+            super().__init__(**options)
+            self.inner = inner
+
+        def call(self, x, training=False):
+            y = self.inner(x)
+            if training:
+                kernel = self.inner.kernel
+                kernel.assign(kernel / (1 + abs(kernel[0, 0])))
+            return y
+
+    inner = k.layers.Dense(4, name="inner")
+    norm = Divides(inner, name="norm")
+    inputs = k.Input((4,))
+    first = k.layers.Dense(4, name="first")
+    model = k.Model(inputs, k.layers.Dense(3, activation="softmax")(norm(first(inputs))))
+    norm.trainable = False
+    if thawed:
+        norm.trainable = True
+        inner.trainable = False
+    elif rule == "BN305":
+        inner.trainable = True
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    finding = expect_failure(CHECK, model, x, y, rule=rule, layer=layer, cause_tested=True)
+    if layer == "norm/inner":
+        assert "norm, which holds norm/inner, writes to its state" in finding.cause
+    norm.trainable = inner.trainable = True
+    first.trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    expect_pass(CHECK, model, x, y)

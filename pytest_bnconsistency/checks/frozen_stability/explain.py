@@ -21,6 +21,9 @@ from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.words import counted, listed
 
+MIND_TRAINABLE = (
+    "in the layer: if training and self.trainable: update; or call it with training=False"
+)
 FLAGS, WRITERS = "freezing by flag", "what writes to the state"
 
 
@@ -204,6 +207,10 @@ def _whatever_the_flag(m: Measured, free: Sequence[Frozen], by: str) -> Explanat
             "call it with training=False",
             "told training=False, its state stays; with trainable=False alone it does not",
         )
+    held = _by_holder(m, free)
+    if held is not None and len(held.layers) == len(free):
+        own = held.explanation
+        return replace(own, cause=f"{by}, and with trainable=False as well, {own.cause}")
     return _explained(
         f"not established; {by}, and with trainable=False its state moves as well",
         "call the layer in inference mode while the others train, and leave its weights out of "
@@ -291,15 +298,38 @@ def _ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     layers = [f for f in left if f.any_of(m.by_forward)]
     if not layers:
         return None
-    fixed = _time_for("inference mode forced") and _holds_forward(m, layers, frozen=False)
-    explanation = _explained(
-        "the layer updates its state whenever training is true, and does not look at trainable"
-        if fixed
-        else "not established",
-        "in the layer: if training and self.trainable: update; or call it with training=False",
-        "told training=False, its state stays" if fixed else "",
+    if _time_for("inference mode forced") and _holds_forward(m, layers, frozen=False):
+        explanation = _explained(
+            "the layer updates its state whenever training is true, and does not look at "
+            "trainable",
+            MIND_TRAINABLE,
+            "told training=False, its state stays",
+        )
+        outer_first = sorted(layers, key=lambda f: len(f.call.parents))
+        return Cause(rules.FROZEN_MOVES, outer_first, explanation)
+    return _by_holder(m, layers) or Cause(
+        rules.FROZEN_MOVES, layers, _explained("not established", MIND_TRAINABLE, "")
     )
-    return Cause(rules.FROZEN_MOVES, layers, explanation)
+
+
+def _by_holder(m: Measured, layers: Sequence[Frozen]) -> Cause | None:
+    """A layer around them that writes to their state: told inference mode, does it stay?"""
+    holders = {id(f): f.call.parents[-1] for f in layers if f.call.parents}
+    for holder in {id(h): h for h in holders.values() if h is not m.subject.model}.values():
+        inside = [f for f in layers if holders.get(id(f)) is holder]
+        if not _time_for("inference mode forced"):
+            return None
+        if not _holds_forward(m, inside, frozen=False, holder=holder):
+            continue
+        explanation = _explained(
+            f"{holder.name}, which holds {_listed(inside)}, writes to its state whenever training "
+            "is true",
+            f"freeze {holder.name} as well if it looks at trainable; or call it with "
+            "training=False",
+            f"with {holder.name} told training=False, the state stays",
+        )
+        return Cause(rules.FROZEN_MOVES, inside, explanation)
+    return None
 
 
 def _written(m: Measured, left: Sequence[Frozen]) -> Cause | None:
@@ -328,9 +358,15 @@ def _by_batch(layers: Sequence[Frozen]) -> Cause:
     return Cause(rules.FROZEN_BY_BATCH, layers, explanation)
 
 
-def _holds_forward(m: Measured, layers: Sequence[Frozen], *, frozen: bool) -> bool:
-    """Whether the layers' state stays in a forward pass, once frozen by flag or told inference."""
+def _holds_forward(
+    m: Measured, layers: Sequence[Frozen], *, frozen: bool, holder: Any = None
+) -> bool:
+    """Whether the layers' state stays in a forward pass, once frozen by flag or told inference.
+
+    With a `holder`, that is told instead of them.
+    """
     ours = {id(v) for v in _variables(layers)}
+    told = [f.call.layer for f in layers] if holder is None else [holder]
     with preserve_state(m.subject):
         for f in layers if frozen else ():
             m.subject.freeze(f.call.layer)
@@ -339,7 +375,7 @@ def _holds_forward(m: Measured, layers: Sequence[Frozen], *, frozen: bool) -> bo
             m.x,
             training=True,
             instrument=Modes(m.subject, lambda call: frozen),
-            modes={} if frozen else {id(f.call.layer): False for f in layers},
+            modes={} if frozen else {id(layer): False for layer in told},
         )
         seen = again.run(m.x)
     gaps = mode_gaps(again.calls, seen.records)
