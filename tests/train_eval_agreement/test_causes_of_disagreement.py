@@ -255,6 +255,18 @@ def test_a_last_batch_of_one_row(k, disagrees):
     expect_pass(CHECK, settled(classifier(k), split(x[:512], 64), 20), x[:512])
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_last_batch_of_one_row_that_chance_chose(k, disagrees, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(3, 2, (321, 4)).astype(np.float32)
+    epochs = [rows for _ in range(20) for rows in split(rng.permutation(x), 32)]
+    finding = disagrees(settled(classifier(k, 0.5), epochs, 1), x, rule=TINY, layer="bn")
+    assert "each epoch ended with a batch of a single row" in finding.cause
+    whole = [rows for rows in epochs if len(rows) > 1]
+    expect_pass(CHECK, settled(classifier(k, 0.5), whole, 1), x)
+
+
 def moved_round(model, *places):
     """Each vector into the next place, the last into the first."""
     vectors = [getattr(model.get_layer(name), which) for name, which in places]

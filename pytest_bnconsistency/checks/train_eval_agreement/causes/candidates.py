@@ -7,6 +7,7 @@ comes nearer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,6 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.rewritten import re
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order import (
     by_chance,
     in_order,
-    moving_averages,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.data.arrays import Array
@@ -39,6 +39,8 @@ from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits
 
 USUAL_MOMENTUM = 0.9
+LAST_ROWS = 512
+"""So many rows are tried as the last of each epoch, in small models."""
 ENOUGH = 16
 """A variance within so many rows is about that of the data."""
 
@@ -138,17 +140,40 @@ def _few_rows(m: Measured) -> Iterator[Cause]:
 
 
 def _single_row_last(m: Measured, size: int) -> Cause:
+    """Which row it was is not known: each is tried, in all epochs or in the last alone."""
     order = m.batches.order
-    tails = [in_batches(m.data, o, size, ragged=True) for o in (order, np.sort(order))]
-    last = [list(statistics.batch_statistics(m.training, m.tracked, t)) for t in tails]
+    rows = np.unique(
+        [*order[-OF_LARGE:], *(range(min(m.data.rows, LAST_ROWS)) if m.small else ())]
+    )
+    single = in_batches(m.data, rows, 1, ragged=True)
+    seen = [b.values for b in statistics.batch_statistics(m.training, m.tracked, single)]
+    mean = [np.asarray(np.mean(values, axis=0)) for values in zip(*seen, strict=True)]
+    updates = math.ceil(m.data.rows / size)
+    ended = [_ended(m, last, before, updates) for last in seen for before in (last, mean)]
     return Cause.tested(
         rules.TINY_BATCHES,
         cause="each epoch ended with a batch of a single row, which has no variance of its own",
         tested="moving averages that end on a single row are what is stored",
         remedy="drop the remainder (dataset.batch(..., drop_remainder=True)), or use another "
         "batch size; or recalibrate(model, x)",
-        share=max(m.explained(moving_averages(m, [*seen, *seen, *seen])) for seen in last),
+        share=max(map(m.explained, ended)),
     )
+
+
+def _ended(
+    m: Measured, last: Sequence[Array], before: Sequence[Array], updates: int
+) -> list[Array]:
+    """Moving averages after epochs of so many updates, each of which ended on `before`, and the
+    last on `last`.
+    """
+    values = []
+    for t, reference, final, earlier in zip(m.tracked, m.reference, last, before, strict=True):
+        kept = float(np.clip(t.retention, 0.0, 1 - 1e-6))
+        of_last = 1 - kept
+        of_earlier = of_last / (1 - kept**updates) - of_last
+        others = 1 - of_last - of_earlier
+        values.append(others * reference + of_earlier * earlier + of_last * final)
+    return values
 
 
 def _small_momentum(m: Measured) -> Iterator[Cause]:
