@@ -219,8 +219,8 @@ def joined(environments: Iterable[Environment]) -> list[Environment]:
             continue
         key = tuple(one.versions.get(name) or "-" for name in ("python", *LIBRARIES))
         known = by_versions.setdefault(key, Environment(one.versions, {}, {}))
-        again = {(fault.file, fault.test, fault.case) for fault in one.faults}
-        for fault in [f for f in known.faults if (f.file, f.test, f.case) in again]:
+        again = {fault._replace(check="", rule="") for fault in one.faults}
+        for fault in [f for f in known.faults if f._replace(check="", rule="") in again]:
             del known.faults[fault]
         known.faults.update(one.faults)
         known.outcomes.update(one.outcomes)
