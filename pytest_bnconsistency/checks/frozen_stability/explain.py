@@ -207,9 +207,9 @@ def _whatever_the_flag(m: Measured, free: Sequence[Frozen], by: str) -> Explanat
             "call it with training=False",
             "told training=False, its state stays; with trainable=False alone it does not",
         )
-    held = _by_holder(m, free)
-    if held is not None and len(held.layers) == len(free):
-        own = held.explanation
+    by_holder = _by_holder(m, free)
+    if by_holder is not None and len(by_holder.layers) == len(free):
+        own = by_holder.explanation
         return replace(own, cause=f"{by}, and with trainable=False as well, {own.cause}")
     return _explained(
         f"not established; {by}, and with trainable=False its state moves as well",
@@ -366,7 +366,7 @@ def _holds_forward(
     With a `holder`, that is told instead of them.
     """
     ours = {id(v) for v in _variables(layers)}
-    told = [f.call.layer for f in layers] if holder is None else [holder]
+    called = [f.call.layer for f in layers] if holder is None else [holder]
     with preserve_state(m.subject):
         for f in layers if frozen else ():
             m.subject.freeze(f.call.layer)
@@ -375,7 +375,7 @@ def _holds_forward(
             m.x,
             training=True,
             instrument=Modes(m.subject, lambda call: frozen),
-            modes={} if frozen else {id(layer): False for layer in told},
+            modes={} if frozen else {id(layer): False for layer in called},
         )
         seen = again.run(m.x)
     gaps = mode_gaps(again.calls, seen.records)
