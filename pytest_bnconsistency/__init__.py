@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_bnconsistency import strategies
+    from pytest_bnconsistency import strategies as strategies
     from pytest_bnconsistency.assertions import (
         BnCheck,
         assert_baseline,
@@ -59,18 +59,18 @@ __all__ = [
     "preserve_state",
     "recalibrate",
     "record_baseline",
-    "strategies",
 ]
+"""All but `strategies`, a module: `import *` would ask everybody for Hypothesis."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "strategies":
         return importlib.import_module("pytest_bnconsistency.strategies")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = next((home for home, names in _HOMES.items() if name in names), "assertions")
     return getattr(importlib.import_module(f"pytest_bnconsistency.{home}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "strategies"])

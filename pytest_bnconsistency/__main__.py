@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_bnconsistency import __version__
 from pytest_bnconsistency.errors import BNConsistencyError, OptionError
 from pytest_bnconsistency.reporting import formats
 from pytest_bnconsistency.words import printable
@@ -16,13 +17,19 @@ USAGE = "python -m pytest_bnconsistency report RUN.json FORMAT:PATH ..."
 def main(arguments: Sequence[str]) -> int:
     """Write the reports that `arguments` name; the exit code, 0 if all is written."""
     try:
-        for line in _convert(arguments):
+        for line in _answer(arguments):
             sys.stdout.write(f"{printable(line)}\n")
     except OSError as error:
         return _ended(f"{error.filename or 'a report'} can't be written: {error.strerror}")
     except BNConsistencyError as error:
         return _ended(str(error))
     return 0
+
+
+def _answer(arguments: Sequence[str]) -> list[str]:
+    if arguments in (["-h"], ["--help"]):
+        return [f"usage: {USAGE}", f"formats: {', '.join(formats.FORMATS)}"]
+    return [__version__] if arguments == ["--version"] else _convert(arguments)
 
 
 def _convert(arguments: Sequence[str]) -> list[str]:

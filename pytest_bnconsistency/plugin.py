@@ -324,7 +324,14 @@ def _reproduce(item: pytest.Item) -> str:
         words += [flag, str(given)] if given else []
     for override in config.option.override_ini or ():
         words += ["-o", override] if override.startswith("bn_") else []
-    return " ".join(["pytest", _node(item), *map(shlex.quote, words)])
+    return " ".join([_program(config), _node(item), *map(shlex.quote, words)])
+
+
+def _program(config: pytest.Config) -> str:
+    """What the user started: `python -m pytest` puts the current folder on the path."""
+    started = getattr(config, "workerinput", {}).get("mainargv", sys.argv)
+    is_module = Path(*started[:1]).parts[-2:] == ("pytest", "__main__.py")
+    return "python -m pytest" if is_module else "pytest"
 
 
 def _node(item: pytest.Item) -> str:

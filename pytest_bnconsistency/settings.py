@@ -98,7 +98,7 @@ class Ignore(dict[str, str]):
 def option(default: Any, text: str, **limits: Any) -> Any:
     """A field of `Settings` with its option's help; `limits` are those of its values.
 
-    They are `min`, `max` of a share, `finite` or `choices`.
+    They are `min`, `max` of a share, `finite`, `choices`, or what is `wanted`, in words.
     """
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
@@ -119,11 +119,16 @@ class Settings:
     )
     batch_size: int = option(32, "batch size in which training sees the data", min=1)
     steps: int = option(2, "training steps for each batch shape", min=1)
-    frozen: str | None = option(None, "layers declared frozen, as a pattern: 'backbone/*'")
+    frozen: str | None = option(
+        None,
+        "layers declared frozen, as a pattern: 'backbone/*'",
+        wanted="a pattern of layer paths, as in 'backbone/*'",
+    )
     transductive: str | Mapping[str, str] | None = option(
         None,
         "why rows are meant to depend on their batch, for the model; in Python also "
         "for layers: {'discriminator/stddev*': 'why'}",
+        wanted="a reason, or {pattern: reason}",
     )
     ignore: Mapping[str, str] | None = option(
         None,
@@ -270,7 +275,7 @@ def parse(name: str, value: Any) -> Any:
     if "Mapping" in kind and isinstance(value, Mapping):
         return {pattern: parse(name, reason) for pattern, reason in value.items()}
     if kind.startswith("str"):
-        wanted = "a reason, or {pattern: reason}" if "Mapping" in kind else "a string"
+        wanted = meta.get("wanted", "a string that is not empty")
         return _text(name, value, wanted)
     return _number(name, value, int if kind.startswith("int") else float)
 

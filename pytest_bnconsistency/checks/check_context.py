@@ -135,12 +135,13 @@ class CheckContext:
             return self._with_ids(x)
         specs = self.specs()
         if specs is None:
-            name, is_function = self.subject.name, inspect.isfunction(self.subject.model)
+            name = self.subject.name
+            may_build = inspect.isfunction(self.subject.model) and name != "lambda"
             raise DataError(
                 f"the input shape of model {name!r} is not known, so no rows can be "
                 "generated; give some rows as x, or --bn-data, or their shape: "
                 "shape=(32, 32, 3), --bn-shape '(32, 32, 3)'"
-                + (f"; or {name}(), if that returns the model" if is_function else "")
+                + (f"; or {name}(), if that returns the model" if may_build else "")
             )
         from pytest_bnconsistency.execution.accepted_sizes import fitting_size
 

@@ -77,6 +77,7 @@ def _shaped(specs: Nest, shape: Mapping[str, tuple[int, ...]], *, strict: bool) 
             return spec
         if strict and not fits(axes, spec.shape):
             wanted = ", ".join("any" if axis is None else str(axis) for axis in spec.shape)
+            wanted += "," if len(spec.shape) == 1 else ""
             raise DataError(
                 f"option 'shape' is {axes} for input {spec.name!r}; expected ({wanted}), without "
                 "the rows"

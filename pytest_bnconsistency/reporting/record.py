@@ -160,6 +160,7 @@ def build(
         model["layers"] = _joined(model["layers"], layers)
         model["checks"].append(check)
     failed = [dict(error) for error in sorted(errors, key=_order)]
+    uncollected = any(error["kind"] == "collection" for error in failed)
     crashed = sorted(ending.crashed, key=lambda crash: _natural(crash["test"]))
     return {
         "schema_version": SCHEMA_VERSION,
@@ -168,7 +169,7 @@ def build(
             "started": ending.started,
             "seconds": round(ending.seconds, 3),
             "exit_status": ending.exit_status,
-            "complete": not (ending.stopped or crashed or ending.not_run),
+            "complete": not (ending.stopped or crashed or ending.not_run or uncollected),
             "stopped": ending.stopped,
             "crashed": crashed,
             "not_run": sorted(ending.not_run, key=_natural),

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import hypothesis  # noqa: F401 - inner runs share it with us
@@ -9,6 +10,7 @@ import pytest_bnconsistency.assertions  # noqa: F401 - inner runs share it with 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")  # the short summary is cut at the terminal's width
+    monkeypatch.setattr(sys, "argv", ["pytest"])  # however these tests were started
 
 
 @pytest.fixture

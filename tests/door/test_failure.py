@@ -46,6 +46,12 @@ def test_reproduce_carries_the_command_line(project):
     result.stdout.fnmatch_lines(["*::test_it\" --bn-rows 4 --bn-frozen 'back bone/[*]'"])
 
 
+def test_reproduce_starts_pytest_as_the_user_did(project):
+    project.makepyfile(FAILING)
+    result = project.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines(['E * reproduce  python -m pytest "*.py::test_it"'])
+
+
 def test_misuse_in_a_test_is_an_error(project):
     project.makepyfile(
         """

@@ -11,6 +11,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from pytest_bnconsistency import __version__
+from pytest_bnconsistency.__main__ import main
+
 TESTS = """
     import pytest
     from pytest_bnconsistency import ConsistencySuite
@@ -440,7 +443,9 @@ def test_a_report_of_a_run_without_checks_is_empty(pytester):
 def test_what_was_not_collected_is_told(project):
     project.makepyfile(test_a=PASSING, test_b="import nothing_of_this_name")
     project.runpytest("--continue-on-collection-errors", "--bn-report=json:run.json")
-    (error,) = record(project)["errors"]
+    run = record(project)
+    assert not run["run"]["complete"]
+    (error,) = run["errors"]
     assert (error["kind"], error["path"]) == ("collection", "test_b.py")
     assert "nothing_of_this_name" in error["message"]
 
@@ -459,6 +464,13 @@ def test_other_reports_are_made_of_a_json(shop):
     for name in formats:
         again = (shop.path / f"again.{name}").read_bytes()
         assert again == (shop.path / f"run.{name}").read_bytes()
+
+
+def test_help_and_version_are_answers(capsys):
+    assert [main(["--help"]), main(["--version"])] == [0, 0]
+    usage, formats, version = capsys.readouterr().out.splitlines()
+    assert usage.startswith("usage: python -m pytest_bnconsistency report RUN.json FORMAT:PATH")
+    assert (formats[:8], version) == ("formats:", __version__)
 
 
 @pytest.mark.thorough
