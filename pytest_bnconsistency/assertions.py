@@ -26,21 +26,37 @@ def assert_batch_invariance(model: Any, x: Any = None, **options: Unpack[Options
     """A row's result in inference does not depend on the rows that share its batch.
 
     Args:
-        model: a Keras 3 or tf_keras model, built.
-        x: rows to run, an array or a nest of arrays of shape `(rows, ...)`, as the model takes
-            them. Without it, rows are generated that fit the model's inputs.
-        options: fields of `Settings`: `rows`, `seed`, `vacuous`.
+        model: a Keras 3 or tf_keras model, built; a `tf.Module`, what `tf.saved_model.load`
+            returns, or a function of x.
+        x: rows to run, an array or a nest of arrays of shape `(rows, ...)`, of the dtypes that
+            the model takes, finite. Without it, rows are generated that fit the model's inputs.
+        options: fields of `Settings`: `rows` of a batch (8), `seed`, `examples`, `vacuous`, ...
 
     Raises:
         ConsistencyFailure: a row depends on its batch, or the check could not have seen it.
         BNConsistencyError: the model, `x` or an option cannot be used.
+
+    At one batch shape a kept row has the same bits whatever is beside it. Between batch sizes it
+    may move by rounding noise, measured by Monte Carlo arithmetic: Parker, "Monte Carlo
+    Arithmetic", 1997.
     """
     __tracebackhide__ = True
     return _assert("batch_invariance", model, x, None, options).results[0]
 
 
 def assert_inference_purity(model: Any, x: Any = None, **options: Unpack[Options]) -> CheckResult:
-    """Inference changes no state, repeats itself, and means the same through every entry point."""
+    """Inference changes no state, repeats itself, and means the same through every entry point.
+
+    Args:
+        model: as for `assert_batch_invariance`.
+        x: as for `assert_batch_invariance`.
+        options: fields of `Settings`: `rows` of a batch (8), `entry_points="all"`, `seed`, ...
+
+    Raises:
+        ConsistencyFailure: a variable's bits change, the same batch gives other bits the second
+            time, or entry points differ by more than rounding noise.
+        BNConsistencyError: the model, `x` or an option cannot be used.
+    """
     __tracebackhide__ = True
     return _assert("inference_purity", model, x, None, options).results[0]
 
@@ -72,6 +88,9 @@ def assert_train_eval_agreement(
 
     With `planned_updates`, a model that is not trained yet passes, and a `UserWarning` says if
     so many updates can't warm up its statistics.
+
+    Source: the population statistics of Ioffe and Szegedy, 2015, taken as by Wu and Johnson,
+    "Rethinking 'Batch' in BatchNorm", 2021; chance is their sampling error, in standard errors.
     """
     __tracebackhide__ = True
     report = _assert("train_eval_agreement", model, x, y, options, train_step=train_step)
@@ -106,7 +125,19 @@ def assert_frozen_stability(
 
 
 def assert_statistics_health(model: Any, x: Any = None, **options: Unpack[Options]) -> CheckResult:
-    """The stored statistics are usable."""
+    """The stored statistics are usable: finite, no variance negative, able to accumulate.
+
+    Args:
+        model: as for `assert_batch_invariance`; it need not be compiled.
+        x: training data, as for `assert_train_eval_agreement`: how far the statistics are from
+            the population's, in standard errors, is told, and fails nothing.
+        options: fields of `Settings`: `statistics_rows`, `batch_size`, `ignore`, ...
+
+    Raises:
+        ConsistencyFailure: a statistic, a momentum, an axis or a dtype can't be right, or no
+            layer holds statistics.
+        BNConsistencyError: the model, `x` or an option cannot be used.
+    """
     __tracebackhide__ = True
     return _assert("statistics_health", model, x, None, options).results[0]
 
@@ -186,7 +217,8 @@ def assert_consistency(
 ) -> Report:
     """Several checks on one model: `check_consistency` that raises, with all failures at once.
 
-    A check that could not have seen a violation fails only if `checks` names it.
+    A check that could not have seen a violation fails only if `checks` names it. Arguments are
+    those of `check_consistency`.
 
     Raises:
         ConsistencyFailure: one or more checks failed.
@@ -266,7 +298,17 @@ def recalibrate(
 
 @contextlib.contextmanager
 def preserve_state(model: Any) -> Iterator[None]:
-    """Everything of `model` that changes inside is restored bitwise, also after an exception."""
+    """Everything of `model` that changes inside is restored bitwise, also after an exception.
+
+        with preserve_state(model):
+            model.fit(x, y)
+
+    That is weights, statistics, optimizer, flags, compiled functions, and random generators, also
+    those of Python and numpy.
+
+    Raises:
+        BNConsistencyError: the model is of no known kind.
+    """
     from pytest_bnconsistency.models import subject_of
 
     subject = subject_of(model)

@@ -13,7 +13,12 @@ from pytest_bnconsistency.words import printable
 
 
 class Verdict(str, enum.Enum):
-    """The answer of one check."""
+    """The answer of one check.
+
+    The property holds, and the check could have seen a violation (`PASSED`); it does not hold
+    (`FAILED`); the check could not have seen a violation (`VACUOUS`, on the screen
+    "inconclusive"); there is nothing to check (`NOT_APPLICABLE`).
+    """
 
     PASSED = "passed"
     FAILED = "failed"
@@ -142,6 +147,7 @@ class CheckResult:
 
     @property
     def headline(self) -> str:
+        """One line: the first finding, or the verdict and why."""
         if self.findings:
             return self.findings[0].headline
         return printable(f"{self.check} {self.verdict.word}: {self.summary}")
@@ -160,7 +166,13 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Report:
-    """The results of several checks on one subject, in the order in which they ran."""
+    """The results of several checks on one subject, in the order in which they ran.
+
+        report["batch_invariance"].verdict
+        [result.headline for result in report]
+
+    `report[check]` raises `KeyError` for a check that did not run.
+    """
 
     subject: str
     results: tuple[CheckResult, ...]
@@ -185,9 +197,11 @@ class Report:
 
     @property
     def failed(self) -> tuple[CheckResult, ...]:
+        """The checks that failed."""
         return tuple(r for r in self.results if r.verdict is Verdict.FAILED)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers: what `json.dumps` takes."""
         return {"subject": self.subject, "results": [r.to_dict() for r in self.results]}
 
 

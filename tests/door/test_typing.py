@@ -10,9 +10,33 @@ from pytest_bnconsistency import settings
 
 RIGHT = """
 from pytest_bnconsistency import (
-    BnCheck, CheckResult, ConsistencySuite, assert_batch_invariance, assert_frozen_stability,
-    assert_consistency, assert_statistics_health, check_consistency, recalibrate,
+    BNConsistencyError, BnCheck, CheckResult, ConsistencyFailure, ConsistencySuite, Finding,
+    Report, Verdict, assert_baseline, assert_batch_invariance, assert_consistency,
+    assert_frozen_stability, assert_healthy_statistics, assert_inference_purity,
+    assert_statistics_health, assert_train_eval_agreement, check_consistency, preserve_state,
+    recalibrate, record_baseline, strategies,
 )
+import hypothesis
+import pytest
+
+@hypothesis.given(strategies.batches(object(), max_rows=3))
+def test_drawn(x: object) -> None:
+    with pytest.raises(ConsistencyFailure) as caught, preserve_state(object()):
+        assert_inference_purity(object(), x, entry_points="all")
+    failed: CheckResult = caught.value.results[0]
+    found: Finding = failed.findings[0]
+    assert (failed.verdict is Verdict.FAILED, found.rule) == (True, "BN001")
+
+def judged() -> Report:
+    try:
+        assert_train_eval_agreement(object(), [1], [1], train_step=print, planned_updates=3)
+        assert_healthy_statistics(object(), [1], statistics_rows=3)
+        record_baseline(object(), "net", baseline_dir="there")
+        assert_baseline(object(), "net", [1], weights="same")
+    except BNConsistencyError as error:
+        raise SystemExit(str(error)) from None
+    report: Report = assert_consistency(object(), ignore={"BN104": "why"})
+    return report if report.ok else check_consistency(object())
 
 result: CheckResult = assert_batch_invariance(object(), rows=3, transductive={"a": "why"})
 assert_frozen_stability(object(), [1], frozen="a/*", steps=3, not_applicable="pass")

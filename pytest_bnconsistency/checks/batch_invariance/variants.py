@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -73,7 +74,7 @@ class Comparing:
         try:
             other = self.entry.run_variant(variant)
         except Exception as error:
-            first = first_line(error)[:80]
+            first = textwrap.shorten(first_line(error), 120, placeholder=" ...")
             return Refused(f"{self.entry.name} refuses a batch with {variant.name}: {first}")
         if variant.moves:
             change = beyond_noise(self.base, other, variant, self.noise)
