@@ -207,9 +207,9 @@ def _whatever_the_flag(m: Measured, free: Sequence[Frozen], by: str) -> Explanat
             "call it with training=False",
             "told training=False, its state stays; with trainable=False alone it does not",
         )
-    by_holder = _by_holder(m, free)
-    if by_holder is not None and len(by_holder.layers) == len(free):
-        own = by_holder.explanation
+    parent = _by_parent(m, free)
+    if parent is not None and len(parent.layers) == len(free):
+        own = parent.explanation
         return replace(own, cause=f"{by}, and with trainable=False as well, {own.cause}")
     return _explained(
         f"not established; {by}, and with trainable=False its state moves as well",
@@ -307,12 +307,12 @@ def _ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         )
         outer_first = sorted(layers, key=lambda f: len(f.call.parents))
         return Cause(rules.FROZEN_MOVES, outer_first, explanation)
-    return _by_holder(m, layers) or Cause(
+    return _by_parent(m, layers) or Cause(
         rules.FROZEN_MOVES, layers, _explained("not established", MIND_TRAINABLE, "")
     )
 
 
-def _by_holder(m: Measured, layers: Sequence[Frozen]) -> Cause | None:
+def _by_parent(m: Measured, layers: Sequence[Frozen]) -> Cause | None:
     """A layer around them that writes to their state: told inference mode, does it stay?"""
     holders = {id(f): f.call.parents[-1] for f in layers if f.call.parents}
     for holder in {id(h): h for h in holders.values() if h is not m.subject.model}.values():
