@@ -62,8 +62,8 @@ class Floor:
     @property
     def bound(self) -> float:
         # A draw is larger than what rounding does: a quarter of it is what a network computed in
-        # the lower precision moves by at least.
-        return max(self.least, min(MULTIPLE * self.floor, self.lower / 4))
+        # the lower precision moves by at least. But what rounding was seen to do counts.
+        return max(self.least, min(MULTIPLE * self.floor, max(self.lower / 4, self.floor)))
 
     def explains(self, sides: int, believed: float) -> float:
         """What it explains between two runs, as far as it is `believed`: a share of the scale."""

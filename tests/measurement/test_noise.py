@@ -9,6 +9,7 @@ import tf_keras
 from pytest_bnconsistency import recalibrate
 from pytest_bnconsistency.assertions import check_consistency, check_context
 from pytest_bnconsistency.checks.entry_points import measured_noise
+from pytest_bnconsistency.measurement.rounding_noise import Floor, Moved
 from pytest_bnconsistency.results import Verdict
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
@@ -65,6 +66,15 @@ def test_the_bound_is_capped_by_the_next_lower_precision(images):
     noise = measured_noise(check_context(network("float32"), images, None, {}))
     (floor,) = noise.floors
     assert 0 < floor.floor < floor.bound < floor.lower
+
+
+def test_what_rounding_was_seen_to_do_is_not_capped():
+    """Where rounding decides which steps are chosen, lower precision moves as little or less."""
+    chosen_by_rounding = Floor(floor=0.37, scale=1.2, lower=0.22)
+    assert chosen_by_rounding.bound == 0.37
+    assert Moved(5, 0.6, chosen_by_rounding.explains(2, np.inf), 1.2).noise_dominated
+    assert Floor(floor=0.001, scale=1.2, lower=0.002).bound == 0.001
+    assert Floor(floor=0.001, scale=1.2, lower=0.01).bound == 0.01 / 4
 
 
 def test_a_row_that_moves_is_measured_itself(images):
