@@ -76,3 +76,40 @@ def test_pooling_reads_what_a_layer_of_the_users_pads(k, mask_zero):
 def test_a_convolution_reads_it_first():
     model = build(keras, vectorization(keras), mask_zero=False, convolve=True)
     expect_failure(CHECK, model, TEXTS, rule="BN106", layer="convolve", cause_contains="pool")
+
+
+class Texts(keras.Model):
+    """Pads and pools in its own code, with no layer to do it."""
+
+    def __init__(self, masked):
+        super().__init__()
+        self.embed, self.dense = keras.layers.Embedding(20, 6), keras.layers.Dense(6, name="dense")
+        self.head, self.masked = keras.layers.Dense(2, name="head"), masked
+
+    def call(self, texts):
+        words = tf.strings.split(tf.squeeze(texts, 1))
+        ids = (tf.strings.to_hash_bucket_fast(words, 19) + 1).to_tensor()
+        h = self.dense(self.embed(ids))
+        if self.masked:
+            h = tf.where((ids != 0)[..., None], h, -1e9)
+        return self.head(tf.reduce_max(h, axis=1))
+
+
+def test_code_between_layers_reads_what_code_before_them_pads():
+    def build(masked):
+        keras.utils.set_random_seed(0)
+        model = Texts(masked)
+        model(tf.constant(TEXTS))
+        return model
+
+    finding = expect_failure(
+        CHECK,
+        build(False),
+        tf.constant(TEXTS),
+        rule="BN106",
+        layer="between dense and head",
+        cause_tested=True,
+        cause_contains="the code between the input and embedding",
+    )
+    assert "pads each batch to its longest row" in finding.cause
+    expect_pass(CHECK, build(True), tf.constant(TEXTS))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_bnconsistency.checks.size_dependence import END
-from pytest_bnconsistency.data.arrays import Array, Nest, distance
+from pytest_bnconsistency.data.arrays import Array, Nest, distance, flatten
 from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.layer_values import (
@@ -65,15 +66,12 @@ def finding_inside(
     """The finding for rows that move with their other rows because code of the model pads each
     batch to its longest row; None if that is not why.
     """
-    base, other = recorded(seen, x), recorded(seen, variant.x)
-    for label, mine in base.returned.items():
-        its = other.returned.get(label, [])
+    for who, mine, its, given in _made(recorded(seen, x), recorded(seen, variant.x), flatten(x)):
         if len(mine) != 1 or len(its) != 1:
             continue
         batch = padded_inside(x, variant.x, variant.kept, mine[0], its[0])
         if batch is None:
             continue
-        given = [*base.given[label], *other.given[label]]
         longest = batch.counted.shape[1] + batch.more
         if any(leaf.ndim > 1 and leaf.shape[1] >= longest for leaf in given):
             return None  # its rows were of one length, until here
@@ -85,10 +83,10 @@ def finding_inside(
             layer=readers[0].place,
             message=message,
             explanation=Explanation(
-                cause=f"{_takes(readers)}: {label} pads each batch to its longest row",
+                cause=f"{_takes(readers)}: {who} pads each batch to its longest row",
                 tested=f"with {_listed(readers)} held at what it gives where the batch is padded "
                 "less, every kept row is as before",
-                remedy=f"{MASKS}, or have {label} pad to one fixed length: output_sequence_length "
+                remedy=f"{MASKS}, or have {who} pad to one fixed length: output_sequence_length "
                 "of a TextVectorization, shape of RaggedTensor.to_tensor",
                 established=True,
             ),
@@ -96,6 +94,19 @@ def finding_inside(
             evidence={**evidence, "layer": readers[0].place, "added_steps": batch.more},
         )
     return None
+
+
+def _made(
+    base: Recorded, other: Recorded, inputs: list[Array]
+) -> Iterator[tuple[str, list[Array], list[Array], list[Array]]]:
+    """Each layer, and the code before it: what they make in both runs of what they are given."""
+    before, known = "the input", inputs
+    for label, mine in base.returned.items():
+        given = base.given[label], other.given.get(label, [])
+        yield f"the code between {before} and {label}", *given, known
+        its = other.returned.get(label, [])
+        yield label, mine, its, [*given[0], *given[1]]
+        before, known = label, [*inputs, *mine, *its]
 
 
 @dataclass(frozen=True)
