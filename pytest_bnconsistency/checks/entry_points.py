@@ -30,7 +30,7 @@ from pytest_bnconsistency.execution.state import (
 from pytest_bnconsistency.execution.traces import concrete_functions
 from pytest_bnconsistency.measurement.rounding_noise import Noise
 from pytest_bnconsistency.models.base import holders
-from pytest_bnconsistency.models.owned_objects import is_of_library
+from pytest_bnconsistency.models.owned_objects import is_of_library, variables_of
 from pytest_bnconsistency.words import counted
 
 WHOLE = "all rows"
@@ -53,7 +53,9 @@ class Entry:
     observed: Pass | None = None
     prints: Fingerprints | None = None
     _seen: dict[tuple[str, tuple[int, int] | None], Observation] = field(default_factory=dict)
-    _pairs: dict[tuple[str, bool], tuple[Observation, Observation]] = field(default_factory=dict)
+    _pairs: dict[tuple[str, frozenset[int]], tuple[Observation, Observation]] = field(
+        default_factory=dict
+    )
 
     def run(self, batch: str, x: Nest, prints: tuple[int, int] | None = None) -> Observation:
         """What it gives for the batch of that name; everything is as before afterwards.
@@ -117,7 +119,7 @@ class Entry:
         self, batch: str, x: Nest, state: Sequence[Any] = ()
     ) -> tuple[Observation, Observation]:
         """Two runs, the second from what the first left behind, but for the same `state`."""
-        key = batch, bool(state)
+        key = batch, frozenset(map(id, state))
         if key not in self._pairs:
             first = self.run(batch, x)
             with restored(self.may_change):
@@ -325,6 +327,17 @@ def owners(context: CheckContext, *passes: Pass) -> dict[int, str]:
     return found
 
 
+def metrics_of_layers(context: CheckContext) -> dict[int, str]:
+    """The path of the layer that holds a metric, by the identity of the metric's variables."""
+    found: dict[int, str] = {}
+    for layer in context.subject.layers():
+        for value in getattr(layer, "__dict__", {}).values():
+            if hasattr(value, "update_state") and hasattr(value, "result"):
+                path = context.subject.path(layer)
+                found.update((id(variable), path) for variable in variables_of(value))
+    return found
+
+
 def moves_layers(context: CheckContext, seen: Observation) -> bool:
     """Whether a run changed what layers hold or inference reads: not a library's own counters."""
     if not seen.moved:
@@ -335,15 +348,18 @@ def moves_layers(context: CheckContext, seen: Observation) -> bool:
 
 
 def state_of_layers(context: CheckContext, entry_point: Entry) -> list[Any]:
-    """The variables of layers that a run may change; none if random numbers may hang on them."""
+    """The variables of layers, and of metrics that they hold, that a run may change.
+
+    None if random numbers may hang on them.
+    """
     passes = [observed(context, False), *([entry_point.observed] if entry_point.observed else [])]
     for seen in passes:
         if seen.drawing or any(
             id(layer) not in seen.stochastic_off for layer in seen.random_layers
         ):
             return []
-    owner_of = owners(context, *passes)
-    return [variable for variable in entry_point.may_change if id(variable) in owner_of]
+    held = owners(context, *passes).keys() | metrics_of_layers(context).keys()
+    return [variable for variable in entry_point.may_change if id(variable) in held]
 
 
 def methods_of(context: CheckContext) -> list[str]:

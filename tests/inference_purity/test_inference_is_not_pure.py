@@ -137,6 +137,31 @@ def test_noise_in_the_code_of_a_layer(k, x, places):
     assert found.evidence["layers"] == ["noise0", "noise1"][:places]
 
 
+def test_a_metric_that_the_outputs_hang_on(k, x):
+    """A metric may count in inference; where outputs read it, rows meet there."""
+
+    class Centred(k.layers.Layer):
+        def __init__(self, reads):
+            super().__init__(name="centred")
+            self.level, self.reads = k.metrics.Mean(name="level"), reads
+
+        def call(self, x):
+            self.level.update_state(tf.reduce_mean(x))
+            return x - self.level.result() if self.reads else x
+
+    def build(reads):
+        model = model_of(k, Centred(reads))
+        model(x + 1)
+        return model
+
+    found = expect_failure(CHECK, build(True), x, rule="BN002", layer="centred", cause_tested=True)
+    assert found.cause == "the outputs hang on a metric of centred, which each call changes"
+    mixing = {"rule": "BN101", "layer": "centred", "cause_tested": True}
+    expect_failure("batch_invariance", build(True), x, **mixing)
+    for check in (CHECK, "batch_invariance"):
+        expect_pass(check, build(False), x)
+
+
 def test_a_counter_in_python(k, x):
     def build(step):
         class Counting(k.layers.Layer):

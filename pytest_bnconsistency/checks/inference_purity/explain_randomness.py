@@ -83,6 +83,17 @@ def of_own_method(subject: Subject, runner: Runner, random: Sequence[str]) -> Fi
     return replace(_finding(random, _Drawn(own, [], []), explanation), layers=())
 
 
+def of_metrics(holders: Sequence[str], random: Sequence[str]) -> Finding:
+    """The finding where outputs hang on metrics of these layers: put back, all repeats."""
+    explanation = Explanation(
+        cause=f"the outputs hang on a metric of {listed(holders)}, which each call changes",
+        tested="with the metric put back, the same batch gives the same bits",
+        remedy="leave the metric out of the outputs; keep nothing from one call to the next",
+        established=True,
+    )
+    return _finding(random, _Drawn(list(holders), [], []), explanation)
+
+
 def _repeats_itself(subject: Subject, runner: Runner) -> bool:
     """Whether code that runs anew draws nothing and gives the same bits each time."""
     try:

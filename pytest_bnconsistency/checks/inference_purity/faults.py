@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.entry_points import calls_of
+from pytest_bnconsistency.checks.entry_points import (
+    WHOLE,
+    calls_of,
+    entry,
+    is_random,
+    metrics_of_layers,
+)
 from pytest_bnconsistency.checks.inference_purity import explain_randomness, explain_state
 from pytest_bnconsistency.checks.inference_purity.runs import Kind, Runs, Seen, runner_of
 from pytest_bnconsistency.checks.inference_purity.undoing import Cause
 from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.data.arrays import Nest
+from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.results import Finding
 
 
@@ -53,6 +60,8 @@ def not_repeatable(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> list
     random = [s.name for s in seen if not s.repeats and (drawing or not s.moved)]
     if not random:
         return []
+    if holders := _fed_by_metrics(context, x, random):
+        return [explain_randomness.of_metrics(holders, random)]
     if not any(name in modes for name in random):
         runner = runner_of(context, next(s for s in seen if s.name in random))
         found = explain_randomness.of_own_method(context.subject, runner, random)
@@ -60,3 +69,19 @@ def not_repeatable(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> list
             return [found]
     mode = next((modes[name] for name in random if name in modes), False)
     return [explain_randomness.not_repeatable(context.subject, x, default, random, mode)]
+
+
+def _fed_by_metrics(context: CheckContext, x: Nest, random: Sequence[str]) -> list[str]:
+    """The layers on whose metrics outputs hang: with these put back, all that is random repeats.
+
+    A metric may move in inference, and is no state of a layer.
+    """
+    held, holders = metrics_of_layers(context), dict[str, None]()
+    for entry_point in (entry(context, name) for name in random):
+        metrics = [v for v in entry_point.run(WHOLE, x).moved if id(v) in held]
+        if not metrics or is_random(context, entry_point):
+            return []
+        if not same_outputs(*(seen.outputs for seen in entry_point.twice(WHOLE, x, metrics))):
+            return []
+        holders |= dict.fromkeys(held[id(v)] for v in metrics)
+    return list(holders)
