@@ -358,8 +358,8 @@ def state_of_layers(context: CheckContext, entry_point: Entry) -> list[Any]:
             id(layer) not in seen.stochastic_off for layer in seen.random_layers
         ):
             return []
-    held = owners(context, *passes).keys() | metrics_of_layers(context).keys()
-    return [variable for variable in entry_point.may_change if id(variable) in held]
+    owned = owners(context, *passes).keys() | metrics_of_layers(context).keys()
+    return [variable for variable in entry_point.may_change if id(variable) in owned]
 
 
 def methods_of(context: CheckContext) -> list[str]:

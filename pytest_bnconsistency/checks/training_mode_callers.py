@@ -129,39 +129,39 @@ def _by_earlier_argument(
     if call is None:
         return None
     before = itertools.takewhile(lambda each: each.layer is not call.layer, called)
-    earlier, everywhere = _told_beside(call, before), _told_beside(call, called)
+    earlier, everywhere = _asking_beside(call, before), _asking_beside(call, called)
     for layers in (earlier[-1:], everywhere) if earlier else ():
         if undone(dict.fromkeys(map(id, layers), False)):
             return _called_to_train(layers, paths)
     return None
 
 
-def _told_beside(call: Call, called: Iterable[Call]) -> list[Any]:
+def _asking_beside(call: Call, called: Iterable[Call]) -> list[Any]:
     """The layers that these calls tell to train, but for what runs around or beside `call`.
 
     What hands its own mode on to the layer of `call` does so to those beside it as well.
     """
     around = [id(layer) for layer in (*call.parents, call.layer)]
-    told = call.called_with.index(True) if True in call.called_with else 0
-    hands_on = set(around[:told][-1:])
+    asked = call.called_with.index(True) if True in call.called_with else 0
+    hands_on = set(around[:asked][-1:])
     among = {
         id(layer): layer
         for each in called
-        if (layer := _told_to_train(each)) is not None
+        if (layer := _asks_to_train(each)) is not None
         and not hands_on & set(map(id, each.parents))
     }
     return [layer for identity, layer in among.items() if identity not in around]
 
 
 def _by_argument(call: Call | None, paths: Mapping[int, str]) -> Teller | None:
-    layer = None if call is None else _told_to_train(call)
+    layer = None if call is None else _asks_to_train(call)
     return None if layer is None else _called_to_train([layer], paths)
 
 
-def _told_to_train(call: Call) -> Any:
+def _asks_to_train(call: Call) -> Any:
     """The layer of `call`, or the outermost around it, that is called with training=True."""
     around = zip((*call.parents, call.layer), call.called_with, strict=True)
-    return next((layer for layer, told in around if told is True), None)
+    return next((layer for layer, training in around if training is True), None)
 
 
 def _called_to_train(layers: Sequence[Any], paths: Mapping[int, str]) -> Teller:

@@ -76,12 +76,12 @@ def _fed_by_metrics(context: CheckContext, x: Nest, random: Sequence[str]) -> li
 
     A metric may move in inference, and is no state of a layer.
     """
-    held, holders = metrics_of_layers(context), dict[str, None]()
+    owner_of, holders = metrics_of_layers(context), dict[str, None]()
     for entry_point in (entry(context, name) for name in random):
-        metrics = [v for v in entry_point.run(WHOLE, x).moved if id(v) in held]
+        metrics = [v for v in entry_point.run(WHOLE, x).moved if id(v) in owner_of]
         if not metrics or is_random(context, entry_point):
             return []
         if not same_outputs(*(seen.outputs for seen in entry_point.twice(WHOLE, x, metrics))):
             return []
-        holders |= dict.fromkeys(held[id(v)] for v in metrics)
+        holders |= dict.fromkeys(owner_of[id(v)] for v in metrics)
     return list(holders)
