@@ -448,3 +448,18 @@ def test_predict_that_runs_outside_of_a_trace_has_the_cause_of_the_call():
     assert found.cause == "clip does something else outside of a trace"
     assert set(found.evidence["apart"]) >= {"predict", "model(x)"}
     expect_pass("inference_purity", build(False), x)
+
+
+def test_rows_of_which_fewer_are_refused():
+    """Purity needs no other number of rows: what refuses fewer is told by batch invariance."""
+
+    class Many(keras.layers.Layer):
+        def call(self, h):
+            with tf.control_dependencies([tf.debugging.assert_greater(tf.shape(h)[0], 5)]):
+                return tf.identity(h)
+
+    x = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    model = keras.Sequential([keras.Input((4,)), Many(name="many"), keras.layers.Dense(3)])
+    result = expect_pass("inference_purity", model, x)
+    assert any(note.startswith("not run: predict(dataset)") for note in result.notes)
+    expect_failure("batch_invariance", model, x, rule="BN103")

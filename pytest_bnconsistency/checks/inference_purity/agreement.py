@@ -209,9 +209,9 @@ class _Comparing:
             return
         called = entry(context, name)
         batch, others = rows_between(x, half, 2 * half)
-        expected = self.reference.run(batch, others)
-        unlike = self._unlike(measured_noise(context), x, expected.outputs)
         try:
+            expected = self.reference.run(batch, others)
+            unlike = self._unlike(measured_noise(context), x, expected.outputs)
             called.call(first_rows(x, half), False)
             after = called.call(others, False)
             how = unlike(after.outputs)
