@@ -177,7 +177,8 @@ def plain_call(context: CheckContext) -> Entry:
 
 def runs_own_code(context: CheckContext) -> bool:
     """Whether inference runs code of the user's, not of libraries alone."""
-    calls = observed(context, False).calls
+    seen = observed(context, False)
+    calls = [*seen.calls, *seen.passing_calls, *seen.inner_calls]
     layers = [*context.subject.layers(), *(call.layer for call in calls)]
     return not all(map(is_of_library, layers))
 

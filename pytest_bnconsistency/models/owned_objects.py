@@ -90,10 +90,19 @@ def _from_library(value: Any) -> bool:
 
 
 def is_of_library(layer: Any) -> bool:
-    """Whether a layer runs a library's code only: that of its class, and of functions it holds."""
-    attributes = getattr(layer, "__dict__", {}).values()
-    functions = [value for value in attributes if isinstance(value, types.FunctionType)]
-    return _from_library(layer) and all(map(_is_library_code, functions))
+    """Whether a layer runs a library's code only: that of its class, and of what it may call."""
+    held = getattr(layer, "__dict__", {}).values()
+    return _from_library(layer) and all(map(_calls_library_code, filter(callable, held)))
+
+
+def _calls_library_code(value: Any) -> bool:
+    """Whether `value`, a function or another object that can be called, is a library's."""
+    if isinstance(value, functools.partial):
+        return _calls_library_code(value.func)
+    function = getattr(value, "__func__", value)
+    if isinstance(function, types.FunctionType):
+        return _is_library_code(function)
+    return _from_library(value)
 
 
 def mode_argument(layer: Any) -> str | None:

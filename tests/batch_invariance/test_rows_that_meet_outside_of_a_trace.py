@@ -40,6 +40,29 @@ def test_a_branch_on_values_that_no_trace_takes(eagerly):
     assert "tf.function of model(x, training=False)" in found.evidence["holds"]
 
 
+class Halved:
+    def __call__(self, x):
+        return halved_beside_a_large_one(x)
+
+
+class Operation(keras.Operation):
+    def call(self, x):
+        return halved_beside_a_large_one(x)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "layer", [keras.layers.Activation(Halved(), name="branch"), Operation(name="branch")]
+)
+def test_code_that_a_layer_of_the_library_holds_or_that_is_no_layer(layer):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(layer(inputs)))
+    expect_failure(CHECK, model, X, rule="BN101", layer="branch", cause_tested=True)
+
+
 def test_another_way_to_compute_each_row_outside_of_a_trace():
     model = model_with(clipped_outside_of_a_trace)
     model.compile("sgd", "mse", run_eagerly=True)

@@ -33,6 +33,8 @@ def untraced(
     seen = traced.observed
     if seen is None or not seen.deterministic or judged.fails or judged.random:
         return list(groups)
+    if not entry_points.runs_own_code(context):
+        return list(groups)
     called = entry_points.entry(context, name)
     if in_sizes := _failing_in_small_batches(Comparing(context, called, None, noise)):
         eager = Judged([], seen, untraced=True, in_sizes=in_sizes)
@@ -66,8 +68,6 @@ def _moved_by_others(
     context: CheckContext, noise: Noise, joint: Sequence[BatchVariant]
 ) -> tuple[Entry, Judged] | None:
     """The call, and what other rows do to kept ones, if they move any; with its layers if seen."""
-    if not entry_points.runs_own_code(context):
-        return None
     plain = Comparing(context, entry_points.plain_call(context), None, noise, joint)
     found = compare_variants(plain)
     if found.random or not found.differences:
