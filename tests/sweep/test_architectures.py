@@ -90,7 +90,7 @@ def test_no_miss(name: str) -> None:
     passed = check_consistency(model, x, checks=["batch_invariance"]).results[0]
     # The shares are variables: one trace serves them all.
     given = check_context(model, x, None, {})
-    seen = observed(given, x, False)
+    seen = observed(given, False)
     watched = localise.with_inputs(seen, x)
     reported = max(passed.evidence["resolution"].values())
     for layer, share in leaks.items():
