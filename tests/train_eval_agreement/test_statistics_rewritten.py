@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pytest_bnconsistency import check_consistency
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 CHECK, MISPLACED, FORM = "train_eval_agreement", "BN212", "BN214"
@@ -89,7 +90,32 @@ def test_weights_of_another_scale_are_no_common_factor(k, x):
     for layer in model.layers:
         if isinstance(layer, k.layers.Dense):
             layer.kernel.assign(layer.kernel / 3)
-    expect_failure(CHECK, model, x, rule="BN204", without=("times those of this data",))
+    finding = expect_failure(CHECK, model, x, rule="BN213", without=("times those of this data",))
+    assert "by 0.33" in finding.cause
+
+
+@pytest.mark.thorough
+def test_inputs_standardised_are_no_common_factor(k):
+    """Each feature is at a scale of its own: channels then differ in their factors."""
+    rng = np.random.default_rng(0)
+    x = [
+        (4 + rng.uniform(1, 3, 8) * rng.normal(1, 1.4, (512, 8))).astype(np.float32) for _ in "ab"
+    ]
+    inputs = [k.Input((8,)) for _ in x]
+    normalised = [
+        k.layers.BatchNormalization(momentum=0.9, name=name)(k.layers.Dense(16)(given))
+        for name, given in zip("ab", inputs, strict=True)
+    ]
+    model = k.Model(inputs, k.layers.Dense(3)(k.layers.Concatenate()(normalised)))
+    model.compile("sgd", "mse")
+    for _ in range(5):
+        for start in range(0, 512, 32):
+            model([tf.constant(leaf[start : start + 32]) for leaf in x], training=True)
+    model.optimizer.iterations.assign(80)
+    standard = [(leaf - leaf.mean(0)) / leaf.std(0) for leaf in x]
+    found = check_consistency(model, standard, checks=[CHECK])[CHECK].findings[0]
+    assert found.rule != FORM, found.cause
+    expect_pass(CHECK, model, x)
 
 
 def test_a_deviation_stored_for_one_of_two_variances(k, disagrees, x):

@@ -7,7 +7,7 @@ import math
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import away
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order import moving_averages
-from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits
@@ -31,11 +31,13 @@ def lagging(m: Measured) -> Cause | None:
         opened = m.opened_by(steps)
     in_turn = [m.seen[i % len(m.seen)] for i in range(steps)]
     at_rest = m.deviation(moving_averages(m, in_turn), m.reference)
-    whole = m.deviation(m.moving, m.with_initial(m.certain_share or 0.0))
+    # Where they were trained before these updates, no initial values are left.
+    share = m.certain_share if m.biased or (m.certain_share or 1.0) < CERTAIN_SHARE else None
+    whole = m.deviation(m.moving, m.with_initial(share or 0.0))
     expected = whole * (1 - max(momentum, 0.0) ** steps)
     if opened is None or not opened - at_rest > HALF * expected:
         return None
-    left = "" if m.certain_share is None else f", {m.certain_share:.1%} of the initial values left"
+    left = "" if share is None else f", {share:.1%} of the initial values left"
     return Cause.tested(
         rules.LAGGING,
         cause=f"the moving statistics (momentum {momentum:.3g}{left}) lag behind weights that "

@@ -27,6 +27,8 @@ RIGHT = 0.1
 """Statistics as near to the population's, in its deviations, have had nothing done to them."""
 ALIKE = 0.3
 """A form is believed where it, undone, leaves less than this share of the distance."""
+ONE_FACTOR = 0.1
+"""Factors of channels, as logarithms, that are one differ by less in the median."""
 FOR_WANT_OF_ANOTHER = 0.6
 """A factor counts for so much: dropout, say, is one to the variances, and says why."""
 RECALIBRATE = "or recalibrate(model, x)"
@@ -139,7 +141,8 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
     with np.errstate(all="ignore"):
         ratios = np.concatenate([(m.moving[i] / m.reference[i]).ravel() for i in variances])
         factor = float(np.median(ratios))
-    if not 0 < factor < np.inf:
+        apart = float(np.median(np.abs(np.log(ratios / factor))))
+    if not 0 < factor < np.inf or not apart < ONE_FACTOR:
         return
 
     def divided(of_means: float) -> dict[int, Array]:
