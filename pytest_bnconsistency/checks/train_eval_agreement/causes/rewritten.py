@@ -141,8 +141,8 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
     with np.errstate(all="ignore"):
         ratios = np.concatenate([(m.moving[i] / m.reference[i]).ravel() for i in variances])
         factor = float(np.median(ratios))
-        apart = float(np.median(np.abs(np.log(ratios / factor))))
-    if not 0 < factor < np.inf or not apart < ONE_FACTOR:
+        spread = float(np.median(np.abs(np.log(ratios / factor))))
+    if not 0 < factor < np.inf or not spread < ONE_FACTOR:
         return
 
     def divided(of_means: float) -> dict[int, Array]:
