@@ -91,8 +91,8 @@ def _from_library(value: Any) -> bool:
 
 def is_of_library(layer: Any) -> bool:
     """Whether a layer runs a library's code only: that of its class, and of what it may call."""
-    held = getattr(layer, "__dict__", {}).values()
-    return _from_library(layer) and all(map(_calls_library_code, filter(callable, held)))
+    attributes = getattr(layer, "__dict__", {}).values()
+    return _from_library(layer) and all(map(_calls_library_code, filter(callable, attributes)))
 
 
 def _calls_library_code(value: Any) -> bool:

@@ -256,15 +256,15 @@ def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tri
         stored, trained = losses.stored, losses.trained
         modes = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
         layers = {id(t.layer) for t in untouched}
-        alone = all(id(t.layer) in layers for t in estimated(context).tracked)
-        if stored > (CLEARLY_WORSE if alone else 1.0) * trained:
+        all_at_start = all(id(t.layer) in layers for t in estimated(context).tracked)
+        if stored > (CLEARLY_WORSE if all_at_start else 1.0) * trained:
             return Explanation(
                 cause=lost,
                 tested=f"the weights fit the statistics of the batch: {modes}",
                 remedy="save and load the weights that do not train along with those that do",
                 established=True,
             )
-        if alone and stored <= trained:
+        if all_at_start and stored <= trained:
             return Explanation(
                 cause=in_loop,
                 tested=f"{moves}, and the weights fit the initial ones: {modes}",
