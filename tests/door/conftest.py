@@ -10,7 +10,8 @@ import pytest_bnconsistency.assertions  # noqa: F401 - inner runs share it with 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")  # the short summary is cut at the terminal's width
-    monkeypatch.setattr(sys, "argv", ["pytest"])  # however these tests were started
+    # However these tests were started: as those in a process of their own are.
+    monkeypatch.setattr(sys, "argv", [str(Path(pytest.__file__).with_name("__main__.py"))])
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def test_a_failure_shows_its_text_and_the_users_line(project, style):
         [
             "*bn_check.batch_invariance(model)*",
             "E * BN101 fake-leak: batch_invariance is off by 7",
-            'E * reproduce  pytest "test_a_failure_shows_its_text_and_the_users_line.py::test_it"',
+            'E * reproduce  python -m pytest "test_a_failure_shows_its_*_users_line.py::test_it"',
             "FAILED *::test_it - BN101 fake-leak: batch_invariance is off by 7",
         ]
     )
@@ -46,10 +46,10 @@ def test_reproduce_carries_the_command_line(project):
     result.stdout.fnmatch_lines(["*::test_it\" --bn-rows 4 --bn-frozen 'back bone/[*]'"])
 
 
-def test_reproduce_starts_pytest_as_the_user_did(project):
+def test_reproduce_starts_pytest_as_the_user_did(project, monkeypatch):
     project.makepyfile(FAILING)
-    result = project.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
-    result.stdout.fnmatch_lines(['E * reproduce  python -m pytest "*.py::test_it"'])
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest"])
+    project.runpytest().stdout.fnmatch_lines(['E * reproduce  pytest "*.py::test_it"'])
 
 
 def test_misuse_in_a_test_is_an_error(project):

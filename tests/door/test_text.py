@@ -131,8 +131,8 @@ def run_again(pytester, command):
     )
     words = said.stdout.splitlines()
     assert words == shlex.split(command)
-    assert words[0] == "pytest"
-    return pytester.runpytest(*words[1:])
+    assert words[:3] == ["python", "-m", "pytest"]
+    return pytester.runpytest(*words[3:])
 
 
 @pytest.mark.parametrize("folder", [".", "tests", "tests/deep", "elsewhere"])
@@ -156,7 +156,7 @@ def test_the_printed_command_has_what_the_run_was_given(project):
         *("-k", "HOME"),
     )
     (command,) = commands(result)
-    words = shlex.split(command)[2:]
+    words = shlex.split(command)[4:]
     assert words == [
         *("--bn-frozen", "back bone/*", "--bn-padding=-1.0", "-c", "other.ini"),
         *("-o", "bn_steps=3"),
