@@ -130,7 +130,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         options=(*marks, *item.config.stash[LAYERS]),
         record=record,
         progress=_Progress(item.config),
-        verbose=item.config.get_verbosity() >= 2,
+        verbose=item.config.getoption("verbose", 0) >= 2,
         reproduce=_reproduce(item),
         reports=bool(item.config.getoption("bn_report") or ini.words(item.config, "report")),
         baselines=baseline_recorder.baselines_of(item),
