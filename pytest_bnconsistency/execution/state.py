@@ -277,6 +277,8 @@ def _random_generators() -> list[Callable[[], None]]:
     if keras_globals is not None:
         tracked = vars(keras_globals.GLOBAL_STATE_TRACKER)
         entries = dict(tracked)
+        # A name scope that raises where it begins is never taken off its stack.
+        stacks = [(value, list(value)) for value in tracked.values() if isinstance(value, list)]
         names = tracked.get("object_name_uids")
         counts = dict(names) if names is not None else None
         seeds = as_variable(getattr(entries.get("global_seed_generator"), "state", None))
@@ -284,6 +286,8 @@ def _random_generators() -> list[Callable[[], None]]:
 
         def restore_keras() -> None:
             _refill_dict(tracked, entries)
+            for stack, values in stacks:
+                _refill_list(stack, values)
             if names is not None and counts is not None:
                 names.clear()
                 names.update(counts)
