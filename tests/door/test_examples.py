@@ -82,7 +82,7 @@ def test_the_printed_line_runs_the_batch_again(pytester):
     result = pytester.runpytest("-k", "test_it")
     recipe = "2 rows; row 1 constant 100"
     name = "test_the_printed_line_runs_the_batch_again.py::test_it"
-    line = f"  replay     pytest \"{name}\" --bn-replay '{recipe}'"
+    line = f"  replay     python -m pytest \"{name}\" --bn-replay '{recipe}'"
     result.stdout.fnmatch_lines(
         [f"E *  batch      {recipe} (the simplest that fails)", f"E *{line}"]
     )
