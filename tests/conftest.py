@@ -23,6 +23,12 @@ _randint = random.Random.randint
 random.Random.randint = lambda self, a, b: _randint(self, int(a), int(b))
 
 
+def pytest_configure(config):
+    # Under pytest-randomly the order is random; what a test draws hangs on its own seed alone.
+    if hasattr(config.option, "randomly_reset_seed"):
+        config.option.randomly_reset_seed = False
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """The quick suite takes the first case of each test: what says otherwise is marked."""
