@@ -62,8 +62,11 @@ class Floor:
     @property
     def bound(self) -> float:
         # A draw is larger than what rounding does: a quarter of it is what a network computed in
-        # the lower precision moves by at least. But what rounding was seen to do counts.
-        return max(self.least, min(MULTIPLE * self.floor, max(self.lower / 4, self.floor)))
+        # the lower precision moves by at least. Where a draw drowns the output, rounding decides,
+        # and a lower precision may move it as little.
+        drowned = self.floor > NOISE_DOMINATED * self.scale > 0
+        cap = self.floor if drowned else self.lower / 4
+        return max(self.least, min(MULTIPLE * self.floor, cap))
 
     def explains(self, sides: int, believed: float) -> float:
         """What it explains between two runs, as far as it is `believed`: a share of the scale."""

@@ -73,7 +73,7 @@ def test_what_rounding_was_seen_to_do_is_not_capped():
     chosen_by_rounding = Floor(floor=0.37, scale=1.2, lower=0.22)
     assert chosen_by_rounding.bound == 0.37
     assert Moved(5, 0.6, chosen_by_rounding.explains(2, np.inf), 1.2).noise_dominated
-    assert Floor(floor=0.001, scale=1.2, lower=0.002).bound == 0.001
+    assert Floor(floor=0.001, scale=1.2, lower=0.002).bound == 0.002 / 4
     assert Floor(floor=0.001, scale=1.2, lower=0.01).bound == 0.01 / 4
 
 
