@@ -381,16 +381,21 @@ def neutralised(
             row_by_row=row_by_row,
         )
         fed = traced.fed_by_random = traced.feeding() if fed is None else fed
-        stateful = _stateful(traced)
-        found = [
-            layer
-            for layer in traced.random_layers
-            if id(layer) not in stateful and subject.takes_training(layer)
-        ]
+        found = _to_neutralise(traced)
         if not found:
             traced.random_layers += drawing
             return traced
         drawing += found
+
+
+def _to_neutralise(traced: Pass) -> list[Any]:
+    """The layers that draw random numbers, hold no state, and can be told not to."""
+    stateful = _stateful(traced)
+    return [
+        layer
+        for layer in traced.random_layers
+        if id(layer) not in stateful and traced.subject.takes_training(layer)
+    ]
 
 
 def _stateful(traced: Pass) -> set[int]:

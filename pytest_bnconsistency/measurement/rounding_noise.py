@@ -62,10 +62,10 @@ class Floor:
     @property
     def bound(self) -> float:
         # A draw is larger than what rounding does: a quarter of it is what a network computed in
-        # the lower precision moves by at least. Where a draw drowns the output, rounding decides,
-        # and a lower precision may move it as little.
-        drowned = self.floor > NOISE_DOMINATED * self.scale > 0
-        cap = self.floor if drowned else self.lower / 4
+        # the lower precision moves by at least. Where a draw dominates the output, rounding
+        # decides, and a lower precision may move it as little.
+        dominated = self.floor > NOISE_DOMINATED * self.scale > 0
+        cap = self.floor if dominated else self.lower / 4
         return max(self.least, min(MULTIPLE * self.floor, cap))
 
     def explains(self, sides: int, believed: float) -> float:

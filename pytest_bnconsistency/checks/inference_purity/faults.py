@@ -51,15 +51,22 @@ def _by_code(seen: Sequence[Seen]) -> list[list[Seen]]:
     return [*([predicting] if predicting else []), *([s] for s in seen if s not in predicting)]
 
 
+def _random(context: CheckContext, seen: Sequence[Seen]) -> list[str]:
+    """The names of what gives other bits the second time, though it starts from the same state.
+
+    What moves state starts from another one then.
+    """
+    differing = [s for s in seen if not s.repeats]
+    if not differing or observed(context, None).draws:
+        return [s.name for s in differing]
+    return [s.name for s in differing if not s.moved]
+
+
 def not_repeatable(context: CheckContext, x: Nest, seen: Sequence[Seen]) -> list[Finding]:
-    if all(s.repeats for s in seen):
-        return []
-    modes, default = calls_of(context), observed(context, None)
-    # What moves state starts from another one the second time.
-    drawing = default.draws
-    random = [s.name for s in seen if not s.repeats and (drawing or not s.moved)]
+    random = _random(context, seen)
     if not random:
         return []
+    modes, default = calls_of(context), observed(context, None)
     if holders := _fed_by_metrics(context, x, random):
         return [explain_randomness.of_metrics(holders, random)]
     if not any(name in modes for name in random):

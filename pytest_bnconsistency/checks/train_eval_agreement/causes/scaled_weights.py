@@ -24,6 +24,7 @@ from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.affine_layers import Affine, scaled_and_shifted
 from pytest_bnconsistency.measurement.compared_outputs import gap
 from pytest_bnconsistency.measurement.trained_weights import weights_of
+from pytest_bnconsistency.models import Call
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits, listed
 
@@ -132,13 +133,7 @@ def _folded(m: Measured, fed: Sequence[Fed]) -> Cause | None:
     twice = [(each, affine) for each, affine in known if _is_done_before(m, each, affine)]
     if len(twice) < 2:
         return None
-    undone = []
-    for each, affine in twice:
-        scale, offset = affine.scale.ravel(), affine.offset.ravel()
-        kernel, bias = each.kernel.numpy(), each.bias.numpy()
-        by = scale if kernel.shape[-1] == scale.size else scale[:, None]
-        undone += [(each.kernel, kernel / by), (each.bias, (bias - offset) / scale)]
-    share, tested = _undone(m, undone)
+    share, tested = _undone(m, [pair for each in twice for pair in _unfolded(*each)])
     if not share > MOST:
         return None
     into = [f"{each.path} into those of {each.weights_path}" for each, _ in twice]
@@ -151,6 +146,14 @@ def _folded(m: Measured, fed: Sequence[Fed]) -> Cause | None:
         share=share,
         place=twice[0][0].path,
     )
+
+
+def _unfolded(fed: Fed, affine: Affine) -> Iterator[tuple[Any, Array]]:
+    """The weights with the values that they had before the layer after them was folded in."""
+    scale, offset = affine.scale.ravel(), affine.offset.ravel()
+    kernel, bias = fed.kernel.numpy(), fed.bias.numpy()
+    yield fed.kernel, kernel / (scale if kernel.shape[-1] == scale.size else scale[:, None])
+    yield fed.bias, (bias - offset) / scale
 
 
 def _is_done_before(m: Measured, fed: Fed, affine: Affine) -> bool:
@@ -185,23 +188,33 @@ def _undone(m: Measured, values: Sequence[tuple[Any, Array]]) -> tuple[float, st
 
 def _fed(m: Measured) -> Iterator[Fed]:
     """The layers with wrong means and variances that stand behind weights of their own."""
-    train, seen = {id(weight) for weight in weights_of(m.subject)}, set[int]()
-    tracked = {id(t.layer) for t in m.tracked}
+    seen, tracked = set[int](), {id(t.layer) for t in m.tracked}
+    train = {id(weight) for weight in weights_of(m.subject)}
     behind: tuple[str, Any, Any] | None = None
     for call in m.training.calls:
         if id(call.layer) not in tracked:
-            own = [v for v in m.subject.own_variables(call.layer) if id(v) in train]
-            kernels = [v for v in own if v.shape.rank > 1]
-            if len(kernels) == 1:
-                biases = [v for v in own if v.shape.rank == 1]
-                behind = call.path, kernels[0], biases[0] if len(biases) == 1 else None
+            behind = _weights(m, call, train) or behind
             continue
-        at = {t.role: i for i, t in enumerate(m.tracked) if t.layer is call.layer}
-        if behind is not None and id(behind[1]) not in seen and {"mean", "variance"} <= at.keys():
+        if behind is not None and id(behind[1]) not in seen and (at := _moments(m, call)):
             seen.add(id(behind[1]))
-            if any(_is_wrong(m, at[role]) for role in ("mean", "variance")):
-                yield Fed(call.path, call.label, at["mean"], at["variance"], *behind)
+            if any(_is_wrong(m, place) for place in at):
+                yield Fed(call.path, call.label, *at, *behind)
         behind = None
+
+
+def _weights(m: Measured, call: Call, train: set[int]) -> tuple[str, Any, Any] | None:
+    """The path of a layer with one kernel that trains, that kernel, and its bias or None."""
+    own = [v for v in m.subject.own_variables(call.layer) if id(v) in train]
+    kernels, biases = [v for v in own if v.shape.rank > 1], [v for v in own if v.shape.rank == 1]
+    if len(kernels) != 1:
+        return None
+    return call.path, kernels[0], biases[0] if len(biases) == 1 else None
+
+
+def _moments(m: Measured, call: Call) -> tuple[int, int] | None:
+    """Which of what is tracked are the mean and the variance of a layer."""
+    at = {t.role: i for i, t in enumerate(m.tracked) if t.layer is call.layer}
+    return (at["mean"], at["variance"]) if {"mean", "variance"} <= at.keys() else None
 
 
 def _is_wrong(m: Measured, place: int) -> bool:
