@@ -92,7 +92,7 @@ def test_values_are_parsed(given, value):
         ({"shape": {}}, "option 'shape' is {}; expected the axes of a row of each input"),
         ({"frozen": ["a"]}, "option 'frozen' is ['a']; expected a pattern of layer paths"),
         ({"frozen": ""}, "option 'frozen' is ''; expected a pattern of layer paths, as in"),
-        ({"baseline_dir": ""}, "option 'baseline_dir' is ''; expected a string that is not empty"),
+        ({"baseline_dir": ""}, "option 'baseline_dir' is ''; expected the path of a folder"),
         ({"ignore": 3}, "option 'ignore' is 3; expected {'BN104': 'reason'} or"),
         ({"ignore": {"BN104": ""}}, "option 'ignore' gives no reason for 'BN104'; expected one"),
         ({"ignore": {"BN104": None}}, "option 'ignore' gives no reason for 'BN104'; expected one"),
