@@ -109,6 +109,8 @@ def preserve_state(subject: Subject, step: Any = None) -> Iterator[Variables]:
     traces = Traces(f for owner in owners for f in traced_functions(owner))
     variables = Variables(attributes.variables)
     generators = _random_generators()
+    scope = tf.compat.v1.get_variable_scope()
+    caching_device = scope.caching_device
     forget_gradients = registered_gradients()
     try:
         yield variables
@@ -116,6 +118,10 @@ def preserve_state(subject: Subject, step: Any = None) -> Iterator[Variables]:
         attributes.restore()
         traces.restore()
         forget_gradients()
+        if scope.caching_device is not caching_device:
+            # `tf.map_fn` leaves one where it raises in a trace; no strategy can be entered then.
+            with tf.Graph().as_default():
+                scope.set_caching_device(caching_device)
         variables.restore()
         for restore in generators:
             restore()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pytest_bnconsistency import BNConsistencyError, check_consistency, preserve_state
+from pytest_bnconsistency import BNConsistencyError, Verdict, check_consistency, preserve_state
 from pytest_bnconsistency.testing import leaves_no_trace
 
 CHECKS = ["batch_invariance", "train_eval_agreement", "frozen_stability"]
@@ -357,3 +357,13 @@ def test_a_name_that_no_graph_takes_stays_in_its_own_model(x):
     assert "predict raises ValueError: '<script>' is not a valid" in result.findings[0].message
     path = named("dense").layers[0].kernel.path
     assert path.count("/") == 2, path  # the model, the layer and the variable
+
+
+def test_a_map_that_no_trace_takes_leaves_strategies_as_they_are(x):
+    def model(rows):
+        return tf.map_fn(lambda row: row * float(rows[0, 0]), rows)
+
+    report = check_consistency(model, x)
+    assert report["batch_invariance"].verdict is Verdict.FAILED
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        pass
