@@ -108,9 +108,7 @@ def preserve_state(subject: Subject, step: Any = None) -> Iterator[Variables]:
     owners = (subject.training_function(), subject.predict_function, step)
     traces = Traces(f for owner in owners for f in traced_functions(owner))
     variables = Variables(attributes.variables)
-    generators = _random_generators()
-    scope = tf.compat.v1.get_variable_scope()
-    caching_device = scope.caching_device
+    of_the_process = [*_random_generators(), _variable_scope()]
     forget_gradients = registered_gradients()
     try:
         yield variables
@@ -118,12 +116,8 @@ def preserve_state(subject: Subject, step: Any = None) -> Iterator[Variables]:
         attributes.restore()
         traces.restore()
         forget_gradients()
-        if scope.caching_device is not caching_device:
-            # `tf.map_fn` leaves one where it raises in a trace; no strategy can be entered then.
-            with tf.Graph().as_default():
-                scope.set_caching_device(caching_device)
         variables.restore()
-        for restore in generators:
+        for restore in of_the_process:
             restore()
 
 
@@ -301,6 +295,22 @@ def _random_generators() -> list[Callable[[], None]]:
                 seeds.assign(seed)
 
         restore.append(restore_keras)
+    return restore
+
+
+def _variable_scope() -> Callable[[], None]:
+    """A function that puts back the caching device of TensorFlow's variable scope.
+
+    `tf.map_fn` leaves one where it raises in a trace; no strategy can be entered then.
+    """
+    scope = tf.compat.v1.get_variable_scope()
+    before = scope.caching_device
+
+    def restore() -> None:
+        if scope.caching_device is not before:
+            with tf.Graph().as_default():  # it can't be set outside of a graph
+                scope.set_caching_device(before)
+
     return restore
 
 
