@@ -31,9 +31,8 @@ def untraced(
     place = next(i for i, (_, judged) in enumerate(groups) if name in judged.names)
     traced, judged = groups[place]
     seen = traced.observed
-    if seen is None or not seen.deterministic or judged.fails or judged.random:
-        return list(groups)
-    if not entry_points.runs_own_code(context):
+    answered = seen is None or not seen.deterministic or judged.fails or judged.random
+    if answered or not entry_points.runs_own_code(context):
         return list(groups)
     called = entry_points.entry(context, name)
     if in_sizes := _failing_in_small_batches(Comparing(context, called, None, noise)):
