@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -126,6 +127,18 @@ def _beside_a_factor(m: Measured, place: int) -> float:
     return float(np.mean(np.abs(ratios - np.median(ratios))))
 
 
+def one_factor(m: Measured, variances: Sequence[int]) -> float | None:
+    """The number that stored variances are of the population's, None where channels differ in it.
+
+    `variances` are their indices among what is tracked.
+    """
+    with np.errstate(all="ignore"):
+        logs = np.log(np.concatenate([(m.moving[i] / m.reference[i]).ravel() for i in variances]))
+        middle = float(np.median(logs))
+        spread = float(np.median(np.abs(logs - middle)))
+    return math.exp(middle) if np.isfinite(middle) and spread < ONE_FACTOR else None
+
+
 def _multiplied(m: Measured) -> Iterator[Undone]:
     """Variances, and means as well, that are one number times what they should be.
 
@@ -138,11 +151,8 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
     variances = [i for i in places if m.tracked[i].role == "variance"]
     if sum(m.moving[i].size for i in variances) < FEWEST_CHANNELS:
         return
-    with np.errstate(all="ignore"):
-        ratios = np.concatenate([(m.moving[i] / m.reference[i]).ravel() for i in variances])
-        factor = float(np.median(ratios))
-        spread = float(np.median(np.abs(np.log(ratios / factor))))
-    if not 0 < factor < np.inf or not spread < ONE_FACTOR:
+    factor = one_factor(m, variances)
+    if factor is None:
         return
 
     def divided(of_means: float) -> dict[int, Array]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, MOST, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.causes.changed_weights import REMEDY
+from pytest_bnconsistency.checks.train_eval_agreement.causes.rewritten import one_factor
 from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import MOVED, InputTrial
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
@@ -28,9 +29,8 @@ from pytest_bnconsistency.models import Call
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits, listed
 
-WRONG, ALIKE = 0.1, 0.1
-"""Statistics that are farther from the population's, in its deviations, are wrong; factors of
-channels that are nearer to one another, in the median and as logarithms, are one."""
+WRONG = 0.1
+"""Statistics that are farther from the population's, in its deviations, are wrong."""
 LEAST_FACTOR = 1.5
 """Training itself may scale weights by less while the statistics follow."""
 FEWEST, SHOWN = 3, 3
@@ -109,13 +109,12 @@ def _factor(m: Measured, fed: Fed) -> float | None:
     """What the weights must be multiplied by for the variances that are stored; None where it is
     not one number.
     """
-    with np.errstate(all="ignore"):
-        ratios = np.log(m.moving[fed.variance] / m.reference[fed.variance]).ravel() / 2
-    if ratios.size < FEWEST:
+    if m.moving[fed.variance].size < FEWEST:
         return None
-    middle = float(np.median(ratios))
-    one = float(np.median(np.abs(ratios - middle))) < ALIKE / 2
-    return math.exp(middle) if one and abs(middle) > math.log(LEAST_FACTOR) else None
+    squared = one_factor(m, [fed.variance])
+    if squared is None or abs(math.log(squared)) <= 2 * math.log(LEAST_FACTOR):
+        return None
+    return math.sqrt(squared)
 
 
 def _folded(m: Measured, fed: Sequence[Fed]) -> Cause | None:
