@@ -19,15 +19,15 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from pytest_bnconsistency.assertions import check_consistency
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import ConsistencyFailure, DataError
-from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
-from pytest_bnconsistency.models import Subject, subject_of
+from pytest_bnconsistency.models import subject_of
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.settings import CheckName
+from pytest_bnconsistency.strategies.frozen_layers import FrozenLayers
 from pytest_bnconsistency.strategies.training_data import ROWS, given_data, some_data
 
 STEPS = 16
-THE_MODEL = "the model"
 INVARIANTS: tuple[CheckName, ...] = ("inference_purity", "batch_invariance", "frozen_stability")
+_LAYERS = st.runner().flatmap(lambda machine: st.sampled_from(machine.frozen.paths))
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -57,10 +57,7 @@ class Lifecycle(RuleBasedStateMachine):
         cls.data = cls.data or some_data(subject)
         if not subject.compiled:
             self.model.compile("sgd", "mean_squared_error")
-        self._around = _around(subject)
-        self._frozen = {
-            name for name, layer in self._named().items() if not subject.trainable(layer)
-        }
+        self.frozen = FrozenLayers(self.model)
 
     def set_trainable(self, model: Any, layer: Any, value: bool) -> None:
         """Freeze or unfreeze a layer of the model, or all of it, as the project does."""
@@ -92,19 +89,17 @@ class Lifecycle(RuleBasedStateMachine):
         """Loss and metrics."""
         subject_of(self.model).evaluate(self._batch(), ROWS)
 
-    @rule(layer=st.runner().flatmap(lambda self: st.sampled_from(list(self._around))))
+    @rule(layer=_LAYERS)
     def freeze(self, layer: str) -> None:
         """Freeze a layer with statistics, what holds one, or the model."""
-        self._frozen.add(layer)
-        self.set_trainable(self.model, self._named()[layer], False)
+        self.set_trainable(self.model, self.frozen.freeze(self.model, layer), False)
 
-    @rule(layer=st.runner().flatmap(lambda self: st.sampled_from(list(self._around))))
+    @rule(layer=_LAYERS)
     def unfreeze(self, layer: str) -> None:
         """Unfreeze what is frozen, or what holds it, where it lies in nothing frozen."""
-        holds = any(layer in (name, *self._around[name]) for name in self._frozen)
-        if holds and not self._frozen.intersection(self._around[layer]):
-            self._frozen.discard(layer)
-            self.set_trainable(self.model, self._named()[layer], True)
+        found = self.frozen.unfreeze(self.model, layer)
+        if found is not None:
+            self.set_trainable(self.model, found, True)
 
     @rule()
     def compile(self) -> None:
@@ -132,7 +127,9 @@ class Lifecycle(RuleBasedStateMachine):
     def teardown(self) -> None:
         batch = self._batch()
         for check in INVARIANTS:
-            frozen = self._pattern() if check == "frozen_stability" else None
+            frozen = None
+            if check == "frozen_stability":
+                frozen = self.frozen.flagged_otherwise(self.model)
             try:
                 report = check_consistency(
                     self.model, batch.x, batch.y, checks=[check], frozen=frozen
@@ -146,18 +143,6 @@ class Lifecycle(RuleBasedStateMachine):
     def _batch(self) -> Data:
         data: Data = type(self).data
         return data.take(np.arange(ROWS) % data.rows)
-
-    def _named(self) -> dict[str, Any]:
-        subject = subject_of(self.model)
-        named = {subject.path(layer): layer for layer in subject.layers()}
-        return named | {THE_MODEL: self.model}
-
-    def _pattern(self) -> str | None:
-        """A layer that was frozen, and whose own flag says otherwise by now."""
-        named, subject = self._named(), subject_of(self.model)
-        frozen = (name for name in self._around if self._frozen & {name, *self._around[name]})
-        kept = (name for name in frozen if tracked_candidates(subject, named[name]))
-        return next((name for name in kept if subject.trainable(named[name])), None)
 
 
 def lifecycle_machine(
@@ -189,15 +174,3 @@ def lifecycle_machine(
         "__doc__": Lifecycle.__doc__,
     }
     return type("LifecycleMachine", (Lifecycle,), attributes)
-
-
-def _around(subject: Subject) -> dict[str, tuple[str, ...]]:
-    """Layers with statistics, what holds them, and the model: each with what holds it."""
-    keeping = [layer for layer in subject.layers() if tracked_candidates(subject, layer)]
-    patching = [above for layer in keeping for above in subject.above(layer)]
-    paths = dict.fromkeys(subject.path(layer) for layer in [*keeping, *patching])
-    found = {
-        path: (*(other for other in paths if path.startswith(f"{other}/")), THE_MODEL)
-        for path in paths
-    }
-    return {**found, THE_MODEL: ()}
