@@ -7,8 +7,7 @@ of the subject.
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 
 from pytest_bnconsistency.checks.batch_invariance import explain as explanation
@@ -22,14 +21,12 @@ from pytest_bnconsistency.checks.batch_invariance.summary import (
     inconclusive,
     passed_summary,
 )
+from pytest_bnconsistency.checks.batch_invariance.transductive import declared_layers
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.traced_passes import observed
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.arrays import Nest
-from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.execution.accepted_sizes import only_size
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.models import Call
 from pytest_bnconsistency.results import CheckResult, Verdict
 
 NAME = "batch_invariance"
@@ -46,7 +43,7 @@ def check(context: CheckContext) -> CheckResult:
     with preserve_state(context.subject):
         if not reason:
             return searched(context, x, lambda: _decide(context, x))
-        declared = _declared(context, reason)
+        declared = declared_layers(context, reason)
         row_by_row = [id(call.layer) for call in declared]
         result = searched(context, x, lambda: _decide(context, x, row_by_row), row_by_row)
     if result.verdict is not Verdict.PASSED:
@@ -54,22 +51,6 @@ def check(context: CheckContext) -> CheckResult:
     reasons = "; ".join(f"{call.path}: {why}" for call, why in declared.items())
     summary = f"rows are meant to meet in {reasons}; apart from that, {result.summary}"
     return replace(result, verdict=Verdict.NOT_APPLICABLE, summary=summary, waived=True)
-
-
-def _declared(context: CheckContext, reasons: Mapping[str, str]) -> dict[Call, str]:
-    """The layers that are declared transductive, and why."""
-    calls = observed(context, False).calls
-    found = {}
-    for pattern, reason in reasons.items():
-        matching = [call for call in calls if fnmatch.fnmatchcase(call.path, pattern)]
-        if not matching:
-            known = ", ".join(list(dict.fromkeys(call.path for call in calls))[:4])
-            raise OptionError(
-                f"transductive={{{pattern!r}: ...}} matches no layer; expected a pattern of paths "
-                f"such as {known}"
-            )
-        found.update(dict.fromkeys(matching, reason))
-    return found
 
 
 def _decide(context: CheckContext, x: Nest, row_by_row: Collection[int] = ()) -> CheckResult:

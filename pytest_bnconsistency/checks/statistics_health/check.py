@@ -7,17 +7,11 @@ distance to the population's is told in standard errors.
 
 from __future__ import annotations
 
-from typing import Any
-
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
-from pytest_bnconsistency.checks.statistics_health.distances import (
-    LayerDistances,
-    distances,
-    far_off,
-    table,
-)
+from pytest_bnconsistency.checks.statistics_health.distances import distances, far_off, table
 from pytest_bnconsistency.checks.statistics_health.failures import unusable
+from pytest_bnconsistency.checks.statistics_health.summary import evidence_of, passed_summary
 from pytest_bnconsistency.checks.statistics_health.warnings import fed_by_random_layers, unusual
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.errors import RefusedError
@@ -28,7 +22,6 @@ from pytest_bnconsistency.measurement.stored_statistics import (
     normalization_layers,
 )
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
-from pytest_bnconsistency.words import counted
 
 NAME = "statistics_health"
 UNSEEN = (
@@ -52,9 +45,9 @@ def check(context: CheckContext) -> CheckResult:
     return CheckResult(
         check=NAME,
         verdict=Verdict.PASSED,
-        summary=_passed_summary(found),
+        summary=passed_summary(found),
         table=table(layers, known.estimate.rows) if known else None,
-        evidence=_evidence(found, warnings, layers),
+        evidence=evidence_of(found, warnings, layers),
         warnings=tuple(warnings),
         notes=(refused,) if refused else (),
     )
@@ -68,26 +61,8 @@ def _failed(
         check=NAME,
         verdict=Verdict.FAILED,
         findings=tuple(findings),
-        evidence=_evidence(found, warnings, []),
+        evidence=evidence_of(found, warnings, []),
         warnings=tuple(warnings),
-    )
-
-
-def _evidence(
-    found: list[NormalizationLayer], warnings: list[Finding], layers: list[LayerDistances]
-) -> dict[str, Any]:
-    return {
-        "normalization_layers": len(found),
-        "unusual": [warning.message for warning in warnings],
-        "distances": [layer.plain() for layer in layers],
-    }
-
-
-def _passed_summary(found: list[NormalizationLayer]) -> str:
-    return (
-        f"{sum(len(n.vectors) for n in found)} statistics of "
-        f"{counted(len(found), 'normalization layer')} are finite, no variance is negative, "
-        "momenta, axes and dtypes can accumulate"
     )
 
 
