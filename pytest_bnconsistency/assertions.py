@@ -15,7 +15,7 @@ from pytest_bnconsistency.data.reading import Returned
 from pytest_bnconsistency.errors import BNConsistencyError, ConsistencyFailure, OptionError
 from pytest_bnconsistency.reporting import text
 from pytest_bnconsistency.results import CheckResult, Report, Verdict
-from pytest_bnconsistency.settings import DataOptions, Options
+from pytest_bnconsistency.settings import DataOptions, Layer, Options
 from pytest_bnconsistency.words import printable
 
 if TYPE_CHECKING:
@@ -225,7 +225,8 @@ def assert_consistency(
         BNConsistencyError: the model, the data, an option or a check's name cannot be used.
     """
     __tracebackhide__ = True
-    return _assert(checks, model, x, y, options, train_step=train_step)
+    call = Layer("call", options, arguments=("checks", "train_step"))
+    return _assert(checks, model, x, y, call, train_step=train_step)
 
 
 class BnCheck:
@@ -262,7 +263,8 @@ def check_consistency(
     Raises:
         BNConsistencyError: the model, the data, an option or a check's name cannot be used.
     """
-    return run(model, x, y, checks, options, train_step=train_step)
+    call = Layer("call", options, arguments=("checks", "train_step"))
+    return run(model, x, y, checks, call, train_step=train_step)
 
 
 def recalibrate(

@@ -11,7 +11,7 @@ import difflib
 import math
 import numbers
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
@@ -237,11 +237,16 @@ FIELDS: Mapping[str, dataclasses.Field[Any]] = {
 
 
 class Layer(dict[str, Any]):
-    """The options that one source gives, and which source that is."""
+    """The options that one source gives, and which source that is.
 
-    def __init__(self, source: str, options: Mapping[str, Any]) -> None:
+    `arguments` is what can be written beside them, which a wrong name may be meant for.
+    """
+
+    def __init__(
+        self, source: str, options: Mapping[str, Any], arguments: Sequence[str] = ()
+    ) -> None:
         super().__init__(options)
-        self.source = source
+        self.source, self.arguments = source, arguments
 
 
 def resolve(*layers: Mapping[str, Any]) -> Settings:
@@ -256,6 +261,9 @@ def resolve(*layers: Mapping[str, Any]) -> Settings:
         if not isinstance(layer, Mapping):
             raise OptionError(f"options is {layer!r}; expected a dict, as in {{'rows': 16}}")
         for name, value in layer.items():
+            if name not in FIELDS:
+                known = (*FIELDS, *getattr(layer, "arguments", ()))
+                raise OptionError(f"unknown option {name!r}{did_you_mean(name, known)}")
             chosen[name] = parse(name, value)
             sources[name] = getattr(layer, "source", "call")
     return Settings(**chosen, sources=sources)
@@ -263,8 +271,6 @@ def resolve(*layers: Mapping[str, Any]) -> Settings:
 
 def parse(name: str, value: Any) -> Any:
     """`value`, from a call or a string from the command line or the ini, as `name` needs it."""
-    if name not in FIELDS:
-        raise OptionError(f"unknown option {name!r}{did_you_mean(name, FIELDS)}")
     kind, meta = str(FIELDS[name].type), FIELDS[name].metadata
     if value is None and "None" in kind:
         return None
@@ -427,14 +433,13 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
 """What is neither a number nor a word."""
 
 
-def did_you_mean(
-    name: str, known: Mapping[str, Any] | tuple[str, ...], otherwise: str = ""
-) -> str:
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """The end of a sentence about an unknown name: the nearest known one, else all of them.
 
     `otherwise` is said instead of all of them, where they are many.
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; {otherwise}" if otherwise else f"; expected one of {', '.join(known)}"

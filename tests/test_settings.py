@@ -5,6 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from pytest_bnconsistency import (
+    assert_batch_invariance,
+    assert_consistency,
+    check_consistency,
+)
 from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.settings import FIELDS, Ignore, Settings, Shapes, resolve
 
@@ -139,3 +144,12 @@ def test_settings_cannot_be_changed():
 
 def test_every_option_has_a_help():
     assert all(field.metadata["help"] for field in FIELDS.values())
+
+
+@pytest.mark.parametrize(("wrong", "meant"), [("cheks", "checks"), ("train_stp", "train_step")])
+def test_a_wrong_name_may_be_meant_for_an_argument(wrong, meant):
+    for call in (check_consistency, assert_consistency):
+        with pytest.raises(OptionError, match=f"'{wrong}'; did you mean '{meant}'"):
+            call(object(), **{wrong: ["batch_invariance"]})
+    with pytest.raises(OptionError, match=f"'{wrong}'; expected one of rows"):
+        assert_batch_invariance(object(), **{wrong: ["batch_invariance"]})
