@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_bnconsistency.words import printable
+from pytest_bnconsistency.words import listed, printable
 
 
 class Verdict(str, enum.Enum):
@@ -156,7 +156,8 @@ class CheckResult:
         line = self.headline
         if self.findings:
             line = f"{self.check} {self.verdict.word}: {line}"
-        return f"{line} ({len(self.ignored)} ignored)" if self.ignored else line
+        said = dict.fromkeys(f"{one.finding.rule} ({one.reason})" for one in self.ignored)
+        return f"{line}; ignored on purpose: {listed(said)}" if said else line
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers: what `json.dumps` takes."""

@@ -40,8 +40,7 @@ def without_ignored(result: CheckResult, ignore: Mapping[str, str] | None) -> Ch
     left = _left(result, [Entry(text, reason) for text, reason in ignore.items()])
     if result.verdict is not Verdict.FAILED or left.findings:
         return left
-    reasons = dict.fromkeys(f"{one.finding.rule} ({one.reason})" for one in left.ignored)
-    said = f"{counted(len(result.findings), 'finding')}, ignored on purpose: {', '.join(reasons)}"
+    said = "nothing was found but what is accepted"
     return dataclasses.replace(left, verdict=Verdict.PASSED, summary=said, hint="")
 
 
