@@ -148,7 +148,7 @@ def test_a_loss_clears_no_decisions_that_hang_on_which_rows_there_are(close, shi
     assert loss["excess"] < 0.1 * loss["tolerance"]
     if verdict == "vacuous":
         assert decisions["excess"] < decisions["tolerance"] < decisions["sampling"]
-        assert "wrong decisions would fail" in result.summary
+        assert "of the decisions wrong would fail" in result.summary
         assert "statistics of so few rows" in result.summary
         assert "give about" in result.hint
         few = {"max_rows": 50, "updates": 1000}

@@ -297,7 +297,7 @@ def _wrong_decisions(context: CheckContext, data: Data, reference: Side) -> Quan
         return np.ones(data.rows) if rows is None else 1 - rows
 
     tolerance = context.settings.decisions_tolerance
-    limit = f"more than {wrong(reference).mean() + tolerance:.1%} wrong decisions"
+    limit = f"more than {wrong(reference).mean() + tolerance:.1%} of the decisions wrong"
     return Quantity("wrong decisions", tolerance, lambda s: float(wrong(s).mean()), wrong, limit)
 
 
@@ -323,7 +323,7 @@ def _changes(context: CheckContext, data: Data, reference: Side) -> list[Quantit
         tolerance,
         lambda side: float(changed(side).mean()),
         changed,
-        f"more than {tolerance:.1%} changed decisions",
+        f"more than {tolerance:.1%} of the decisions changed",
         deviations=1,
     )
     distance = _distance(CLEAR * context.settings.output_tolerance, data, reference)
