@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from collections.abc import Iterable
 
@@ -77,3 +78,8 @@ def first_line(error: BaseException) -> str:
     if said and said[0] == "in user code:":  # then frames of it, and the error at the end
         own = [line for line in own if re.match(r"\w+Error: ", line)] or own
     return next(iter(own or said), type(error).__name__)
+
+
+def brief_line(error: BaseException) -> str:
+    """`first_line` as a part of a sentence: what is too long for that ends after a word."""
+    return textwrap.shorten(shortened(first_line(error)), 200, placeholder=" ...")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_bnconsistency.words import digits, first_line, shortened
+from pytest_bnconsistency.words import brief_line, digits, first_line, shortened
 
 GRAPH = """Graph execution error:
 
@@ -50,6 +50,19 @@ def test_the_line_of_an_error_that_says_something(said, line):
 )
 def test_a_number_has_no_exponent_where_a_person_would_write_none(value, most, said):
     assert digits(value, most) == said
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("three rows", "three rows"),
+        ("whole words " * 20, "whole words " * 16 + "..."),
+        ("x" * 500, "x" * 60 + "..." + "x" * 60),
+    ],
+    ids=["short", "long", "one word"],
+)
+def test_a_long_line_of_an_error_ends_after_a_word(said, line):
+    assert brief_line(ValueError(f"{said}\nmore")) == line
 
 
 def test_the_middle_of_long_words_is_left_out():

@@ -28,7 +28,7 @@ from pytest_bnconsistency.data.arrays import (
 )
 from pytest_bnconsistency.data.rows import Data, Form, Given, Rest
 from pytest_bnconsistency.errors import DataError
-from pytest_bnconsistency.words import counted, first_line
+from pytest_bnconsistency.words import brief_line, counted
 
 
 @dataclass(frozen=True)
@@ -323,7 +323,7 @@ def _batches(stream: Any) -> Iterator[Any]:
             yield from stream
     except Exception as error:
         raise DataError(
-            f"the data set raised {type(error).__name__}: {first_line(error)[:200]}; expected "
+            f"the data set raised {type(error).__name__}: {brief_line(error)}; expected "
             "batches until it ends"
         ) from error
 

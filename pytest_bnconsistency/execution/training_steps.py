@@ -32,7 +32,7 @@ from pytest_bnconsistency.models.training_batches import (
     same_form,
     traced_batches,
 )
-from pytest_bnconsistency.words import first_line
+from pytest_bnconsistency.words import brief_line
 
 SHIFT = 3.0
 """Rows are moved by this many standard deviations."""
@@ -200,7 +200,7 @@ def _as_sentence(path: str) -> Iterator[None]:
         own = [f for f in frames if not _in_library(f.filename)]
         where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
         raise StepError(
-            f"{path} raised {type(error).__name__}: {first_line(error)[:200]}{where}; expected a "
+            f"{path} raised {type(error).__name__}: {brief_line(error)}{where}; expected a "
             "training step that runs; everything is as it was before"
         ) from error
 

@@ -24,7 +24,7 @@ from pytest_bnconsistency.models.owned_objects import (
     reached,
     variables_of,
 )
-from pytest_bnconsistency.words import first_line
+from pytest_bnconsistency.words import brief_line
 
 
 class FunctionSubject(Subject):
@@ -143,7 +143,7 @@ def called(
         if not tf.executing_eagerly():
             raise
         raise DataError(
-            f"{name}(x) raised {type(error).__name__}: {first_line(error)[:200]}; expected x "
+            f"{name}(x) raised {type(error).__name__}: {brief_line(error)}; expected x "
             f"as {name} takes it, rows first"
         ) from error
 

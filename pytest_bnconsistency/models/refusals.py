@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Nest, flatten
 from pytest_bnconsistency.errors import BNConsistencyError, RefusedError
-from pytest_bnconsistency.words import counted, first_line
+from pytest_bnconsistency.words import brief_line, counted
 
 
 @contextlib.contextmanager
@@ -29,7 +29,7 @@ def as_sentence(name: str, x: Nest) -> Iterator[None]:
         first = flatten(x)[0]
         batch = f"a batch of {counted(len(first), 'row')}" if first.ndim else "its input"
         raise RefusedError(
-            f"{name} raised {type(error).__name__} on {batch}: {first_line(error)[:200]}; "
+            f"{name} raised {type(error).__name__} on {batch}: {brief_line(error)}; "
             "expected rows as the model takes them, and a model that takes batches of any size",
             error,
         ) from error

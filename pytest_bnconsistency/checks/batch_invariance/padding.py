@@ -25,7 +25,7 @@ from pytest_bnconsistency.execution.padding import (
 )
 from pytest_bnconsistency.measurement.rounding_noise import Moved, Noise
 from pytest_bnconsistency.results import Finding
-from pytest_bnconsistency.words import first_line
+from pytest_bnconsistency.words import brief_line
 
 GIVE = "give rows that are padded as they are in use, or the value that pads: padding=0"
 
@@ -141,4 +141,4 @@ def _failures(
 
 
 def _refused(error: Exception) -> str:
-    return f"sequences of another length are refused: {first_line(error)[:80]}"
+    return f"sequences of another length are refused: {brief_line(error)}"

@@ -30,7 +30,7 @@ from pytest_bnconsistency.measurement.rounding_noise import Noise
 from pytest_bnconsistency.results import CheckResult, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
-from pytest_bnconsistency.words import counted, first_line, listed
+from pytest_bnconsistency.words import brief_line, counted, listed
 
 CROSS_ROW = (rules.ROWS_MIX, rules.TRAINING_MODE, rules.POSITION_MATTERS)
 SIZED = (rules.SIZE_MATTERS, rules.BATCH_AXIS_LOST)
@@ -117,7 +117,7 @@ class Rows:
         try:
             return self._passes[name].run(x)
         except Exception as error:
-            return first_line(error)[:120]
+            return brief_line(error)
 
     def _mixed(self, name: str, recipe: Recipe) -> Violation | None:
         reference = self._reference(name, recipe.count, recipe.rest)

@@ -12,7 +12,7 @@ from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.execution.observations import has_rows
 from pytest_bnconsistency.measurement.rounding_noise import Moved
 from pytest_bnconsistency.models.base import RAGGED
-from pytest_bnconsistency.words import first_line
+from pytest_bnconsistency.words import brief_line
 
 
 def compare_sizes(c: Comparing) -> list[InSize]:
@@ -33,7 +33,7 @@ def refused(c: Comparing, start: int, stop: int) -> InSize | None:
     except UnsupportedSubjectError:
         raise
     except Exception as error:
-        fault = f"a batch of {stop - start} raises: {first_line(error)[:120]}"
+        fault = f"a batch of {stop - start} raises: {brief_line(error)}"
         return InSize((start, stop), stop - start, fault, raises=True)
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -31,7 +30,7 @@ from pytest_bnconsistency.execution.batch_variants import (
 from pytest_bnconsistency.execution.forward_pass import Observation, Pass
 from pytest_bnconsistency.execution.observations import repeating, same_outputs
 from pytest_bnconsistency.measurement.rounding_noise import Noise
-from pytest_bnconsistency.words import first_line
+from pytest_bnconsistency.words import brief_line
 
 AGAIN = 2
 """More runs of a batch whose rows change with others, so that luck is no repetition."""
@@ -74,8 +73,8 @@ class Comparing:
         try:
             other = self.entry.run_variant(variant)
         except Exception as error:
-            first = textwrap.shorten(first_line(error), 120, placeholder=" ...")
-            return Refused(f"{self.entry.name} refuses a batch with {variant.name}: {first}")
+            said = brief_line(error)
+            return Refused(f"{self.entry.name} refuses a batch with {variant.name}: {said}")
         if variant.moves:
             change = beyond_noise(self.base, other, variant, self.noise)
             row = largest_move(self.base.outputs, other.outputs, variant)[1]

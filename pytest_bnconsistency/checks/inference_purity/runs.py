@@ -31,7 +31,7 @@ from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.observations import has_rows, same_outputs
 from pytest_bnconsistency.execution.state import Variables, preserve_state
 from pytest_bnconsistency.models.base import PREDICT_DATASET, set_batch
-from pytest_bnconsistency.words import first_line
+from pytest_bnconsistency.words import brief_line
 
 EVALUATED = 32
 EVALUATE = "evaluate"
@@ -138,7 +138,7 @@ def run_all(context: CheckContext, x: Nest) -> Runs:
 
 
 def _raising(context: CheckContext, name: str, error: RefusedError) -> Seen:
-    raised = f"raises {type(error.refusal).__name__}: {first_line(error)[:120]}"
+    raised = f"raises {type(error.refusal).__name__}: {brief_line(error)}"
     return Seen(name, Kind.of(context, name), [], True, (), raised)
 
 
