@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import sys
 import threading
@@ -16,6 +17,8 @@ from pytest_bnconsistency.checks import heap
 
 PAUSE, PATIENCE = 0.01, 2.0
 """Seconds until Ctrl-C is tried again, and how long what is put back may take."""
+LOST_AFTER = 1.0
+"""Seconds after which what still runs has lost the Ctrl-C that was raised in it."""
 SAFE = ("__enter__", "__exit__")
 """The functions in which things are taken and put back; an exception there would leave a trace."""
 LOSING = weakref.__file__
@@ -75,41 +78,49 @@ class _Interrupts:
     def __init__(self, before: Callable[..., Any], depth: int) -> None:
         self._before, self._depth = before, depth
         self._since: float | None = None
+        """When the one that waits came."""
         self._raised: type[BaseException] | None = None
-        self._closed = False
+        self._asked_at = math.inf
+        """When it is asked next; what comes before that, where one was raised, is the same one."""
+        self._over = threading.Event()
         self._asking: threading.Thread | None = None
 
     def __call__(self, number: int, frame: types.FrameType | None) -> None:
-        since = self._since or time.monotonic()
-        waits = _depth(frame) > self._depth and time.monotonic() - since < PATIENCE
-        if waits or self._closed:
+        now = time.monotonic()
+        if self._raised is not None and now < self._asked_at:
+            return
+        since = self._since or now
+        # What was raised may be what puts things back now, however long that takes.
+        has_time = self._raised is not None or now - since < PATIENCE
+        if self._over.is_set() or (_depth(frame) > self._depth and has_time):
             self._since = since
-            self._ask()
-        else:
-            self._since = None
-            try:
-                self._before(number, frame)
-            except BaseException as raised:
-                self._raised = type(raised)
-                raise
+            self._ask(now + PAUSE)
+            return
+        self._since, self._asked_at = None, math.inf
+        try:
+            self._before(number, frame)
+        except BaseException as raised:
+            self._raised = type(raised)
+            self._ask(now + LOST_AFTER)
+            raise
 
-    def _ask(self) -> None:
-        if self._asking is None and not self._closed:
+    def _ask(self, at: float) -> None:
+        self._asked_at = at
+        if self._asking is None and not self._over.is_set():
             self._asking = threading.Thread(target=self._ask_again, daemon=True)
             self._asking.start()
 
     def _ask_again(self) -> None:
-        while self._since is not None and not self._closed:
-            time.sleep(PAUSE)
-            signal.raise_signal(signal.SIGINT)
-        self._asking = None
+        while not self._over.wait(PAUSE):
+            if time.monotonic() >= self._asked_at:
+                signal.raise_signal(signal.SIGINT)
 
     def closed(self, ended_by: BaseException | None) -> bool:
         """Stop asking; whether somebody still waits, or lost what was raised for them.
 
         What a library calls from C may lose an exception, or make another one of it.
         """
-        self._closed = True
+        self._over.set()
         if (asking := self._asking) is not None:
             asking.join()
         lost = self._raised is not None and not isinstance(ended_by, self._raised)

@@ -1,5 +1,6 @@
 """Ctrl-C at random times, by a timer: all is as it was before, whenever it comes."""
 
+import contextlib
 import os
 import random
 import signal
@@ -120,6 +121,32 @@ def test_it_is_not_lost_in_a_library_that_makes_another_error_of_it():
 
     with pytest.raises(KeyboardInterrupt):
         undisturbed(work)
+
+
+def test_it_is_raised_again_in_what_lost_it(monkeypatch):
+    monkeypatch.setattr("pytest_bnconsistency.checks.undisturbed.LOST_AFTER", 0.05)
+    begun, put_back = time.monotonic(), []
+
+    class Restores:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            time.sleep(0.3)
+            put_back.append(True)
+
+    def work():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        with Restores():
+            while time.monotonic() < begun + 6:
+                time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        undisturbed(work)
+    assert time.monotonic() < begun + 5
+    assert put_back
 
 
 def test_a_handler_that_raises_nothing_is_called_once():
