@@ -42,8 +42,9 @@ class CheckContext:
     asked: bool = True
     train_step: Callable[..., Any] | None = None
     layer_facts: tuple[dict[str, Any], ...] | None = None
-    _made: dict[Hashable, Any] = field(default_factory=dict)
-    results: dict[str, CheckResult] = field(default_factory=dict)
+    # pytest shows what is given to each function under a Ctrl-C: these take it seconds.
+    _made: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    results: dict[str, CheckResult] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(

@@ -52,9 +52,11 @@ class Entry:
     may_change: list[Any]
     observed: Pass | None = None
     prints: Fingerprints | None = None
-    _seen: dict[tuple[str, tuple[int, int] | None], Observation] = field(default_factory=dict)
+    _seen: dict[tuple[str, tuple[int, int] | None], Observation] = field(
+        default_factory=dict, repr=False
+    )
     _pairs: dict[tuple[str, frozenset[int]], tuple[Observation, Observation]] = field(
-        default_factory=dict
+        default_factory=dict, repr=False
     )
 
     def run(self, batch: str, x: Nest, prints: tuple[int, int] | None = None) -> Observation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,9 +48,9 @@ class Observation:
     """
 
     outputs: list[Array]
-    records: list[list[Array] | None]
+    records: list[list[Array] | None] = field(repr=False)
     moved: tuple[Any, ...]
-    after: Mapping[int, Array]
+    after: Mapping[int, Array] = field(repr=False)
     drew: bool = False
 
 

@@ -3,7 +3,9 @@
 import itertools
 
 from pytest_bnconsistency.checks import CheckContext
-from pytest_bnconsistency.settings import Settings
+from pytest_bnconsistency.checks.entry_points import entry
+from pytest_bnconsistency.checks.registry import CHECKS
+from pytest_bnconsistency.settings import Settings, resolve
 
 
 def test_what_is_shared_is_made_once_for_each_key():
@@ -27,3 +29,12 @@ def test_updates_are_those_that_the_user_says():
 
     assert CheckContext(Counted(), None, Settings()).updates() == 5
     assert CheckContext(Counted(), None, Settings(updates=0)).updates() == 0
+
+
+def test_what_is_shared_is_not_shown(k):
+    """Pytest shows the arguments of each function that runs when Ctrl-C comes."""
+    model = k.Sequential([k.Input((4,)), k.layers.BatchNormalization(), k.layers.Dense(2)])
+    context = CheckContext.of(model, None, None, resolve({}))
+    CHECKS["batch_invariance"].run(context)
+    shown = [repr(context), repr(entry(context, "predict"))]
+    assert max(map(len, shown)) < 4000
