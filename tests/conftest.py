@@ -1,6 +1,7 @@
 import ctypes
 import gc
 import importlib.resources
+import importlib.util
 import json
 import os
 import random
@@ -29,9 +30,12 @@ def pytest_configure(config):
         config.option.randomly_reset_seed = False
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The quick suite takes the first case of each test: what says otherwise is marked."""
+    """The quick suite takes the first case of each test: what says otherwise is marked.
+
+    As they are written, before a plugin shuffles them.
+    """
     known = set()
     for item in items:
         test = item.nodeid.partition("[")[0]
@@ -39,6 +43,7 @@ def pytest_collection_modifyitems(items):
         if later or item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.thorough)
         known.add(test)
+    return (yield)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -115,6 +120,14 @@ def valid_record():
     package = importlib.resources.files("pytest_bnconsistency.reporting")
     schema = _closed(json.loads((package / "record.schema.json").read_text(encoding="utf-8")))
     return validators.Draft202012Validator(schema).validate
+
+
+@pytest.fixture(autouse=True)
+def _inner_runs_keep_their_order(request, monkeypatch):
+    """However the outer run is shuffled: what inner runs print is compared line by line."""
+    if "pytester" in request.fixturenames and importlib.util.find_spec("pytest_randomly"):
+        request.getfixturevalue("pytester")  # takes the options of the outer run away
+        monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly")
 
 
 @pytest.fixture(autouse=True)
