@@ -111,13 +111,13 @@ def _ended(
     """These averages after the last batch of an epoch, which may have fewer rows.
 
     It counts where it alone moves them as much as all the others. What so few rows do differs
-    much from batch to batch, so many are drawn. One row has no variance: that is no chance, but a
-    fault.
+    much from batch to batch, so many are drawn. It is never a single row: that would have no
+    variance, and is joined to the batch before it.
     """
     rows = known.seen[-1].rows
     steady = min(map(_kept, m.tracked))
     most = (1 - steady**2) * known.size
-    if not averages or not 1 < rows < min(most, known.size, m.data.rows):
+    if not averages or rows >= min(most, known.size, m.data.rows):
         return
     usual = [
         np.mean([b.values[i] for b in known.seen if b.rows == known.size], axis=0)
