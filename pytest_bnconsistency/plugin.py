@@ -62,7 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     baseline_recorder.add_options(group)
     trust, text = ini.TRUST, ini.TRUST_HELP
     group.addoption(_flag(trust), dest=f"bn_{trust}", action="store_true", help=text)
-    parser.addini(f"bn_{trust}", text, type="bool", default=False)
+    parser.addini(f"bn_{trust}", text, default=None)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
