@@ -248,8 +248,10 @@ class _Progress(Progress):
         with self._capture.global_and_fixture_disabled():
             width = shutil.get_terminal_size().columns - 1
             self._terminal.ensure_newline()  # what pytest wrote there stays
-            self._terminal.rewrite(line[:width], erase=True)
-            self._terminal.write("\r", flush=True)
+            self._terminal.flush()
+            # Beside pytest, which reckons how much of a line it has written.
+            sys.stdout.write(f"\r{line[:width]:{width}}\r")
+            sys.stdout.flush()
 
 
 def _flag(name: str) -> str:

@@ -1,6 +1,5 @@
 """A failure costs a few traces more than a pass, and its explanation ends when its time is up."""
 
-import contextlib
 import functools
 import logging
 from types import SimpleNamespace
@@ -17,7 +16,6 @@ from pytest_bnconsistency.checks.budget import Tries, diagnosing
 from pytest_bnconsistency.context import Door, Progress, door
 from pytest_bnconsistency.errors import OptionError
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.plugin import _Progress
 from pytest_bnconsistency.settings import resolve
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
@@ -446,36 +444,3 @@ def test_long_work_is_told_and_short_work_is_not(monkeypatch, caplog):
     told = "batch_invariance: looking for the cause: the first layer whose rows change"
     assert told in lines
     assert lines[-1] == ""
-
-
-class Terminal:
-    """As much of pytest's as a line needs; it captures nothing."""
-
-    def __init__(self, isatty):
-        self.isatty, self.written = isatty, []
-
-    def get_plugin(self, name):
-        return self
-
-    def global_and_fixture_disabled(self):
-        return contextlib.nullcontext()
-
-    def ensure_newline(self):
-        self.written.append("\n")
-
-    def rewrite(self, line, erase):
-        self.written.append(line)
-
-    def write(self, text, flush):
-        self.written.append(text)
-
-
-@pytest.mark.parametrize("isatty", [True, False])
-def test_pytest_tells_on_a_terminal_only(monkeypatch, caplog, isatty):
-    terminal = Terminal(isatty)
-    progress = _Progress(SimpleNamespace(pluginmanager=terminal))
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
-    with caplog.at_level(logging.INFO, "pytest_bnconsistency"), progress.of("a check"):
-        progress.doing("this")
-    assert caplog.messages == []
-    assert terminal.written == (["\n", "a check: this", "\r", "\n", "", "\r"] if isatty else [])
