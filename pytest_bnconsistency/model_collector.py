@@ -209,12 +209,13 @@ class CheckItem(pytest.Item):
 
 
 HERE = Path(__file__).parent
+INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of libraries, of this environment and of those that it sees."""
 
 
 @functools.cache
 def _libraries() -> tuple[Path, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return HERE, *(Path(sysconfig.get_path(name)) for name in names)
+    return HERE, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
 
 
 def _users_frames(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
@@ -222,7 +223,8 @@ def _users_frames(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
 
     def is_own(entry: Any) -> bool:
         path = Path(entry.path)
-        return path.is_absolute() and not any(map(path.is_relative_to, _libraries()))
+        installed = INSTALLED & set(path.parts) or any(map(path.is_relative_to, _libraries()))
+        return path.is_absolute() and not installed
 
     frames = list(excinfo.traceback)
     ours = [at for at, entry in enumerate(frames) if Path(entry.path).parent == HERE]

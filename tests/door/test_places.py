@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import sysconfig
+import venv
 
 import pytest
 
@@ -67,6 +69,22 @@ def test_an_error_with_a_cause(project):
         'raise RuntimeError("no model today") from error',
         "RuntimeError: no model today",
     ]
+
+
+@pytest.mark.thorough
+def test_libraries_of_an_environment_below_are_no_users_code(project):
+    folder = project.path / "above"
+    venv.create(folder, symlinks=sys.platform != "win32")
+    paths = {"base": str(folder), "platbase": str(folder)}
+    above, below = (sysconfig.get_path("purelib", vars=given) for given in (paths, {}))
+    seen = f"import site; site.addsitedir({below!r})"
+    (project.path / above / "below.pth").write_text(seen, encoding="utf-8")
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    project.makepyfile(models=MODELS, helpers=HELPERS)
+    result = project.run(python, "-m", "pytest", "--bn-model=models:build", "--tb=native")
+    text = result.stdout.str().partition("bnconsistency: models")[0]
+    assert "helpers.py" in text
+    assert "site-packages" not in text
 
 
 @pytest.mark.thorough
