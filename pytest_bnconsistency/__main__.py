@@ -19,8 +19,6 @@ def main(arguments: Sequence[str]) -> int:
     try:
         for line in _answer(arguments):
             sys.stdout.write(f"{printable(line)}\n")
-    except OSError as error:
-        return _ended(f"{error.filename or 'a report'} can't be written: {error.strerror}")
     except BNConsistencyError as error:
         return _ended(str(error))
     return 0
@@ -42,6 +40,9 @@ def _convert(arguments: Sequence[str]) -> list[str]:
     for output in outputs:
         try:
             output.write(record)
+        except OSError as error:
+            why = f"{output.name} report {output.path} not written: {error.strerror}"
+            raise OptionError(why) from None
         except (AttributeError, LookupError, TypeError, ValueError):
             raise OptionError(
                 f"{source!r} is damaged; expected what --bn-report json:PATH wrote"

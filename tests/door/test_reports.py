@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -264,18 +265,19 @@ PASSING = "def test_it(bn_check, fake): bn_check.batch_invariance(fake())"
 
 
 @pytest.mark.parametrize("path", ["file/run.json", "folder", "/dev/full"])
-def test_a_report_that_cannot_be_written_is_one_sentence(project, path):
+def test_a_report_that_cannot_be_written_is_one_sentence(project, path, capsys):
     if path == "/dev/full" and not os.path.exists(path):
         pytest.skip("this system has no full device")
     (project.path / "file").write_text("", encoding="utf-8")
     (project.path / "folder").mkdir()
     project.makepyfile(PASSING)
-    result = project.runpytest(f"--bn-report=json:{path}", "--bn-report=md:good.md")
+    result = project.runpytest(f"--bn-report=md:{path}", "--bn-report=json:good.json")
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["reports    md good.md", f"json report *{path} not written: *"])
+    result.stdout.fnmatch_lines(["reports    json good.json", f"md report *{path} not written: *"])
     result.stdout.no_fnmatch_line("*Traceback*")
-    assert (project.path / "good.md").read_text(encoding="utf-8").startswith("### ")
+    assert main(["report", "good.json", f"md:{path}"]) == 2
+    assert re.fullmatch(rf"md report .*{path} not written: .*\n", capsys.readouterr().err)
     assert not list(project.path.rglob("*.tmp"))
 
 
