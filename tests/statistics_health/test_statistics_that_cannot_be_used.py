@@ -479,9 +479,9 @@ def test_the_distance_to_the_population_in_standard_errors(k, data):
 def test_without_data_it_takes_milliseconds():
     model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), include_top=False)
     check_consistency(model, checks=[CHECK])
-    start = time.perf_counter()
+    start = time.process_time()
     result = check_consistency(model, checks=[CHECK])[CHECK]
-    assert time.perf_counter() - start < 2  # 0.05 s when nothing else runs
+    assert time.process_time() - start < 2  # 0.05 s, whatever else runs
     assert result.evidence["normalization_layers"] == 53
 
 
