@@ -31,9 +31,18 @@ class IsolatedLayer:
         numbers = np.random.default_rng(0).normal(mean, deviation, 997)
         return np.resize(numbers, (ROWS, *self._row()))
 
-    def call(self, x: Array, *, training: bool) -> Array:
+    def call(
+        self, x: Array, *, training: bool, under: Sequence[tuple[Any, Array | float]] = ()
+    ) -> Array:
+        """What the layer gives, under other values of some of its variables."""
         before = self._state()
         try:
+            for variable, value in under:
+                variable.assign(
+                    tf.fill(variable.shape, tf.cast(value, variable.dtype))
+                    if isinstance(value, float)
+                    else tf.cast(value, variable.dtype)
+                )
             return np.asarray(self._call(self._given(x), training).numpy())
         finally:
             before.restore()

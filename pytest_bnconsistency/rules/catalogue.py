@@ -137,6 +137,11 @@ ANOTHER_FORM = Rule(
     "variance-in-another-form",
     "what is stored for a variance is its root, its inverse, its logarithm",
 )
+OTHER_FORMULA = Rule(
+    "BN216",
+    "modes-compute-otherwise",
+    "a layer computes otherwise in evaluation than in training, from the same statistics",
+)
 STEP_WRITES = Rule(
     "BN215",
     "step-writes-statistics",

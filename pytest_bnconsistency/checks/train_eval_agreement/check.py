@@ -14,6 +14,7 @@ from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
 from pytest_bnconsistency.checks.train_eval_agreement import explain as disagreement
 from pytest_bnconsistency.checks.train_eval_agreement import (
+    explain_by_formulas,
     explain_by_mode,
     inconclusive,
     never_updated,
@@ -89,7 +90,7 @@ def _compared(context: CheckContext, known: Estimated) -> CheckResult:
     worse, far = population_reference.surely_worse(m, found), None
     if not worse:
         far = training_reference.far_though_recalibrated(context, m, known)
-    finding = _finding(m, worse, far)
+    finding = _finding(context, known, m, worse, far)
     steps = stepping.Stepped()
     if m.small or (finding is not None and not finding.cause_tested):
         steps = stepping.stepped(m)
@@ -107,10 +108,18 @@ def _compared(context: CheckContext, known: Estimated) -> CheckResult:
     return replace(result, summary=summary.passed_summary(m, found))
 
 
-def _finding(m: Measured, worse: Excess | None, far: Comparison | None) -> Finding | None:
+def _finding(
+    context: CheckContext,
+    known: Estimated,
+    m: Measured,
+    worse: Excess | None,
+    far: Comparison | None,
+) -> Finding | None:
     """What is surely wrong, against the one reference or the other."""
     if worse is not None:
         return disagreement.explain(m, inconclusive.bound(worse))
     if far is not None and far.proven:
-        return disagreement.unexplained(m, inconclusive.bound(far.worst))
+        bound = inconclusive.bound(far.worst)
+        by_formulas = explain_by_formulas.explained(context, known, far, bound)
+        return by_formulas or disagreement.unexplained(m, bound)
     return None

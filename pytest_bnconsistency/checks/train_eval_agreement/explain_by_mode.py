@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated
-from pytest_bnconsistency.checks.train_eval_agreement import inconclusive, training_reference
+from pytest_bnconsistency.checks.train_eval_agreement import (
+    explain_by_formulas,
+    inconclusive,
+    training_reference,
+)
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import (
     Comparison,
     Holder,
@@ -28,7 +32,9 @@ def judged(name: str, context: CheckContext, known: Estimated) -> CheckResult:
         return _without_statistics(training_reference.moved(known)).not_applicable(name)
     if not far.proven:
         return inconclusive.by_training(far, data).inconclusive(name)
-    finding = _finding(far, data, inconclusive.bound(far.worst))
+    bound = inconclusive.bound(far.worst)
+    finding = explain_by_formulas.explained(context, known, far, bound)
+    finding = finding or _finding(far, data, bound)
     return CheckResult(check=name, verdict=Verdict.FAILED, findings=(finding,), notes=data.notes)
 
 

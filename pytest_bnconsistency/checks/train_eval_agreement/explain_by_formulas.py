@@ -1,0 +1,192 @@
+"""Evaluation far below training because a layer reads its statistics as others than it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.checks.population_statistics import Estimated, inference_pass
+from pytest_bnconsistency.checks.train_eval_agreement.measure import evaluated, in_training
+from pytest_bnconsistency.checks.train_eval_agreement.training_reference import HALF, Comparison
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.compared_outputs import gap, numbers
+from pytest_bnconsistency.measurement.mode_formulas import Formulas, Use, formulas
+from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.population import Estimate
+from pytest_bnconsistency.results import Explanation, Finding
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.rules.catalogue import Rule
+from pytest_bnconsistency.words import digits, listed
+
+SHOWN = 3
+SAID = {
+    "mean": "mean",
+    "variance": "variance",
+    "deviation": "standard deviation",
+    "square": "mean square",
+    "root": "root of the mean square",
+}
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A layer whose modes use unlike formulas, and its path."""
+
+    path: str
+    layer: Any
+    formulas: Formulas
+
+    @property
+    def wrong(self) -> list[Use]:
+        return [use for use in self.formulas.uses if not use.agrees]
+
+
+def explained(
+    context: CheckContext, known: Estimated, far: Comparison, bound: str
+) -> Finding | None:
+    """The finding; None where no layer's formulas differ, or undoing that does not help."""
+    if not Tries().may("each layer by itself, in both modes"):
+        return None
+    suspects = list(_suspects(known.training))
+    if not suspects:
+        return None
+    said = _by_statistics if suspects[0].wrong else _by_formula
+    found = said(context, known, far, suspects)
+    if found is None:
+        return None
+    rule, explanation = found
+    paths = [suspect.path for suspect in suspects]
+    difference = gap(far.stored, far.trained, context.given)
+    return rule.finding(
+        layer=paths[0],
+        layers=paths,
+        message=f"evaluate disagrees with train: {numbers(far.stored, far.trained, difference)} "
+        f"({context.given.rows} rows, whatever the batches)",
+        explanation=explanation,
+        bound=bound,
+        evidence={
+            "layers": paths,
+            "evaluation": far.stored.scores,
+            "training": far.trained.scores,
+        },
+    )
+
+
+def _suspects(training: Pass) -> Iterator[Suspect]:
+    subject = training.subject
+    for calls in statistics.calls_by_layer(training).values():
+        call = calls[0]
+        if not call.is_layer or not subject.takes_training(call.layer):
+            continue
+        found = None if subject.stochastic(call.layer) else formulas(subject, call.layer)
+        if found is not None and not found.agree:
+            yield Suspect(call.path, call.layer, found)
+
+
+def _by_statistics(
+    context: CheckContext, known: Estimated, far: Comparison, suspects: Sequence[Suspect]
+) -> tuple[Rule, Explanation] | None:
+    """What training keeps in a variable is not what evaluation reads it as."""
+    expected = [t for suspect in suspects for t in _expected(known, suspect)]
+    if not expected:
+        return None
+    seen = statistics.batch_statistics(known.training, expected, known.batches)
+    with preserve_state(context.subject):
+        statistics.write(expected, Estimate(expected, seen).population)
+        mended = evaluated(context, context.given, inference_pass(context), known.size)
+    before, after = (
+        gap(side, far.trained, context.given).outputs for side in (far.stored, mended)
+    )
+    if not after < HALF * before:
+        return None
+    wrong = suspects[0].wrong
+    never = all(use.kept_as is None for use in wrong)
+    where = listed([suspect.path for suspect in suspects], most=SHOWN)
+    read = listed([f"the {SAID[use.read_as]} in {use.name}" for use in wrong])
+    return rules.NEVER_UPDATED if never else rules.ANOTHER_FORM, Explanation(
+        cause=f"in {where}, {listed([_said(use) for use in wrong])}",
+        tested=f"with {read}, taken from this data, evaluation is {digits(after, 2)} standard "
+        f"deviations from training, as stored {digits(before, 2)}",
+        remedy=f"keep {read} in training mode"
+        + ("" if never else ", or read what is kept there as what it is"),
+        established=True,
+    )
+
+
+def _expected(known: Estimated, suspect: Suspect) -> Iterator[Tracked]:
+    """The variables of a layer as evaluation reads them, with where the moments are recorded."""
+    training = known.training
+    records = training.run(known.batches[0].x).records
+    for use in suspect.formulas.uses:
+        length = use.variable.shape.num_elements()
+        places = []
+        for index, call in enumerate(training.calls):
+            record = records[index] if call.layer is suspect.layer else None
+            for place in range(len(record or ()) // 3):
+                if record is not None and record[3 * place + 1].size == length:
+                    places.append((index, place))
+                    break
+        if places:
+            yield Tracked(
+                use.variable,
+                suspect.layer,
+                suspect.path,
+                use.read_as,
+                retention=HALF ** len(places),
+                calls=len(places),
+                places=tuple(places),
+            )
+
+
+def _by_formula(
+    context: CheckContext, known: Estimated, far: Comparison, suspects: Sequence[Suspect]
+) -> tuple[Rule, Explanation] | None:
+    """Evaluation computes otherwise than training from the same statistics."""
+    where = listed([suspect.path for suspect in suspects], most=SHOWN)
+    left_out = [left for suspect in suspects for left in suspect.formulas.left_out]
+    if not left_out:
+        return rules.OTHER_FORMULA, Explanation(
+            cause=f"evaluation in {where} follows another formula than training",
+            tested="run by itself on one batch, evaluation says what training says "
+            "under no statistics of that batch: means, variances, standard deviations, mean "
+            "squares and their roots"
+            + ("; told inference mode in training, the gap is gone" if far.undone else ""),
+            remedy="use one formula for both modes, with the statistics of the batch in training "
+            "and the stored ones in evaluation",
+            established=bool(far.undone),
+        )
+    names = listed(list(dict.fromkeys(left.name for left in left_out)))
+    with preserve_state(context.subject):
+        for left in left_out:
+            left.variable.assign(left.variable * 0 + left.neutral)
+        seen = list(statistics.batch_statistics(known.training, known.tracked, known.batches))
+        trained = in_training(context, context.given, seen, known.batches)
+        stored = evaluated(context, context.given, inference_pass(context), known.size)
+    before = gap(far.stored, far.trained, context.given).outputs
+    after = gap(stored, trained, context.given).outputs
+    if not after < HALF * before:
+        return None
+    return rules.OTHER_FORMULA, Explanation(
+        cause=f"evaluation in {where} leaves out {names}, which training applies",
+        tested=f"with {names} at {left_out[0].neutral:g} evaluation is {digits(after, 2)} "
+        f"standard deviations from training, as it is {digits(before, 2)}",
+        remedy=f"apply {names} in both modes",
+        established=True,
+    )
+
+
+def _said(use: Use) -> str:
+    name, read = use.name, SAID[use.read_as]
+    if use.kept_as is None:
+        return f"training never updates {name}, which evaluation reads as the {read} of the input"
+    if use.kept_as != "other":
+        kept = SAID[use.kept_as]
+        return f"training keeps the {kept} of the input in {name}, and evaluation reads the {read}"
+    if use.times == use.times:
+        return f"training keeps {digits(use.times, 2)} times the {read} of the input in {name}"
+    return f"training keeps no {read} in {name}, and evaluation reads it as that of the input"
