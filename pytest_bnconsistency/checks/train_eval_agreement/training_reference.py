@@ -30,7 +30,6 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     proven,
 )
 from pytest_bnconsistency.data.arrays import is_float
-from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap
@@ -59,13 +58,14 @@ class Comparison:
 
     `blamed` are layers whose state training mode moves; none where rows mix without any. `undone`
     says that these, run in inference mode, make training mode say what evaluation says; it is None
-    where they can't be told.
+    where they can't be told. `needed` is how many tolerances wide the gap must be.
     """
 
     stored: Side
     trained: Side
     found: list[Excess]
     targets_tell: bool = False
+    needed: float = UNEXPLAINED
     blamed: Sequence[Holder] = ()
     undone: bool | None = None
 
@@ -75,11 +75,11 @@ class Comparison:
         amounts = [e.amount for e in self.found if e.quantity.counted]
         losses = [e.amount for e in self.found if not e.quantity.counted]
         amounts += [max(losses)] if losses else []
-        return bool(amounts) and min(amounts) > UNEXPLAINED
+        return bool(amounts) and min(amounts) > self.needed
 
     @property
     def proven(self) -> bool:
-        sure = proven(self.found, by_targets=self.targets_tell, tolerances=UNEXPLAINED)
+        sure = proven(self.found, by_targets=self.targets_tell, tolerances=self.needed)
         return self.far and bool(sure)
 
     @property
@@ -90,20 +90,20 @@ class Comparison:
 def far_without_normalization(context: CheckContext, known: Estimated) -> Comparison | None:
     """Evaluation far worse than training, where no normalization layer is recognised."""
     blamed, data = moved(known), context.given
-    if context.updates() == 0 or not (blamed or _rows_mix(data, known)):
+    if context.updates() == 0 or not (blamed or _rows_mix(context, known)):
         return None
     stored = evaluated(context, data, inference_pass(context), known.size)
     seen = list(statistics.batch_statistics(known.training, known.tracked, known.batches))
     trained = in_training(context, data, seen, known.batches)
-    return _with_blame(context, known, blamed, _compared(context, data, stored, trained))
+    return _with_blame(context, known, blamed, _compared(context, known, stored, trained))
 
 
 def far_though_recalibrated(
     context: CheckContext, m: Measured, known: Estimated
 ) -> Comparison | None:
     """Evaluation far worse than training, where population statistics don't mend it."""
-    stored = _compared(context, m.data, m.stored, m.trained)
-    if not stored.far or not _compared(context, m.data, m.population, m.trained).far:
+    stored = _compared(context, known, m.stored, m.trained)
+    if not stored.far or not _compared(context, known, m.population, m.trained).far:
         return None
     return _with_blame(context, known, moved(known), stored)
 
@@ -116,15 +116,20 @@ def _with_blame(
     return None if undone is False else replace(found, blamed=blamed, undone=undone)
 
 
-def _compared(context: CheckContext, data: Data, stored: Side, trained: Side) -> Comparison:
+def _compared(context: CheckContext, known: Estimated, stored: Side, trained: Side) -> Comparison:
     """Evaluation against training mode, whatever the batches."""
+    data = context.given
     if not same_shapes(stored, trained) or _says_nothing(trained, stored):
         return Comparison(stored, trained, [])
 
     def against(batchings: Sequence[Side]) -> Comparison:
         others = Alternatives([], [trained, *batchings], [])
         found = excesses(context, data, stored, trained, others)
-        return Comparison(stored, trained, found, by_targets(data, trained))
+        compared = Comparison(stored, trained, found, by_targets(data, trained))
+        harmful = compared.targets_tell and replace(compared, needed=1).far
+        if compared.far or not harmful or _rows_mix(context, known) is not False:
+            return compared
+        return replace(compared, needed=1)  # batches do nothing to what training mode says
 
     first = against([])
     if not first.far:  # as a rule: no other batches need to run
@@ -160,20 +165,25 @@ def moved(known: Estimated) -> list[Holder]:
     return list(found.values())
 
 
-def _rows_mix(data: Data, known: Estimated) -> bool:
-    """Whether what training mode says of rows hangs on the other rows of their batch."""
+def _rows_mix(context: CheckContext, known: Estimated) -> bool | None:
+    """Whether what training mode says of rows hangs on the other rows of their batch.
+
+    None where it can't be told: of too few rows, or where something draws.
+    """
+    data = context.given
     count = min(KEPT_ROWS, data.rows // 3)
-    if not count:
-        return False
 
     def run(others: int) -> Side:
         rows = [*range(count), *range(others * count, (others + 1) * count)]
         return Side([o[:count] for o in known.training.run(data.take(rows).x).outputs])
 
-    first, again, other = run(1), run(1), run(2)
-    if not same_outputs(first.outputs, again.outputs):
-        return False  # something draws
-    return gap(other, first, data.take(range(count))).outputs > ROUNDING
+    def mix() -> bool | None:
+        first, again, other = run(1), run(1), run(2)
+        if not same_outputs(first.outputs, again.outputs):
+            return None
+        return gap(other, first, data.take(range(count))).outputs > ROUNDING
+
+    return context.once("rows mix in training mode", mix) if count else None
 
 
 def _undone(
