@@ -19,7 +19,7 @@ START, END = "<!-- measured -->\n", "<!-- end -->\n"
 LIBRARIES = {
     "TensorFlow": ("tf-nightly", "tensorflow", "tensorflow-cpu"),
     "Keras": ("keras-nightly", "keras"),
-    "tf-keras": ("tf-keras", "tf_keras"),
+    "tf-keras": ("tf-keras",),
     "numpy": ("numpy",),
     "pytest": ("pytest",),
     "Hypothesis": ("hypothesis",),
@@ -27,7 +27,8 @@ LIBRARIES = {
 COLUMNS = ("Python", *LIBRARIES, "tests", "passed", "skipped", "failed")
 ASK = """
 import importlib.metadata, json, platform, sys
-known = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
+every = importlib.metadata.distributions()
+known = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in every}
 print(json.dumps({"python": platform.python_version(), **known}))
 """
 
