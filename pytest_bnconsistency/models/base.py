@@ -43,6 +43,8 @@ class Subject(abc.ABC):
     """What `predict` compiled; None before it ran, and to have it compiled anew."""
     kinds: Sequence[Kind] = ()
     """What the arrays of x stand for, in the order of `flatten`; empty where all are arrays."""
+    prepared = False
+    """Whether rows come as steps of the user's own give them to the model: no step may run."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -272,6 +274,12 @@ class Subject(abc.ABC):
         """The loss and every compiled metric, by the user's own `evaluate`."""
         return {}
 
+    def rows_in_evaluation(self, data: Data) -> Nest | None:
+        """What the model is given of these rows in a step of `evaluate` that is the user's own;
+        None where there is none, or where that can't be told.
+        """
+        return None
+
     def loss(self, data: Data, outputs: Nest) -> float | None:
         """The compiled loss of given outputs (arrays), or None where it can't be told."""
         return None
@@ -301,7 +309,9 @@ class Subject(abc.ABC):
 
     def trains_on(self, data: Data) -> bool:
         """Whether `fit` can run on this data."""
-        return self.compiled and (data.y is not None or not self.needs_targets)
+        return (
+            self.compiled and not self.prepared and (data.y is not None or not self.needs_targets)
+        )
 
     def training_function(self) -> Any:
         """What `fit` compiled, with its traces; None before the first `fit`."""

@@ -150,7 +150,33 @@ class KerasModelSubject(PredictingSubject):
         iterations = getattr(optimizer, "iterations", None)
         return None if iterations is None else int(iterations.numpy())
 
+    def rows_in_evaluation(self, data: Data) -> Nest | None:
+        if not self._overrides("test_step"):
+            return None
+        given: list[Nest] = []
+        call, attributes = self.model.call, vars(self.model)
+        before = {name: attributes[name] for name in ("call",) if name in attributes}
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            given.append(map_nest(np.asarray, args[0]))
+            return call(*args, **kwargs)
+
+        batch = (as_given(data), data.y, data.sample_weight)
+        tensors = [map_nest(tf.convert_to_tensor, part) for part in batch if part is not None]
+        attributes["call"] = watched
+        try:
+            with quiet():
+                self.model.test_step(tuple(tensors))
+        except Exception:  # `evaluate` says itself what is wrong
+            return None
+        finally:
+            del attributes["call"]
+            attributes.update(before)
+        return given[0] if len(given) == 1 else None
+
     def evaluate(self, data: Data, batch_size: int) -> dict[str, float]:
+        if self.prepared:
+            return {}  # it would prepare them again
         scores = self._with_targets(
             data,
             lambda: self.model.evaluate(
@@ -185,7 +211,8 @@ class KerasModelSubject(PredictingSubject):
         return {"loss": loss, **(single if len(names) > 1 else {})}
 
     def scores(self, data: Data, outputs: Nest) -> dict[str, float] | None:
-        if any(map(self._overrides, ("evaluate", "test_step", "make_test_function", *_SCORING))):
+        own = () if self.prepared else ("evaluate", "test_step", "make_test_function")
+        if any(map(self._overrides, (*own, *_SCORING))):
             return None  # the user's own way to score
         try:
             with quiet():

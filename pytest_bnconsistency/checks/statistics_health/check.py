@@ -8,6 +8,7 @@ distance to the population's is told in standard errors.
 from __future__ import annotations
 
 from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.checks.evaluated_rows import as_evaluated
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
 from pytest_bnconsistency.checks.statistics_health.distances import distances, far_off, table
 from pytest_bnconsistency.checks.statistics_health.failures import unusable
@@ -76,7 +77,7 @@ def _with_data(
         return None, stored, ""
     try:
         with preserve_state(context.subject):
-            known = estimated(context)
+            known = estimated(as_evaluated(context))
             return known, by_behaviour(stored, known.tracked), ""
     except RefusedError as error:
         return None, stored, f"only what is stored was read: {error}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.checks.evaluated_rows import as_evaluated
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
 from pytest_bnconsistency.checks.train_eval_agreement import explain as disagreement
 from pytest_bnconsistency.checks.train_eval_agreement import (
@@ -61,8 +62,9 @@ def check(context: CheckContext) -> CheckResult:
         return Unanswered(context.subject.modeless, "give f(x, training=...)").not_applicable(NAME)
     if refusal := only_size(context.subject):
         return Unanswered(refusal).not_applicable(NAME)
+    evaluated = as_evaluated(context)
     with preserve_state(context.subject):
-        return _decide(context, estimated(context))
+        return _decide(evaluated, estimated(evaluated))
 
 
 def _decide(context: CheckContext, known: Estimated) -> CheckResult:

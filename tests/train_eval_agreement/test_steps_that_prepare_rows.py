@@ -1,0 +1,75 @@
+"""A `test_step` of the model's own that prepares the rows before the model has them."""
+
+import keras
+import numpy as np
+import pytest
+
+from pytest_bnconsistency.testing import expect_failure, expect_pass, leaves_no_trace
+
+CHECK = "train_eval_agreement"
+
+
+class Prepares(keras.Model):
+    """Rows are scaled by the steps; training alone may do it, and evaluation may draw."""
+
+    evaluates = True
+
+    def __init__(self):
+        super().__init__()
+        self.net = keras.Sequential(
+            [
+                keras.layers.Dense(16),
+                keras.layers.BatchNormalization(momentum=0.8, name="bn"),
+                keras.layers.ReLU(),
+                keras.layers.Dense(3),
+            ],
+            name="net",
+        )
+
+    def call(self, x, training=None):
+        return self.net(x, training=training)
+
+    def train_step(self, data):
+        x, y = data
+        return super().train_step((20.0 - x / 50.0, y))
+
+    def test_step(self, data):
+        x, y = data
+        return super().test_step((20.0 - x / 50.0 if self.evaluates else x, y))
+
+
+class InTrainingAlone(Prepares):
+    evaluates = False
+
+
+def trained(kind, epochs=15):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 256)
+    x = (rng.normal(0, 1, (256, 8)) + np.eye(3, 8)[y] * 4 + 2) * 50
+    model = kind()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
+    model.fit(x.astype("float32"), y, epochs=epochs, verbose=0)
+    return model, x.astype("float32"), y
+
+
+def test_evaluation_is_judged_by_the_rows_that_its_step_gives_the_model():
+    model, x, y = trained(Prepares)
+    with leaves_no_trace(model, x, y):
+        result = expect_pass(CHECK, model, x, y)
+    assert any("test_step prepares the rows" in note for note in result.notes)
+    assert expect_pass("statistics_health", model, x, y).warnings == ()
+
+
+@pytest.mark.thorough
+def test_statistics_of_prepared_rows_may_still_be_wrong():
+    model, x, y = trained(Prepares)
+    norm = model.net.layers[1]
+    norm.moving_mean.assign(norm.moving_mean + 3.0)
+    expect_failure(CHECK, model, x, y, rule="BN204", layer="net/bn")
+
+
+@pytest.mark.thorough
+def test_what_only_training_prepares_makes_evaluation_wrong():
+    expect_failure(CHECK, *trained(InTrainingAlone), rule="BN209")
