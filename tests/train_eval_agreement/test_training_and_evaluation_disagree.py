@@ -158,6 +158,38 @@ def test_a_model_without_the_training_argument_never_updates(k, disagrees, data)
     expect_pass(CHECK, trained(subclassed(k, passes_training=True), k, data), *data)
 
 
+@pytest.mark.thorough
+def test_a_mode_passed_on_the_wrong_way_round(k, disagrees, data):
+    class TheOtherWayRound(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.bn, self.head = k.layers.BatchNormalization(name="bn"), k.layers.Dense(3)
+
+        def call(self, x, training=None):
+            return self.head(self.bn(x, training=not training))
+
+    cause = "bn is given the wrong mode"
+    model = trained(TheOtherWayRound(), k, data)
+    for statistic, start in ((model.bn.moving_mean, 0), (model.bn.moving_variance, 1)):
+        statistic.assign(
+            np.full(statistic.shape, start, np.float32)
+        )  # building a graph may have moved them
+    disagrees(model, *data, rule=NEVER_UPDATED, layer="bn", cause_contains=cause)
+
+
+@pytest.mark.thorough
+def test_statistics_of_one_layer_of_two_at_their_start(k, data):
+    layers = [k.layers.BatchNormalization(momentum=0.5, name=name) for name in ("one", "two")]
+    model = k.Sequential([k.Input((4,)), layers[0], k.layers.Dense(8), layers[1]])
+    model.add(k.layers.Dense(3))
+    model = trained(model, k, data)
+    for statistic, start in ((layers[1].moving_mean, 0), (layers[1].moving_variance, 1)):
+        statistic.assign(np.full(statistic.shape, start, np.float32))
+    x, y = data
+    finding = expect_failure(CHECK, model, x, (y + 1) % 3, rule=NEVER_UPDATED, layer="two")
+    assert "in a loop" not in finding.cause
+
+
 def looped(k, model, data, training):
     x, y = data
     loss_of = k.losses.SparseCategoricalCrossentropy()

@@ -233,6 +233,12 @@ def _not_reached(context: CheckContext, first: Tracked, stuck: bool) -> Explanat
         "write call(self, x, training=None) and pass training on to the layers inside; then "
         "train again"
     )
+    if stuck and _moves_in_inference(context, first):
+        cause = (
+            f"{first.path} is given the wrong mode: it runs in inference mode in training, and in "
+            "training mode in inference"
+        )
+        remedy = "pass training on as it is, training=training; then train again"
     if not stuck and context.subject.takes_training(context.subject.model):
         # The model would pass the mode on: the step does not ask for it.
         cause = f"a training step of the model's own runs {first.path} in inference mode"
@@ -240,6 +246,11 @@ def _not_reached(context: CheckContext, first: Tracked, stuck: bool) -> Explanat
     modes = "told training=True, they move"
     tested = modes if stuck else f"one step of training leaves the statistics alone; {modes}"
     return Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
+
+
+def _moves_in_inference(context: CheckContext, tracked: Tracked) -> bool:
+    seen = inference_pass(context).run(estimated(context).batches[0].x)
+    return any(variable is tracked.variable for variable in seen.moved)
 
 
 def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tries) -> Explanation:
@@ -252,11 +263,11 @@ def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tri
     in_loop = "the steps ran in inference mode, as model(x) without training=True does in a loop"
     lost = "the weights were trained with other statistics, which were not saved, loaded or kept"
     losses = _losses(context, tries)
+    layers = {id(t.layer) for t in untouched}
+    all_at_start = all(id(t.layer) in layers for t in estimated(context).tracked)
     if losses is not None:
         stored, trained = losses.stored, losses.trained
         modes = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
-        layers = {id(t.layer) for t in untouched}
-        all_at_start = all(id(t.layer) in layers for t in estimated(context).tracked)
         if stored > (CLEARLY_WORSE if all_at_start else 1.0) * trained:
             return Explanation(
                 cause=lost,
@@ -271,6 +282,15 @@ def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tri
                 remedy="call model(x, training=True) in the training loop; then train again",
                 established=True,
             )
+    if not all_at_start:
+        return Explanation(
+            cause=tries.without_cause(
+                "not established; the statistics of other layers moved, so the steps ran in "
+                f"training mode: either {lost}, or the layer is new"
+            ),
+            tested=moves,
+            remedy="load all weights",
+        )
     return Explanation(
         cause=tries.without_cause(f"not established; either {in_loop}, or {lost}"),
         tested=moves,
