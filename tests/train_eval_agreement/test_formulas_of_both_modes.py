@@ -28,8 +28,9 @@ class Norm(layers.Layer):
     def call(self, x, training=None):
         mean, var = ops.moments(x, [0]) if training else (self.mu, self.var)
         if training:
-            self.keep(self.mu, mean, never="no mean")
+            self.keep(self.mu, var if self.way == "swapped" else mean, never="no mean")
             kept = {
+                "swapped": mean,
                 "deviation": ops.sqrt(var),
                 "square": ops.mean(x * x, 0),
                 "sum": var / (1 - self.momentum),
@@ -80,6 +81,11 @@ def trained(way):
         ("deviation", "BN214", "keeps the standard deviation of the input in var"),
         ("square", "BN214", "keeps the mean square of the input in var"),
         ("sum", "BN214", "training keeps 5 times the variance of the input in var"),
+        (
+            "swapped",
+            "BN214",
+            "training keeps the variance of the input in mu",
+        ),
         ("third", "BN214", "training keeps no variance in var"),
         ("read as deviation", "BN214", "evaluation reads the standard deviation"),
         ("no beta", "BN216", "evaluation in norm leaves out beta, which training applies"),

@@ -86,10 +86,12 @@ def _decide(context: CheckContext, known: Estimated) -> CheckResult:
 
 def _compared(context: CheckContext, known: Estimated) -> CheckResult:
     m = measured(context, context.given, known, context.updates())
-    if not all_finite(m.population.outputs):
+    if not (all_finite(m.population.outputs) or all_finite(m.trained.outputs)):
         return NOT_FINITE.inconclusive(NAME)
     found = population_reference.compared(context, m, known)
-    worse, far = population_reference.surely_worse(m, found), None
+    worse, far = None, None
+    if all_finite(m.population.outputs):
+        worse = population_reference.surely_worse(m, found)
     if not worse:
         far = training_reference.far_though_recalibrated(context, m, known)
     finding = _finding(context, known, m, worse, far)
@@ -118,10 +120,12 @@ def _finding(
     far: Comparison | None,
 ) -> Finding | None:
     """What is surely wrong, against the one reference or the other."""
-    if worse is not None:
+    if worse is not None and disagreement.mended_by_population(m):
         return disagreement.explain(m, inconclusive.bound(worse))
-    if far is not None and far.proven:
-        bound = inconclusive.bound(far.worst)
-        by_formulas = explain_by_formulas.explained(context, known, far, bound)
-        return by_formulas or disagreement.unexplained(m, bound)
-    return None
+    if far is None and worse is not None:
+        far = Comparison(m.stored, m.trained, [worse])
+    elif far is None or not far.proven:
+        return None
+    bound = inconclusive.bound(far.worst)
+    by_formulas = explain_by_formulas.explained(context, known, far, bound)
+    return by_formulas or disagreement.unexplained(m, bound)

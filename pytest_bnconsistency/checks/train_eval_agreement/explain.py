@@ -38,12 +38,17 @@ OTHERWISE = (
 )
 
 
+def mended_by_population(m: Measured) -> bool:
+    """Whether most of the distance to training goes with the population statistics."""
+    return m.closed > HALF
+
+
 def explain(m: Measured, bound: str) -> Finding:
-    """The finding for a gap beyond chance and beyond the practical tolerance."""
+    """The finding for a gap beyond chance and beyond the practical tolerance, most of which goes
+    with the population statistics.
+    """
     if (shared := shared_by_inputs(m)) is not None:
         return _finding(m, shared, bound)
-    if m.closed <= HALF:
-        return unexplained(m, bound)
     tested = (
         f"with the population statistics of this data, {_scores(m.population)}: {m.closed:.0%} of "
         "the distance to training is gone"
