@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,39 +21,54 @@ NOTE = (
 
 
 def as_evaluated(context: CheckContext) -> CheckContext:
-    """The context with the rows, and targets, that `test_step` gives the model; the same one where
-    it gives it x as it is, or where that can't be told.
+    """The context with the rows that `test_step` gives the model, scored by what the model says of
+    them; with those that are given, if training has them so.
+
+    The same context where evaluation gives the model x as it is, or where that can't be told.
     """
     return context.once("as evaluated", lambda: _as_evaluated(context))
 
 
+def prepared_by_evaluation_only(context: CheckContext) -> bool:
+    """Whether evaluation gives the model other rows, and training those that are given."""
+    evaluated = as_evaluated(context)
+    return evaluated is not context and evaluated.given is context.given
+
+
 def _as_evaluated(context: CheckContext) -> CheckContext:
     subject, data = context.subject, context.given
+    few = data.take(slice(0, FEW))
+    prepared = copy.copy(subject)
+    prepared.prepared = True
     with preserve_state(subject):
-        if _prepared(context, data.take(slice(0, FEW))) is None:
+        if _prepared(subject.rows_in_evaluation, few) is None:
             return context
-        parts = [_prepared(context, part) for part in data.batches(context.settings.batch_size)]
+        trained = subject.rows_in_training(few)
+        if trained is not None and not _changed(trained, few):
+            return CheckContext(prepared, data, context.settings, context.asked)
+        batches = data.batches(context.settings.batch_size)
+        parts = [_prepared(subject.rows_in_evaluation, part) for part in batches]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return context
     leaves = zip(*(flatten(part) for part in known), strict=True)
     joined = iter([np.concatenate(leaf) for leaf in leaves])
-    prepared = copy.copy(subject)
-    prepared.prepared = True
     x = map_nest(lambda _: next(joined), known[0])
     given = replace(data, x=x, notes=(*data.notes, NOTE), rest=None, form=None)
     return CheckContext(prepared, given, context.settings, context.asked)
 
 
-def _prepared(context: CheckContext, part: Data) -> Nest | None:
-    """What evaluation gives the model for some rows; None if that is x, or draws, or is of other
+def _prepared(rows_of: Callable[[Data], Nest | None], part: Data) -> Nest | None:
+    """What a step gives the model for some rows; None if that is x, or draws, or is of other
     shapes.
     """
-    first, again = (context.subject.rows_in_evaluation(part) for _ in range(2))
-    if first is None or again is None:
+    first, again = rows_of(part), rows_of(part)
+    if first is None or again is None or not _changed(first, part):
         return None
     x, mine, its = flatten(part.x), flatten(first), flatten(again)
-    if [leaf.shape for leaf in x] != [leaf.shape for leaf in mine]:
-        return None
-    drawn = not all(map(np.array_equal, mine, its))
-    return None if drawn or all(map(np.array_equal, mine, x)) else first
+    alike = [leaf.shape for leaf in x] == [leaf.shape for leaf in mine]
+    return first if alike and all(map(np.array_equal, mine, its)) else None
+
+
+def _changed(rows: Nest, part: Data) -> bool:
+    return not all(map(np.array_equal, flatten(rows), flatten(part.x)))

@@ -280,6 +280,12 @@ class Subject(abc.ABC):
         """
         return None
 
+    def rows_in_training(self, data: Data) -> Nest | None:
+        """What the model is given of these rows in a step of `fit`, which moves what it moves;
+        None where that can't be told.
+        """
+        return None
+
     def loss(self, data: Data, outputs: Nest) -> float | None:
         """The compiled loss of given outputs (arrays), or None where it can't be told."""
         return None

@@ -151,7 +151,18 @@ class KerasModelSubject(PredictingSubject):
         return None if iterations is None else int(iterations.numpy())
 
     def rows_in_evaluation(self, data: Data) -> Nest | None:
-        if not self._overrides("test_step"):
+        return self._rows_in("test_step", data)
+
+    def rows_in_training(self, data: Data) -> Nest | None:
+        if not self._overrides("train_step"):
+            return data.x
+        return self._rows_in("train_step", data)
+
+    def _rows_in(self, step: str, data: Data) -> Nest | None:
+        """What the model is called with in a step of its own; None where it has none, where it is
+        not called once, and where the step raises.
+        """
+        if not self._overrides(step):
             return None
         given: list[Nest] = []
         call, attributes = self.model.call, vars(self.model)
@@ -166,7 +177,7 @@ class KerasModelSubject(PredictingSubject):
         attributes["call"] = watched
         try:
             with quiet():
-                self.model.test_step(tuple(tensors))
+                getattr(self.model, step)(tuple(tensors))
         except Exception:  # `evaluate` says itself what is wrong
             return None
         finally:

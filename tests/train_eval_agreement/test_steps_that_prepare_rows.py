@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pytest_bnconsistency.testing import expect_failure, expect_pass, leaves_no_trace
 
@@ -42,6 +43,25 @@ class InTrainingAlone(Prepares):
     evaluates = False
 
 
+class InEvaluationAlone(Prepares):
+    def train_step(self, data):
+        return keras.Model.train_step(self, data)
+
+
+class InTwoViews(Prepares):
+    """How training prepares the rows can't be seen in one call."""
+
+    def train_step(self, data):
+        x, y = data
+        x = 20.0 - x / 50.0
+        with tf.GradientTape() as tape:
+            views = [self(x + noise, training=True) for noise in (0.01, -0.01)]
+            loss = sum(self.compute_loss(x, y, view) for view in views)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return self.compute_metrics(x, y, views[0])
+
+
 def trained(kind, epochs=15):
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
@@ -63,6 +83,11 @@ def test_evaluation_is_judged_by_the_rows_that_its_step_gives_the_model():
 
 
 @pytest.mark.thorough
+def test_a_step_that_calls_the_model_twice_is_taken_to_prepare_as_evaluation_does():
+    expect_pass(CHECK, *trained(InTwoViews))
+
+
+@pytest.mark.thorough
 def test_statistics_of_prepared_rows_may_still_be_wrong():
     model, x, y = trained(Prepares)
     norm = model.net.layers[1]
@@ -73,3 +98,10 @@ def test_statistics_of_prepared_rows_may_still_be_wrong():
 @pytest.mark.thorough
 def test_what_only_training_prepares_makes_evaluation_wrong():
     expect_failure(CHECK, *trained(InTrainingAlone), rule="BN209")
+
+
+@pytest.mark.thorough
+def test_what_only_evaluation_prepares_makes_it_wrong():
+    model, x, y = trained(InEvaluationAlone)
+    cause = "test_step prepares the rows; train_step gives them to the model as they are"
+    expect_failure(CHECK, model, x, y, rule="BN209", cause_tested=True, cause_contains=cause)

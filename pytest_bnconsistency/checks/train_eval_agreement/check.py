@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.evaluated_rows import as_evaluated
+from pytest_bnconsistency.checks.evaluated_rows import as_evaluated, prepared_by_evaluation_only
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
 from pytest_bnconsistency.checks.train_eval_agreement import explain as disagreement
 from pytest_bnconsistency.checks.train_eval_agreement import (
@@ -21,6 +21,7 @@ from pytest_bnconsistency.checks.train_eval_agreement import (
     never_updated,
     planned_updates,
     population_reference,
+    prepared_rows,
     stepping,
     stopped,
     summary,
@@ -64,7 +65,10 @@ def check(context: CheckContext) -> CheckResult:
         return Unanswered(refusal).not_applicable(NAME)
     evaluated = as_evaluated(context)
     with preserve_state(context.subject):
-        return _decide(evaluated, estimated(evaluated))
+        result = _decide(evaluated, estimated(evaluated))
+        if prepared_by_evaluation_only(context):
+            return prepared_rows.judged(context, evaluated, result)
+        return result
 
 
 def _decide(context: CheckContext, known: Estimated) -> CheckResult:
