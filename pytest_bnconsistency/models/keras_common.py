@@ -150,6 +150,10 @@ class KerasModelSubject(PredictingSubject):
         iterations = getattr(optimizer, "iterations", None)
         return None if iterations is None else int(iterations.numpy())
 
+    @property
+    def evaluates_itself(self) -> bool:
+        return self._overrides("test_step")
+
     def rows_in_evaluation(self, data: Data) -> Nest | None:
         return self._rows_in("test_step", data)
 
