@@ -99,10 +99,11 @@ class _Trial:
         self.x = self.isolated.batch()
 
     def formulas(self) -> Formulas | None:
-        stands = [(v, 1.0) for v in self.vectors]
-        alike = self.isolated.call(self.x, training=True, under=[(v, 2.0) for v in self.vectors])
-        given = self.isolated.call(self.x, training=True, under=stands)
-        if not np.array_equal(alike, given) or not np.isfinite(given).all():
+        given, other = (
+            self.isolated.call(self.x, training=True, under=[(v, value) for v in self.vectors])
+            for value in (1.0, 2.0)
+        )
+        if not np.array_equal(other, given) or not np.isfinite(given).all():
             return None
         read = [v for v in self.vectors if self._hangs_on(v, training=False)]
         if not 0 < len(read) <= MOST_READ:
@@ -131,7 +132,8 @@ class _Trial:
             place = next(i for i, vector in enumerate(self.vectors) if vector is v)
             share = float(np.median(high[place] - low[place]))
             unmoved = abs(1 - share) < UNMOVED and not low[place].any()
-            found.append(None if unmoved else low[place] / (1 - share))
+            with np.errstate(divide="ignore", invalid="ignore"):  # a sum forgets nothing
+                found.append(None if unmoved else low[place] / (1 - share))
         return found
 
     def _read_as(
