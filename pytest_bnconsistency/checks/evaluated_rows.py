@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.data.arrays import Nest, flatten, map_nest
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.models import Subject
 
 FEW = 2
 NOTE = (
@@ -37,19 +37,20 @@ def prepared_by_evaluation_only(context: CheckContext) -> bool:
 
 def _as_evaluated(context: CheckContext) -> CheckContext:
     subject, data = context.subject, context.given
-    if not subject.evaluates_itself:
+    if "test_step" not in subject.own_evaluation():
         return context
     few = data.take(slice(0, FEW))
     prepared = copy.copy(subject)
     prepared.prepared = True
     with preserve_state(subject):
-        if _prepared(subject.rows_in_evaluation, few) is None:
+        seen = _given(subject, few)
+        if seen is None or not _changed(seen, few):
             return context
         trained = subject.rows_in_training(few)
         if trained is not None and not _changed(trained, few):
             return CheckContext(prepared, data, context.settings, context.asked)
         batches = data.batches(context.settings.batch_size)
-        parts = [_prepared(subject.rows_in_evaluation, part) for part in batches]
+        parts = [_given(subject, part) for part in batches]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return context
@@ -60,12 +61,10 @@ def _as_evaluated(context: CheckContext) -> CheckContext:
     return CheckContext(prepared, given, context.settings, context.asked)
 
 
-def _prepared(rows_of: Callable[[Data], Nest | None], part: Data) -> Nest | None:
-    """What a step gives the model for some rows; None if that is x, or draws, or is of other
-    shapes.
-    """
-    first, again = rows_of(part), rows_of(part)
-    if first is None or again is None or not _changed(first, part):
+def _given(subject: Subject, part: Data) -> Nest | None:
+    """What evaluation gives the model for some rows; None if it draws, or gives other shapes."""
+    first, again = (subject.rows_in_evaluation(part) for _ in range(2))
+    if first is None or again is None:
         return None
     x, mine, its = flatten(part.x), flatten(first), flatten(again)
     alike = [leaf.shape for leaf in x] == [leaf.shape for leaf in mine]

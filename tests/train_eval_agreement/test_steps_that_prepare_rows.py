@@ -87,6 +87,25 @@ def test_a_step_that_calls_the_model_twice_is_taken_to_prepare_as_evaluation_doe
     expect_pass(CHECK, *trained(InTwoViews))
 
 
+class Clips(Prepares):
+    """The later batches hold nothing to clip."""
+
+    def train_step(self, data):
+        return keras.Model.train_step(self, (tf.minimum(data[0], 1000.0), data[1]))
+
+    def test_step(self, data):
+        return keras.Model.test_step(self, (tf.minimum(data[0], 1000.0), data[1]))
+
+
+@pytest.mark.thorough
+def test_batches_that_a_step_leaves_as_they_are():
+    model, x, y = trained(Clips, epochs=0)
+    x[:128] += 5000.0 * (np.arange(128) % 2 == 0)[:, None]
+    model.fit(x, y, epochs=15, verbose=0)
+    result = expect_pass(CHECK, model, x, y)
+    assert any("test_step prepares the rows" in note for note in result.notes)
+
+
 @pytest.mark.thorough
 def test_statistics_of_prepared_rows_may_still_be_wrong():
     model, x, y = trained(Prepares)
