@@ -51,9 +51,9 @@ def check(context: CheckContext) -> CheckResult:
     evaluated = as_evaluated(context)
     with preserve_state(context.subject):
         result = _decide(evaluated, estimated(evaluated))
-        if prepared_by_evaluation_only(context):
-            return prepared_rows.judged(context, evaluated, result)
-        return result
+    if prepared_by_evaluation_only(context):
+        return prepared_rows.judged(context, evaluated, result)
+    return result
 
 
 def _decide(context: CheckContext, known: Estimated) -> CheckResult:

@@ -9,6 +9,7 @@ from pytest_bnconsistency.checks.population_statistics import inference_pass
 from pytest_bnconsistency.checks.train_eval_agreement.measure import evaluated
 from pytest_bnconsistency.checks.train_eval_agreement.tolerances import loss_units
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import UNEXPLAINED
+from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.compared_outputs import number
 from pytest_bnconsistency.results import CheckResult, Explanation, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
@@ -16,10 +17,13 @@ from pytest_bnconsistency.rules import catalogue as rules
 
 def judged(context: CheckContext, as_given: CheckContext, result: CheckResult) -> CheckResult:
     """`result` is of the rows as given; what the user's own evaluation says may be far worse."""
+    if result.verdict is Verdict.FAILED:
+        return result
     size = context.settings.batch_size
-    said = evaluated(as_given, as_given.given, inference_pass(as_given), size)
-    theirs = context.subject.evaluate(context.given, size).get("loss")
-    if result.verdict is Verdict.FAILED or said.loss is None or theirs is None:
+    with preserve_state(context.subject):
+        said = evaluated(as_given, as_given.given, inference_pass(as_given), size)
+        theirs = context.subject.evaluate(context.given, size).get("loss")
+    if said.loss is None or theirs is None:
         return result
     unit = loss_units(as_given, as_given.given, said).get("loss")
     if unit is None or theirs - said.loss <= UNEXPLAINED * unit:
