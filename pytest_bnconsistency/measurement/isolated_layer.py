@@ -38,11 +38,7 @@ class IsolatedLayer:
         before = self._state()
         try:
             for variable, value in under:
-                variable.assign(
-                    tf.fill(variable.shape, tf.cast(value, variable.dtype))
-                    if isinstance(value, float)
-                    else tf.cast(value, variable.dtype)
-                )
+                _put(variable, value)
             return np.asarray(self._call(self._given(x), training).numpy())
         finally:
             before.restore()
@@ -60,7 +56,7 @@ class IsolatedLayer:
 
         try:
             for variable in self.statistics if start is not None else ():
-                variable.assign(tf.fill(variable.shape, tf.cast(start, variable.dtype)))
+                _put(variable, start)
             if calls == 1:
                 one(tf.constant(0))
             else:
@@ -110,3 +106,7 @@ class IsolatedLayer:
             return lengths[:1]
         known = lengths if set(lengths) & set(built) else built
         return [length if length and length in known else SIDE for length in built[1:]]
+
+
+def _put(variable: Any, value: Any) -> None:
+    variable.assign(tf.broadcast_to(tf.cast(value, variable.dtype), variable.shape))

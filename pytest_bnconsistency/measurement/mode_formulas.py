@@ -16,10 +16,15 @@ import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
-from pytest_bnconsistency.measurement.normalization_layers import Role, tracked_candidates
+from pytest_bnconsistency.measurement.normalization_layers import (
+    ROLES,
+    Role,
+    statistic,
+    tracked_candidates,
+)
+from pytest_bnconsistency.measurement.population import Moment
 from pytest_bnconsistency.models import Subject
 
-ROLES: tuple[Role, ...] = ("mean", "variance", "deviation", "square", "root")
 MOST_READ = 3
 """Of more statistics than that there are too many combinations."""
 SAME = 1e-3
@@ -128,12 +133,13 @@ class _Trial:
         """What an update moves each towards; None where it does not move."""
         low, high = (self.isolated.trained(self.x, start) for start in (0.0, 1.0))
         found: list[Array | None] = []
-        for v in read:
-            place = next(i for i, vector in enumerate(self.vectors) if vector is v)
-            share = float(np.median(high[place] - low[place]))
-            unmoved = abs(1 - share) < UNMOVED and not low[place].any()
+        for v, after, from_one in zip(self.vectors, low, high, strict=True):
+            if not any(v is one for one in read):
+                continue
+            share = float(np.median(from_one - after))
+            unmoved = abs(1 - share) < UNMOVED and not after.any()
             with np.errstate(divide="ignore", invalid="ignore"):  # a sum forgets nothing
-                found.append(None if unmoved else low[place] / (1 - share))
+                found.append(None if unmoved else after / (1 - share))
         return found
 
     def _read_as(
@@ -212,12 +218,5 @@ class _Trial:
         length = variable.shape.num_elements()
         axis = max(a for a in range(1, self.x.ndim) if self.x.shape[a] == length)
         others = tuple(a for a in range(self.x.ndim) if a != axis)
-        mean, variance = self.x.mean(others), self.x.var(others)
-        value = {
-            "mean": mean,
-            "variance": variance,
-            "deviation": np.sqrt(variance),
-            "square": variance + mean**2,
-            "root": np.sqrt(variance + mean**2),
-        }[role]
-        return np.asarray(value.reshape(variable.shape), np.float64)
+        moment = Moment(self.x.size / length, self.x.mean(others), self.x.var(others))
+        return np.asarray(statistic(role, moment).reshape(variable.shape))

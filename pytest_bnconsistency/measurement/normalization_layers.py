@@ -32,6 +32,8 @@ from pytest_bnconsistency.measurement.population import Moment
 from pytest_bnconsistency.models import Call, Part, Subject
 
 Role = Literal["mean", "variance", "square", "root", "deviation", "other"]
+ROLES: tuple[Role, ...] = ("mean", "variance", "square", "root", "deviation")
+"""The moments of its input that a variable may track."""
 
 FEW = 2
 """Rows that tell which variables track what: which they are does not depend on how many."""
@@ -83,15 +85,20 @@ class Tracked:
 
     def value(self, moment: Moment) -> Array:
         """The statistic of its role that has these moments."""
-        if self.role == "variance":
-            return moment.variance
-        if self.role == "square":
-            return np.asarray(moment.variance + moment.mean**2)
-        if self.role == "root":
-            return np.asarray(np.sqrt(moment.variance + moment.mean**2))
-        if self.role == "deviation":
-            return np.asarray(np.sqrt(moment.variance))
-        return moment.mean
+        return statistic(self.role, moment)
+
+
+def statistic(role: Role, moment: Moment) -> Array:
+    """The statistic of a role that has these moments; of no known role, the mean."""
+    if role == "variance":
+        return moment.variance
+    if role == "square":
+        return np.asarray(moment.variance + moment.mean**2)
+    if role == "root":
+        return np.asarray(np.sqrt(moment.variance + moment.mean**2))
+    if role == "deviation":
+        return np.asarray(np.sqrt(moment.variance))
+    return moment.mean
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,12 @@ def _moments(given: Any, tracked: Sequence[Any], mask: Any) -> list[Any]:
             count = tf.reduce_max(tf.reduce_sum(kept, others))
             record += [count, *tf.nn.weighted_moments(given, others, kept)]
     return record
+
+
+def place_of(record: list[Array] | None, length: int) -> int | None:
+    """Which of the moments in a record are along an axis of that length; the first, if several."""
+    means = (record or [])[1::3]
+    return next((place for place, mean in enumerate(means) if mean.size == length), None)
 
 
 def tracked_candidates(subject: Subject, layer: Any) -> list[Any]:
@@ -460,8 +473,7 @@ def _errors(
     unbiased = [
         Moment(m.count, m.mean, m.variance * (m.count / max(m.count - 1, 1))) for m in moments
     ]
-    roles: tuple[Role, ...] = ("mean", "variance", "square", "root", "deviation")
-    for role in roles:
+    for role in ROLES:
         as_role = dataclasses.replace(t, role=role)
         for given in (moments, unbiased) if role == "variance" else (moments,):
             scale = np.mean([m.variance + m.mean**2 for m in given], axis=0)

@@ -274,11 +274,6 @@ class Subject(abc.ABC):
         """The loss and every compiled metric, by the user's own `evaluate`."""
         return {}
 
-    @property
-    def evaluates_itself(self) -> bool:
-        """Whether `evaluate` runs a step of the user's own."""
-        return False
-
     def rows_in_evaluation(self, data: Data) -> Nest | None:
         """What the model is given of these rows in a step of `evaluate` that is the user's own;
         None where there is none, or where that can't be told.

@@ -150,10 +150,6 @@ class KerasModelSubject(PredictingSubject):
         iterations = getattr(optimizer, "iterations", None)
         return None if iterations is None else int(iterations.numpy())
 
-    @property
-    def evaluates_itself(self) -> bool:
-        return self._overrides("test_step")
-
     def rows_in_evaluation(self, data: Data) -> Nest | None:
         return self._rows_in("test_step", data)
 
@@ -169,8 +165,7 @@ class KerasModelSubject(PredictingSubject):
         if not self._overrides(step):
             return None
         given: list[Nest] = []
-        call, attributes = self.model.call, vars(self.model)
-        before = {name: attributes[name] for name in ("call",) if name in attributes}
+        call = self.model.call
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             given.append(map_nest(np.asarray, args[0]))
@@ -178,15 +173,11 @@ class KerasModelSubject(PredictingSubject):
 
         batch = (as_given(data), data.y, data.sample_weight)
         tensors = [map_nest(tf.convert_to_tensor, part) for part in batch if part is not None]
-        attributes["call"] = watched
         try:
-            with quiet():
+            with quiet(), self._with_methods({"call": watched}):
                 getattr(self.model, step)(tuple(tensors))
         except Exception:  # `evaluate` says itself what is wrong
             return None
-        finally:
-            del attributes["call"]
-            attributes.update(before)
         return given[0] if len(given) == 1 else None
 
     def evaluate(self, data: Data, batch_size: int) -> dict[str, float]:

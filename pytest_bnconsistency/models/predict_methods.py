@@ -203,16 +203,20 @@ class PredictingSubject(Subject):
         own, its = (getattr(kind, name, None) for kind in (type(self.model), self.model_class))
         return own is not its
 
+    def as_library(self, names: Collection[str]) -> contextlib.AbstractContextManager[None]:
+        own = {name: getattr(self.model_class, name).__get__(self.model) for name in names}
+        return self._with_methods(own)
+
     @contextlib.contextmanager
-    def as_library(self, names: Collection[str]) -> Iterator[None]:
+    def _with_methods(self, methods: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+        """Within it, the model has other methods."""
         attributes = vars(self.model)
-        before = {name: attributes[name] for name in names if name in attributes}
-        for name in names:
-            attributes[name] = getattr(self.model_class, name).__get__(self.model)
+        before = {name: attributes[name] for name in methods if name in attributes}
+        attributes.update(methods)
         try:
             yield
         finally:
-            for name in names:
+            for name in methods:
                 attributes.pop(name, None)
             attributes.update(before)
 

@@ -137,15 +137,15 @@ ANOTHER_FORM = Rule(
     "variance-in-another-form",
     "what is stored for a variance is its root, its inverse, its logarithm",
 )
-OTHER_FORMULA = Rule(
-    "BN216",
-    "modes-compute-otherwise",
-    "a layer computes otherwise in evaluation than in training, from the same statistics",
-)
 STEP_WRITES = Rule(
     "BN215",
     "step-writes-statistics",
     "a step writes to the statistics beside the layers' own updates",
+)
+OTHER_FORMULA = Rule(
+    "BN216",
+    "modes-compute-otherwise",
+    "a layer computes otherwise in evaluation than in training, from the same statistics",
 )
 
 FROZEN_MOVES = Rule(

@@ -8,16 +8,20 @@ from typing import Any
 
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.population_statistics import Estimated, inference_pass
-from pytest_bnconsistency.checks.train_eval_agreement.measure import evaluated, in_training
-from pytest_bnconsistency.checks.train_eval_agreement.training_reference import HALF, Comparison
+from pytest_bnconsistency.checks.population_statistics import Estimated
+from pytest_bnconsistency.checks.train_eval_agreement.measure import with_population
+from pytest_bnconsistency.checks.train_eval_agreement.training_reference import (
+    HALF,
+    Comparison,
+    both_modes,
+)
+from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import gap, numbers
 from pytest_bnconsistency.measurement.mode_formulas import Formulas, Use, formulas
 from pytest_bnconsistency.measurement.normalization_layers import Tracked
-from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
@@ -92,13 +96,12 @@ def _by_statistics(
     context: CheckContext, known: Estimated, far: Comparison, suspects: Sequence[Suspect]
 ) -> tuple[Rule, Explanation] | None:
     """What training keeps in a variable is not what evaluation reads it as."""
-    expected = [t for suspect in suspects for t in _expected(known, suspect)]
+    records = known.training.run(known.batches[0].x).records
+    expected = [t for suspect in suspects for t in _expected(known.training, records, suspect)]
     if not expected:
         return None
-    seen = statistics.batch_statistics(known.training, expected, known.batches)
     with preserve_state(context.subject):
-        statistics.write(expected, Estimate(expected, seen).population)
-        mended = evaluated(context, context.given, inference_pass(context), known.size)
+        mended = with_population(context, known, known.training, expected)
     before, after = (
         gap(side, far.trained, context.given).outputs for side in (far.stored, mended)
     )
@@ -118,19 +121,15 @@ def _by_statistics(
     )
 
 
-def _expected(known: Estimated, suspect: Suspect) -> Iterator[Tracked]:
+def _expected(
+    training: Pass, records: Sequence[list[Array] | None], suspect: Suspect
+) -> Iterator[Tracked]:
     """The variables of a layer as evaluation reads them, with where the moments are recorded."""
-    training = known.training
-    records = training.run(known.batches[0].x).records
+    own = [(i, records[i]) for i, c in enumerate(training.calls) if c.layer is suspect.layer]
     for use in suspect.formulas.uses:
         length = use.variable.shape.num_elements()
-        places = []
-        for index, call in enumerate(training.calls):
-            record = records[index] if call.layer is suspect.layer else None
-            for place in range(len(record or ()) // 3):
-                if record is not None and record[3 * place + 1].size == length:
-                    places.append((index, place))
-                    break
+        found = [(i, statistics.place_of(record, length)) for i, record in own]
+        places = [(i, place) for i, place in found if place is not None]
         if places:
             yield Tracked(
                 use.variable,
@@ -164,9 +163,7 @@ def _by_formula(
     with preserve_state(context.subject):
         for left in left_out:
             left.variable.assign(left.variable * 0 + left.neutral)
-        seen = list(statistics.batch_statistics(known.training, known.tracked, known.batches))
-        trained = in_training(context, context.given, seen, known.batches)
-        stored = evaluated(context, context.given, inference_pass(context), known.size)
+        stored, trained = both_modes(context, known)
     before = gap(far.stored, far.trained, context.given).outputs
     after = gap(stored, trained, context.given).outputs
     if not after < HALF * before:

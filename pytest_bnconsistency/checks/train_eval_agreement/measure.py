@@ -21,7 +21,8 @@ from pytest_bnconsistency.execution.batches import Batches
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side
-from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics
+from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics, Tracked
+from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
 
 BATCHINGS = 3
@@ -80,6 +81,15 @@ def evaluated(context: CheckContext, data: Data, inference: Pass, size: int) -> 
     """What the model says in evaluation, as it is, with its scores."""
     side = Side(inference.over(data.batches(size)))
     return Side(side.outputs, _scores(context, data, side, size))
+
+
+def with_population(
+    context: CheckContext, known: Estimated, training: Pass, tracked: Sequence[Tracked]
+) -> Side:
+    """What evaluation says under the population statistics of these variables, which stay."""
+    seen = statistics.batch_statistics(training, tracked, known.batches)
+    statistics.write(tracked, Estimate(tracked, seen).population)
+    return evaluated(context, context.given, inference_pass(context), known.size)
 
 
 def _scores(context: CheckContext, data: Data, side: Side, size: int) -> dict[str, float]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.population_statistics import Estimated, inference_pass
+from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement import inconclusive, training_reference
-from pytest_bnconsistency.checks.train_eval_agreement.measure import evaluated
+from pytest_bnconsistency.checks.train_eval_agreement.measure import with_population
 from pytest_bnconsistency.checks.train_eval_agreement.never_updated import ANY_MOMENTUM, Layers
 from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import HALF, Comparison
@@ -13,7 +13,6 @@ from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
-from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits, listed
@@ -75,6 +74,4 @@ def _with_population(context: CheckContext, known: Estimated, layers: Layers) ->
         for tracked in layers.by_momentum:
             tracked.layer.momentum = ANY_MOMENTUM
         run = statistics.training_pass(context.subject, known.batches[0].x)
-        seen = statistics.batch_statistics(run, layers.by_momentum, known.batches)
-        statistics.write(layers.by_momentum, Estimate(layers.by_momentum, seen).population)
-        return evaluated(context, context.given, inference_pass(context), known.size)
+        return with_population(context, known, run, layers.by_momentum)

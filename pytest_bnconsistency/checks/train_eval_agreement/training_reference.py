@@ -89,13 +89,19 @@ class Comparison:
 
 def far_without_normalization(context: CheckContext, known: Estimated) -> Comparison | None:
     """Evaluation far worse than training, where no normalization layer is recognised."""
-    blamed, data = moved(known), context.given
+    blamed = moved(known)
     if context.updates() == 0 or not (blamed or _rows_mix(context, known)):
         return None
-    stored = evaluated(context, data, inference_pass(context), known.size)
+    return _with_blame(
+        context, known, blamed, _compared(context, known, *both_modes(context, known))
+    )
+
+
+def both_modes(context: CheckContext, known: Estimated) -> tuple[Side, Side]:
+    """What the model says as it is now: in evaluation, and in training mode."""
+    stored = evaluated(context, context.given, inference_pass(context), known.size)
     seen = list(statistics.batch_statistics(known.training, known.tracked, known.batches))
-    trained = in_training(context, data, seen, known.batches)
-    return _with_blame(context, known, blamed, _compared(context, known, stored, trained))
+    return stored, in_training(context, context.given, seen, known.batches)
 
 
 def far_though_recalibrated(
@@ -126,10 +132,11 @@ def _compared(context: CheckContext, known: Estimated, stored: Side, trained: Si
         others = Alternatives([], [trained, *batchings], [])
         found = excesses(context, data, stored, trained, others)
         compared = Comparison(stored, trained, found, by_targets(data, trained))
-        harmful = compared.targets_tell and replace(compared, needed=1).far
-        if compared.far or not harmful or _rows_mix(context, known) is not False:
+        strict = replace(compared, needed=1)
+        if compared.far or not (strict.targets_tell and strict.far):
             return compared
-        return replace(compared, needed=1)  # batches do nothing to what training mode says
+        # Where rows don't mix, batches do nothing to what training mode says.
+        return strict if _rows_mix(context, known) is False else compared
 
     first = against([])
     if not first.far:  # as a rule: no other batches need to run
