@@ -21,7 +21,7 @@ import numpy as np
 
 from pytest_bnconsistency import check_consistency, recalibrate
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.measurement.normalization_layers import training_pass
+from pytest_bnconsistency.measurement.input_moments import pass_with_moments
 from pytest_bnconsistency.models import subject_of
 
 ROWS, SIZE = 64, 224
@@ -59,7 +59,7 @@ def main() -> None:
 
     evaluate()
     few = x[:2]
-    tracing = until_it_runs(lambda: training_pass(subject, few), few)
+    tracing = until_it_runs(lambda: pass_with_moments(subject, few), few)
     tracing += until_it_runs(lambda: Pass(subject, few, training=False), few)
     plain, spent = [seconds(evaluate)], {}
     spent["passing"] = seconds(lambda: check(5000))

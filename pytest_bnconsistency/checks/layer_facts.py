@@ -22,7 +22,6 @@ from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.execution.traces import concrete_functions
 from pytest_bnconsistency.execution.variable_uses import Uses, variable_uses
-from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.inventory import (
     Kind,
     LayerFacts,
@@ -31,8 +30,9 @@ from pytest_bnconsistency.measurement.inventory import (
     inventory,
     kind_of_stateless,
 )
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.normalization_layers import as_declared, find_tracked
 from pytest_bnconsistency.measurement.population_distances import distances_by_layer, initial_share
+from pytest_bnconsistency.measurement.tracked_variables import Tracked
 from pytest_bnconsistency.models import Call
 
 
@@ -46,8 +46,8 @@ def layer_facts(context: CheckContext) -> tuple[LayerFacts, ...]:
     training, tracked = _training(context)
     if training is None and not context.subject.modeless:
         training = training_pass(context)
-    if training is not None and tracked is None and not statistics.as_declared(training, x):
-        tracked = context.once("tracked", lambda: statistics.find(training, context.sample()))
+    if training is not None and tracked is None and not as_declared(training, x):
+        tracked = context.once("tracked", lambda: find_tracked(training, context.sample()))
     call = _call(context) or context.once("call", lambda: Pass(context.subject, x, training=None))
     if context.subject.entries() and context.predict_function is None:
         entry(context, next(iter(context.subject.entries()))).run(batch, x)

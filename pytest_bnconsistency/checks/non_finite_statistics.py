@@ -18,12 +18,14 @@ from pytest_bnconsistency.checks.unusable_statistics import Numbers, Why, tried
 from pytest_bnconsistency.data.arrays import Array, all_finite
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.measurement import normalization_layers as statistics
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.batch_statistics import batch_statistics, run_from
+from pytest_bnconsistency.measurement.input_moments import pass_with_moments
+from pytest_bnconsistency.measurement.normalization_layers import find_tracked
 from pytest_bnconsistency.measurement.observed_updates import skipped_overflow
 from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer
 from pytest_bnconsistency.measurement.swapped_statistics import REMEDY, swapped
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_statistics
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.words import counted, listed
@@ -80,7 +82,7 @@ def empty_batches(
     if not data.empty_batches:
         return None
     try:
-        after, _, _ = statistics.run_from(training, data.take([]).x, variables, 0.0)
+        after, _, _ = run_from(training, data.take([]).x, variables, 0.0)
     except Exception:  # a model that refuses an empty batch is not poisoned by one
         return None
     if all_finite(after):
@@ -143,7 +145,7 @@ class _Given:
             subject.unfreeze(layer)  # otherwise no batch would reach its statistics
         self.subject, self.data, self.size, self.n = subject, data, size, n
         self.variables = list(n.vectors.values())
-        self.training = statistics.training_pass(subject, data.take(slice(0, size)).x)
+        self.training = pass_with_moments(subject, data.take(slice(0, size)).x)
 
     def bad_rows(self) -> Explanation:
         """Whether rows of the data make the statistics NaN or Inf, and the others do not."""
@@ -176,7 +178,7 @@ class _Given:
         inference = Pass(self.subject, self.data.take([0]).x, training=False)
         before = self._says(inference)
         tracked, values = self._population()
-        statistics.write(tracked, values)
+        write_statistics(tracked, values)
         after = self._says(inference)
         return Explanation(
             cause="only what is stored: weights and data are sound; what made it so can't be told "
@@ -209,14 +211,14 @@ class _Given:
 
     def _finite(self, rows: Array) -> bool:
         some = self.data.take(rows).x
-        return all_finite(statistics.run_from(self.training, some, self.variables, 0.0)[0])
+        return all_finite(run_from(self.training, some, self.variables, 0.0)[0])
 
     def _says(self, inference: Pass) -> Numbers:
         outputs = (inference.run(batch.x).outputs for batch in self.data.batches(self.size))
         return Numbers(all(map(all_finite, outputs)))
 
     def _population(self) -> tuple[list[Tracked], list[Array]]:
-        tracked = statistics.find(self.training, self.data.take(slice(0, self.size)).x)
+        tracked = find_tracked(self.training, self.data.take(slice(0, self.size)).x)
         batches = self.data.batches(self.size)
-        seen = statistics.batch_statistics(self.training, tracked, batches)
+        seen = batch_statistics(self.training, tracked, batches)
         return tracked, Estimate(tracked, seen).population

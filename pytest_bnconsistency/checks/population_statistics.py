@@ -15,9 +15,11 @@ from pytest_bnconsistency.context import door
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.batches import Batches, in_batches
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.measurement import normalization_layers as statistics
-from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics, Tracked
+from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, batch_statistics
+from pytest_bnconsistency.measurement.input_moments import pass_with_moments
+from pytest_bnconsistency.measurement.normalization_layers import FEW, find_tracked
 from pytest_bnconsistency.measurement.population import Estimate
+from pytest_bnconsistency.measurement.tracked_variables import Tracked
 from pytest_bnconsistency.settings import Settings
 
 REPORTED_BY = 4
@@ -42,9 +44,9 @@ def training_pass(context: CheckContext) -> Pass:
     def traced() -> Pass:
         data, before = context.data, context.known(IN_BOTH_MODES)
         if data is None:
-            return statistics.training_pass(context.subject, context.sample(), before)
+            return pass_with_moments(context.subject, context.sample(), before)
         batch = data.take(slice(0, batch_size(context, data)))
-        return statistics.training_pass(context.subject, batch.x, before)
+        return pass_with_moments(context.subject, batch.x, before)
 
     return context.once(TRAINING, traced)
 
@@ -80,7 +82,7 @@ def _estimated(context: CheckContext, data: Data) -> Estimated:
     training, size = training_pass(context), batch_size(context, data)
     notes: tuple[str, ...] = ()
     batches = shuffled(context, data, size)
-    tracked = statistics.find(training, data.take(batches.order[: statistics.FEW]).x)
+    tracked = find_tracked(training, data.take(batches.order[:FEW]).x)
     without_variance = _without_variance(training, tracked, batches) if size == 1 else None
     if without_variance is not None:
         own = context.settings.batch_size
@@ -90,10 +92,10 @@ def _estimated(context: CheckContext, data: Data) -> Estimated:
             f"a single row has no variance in {without_variance.path}: the statistics, and what "
             f"training says, are those of batches of {size} rows (option batch_size), not of one",
         )
-    seen = list(statistics.batch_statistics(training, tracked, batches)) if tracked else []
+    seen = list(batch_statistics(training, tracked, batches)) if tracked else []
     estimate = Estimate(tracked, seen)
     if tracked and data.rest is not None:
-        rest = statistics.batch_statistics(training, tracked, data.rest.of(size))
+        rest = batch_statistics(training, tracked, data.rest.of(size))
         _add_rest(estimate, rest, data.rest.total)
     return Estimated(size, notes, training, batches, tracked, seen, estimate)
 
@@ -110,7 +112,7 @@ def _add_rest(estimate: Estimate, rest: Iterator[BatchStatistics], total: int | 
 def _without_variance(training: Pass, tracked: list[Tracked], batches: Batches) -> Tracked | None:
     """A variance that is exactly 0 within every batch, though the batches are not alike."""
     few = itertools.islice(batches, REPORTED_BY)
-    seen = list(statistics.batch_statistics(training, tracked, few))
+    seen = list(batch_statistics(training, tracked, few))
     for i, t in enumerate(tracked):
         moments = [moment for batch in seen for moment in batch.moments[i]]
         within = any(moment.variance.any() for moment in moments)

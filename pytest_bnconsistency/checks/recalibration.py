@@ -9,7 +9,7 @@ from pytest_bnconsistency.checks.population_statistics import estimated
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.errors import BNConsistencyError, DataError
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.tracked_variables import tracked_candidates, write_statistics
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.words import counted
 
@@ -44,7 +44,7 @@ def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
                 "written; expected data and weights that run in training mode with finite numbers"
             )
     before = [t.variable.numpy() for t in tracked]
-    statistics.write(tracked, values)
+    write_statistics(tracked, values)
     changed = [
         t.path
         for t, value in zip(tracked, before, strict=True)
@@ -73,5 +73,5 @@ def _frozen(context: CheckContext) -> list[str]:
         for layer in subject.layers()
         if not subject.trainable(layer)
         and hasattr(layer, "epsilon")
-        and statistics.tracked_candidates(subject, layer)
+        and tracked_candidates(subject, layer)
     ]

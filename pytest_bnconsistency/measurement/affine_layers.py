@@ -16,7 +16,7 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
-from pytest_bnconsistency.measurement.normalization_layers import Tracked, tracked_candidates
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, tracked_candidates
 from pytest_bnconsistency.models import Call, Subject
 
 EXACT, ROUND_OFF = 2e-3, 1e-6

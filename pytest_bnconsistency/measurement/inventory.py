@@ -16,12 +16,12 @@ from pytest_bnconsistency.data.arrays import Array, Nest
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.variable_uses import Uses
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
-from pytest_bnconsistency.measurement.normalization_layers import Tracked, calls_by_layer
 from pytest_bnconsistency.measurement.stored_statistics import (
     NormalizationLayer,
     by_behaviour,
     normalization_layers,
 )
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, calls_by_layer
 from pytest_bnconsistency.models import Call, Subject
 from pytest_bnconsistency.models.owned_objects import is_of_library, variables_of
 

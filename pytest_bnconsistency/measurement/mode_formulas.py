@@ -16,13 +16,13 @@ import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
-from pytest_bnconsistency.measurement.normalization_layers import (
+from pytest_bnconsistency.measurement.population import Moment
+from pytest_bnconsistency.measurement.tracked_variables import (
     ROLES,
     Role,
     statistic,
     tracked_candidates,
 )
-from pytest_bnconsistency.measurement.population import Moment
 from pytest_bnconsistency.models import Subject
 
 MOST_READ = 3

@@ -17,9 +17,8 @@ from pytest_bnconsistency.execution.state import (
     reachable_variables,
     same_bits,
 )
-from pytest_bnconsistency.measurement import normalization_layers as statistics
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_statistics
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.models.predict_methods import quiet
 
@@ -47,7 +46,7 @@ def observed(step: RealStep, tracked: Sequence[Tracked], batch: Data) -> list[Up
         ends = []
         for start in at_ends(tracked):
             everything.restore()
-            statistics.write(tracked, start)
+            write_statistics(tracked, start)
             step(batch)
             ends.append([t.stored for t in tracked])
     return between(tracked, *ends)

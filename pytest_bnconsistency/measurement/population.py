@@ -19,7 +19,8 @@ import numpy as np
 from pytest_bnconsistency.data.arrays import Array
 
 if TYPE_CHECKING:
-    from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics, Tracked
+    from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics
+    from pytest_bnconsistency.measurement.tracked_variables import Tracked
 
 
 @dataclass(frozen=True)

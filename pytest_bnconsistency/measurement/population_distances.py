@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array
-from pytest_bnconsistency.measurement.normalization_layers import Role, Tracked
 from pytest_bnconsistency.measurement.population import Estimate
+from pytest_bnconsistency.measurement.tracked_variables import Role, Tracked
 
 NOISE = 0.05
 """What chance may add to a share of all."""

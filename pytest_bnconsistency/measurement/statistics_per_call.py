@@ -10,8 +10,9 @@ import numpy as np
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
-from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics, Tracked
+from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics
 from pytest_bnconsistency.measurement.population import Moment
+from pytest_bnconsistency.measurement.tracked_variables import Tracked
 from pytest_bnconsistency.models import Call
 
 

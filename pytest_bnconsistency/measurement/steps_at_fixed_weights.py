@@ -15,8 +15,7 @@ from pytest_bnconsistency.execution.graphs import as_written
 from pytest_bnconsistency.execution.state import Variables, preserve_state, reachable_variables
 from pytest_bnconsistency.execution.training_steps import forget_training
 from pytest_bnconsistency.execution.variable_writers import intercepted, writer_at
-from pytest_bnconsistency.measurement import normalization_layers as statistics
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_statistics
 from pytest_bnconsistency.models import Subject
 
 MOST_WRITES = 64
@@ -89,7 +88,7 @@ def steps_at_rest(
         forget_training(step.subject, step.own)
         for batch, start in begun:
             everything.restore()
-            statistics.write(tracked, start)
+            write_statistics(tracked, start)
             before = [t.stored for t in tracked]
             for log in logs.values():
                 log.clear()

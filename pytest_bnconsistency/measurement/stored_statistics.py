@@ -11,7 +11,7 @@ import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
-from pytest_bnconsistency.measurement.normalization_layers import Tracked, tracked_candidates
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, tracked_candidates
 from pytest_bnconsistency.models import Subject
 
 ALIKE = 0.01

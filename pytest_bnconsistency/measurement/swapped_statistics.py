@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.tracked_variables import Tracked
 from pytest_bnconsistency.words import digits, listed
 
 FEWEST_CHANNELS = 3

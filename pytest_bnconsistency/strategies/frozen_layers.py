@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
+from pytest_bnconsistency.measurement.tracked_variables import tracked_candidates
 from pytest_bnconsistency.models import Subject, subject_of
 
 THE_MODEL = "the model"

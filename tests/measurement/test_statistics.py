@@ -6,7 +6,7 @@ import pytest
 from small_models import OwnNormalization
 
 from pytest_bnconsistency import recalibrate
-from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics
+from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics
 from pytest_bnconsistency.measurement.population import Estimate, Moment
 
 

@@ -32,9 +32,9 @@ from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.data.generation import generate, specs_like
 from pytest_bnconsistency.errors import DataError, RefusedError
-from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
 from pytest_bnconsistency.measurement.population_distances import distances_by_layer
 from pytest_bnconsistency.measurement.stored_statistics import attributes
+from pytest_bnconsistency.measurement.tracked_variables import tracked_candidates
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import CheckResult
 

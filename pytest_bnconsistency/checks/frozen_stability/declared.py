@@ -12,7 +12,7 @@ from pytest_bnconsistency.checks.frozen_stability.status import NormalizationLay
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
+from pytest_bnconsistency.measurement.tracked_variables import tracked_candidates
 from pytest_bnconsistency.models import Call, Subject
 from pytest_bnconsistency.words import counted
 

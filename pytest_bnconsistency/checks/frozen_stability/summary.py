@@ -12,7 +12,7 @@ from pytest_bnconsistency.checks.frozen_stability.status import Status
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.training_steps import SHIFT, Ran
-from pytest_bnconsistency.measurement.normalization_layers import tracked_candidates
+from pytest_bnconsistency.measurement.tracked_variables import tracked_candidates
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.models.training_batches import form_of
 from pytest_bnconsistency.words import counted, listed

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.checks.population_statistics import Estimated
-from pytest_bnconsistency.measurement.normalization_layers import Role
 from pytest_bnconsistency.measurement.population_distances import Distance, distances_by_layer
+from pytest_bnconsistency.measurement.tracked_variables import Role
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted, digits

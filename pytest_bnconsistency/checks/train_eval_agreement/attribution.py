@@ -12,8 +12,7 @@ from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.data.arrays import Array, is_float
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.measurement import normalization_layers as statistics
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_statistics
 from pytest_bnconsistency.results import Table
 
 HALF = 0.5
@@ -100,7 +99,7 @@ def attributed(
     tried = sorted(layers, key=lambda key: -_distance(*shift[key]))[:LAYERS]
 
     def outputs(all_have: Sequence[Array]) -> list[Array]:
-        statistics.write(tracked, all_have)
+        write_statistics(tracked, all_have)
         return inference.run(x).outputs
 
     def one_by_one(all_have: Sequence[Array], one_has: Sequence[Array]) -> dict[int, list[Array]]:
@@ -110,9 +109,9 @@ def attributed(
                 break
             own = [i for i, t in enumerate(tracked) if id(t.layer) == key]
             variables = [tracked[i] for i in own]
-            statistics.write(variables, [one_has[i] for i in own])
+            write_statistics(variables, [one_has[i] for i in own])
             found[key] = inference.run(x).outputs
-            statistics.write(variables, [all_have[i] for i in own])
+            write_statistics(variables, [all_have[i] for i in own])
         return found
 
     start = outputs(moving)
@@ -129,7 +128,7 @@ def attributed(
             opening = _difference(opening_each[key], target) / whole
         share = Share(t.path, closing, opening, *shift[key])
         rows.append((share, (*share.cells, *_cells(t, shift[key], updates, shares.get(key)))))
-    statistics.write(tracked, moving)
+    write_statistics(tracked, moving)
     if not tries.cut:  # else they stand by how far their statistics are off
         rows.sort(key=lambda row: (-max(row[0].closes, row[0].opens), row[1]))
     table = Table(COLUMNS, tuple(cells for _, cells in rows), more=len(layers) - len(tried))

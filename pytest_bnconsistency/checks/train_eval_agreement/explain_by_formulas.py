@@ -18,10 +18,10 @@ from pytest_bnconsistency.checks.train_eval_agreement.training_reference import 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import gap, numbers
+from pytest_bnconsistency.measurement.input_moments import place_of
 from pytest_bnconsistency.measurement.mode_formulas import Formulas, Use, formulas
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, calls_by_layer
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
@@ -83,7 +83,7 @@ def explained(
 
 def _suspects(training: Pass) -> Iterator[Suspect]:
     subject = training.subject
-    for calls in statistics.calls_by_layer(training).values():
+    for calls in calls_by_layer(training).values():
         call = calls[0]
         if not call.is_layer or not subject.takes_training(call.layer):
             continue
@@ -128,7 +128,7 @@ def _expected(
     own = [(i, records[i]) for i, c in enumerate(training.calls) if c.layer is suspect.layer]
     for use in suspect.formulas.uses:
         length = use.variable.shape.num_elements()
-        found = [(i, statistics.place_of(record, length)) for i, record in own]
+        found = [(i, place_of(record, length)) for i, record in own]
         places = [(i, place) for i, place in found if place is not None]
         if places:
             yield Tracked(

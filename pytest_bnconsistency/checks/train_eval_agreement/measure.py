@@ -19,11 +19,11 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.batches import Batches
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, batch_statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side
-from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics, Tracked
 from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_statistics
 
 BATCHINGS = 3
 """In so many orders the rows are cut into batches, where something hangs on it."""
@@ -38,11 +38,11 @@ def measured(context: CheckContext, data: Data, known: Estimated, done: int | No
     inference = inference_pass(context)
 
     def under(values: Sequence[Array], rows: Data = data) -> Side:
-        statistics.write(tracked, values)
+        write_statistics(tracked, values)
         return Side(inference.over(rows.batches(size)))
 
     def with_scores(values: Sequence[Array]) -> Side:
-        statistics.write(tracked, values)
+        write_statistics(tracked, values)
         return evaluated(context, data, inference, size)
 
     population = with_scores(reference)
@@ -87,8 +87,8 @@ def with_population(
     context: CheckContext, known: Estimated, training: Pass, tracked: Sequence[Tracked]
 ) -> Side:
     """What evaluation says under the population statistics of these variables, which stay."""
-    seen = statistics.batch_statistics(training, tracked, known.batches)
-    statistics.write(tracked, Estimate(tracked, seen).population)
+    seen = batch_statistics(training, tracked, known.batches)
+    write_statistics(tracked, Estimate(tracked, seen).population)
     return evaluated(context, context.given, inference_pass(context), known.size)
 
 
@@ -119,7 +119,7 @@ def other_batchings(context: CheckContext) -> list[Batching]:
 
     def in_order(draw: int) -> Batching:
         batches = shuffled(context, data, min(known.size, -(-data.rows // 2)), draw)
-        seen = list(statistics.batch_statistics(known.training, known.tracked, batches))
+        seen = list(batch_statistics(known.training, known.tracked, batches))
         return Batching(len(batches.rows[0]), seen, in_training(context, data, seen, batches))
 
     return context.once("batchings", lambda: [in_order(draw) for draw in range(1, BATCHINGS)])

@@ -13,16 +13,17 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.batches import Batches, in_batches
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement import observed_updates as updates
 from pytest_bnconsistency.measurement.affine_layers import Affine, affine_calls
+from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, batch_statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap
-from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics, Moments, Tracked
+from pytest_bnconsistency.measurement.input_moments import Moments
 from pytest_bnconsistency.measurement.observed_updates import Update
 from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.measurement.population_distances import initial_share
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep, Rested, steps_at_rest
 from pytest_bnconsistency.measurement.swapped_statistics import Distance, distances
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_statistics
 from pytest_bnconsistency.models import Subject
 
 SMALL_MODEL = 100
@@ -216,7 +217,7 @@ class Measured:
 
         None where the user's step raises. What they change stays changed.
         """
-        statistics.write(self.tracked, self.reference)
+        write_statistics(self.tracked, self.reference)
         rows = np.resize(self.batches.order, steps * self.size)
         try:
             if self.step is not None:
@@ -229,7 +230,7 @@ class Measured:
     def statistics_of(self, batches: Iterable[Data], training: Pass | None = None) -> Estimate:
         """The statistics of other batches, or of a pass that runs otherwise."""
         run = self.training if training is None else training
-        return Estimate(self.tracked, statistics.batch_statistics(run, self.tracked, batches))
+        return Estimate(self.tracked, batch_statistics(run, self.tracked, batches))
 
     @functools.cached_property
     def far(self) -> list[Distance]:

@@ -23,10 +23,11 @@ from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import Variables, preserve_state
-from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, uninformed
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.input_moments import Moments
+from pytest_bnconsistency.measurement.normalization_layers import find_tracked
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, tracked_candidates
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 
@@ -136,7 +137,7 @@ def _unreached(context: CheckContext, training: Pass, x: Any) -> list[Tracked]:
     modes = {id(layer): True for layer in _holders(context, training) if takes_training(layer)}
     if not modes:
         return []
-    return statistics.find(_pass(context, x, modes), x)
+    return find_tracked(_pass(context, x, modes), x)
 
 
 def _by_momentum(
@@ -154,7 +155,7 @@ def _by_momentum(
     with preserve_state(context.subject):
         for layer in by_momentum:
             layer.momentum = ANY_MOMENTUM
-        found = statistics.find(_pass(context, x, {}), x)
+        found = find_tracked(_pass(context, x, {}), x)
     layers = {id(layer) for layer in by_momentum}
     return [t for t in found if id(t.layer) in layers]
 
@@ -167,13 +168,13 @@ def _holders(context: CheckContext, training: Pass) -> list[Any]:
         for call in training.calls
         if call.is_layer
         and subject.trainable(call.layer)
-        and statistics.tracked_candidates(subject, call.layer)
+        and tracked_candidates(subject, call.layer)
     ]
 
 
 def _pass(context: CheckContext, x: Any, modes: dict[int, bool]) -> Pass:
     subject = context.subject
-    return Pass(subject, x, training=True, instrument=statistics.Moments(subject), modes=modes)
+    return Pass(subject, x, training=True, instrument=Moments(subject), modes=modes)
 
 
 def _at_start(tracked: Tracked) -> bool:
@@ -183,7 +184,7 @@ def _at_start(tracked: Tracked) -> bool:
 
 def _weights_moved(context: CheckContext, layer: Any) -> bool:
     """Whether a scale or offset of the layer's own is no longer one number throughout."""
-    candidates = {id(v) for v in statistics.tracked_candidates(context.subject, layer)}
+    candidates = {id(v) for v in tracked_candidates(context.subject, layer)}
     return any(
         np.ptp(variable.numpy()) > 0
         for variable in context.subject.own_variables(layer)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pytest_bnconsistency.checks.train_eval_agreement.causes.initial_values import SETTLED_SHARE
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE
 from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.tracked_variables import Tracked
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 

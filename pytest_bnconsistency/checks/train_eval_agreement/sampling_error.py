@@ -21,9 +21,10 @@ from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.batches import Batches
+from pytest_bnconsistency.measurement.batch_statistics import batch_statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side
-from pytest_bnconsistency.measurement.normalization_layers import Tracked, batch_statistics
 from pytest_bnconsistency.measurement.population import Estimate
+from pytest_bnconsistency.measurement.tracked_variables import Tracked
 
 DRAWS = 5
 """Converged moving averages that are drawn."""

@@ -11,8 +11,8 @@ from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import HALF, Comparison
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
+from pytest_bnconsistency.measurement.input_moments import pass_with_moments
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits, listed
@@ -73,5 +73,5 @@ def _with_population(context: CheckContext, known: Estimated, layers: Layers) ->
     with preserve_state(context.subject):
         for tracked in layers.by_momentum:
             tracked.layer.momentum = ANY_MOMENTUM
-        run = statistics.training_pass(context.subject, known.batches[0].x)
+        run = pass_with_moments(context.subject, known.batches[0].x)
         return with_population(context, known, run, layers.by_momentum)

@@ -9,7 +9,7 @@ from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.checks.train_eval_agreement.tolerances import Excess
 from pytest_bnconsistency.measurement.compared_outputs import gap, number, numbers
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
+from pytest_bnconsistency.measurement.tracked_variables import Tracked
 from pytest_bnconsistency.words import counted, listed
 
 

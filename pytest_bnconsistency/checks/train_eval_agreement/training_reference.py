@@ -31,8 +31,9 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
 )
 from pytest_bnconsistency.data.arrays import all_finite, is_float
 from pytest_bnconsistency.execution.observations import same_outputs
-from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.batch_statistics import batch_statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap
+from pytest_bnconsistency.measurement.tracked_variables import tracked_candidates
 from pytest_bnconsistency.models.base import holders
 from pytest_bnconsistency.models.calls import Part
 
@@ -100,7 +101,7 @@ def far_without_normalization(context: CheckContext, known: Estimated) -> Compar
 def both_modes(context: CheckContext, known: Estimated) -> tuple[Side, Side]:
     """What the model says as it is now: in evaluation, and in training mode."""
     stored = evaluated(context, context.given, inference_pass(context), known.size)
-    seen = list(statistics.batch_statistics(known.training, known.tracked, known.batches))
+    seen = list(batch_statistics(known.training, known.tracked, known.batches))
     return stored, in_training(context, context.given, seen, known.batches)
 
 
@@ -166,7 +167,7 @@ def moved(known: Estimated) -> list[Holder]:
     found: dict[int, Holder] = {}
     for call in [*training.calls, *training.inner_calls] if variables else []:
         for path, layer in holders(training.subject, call) if call.is_layer else ():
-            tracked_here = statistics.tracked_candidates(training.subject, layer)
+            tracked_here = tracked_candidates(training.subject, layer)
             if any(id(variable) in variables for variable in tracked_here):
                 found.setdefault(id(layer), Holder(path, layer))
     return list(found.values())

@@ -34,7 +34,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order impor
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.batches import in_batches
-from pytest_bnconsistency.measurement import normalization_layers as statistics
+from pytest_bnconsistency.measurement.batch_statistics import batch_statistics
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits
 
@@ -119,7 +119,7 @@ def _few_rows(m: Measured) -> Iterator[Cause]:
         if few > size:
             break
         seen = list(
-            statistics.batch_statistics(
+            batch_statistics(
                 m.training, m.tracked, in_batches(m.data, order[:rows], few, ragged=True)
             )
         )
@@ -146,7 +146,7 @@ def _single_row_last(m: Measured, size: int) -> Cause:
         [*order[-OF_LARGE:], *(range(min(m.data.rows, LAST_ROWS)) if m.small else ())]
     )
     single = in_batches(m.data, rows, 1, ragged=True)
-    seen = [b.values for b in statistics.batch_statistics(m.training, m.tracked, single)]
+    seen = [b.values for b in batch_statistics(m.training, m.tracked, single)]
     mean = [np.asarray(np.mean(values, axis=0)) for values in zip(*seen, strict=True)]
     updates = math.ceil(m.data.rows / size)
     ended = [_ended(m, last, before, updates) for last in seen for before in (last, mean)]

@@ -11,8 +11,8 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, 
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.compared_outputs import gap
-from pytest_bnconsistency.measurement.normalization_layers import Tracked
 from pytest_bnconsistency.measurement.population_distances import initial_share
+from pytest_bnconsistency.measurement.tracked_variables import Tracked
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits, listed
 

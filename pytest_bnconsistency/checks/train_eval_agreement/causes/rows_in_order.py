@@ -13,8 +13,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, 
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array, flatten
 from pytest_bnconsistency.execution.batches import Batches, in_batches
-from pytest_bnconsistency.measurement import normalization_layers as statistics
-from pytest_bnconsistency.measurement.normalization_layers import BatchStatistics
+from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, batch_statistics
 from pytest_bnconsistency.measurement.population import Moment
 from pytest_bnconsistency.rules import catalogue as rules
 
@@ -94,7 +93,7 @@ def _orders(m: Measured) -> Iterator[tuple[str, Array, Array]]:
 
 
 def _seen(m: Measured, batches: Batches) -> Iterator[BatchStatistics]:
-    return statistics.batch_statistics(m.training, m.tracked, batches)
+    return batch_statistics(m.training, m.tracked, batches)
 
 
 def _in_parts(seen: Sequence[BatchStatistics]) -> list[Sequence[BatchStatistics]]:

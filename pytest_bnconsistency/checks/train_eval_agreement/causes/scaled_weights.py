@@ -21,9 +21,9 @@ from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.batches import in_batches
 from pytest_bnconsistency.execution.state import restored
-from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.affine_layers import Affine, scaled_and_shifted
 from pytest_bnconsistency.measurement.compared_outputs import gap
+from pytest_bnconsistency.measurement.tracked_variables import write_statistics
 from pytest_bnconsistency.measurement.trained_weights import weights_of
 from pytest_bnconsistency.models import Call
 from pytest_bnconsistency.rules import catalogue as rules
@@ -125,7 +125,7 @@ def _folded(m: Measured, fed: Sequence[Fed]) -> Cause | None:
     places = {each.label: each for each in fed if each.bias is not None}
     if len(places) < 2:
         return None
-    statistics.write(m.tracked, m.moving)
+    write_statistics(m.tracked, m.moving)
     some = in_batches(m.data, np.arange(min(READ, m.data.rows)), m.size, ragged=True)
     calls = scaled_and_shifted(m.inference, list(places), some)
     known = [(places[affine.call.label], affine) for affine in calls]

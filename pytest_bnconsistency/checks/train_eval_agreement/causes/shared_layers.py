@@ -5,9 +5,9 @@ from __future__ import annotations
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import unlike_inputs
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
-from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap
 from pytest_bnconsistency.measurement.statistics_per_call import per_call
+from pytest_bnconsistency.measurement.tracked_variables import write_statistics
 from pytest_bnconsistency.words import digits
 
 
@@ -16,7 +16,7 @@ def shared_by_inputs(m: Measured) -> Cause | None:
     run, means = per_call(m.training, m.tracked, m.seen, m.batches[0].x)
     if run is None:
         return None
-    statistics.write(m.tracked, m.reference)
+    write_statistics(m.tracked, m.reference)
     single = Side(run.over(m.data.batches(m.size)))
     before = gap(m.stored, m.trained, m.data).outputs
     left = gap(single, m.trained, m.data).outputs

@@ -22,10 +22,10 @@ from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array, flatten, is_float, rebuild
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.measurement import normalization_layers as statistics
 from pytest_bnconsistency.measurement.affine_layers import Affine, Rescaled
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number
-from pytest_bnconsistency.measurement.normalization_layers import Moments
+from pytest_bnconsistency.measurement.input_moments import Moments
+from pytest_bnconsistency.measurement.tracked_variables import write_statistics
 from pytest_bnconsistency.words import digits
 
 ROWS, MOST_ROWS = 256, 1024
@@ -213,7 +213,7 @@ class Trial(abc.ABC, Generic[Change]):
 
     def _says(self, change: Change | None, values: Sequence[Array]) -> Side:
         data, _, inference = self.changed(change, self._judged)
-        statistics.write(self.m.tracked, values)
+        write_statistics(self.m.tracked, values)
         return Side(inference.over(data.batches(self._size)))
 
     def _loss(self, side: Side) -> float | None:
