@@ -121,7 +121,7 @@ def changed_rows(side: Side, reference: Side, data: Data) -> Array | None:
     return max(shares, key=lambda rows: float(rows.mean())) if shares else None
 
 
-def numbers(side: Side, reference: Side, deviation: Gap) -> str:
+def numbers(side: Side, reference: Side, data: Data) -> str:
     """The two sides in a few words: scores where there are any, else decisions and outputs."""
     shared = [name for name in side.scores if name in reference.scores]
     if shared:
@@ -129,6 +129,7 @@ def numbers(side: Side, reference: Side, deviation: Gap) -> str:
             f"{name} {number(side.scores[name])} against {number(reference.scores[name])}"
             for name in shared
         )
+    deviation = gap(side, reference, data)
     parts = [f"outputs {digits(deviation.outputs, 2)} standard deviations apart"]
     if deviation.decisions is not None:
         parts.insert(0, f"{deviation.decisions:.1%} of the decisions differ")

@@ -27,7 +27,8 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.lagging import lagg
 from pytest_bnconsistency.checks.train_eval_agreement.causes.scaled_weights import scaled
 from pytest_bnconsistency.checks.train_eval_agreement.causes.shared_layers import shared_by_inputs
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
-from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
+from pytest_bnconsistency.checks.train_eval_agreement.summary import disagreement
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
@@ -109,7 +110,6 @@ def unexplained(m: Measured, bound: str) -> Finding:
 def _finding(m: Measured, cause: Cause, bound: str, layers: Attribution | None = None) -> Finding:
     by_population = cause.rule not in (rules.DOMAINS, rules.DISAGREES) or layers is not None
     reference = m.population if by_population else m.trained
-    said = numbers(m.stored, reference, gap(m.stored, reference, m.data))
     evidence: dict[str, Any] = {
         "momentum": m.slowest.momentum,
         "updates": m.updates,
@@ -127,7 +127,7 @@ def _finding(m: Measured, cause: Cause, bound: str, layers: Attribution | None =
     return cause.rule.finding(
         layer=cause.place or (layers.worst if layers else _suspect(m)),
         layers=dict.fromkeys(t.path for t in m.tracked),
-        message=f"evaluate disagrees with train: {said} ({m.data.rows} rows)",
+        message=disagreement(m.stored, reference, m.data),
         explanation=explanation,
         bound=bound,
         table=layers.table if layers else None,

@@ -10,6 +10,7 @@ from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement.measure import with_population
+from pytest_bnconsistency.checks.train_eval_agreement.summary import WHATEVER_BATCHES, disagreement
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import (
     HALF,
     Comparison,
@@ -18,7 +19,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.training_reference import 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.measurement.compared_outputs import gap, numbers
+from pytest_bnconsistency.measurement.compared_outputs import gap
 from pytest_bnconsistency.measurement.input_moments import place_of
 from pytest_bnconsistency.measurement.mode_formulas import Formulas, Use, formulas
 from pytest_bnconsistency.measurement.tracked_variables import Tracked, calls_by_layer
@@ -65,12 +66,10 @@ def explained(
         return None
     rule, explanation = found
     paths = [suspect.path for suspect in suspects]
-    difference = gap(far.stored, far.trained, context.given)
     return rule.finding(
         layer=paths[0],
         layers=paths,
-        message=f"evaluate disagrees with train: {numbers(far.stored, far.trained, difference)} "
-        f"({context.given.rows} rows, whatever the batches)",
+        message=disagreement(far.stored, far.trained, context.given, by=WHATEVER_BATCHES),
         explanation=explanation,
         bound=bound,
         evidence={

@@ -11,13 +11,14 @@ from pytest_bnconsistency.checks.train_eval_agreement import (
     inconclusive,
     training_reference,
 )
+from pytest_bnconsistency.checks.train_eval_agreement.summary import WHATEVER_BATCHES, disagreement
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import (
     Comparison,
     Holder,
 )
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.rows import Data
-from pytest_bnconsistency.measurement.compared_outputs import Side, gap, numbers, right
+from pytest_bnconsistency.measurement.compared_outputs import Side, right
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
@@ -58,7 +59,6 @@ def _finding(far: Comparison, data: Data, bound: str) -> Finding:
     """What training mode says other than evaluation, and the layers whose state it moves."""
     stored, trained = far.stored, far.trained
     paths = [holder.path for holder in far.blamed]
-    difference = gap(stored, trained, data)
     where = listed([*paths[:SHOWN], *(["others"] if len(paths) > SHOWN else [])])
     cause = "not established; in training mode, what the model says of a row hangs on its batch"
     tested, remedy = "the rows in three orders, in training mode", "standardise by what is stored"
@@ -78,8 +78,9 @@ def _finding(far: Comparison, data: Data, bound: str) -> Finding:
     return rules.DISAGREES.finding(
         layer=paths[0] if paths else "the whole model",
         layers=paths,
-        message=f"evaluate disagrees with train: {numbers(stored, trained, difference)}"
-        f"{_decisions(stored, trained, data)} ({data.rows} rows, whatever the batches)",
+        message=disagreement(
+            stored, trained, data, _decisions(stored, trained, data), by=WHATEVER_BATCHES
+        ),
         explanation=Explanation(
             cause=cause, tested=tested, remedy=remedy, established=bool(far.undone)
         ),

@@ -17,7 +17,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.rows import Data
-from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
+from pytest_bnconsistency.measurement.compared_outputs import Side, number, numbers
 
 MOST = 0.9
 """A part of what chance explains that may stand for the whole of it."""
@@ -58,7 +58,7 @@ def _said(
 ) -> Unanswered:
     """Why it can't be told, and what to give."""
     worst = max(open_questions, key=lambda excess: excess.amount)
-    words = numbers(stored, reference, gap(stored, reference, data))
+    words = numbers(stored, reference, data)
     found = f"{words} {under}, on {data.rows} rows"
     telling = by_targets(data, reference) or not (
         worst.quantity.counted or worst.quantity.sure > 1

@@ -7,11 +7,15 @@ from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement import inconclusive, training_reference
 from pytest_bnconsistency.checks.train_eval_agreement.measure import with_population
 from pytest_bnconsistency.checks.train_eval_agreement.never_updated import ANY_MOMENTUM, Layers
-from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
+from pytest_bnconsistency.checks.train_eval_agreement.summary import (
+    WHATEVER_BATCHES,
+    disagreement,
+    layers_of,
+)
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import HALF, Comparison
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number
 from pytest_bnconsistency.measurement.input_moments import pass_with_moments
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
@@ -50,9 +54,7 @@ def _finding(
     return rules.MOMENTUM.finding(
         layer=paths[0],
         layers=paths,
-        message=f"evaluate disagrees with train: "
-        f"{numbers(far.stored, far.trained, gap(far.stored, far.trained, data))} "
-        f"({data.rows} rows, whatever the batches)",
+        message=disagreement(far.stored, far.trained, data, by=WHATEVER_BATCHES),
         explanation=Explanation(
             cause=f"momentum {momentum:g} keeps all of the old value: the statistics of "
             f"{listed(paths, most=SHOWN)} stand still, and training normalises by the batch",

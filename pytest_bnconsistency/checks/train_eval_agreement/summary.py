@@ -8,13 +8,22 @@ from typing import Any
 from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.checks.train_eval_agreement.tolerances import Excess
-from pytest_bnconsistency.measurement.compared_outputs import gap, number, numbers
+from pytest_bnconsistency.data.rows import Data
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, numbers
 from pytest_bnconsistency.measurement.tracked_variables import Tracked
 from pytest_bnconsistency.words import counted, listed
 
+WHATEVER_BATCHES = ", whatever the batches"
+
+
+def disagreement(stored: Side, reference: Side, data: Data, more: str = "", by: str = "") -> str:
+    """What evaluation says against what it should, with `more` numbers, and `by` which rows."""
+    said = numbers(stored, reference, data)
+    return f"evaluate disagrees with train: {said}{more} ({data.rows} rows{by})"
+
 
 def passed_summary(m: Measured, found: list[Excess]) -> str:
-    said = numbers(m.stored, m.population, gap(m.stored, m.population, m.data))
+    said = numbers(m.stored, m.population, m.data)
     loss = m.trained.loss
     trained = "" if loss is None else f"; in training mode, loss {number(loss)}"
     limits = listed([excess.quantity.limit for excess in found], "or")
