@@ -175,14 +175,19 @@ def takes_overflow(n: NormalizationLayer) -> tuple[bool, str]:
     )
 
 
-def wrong_axis(axis: int) -> Why:
-    """Whether the layer along `axis` makes channels alike, and as it is does not."""
+def wrong_axis(axis: int, fits: Callable[[NormalizationLayer], bool]) -> Why:
+    """Whether the layer along `axis` makes channels alike, and as it is does not.
+
+    `fits` says of a layer whether its own axis is the right one all the same.
+    """
 
     @tried(
         "the axis of the normalization layer and the data format of the model's other layers "
         "differ"
     )
-    def why(n: NormalizationLayer) -> Explanation:
+    def why(n: NormalizationLayer) -> Explanation | None:
+        if fits(n):
+            return None
         x = _isolated(n).batch()
         x = np.moveaxis(np.moveaxis(x, axis, -1) + 3 * np.arange(x.shape[axis]), -1, axis)
         own = _channels_separated(_isolated(n), x, axis)

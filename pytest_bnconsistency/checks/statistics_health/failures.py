@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from pytest_bnconsistency.checks import non_finite_statistics
 from pytest_bnconsistency.checks import unusable_statistics as causes
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import batch_size
+from pytest_bnconsistency.checks.statistics_health.channels import are_along
 from pytest_bnconsistency.checks.unusable_statistics import Why
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer
@@ -71,7 +73,7 @@ def unusable(
         (
             WRONG_AXIS,
             _wrong_axis(normalization_layers, axis),
-            causes.wrong_axis(axis or -1),
+            causes.wrong_axis(axis or -1, functools.partial(_fits, context, axis or -1)),
             "axis=-1 for channels-last data, axis=1 for channels-first",
         ),
         (
@@ -90,6 +92,15 @@ def channel_axis(subject: Subject) -> int | None:
     if len(formats) != 1:
         return None
     return -1 if formats == {"channels_last"} else 1
+
+
+def _fits(context: CheckContext, channels: int, n: NormalizationLayer) -> bool:
+    """Whether the statistics are those of channels, where a run of the model tells it."""
+    own = n.axis[0] if n.axis else channels
+    try:
+        return are_along(own, context.subject, n.layer, context.sample(), channels)
+    except Exception:  # no rows can be made, or the model refuses them: what is read must do
+        return False
 
 
 def _not_finite(normalization_layers: Sequence[NormalizationLayer]) -> Iterator[Place]:
