@@ -54,6 +54,17 @@ def test_what_no_library_does_gets_no_entry():
             update.with_version(OLD, other, moved(OLD, other))
 
 
+def test_the_version_of_the_baseline_itself_gets_no_entry():
+    edited = replace(OLD, inventory=NEW.inventory)
+    with pytest.raises(BaselineError, match="the baseline was recorded on it"):
+        update.with_version(OLD, edited, moved(OLD, edited))
+    both = update.with_version(OLD, NEW, moved(OLD, NEW))
+    assert update.with_version(both, NEW, moved(both, NEW)) == both
+    again = update.merged(both, NEW, moved(both, NEW))
+    assert again.versions == OLD.versions
+    assert update.merged(OLD, NEW, moved(OLD, NEW)).versions == NEW.versions
+
+
 def test_recording_again_keeps_the_entries_apart():
     both = update.with_version(OLD, NEW, moved(OLD, NEW))
     later = replace(NEW, inventory={"bn": {**BN, "modes predict": "batch", "momentum": 0.9}})

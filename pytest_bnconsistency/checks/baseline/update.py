@@ -33,7 +33,8 @@ BY_VERSION = (INVENTORY, OUTPUTS, VERDICTS)
 def merged(was: Facts, now: Facts, found: Compared) -> Facts:
     """`now`, but for the blocks in which nothing moved beyond rounding: they stay as they were.
 
-    Verdicts of checks that did not run this time stay, too.
+    Verdicts of checks that did not run this time stay, too, and where this version of the library
+    has entries of its own, so do the versions that the rest was recorded on.
     """
     fresh = {name: _moved(found, name) for name in SECTIONS}
     if not found.values or found.weights:
@@ -49,7 +50,10 @@ def merged(was: Facts, now: Facts, found: Compared) -> Facts:
     }
     sections[VERDICTS] = dict(sorted({**was.verdicts, **sections[VERDICTS]}.items()))
     weights = now.weights if found.weights else was.weights
-    written = replace(now, weights=weights, elsewhere=was.elsewhere).with_sections(sections)
+    is_beside = any(name.startswith(f"{version_of(now)} ") for name in was.elsewhere)
+    versions = was.versions if is_beside else now.versions
+    written = replace(now, versions=versions, weights=weights, elsewhere=was.elsewhere)
+    written = written.with_sections(sections)
     known = [_entry(now, section, name) for section in BY_VERSION for name in fresh[section]]
     return _with_entries(written, was, now, [name for name in known if name in was.elsewhere])
 
@@ -76,8 +80,14 @@ def with_version(was: Facts, now: Facts, found: Compared) -> Facts:
     """`was` with entries for this version, of what the library computes otherwise under it.
 
     Raises:
-        BaselineError: something else moved than what a library has a say in.
+        BaselineError: the baseline is that of this version, or something else moved than what a
+            library has a say in.
     """
+    if version_of(was) == version_of(now):
+        raise BaselineError(
+            f"{version_of(now)} gets no entry of its own: the baseline was recorded on it, so that "
+            "what moved is no difference of versions; record it with --bn-update-baseline"
+        )
     own = [*found.weights, *found.statistics]
     own += [one for one in found.inventory if not is_behaviour(one)]
     if own:
