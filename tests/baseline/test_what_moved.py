@@ -1,6 +1,7 @@
 """What moved in a model is found, and its layer is named; what did not move is not."""
 
 import random
+import re
 
 import keras
 import numpy as np
@@ -157,18 +158,44 @@ def test_what_is_recorded_again_is_what_moved(recorded, tmp_path):
     assert '   "momentum": 0.5,' in came
 
 
+def graph(seed=3, **mode):
+    """A net whose normalization layer is called with `mode`."""
+    keras.utils.set_random_seed(seed)
+    x = keras.Input((4,))
+    h = L.BatchNormalization(name="bn")(L.Dense(5, name="dense")(x), **mode)
+    return keras.Model(x, L.Dense(2, name="head")(h))
+
+
 @pytest.mark.thorough
 def test_a_training_mode_that_is_baked_in_is_told_by_entry_point(tmp_path):
-    def graph(**mode):
-        keras.utils.set_random_seed(3)
-        x = keras.Input((4,))
-        h = L.BatchNormalization(name="bn")(L.Dense(5, name="dense")(x), **mode)
-        return keras.Model(x, L.Dense(2, name="head")(h))
-
     record_baseline(graph(), "net", baseline_dir=tmp_path, **VALUES)
     with pytest.raises(ConsistencyFailure) as failure:
         compare(tmp_path, graph(training=True))
     said = str(failure.value)
     assert "bn: mode in model(x) is batch, was stored" in said
+    assert "code that the baseline has no fact of" in said
+    assert re.search(r"model\(x\): row \d moved by [\d.]+, and rounding by \S+ at most", said)
     assert "model(x)" in places_of(failure)
     assert "predict" not in places_of(failure)  # there Keras 3.15 overrides it
+
+
+@pytest.mark.thorough
+def test_other_weights_are_not_blamed_for_a_mode(tmp_path):
+    record_baseline(graph(), "net", baseline_dir=tmp_path, **VALUES)
+    assert compare(tmp_path, graph(seed=4)).verdict == "passed"
+    with pytest.raises(ConsistencyFailure) as failure:
+        compare(tmp_path, graph(seed=4, training=True))
+    (finding,) = failure.value.results[0].findings
+    assert finding.headline.endswith("bn: mode in model(x) is batch, was stored")
+    assert finding.cause.startswith("code that the baseline has no fact of")
+    assert "weights" not in finding.cause
+
+
+@pytest.mark.thorough
+def test_a_new_finding_is_told_by_its_name(tmp_path):
+    record_baseline(graph(), "net", baseline_dir=tmp_path, baseline_checks="inference_purity")
+    with pytest.raises(ConsistencyFailure) as failure:
+        assert_baseline(
+            graph(training=True), "net", baseline_dir=tmp_path, baseline_checks="inference_purity"
+        )
+    assert "bn: BN001 inference-changes-state is a finding, was none" in str(failure.value)

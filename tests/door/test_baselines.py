@@ -112,7 +112,7 @@ def test_a_check_that_sees_less_and_a_new_warning(project):
     result.stdout.fnmatch_lines(
         [
             "E *BN704 check-sees-less: train_eval_agreement: verdict is vacuous, was passed",
-            "E *BN705 new-warning: dense: BN101 is finding, was not there",
+            "E *BN705 new-warning: dense: BN101 rows-mix is a finding, was none",
         ]
     )
     put(project, "train_eval_agreement='vacuous'")

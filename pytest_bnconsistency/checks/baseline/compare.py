@@ -292,12 +292,15 @@ def _compared_outputs(was: Facts, now: Facts, noise: NoiseOf) -> tuple[list[Diff
 
 def _outputs(was: Blocks, now: Blocks, noise: NoiseOf) -> tuple[list[Difference], float]:
     """What outputs moved beyond rounding, and by how much of it the others did."""
-    found, explained = list[Difference](), 0.0
+    first, more, explained = list[Difference](), list[Difference](), 0.0
     for name in dict.fromkeys([*was, *now]):
         own, share = _output(name, was.get(name), now.get(name), noise)
-        found += sorted(own, key=lambda one: -one.change)
+        own.sort(key=lambda one: -one.change)
+        # A reader sees the first lines: which outputs moved comes before all that moved in one.
+        first += own[:1]
+        more += own[1:]
         explained = max(explained, share)
-    return found, explained
+    return [*first, *more], explained
 
 
 def _output(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_bnconsistency.checks.baseline.compare import (
     ERRORS,
     FARTHER,
+    NOTHING,
     SAME_STATISTICS,
     Compared,
     Difference,
     is_behaviour,
     is_distance,
 )
-from pytest_bnconsistency.checks.baseline.facts import INVENTORY, RUN_BY, Facts, Value
-from pytest_bnconsistency.checks.baseline.verdicts import FELL
+from pytest_bnconsistency.checks.baseline.facts import INVENTORY, OUTPUTS, RUN_BY, Facts, Value
+from pytest_bnconsistency.checks.baseline.verdicts import FELL, FINDING, WARNING
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
@@ -32,6 +34,13 @@ NAMES = {
     "updates": "number of updates per step",
 }
 """Facts of a layer whose names in the file are shorter."""
+SLUGS = {rule.id: rule.slug for rule in rules.ALL}
+COMPLAINTS: Mapping[Value, str] = {
+    FINDING: "a finding",
+    WARNING: "a warning",
+    NOTHING: "none",
+}
+"""What a check says of a rule at a place."""
 UPDATE = "if it is meant: pytest --bn-update-baseline, and review the file's diff"
 
 
@@ -66,27 +75,36 @@ class Sides:
         """Which side a difference is of; it is told by what else changed, and not tested."""
         if one in self.graph:
             return _explanation("the graph: what the model declares is not what it was")
-        for side, moved in (
-            ("the graph", self.graph),
-            ("the normalization layers", self.behaviour),
-            ("the statistics", self.statistics),
-        ):
+        for side, moved in self._others(one):
             if moved and one not in moved:
                 layers = listed(dict.fromkeys(other.layer for other in moved), most=3)
                 return _explanation(f"{side}: {layers} moved as well")
-        return _explanation(self._last())
+        return _explanation(self._last(one))
 
-    def _last(self) -> str:
+    def _others(self, one: Difference) -> Iterator[tuple[str, Sequence[Difference]]]:
+        """What may move a fact by moving itself: no stored value decides what a layer does."""
+        yield "the graph", self.graph
+        if one not in self.behaviour:
+            yield "the normalization layers", self.behaviour
+            yield "the statistics", self.statistics
+
+    def _last(self, one: Difference) -> str:
         """What is left, where nothing else moved that could be the cause."""
-        if self.weights:
+        if self.weights and one not in self.behaviour:
             return "the weights: they are not those of the baseline"
-        if self.statistics and all(map(is_distance, self.statistics)):
-            return "the data: weights and statistics are as they were"
+        if one in self.statistics:
+            return (
+                "the data: weights and statistics are as they were"
+                if is_distance(one)
+                else "the statistics alone: graph and weights are as they were"
+            )
+        same = "the graph is as it was" if self.weights else "graph and weights are as they were"
         if self.versions:
-            return f"the library: {self.libraries}; graph and weights are as they were"
-        if self.statistics:
-            return "the statistics alone: graph, weights and libraries are as they were"
-        return "code that the baseline does not tell: all else is as it was"
+            return f"the library: {self.libraries}; {same}"
+        return (
+            "code that the baseline has no fact of (a call, an activation, a flag of another "
+            f"layer): {same}"
+        )
 
 
 def _explanation(side: str) -> Explanation:
@@ -99,7 +117,7 @@ def findings(was: Facts, now: Facts, found: Compared) -> tuple[Finding, ...]:
     by_rule: tuple[tuple[Rule, Sequence[Difference], str], ...] = (
         (rules.INVENTORY_CHANGED, found.inventory, "no tolerance"),
         (rules.STATISTICS_MOVED, found.statistics, _bound_of(found.statistics)),
-        (rules.OUTPUTS_MOVED, found.outputs, "the rounding noise, measured on both sides"),
+        (rules.OUTPUTS_MOVED, found.outputs, _noise_of(found.outputs)),
         (rules.SEES_LESS, found.less, f"no less, and limits no more than {FELL:g} times larger"),
         (rules.NEW_WARNING, found.warnings, "no tolerance"),
     )
@@ -116,6 +134,12 @@ def _bound_of(statistics: Sequence[Difference]) -> str:
     return f"{SAME_STATISTICS:g} of the size of a vector"
 
 
+def _noise_of(outputs: Sequence[Difference]) -> str:
+    if outputs and outputs[0].bound:
+        return f"{outputs[0].bound:.2g}, the rounding noise, measured on both sides"
+    return "no tolerance"
+
+
 def _finding(rule: Rule, differences: Sequence[Difference], bound: str, sides: Sides) -> Finding:
     first, *more = differences
     layers = list(dict.fromkeys(one.layer for one in differences))
@@ -129,7 +153,8 @@ def _finding(rule: Rule, differences: Sequence[Difference], bound: str, sides: S
         table=Table(
             ("layer", "what", "was", "is"),
             tuple(
-                (one.layer, name_of(one), shown(one.was), shown(one.now)) for one in differences
+                (one.layer, name_of(one), _shown_of(one, one.was), _shown_of(one, one.now))
+                for one in differences
             ),
         ),
         evidence={
@@ -150,12 +175,25 @@ def _finding(rule: Rule, differences: Sequence[Difference], bound: str, sides: S
 
 
 def _said(one: Difference) -> str:
-    return f"{one.layer}: {name_of(one)} is {shown(one.now)}, was {shown(one.was)}"
+    if one.section == OUTPUTS and one.bound:
+        digest = re.split(" size| projection", one.fact)[0]
+        return (
+            f"{one.layer}: {digest} moved by {one.change:.2g}, and rounding by {one.bound:.2g} "
+            "at most"
+        )
+    is_now, was = _shown_of(one, one.now), _shown_of(one, one.was)
+    return f"{one.layer}: {name_of(one)} is {is_now}, was {was}"
 
 
 def name_of(one: Difference) -> str:
     """The fact as a reader knows it."""
-    return NAMES.get(one.fact, one.fact) if one.section == INVENTORY else one.fact
+    if one.section == INVENTORY:
+        return NAMES.get(one.fact, one.fact)
+    return f"{one.fact} {SLUGS[one.fact]}" if one.fact in SLUGS else one.fact
+
+
+def _shown_of(one: Difference, value: Value) -> str:
+    return shown(COMPLAINTS.get(value, value) if one.fact in SLUGS else value)
 
 
 def shown(value: Value) -> str:
@@ -172,8 +210,8 @@ def notes(was: Facts, now: Facts, found: Compared, names: Mapping[str, str]) -> 
     `names` are those of the layers now, by those that stand for them in the baseline.
     """
     if names and found.moved:
-        said = listed((f"{mine} is {its} now" for mine, its in names.items()), most=3)
-        yield f"layers have the names that they have in the baseline: {said}"
+        said = listed((f"its {mine} is {its} now" for mine, its in names.items()), most=3)
+        yield f"layers are named as in the baseline: {said}"
     if not found.values:
         yield (
             "the weights are not those of the baseline: its inventory and verdicts are compared, "
@@ -185,7 +223,7 @@ def notes(was: Facts, now: Facts, found: Compared, names: Mapping[str, str]) -> 
             "bound at most"
         )
     if sides := Sides.of(was, now, found).libraries:
-        yield f"the baseline was recorded with others: {sides}"
+        yield f"the baseline was recorded on other versions: {sides}"
     for name in found.unseen:
         yield f"the verdict of {name} is in the baseline, and not of this run: not compared"
     for said in found.better:

@@ -36,13 +36,7 @@ def merged(was: Facts, now: Facts, found: Compared) -> Facts:
     Verdicts of checks that did not run this time stay, too, and where this version of the library
     has entries of its own, so do the versions that the rest was recorded on.
     """
-    fresh = {name: _moved(found, name) for name in SECTIONS}
-    if not found.values or found.weights:
-        fresh[STATISTICS], fresh[OUTPUTS] = set(now.statistics), set(now.outputs)
-    fresh[STATISTICS] |= undistanced(was, now)
-    if BATCH in fresh[OUTPUTS]:
-        fresh[OUTPUTS] = set(now.outputs)
-    fresh[VERDICTS] |= set(now.verdicts) if found.better else set()
+    fresh = _fresh(was, now, found)
     sections = {
         name: _joined(was.section(name), now.section(name), fresh[name])
         for name in SECTIONS
@@ -50,12 +44,30 @@ def merged(was: Facts, now: Facts, found: Compared) -> Facts:
     }
     sections[VERDICTS] = dict(sorted({**was.verdicts, **sections[VERDICTS]}.items()))
     weights = now.weights if found.weights else was.weights
-    is_beside = any(name.startswith(f"{version_of(now)} ") for name in was.elsewhere)
-    versions = was.versions if is_beside else now.versions
-    written = replace(now, versions=versions, weights=weights, elsewhere=was.elsewhere)
+    written = replace(
+        now, versions=_recorded_on(was, now), weights=weights, elsewhere=was.elsewhere
+    )
     written = written.with_sections(sections)
     known = [_entry(now, section, name) for section in BY_VERSION for name in fresh[section]]
     return _with_entries(written, was, now, [name for name in known if name in was.elsewhere])
+
+
+def _fresh(was: Facts, now: Facts, found: Compared) -> dict[str, set[str]]:
+    """The blocks that are written again, by section."""
+    fresh = {name: _moved(found, name) for name in SECTIONS}
+    if not found.values or found.weights:
+        fresh[STATISTICS], fresh[OUTPUTS] = set(now.statistics), set(now.outputs)
+    fresh[STATISTICS] |= undistanced(was, now)
+    if BATCH in fresh[OUTPUTS]:
+        fresh[OUTPUTS] = set(now.outputs)
+    fresh[VERDICTS] |= set(now.verdicts) if found.better else set()
+    return fresh
+
+
+def _recorded_on(was: Facts, now: Facts) -> Block:
+    """The versions of all that is no entry of a version."""
+    is_beside = any(name.startswith(f"{version_of(now)} ") for name in was.elsewhere)
+    return was.versions if is_beside else now.versions
 
 
 def version_of(facts: Facts) -> str:
@@ -85,7 +97,7 @@ def with_version(was: Facts, now: Facts, found: Compared) -> Facts:
     """
     if version_of(was) == version_of(now):
         raise BaselineError(
-            f"{version_of(now)} gets no entry of its own: the baseline was recorded on it, so that "
+            f"{version_of(now)} gets no entry of its own: the baseline was recorded on it, and "
             "what moved is no difference of versions; record it with --bn-update-baseline"
         )
     own = [*found.weights, *found.statistics]
