@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from pytest_bnconsistency import ConsistencyFailure, assert_baseline, record_baseline
+from pytest_bnconsistency.context import Baselines, Door, door
+from pytest_bnconsistency.errors import BaselineError
 
 L = keras.layers
 BLOCKS = ("first", "second")
@@ -199,3 +201,19 @@ def test_a_new_finding_is_told_by_its_name(tmp_path):
             graph(training=True), "net", baseline_dir=tmp_path, baseline_checks="inference_purity"
         )
     assert "bn: BN001 inference-changes-state is a finding, was none" in str(failure.value)
+
+
+@pytest.mark.thorough
+def test_code_is_not_recorded_as_what_a_version_does(tmp_path):
+    record_baseline(graph(), "net", baseline_dir=tmp_path, **VALUES)
+    before = (tmp_path / "net.json").read_text("utf-8")
+    written = {}
+    token = door.set(Door(baselines=Baselines(update="version", write=written.__setitem__)))
+    try:
+        assert compare(tmp_path, graph()).verdict == "passed"
+        with pytest.raises(BaselineError, match="the baseline was recorded on it"):
+            compare(tmp_path, graph(training=True))
+    finally:
+        door.reset(token)
+    assert not written
+    assert (tmp_path / "net.json").read_text("utf-8") == before
