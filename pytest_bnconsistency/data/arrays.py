@@ -256,9 +256,14 @@ def as_arrays(nest: Any, name: str) -> Nest:
             ) from error
         if array.dtype.kind in "US":
             array = array.astype(object)  # texts of any length, as TensorFlow's own arrays
-        if (array.dtype == object and not is_text(array)) or array.ndim == 0:
+        if array.ndim == 0:
             kind = type(value).__name__ if array.dtype == object else f"a single {array.dtype}"
             raise DataError(f"{name} holds {kind}; expected arrays of shape (rows, ...)")
+        if array.dtype == object and not is_text(array):
+            raise DataError(
+                f"{name} has dtype object; expected numbers, all rows of one length, or texts: "
+                f"{name}.astype('float32')"
+            )
         return array
 
     return map_nest(leaf, nest)

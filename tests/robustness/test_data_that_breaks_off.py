@@ -74,7 +74,10 @@ REFUSED = {
         "give x as array and as {'a': 'array'}; expected one structure",
     ),
     "gets a second input": (lambda: [FIRST, ([X[:8]] * 2, Y[:8])], "expected one structure"),
-    "turns into texts": (lambda: [FIRST, (X[:8].astype(str), Y[:8])], "x holds ndarray; expected"),
+    "turns into texts": (
+        lambda: [FIRST, (X[:8].astype(str), Y[:8])],
+        "x has dtype object; expected",
+    ),
     "gives nothing": (lambda: [None, FIRST], "x holds NoneType; expected arrays"),
     "gives fewer targets": (lambda: [FIRST, (X[:8], Y[:3])], "y has 11 rows and x has 16"),
     "gives a not-a-number": (lambda: [*BATCHES[:3], (X[:8] * np.nan, Y[:8])], "x has NaN or Inf"),
