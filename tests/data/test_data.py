@@ -26,7 +26,7 @@ DATASET = tf.data.Dataset
         (1.5, None, SPEC, "x holds a single float64; expected arrays"),
         ("rows.csv", None, SPEC, "expected arrays of shape"),
         (None, None, SPEC, "x holds NoneType; expected arrays"),
-        (np.array([object()] * 3), None, SPEC, "expected arrays of shape"),
+        (np.array([object()] * 3), None, SPEC, "x has dtype object; expected numbers"),
         (POISONED, None, SPEC, "x has NaN or Inf in 1 of 6 rows (the first is row 2)"),
         (ROWS * np.inf, None, SPEC, "x has NaN or Inf in 6 of 6 rows (the first is row 0)"),
         (ROWS, POISONED[:, 1], SPEC, "y has NaN or Inf in 1 of 6 rows"),

@@ -92,6 +92,13 @@ def test_a_momentum_of_the_other_convention(k, disagrees, many, momentum):
 
 
 @pytest.mark.thorough
+def test_such_a_momentum_in_batches_smaller_than_those_of_the_check(k, disagrees, many):
+    model = settled(linear(k, 0.01), split(many, 4), 2)
+    disagrees(model, many, targets(model, many), rule=SMALL_MOMENTUM, layer="bn", batch_size=32)
+    expect_pass(CHECK, settled(linear(k, 0.9), split(many, 8), 2), many, batch_size=32)
+
+
+@pytest.mark.thorough
 def test_a_momentum_where_small_batches_cost_training_more(k):
     """Evaluation has less loss than training, whose batches are noisy, and could have less."""
     rng = np.random.default_rng(0)

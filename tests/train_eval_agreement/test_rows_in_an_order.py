@@ -56,6 +56,19 @@ def test_training_that_ended_on_some_classes(disagrees, digits):
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("kind", [0, 6])
+def test_training_that_ended_on_a_few_steps_of_one_class(disagrees, digits, kind):
+    """Half of the statistics are those of the class, the other half is what was there before."""
+    x, y = digits
+    model = dense(keras, 10)
+    model.fit(x, y, epochs=30, batch_size=32, verbose=0)
+    model.optimizer.learning_rate.assign(1e-5)
+    model.fit(x[y == kind], y[y == kind], epochs=4, batch_size=32, verbose=0)
+    said = "(sorted by class): training ended on some of them alone"
+    disagrees(model, x, y, rule=ORDER, layer="bn", cause_contains=said, batch_size=32)
+
+
+@pytest.mark.thorough
 def test_one_task_after_the_other_in_the_order_given(disagrees, digits):
     """Without classes: a stream whose rows drift, and the last of them trained on for longer."""
     x, _ = digits

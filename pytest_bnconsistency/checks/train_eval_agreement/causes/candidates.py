@@ -29,12 +29,13 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.preprocessing_layer
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rewritten import rewritten
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order import (
     by_chance,
+    drawn_at_random,
     in_order,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.batches import in_batches
-from pytest_bnconsistency.measurement.batch_statistics import batch_statistics
+from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, batch_statistics
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits
 
@@ -177,23 +178,55 @@ def _ended(
 
 
 def _small_momentum(m: Measured) -> Iterator[Cause]:
-    """Moving averages about the last batches only: draw some, with this momentum and a usual."""
+    """Moving averages about the last batches only: draw some, with this momentum and a usual.
+
+    Batches may have been smaller than those of the check.
+    """
     t = m.quickest
     if t.momentum >= HALF or len(m.seen) < 2:
         return
     whole = m.deviation(m.moving, m.reference)
-    now, usual = by_chance(m), by_chance(m, USUAL_MOMENTUM)
+    for size, seen in _in_smaller_batches(m):
+        now, usual = by_chance(m, among=seen), by_chance(m, USUAL_MOMENTUM, seen)
+        if usual < HALF * whole and (size < m.size or now > HALF * whole):
+            break
+    else:
+        return
     other = 1 - t.momentum
     yield Cause.tested(
         rules.SMALL_MOMENTUM,
         cause=f"momentum {t.momentum:.3g} keeps the statistics of the last batches only (other "
         f"frameworks count it the other way round: {t.momentum:.3g} there is {other:.3g} here)",
-        tested=f"moving averages of this momentum over these batches are as far from the "
+        tested=f"moving averages of this momentum over batches of {size} rows are as far from the "
         f"population ({digits(now, 2)} standard deviations) as the stored ones "
         f"({digits(whole, 2)}), those of momentum {USUAL_MOMENTUM} are not ({digits(usual, 2)})",
         remedy=f"momentum {max(other, USUAL_MOMENTUM):.3g}; or recalibrate(model, x)",
-        share=0.75 if now > HALF * whole and usual < HALF * whole else 0.0,
+        share=0.75,
     )
+
+
+def _in_smaller_batches(m: Measured) -> Iterator[tuple[int, Sequence[BatchStatistics]]]:
+    """What batches gave, and their size: the check's, and smaller ones of which the last leave
+    every statistic about as far off as it is.
+    """
+    yield m.size, m.seen
+    rows = m.batches.order[: TRIED_ROWS if m.small else OF_LARGE]
+    size = m.size // 2
+    while 2 <= size < len(rows):
+        seen = list(batch_statistics(m.training, m.tracked, in_batches(m.data, rows, size)))
+        if len(seen) > 1 and _as_far_off(m, drawn_at_random(m, among=seen)):
+            yield size, seen
+        size //= 2
+
+
+def _as_far_off(m: Measured, drawn: Sequence[Sequence[Array]]) -> bool:
+    """Whether each statistic is as far from the population as in these draws, within a factor."""
+    for i, far in enumerate(m.far):
+        now = float(np.mean(far(m.moving[i], m.reference[i])))
+        usual = float(np.median([np.mean(far(values[i], m.reference[i])) for values in drawn]))
+        if not HALF * usual < now < usual / HALF:
+            return False
+    return True
 
 
 @dataclass(frozen=True)

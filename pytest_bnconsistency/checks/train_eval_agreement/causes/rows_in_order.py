@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, MOST, Cause
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array, flatten
 from pytest_bnconsistency.execution.batches import Batches, in_batches
@@ -22,6 +22,8 @@ PARTS = 24
 MOST_CLASSES, FEWEST_OF_A_CLASS = 100, 4
 SETTLED, MOST_ROUNDS = 0.01, 100
 """Rounds over the batches until so little is left of what was before, and no more of them."""
+SHARES = (0.3, 0.45, 0.6, 0.8, 1.0)
+"""Shares of the statistics that the last batches may have replaced."""
 SHUFFLE = "shuffle the training data; or recalibrate(model, x)"
 
 
@@ -30,7 +32,7 @@ def in_order(m: Measured) -> Iterator[Cause]:
 
     Rows in random order must explain none of it.
     """
-    by_luck = m.explained(_best_part(m, _in_parts(m.seen)))
+    by_luck = _explained_by_part(m, _in_parts(m.seen))
     drawn = by_chance(m) / m.deviation(m.moving, m.reference)
     size = m.size
     for words, order, starts in _orders(m):
@@ -64,7 +66,7 @@ def in_order(m: Measured) -> Iterator[Cause]:
             "recalibrate(model, x)",
             share=m.explained(mean),
         )
-        part = m.explained(_best_part(m, kinds if len(kinds) > 1 else _in_parts(seen)))
+        part = _explained_by_part(m, kinds if len(kinds) > 1 else _in_parts(seen))
         yield Cause.tested(
             rules.ORDER,
             cause=f"the rows came in an order ({words}): training ended on some of them alone, "
@@ -72,7 +74,7 @@ def in_order(m: Measured) -> Iterator[Cause]:
             tested=f"the statistics of a part of the rows {words} are what is stored, those of "
             "parts in random order are not",
             remedy=SHUFFLE,
-            share=part if part > MOST and by_luck < HALF else 0.0,
+            share=part if part - by_luck > HALF else 0.0,
         )
 
 
@@ -101,22 +103,32 @@ def _in_parts(seen: Sequence[BatchStatistics]) -> list[Sequence[BatchStatistics]
     return [seen[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def _best_part(m: Measured, parts: Sequence[Sequence[BatchStatistics]]) -> list[Array]:
-    """The statistics of neighbouring parts, not all of them, that are nearest to the stored."""
+def _explained_by_part(m: Measured, parts: Sequence[Sequence[BatchStatistics]]) -> float:
+    """How much of what is stored neighbouring parts tell, not all of them, as the last that came:
+    by themselves, or beside what is left of the rows before.
+    """
     joined = [
         [_joined(batch.moments[i] for batch in part) for i in range(len(m.tracked))]
         for part in parts
     ]
-    best = m.reference
+    found = 0.0
     for first in range(len(parts)):
         whole = joined[first]
         for last in range(first, len(parts)):
             if last > first:
                 whole = [a.joined(b) for a, b in zip(whole, joined[last], strict=True)]
-            values = [t.value(moment) for t, moment in zip(m.tracked, whole, strict=True)]
-            if last - first + 1 < len(parts) and m.explained(values) > m.explained(best):
-                best = values
-    return best
+            if last - first + 1 < len(parts):
+                values = [t.value(moment) for t, moment in zip(m.tracked, whole, strict=True)]
+                found = max(
+                    found, _explained_by_share(m, values, SHARES if last == first else [1])
+                )
+    return found
+
+
+def _explained_by_share(m: Measured, values: Sequence[Array], shares: Iterable[float]) -> float:
+    """What statistics explain that replaced some share of the population's."""
+    pairs = list(zip(m.reference, values, strict=True))
+    return max(m.explained([(1 - share) * a + share * b for a, b in pairs]) for share in shares)
 
 
 def _joined(moments: Iterable[Sequence[Moment]]) -> Moment:
@@ -130,10 +142,20 @@ def _rounds(m: Measured, batches: int) -> int:
     return min(math.ceil(math.log(SETTLED) / math.log(kept) / batches), MOST_ROUNDS)
 
 
-def by_chance(m: Measured, momentum: float | None = None) -> float:
+def by_chance(
+    m: Measured, momentum: float | None = None, among: Sequence[BatchStatistics] | None = None
+) -> float:
     """How far moving averages over batches in random order are from the population."""
-    draws = (moving_averages(m, _redrawn(m, 60, draw), momentum) for draw in range(8))
-    return float(np.median([m.deviation(values, m.reference) for values in draws]))
+    drawn = drawn_at_random(m, momentum, among)
+    return float(np.median([m.deviation(values, m.reference) for values in drawn]))
+
+
+def drawn_at_random(
+    m: Measured, momentum: float | None = None, among: Sequence[BatchStatistics] | None = None
+) -> list[list[Array]]:
+    """Moving averages over batches in several random orders, of the check's size if no other."""
+    seen = m.seen if among is None else among
+    return [moving_averages(m, _redrawn(m, seen, 60, draw), momentum) for draw in range(8)]
 
 
 def moving_averages(
@@ -148,6 +170,8 @@ def moving_averages(
     return values
 
 
-def _redrawn(m: Measured, steps: int, draw: int) -> list[BatchStatistics]:
+def _redrawn(
+    m: Measured, seen: Sequence[BatchStatistics], steps: int, draw: int
+) -> list[BatchStatistics]:
     rng = np.random.default_rng(m.seed + draw)
-    return [m.seen[i] for i in rng.integers(0, len(m.seen), steps)]
+    return [seen[i] for i in rng.integers(0, len(seen), steps)]
