@@ -13,6 +13,7 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.population import Moment
 from pytest_bnconsistency.models import Call, Subject
+from pytest_bnconsistency.models.owned_objects import name_of
 
 Role = Literal["mean", "variance", "square", "root", "deviation", "other"]
 ROLES: tuple[Role, ...] = ("mean", "variance", "square", "root", "deviation")
@@ -109,7 +110,7 @@ def calls_by_layer(training: Pass) -> dict[int, list[Call]]:
     for call in training.calls:
         # A wrapper may run the layer inside without calling it.
         for inside in training.subject.sublayers(call.layer) if call.is_layer else ():
-            path = f"{call.path}/{inside.name}"
+            path = f"{call.path}/{name_of(inside)}"
             by_layer.setdefault(
                 id(inside), [dataclasses.replace(call, layer=inside, path=path, number=0)]
             )

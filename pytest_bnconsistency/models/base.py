@@ -15,6 +15,7 @@ from pytest_bnconsistency.models.calls import Call, Compiled, Hook, Part, Traced
 from pytest_bnconsistency.models.owned_objects import (
     default_mode,
     mode_argument,
+    name_of,
     variables_of,
     with_mode,
 )
@@ -48,7 +49,7 @@ class Subject(abc.ABC):
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.name = str(getattr(model, "name", None) or type(model).__name__)
+        self.name = name_of(model)
         self._hook: Hook | None = None
         self._whole: Part | None = None
 
@@ -179,7 +180,7 @@ class Subject(abc.ABC):
 
     def path(self, layer: Any) -> str:
         """The path of one of `layers`, as far as it can be told without a run."""
-        return str(layer.name)
+        return name_of(layer)
 
     def above(self, layer: Any) -> tuple[Any, ...]:
         """The layers that hold a layer of the model, the outermost first, without a run."""
@@ -349,7 +350,7 @@ class Subject(abc.ABC):
 def holders(subject: Subject, call: Call) -> Iterator[tuple[str, Any]]:
     """The layers that may hold state in a call, by path: its own and, run by it, those inside."""
     for inside in subject.sublayers(call.layer):
-        yield f"{call.path}/{inside.name}", inside
+        yield f"{call.path}/{name_of(inside)}", inside
     yield call.path, call.layer
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pytest_bnconsistency.models.calls import Call, Hook
-from pytest_bnconsistency.models.owned_objects import given_mode
+from pytest_bnconsistency.models.owned_objects import given_mode, name_of
 
 PATCHING = threading.RLock()
 """Held while the calls of a library's classes are replaced."""
@@ -83,4 +83,4 @@ def hooked_layers(
 
 
 def by_names(parents: list[Any], layer: Any) -> str:
-    return "/".join([parent.name for parent in parents] + [layer.name])
+    return "/".join(map(name_of, [*parents, layer]))

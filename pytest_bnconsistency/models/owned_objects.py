@@ -89,6 +89,11 @@ def _from_library(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] in LIBRARIES
 
 
+def name_of(layer: Any) -> str:
+    """A layer's name, else that of its class: a `tf.Module` may skip tf.Module's constructor."""
+    return str(getattr(layer, "name", None) or type(layer).__name__)
+
+
 def is_of_library(layer: Any) -> bool:
     """Whether a layer runs a library's code only: that of its class, and of what it may call."""
     attributes = getattr(layer, "__dict__", {}).values()

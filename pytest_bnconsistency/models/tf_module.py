@@ -14,7 +14,12 @@ from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.models.base import Subject
 from pytest_bnconsistency.models.calls import Hook
 from pytest_bnconsistency.models.function import called, hooked_libraries, input_specs
-from pytest_bnconsistency.models.owned_objects import default_mode, mode_argument, variables_of
+from pytest_bnconsistency.models.owned_objects import (
+    default_mode,
+    mode_argument,
+    name_of,
+    variables_of,
+)
 
 
 class ModuleSubject(Subject):
@@ -26,8 +31,8 @@ class ModuleSubject(Subject):
     def __init__(self, model: Any) -> None:
         if not callable(model):
             raise UnsupportedSubjectError(
-                f"module {model.name!r} can't be called; expected a method __call__(self, x): or "
-                "give a function of x that runs it"
+                f"module {name_of(model)!r} can't be called; expected a method __call__(self, x): "
+                "or give a function of x that runs it"
             )
         super().__init__(model)
         self.mode = mode_argument(model)
@@ -91,4 +96,4 @@ class ModuleSubject(Subject):
         if id(layer) in self._paths:
             return self._paths[id(layer)]
         above = self._path(parents[:-1], parents[-1]) + "/" if parents else ""
-        return f"{above}{layer.name}"
+        return f"{above}{name_of(layer)}"

@@ -314,3 +314,30 @@ def test_a_loop_that_trains_a_module(rows):
     net.norms[0].trainable = False
     result = expect_pass(FROZEN, net, rows, rows[:, :1], frozen="norms/*", train_step=train_step)
     assert result.evidence["steps"]["path"] == "train_step"
+
+
+class Nameless(tf.Module):
+    """Does not call tf.Module's constructor, so it has no name."""
+
+    def __init__(self, norm=None):
+        self.norm = norm
+        self.kernel = tf.Variable(tf.random.stateless_normal([4, 4], [1, 2]))
+
+    def __call__(self, x, is_training=False):
+        h = x @ self.kernel
+        return h if self.norm is None else tf.tanh(self.norm(h, is_training))
+
+
+@pytest.mark.parametrize("check", [BATCH, PURE, HEALTH])
+def test_modules_without_names(rows, check):
+    net = Nameless(Norm(4))
+    net.inner = Nameless()
+    expect_pass(check, net, rows)
+    expect_pass(check, functools.partial(net, is_training=False), rows)
+
+
+def test_a_fault_in_modules_without_names(rows):
+    outer = Nameless(Nameless(Norm(4)))
+    always = functools.partial(outer, is_training=True)
+    expect_failure(BATCH, always, rows, rule="BN102", layer="Nameless/Nameless/norm")
+    expect_pass(BATCH, outer, rows)

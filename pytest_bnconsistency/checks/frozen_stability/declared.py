@@ -14,6 +14,7 @@ from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.tracked_variables import tracked_candidates
 from pytest_bnconsistency.models import Call, Subject
+from pytest_bnconsistency.models.owned_objects import name_of
 from pytest_bnconsistency.words import counted
 
 
@@ -109,14 +110,14 @@ def _declared(
     outer += [layer] if call.called_with[-1] is False else []
     if not outer:
         return None
-    return by(f"training=False in the call of {outer[0].name}", inference_only=True)
+    return by(f"training=False in the call of {name_of(outer[0])}", inference_only=True)
 
 
 def _frozen_above(subject: Subject, call: Call) -> str | None:
     """What holds the call's layer and is frozen by its flag, the nearest first."""
     for parent in reversed(call.parents):
         if not subject.trainable(parent):
-            return str(parent.name)
+            return name_of(parent)
     return None if subject.trainable(subject.model) else "the model"
 
 
@@ -132,7 +133,7 @@ def _all_calls(training: Pass) -> Iterator[Call]:
             if id(inside) not in seen:
                 seen.add(id(inside))
                 parents, called_with = (*call.parents, call.layer), (*call.called_with, None)
-                path = f"{call.path}/{inside.name}"
+                path = f"{call.path}/{name_of(inside)}"
                 yield Call(inside, path, 0, True, parents, called_with, (), {})
     for layer in subject.layers():
         if id(layer) not in seen and layer is not subject.model:

@@ -15,7 +15,7 @@ from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.execution.trainable_flags import Flagged, flags_set
 from pytest_bnconsistency.execution.training_steps import UNITS, ModeGap, Modes, Steps, mode_gaps
 from pytest_bnconsistency.models import Call, Subject
-from pytest_bnconsistency.models.owned_objects import as_variable
+from pytest_bnconsistency.models.owned_objects import as_variable, name_of
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
@@ -321,12 +321,12 @@ def _by_parent(m: Measured, layers: Sequence[Frozen]) -> Cause | None:
             return None
         if not _holds_forward(m, inside, frozen=False, holder=holder):
             continue
+        name = name_of(holder)
         explanation = _explained(
-            f"{holder.name}, which holds {_listed(inside)}, writes to its state whenever training "
-            "is true",
-            f"freeze {holder.name} as well if it looks at trainable; or call it with "
-            "training=False",
-            f"with {holder.name} told training=False, the state stays",
+            f"{name}, which holds {_listed(inside)}, writes to its state whenever training is "
+            "true",
+            f"freeze {name} as well if it looks at trainable; or call it with training=False",
+            f"with {name} told training=False, the state stays",
         )
         return Cause(rules.FROZEN_MOVES, inside, explanation)
     return None

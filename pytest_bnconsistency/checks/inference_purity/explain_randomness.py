@@ -24,6 +24,7 @@ from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.execution.random_operations import noting_draws
 from pytest_bnconsistency.execution.state import preserve_state, restored
 from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.models.owned_objects import name_of
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
@@ -129,7 +130,7 @@ def _unknown(
     layers, around = traced.standing(found)
     paths = {id(call.layer): call.path for call in traced.calls}
     between = [f"between {before} and {after}" for before, after in around.values()]
-    drawn = _Drawn([paths.get(id(layer), layer.name) for layer in layers], [], between)
+    drawn = _Drawn([paths.get(id(layer), name_of(layer)) for layer in layers], [], between)
     patched = {name: Patch(values) for name, values in results_of(traced, x, found).items()}
     tested = all(repeats_with(traced, x, {}, patched) for _ in range(REPEATED))
     one = len(found) == 1
@@ -175,7 +176,7 @@ def _drawn(default: Pass) -> _Drawn:
     called = [*default.passing_calls, *default.calls]
     calls = [call for call in called if id(call.layer) in drawing]
     path_of = {id(call.layer): call.path for call in reversed(calls)}
-    paths = [path_of.get(id(layer), layer.name) for layer in default.random_layers]
+    paths = [path_of.get(id(layer), name_of(layer)) for layer in default.random_layers]
     around = [f"between {before} and {after}" for before, after in default.drawing.values()]
     labels = [call.label for call in calls]
     return _Drawn(list(dict.fromkeys(paths)), labels, list(dict.fromkeys(around)))

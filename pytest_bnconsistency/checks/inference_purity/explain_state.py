@@ -18,6 +18,7 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.execution.state import Variables, preserve_state, restored
 from pytest_bnconsistency.models import Call, Subject
+from pytest_bnconsistency.models.owned_objects import name_of
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted, listed
@@ -134,7 +135,7 @@ def _reset(subject: Subject, call: Call, whole: bool) -> _Reset | None:
         for name in RESETS:
             if callable(reset := getattr(layer, name, None)):
                 paths = {id(call.layer): call.path, id(subject.model): "model"}
-                return _Reset(f"{paths.get(id(layer), layer.name)}.{name}()", reset)
+                return _Reset(f"{paths.get(id(layer), name_of(layer))}.{name}()", reset)
     return None
 
 

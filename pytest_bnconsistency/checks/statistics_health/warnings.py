@@ -13,6 +13,7 @@ from pytest_bnconsistency.checks.unusable_statistics import Why
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer
 from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.models.owned_objects import name_of
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
@@ -200,7 +201,7 @@ def _fed_by_noise(
     before = {n.path: _noisy(random_before(n.layer)) for n in normalization_layers if n.trainable}
     fed = [n for n in normalization_layers if before.get(n.path)]
     if fed:
-        feeding = dict.fromkeys(layer.name for n in fed for layer in before[n.path])
+        feeding = dict.fromkeys(name_of(layer) for n in fed for layer in before[n.path])
         yield _warning(
             rules.FED_BY_DROPOUT,
             fed,

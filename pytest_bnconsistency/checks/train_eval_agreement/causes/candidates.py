@@ -36,6 +36,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SH
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.batches import in_batches
 from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, batch_statistics
+from pytest_bnconsistency.models.owned_objects import name_of
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits
 
@@ -79,7 +80,7 @@ def _variance_shift(m: Measured) -> Iterator[Cause]:
     values = m.noisy
     if values is None:
         return
-    drawing = ", ".join(dict.fromkeys(layer.name for layer in m.training.random_layers))
+    drawing = ", ".join(dict.fromkeys(name_of(layer) for layer in m.training.random_layers))
     yield Cause.tested(
         rules.VARIANCE_SHIFT,
         cause=f"{drawing} feeds a normalization layer: its statistics were taken with random "
