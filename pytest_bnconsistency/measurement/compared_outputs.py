@@ -86,7 +86,7 @@ def _are_scores(output: Array, target: Array | None) -> bool:
         return bool(output.min() >= 0 and output.max() <= 1)
     if output.min() >= 0 and np.allclose(output.sum(-1), 1, atol=1e-2):
         return True
-    return target is not None and _are_classes(target, output)
+    return target is not None and are_classes(target, output)
 
 
 def right(side: Side, data: Data) -> float | None:
@@ -101,7 +101,7 @@ def right_rows(side: Side, data: Data) -> Array | None:
     for output, target, decides in zip(
         side.outputs, flatten(data.y), deciding(side.outputs, data), strict=False
     ):
-        if decides and _are_classes(target, output):
+        if decides and are_classes(target, output):
             several = target.shape == output.shape and output.shape[-1] > 1
             classes = target.argmax(-1) if several else target
             same = _decision(output).ravel() == classes.ravel()
@@ -140,7 +140,8 @@ def number(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.1g}"
 
 
-def _are_classes(target: Array, output: Array) -> bool:
+def are_classes(target: Array, output: Array) -> bool:
+    """Whether targets are numbers of an output's classes, or one-hot rows of them."""
     if output.shape[-1] == 1:
         return bool(target.size == output.size and np.isin(target, (0, 1)).all())
     if target.shape == output.shape:

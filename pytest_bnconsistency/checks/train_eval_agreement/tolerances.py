@@ -23,6 +23,7 @@ from pytest_bnconsistency.measurement.compared_outputs import (
     squared_distances,
     uninformed,
 )
+from pytest_bnconsistency.measurement.perfect_outputs import perfect
 
 DEVIATIONS = 2
 """What is as many standard errors of chance is not chance: all that may be chance is in them."""
@@ -277,18 +278,31 @@ def _part(data: Data, side: Side, rows: Array) -> tuple[Data, Side]:
 
 
 def loss_units(context: CheckContext, data: Data, reference: Side) -> dict[str, float]:
-    """What a growth of each loss is compared with.
+    """What a growth of each loss is compared with: as much of it as a model can lose.
 
     A relative change of a vanishing loss harms nobody: a tenth of the loss of a model that says
     the same for every row is the least.
     """
     constant = losses_of(context, data, uninformed(reference))
-    units = {"loss": abs(reference.loss or 0.0)}
+    least = _least(context, data, reference)
+    units = {"loss": abs((reference.loss or 0.0) - least.get("loss", 0.0))}
     for name, loss in constant.items():
         if name in reference.scores:
-            floor = 0.1 * loss if math.isfinite(loss) else 0.0
-            units[name] = max(abs(reference.scores[name]), floor)
+            lost, most = (value - least.get(name, 0.0) for value in (reference.scores[name], loss))
+            units[name] = max(abs(lost), 0.1 * most if math.isfinite(most) else 0.0)
     return units
+
+
+def _least(context: CheckContext, data: Data, reference: Side) -> dict[str, float]:
+    """Each loss of perfect answers, where the reference has more than that: penalties of weights,
+    the entropy of targets. A growth that is small beside it may be large for the model.
+    """
+    found: dict[str, float] = {}
+    for side in perfect(reference, data):
+        for name, loss in losses_of(context, data, side).items():
+            if loss <= min(reference.scores.get(name, -math.inf), found.get(name, math.inf)):
+                found[name] = loss
+    return found
 
 
 def _wrong_decisions(context: CheckContext, data: Data, reference: Side) -> Quantity:
