@@ -114,6 +114,8 @@ class BaselineRecorder:
         self.recorded: dict[str, dict[str, str]] = {}
         """The texts of each file, by test: two tests may want one file."""
         self.used: set[str] = set()
+        self.partial: set[str] = set()
+        """Files of which only a part was compared: the weights are others, and nobody said so."""
         self.titles: set[str] = set()
         self.incomplete = False
         self.lines: list[str] = []
@@ -132,12 +134,15 @@ class BaselineRecorder:
         for entry in json.loads(getattr(report, "bn_entries", "[]")):
             if entry["check"] == "baseline" and "file" in entry["evidence"]:
                 self.used.add(entry["evidence"]["file"])
+                if entry["evidence"].get("partial"):
+                    self.partial.add(entry["evidence"]["file"])
         self.incomplete |= not report.passed
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         for path, texts in sorted(self.recorded.items()):
             self.lines += self._written(Path(path), texts)
+        self.lines += self._compared_in_part()
         self.lines += self._unused(session)
         if self.failed and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -179,6 +184,15 @@ class BaselineRecorder:
         yield from (f"  {line}" for line in lines[:most])
         if len(lines) > most:
             yield f"  ... and {len(lines) - most} more (-v shows them)"
+
+    def _compared_in_part(self) -> Iterator[str]:
+        """Say which models have other weights: a seed that nobody sets must not go unseen."""
+        if self.partial:
+            files = listed((self._near(Path(path)) for path in sorted(self.partial)), most=3)
+            yield (
+                f"{files}: the weights are others, so that statistics and outputs were not "
+                "compared (weights='same' makes that a failure)"
+            )
 
     def _unused(self, session: pytest.Session) -> Iterator[str]:
         """Tell of the files that no test compares any more; delete them, if that is asked for."""

@@ -93,6 +93,29 @@ def test_the_sentence_says_what_and_where(old, new, said):
         assert line_of(error) == at
 
 
+def test_a_diff_says_first_what_a_reviewer_reads():
+    bn2 = {**FACTS.inventory["bn2"], "trainable": True, "frozen_by": None}
+    edited = dataclasses.replace(
+        FACTS,
+        weights={"size": 0.5},
+        inventory={**FACTS.inventory, "bn2": bn2},
+        outputs={"predict": {**FACTS.outputs["predict"], "row 0 size": 2.5}},
+        verdicts={"statistics_health": {"verdict": "failed"}},
+    )
+    said = file.diff(TEXT, file.written(edited), PATH)
+    assert [line for line in said if line.startswith("+")][2:] == [
+        "+verdicts statistics_health: verdict failed",
+        "+outputs predict: row 0 size 2.5",
+        "+weights: size 0.5",
+    ]
+    assert said[:4] == [
+        "-inventory bn2: frozen_by bn2",
+        "+inventory bn2: frozen_by null",
+        "-inventory bn2: trainable false",
+        "+inventory bn2: trainable true",
+    ]
+
+
 def test_a_merge_conflict_is_named():
     lines = TEXT.splitlines()
     lines[30:31] = ["<<<<<<< HEAD", lines[30], "=======", lines[30], ">>>>>>> branch"]

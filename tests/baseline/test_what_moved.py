@@ -126,7 +126,7 @@ def test_other_names_by_a_count_are_no_change(tmp_path):
     assert compare(tmp_path, unnamed(5), weights="same").verdict == "passed"
     with pytest.raises(ConsistencyFailure) as failure:
         compare(tmp_path, unnamed(6))
-    assert "arrays is (4,6) (6,), was (4,5) (5,)" in str(failure.value)
+    assert "shape of its arrays is (4,6) (6,), was (4,5) (5,)" in str(failure.value)
 
 
 @pytest.mark.thorough

@@ -25,9 +25,12 @@ class NoNoise:
 
 
 def facts_of(context, name):
-    facts = context.subject.model.verdicts.get("facts", {"momentum": 0.99})
+    given = context.subject.model.verdicts
+    facts, weights = given.get("facts", {"momentum": 0.99}), given.get("weights", {})
     verdicts = verdict_facts(_results(context))
-    return Facts(model=name, graph=("bn",), inventory={"bn": facts}, verdicts=verdicts)
+    return Facts(
+        model=name, graph=("bn",), weights=weights, inventory={"bn": facts}, verdicts=verdicts
+    )
 
 
 def pytest_sessionstart(session):

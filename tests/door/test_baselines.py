@@ -122,6 +122,24 @@ def test_a_check_that_sees_less_and_a_new_warning(project):
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("workers", [["-n0"], ["-n2"]])
+def test_other_weights_that_nobody_asked_for_are_told_at_the_end(project, workers):
+    pytest.importorskip("xdist")
+    put(project, "weights={'size': 1.0}")
+    project.runpytest(UPDATE)
+    told = "bn-baseline/test_net.test_net.json: the weights are others, so that*not compared*"
+    result = project.runpytest(*workers)
+    result.stdout.no_fnmatch_line(told)
+    put(project, "weights={'size': 2.0}")
+    result = project.runpytest(*workers)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([told])
+    put(project, "weights={'size': 2.0}), weights=('retrained'")
+    result = project.runpytest(*workers)
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line(told)
+
+
 def test_under_ci_it_is_recorded_only_if_asked_twice(project, monkeypatch):
     monkeypatch.setenv("CI", "true")
     put(project)

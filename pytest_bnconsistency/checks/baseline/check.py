@@ -84,7 +84,12 @@ def _judged(
         verdict=Verdict.FAILED,
         findings=explain.findings(was, now, found),
         notes=tuple(explain.notes(was, now, found, names)),
-        evidence={"file": str(place.path), "facts": found.facts, "rounding": found.rounding},
+        evidence={
+            "file": str(place.path),
+            "facts": found.facts,
+            "rounding": found.rounding,
+            "partial": not (found.values or found.on_request),
+        },
     )
     if result.findings:
         return result

@@ -71,7 +71,8 @@ class Compared:
     """What is not as it was, by kind, and what was compared.
 
     `rounding` is the largest change of an output that rounding explains, in bounds. `better` says
-    what checks see that they did not, `unseen` which checks did not run this time.
+    what checks see that they did not, `unseen` which checks did not run this time. `values` says
+    whether statistics and outputs were compared, `on_request` whether the caller decided that.
     """
 
     inventory: Sequence[Difference] = ()
@@ -83,6 +84,7 @@ class Compared:
     better: Sequence[str] = ()
     unseen: Sequence[str] = ()
     values: bool = True
+    on_request: bool = False
     rounding: float = 0.0
     facts: int = field(default=0)
 
@@ -120,6 +122,7 @@ def compared(was: Facts, now: Facts, noise: NoiseOf, weights: str | None) -> Com
         better=[*_better(asked, now.verdicts), *_new_distances(was, now)],
         unseen=[name for name in was.verdicts if name not in now.verdicts],
         values=values,
+        on_request=weights is not None,
         rounding=rounding,
         facts=_count(was, values),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pytest_bnconsistency.checks.baseline.compare import (
     ERRORS,
     FARTHER,
+    GRAPH,
     NOTHING,
     SAME_STATISTICS,
     Compared,
@@ -23,9 +24,10 @@ from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.words import counted, listed
 
-LIBRARIES = ("tensorflow", "keras", "tf-keras", "numpy", RUN_BY)
-"""The versions that may change what a model does."""
+LIBRARIES = ("tensorflow", "numpy", RUN_BY)
+"""The versions that may change what a model does, beside that of the library that runs it."""
 NAMES = {
+    "arrays": "shape of its arrays",
     "frozen_by": "what freezes it",
     "statistics_dtype": "dtype of its statistics",
     "modes call": "mode in model(x)",
@@ -60,7 +62,12 @@ class Sides:
     def of(cls, was: Facts, now: Facts, found: Compared) -> Sides:
         graph = [one for one in found.inventory if not is_behaviour(one)]
         behaviour = [one for one in found.inventory if is_behaviour(one)]
-        names = [name for name in LIBRARIES if was.versions.get(name) != now.versions.get(name)]
+        runs = str(now.versions.get(RUN_BY)).replace("_", "-")
+        names = [
+            name
+            for name in dict.fromkeys((runs, *LIBRARIES))
+            if was.versions.get(name) != now.versions.get(name)
+        ]
         versions = {name: (was.versions.get(name), now.versions.get(name)) for name in names}
         return cls(graph, behaviour, found.statistics, bool(found.weights), versions)
 
@@ -187,7 +194,7 @@ def _said(one: Difference) -> str:
 
 def name_of(one: Difference) -> str:
     """The fact as a reader knows it."""
-    if one.section == INVENTORY:
+    if one.section in (GRAPH, INVENTORY):
         return NAMES.get(one.fact, one.fact)
     return f"{one.fact} {SLUGS[one.fact]}" if one.fact in SLUGS else one.fact
 

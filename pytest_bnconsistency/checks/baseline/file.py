@@ -17,7 +17,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_bnconsistency.checks.baseline.facts import SECTIONS, Block, Blocks, Facts, short
+from pytest_bnconsistency.checks.baseline.facts import (
+    OUTPUTS,
+    SECTIONS,
+    STATISTICS,
+    Block,
+    Blocks,
+    Facts,
+    short,
+)
 from pytest_bnconsistency.errors import BaselineError
 
 FORMAT = 1
@@ -113,13 +121,15 @@ def diff(before: str, after: str, path: Path) -> list[str]:
 
 
 def _values(facts: Facts) -> Iterator[tuple[str, str]]:
-    """Each fact but the graph, by what it is about."""
-    blocks = {"versions": facts.versions, "weights": facts.weights}
+    """Each fact but the graph, by what it is about; digests, which nobody reads, at the end."""
+    said, digested = {"versions": facts.versions}, dict[str, Block]()
     for name, found in facts.sections():
+        blocks = digested if name in (STATISTICS, OUTPUTS) else said
         blocks |= {f"{name} {key}": block for key, block in found.items()}
-    for name, block in blocks.items():
+    for name, block in {**said, **digested, "weights": facts.weights}.items():
         for fact, value in block.items():
-            yield f"{name}: {fact}", str(value)
+            text = value if isinstance(value, str) else json.dumps(value)
+            yield f"{name}: {fact}", text
 
 
 class _WrongError(Exception):
