@@ -113,16 +113,15 @@ def _explained_by_part(m: Measured, parts: Sequence[Sequence[BatchStatistics]]) 
     ]
     found = 0.0
     for first in range(len(parts)):
-        whole = joined[first]
-        for last in range(first, len(parts)):
-            if last > first:
-                whole = [a.joined(b) for a, b in zip(whole, joined[last], strict=True)]
-            if last - first + 1 < len(parts):
-                values = [t.value(moment) for t, moment in zip(m.tracked, whole, strict=True)]
-                found = max(
-                    found, _explained_by_share(m, values, SHARES if last == first else [1])
-                )
+        others = joined[first : len(parts) - (not first)]
+        for more, moments in enumerate(itertools.accumulate(others, _both)):
+            values = [t.value(moment) for t, moment in zip(m.tracked, moments, strict=True)]
+            found = max(found, _explained_by_share(m, values, (1.0,) if more else SHARES))
     return found
+
+
+def _both(some: Sequence[Moment], others: Sequence[Moment]) -> list[Moment]:
+    return [a.joined(b) for a, b in zip(some, others, strict=True)]
 
 
 def _explained_by_share(m: Measured, values: Sequence[Array], shares: Iterable[float]) -> float:
