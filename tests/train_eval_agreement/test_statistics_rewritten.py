@@ -84,6 +84,15 @@ def test_statistics_that_are_a_common_factor_off(k, disagrees, x, means, varianc
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("times", [3.6, 0.4])
+def test_variances_that_are_no_count_off(k, x, times):
+    """Data of another spread has any number; what was summed and not divided a whole one."""
+    model = net(k, x)
+    rewrite((model.get_layer(n).moving_variance for n in ("bn0", "bn1")), lambda v: times * v)
+    expect_failure(CHECK, model, x, rule="BN204", cause_contains="not established")
+
+
+@pytest.mark.thorough
 def test_weights_of_another_scale_are_no_common_factor(k, x):
     """Variances grow by the square of what means do."""
     model = net(k, x)

@@ -265,3 +265,16 @@ def test_a_little_of_the_initial_values_that_is_large_against_the_variances(disa
     assert finding.evidence["initial_share"] < 0.05
     trained(model, step, x, y, rates=((0.0, 12),))
     expect_pass(CHECK, model, x, y, batch_size=32)
+
+
+@pytest.mark.thorough
+def test_an_epsilon_changed_after_training_is_no_lag(k, data):
+    """`fit` was traced with the one before, and would keep its statistics away from today's."""
+    x, y = data
+    model = net(k)
+    for rate in (1e-2, 1e-4):
+        model.optimizer.learning_rate = rate
+        model.fit(0.01 * x, y, epochs=20, verbose=0)
+    expect_pass(CHECK, model, 0.01 * x, y)
+    model.get_layer("first").epsilon = 0.1
+    expect_failure(CHECK, model, 0.01 * x, y, rule="BN204", cause_contains="not established")

@@ -212,8 +212,8 @@ class Measured:
         except Exception:  # whatever the user's step raises, it is not what was asked
             return []
 
-    def opened_by(self, steps: int) -> float | None:
-        """How far steps leave the statistics from the population's, if both began alike.
+    def after_steps(self, steps: int) -> tuple[list[Array], list[Array]] | None:
+        """What steps from the population statistics leave stored, and the population's then.
 
         None where the user's step raises. What they change stays changed.
         """
@@ -224,8 +224,7 @@ class Measured:
                 self.step(self.data.take(rows))
         except Exception:  # whatever the user's step raises, it is not what was asked
             return None
-        now = [t.stored for t in self.tracked]
-        return self.deviation(now, self.statistics_of(self.batches).population)
+        return [t.stored for t in self.tracked], self.statistics_of(self.batches).population
 
     def statistics_of(self, batches: Iterable[Data], training: Pass | None = None) -> Estimate:
         """The statistics of other batches, or of a pass that runs otherwise."""
@@ -236,6 +235,11 @@ class Measured:
     def far(self) -> list[Distance]:
         """How far two values are apart in each place, channel by channel."""
         return distances(self.tracked, self.reference)
+
+    def deviations(self, a: Sequence[Array], b: Sequence[Array]) -> list[float]:
+        """How far two sets of statistics are apart in each place: the mean over its channels."""
+        places = zip(self.far, a, b, strict=True)
+        return [float(np.mean(far(mine, its))) for far, mine, its in places]
 
     def deviation(self, a: Sequence[Array], b: Sequence[Array]) -> float:
         """How far two sets of statistics are apart: the mean distance over all channels."""

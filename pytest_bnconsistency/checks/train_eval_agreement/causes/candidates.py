@@ -222,12 +222,9 @@ def _in_smaller_batches(m: Measured) -> Iterator[tuple[int, Sequence[BatchStatis
 
 def _as_far_off(m: Measured, drawn: Sequence[Sequence[Array]]) -> bool:
     """Whether each statistic is as far from the population as in these draws, within a factor."""
-    for i, far in enumerate(m.far):
-        now = float(np.mean(far(m.moving[i], m.reference[i])))
-        usual = float(np.median([np.mean(far(values[i], m.reference[i])) for values in drawn]))
-        if not HALF * usual < now < usual / HALF:
-            return False
-    return True
+    usual = np.median([m.deviations(values, m.reference) for values in drawn], axis=0)
+    pairs = zip(m.deviations(m.moving, m.reference), usual, strict=True)
+    return all(HALF * expected < now < expected / HALF for now, expected in pairs)
 
 
 @dataclass(frozen=True)

@@ -108,15 +108,16 @@ def _averaged(m: Measured) -> Iterator[Cause]:
     if m.biased:  # averages or not, the initial values are left
         return
     steps = STEPS if m.small else OF_LARGE
-    opened = list[float | None]()
+    opened = list[float]()
     for averages in (True, False):
         with preserve_state(m.subject):
             optimizer.use_ema = averages
-            opened.append(m.opened_by(steps))
+            left = m.after_steps(steps)
+        if left is None:
+            return
+        opened.append(m.deviation(*left))
     whole = m.deviation(m.moving, m.reference)
     with_average, without = opened
-    if with_average is None or without is None:
-        return
     if not with_average - without > SEEN * whole or not without < HALF * with_average:
         return
     yield Cause.tested(

@@ -3,44 +3,53 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import away
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order import moving_averages
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.execution.training_steps import forget_training
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits
 
 MOST_STEPS = 200
 """Training steps that a lag is tried on, where they are cheap."""
+FAR_MORE, OF_NOTE = 4, 0.05
+"""Times as far as a statistic was behind, and distances that are told by chance."""
 
 
 def lagging(m: Measured) -> Cause | None:
     """Put the population statistics in and train on: a lag opens again as far as it was.
 
-    With the weights at rest, neither the steps nor chance may do so.
+    With the weights at rest, neither the steps nor chance may do so; and where a statistic is left
+    far more behind than it was, these steps are not like the last ones.
     """
     far = away(m)
     if m.step is None or far is None or not far <= HALF:
         return None
     momentum = m.slowest.momentum
-    horizon = math.ceil(1 / max(1 - momentum, 1e-3))
-    steps = min(horizon, MOST_STEPS if m.small else 2 * len(m.batches))
+    steps = min(
+        math.ceil(1 / max(1 - momentum, 1e-3)), MOST_STEPS if m.small else 2 * len(m.batches)
+    )
     with preserve_state(m.subject, m.step.own):
-        opened = m.opened_by(steps)
+        forget_training(m.subject, m.step.own)  # it may have been traced for other settings
+        left = m.after_steps(steps)
+    if left is None or _far_more(m, m.deviations(*left)):
+        return None
+    opened = m.deviation(*left)
     in_turn = [m.seen[i % len(m.seen)] for i in range(steps)]
     at_rest = m.deviation(moving_averages(m, in_turn), m.reference)
     # Where they were trained before these updates, no initial values are left.
     share = m.certain_share if m.biased or (m.certain_share or 1.0) < CERTAIN_SHARE else None
     whole = m.deviation(m.moving, m.with_initial(share or 0.0))
-    expected = whole * (1 - max(momentum, 0.0) ** steps)
-    if opened is None or not opened - at_rest > HALF * expected:
+    if not opened - at_rest > HALF * whole * (1 - max(momentum, 0.0) ** steps):
         return None
-    left = "" if share is None else f", {share:.1%} of the initial values left"
+    initial = "" if share is None else f", {share:.1%} of the initial values left"
     return Cause.tested(
         rules.LAGGING,
-        cause=f"the moving statistics (momentum {momentum:.3g}{left}) lag behind weights that "
+        cause=f"the moving statistics (momentum {momentum:.3g}{initial}) lag behind weights that "
         "still moved when training ended",
         tested=f"{steps} more training steps from the population statistics leave the moving ones "
         f"{digits(opened, 2)} standard deviations behind again ({digits(whole, 2)} as stored); "
@@ -49,3 +58,9 @@ def lagging(m: Measured) -> Cause | None:
         "recalibrate(model, x)",
         share=1.0,
     )
+
+
+def _far_more(m: Measured, opened: Sequence[float]) -> bool:
+    """Whether a statistic is left far more behind than it was."""
+    before = m.deviations(m.moving, m.reference)
+    return any(now > FAR_MORE * max(was, OF_NOTE) for now, was in zip(opened, before, strict=True))

@@ -30,6 +30,8 @@ ALIKE = 0.3
 """A form is believed where it, undone, leaves less than this share of the distance."""
 ONE_FACTOR = 0.1
 """Factors of channels, as logarithms, that are one differ by less in the median."""
+ONE_COUNT = 0.05
+"""A factor that is a number of batches or replicas is as near to a whole one, in parts of it."""
 FOR_WANT_OF_ANOTHER = 0.6
 """A factor counts for so much: dropout, say, is one to the variances, and says why."""
 RECALIBRATE = "or recalibrate(model, x)"
@@ -168,17 +170,26 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
     beside = sum(float(np.mean(m.far[i](m.moving[i], initial[i]))) for i in places)
     as_stored = {i: m.moving[i] for i in places}
     limit = min(ALIKE * left(as_stored), HALF * beside, HALF * left(divided(factor**0.5)))
-    for of_means, named in ((factor, "means and variances"), (1.0, "variances")):
+    named = {factor: "means and variances"}
+    if _is_count(factor):  # data of another spread, blurred or augmented, has any
+        named[1.0] = "variances"
+    for of_means, what in named.items():
         if left(divided(of_means)) < limit:
             undone = _undone(
                 m,
                 divided(of_means),
                 rules.ANOTHER_FORM,
-                f"the stored {named} of {_paths(m, variances)} are {digits(factor, 2)} times "
+                f"the stored {what} of {_paths(m, variances)} are {digits(factor, 2)} times "
                 "those of this data",
                 "divide what is summed over batches, replicas or checkpoints by their number",
             )
             yield replace(undone, most=FOR_WANT_OF_ANOTHER)
+
+
+def _is_count(factor: float) -> bool:
+    """Whether a factor is about a whole number, or one divided by it."""
+    count = max(factor, 1 / factor)
+    return round(count) > 1 and abs(count - round(count)) < ONE_COUNT * count
 
 
 def _in_another_order(m: Measured) -> Iterator[Undone]:
