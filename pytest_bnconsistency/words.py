@@ -81,5 +81,8 @@ def first_line(error: BaseException) -> str:
 
 
 def brief_line(error: BaseException) -> str:
-    """`first_line` as a part of a sentence: what is too long for that ends after a word."""
-    return textwrap.shorten(shortened(first_line(error)), 200, placeholder=" ...")
+    """`first_line` as a part of a sentence: without its own full stop, and what is too long for
+    that ends after a word.
+    """
+    said = shortened(first_line(error)).removesuffix(".")
+    return textwrap.shorten(said, 200, placeholder=" ...")

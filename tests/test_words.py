@@ -56,10 +56,11 @@ def test_a_number_has_no_exponent_where_a_person_would_write_none(value, most, s
     ("said", "line"),
     [
         ("three rows", "three rows"),
+        ("It is not built.", "It is not built"),
         ("whole words " * 20, "whole words " * 16 + "..."),
         ("x" * 500, "x" * 60 + "..." + "x" * 60),
     ],
-    ids=["short", "long", "one word"],
+    ids=["short", "a sentence", "long", "one word"],
 )
 def test_a_long_line_of_an_error_ends_after_a_word(said, line):
     assert brief_line(ValueError(f"{said}\nmore")) == line

@@ -25,7 +25,7 @@ from pytest_bnconsistency.models.training_batches import (
     rows_in,
     traced_batches,
 )
-from pytest_bnconsistency.words import first_line
+from pytest_bnconsistency.words import brief_line
 
 _UNFIT = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
 """What TensorFlow raises on targets that a loss can't take."""
@@ -292,7 +292,7 @@ class KerasModelSubject(PredictingSubject):
                 return run()
         except (ValueError, TypeError, *_UNFIT) as error:
             raise DataError(
-                f"the model's own loss or step does not take these x and y: {first_line(error)}; "
+                f"the model's own loss or step does not take these x and y: {brief_line(error)}; "
                 f"expected targets as fit takes them{self._about_labels(data)}"
             ) from error
 
