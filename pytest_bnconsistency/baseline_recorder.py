@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -117,6 +118,7 @@ class BaselineRecorder:
         self.partial: set[str] = set()
         """Files of which only a part was compared: the weights are others, and nobody said so."""
         self.titles: set[str] = set()
+        self.has_run = False
         self.incomplete = False
         self.lines: list[str] = []
         self.failed = False
@@ -136,6 +138,7 @@ class BaselineRecorder:
                 self.used.add(entry["evidence"]["file"])
                 if entry["evidence"].get("partial"):
                     self.partial.add(entry["evidence"]["file"])
+        self.has_run |= report.when == "call"
         self.incomplete |= not report.passed
 
     @pytest.hookimpl(tryfirst=True)
@@ -197,13 +200,12 @@ class BaselineRecorder:
     def _unused(self, session: pytest.Session) -> Iterator[str]:
         """Tell of the files that no test compares any more; delete them, if that is asked for."""
         prune = self.config.getoption("bn_baseline_prune")
-        is_part = self.config.option.file_or_dir or session.shouldfail or session.shouldstop
-        if self.incomplete or is_part:
+        if not self._is_whole(session):
             if prune:
                 self.failed = True
                 yield (
                     "--bn-baseline-prune deleted nothing: some tests did not run, or did not "
-                    "pass; expected a run of all tests"
+                    "pass; expected a run of all tests, from the root of the project"
                 )
             return
         for path in sorted(self._files()):
@@ -215,15 +217,33 @@ class BaselineRecorder:
             else:
                 yield f"{self._near(path)}: no test compares it; --bn-baseline-prune deletes it"
 
+    def _is_whole(self, session: pytest.Session) -> bool:
+        """Whether all tests of the project ran and passed, as far as a run can know that."""
+        option = self.config.option
+        chosen = (option.file_or_dir, option.ignore, option.ignore_glob)
+        by_us = (self.config.getoption("bn_given"), self.config.getoption("bn_check"))
+        is_part = (
+            any((*chosen, *by_us)) or self.config.invocation_params.dir != self.config.rootpath
+        )
+        stopped = session.shouldfail or session.shouldstop
+        return self.has_run and not (is_part or stopped or self.incomplete)
+
     def _files(self) -> Iterator[Path]:
-        """The baselines in the folders that are known, but for those of tests that exist."""
+        """The baselines in the folders that are known, but for those of tests and models that
+        exist.
+        """
         layers = self.config.stash[ini.LAYERS]
         folder = self.config.rootpath / settings.resolve(*layers).baseline_dir
         folders = {folder, *(Path(path).parent for path in self.used)}
         for path in {path for known in folders for path in known.glob("*.json")}:
             model = _model_of(path)
-            if model is not None and model not in self.titles:
+            if model is not None and model not in self.titles and not self._is_given(model):
                 yield path
+
+    def _is_given(self, model: str) -> bool:
+        """Whether it is a model that a command line may name: another run compares that."""
+        is_function = "::" not in model and re.fullmatch(r"\S+:[\w.]+", model) is not None
+        return is_function or (self.config.rootpath / model).exists()
 
     def _near(self, path: Path) -> str:
         root = self.config.rootpath

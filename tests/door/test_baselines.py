@@ -17,6 +17,12 @@ def test_net(bn_baseline):
     bn_baseline(FakeModel({}))
 """
 UPDATE = "--bn-update-baseline"
+MODELS = """
+from conftest import FakeModel
+
+def net():
+    return FakeModel()
+"""
 
 
 @pytest.fixture
@@ -204,6 +210,63 @@ def test_one_that_no_test_compares_is_told_and_deleted_on_request(project):
     assert project.runpytest().stdout.str().count("no test compares") == 0
 
 
+@pytest.mark.every_case
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--collect-only"],
+        ["--setup-plan"],
+        ["--fixtures"],
+        ["--ignore", "test_old.py"],
+        ["--ignore-glob", "*old.py"],
+        ["--deselect", "test_old.py"],
+        ["-k", "net and not old"],
+        ["--bn-model", "models:net"],
+    ],
+    ids=" ".join,
+)
+def test_a_run_of_some_tests_deletes_nothing(project, words):
+    project.makepyfile(models=MODELS)
+    put(project)
+    put(project, name="test_old")
+    project.runpytest(UPDATE)
+    before = baselines(project)
+    assert len(before) == 2
+    result = project.runpytest(*words)
+    result.stdout.no_fnmatch_line("*no test compares it*")
+    result = project.runpytest(*words, "--bn-baseline-prune")
+    result.stdout.fnmatch_lines(["--bn-baseline-prune deleted nothing: *"])
+    assert baselines(project) == before
+
+
+def test_a_run_of_a_folder_deletes_nothing(project, monkeypatch):
+    put(project)
+    project.runpytest(UPDATE)
+    before = baselines(project)
+    project.makeini("[pytest]\n")
+    folder = project.mkdir("more")
+    (folder / "test_more.py").write_text("def test_more():\n    pass\n", encoding="utf-8")
+    monkeypatch.chdir(folder)
+    result = project.runpytest("--bn-baseline-prune")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["--bn-baseline-prune deleted nothing: *"])
+    assert baselines(project) == before
+
+
+def test_the_baseline_of_a_model_that_a_command_line_names_stays(project):
+    project.makepyfile(models=MODELS)
+    put(project)
+    words = ["--bn-model", "models:net", "--bn-check", "baseline"]
+    project.runpytest(*words, UPDATE).assert_outcomes(passed=1)
+    project.runpytest(UPDATE)
+    before = baselines(project)
+    assert list(before) == ["bn-baseline/models.net.json", "bn-baseline/test_net.test_net.json"]
+    result = project.runpytest("--bn-baseline-prune")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*no test compares it*")
+    assert baselines(project) == before
+
+
 def test_a_damaged_file_is_an_error_and_is_not_written_over(project):
     put(project)
     project.runpytest(UPDATE)
@@ -250,12 +313,6 @@ def test_options_have_the_usual_precedence(project, call, marked, line, ini, fol
     assert [Path(path).parent.name for path in baselines(project)] == [folder]
 
 
-MODELS = """
-from conftest import FakeModel
-
-def net():
-    return FakeModel()
-"""
 SUITE = """
 from conftest import FakeModel
 from pytest_bnconsistency import ConsistencySuite
