@@ -203,6 +203,14 @@ def test_a_new_finding_is_told_by_its_name(tmp_path):
     assert "bn: BN001 inference-changes-state is a finding, was none" in str(failure.value)
 
 
+def test_names_that_no_file_may_have_are_shortened_and_kept_apart(tmp_path):
+    first, second = "net" * 100, "net" * 101
+    record_baseline(graph(), first, baseline_dir=tmp_path, **VALUES)
+    assert assert_baseline(graph(), first, baseline_dir=tmp_path, **VALUES).verdict == "passed"
+    with pytest.raises(BaselineError, match="has no baseline"):
+        assert_baseline(graph(), second, baseline_dir=tmp_path, **VALUES)
+
+
 @pytest.mark.thorough
 def test_code_is_not_recorded_as_what_a_version_does(tmp_path):
     record_baseline(graph(), "net", baseline_dir=tmp_path, **VALUES)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.errors import BaselineError
 from pytest_bnconsistency.settings import Settings
+
+LONGEST = 200
+"""Characters of a name that are put into that of its file: file systems take 255."""
 
 
 @dataclass(frozen=True)
@@ -41,4 +45,7 @@ def file_name(model: str) -> str:
     """`model`, a name, a test or a function, as the name of a file on any system."""
     plain = re.sub(r"\.py(?=:|$)", "", model)
     plain = re.sub(r"::|[:/\\]", ".", plain)
-    return re.sub(r"[^A-Za-z0-9._=-]+", "-", plain).strip("-.") or "model"
+    plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", plain).strip("-.") or "model"
+    if len(plain) <= LONGEST:
+        return plain
+    return f"{plain[:LONGEST]}-{zlib.crc32(model.encode()):08x}"
