@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import tensorflow as tf
+
 from pytest_bnconsistency.checks.budget import MORE_TIME, Tries
 from pytest_bnconsistency.checks.frozen_stability.explain_writers import named_writers
 from pytest_bnconsistency.checks.frozen_stability.fine_tuning import Start
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.execution.state import Variables, preserve_state
 from pytest_bnconsistency.execution.trainable_flags import Flagged, flags_set
 from pytest_bnconsistency.execution.training_steps import UNITS, ModeGap, Modes, Steps, mode_gaps
 from pytest_bnconsistency.models import Call, Subject
@@ -59,6 +61,8 @@ class Measured:
     `by_forward` and `by_steps` are the variables that a forward pass in training mode, and real
     steps, move; `flagged` the flags that the steps set; `gaps` is how far a layer's modes are
     from one another, by its identity. `start` are both modes' scores, where these differ by that.
+    `beyond` are those of `by_forward` that these rows move from 0 only: what is stored has seen
+    more.
     """
 
     subject: Subject
@@ -71,6 +75,7 @@ class Measured:
     gaps: Mapping[int, ModeGap]
     table: Table
     start: Start | None = None
+    beyond: Sequence[Any] = ()
 
     @property
     def moving(self) -> list[Frozen]:
@@ -118,6 +123,16 @@ def _explained(cause: str, remedy: str, proof: str) -> Explanation:
 
 def explain(m: Measured) -> list[Finding]:
     """One finding a cause, with all the layers that it explains."""
+    stored = Variables(list(m.beyond))
+    for variable in m.beyond:
+        variable.assign(tf.zeros_like(variable))
+    try:
+        return _explain(m)
+    finally:
+        stored.restore()
+
+
+def _explain(m: Measured) -> list[Finding]:
     findings: list[Finding] = []
     left, tries = list(m.moving), Tries()
     before_steps = (_overridden, _set_midway, _child, _expected)
@@ -414,6 +429,8 @@ def _message(m: Measured, explained: Sequence[Frozen], first: Frozen) -> str:
     count = sum(f in m.moving for f in explained)
     layers = counted(len(m.frozen), "frozen layer")
     parts = [f"training moves the state of {count} of {layers}"] if count else []
+    if count and first.any_of(frozenset(id(v) for v in m.beyond)):
+        parts[0] += " (from 0: what is stored has seen more than these rows)"
     if (gap := m.gap(first)).differs:
         parts.append(
             f"in {first.path}, training mode is {gap.distance:.3g} away from inference mode"

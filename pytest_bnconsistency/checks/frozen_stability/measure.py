@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
+
+import tensorflow as tf
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability import fine_tuning
 from pytest_bnconsistency.checks.frozen_stability.declared import Declarations
-from pytest_bnconsistency.checks.frozen_stability.explain import Measured
+from pytest_bnconsistency.checks.frozen_stability.explain import Frozen, Measured
 from pytest_bnconsistency.checks.population_statistics import inference_pass
 from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES, TRAINING
-from pytest_bnconsistency.data.arrays import Nest
+from pytest_bnconsistency.data.arrays import Nest, all_finite
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
+from pytest_bnconsistency.execution.state import Variables, same_bits
 from pytest_bnconsistency.execution.trainable_flags import flags_set
 from pytest_bnconsistency.execution.training_steps import Modes, Ran, Steps, mode_gaps, shifted
 from pytest_bnconsistency.results import Table
@@ -22,6 +27,8 @@ COLUMNS = ("layer", "frozen by", "own flag", "state in training", "output in tra
 
 FEW = 8
 """Rows of a step where no data says how many there are."""
+TRIED = 16
+"""Variables that are written and stay as they are, and are tried from 0, at most."""
 
 
 def step_rows(context: CheckContext) -> Nest:
@@ -49,6 +56,7 @@ def measured(
     """What a forward pass on shifted rows, and real steps, do to what is declared."""
     subject, settings, rows = context.subject, context.settings, shifted(x)
     seen = training.run(rows)
+    beyond = _beyond_rows(training, rows, seen.moved, declared.frozen)
     gaps = mode_gaps(training.calls, seen.records)
     for layer in _drawing(training):
         gaps.pop(layer, None)  # dropout tells its modes apart, and that is no fault
@@ -60,13 +68,39 @@ def measured(
         x=rows,
         steps=steps,
         frozen=declared.frozen,
-        by_forward=frozenset(id(v) for v in seen.moved),
+        by_forward=frozenset(id(v) for v in (*seen.moved, *beyond)),
         by_steps=ran.moved,
         flagged=flagged,
         gaps=gaps,
         table=Table(COLUMNS, ()),
+        beyond=beyond,
     )
     return m, ran
+
+
+def _beyond_rows(
+    training: Pass, rows: Nest, moved: Iterable[Any], frozen: Sequence[Frozen]
+) -> tuple[Any, ...]:
+    """What a pass writes to and leaves as it is, because what is stored has seen more than `rows`.
+
+    A maximum only moves when it is exceeded. What comes back to its old value from 0 as well, a
+    flag, hangs on no rows.
+    """
+    done = {id(v) for v in moved}
+    written = {id(v) for v in training.written} - done if training.is_traced else set()
+    owned = {id(v): v for f in frozen for v in f.variables}
+    unmoved = [v for key, v in owned.items() if key in written and v.dtype.is_floating]
+    return tuple(v for v in unmoved[:TRIED] if _moves_from_zero(training, rows, v))
+
+
+def _moves_from_zero(training: Pass, rows: Nest, variable: Any) -> bool:
+    stored, value = Variables([variable]), variable.numpy()
+    variable.assign(tf.zeros_like(variable))
+    try:
+        after = training.run(rows).after.get(id(variable))
+    finally:
+        stored.restore()
+    return after is not None and all_finite([after]) and not same_bits(after, value)
 
 
 def _drawing(training: Pass) -> set[int]:

@@ -1,0 +1,77 @@
+"""A frozen layer that writes what is there already moves as soon as other rows come."""
+
+import keras
+import numpy as np
+import pytest
+
+from pytest_bnconsistency.testing import expect_failure, expect_pass
+
+CHECK = "frozen_stability"
+
+
+def data():
+    x = np.random.default_rng(0).standard_normal((32, 4), np.float32)
+    return x, x[:, :1]
+
+
+def model_of(layer):
+    inputs = keras.Input((4,))
+    h = keras.layers.Rescaling(1e-3)(inputs)  # so that the rows of steps are no farther out
+    model = keras.Model(inputs, keras.layers.Dense(1)(layer(keras.ops.tanh(h))))
+    model.compile("sgd", "mse")
+    layer.trainable = False
+    return model
+
+
+class Largest(keras.layers.Layer):
+    """Keeps the largest input so far, as a layer that simulates quantization does."""
+
+    minds_trainable = False
+
+    def build(self, shape):
+        self.largest = self.add_weight(shape=(), initializer="ones", trainable=False)
+
+    def call(self, x, training=None):
+        if training and (self.trainable or not self.minds_trainable):
+            self.largest.assign(keras.ops.maximum(self.largest, keras.ops.max(keras.ops.abs(x))))
+        return x / self.largest
+
+
+class Obedient(Largest):
+    minds_trainable = True
+
+
+def test_a_maximum_that_is_not_exceeded():
+    finding = expect_failure(
+        CHECK,
+        model_of(Largest(name="largest")),
+        *data(),
+        rule="BN301",
+        layer="largest",
+        cause_tested=True,
+        cause_contains="does not look at trainable",
+        remedy=lambda model: model_of(Obedient()),
+    )
+    assert "from 0: what is stored has seen more than these rows" in finding.message
+
+
+class Initialised(keras.layers.Layer):
+    """Takes its scale from the first batch; a flag says that it did. Its buffer is emptied."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[-1:], initializer="ones", trainable=False)
+        self.done = self.add_weight(shape=(), initializer="ones", trainable=False)
+        self.buffer = self.add_weight(shape=shape[-1:], initializer="zeros", trainable=False)
+
+    def call(self, x, training=None):
+        if training:
+            first = 1 / (1e-3 + keras.ops.std(x, axis=0))
+            self.scale.assign(keras.ops.where(self.done > 0, self.scale, first))
+            self.done.assign(1.0)
+            self.buffer.assign(keras.ops.zeros_like(self.buffer))
+        return x * self.scale
+
+
+@pytest.mark.parametrize("frozen", [None, "init*"])
+def test_what_is_written_whatever_the_rows(frozen):
+    expect_pass(CHECK, model_of(Initialised(name="init")), *data(), frozen=frozen)
