@@ -119,7 +119,9 @@ def test_a_diff_says_first_what_a_reviewer_reads():
 def test_a_merge_conflict_is_named():
     lines = TEXT.splitlines()
     lines[30:31] = ["<<<<<<< HEAD", lines[30], "=======", lines[30], ">>>>>>> branch"]
-    with pytest.raises(BaselineError, match="line 31: it is a merge conflict"):
+    with pytest.raises(
+        BaselineError, match="line 31: a merge conflict begins; take the facts of one side"
+    ):
         file.parsed("\n".join(lines), PATH)
 
 

@@ -117,7 +117,7 @@ def test_a_check_that_sees_less_and_a_new_warning(project):
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "E *BN704 check-sees-less: train_eval_agreement: verdict is vacuous, was passed",
+            "E *BN704 check-sees-less: train_eval_agreement: verdict is inconclusive, was passed",
             "E *BN705 new-warning: dense: BN101 rows-mix is a finding, was none",
         ]
     )

@@ -19,7 +19,13 @@ from pytest_bnconsistency.checks.baseline.facts import (
     Facts,
     Value,
 )
-from pytest_bnconsistency.checks.baseline.verdicts import VERDICT, complaints, saw, sees_less
+from pytest_bnconsistency.checks.baseline.verdicts import (
+    VERDICT,
+    complaints,
+    saw,
+    sees_less,
+    word_of,
+)
 from pytest_bnconsistency.words import counted, listed
 
 SAME_NUMBER = 1e-4
@@ -389,7 +395,7 @@ def _better(was: Blocks, now: Blocks) -> Iterator[str]:
         verdict, after = str(block.get(VERDICT)), str(now[check].get(VERDICT))
         gone = [key for key in complaints(block) if key not in complaints(now[check])]
         if saw(after) > saw(verdict) or (verdict, after) == ("failed", "passed"):
-            yield f"{check} {after}, where it was {verdict}"
+            yield f"{check} is {word_of(after)}, and was {word_of(verdict)}"
         elif gone:
             yield f"{check} no longer tells of {listed(gone, most=3)}"
     new = [name for name in now if name not in was]

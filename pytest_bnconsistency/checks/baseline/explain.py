@@ -18,7 +18,13 @@ from pytest_bnconsistency.checks.baseline.compare import (
     is_distance,
 )
 from pytest_bnconsistency.checks.baseline.facts import INVENTORY, OUTPUTS, RUN_BY, Facts, Value
-from pytest_bnconsistency.checks.baseline.verdicts import FELL, FINDING, WARNING
+from pytest_bnconsistency.checks.baseline.verdicts import (
+    FELL,
+    FINDING,
+    VERDICT,
+    WARNING,
+    word_of,
+)
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
@@ -200,6 +206,8 @@ def name_of(one: Difference) -> str:
 
 
 def _shown_of(one: Difference, value: Value) -> str:
+    if one.fact == VERDICT:
+        return word_of(value)
     return shown(COMPLAINTS.get(value, value) if one.fact in SLUGS else value)
 
 

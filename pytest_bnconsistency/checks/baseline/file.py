@@ -31,7 +31,7 @@ from pytest_bnconsistency.errors import BaselineError
 FORMAT = 1
 NAME, SUM = "name", "sum"
 HEAD = "baseline"
-AGAIN = "restore the file, or delete it and record it anew: pytest --bn-update-baseline=new"
+AGAIN = "delete it and record it anew: pytest --bn-update-baseline=new"
 _TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
@@ -91,7 +91,10 @@ def parsed(text: str, path: Path) -> Facts:
     """
     for number, line in enumerate(text.splitlines(), start=1):
         if re.match(r"(<{7}|={7}|>{7}|\|{7})( |$)", line):
-            raise _damaged(path, number, "is a merge conflict")
+            raise BaselineError(
+                f"baseline {path}, line {number}: a merge conflict begins; take the facts of one "
+                f"side, or {AGAIN}"
+            )
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
@@ -244,7 +247,7 @@ def _sum(section: str, facts: Mapping[str, Any]) -> str:
 
 
 def _damaged(path: Path, line: int, what: str) -> BaselineError:
-    return BaselineError(f"baseline {path}, line {line}: it {what}; {AGAIN}")
+    return BaselineError(f"baseline {path}, line {line}: it {what}; restore the file, or {AGAIN}")
 
 
 def _line_of(text: str, place: tuple[str | int, ...]) -> int:

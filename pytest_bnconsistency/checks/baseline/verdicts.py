@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pytest_bnconsistency.checks.baseline.facts import Block, Blocks, Value
-from pytest_bnconsistency.results import CheckResult, Finding, plain
+from pytest_bnconsistency.results import CheckResult, Finding, Verdict, plain
 
 FELL = 10.0
 """So many times larger a limit must be to be told: those of detection are powers of ten."""
@@ -30,6 +30,12 @@ def verdict_facts(results: Mapping[str, CheckResult]) -> Blocks:
 def saw(verdict: Value) -> int:
     """How much a verdict says the check saw: all, too little, or nothing."""
     return {"passed": 2, "failed": 2, "vacuous": 1}.get(str(verdict), 0)
+
+
+def word_of(verdict: Value) -> str:
+    """What people read of a verdict."""
+    words = {one.value: one.word for one in Verdict}
+    return words.get(str(verdict), str(verdict))
 
 
 def complaints(block: Block) -> dict[str, str]:
