@@ -285,3 +285,25 @@ def test_a_frozen_layer_that_the_forward_pass_does_not_run(k, x, y):
             expect_failure(CHECK, model, x, y, rule="BN301", layer="critic", cause_tested=True)
         else:
             expect_pass(CHECK, model, x, y)
+
+
+def test_a_momentum_encoder_is_accepted_by_name(k, x, y):
+    """It is frozen for the optimizer, and follows the encoder that trains."""
+    encoder, target = k.layers.Dense(4, name="encoder"), k.layers.Dense(4, name="target")
+    inputs = k.Input((4,))
+    head = k.layers.Dense(3, activation="softmax")
+    model = k.Model(inputs, [head(encoder(inputs)), target(inputs)])
+    target.trainable = False
+
+    def train_step(x, y):
+        encoder.kernel.assign(encoder.kernel * 0.9)
+        target.kernel.assign(0.99 * target.kernel + 0.01 * encoder.kernel)
+
+    finding = expect_failure(
+        CHECK, model, x, y, train_step=train_step, rule="BN301", layer="target", cause_tested=True
+    )
+    assert "a momentum encoder, a target network), accept that by the option" in finding.remedy
+    accepted = {"BN301 target": "follows the encoder"}
+    expect_pass(CHECK, model, x, y, train_step=train_step, ignore=accepted)
+    other = {"BN301 head": "follows the encoder"}
+    expect_failure(CHECK, model, x, y, train_step=train_step, ignore=other, rule="BN301")

@@ -10,6 +10,11 @@ from pytest_bnconsistency.execution.training_steps import Steps
 from pytest_bnconsistency.execution.variable_writers import Writer, writers_of
 from pytest_bnconsistency.results import Explanation
 
+MEANT = (
+    "or, where these are meant to follow other weights (a momentum encoder, a target network), "
+    "accept that by the option ignore"
+)
+
 
 @dataclass(frozen=True)
 class Written:
@@ -83,6 +88,5 @@ def _remedy(writer: Writer) -> str:
             "take the gradient of, and give the optimizer, model.trainable_variables, read after "
             "the layers were frozen"
         )
-    if writer.kind == "callback":
-        return "let the callback write to model.trainable_variables only"
-    return f"at {writer.place}: write to model.trainable_variables only"
+    where = "let the callback" if writer.kind == "callback" else f"at {writer.place}:"
+    return f"{where} write to model.trainable_variables only; {MEANT}"

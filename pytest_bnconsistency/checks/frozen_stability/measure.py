@@ -86,11 +86,12 @@ def _beyond_rows(
     A maximum only moves when it is exceeded. What comes back to its old value from 0 as well, a
     flag, hangs on no rows.
     """
-    done = {id(v) for v in moved}
-    written = {id(v) for v in training.written} - done if training.is_traced else set()
-    owned = {id(v): v for f in frozen for v in f.variables}
-    unmoved = [v for key, v in owned.items() if key in written and v.dtype.is_floating]
-    return tuple(v for v in unmoved[:TRIED] if _moves_from_zero(training, rows, v))
+    if not training.is_traced:  # what it writes is not known
+        return ()
+    candidates = {*map(id, training.written)} - {*map(id, moved)}
+    owned = {id(v): v for f in frozen for v in f.variables if id(v) in candidates}
+    of_floats = [v for v in owned.values() if v.dtype.is_floating]
+    return tuple(v for v in of_floats[:TRIED] if _moves_from_zero(training, rows, v))
 
 
 def _moves_from_zero(training: Pass, rows: Nest, variable: Any) -> bool:
