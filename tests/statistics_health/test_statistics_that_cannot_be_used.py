@@ -411,7 +411,9 @@ def test_dropout_that_feeds_a_normaliser(k):
 
     bn, drop = normaliser(k), k.layers.Dropout(0.5, name="drop")
     found = warning(expect_pass(CHECK, of(drop, k.layers.Dense(4), bn)), "BN409")
-    assert "drop feeds bn" in found.message
+    assert "drop feeds bn:" in found.message
+    several = of(drop, k.layers.GaussianNoise(0.1, name="noise"), normaliser(k))
+    assert "noise and drop feed bn:" in warning(expect_pass(CHECK, several), "BN409").message
     after = of(normaliser(k), k.layers.Dense(4), k.layers.Dropout(0.5))
     assert expect_pass(CHECK, after).warnings == ()
 

@@ -205,8 +205,8 @@ def _fed_by_noise(
         yield _warning(
             rules.FED_BY_DROPOUT,
             fed,
-            f"{listed(feeding)} feeds {_named(fed)}: the variance that training stores is not the "
-            "one of evaluation",
+            f"{listed(feeding)} {'feeds' if len(feeding) == 1 else 'feed'} {_named(fed)}: the "
+            "variance that training stores is not the one of evaluation",
             "dropout and noise widen what training sees",
             "put dropout and noise after the last normalization layer",
         )

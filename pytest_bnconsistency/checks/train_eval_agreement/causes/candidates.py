@@ -38,7 +38,7 @@ from pytest_bnconsistency.execution.batches import in_batches
 from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, batch_statistics
 from pytest_bnconsistency.models.owned_objects import name_of
 from pytest_bnconsistency.rules import catalogue as rules
-from pytest_bnconsistency.words import digits
+from pytest_bnconsistency.words import digits, listed
 
 USUAL_MOMENTUM = 0.9
 LAST_ROWS = 512
@@ -80,11 +80,12 @@ def _variance_shift(m: Measured) -> Iterator[Cause]:
     values = m.noisy
     if values is None:
         return
-    drawing = ", ".join(dict.fromkeys(name_of(layer) for layer in m.training.random_layers))
+    drawing = dict.fromkeys(name_of(layer) for layer in m.training.random_layers)
+    feed = "feeds" if len(drawing) == 1 else "feed"
     yield Cause.tested(
         rules.VARIANCE_SHIFT,
-        cause=f"{drawing} feeds a normalization layer: its statistics were taken with random "
-        "layers on, and evaluation runs with them off",
+        cause=f"{listed(drawing)} {feed} a normalization layer: its statistics were taken with "
+        "random layers on, and evaluation runs with them off",
         tested="the stored statistics are those with the random layers on, not those with them "
         "off",
         remedy="put dropout and noise after the last normalization layer; or recalibrate(model, "
