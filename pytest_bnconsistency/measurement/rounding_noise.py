@@ -92,7 +92,9 @@ class Moved:
     def margin(self) -> float:
         if self.noise_dominated and not np.isfinite(self.bound):
             return 0.0  # an overflow comes and goes with rounding
-        return self.change / self.bound if self.bound else float(self.change > 0) * np.inf
+        if self.bound:
+            return self.change / self.bound
+        return np.inf if self.change > 0 else 0.0  # other bits of one value: -0.0, or another NaN
 
     @property
     def beyond(self) -> bool:

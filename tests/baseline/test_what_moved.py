@@ -203,6 +203,44 @@ def test_a_new_finding_is_told_by_its_name(tmp_path):
     assert "bn: BN001 inference-changes-state is a finding, was none" in str(failure.value)
 
 
+class Logarithm(L.Layer):
+    """Of a number that has none."""
+
+    def call(self, x):
+        return keras.ops.log(keras.ops.abs(x) * 0 - 1)
+
+
+def with_end(layer):
+    keras.utils.set_random_seed(3)
+    return keras.Sequential([keras.Input((4,)), L.Dense(2, name="dense"), layer])
+
+
+@pytest.mark.thorough
+def test_outputs_that_are_no_numbers_are_compared_and_told(tmp_path):
+    """With all checks, since those run on the same outputs: bits of NaN differ, and no values."""
+    made = {"nan": Logarithm(name="end"), "number": L.Identity(name="end")}
+    for kind, end in made.items():
+        record_baseline(with_end(end), kind, baseline_dir=tmp_path)
+        result = assert_baseline(with_end(type(end)(name="end")), kind, baseline_dir=tmp_path)
+        assert result.verdict == "passed"
+    with pytest.raises(ConsistencyFailure, match="predict: row 0 is nan, was a number"):
+        assert_baseline(with_end(Logarithm(name="end")), "number", baseline_dir=tmp_path)
+
+
+@pytest.mark.thorough
+def test_layers_that_came_and_went_are_called_so(tmp_path):
+    record_baseline(with_end(L.ReLU(name="relu")), "net", baseline_dir=tmp_path, **VALUES)
+    with pytest.raises(ConsistencyFailure, match="elu is new, after dense; 1 more difference"):
+        compare(tmp_path, with_end(L.ELU(name="elu")))
+    record_baseline(graph(), "net", baseline_dir=tmp_path / "bn", **VALUES)
+    bare = keras.Sequential([keras.Input((4,)), *graph().layers[1::2]])
+    with pytest.raises(ConsistencyFailure) as failure:
+        compare(tmp_path / "bn", bare)
+    said = str(failure.value)
+    assert said.startswith("BN701 inventory-changed: bn is gone, was after dense")
+    assert said.count("  bn  ") == 1, said
+
+
 def test_names_that_no_file_may_have_are_shortened_and_kept_apart(tmp_path):
     first, second = "net" * 100, "net" * 101
     record_baseline(graph(), first, baseline_dir=tmp_path, **VALUES)
