@@ -41,7 +41,7 @@ DIGITS = 2e-9
 """What the digits of the file leave out of a number."""
 NO_DIGESTS = ("noise", DISTANCE, SAMPLING)
 """Facts that are compared in their own way."""
-NOTHING, GRAPH, BATCH = "not there", "graph", "batch"
+NOTHING, GRAPH, BATCH, PLACE = "not there", "graph", "batch", "place"
 
 BEHAVIOUR = ("modes ", "updates", "kind")
 """Facts of a layer that a library has a say in; all others are declared."""
@@ -115,7 +115,7 @@ def compared(was: Facts, now: Facts, noise: NoiseOf, weights: str | None) -> Com
     outputs, rounding = _compared_outputs(was, now, noise) if values else ([], 0.0)
     asked = {name: block for name, block in was.verdicts.items() if name in now.verdicts}
     return Compared(
-        inventory=[*_listed_layers(was, now), *_inventory(was.inventory, now.inventory)],
+        inventory=_layers(was, now),
         weights=other,
         statistics=[
             *(other if values else ()),
@@ -137,6 +137,21 @@ def compared(was: Facts, now: Facts, noise: NoiseOf, weights: str | None) -> Com
 def _count(was: Facts, values: bool) -> int:
     sections = [blocks for name, blocks in was.sections() if values or name != STATISTICS]
     return len(was.graph) + sum(len(block) for blocks in sections for block in blocks.values())
+
+
+def _layers(was: Facts, now: Facts) -> list[Difference]:
+    """What moved in the graph and the inventory, each place once, those of normalization layers
+    first.
+    """
+    found = list(_listed_layers(was, now))
+    placed = {one.layer for one in found if one.fact == PLACE}
+    found += [
+        one
+        for one in _inventory(was.inventory, now.inventory)
+        if one.fact != PLACE or one.layer not in placed
+    ]
+    normalizing = was.inventory.keys() | now.inventory.keys()
+    return sorted(found, key=lambda one: one.fact != PLACE or one.layer not in normalizing)
 
 
 def _listed_layers(was: Facts, now: Facts) -> Iterator[Difference]:
@@ -196,7 +211,7 @@ def _behind(paths: Sequence[str], path: str) -> str:
     return f"after {paths[place - 1]}" if place else "first"
 
 
-def _changed(section: str, layer: str, was: Value, now: Value, fact: str = "place") -> Difference:
+def _changed(section: str, layer: str, was: Value, now: Value, fact: str = PLACE) -> Difference:
     return Difference(section=section, block=layer, layer=layer, fact=fact, was=was, now=now)
 
 

@@ -11,6 +11,7 @@ from pytest_bnconsistency.checks.baseline.compare import (
     FARTHER,
     GRAPH,
     NOTHING,
+    PLACE,
     SAME_STATISTICS,
     Compared,
     Difference,
@@ -188,14 +189,22 @@ def _finding(rule: Rule, differences: Sequence[Difference], bound: str, sides: S
 
 
 def _said(one: Difference) -> str:
-    if one.section == OUTPUTS and one.bound:
-        digest = re.split(" size| projection", one.fact)[0]
-        return (
-            f"{one.layer}: {digest} moved by {one.change:.2g}, and rounding by {one.bound:.2g} "
-            "at most"
-        )
+    """The difference as in a sentence: a reader knows rows, and no projections."""
+    if one.section == OUTPUTS and (digest := re.match("(.+) (size|projection)", one.fact)):
+        return f"{one.layer}: {digest[1]} {_moved(one)}"
     is_now, was = _shown_of(one, one.now), _shown_of(one, one.was)
+    if one.fact == PLACE and NOTHING in (one.was, one.now):
+        came = one.was == NOTHING
+        return f"{one.layer} is new, {is_now}" if came else f"{one.layer} is gone, was {was}"
     return f"{one.layer}: {name_of(one)} is {is_now}, was {was}"
+
+
+def _moved(one: Difference) -> str:
+    """What a row of an output did."""
+    if one.bound:
+        return f"moved by {one.change:.2g}, and rounding by {one.bound:.2g} at most"
+    now, was = ("a number" if isinstance(v, float) else shown(v) for v in (one.now, one.was))
+    return f"is {now}, was {was}"
 
 
 def name_of(one: Difference) -> str:
