@@ -203,6 +203,31 @@ def test_a_new_finding_is_told_by_its_name(tmp_path):
     assert "bn: BN001 inference-changes-state is a finding, was none" in str(failure.value)
 
 
+class TwoOfOneName(keras.Model):
+    def __init__(self, momenta=(0.99, 0.99)):
+        super().__init__()
+        keras.utils.set_random_seed(3)
+        self.first, self.second = (layers(m, name="bn") for m in momenta)
+        self.head = L.Dense(2, name="head")
+
+    def call(self, x, training=None):
+        return self.head(self.second(self.first(x, training=training), training=training))
+
+
+def run_once(model):
+    model(np.zeros((2, 4), np.float32))
+    return model
+
+
+@pytest.mark.thorough
+def test_each_of_two_layers_of_one_name_is_compared(tmp_path):
+    record_baseline(run_once(TwoOfOneName()), "net", baseline_dir=tmp_path, **VALUES)
+    assert compare(tmp_path, run_once(TwoOfOneName())).verdict == "passed"
+    for momenta, name in (((0.9, 0.99), "bn"), ((0.99, 0.9), r"bn \(2\)")):
+        with pytest.raises(ConsistencyFailure, match=f"{name}: momentum is 0.9, was 0.99"):
+            compare(tmp_path, run_once(TwoOfOneName(momenta)))
+
+
 class Logarithm(L.Layer):
     """Of a number that has none."""
 

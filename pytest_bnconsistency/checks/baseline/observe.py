@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -103,14 +104,12 @@ class Holder:
 
 def _holders(subject: Subject) -> list[Holder]:
     """The layers, in the order in which the model holds them, and the model itself at the end."""
-    found, known = list[Holder](), dict[str, int]()
+    found, known = list[Holder](), Counter[str]()
     for layer in (*_in_order(subject), subject.model):
         path = subject.name if layer is subject.model else subject.path(layer)
-        known[path] = known.get(path, 0) + 1
-        label = path if known[path] == 1 else f"{path} ({known[path]})"
         own = subject.own_variables(layer)
         kept = tracked_candidates(subject, layer) if own else []
-        found.append(Holder(layer, label, own, kept))
+        found.append(Holder(layer, _label(path, known), own, kept))
     return found
 
 
@@ -170,12 +169,19 @@ def _statistics(holders: Sequence[Holder], distances: Mapping[int, Block]) -> Bl
 
 def _inventory(context: CheckContext) -> Blocks:
     found: dict[str, Block] = {}
+    known = Counter[str]()
     for layer in layer_facts(context):
         facts = dict(_flat(asdict(layer)))
         if facts["frozen_by"] == context.subject.name:
             facts["frozen_by"] = "the model"
-        found[layer.path] = facts
+        found[_label(layer.path, known)] = facts
     return found
+
+
+def _label(path: str, known: Counter[str]) -> str:
+    """The path of a layer, told from those in `known`, which it joins: several may have one."""
+    known[path] += 1
+    return path if known[path] == 1 else f"{path} ({known[path]})"
 
 
 def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
