@@ -32,6 +32,8 @@ ROWS, MOST_ROWS = 256, 1024
 """Numbers are fitted on so many rows of small models, and what they explain is told of so many."""
 BATCHES, MOST_BATCHES = 16, 64
 """The same in batches: of tiny ones, each costs what a large one costs."""
+WIDER = 4
+"""Times the rows of a batch in which numbers are fitted: the fewer, the less each fit costs."""
 WORTH_A_TRY = 0.2
 MOVED = 0.05
 """A statistic that a change moves by more tells whether it is what is stored."""
@@ -154,10 +156,13 @@ class Trial(abc.ABC, Generic[Change]):
         """Rows, and passes in training and inference, under a change; None for none."""
 
     def values(self, change: Change | None, rows: Data | None = None) -> list[Array] | None:
-        """The population statistics under a change; None where the model can't take it."""
+        """The population statistics under a change, of few rows in wider batches if of no others;
+        None where the model can't take it.
+        """
+        some, size = (self.some, WIDER * self._size) if rows is None else (rows, self._size)
         try:
-            data, training, _ = self.changed(change, self.some if rows is None else rows)
-            found = self.m.statistics_of(data.batches(self._size), training).population
+            data, training, _ = self.changed(change, some)
+            found = self.m.statistics_of(data.batches(size), training).population
         except Exception:  # values that the model cannot take
             return None
         return found if all(np.isfinite(value).all() for value in found) else None
@@ -172,7 +177,7 @@ class Trial(abc.ABC, Generic[Change]):
         m, few = self.m, self.values(change)
         if few is None or not self.explained(few) > WORTH_A_TRY:
             return None
-        values = few if self._judged.rows == self.some.rows else self.values(change, self._judged)
+        values = self.values(change, self._judged)
         if values is None:
             return None
         (given, aim), changed = self._as_given, self._says(change, m.moving)
