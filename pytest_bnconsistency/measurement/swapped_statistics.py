@@ -17,6 +17,10 @@ FEWEST_CHANNELS = 3
 """Shorter vectors may be like one another by chance."""
 NEARER = 0.2
 """In their own places, vectors are nearer to the population's than this share of the distance."""
+NEAR_ZERO, DEAD = 1e-2, 1e-6
+"""Shares of a typical variance: variances below the first are near zero and alike, and channels
+with less than the second have no deviation that a mean could be told in.
+"""
 SHOWN = 4
 REMEDY = "load the weights by name, or in the order of the model's own"
 
@@ -27,7 +31,7 @@ def distances(tracked: Sequence[Tracked], reference: Sequence[Array]) -> list[Di
     """How far two vectors are apart in each place, channel by channel.
 
     Means count in standard deviations of the population, variances as logarithms of their
-    ratios, with a hundredth of a typical variance for those near zero.
+    ratios, with a share of a typical variance for those near zero.
     """
     variances = {
         id(t.layer): value
@@ -37,13 +41,19 @@ def distances(tracked: Sequence[Tracked], reference: Sequence[Array]) -> list[Di
 
     def of(t: Tracked, value: Array) -> Distance:
         if t.role == "variance":
-            floor = 0.01 * max(float(np.median(value)), 1e-12)
+            floor = NEAR_ZERO * typical(value)
             return lambda mine, its: np.abs(np.log((np.abs(mine) + floor) / (np.abs(its) + floor)))
-        unit = np.sqrt(np.maximum(variances.get(id(t.layer), np.ones(1)), 1e-12))
+        own = variances.get(id(t.layer), np.ones(1))
+        unit = np.sqrt(np.maximum(own, DEAD * typical(own)))
         unit = unit if unit.size in (1, value.size) else np.ones(1)
         return lambda mine, its: np.abs(mine - its) / (unit + 1e-2 * np.abs(value))
 
     return [of(t, value) for t, value in zip(tracked, reference, strict=True)]
+
+
+def typical(variances: Array) -> float:
+    """The median variance; where most channels are dead, a tenth of the mean."""
+    return max(float(np.median(variances)), 0.1 * float(np.mean(variances)), 1e-12)
 
 
 @dataclass(frozen=True)

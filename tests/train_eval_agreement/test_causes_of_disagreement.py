@@ -99,6 +99,26 @@ def test_such_a_momentum_in_batches_smaller_than_those_of_the_check(k, disagrees
 
 
 @pytest.mark.thorough
+def test_such_a_momentum_in_one_of_several_layers(k, disagrees, many):
+    def model_of(momentum, rows):
+        inputs = h = k.Input((4,))
+        for name, own in (("first", 0.9), ("quick", momentum), ("last", 0.9)):
+            h = k.layers.BatchNormalization(momentum=own, name=name)(k.layers.ReLU()(h))
+            h = k.layers.Dense(8)(h)
+        model = k.Model(inputs, h)
+        model.compile("sgd", "mse")
+        return settled(model, split(many, rows), 2)
+
+    model = model_of(0.05, 6)
+    population = k.models.clone_model(model)
+    population.set_weights(model.get_weights())
+    recalibrate(population, many)
+    y = population.predict(many, verbose=0)
+    disagrees(model, many, y, rule=SMALL_MOMENTUM, layer="quick", batch_size=32)
+    expect_pass(CHECK, model_of(0.9, 32), many, batch_size=32)
+
+
+@pytest.mark.thorough
 def test_a_momentum_where_small_batches_cost_training_more(k):
     """Evaluation has less loss than training, whose batches are noisy, and could have less."""
     rng = np.random.default_rng(0)

@@ -135,6 +135,31 @@ def test_a_train_step_of_the_model_that_writes_to_the_statistics(disagrees, data
             expect_pass(CHECK, model, x, y, batch_size=32)
 
 
+@pytest.mark.thorough
+def test_dead_channels_tell_nothing(disagrees, data):
+    """The statistics of most channels are those of nothing, and decay as they like."""
+    x, y = data
+    inputs = keras.Input((8,))
+    bias = keras.initializers.Constant([0.0] * 3 + [-1e3] * 9)
+    h = keras.layers.Dense(12, activation="relu", bias_initializer=bias)(inputs)
+    h = keras.layers.BatchNormalization(momentum=0.97, name="bn")(h)
+    model = keras.Model(inputs, keras.layers.Dense(3)(h))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.03), loss)
+    model.fit(x, y, epochs=30, verbose=0)
+    model.optimizer.learning_rate = 0.0
+
+    def decayed(model):
+        for variable in model.layers[2].non_trainable_variables:
+            variable.assign(0.95 * variable)
+
+    step = stepper(model, after=decayed)
+    for _ in range(10):
+        for start in range(0, 256, 32):
+            step(x[start : start + 32], y[start : start + 32])
+    disagrees(model, x, y, rule=STEP_WRITES, train_step=step, batch_size=32)
+
+
 def far(x):
     return 3 * x - 10
 

@@ -28,7 +28,6 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.preprocessing impor
 from pytest_bnconsistency.checks.train_eval_agreement.causes.preprocessing_layers import misfit
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rewritten import rewritten
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order import (
-    by_chance,
     drawn_at_random,
     in_order,
 )
@@ -41,6 +40,8 @@ from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits, listed
 
 USUAL_MOMENTUM = 0.9
+OF_NOTE = 0.05
+"""Distances below it are told by chance."""
 LAST_ROWS = 512
 """So many rows are tried as the last of each epoch, in small models."""
 ENOUGH = 16
@@ -184,48 +185,66 @@ def _small_momentum(m: Measured) -> Iterator[Cause]:
 
     Batches may have been smaller than those of the check.
     """
-    t = m.quickest
-    if t.momentum >= HALF or len(m.seen) < 2:
+    quick = [i for i, t in enumerate(m.tracked) if t.momentum < HALF]
+    if not quick or len(m.seen) < 2:
         return
-    whole = m.deviation(m.moving, m.reference)
-    for size, seen in _in_smaller_batches(m):
-        now, usual = by_chance(m, among=seen), by_chance(m, USUAL_MOMENTUM, seen)
-        if usual < HALF * whole and (size < m.size or now > HALF * whole):
+    stored = _off_in(m, quick, [m.moving])
+    for size, seen in _in_smaller_batches(m, quick):
+        now, usual = (
+            _off_in(m, quick, drawn_at_random(m, momentum, seen))
+            for momentum in (None, USUAL_MOMENTUM)
+        )
+        if usual < HALF * stored and (size < m.size or now > HALF * stored):
             break
     else:
         return
-    other = 1 - t.momentum
+    momentum = m.quickest.momentum
+    other = 1 - momentum
+    of_all = sum(value.size for value in m.reference)
+    share = stored * sum(m.reference[i].size for i in quick) / of_all
     yield Cause.tested(
         rules.SMALL_MOMENTUM,
-        cause=f"momentum {t.momentum:.3g} keeps the statistics of the last batches only (other "
-        f"frameworks count it the other way round: {t.momentum:.3g} there is {other:.3g} here)",
+        cause=f"momentum {momentum:.3g} keeps the statistics of the last batches only (other "
+        f"frameworks count it the other way round: {momentum:.3g} there is {other:.3g} here)",
         tested=f"moving averages of this momentum over batches of {size} rows are as far from the "
         f"population ({digits(now, 2)} standard deviations) as the stored ones "
-        f"({digits(whole, 2)}), those of momentum {USUAL_MOMENTUM} are not ({digits(usual, 2)})",
+        f"({digits(stored, 2)}), those of momentum {USUAL_MOMENTUM} are not ({digits(usual, 2)})",
         remedy=f"momentum {max(other, USUAL_MOMENTUM):.3g}; or recalibrate(model, x)",
-        share=0.75,
+        share=min(0.75, share / m.deviation(m.moving, m.reference)),
+        place="" if len(quick) == len(m.tracked) else m.quickest.path,
     )
 
 
-def _in_smaller_batches(m: Measured) -> Iterator[tuple[int, Sequence[BatchStatistics]]]:
+def _off_in(m: Measured, places: Sequence[int], drawn: Sequence[Sequence[Array]]) -> float:
+    """How far statistics are from the population's in some places, in the median of draws."""
+    sizes = [m.reference[i].size for i in places]
+    off = [[m.deviations(values, m.reference)[i] for i in places] for values in drawn]
+    return float(np.median(np.average(off, axis=1, weights=sizes)))
+
+
+def _in_smaller_batches(
+    m: Measured, places: Sequence[int]
+) -> Iterator[tuple[int, Sequence[BatchStatistics]]]:
     """What batches gave, and their size: the check's, and smaller ones of which the last leave
-    every statistic about as far off as it is.
+    each of some statistics about as far off as it is.
     """
     yield m.size, m.seen
     rows = m.batches.order[: TRIED_ROWS if m.small else OF_LARGE]
     size = m.size // 2
     while 2 <= size < len(rows):
         seen = list(batch_statistics(m.training, m.tracked, in_batches(m.data, rows, size)))
-        if len(seen) > 1 and _as_far_off(m, drawn_at_random(m, among=seen)):
+        if len(seen) > 1 and _as_far_off(m, places, drawn_at_random(m, None, seen)):
             yield size, seen
         size //= 2
 
 
-def _as_far_off(m: Measured, drawn: Sequence[Sequence[Array]]) -> bool:
+def _as_far_off(m: Measured, places: Sequence[int], drawn: Sequence[Sequence[Array]]) -> bool:
     """Whether each statistic is as far from the population as in these draws, within a factor."""
-    usual = np.median([m.deviations(values, m.reference) for values in drawn], axis=0)
-    pairs = zip(m.deviations(m.moving, m.reference), usual, strict=True)
-    return all(HALF * expected < now < expected / HALF for now, expected in pairs)
+    for place in places:
+        now, usual = (_off_in(m, [place], values) for values in ([m.moving], drawn))
+        if max(now, usual) > OF_NOTE and not HALF * usual < now < usual / HALF:
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.measurement.swapped_statistics import NEAR_ZERO, typical
 
 RESPONDS = 0.2
 """A statistic that doubling moves by more is one to go by."""
@@ -98,7 +99,7 @@ def _residual(
     parts = []
     for i in places:
         if _is_variance(m, i):
-            floor = 0.01 * max(float(np.median(stored[i])), 1e-12)
+            floor = NEAR_ZERO * typical(stored[i])
             ratio = (np.abs(now[i]) + floor) / (np.abs(stored[i]) + floor)
             parts.append(np.log(ratio).ravel())
         else:

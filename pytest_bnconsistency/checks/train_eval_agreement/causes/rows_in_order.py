@@ -141,20 +141,17 @@ def _rounds(m: Measured, batches: int) -> int:
     return min(math.ceil(math.log(SETTLED) / math.log(kept) / batches), MOST_ROUNDS)
 
 
-def by_chance(
-    m: Measured, momentum: float | None = None, among: Sequence[BatchStatistics] | None = None
-) -> float:
+def by_chance(m: Measured) -> float:
     """How far moving averages over batches in random order are from the population."""
-    drawn = drawn_at_random(m, momentum, among)
+    drawn = drawn_at_random(m, None, m.seen)
     return float(np.median([m.deviation(values, m.reference) for values in drawn]))
 
 
 def drawn_at_random(
-    m: Measured, momentum: float | None = None, among: Sequence[BatchStatistics] | None = None
+    m: Measured, momentum: float | None, among: Sequence[BatchStatistics]
 ) -> list[list[Array]]:
-    """Moving averages over batches in several random orders, of the check's size if no other."""
-    seen = m.seen if among is None else among
-    return [moving_averages(m, _redrawn(m, seen, 60, draw), momentum) for draw in range(8)]
+    """Moving averages over some batches in several random orders."""
+    return [moving_averages(m, _redrawn(m, among, 60, draw), momentum) for draw in range(8)]
 
 
 def moving_averages(
