@@ -243,7 +243,9 @@ class BaselineRecorder:
     def _is_given(self, model: str) -> bool:
         """Whether it is a model that a command line may name: another run compares that."""
         is_function = "::" not in model and re.fullmatch(r"\S+:[\w.]+", model) is not None
-        return is_function or (self.config.rootpath / model).exists()
+        return is_function or os.path.exists(
+            self.config.rootpath / model
+        )  # a name may be too long
 
     def _near(self, path: Path) -> str:
         root = self.config.rootpath

@@ -210,6 +210,16 @@ def test_one_that_no_test_compares_is_told_and_deleted_on_request(project):
     assert project.runpytest().stdout.str().count("no test compares") == 0
 
 
+def test_one_with_a_name_that_no_file_may_have_is_told(project):
+    put(project)
+    project.makepyfile(test_old=TEST.format("").replace("test_net", "test_" + "net" * 100))
+    project.runpytest(UPDATE).assert_outcomes(passed=2)
+    (project.path / "test_old.py").unlink()
+    result = project.runpytest()
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["bn-baseline/test_old.test_netnet*.json: no test compares it; *"])
+
+
 @pytest.mark.every_case
 @pytest.mark.parametrize(
     "words",
