@@ -16,6 +16,8 @@ from pytest_bnconsistency.measurement.compared_outputs import Side, are_classes
 
 SOFTENED = (0.0, 0.05, 0.1, 0.2)
 """Shares of all classes alike in an answer: a loss that smooths its labels wants one."""
+LARGE = 2**24
+"""Numbers in the outputs beyond which only the targets as they are are tried: each is a copy."""
 SURE = 1e-7
 """A score of a class of which nothing is said, before its logarithm is taken."""
 
@@ -24,8 +26,8 @@ def perfect(side: Side, data: Data) -> Iterator[Side]:
     """Sides that answer with the targets, as shares or as scores; none if no output can."""
     given = _answers(side, data)
     shares = any(map(_are_shares, given))
-    softened = [share for share in SOFTENED if not share or shares] if given else []
-    for share in softened:
+    several = shares and sum(answer.size for answer in given) <= LARGE
+    for share in (SOFTENED if several else SOFTENED[:1]) if given else ():
         said = [_softened(answer, share) for answer in given]
         yield _as(side, said)
         if shares:
@@ -51,9 +53,11 @@ def _answer(target: Array, output: Array) -> Array | None:
     if not is_float(output) or target.dtype.kind not in "biuf":
         return None
     if target.size == output.size:
-        return target.reshape(output.shape).astype(np.float64)
+        return target.reshape(output.shape).astype(np.float32)
     if output.ndim > 1 and output.shape[-1] > 1 and are_classes(target, output):
-        one_hot: Array = np.eye(output.shape[-1])[target.reshape(output.shape[:-1]).astype(int)]
+        one_hot: Array = np.eye(output.shape[-1], dtype=np.float32)[
+            target.reshape(output.shape[:-1]).astype(int)
+        ]
         return one_hot
     return None
 
