@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -24,6 +24,8 @@ SHOWN = 40
 """Lines of a diff that are printed without -v."""
 WRITTEN = pytest.StashKey[dict[str, str]]()
 """What a test recorded: the text by its file."""
+DESELECTED = "bn_deselected"
+"""In what a worker says at its end: that it left tests out."""
 
 
 def add_options(group: pytest.OptionGroup) -> None:
@@ -103,8 +105,19 @@ def register(config: pytest.Config) -> None:
         OptionError: nothing may be recorded here.
     """
     mode(config)
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(BaselineRecorder(config), "bnconsistency-baselines")
+    is_worker = hasattr(config, "workerinput")
+    plugin = Deselections(config) if is_worker else BaselineRecorder(config)
+    config.pluginmanager.register(plugin, "bnconsistency-baselines")
+
+
+class Deselections:
+    """Tells the controller of a run that a worker left tests out: it collects none itself."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_deselected(self) -> None:
+        self.config.workeroutput[DESELECTED] = True  # type: ignore[attr-defined]
 
 
 class BaselineRecorder:
@@ -128,6 +141,10 @@ class BaselineRecorder:
 
     def pytest_deselected(self) -> None:
         self.incomplete = True
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self.incomplete |= DESELECTED in getattr(node, "workeroutput", {})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.titles |= {report.nodeid, str(getattr(report, "bn_model", ""))}

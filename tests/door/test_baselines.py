@@ -231,6 +231,8 @@ def test_one_with_a_name_that_no_file_may_have_is_told(project):
         ["--ignore-glob", "*old.py"],
         ["--deselect", "test_old.py"],
         ["-k", "net and not old"],
+        ["-n", "1", "-k", "not old"],
+        ["-n", "1", "--deselect", "test_old.py"],
         ["--bn-model", "models:net"],
     ],
     ids=" ".join,
