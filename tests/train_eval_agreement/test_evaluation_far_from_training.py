@@ -159,7 +159,7 @@ class Cell(L.Layer):
 
 def recurrent(norm):
     inputs = keras.Input((8, 8))
-    return compiled(inputs, L.Dense(10)(L.RNN(Cell(norm), name="rnn")(inputs)))
+    return compiled(inputs, L.Dense(10)(L.RNN(Cell(norm, name="cell"), name="rnn")(inputs)))
 
 
 def pyramid(norms):
