@@ -260,9 +260,8 @@ class BaselineRecorder:
     def _is_given(self, model: str) -> bool:
         """Whether it is a model that a command line may name: another run compares that."""
         is_function = "::" not in model and re.fullmatch(r"\S+:[\w.]+", model) is not None
-        return is_function or os.path.exists(
-            self.config.rootpath / model
-        )  # a name may be too long
+        # Of a name that no file may have, `Path.exists` raises.
+        return is_function or os.path.exists(self.config.rootpath / model)
 
     def _near(self, path: Path) -> str:
         root = self.config.rootpath

@@ -13,7 +13,7 @@ from pytest_bnconsistency.checks.frozen_stability.explain_writers import named_w
 from pytest_bnconsistency.checks.frozen_stability.fine_tuning import Start
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.execution.state import Variables, preserve_state
+from pytest_bnconsistency.execution.state import preserve_state, restored
 from pytest_bnconsistency.execution.trainable_flags import Flagged, flags_set
 from pytest_bnconsistency.execution.training_steps import UNITS, ModeGap, Modes, Steps, mode_gaps
 from pytest_bnconsistency.models import Call, Subject
@@ -123,13 +123,10 @@ def _explained(cause: str, remedy: str, proof: str) -> Explanation:
 
 def explain(m: Measured) -> list[Finding]:
     """One finding a cause, with all the layers that it explains."""
-    stored = Variables(list(m.beyond))
-    for variable in m.beyond:
-        variable.assign(tf.zeros_like(variable))
-    try:
+    with restored(m.beyond):
+        for variable in m.beyond:
+            variable.assign(tf.zeros_like(variable))
         return _explain(m)
-    finally:
-        stored.restore()
 
 
 def _explain(m: Measured) -> list[Finding]:

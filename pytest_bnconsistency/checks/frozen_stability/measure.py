@@ -17,7 +17,7 @@ from pytest_bnconsistency.checks.population_statistics import inference_pass
 from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES, TRAINING
 from pytest_bnconsistency.data.arrays import Nest, all_finite
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
-from pytest_bnconsistency.execution.state import Variables, same_bits
+from pytest_bnconsistency.execution.state import restored, same_bits
 from pytest_bnconsistency.execution.trainable_flags import flags_set
 from pytest_bnconsistency.execution.training_steps import Modes, Ran, Steps, mode_gaps, shifted
 from pytest_bnconsistency.results import Table
@@ -95,12 +95,10 @@ def _beyond_rows(
 
 
 def _moves_from_zero(training: Pass, rows: Nest, variable: Any) -> bool:
-    stored, value = Variables([variable]), variable.numpy()
-    variable.assign(tf.zeros_like(variable))
-    try:
+    value = variable.numpy()
+    with restored([variable]):
+        variable.assign(tf.zeros_like(variable))
         after = training.run(rows).after.get(id(variable))
-    finally:
-        stored.restore()
     return after is not None and all_finite([after]) and not same_bits(after, value)
 
 

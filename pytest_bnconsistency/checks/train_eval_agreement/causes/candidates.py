@@ -28,20 +28,17 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.preprocessing impor
 from pytest_bnconsistency.checks.train_eval_agreement.causes.preprocessing_layers import misfit
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rewritten import rewritten
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order import (
-    drawn_at_random,
     in_order,
 )
+from pytest_bnconsistency.checks.train_eval_agreement.causes.small_momentum import small_momentum
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.batches import in_batches
-from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, batch_statistics
+from pytest_bnconsistency.measurement.batch_statistics import batch_statistics
 from pytest_bnconsistency.models.owned_objects import name_of
 from pytest_bnconsistency.rules import catalogue as rules
-from pytest_bnconsistency.words import digits, listed
+from pytest_bnconsistency.words import listed
 
-USUAL_MOMENTUM = 0.9
-OF_NOTE = 0.05
-"""Distances below it are told by chance."""
 LAST_ROWS = 512
 """So many rows are tried as the last of each epoch, in small models."""
 ENOUGH = 16
@@ -180,73 +177,6 @@ def _ended(
     return values
 
 
-def _small_momentum(m: Measured) -> Iterator[Cause]:
-    """Moving averages about the last batches only: draw some, with this momentum and a usual.
-
-    Batches may have been smaller than those of the check.
-    """
-    quick = [i for i, t in enumerate(m.tracked) if t.momentum < HALF]
-    if not quick or len(m.seen) < 2:
-        return
-    stored = _off_in(m, quick, [m.moving])
-    for size, seen in _in_smaller_batches(m, quick):
-        now, usual = (
-            _off_in(m, quick, drawn_at_random(m, momentum, seen))
-            for momentum in (None, USUAL_MOMENTUM)
-        )
-        if usual < HALF * stored and (size < m.size or now > HALF * stored):
-            break
-    else:
-        return
-    momentum = m.quickest.momentum
-    other = 1 - momentum
-    of_all = sum(value.size for value in m.reference)
-    share = stored * sum(m.reference[i].size for i in quick) / of_all
-    yield Cause.tested(
-        rules.SMALL_MOMENTUM,
-        cause=f"momentum {momentum:.3g} keeps the statistics of the last batches only (other "
-        f"frameworks count it the other way round: {momentum:.3g} there is {other:.3g} here)",
-        tested=f"moving averages of this momentum over batches of {size} rows are as far from the "
-        f"population ({digits(now, 2)} standard deviations) as the stored ones "
-        f"({digits(stored, 2)}), those of momentum {USUAL_MOMENTUM} are not ({digits(usual, 2)})",
-        remedy=f"momentum {max(other, USUAL_MOMENTUM):.3g}; or recalibrate(model, x)",
-        share=min(0.75, share / m.deviation(m.moving, m.reference)),
-        place="" if len(quick) == len(m.tracked) else m.quickest.path,
-    )
-
-
-def _off_in(m: Measured, places: Sequence[int], drawn: Sequence[Sequence[Array]]) -> float:
-    """How far statistics are from the population's in some places, in the median of draws."""
-    sizes = [m.reference[i].size for i in places]
-    off = [[m.deviations(values, m.reference)[i] for i in places] for values in drawn]
-    return float(np.median(np.average(off, axis=1, weights=sizes)))
-
-
-def _in_smaller_batches(
-    m: Measured, places: Sequence[int]
-) -> Iterator[tuple[int, Sequence[BatchStatistics]]]:
-    """What batches gave, and their size: the check's, and smaller ones of which the last leave
-    each of some statistics about as far off as it is.
-    """
-    yield m.size, m.seen
-    rows = m.batches.order[: TRIED_ROWS if m.small else OF_LARGE]
-    size = m.size // 2
-    while 2 <= size < len(rows):
-        seen = list(batch_statistics(m.training, m.tracked, in_batches(m.data, rows, size)))
-        if len(seen) > 1 and _as_far_off(m, places, drawn_at_random(m, None, seen)):
-            yield size, seen
-        size //= 2
-
-
-def _as_far_off(m: Measured, places: Sequence[int], drawn: Sequence[Sequence[Array]]) -> bool:
-    """Whether each statistic is as far from the population as in these draws, within a factor."""
-    for place in places:
-        now, usual = (_off_in(m, [place], values) for values in ([m.moving], drawn))
-        if max(now, usual) > OF_NOTE and not HALF * usual < now < usual / HALF:
-            return False
-    return True
-
-
 @dataclass(frozen=True)
 class Attempt:
     """A way to look for causes, and what it is called for a reader.
@@ -268,7 +198,7 @@ ATTEMPTS = (
     Attempt("batches of few rows", _small_batches),
     Attempt("real steps with the weights put back", own_steps),
     Attempt("rows in an order", in_order),
-    Attempt("the momentum", _small_momentum),
+    Attempt("the momentum", small_momentum),
     Attempt("other preprocessing", preprocessed),
     Attempt("statistics set back", set_back),
 )

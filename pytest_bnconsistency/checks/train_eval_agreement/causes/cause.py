@@ -12,6 +12,8 @@ from pytest_bnconsistency.rules.catalogue import Rule
 HALF, MOST = 0.5, 0.8
 RIVALS = 0.05
 """Two explanations whose shares are as near to each other explain as much."""
+BY_CHANCE = 0.05
+"""Standard deviations: distances below it are told by chance."""
 TRIED_ROWS, OF_LARGE = 64, 8
 """Causes that need runs of their own are tried on so many rows, and so many of large models."""
 

@@ -104,7 +104,7 @@ def _residual(
             parts.append(np.log(ratio).ravel())
         else:
             own = variances.get(id(m.tracked[i].layer), stored[i] ** 2)
-            unit = np.sqrt(np.maximum(own, 1e-2 * np.median(own) + 1e-12))
+            unit = np.sqrt(np.maximum(own, NEAR_ZERO * typical(own)))
             parts.append(((now[i] - stored[i]) / unit).ravel())
     return np.asarray(np.clip(np.concatenate(parts), -1e6, 1e6))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import BY_CHANCE, HALF, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import away
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order import moving_averages
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
@@ -16,8 +16,8 @@ from pytest_bnconsistency.words import digits
 
 MOST_STEPS = 200
 """Training steps that a lag is tried on, where they are cheap."""
-FAR_MORE, OF_NOTE = 4, 0.05
-"""Times as far as a statistic was behind, and distances that are told by chance."""
+TIMES_AS_FAR = 4
+"""A statistic that is left so many times as far behind as it was did not lag in such steps."""
 
 
 def lagging(m: Measured) -> Cause | None:
@@ -63,4 +63,6 @@ def lagging(m: Measured) -> Cause | None:
 def _far_more(m: Measured, opened: Sequence[float]) -> bool:
     """Whether a statistic is left far more behind than it was."""
     before = m.deviations(m.moving, m.reference)
-    return any(now > FAR_MORE * max(was, OF_NOTE) for now, was in zip(opened, before, strict=True))
+    return any(
+        now > TIMES_AS_FAR * max(was, BY_CHANCE) for now, was in zip(opened, before, strict=True)
+    )
