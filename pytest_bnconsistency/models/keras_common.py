@@ -16,7 +16,7 @@ from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.models.calls import Hook, TracedBatch
 from pytest_bnconsistency.models.layer_hooks import by_names, hooked_layers
 from pytest_bnconsistency.models.predict_methods import PredictingSubject, fed, quiet
-from pytest_bnconsistency.models.refusals import as_sentence
+from pytest_bnconsistency.models.refusals import as_sentence, lacks_call, without_call
 from pytest_bnconsistency.models.training_batches import (
     as_given,
     batch_like,
@@ -46,6 +46,8 @@ class KerasModelSubject(PredictingSubject):
     """The class of graph operations that are no layers, where there is one apart."""
 
     def __init__(self, model: Any) -> None:
+        if lacks_call(model, self.model_class):
+            raise UnsupportedSubjectError(without_call(model, self.model_class))
         if not getattr(model, "built", True) and not _given_inputs(model):
             # A custom step may train the parts of a model that itself was never called.
             parts = any(getattr(layer, "built", True) for layer in model.layers)

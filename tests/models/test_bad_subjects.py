@@ -75,6 +75,44 @@ def test_a_subclass_that_was_never_called_is_refused(k):
         assert_batch_invariance(model, X)
 
 
+@pytest.mark.parametrize("built", [False, True])
+def test_a_model_that_only_trains_others_names_them(k, built):
+    class Adversary(k.Model):
+        def __init__(self):
+            super().__init__(name="gan")
+            self.generator = k.Sequential([k.Input((4,)), k.layers.Dense(2)])
+            self.discriminator = k.Sequential([k.Input((2,)), k.layers.Dense(1)])
+            self.built = built
+
+        def train_step(self, data):
+            return {"loss": k.backend.mean(self.discriminator(self.generator(data)))}
+
+    class Judge(Adversary):
+        def call(self, x, training=None):
+            return self.discriminator(self.generator(x, training=training), training=training)
+
+    with pytest.raises(BNConsistencyError) as caught:
+        assert_batch_invariance(Adversary(), X)
+    assert str(caught.value) == (
+        "model 'gan' gives no predictions, its class has no call(); expected a model that does: "
+        "check what it trains, model.generator and model.discriminator, or write a call()"
+    )
+    assert_batch_invariance(Adversary().generator, X)
+    mended = Judge()
+    mended(X)
+    assert_batch_invariance(mended, X)
+
+
+def test_a_model_without_a_call_or_other_models_is_asked_for_one(k):
+    class Empty(k.Model):
+        def __init__(self):
+            super().__init__(name="mine")
+            self.head = k.layers.Dense(1)
+
+    with pytest.raises(BNConsistencyError, match=r"expected a model that does: write a call\(\)$"):
+        assert_batch_invariance(Empty(), X)
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
