@@ -59,6 +59,6 @@ def without_call(model: Any, model_class: type) -> str:
     ]
     what_it_trains = f"check what it trains, {listed(inside, most=4)}, or " if inside else ""
     return (
-        f"model {model.name!r} gives no predictions, its class has no call(); expected a model that "
-        f"does: {what_it_trains}write a call()"
+        f"model {model.name!r} gives no predictions, its class has no call(); expected a model "
+        f"that does: {what_it_trains}write a call()"
     )
