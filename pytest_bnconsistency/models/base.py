@@ -264,8 +264,13 @@ class Subject(abc.ABC):
 
     @property
     def compiled(self) -> bool:
-        """Whether `evaluate` and `fit` can run."""
+        """Whether `fit` can run."""
         return False
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether `evaluate` can run, and says something of the outputs."""
+        return self.compiled
 
     def updates(self) -> int | None:
         """Training steps so far, where an optimizer counted them."""

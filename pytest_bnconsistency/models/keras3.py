@@ -75,5 +75,10 @@ class Keras3Subject(KerasModelSubject):
         return not any(weight.trainable for weight in layer.weights)
 
     @property
-    def compiled(self) -> bool:
+    def was_compiled(self) -> bool:
         return bool(self.model.compiled)
+
+    @property
+    def penalties(self) -> int:
+        weights = self.model.trainable_variables
+        return sum(getattr(weight, "regularizer", None) is not None for weight in weights)

@@ -147,6 +147,37 @@ class KerasModelSubject(PredictingSubject):
     def roots(self) -> list[Any]:
         return [self.model]
 
+    @property
+    def was_compiled(self) -> bool:
+        """Whether `compile` was called, whatever it was given."""
+        raise NotImplementedError
+
+    @property
+    def compiled(self) -> bool:
+        return self.was_compiled and (self._overrides("train_step") or self._is_scored)
+
+    @property
+    def evaluates(self) -> bool:
+        return self.was_compiled and self._is_scored
+
+    @property
+    def _is_scored(self) -> bool:
+        """Whether anything makes a loss of outputs; penalties on the weights make none."""
+        if self._has_loss or self.own_evaluation():
+            return True
+        return len(self.model.losses) > self.penalties
+
+    @property
+    def _has_loss(self) -> bool:
+        """Whether `compile` was given one; tf_keras makes an empty nest of none."""
+        loss = getattr(self.model, "loss", None)
+        return loss is not None and not (isinstance(loss, (Mapping, list)) and not loss)
+
+    @property
+    def penalties(self) -> int:
+        """How many losses of the model are of its weights alone."""
+        raise NotImplementedError
+
     def updates(self) -> int | None:
         optimizer = getattr(self.model, "optimizer", None)
         iterations = getattr(optimizer, "iterations", None)
@@ -270,7 +301,7 @@ class KerasModelSubject(PredictingSubject):
 
     @property
     def needs_targets(self) -> bool:
-        return not self._overrides("train_step") and getattr(self.model, "loss", None) is not None
+        return not self._overrides("train_step") and self._has_loss
 
     def training_function(self) -> Any:
         return getattr(self.model, "train_function", None)

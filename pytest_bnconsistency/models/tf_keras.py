@@ -55,8 +55,12 @@ class TfKerasSubject(KerasModelSubject):
         )
 
     @property
-    def compiled(self) -> bool:
+    def was_compiled(self) -> bool:
         return bool(self.model._is_compiled)
+
+    @property
+    def penalties(self) -> int:
+        return sum(len(getattr(layer, "_callable_losses", ())) for layer in self.layers())
 
     def rebuild_training(self) -> None:
         # `compile` also notes down which flags its training function runs under.

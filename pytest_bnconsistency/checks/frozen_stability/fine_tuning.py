@@ -143,7 +143,7 @@ def start(
 
 def _scored(subject: Subject, data: Data, side: Side) -> Side:
     scores: dict[str, float] = {}
-    loss = subject.loss(data, side.predicted) if data.y is not None and subject.compiled else None
+    loss = subject.loss(data, side.predicted) if data.y is not None and subject.evaluates else None
     if loss is not None and math.isfinite(loss):
         scores["loss"] = loss
     accuracy = right(side, data) if data.y is not None else None

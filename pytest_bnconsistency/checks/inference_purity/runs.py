@@ -144,7 +144,7 @@ def _raising(context: CheckContext, name: str, error: RefusedError) -> Seen:
 
 def _can_evaluate(context: CheckContext) -> bool:
     """Whether there are targets for the model's own evaluation, for as many rows as it takes."""
-    if context.data is None or context.data.y is None or not context.subject.compiled:
+    if context.data is None or context.data.y is None or not context.subject.evaluates:
         return False
     return context.data.rows >= (context.fixed_rows or 1)
 

@@ -94,7 +94,7 @@ def with_population(
 
 def _scores(context: CheckContext, data: Data, side: Side, size: int) -> dict[str, float]:
     """Loss and metrics: of the outputs where they tell, else by the user's own `evaluate`."""
-    if not context.subject.compiled or data.y is None:
+    if not context.subject.evaluates or data.y is None:
         return {}
     scores = context.subject.scores(data, side.predicted)
     return context.subject.evaluate(data, size) if scores is None else scores
@@ -148,6 +148,6 @@ def with_loss(context: CheckContext, data: Data, side: Side) -> Side:
 
 def losses_of(context: CheckContext, data: Data, side: Side) -> dict[str, float]:
     """The compiled loss of what a side says, where there is one, and that of each output."""
-    if data.y is None or not context.subject.compiled:
+    if data.y is None or not context.subject.evaluates:
         return {}
     return context.subject.losses(data, side.predicted)

@@ -311,7 +311,7 @@ class Losses:
 def _losses(context: CheckContext, tries: Tries) -> Losses | None:
     """The losses of the given rows, where there is a loss."""
     subject, known = context.subject, estimated(context)
-    if context.given.y is None or not subject.compiled or not known.seen:
+    if context.given.y is None or not subject.evaluates or not known.seen:
         return None
     if not tries.may("the loss in either mode"):
         return None

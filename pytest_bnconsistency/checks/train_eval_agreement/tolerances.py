@@ -323,7 +323,7 @@ def _changes(context: CheckContext, data: Data, reference: Side) -> list[Quantit
     """
     if changed_rows(reference, reference, data) is None:
         tolerance = context.settings.output_tolerance
-        if not context.subject.compiled:
+        if not context.subject.evaluates:
             return [_distance(tolerance, data, reference)]
         return [_distance(tolerance, data, reference, CLEAR, UNMISTAKABLE)]
 
@@ -371,7 +371,7 @@ def _decided(context: CheckContext, data: Data, reference: Side) -> Data:
     They are if the compiled loss takes numbers of classes or one-hot rows as targets, and does
     not see that all scores of a row grow by the same.
     """
-    if data.y is not None or not context.subject.compiled or len(reference.outputs) != 1:
+    if data.y is not None or not context.subject.evaluates or len(reference.outputs) != 1:
         return data
     output = reference.outputs[0]
     if output.ndim < 2 or output.shape[-1] < 2:

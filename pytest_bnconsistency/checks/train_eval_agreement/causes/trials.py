@@ -223,7 +223,7 @@ class Trial(abc.ABC, Generic[Change]):
 
     def _loss(self, side: Side) -> float | None:
         subject = self.m.subject
-        if self._judged.y is None or not subject.compiled:
+        if self._judged.y is None or not subject.evaluates:
             return None
         return subject.loss(self._judged, side.predicted)
 
