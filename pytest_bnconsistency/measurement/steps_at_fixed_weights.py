@@ -30,6 +30,11 @@ class RealStep:
     own: Callable[..., Any] | None
     size: int
 
+    @property
+    def has_run(self) -> bool:
+        """Whether it may be what trained the model: an optimizer that is new has not."""
+        return self.own is not None or self.subject.own_training or self.subject.updates() != 0
+
     def __call__(self, given: Data) -> None:
         with as_written():
             if self.own is None:

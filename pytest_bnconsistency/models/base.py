@@ -272,6 +272,11 @@ class Subject(abc.ABC):
         """Whether `evaluate` can run, and says something of the outputs."""
         return self.compiled
 
+    @property
+    def own_training(self) -> bool:
+        """Whether `fit` runs a step of the user's own, whose optimizers may be others."""
+        return False
+
     def updates(self) -> int | None:
         """Training steps so far, where an optimizer counted them."""
         return None

@@ -154,7 +154,7 @@ class KerasModelSubject(PredictingSubject):
 
     @property
     def compiled(self) -> bool:
-        return self.was_compiled and (self._overrides("train_step") or self._is_scored)
+        return self.was_compiled and (self.own_training or self._is_scored)
 
     @property
     def evaluates(self) -> bool:
@@ -187,7 +187,7 @@ class KerasModelSubject(PredictingSubject):
         return self._rows_in("test_step", data)
 
     def rows_in_training(self, data: Data) -> Nest | None:
-        if not self._overrides("train_step"):
+        if not self.own_training:
             return data.x
         return self._rows_in("train_step", data)
 
@@ -301,7 +301,11 @@ class KerasModelSubject(PredictingSubject):
 
     @property
     def needs_targets(self) -> bool:
-        return not self._overrides("train_step") and self._has_loss
+        return not self.own_training and self._has_loss
+
+    @property
+    def own_training(self) -> bool:
+        return self._overrides("train_step")
 
     def training_function(self) -> Any:
         return getattr(self.model, "train_function", None)

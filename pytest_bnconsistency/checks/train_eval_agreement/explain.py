@@ -22,6 +22,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.initial_values impo
     all_set_back,
     shares_against_count,
     stale,
+    uncounted,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.causes.lagging import lagging
 from pytest_bnconsistency.checks.train_eval_agreement.causes.scaled_weights import scaled
@@ -86,7 +87,7 @@ def _not_established(m: Measured, tries: Tries, tested: str) -> Cause:
         ),
         tested=tested
         + f"; none of {counted(len(tried), 'other cause')} explains what is stored" * bool(tried),
-        remedy=f"{CHANGED}; or give data as in training" if changed else OTHERWISE,
+        remedy=f"{CHANGED}; or give data as in training" if changed else uncounted(m) + OTHERWISE,
     )
     return Cause(rules.OTHER_WEIGHTS if changed else rules.DISAGREES, explanation, share=0.0)
 

@@ -79,6 +79,23 @@ def _measured(m: Measured) -> Iterator[Cause]:
     )
 
 
+def uncounted(m: Measured) -> str:
+    """What to say where nothing counts the updates, and less of the initial values seems to be
+    left than tells by itself; "" elsewhere.
+    """
+    t, share = m.slowest, m.initial_share
+    known = m.updates is not None or t.cumulative or not 0 < t.retention < 1
+    if known or not CERTAIN_SHARE <= share < HALF:
+        return ""
+    if not m.explained(m.with_initial(share)) > HALF:
+        return ""
+    steps = round(math.log(share) / (t.calls * math.log(t.momentum)))
+    return (
+        "say how many training steps there were, updates=..., which nothing counts here "
+        f"({share:.0%} of the initial values seem to be left, as after {steps}); or "
+    )
+
+
 def _of_little(m: Measured, certain: float) -> tuple[str, float, bool]:
     """What the share that the updates leave explains, or the measured one if it is better."""
     proof, explained = _remade(m, m.with_initial(m.left))

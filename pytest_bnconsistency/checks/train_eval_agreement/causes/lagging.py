@@ -11,6 +11,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order impor
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.execution.training_steps import forget_training
+from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits
 
@@ -26,15 +27,15 @@ def lagging(m: Measured) -> Cause | None:
     With the weights at rest, neither the steps nor chance may do so; and where a statistic is left
     far more behind than it was, these steps are not like the last ones.
     """
-    far = away(m)
-    if m.step is None or far is None or not far <= HALF:
+    step = m.step
+    if step is None or not _tells(m, step):
         return None
     momentum = m.slowest.momentum
     steps = min(
         math.ceil(1 / max(1 - momentum, 1e-3)), MOST_STEPS if m.small else 2 * len(m.batches)
     )
-    with preserve_state(m.subject, m.step.own):
-        forget_training(m.subject, m.step.own)  # it may have been traced for other settings
+    with preserve_state(m.subject, step.own):
+        forget_training(m.subject, step.own)  # it may have been traced for other settings
         left = m.after_steps(steps)
     if left is None or _far_more(m, m.deviations(*left)):
         return None
@@ -58,6 +59,15 @@ def lagging(m: Measured) -> Cause | None:
         "recalibrate(model, x)",
         share=1.0,
     )
+
+
+def _tells(m: Measured, step: RealStep) -> bool:
+    """Whether steps may be like those of training, and carry the statistics to those of the data.
+
+    Those of an optimizer that was made after training move the weights as no step did.
+    """
+    far = away(m) if step.has_run else None
+    return far is not None and far <= HALF
 
 
 def _far_more(m: Measured, opened: Sequence[float]) -> bool:
