@@ -1,4 +1,4 @@
-"""Trained by a loop of one's own: the model's optimizer made none of the steps, and counts none."""
+"""Trained by a loop of one's own: the model's optimizer made none of the steps and counts none."""
 
 import numpy as np
 import pytest
