@@ -81,13 +81,17 @@ def test_dropout_that_feeds_a_normaliser(k, disagrees, many):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("momentum", [0.0, 0.1])
-def test_a_momentum_of_the_other_convention(k, disagrees, many, momentum):
+@pytest.mark.parametrize(
+    ("momentum", "copied"), [(0.0, ""), (0.1, "0.1 there is 0.9 here")], ids=["none", "copied"]
+)
+def test_a_momentum_of_the_other_convention(k, disagrees, many, momentum, copied):
     model = settled(linear(k, momentum), split(many, 8), 2)
     finding = disagrees(
         model, many, targets(model, many), rule=SMALL_MOMENTUM, layer="bn", batch_size=8
     )
-    assert f"{momentum:.3g} there is {1 - momentum:.3g} here" in finding.cause
+    assert copied in finding.cause
+    assert ("there is" in finding.cause) == bool(copied)
+    assert finding.remedy.startswith("momentum 0.9;")  # 1 would never update
     expect_pass(CHECK, settled(linear(k, 0.9), split(many, 8), 2), many, batch_size=8)
 
 

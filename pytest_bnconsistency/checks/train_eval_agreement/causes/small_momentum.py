@@ -22,7 +22,8 @@ from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, b
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits
 
-USUAL_MOMENTUM = 0.9
+USUAL_MOMENTUM, MOST_MOMENTUM = 0.9, 0.999
+"""A momentum to set, and the largest that anybody sets: 1 never updates."""
 
 
 def small_momentum(m: Measured) -> Iterator[Cause]:
@@ -34,22 +35,31 @@ def small_momentum(m: Measured) -> Iterator[Cause]:
     drawn = _drawn_as_far_off(m, quick) if quick and len(m.seen) > 1 else None
     if drawn is None:
         return
-    momentum = m.quickest.momentum
-    other = 1 - momentum
+    convention, other = _otherwise(m.quickest.momentum)
     sizes = [value.size for value in m.reference]
     share = drawn.stored * sum(sizes[i] for i in quick) / sum(sizes)
     yield Cause.tested(
         rules.SMALL_MOMENTUM,
-        cause=f"momentum {momentum:.3g} keeps the statistics of the last batches only (other "
-        f"frameworks count it the other way round: {momentum:.3g} there is {other:.3g} here)",
+        cause=f"momentum {m.quickest.momentum:.3g} keeps the statistics of the last batches only"
+        + convention,
         tested=f"moving averages of this momentum over batches of {drawn.rows} rows are as far "
         f"from the population ({digits(drawn.now, 2)} standard deviations) as the stored ones "
         f"({digits(drawn.stored, 2)}), those of momentum {USUAL_MOMENTUM} are not "
         f"({digits(drawn.usual, 2)})",
-        remedy=f"momentum {max(other, USUAL_MOMENTUM):.3g}; or recalibrate(model, x)",
+        remedy=f"momentum {other:.3g}; or recalibrate(model, x)",
         share=min(0.75, share / m.deviation(m.moving, m.reference)),
         place="" if len(quick) == len(m.tracked) else m.quickest.path,
     )
+
+
+def _otherwise(momentum: float) -> tuple[str, float]:
+    """Where the momentum may have been copied from, and the one to set in its place."""
+    other = 1 - momentum
+    if other > MOST_MOMENTUM:  # counted the other way round it would keep all, or nearly all
+        return "", USUAL_MOMENTUM
+    there = f"{momentum:.3g} there is {other:.3g} here"
+    convention = f" (other frameworks count it the other way round: {there})"
+    return convention, max(other, USUAL_MOMENTUM)
 
 
 @dataclass(frozen=True)
