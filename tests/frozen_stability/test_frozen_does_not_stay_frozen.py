@@ -253,7 +253,7 @@ def test_a_child_left_trainable_under_a_frozen_parent(k, x, y):
     base.trainable = False
     base.layers[-1].trainable = True
     model = transfer(k, base)
-    expect_failure(
+    finding = expect_failure(
         CHECK,
         model,
         x,
@@ -264,6 +264,14 @@ def test_a_child_left_trainable_under_a_frozen_parent(k, x, y):
         cause_contains="trainable=False on base, but the layer's own flag is True",
     )
     base.layers[-1].trainable = False
+    compiled(model)
+    expect_pass(CHECK, model, x, y)
+    assert (
+        "where it is to train, trainable = True on the parent and False on all" in finding.remedy
+    )
+    base.trainable = True
+    for layer in base.layers[:-1]:
+        layer.trainable = False
     compiled(model)
     expect_pass(CHECK, model, x, y)
 

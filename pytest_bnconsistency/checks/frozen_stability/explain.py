@@ -181,7 +181,11 @@ def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
 
 
 def _child(m: Measured, left: Sequence[Frozen]) -> Cause | None:
-    return _unfrozen(m, [f for f in left if f.own_flag and f.above], rules.CHILD_TRAINABLE, ",")
+    free = [f for f in left if f.own_flag and f.above]
+    meant = (
+        "; or, where it is to train, trainable = True on the parent and False on all else in it"
+    )
+    return _unfrozen(m, free, rules.CHILD_TRAINABLE, ",", meant)
 
 
 def _expected(m: Measured, left: Sequence[Frozen]) -> Cause | None:
@@ -189,7 +193,9 @@ def _expected(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     return _unfrozen(m, free, rules.NOT_FROZEN, " says frozen,")
 
 
-def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cause | None:
+def _unfrozen(
+    m: Measured, free: Sequence[Frozen], rule: Rule, says: str, meant: str = ""
+) -> Cause | None:
     if not free:
         return None
     by = f"{free[0].by}{says} but the layer's own flag is True"
@@ -198,7 +204,7 @@ def _unfrozen(m: Measured, free: Sequence[Frozen], rule: Rule, says: str) -> Cau
     explanation = _explained(
         f"{by}{_by_decay(m, free)}",
         "set trainable = False on the layer itself, after every trainable = True on a parent, "
-        "and compile again",
+        f"and compile again{meant}",
         "with trainable=False on the layer itself, its state stays" if _time_for(FLAGS) else "",
     )
     return Cause(rule, free, explanation)
