@@ -9,7 +9,7 @@ from pytest_bnconsistency import BNConsistencyError, assert_batch_invariance
 from pytest_bnconsistency.data.arrays import flatten
 from pytest_bnconsistency.execution.accepted_sizes import specs_of
 from pytest_bnconsistency.models import subject_of
-from pytest_bnconsistency.testing import expect_failure, expect_pass
+from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 BATCH = "batch_invariance"
 
@@ -215,3 +215,23 @@ def test_a_wrong_shape_is_one_sentence(shape, sentence):
     with pytest.raises(BNConsistencyError, match=sentence) as caught:
         assert_batch_invariance(of_one_length(), shape=shape)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("check", [BATCH, "inference_purity"])
+def test_rows_that_a_model_makes_infinite_of_are_asked_for(k, check):
+    """A curve that is drawn again and again stays where pixels are, and nowhere else."""
+
+    class Curves(k.layers.Layer):
+        def call(self, x):
+            for _ in range(12):
+                x = x + 2 * (tf.square(x) - x)
+            return x
+
+    model = k.Sequential([k.Input((4,)), Curves()])
+    result = expect_verdict(check, "vacuous", model)
+    assert "NaN or Inf" in result.summary
+    assert result.hint.startswith("give rows as the model takes them as x, or --bn-data")
+    rows = np.random.default_rng(0).uniform(0, 1, (8, 4)).astype(np.float32)
+    expect_pass(check, model, rows)
+    stored = expect_verdict(check, "vacuous", model, 100 * rows)
+    assert stored.hint == "statistics_health says whether stored statistics are at fault"

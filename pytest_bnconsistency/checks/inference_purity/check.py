@@ -10,7 +10,7 @@ from pytest_bnconsistency.checks.inference_purity.faults import not_repeatable, 
 from pytest_bnconsistency.checks.inference_purity.runs import Runs, run_all
 from pytest_bnconsistency.checks.inference_purity.search import searched
 from pytest_bnconsistency.checks.traced_passes import observed
-from pytest_bnconsistency.checks.unanswered import Unanswered
+from pytest_bnconsistency.checks.unanswered import not_finite
 from pytest_bnconsistency.data.arrays import Nest, rows_of
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.rounding_noise import NOISE_DOMINATED
@@ -18,9 +18,6 @@ from pytest_bnconsistency.results import CheckResult, Verdict
 from pytest_bnconsistency.words import counted, listed
 
 NAME = "inference_purity"
-NOT_FINITE = Unanswered(
-    "the outputs are NaN or Inf", "statistics_health says whether stored statistics are at fault"
-)
 NOISE_DOMINATED_NOTE = (
     f"rounding alone moves the outputs by more than {NOISE_DOMINATED:g} of their scale: entry "
     "points may differ by as much"
@@ -53,7 +50,8 @@ def _decide(context: CheckContext, x: Nest) -> CheckResult:
             warnings=agreeing.meant,
         )
     if not runs.finite:
-        return replace(NOT_FINITE.inconclusive(NAME), evidence=runs.evidence())
+        unanswered = not_finite("the outputs are NaN or Inf", generated=context.data is None)
+        return replace(unanswered.inconclusive(NAME), evidence=runs.evidence())
     return CheckResult(
         check=NAME,
         verdict=Verdict.PASSED,
