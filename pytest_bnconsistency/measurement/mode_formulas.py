@@ -24,6 +24,7 @@ from pytest_bnconsistency.measurement.tracked_variables import (
     tracked_candidates,
 )
 from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.models.owned_objects import variable_name
 
 MOST_READ = 3
 """Of more statistics than that there are too many combinations."""
@@ -175,29 +176,23 @@ class _Trial:
             under = [(v, neutral) for v in found]
             given = self.isolated.call(self.x, training=True, under=under)
             if given.std() > 0 and self._read_as(read, kept, given, under) is not None:
-                return [LeftOut(self._name(v), v, neutral) for v in found]
+                return [LeftOut(variable_name(self.isolated.layer, v), v, neutral) for v in found]
         return []
 
     def _use(self, variable: Any, read_as: Role, kept: Array | None) -> Use:
         if kept is None:
-            return Use(self._name(variable), variable, read_as, None)
+            return Use(variable_name(self.isolated.layer, variable), variable, read_as, None)
         role = self._role(variable, kept, first=read_as)
         ratios = kept / self._statistic(variable, read_as)
         times = float(np.median(ratios))
         even = bool(np.ptp(ratios) < ALIKE * abs(times))
         return Use(
-            self._name(variable),
+            variable_name(self.isolated.layer, variable),
             variable,
             read_as,
             role or "other",
             times if even else float("nan"),
         )
-
-    def _name(self, variable: Any) -> str:
-        """What the layer calls it."""
-        own = vars(self.isolated.layer).items()
-        named = [name for name, v in own if getattr(v, "_value", v) is variable]
-        return named[0] if named else str(variable.name).split(":")[0].rpartition("/")[2]
 
     def _role(self, variable: Any, value: Array | None, first: Role = "mean") -> Role | None:
         """Which statistic of the batch a value is; a variance may carry N/(N-1)."""

@@ -118,7 +118,6 @@ def calls_by_layer(training: Pass) -> dict[int, list[Call]]:
 
 
 def write_statistics(tracked: Sequence[Tracked], values: Sequence[Array]) -> None:
-    """Put statistics into the model; variances stay above zero."""
+    """Put statistics into the model."""
     for t, value in zip(tracked, values, strict=True):
-        bounded = np.maximum(value, 0.0) if t.role == "variance" else value
-        t.variable.assign(bounded.astype(t.variable.dtype.as_numpy_dtype))
+        t.variable.assign(value.astype(t.variable.dtype.as_numpy_dtype))

@@ -31,6 +31,13 @@ def as_variable(value: Any) -> Any | None:
     return inner if isinstance(inner, tf.Variable) else None
 
 
+def variable_name(owner: Any, variable: Any) -> str:
+    """What the owner calls its `tf.Variable`: the attribute, or the variable's own name."""
+    own = vars(owner).items() if hasattr(owner, "__dict__") else ()
+    named = [name for name, value in own if as_variable(value) is variable]
+    return named[0] if named else str(variable.name).split(":")[0].rpartition("/")[2]
+
+
 def variables_of(owner: Any) -> list[Any]:
     """The `tf.Variable`s among the attributes of `owner`, in containers and helpers as well.
 

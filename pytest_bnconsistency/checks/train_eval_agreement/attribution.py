@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,8 +125,8 @@ def attributed(
         t = layers[key]
         closing = opening = float("nan")
         if key in closing_each and key in opening_each:
-            closing = 1 - _difference(closing_each[key], target) / whole
-            opening = _difference(opening_each[key], target) / whole
+            closing = 1 - _part(_difference(closing_each[key], target), whole)
+            opening = _part(_difference(opening_each[key], target), whole)
         share = Share(t.path, closing, opening, *shift[key])
         rows.append((share, (*share.cells, *_cells(t, shift[key], updates, shares.get(key)))))
     write_statistics(tracked, moving)
@@ -133,6 +134,11 @@ def attributed(
         rows.sort(key=lambda row: (-max(row[0].closes, row[0].opens), row[1]))
     table = Table(COLUMNS, tuple(cells for _, cells in rows), more=len(layers) - len(tried))
     return Attribution([share for share, _ in rows], table)
+
+
+def _part(difference: float, whole: float) -> float:
+    """Of a whole that is NaN or Inf, what is so too is all, and numbers are nothing."""
+    return difference / whole if math.isfinite(whole) else float(not math.isfinite(difference))
 
 
 def _cells(

@@ -36,6 +36,8 @@ numbers."""
 FAR_MORE = 0.5
 """Another initial value of the variances is believed where it leaves less than this share of what
 the usual one leaves unexplained."""
+RIGHT = 0.1
+"""Statistics as near to the population's, in its deviations, have had nothing done to them."""
 CERTAIN_SHARE, MEASURED_SHARE = 0.05, 0.8
 """Shares of the initial values that count as stale: by arithmetic, or measured without it."""
 
@@ -235,6 +237,16 @@ class Measured:
     def far(self) -> list[Distance]:
         """How far two values are apart in each place, channel by channel."""
         return distances(self.tracked, self.reference)
+
+    def off(self, place: int, value: Array) -> float:
+        """How far a value is from the population's in a place: the mean over its channels."""
+        deviation = float(np.mean(self.far[place](value, self.reference[place])))
+        return deviation if math.isfinite(deviation) else math.inf
+
+    @functools.cached_property
+    def wrong(self) -> list[int]:
+        """The places whose stored statistics are not the population's."""
+        return [i for i, value in enumerate(self.moving) if self.off(i, value) > RIGHT]
 
     def deviations(self, a: Sequence[Array], b: Sequence[Array]) -> list[float]:
         """How far two sets of statistics are apart in each place: the mean over its channels."""

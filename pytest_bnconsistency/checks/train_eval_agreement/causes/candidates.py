@@ -31,6 +31,9 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.rows_in_order impor
     in_order,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.causes.small_momentum import small_momentum
+from pytest_bnconsistency.checks.train_eval_agreement.causes.weights_among_statistics import (
+    weights_among_statistics,
+)
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.batches import in_batches
@@ -193,6 +196,7 @@ ATTEMPTS = (
     Attempt("the numbers of layers of preprocessing", misfit),
     Attempt("other weights that the optimizer has", other_weights),
     Attempt("few updates", stale, by_updates=True),
+    Attempt("weights and statistics in each other's place", weights_among_statistics),
     Attempt("vectors in another place, order or form", rewritten),
     Attempt("random layers on", _variance_shift),
     Attempt("batches of few rows", _small_batches),

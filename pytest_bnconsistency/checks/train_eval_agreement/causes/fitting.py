@@ -45,7 +45,7 @@ def fitted(
         and m.tracked[i].role in ("mean", "variance")
     ]
     start = _scale(m, stored, places)
-    if not places or not np.isfinite(start):
+    if not places or not 0 < start < math.inf:
         return
 
     def residual(at: Array) -> Array | None:

@@ -13,6 +13,7 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.compared_outputs import gap
 from pytest_bnconsistency.measurement.population_distances import initial_share
 from pytest_bnconsistency.measurement.tracked_variables import Tracked
+from pytest_bnconsistency.models.owned_objects import variable_name
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits, listed
 
@@ -120,6 +121,7 @@ def _harmless_share(m: Measured) -> tuple[float, str]:
 
 def set_back(m: Measured) -> Iterator[Cause]:
     """Statistics with more of the initial values in them than the updates left."""
+    yield from _one_of_two(m)
     shares = shares_against_count(m)
     if not shares or not m.updates:
         return
@@ -128,6 +130,32 @@ def set_back(m: Measured) -> Iterator[Cause]:
     proof, explained = _remade(m, m.with_initial(lambda t: shares.get(id(t.layer), 0.0)), ALIKE)
     named = f"the statistics of {listed(paths, most=SHOWN)}"
     yield _against_count(m, first, shares[id(first.layer)], named, proof, explained - RIVALS)
+
+
+def _one_of_two(m: Measured) -> Iterator[Cause]:
+    """Statistics that are as layers begin, to the last bit, where the layer's others moved."""
+    moved = {id(t.layer) for i, t in enumerate(m.tracked) if not _as_begun(m, i)}
+    found = [i for i in m.wrong if _as_begun(m, i) and id(m.tracked[i].layer) in moved]
+    if not found:
+        return
+    tracked = [m.tracked[i] for i in found]
+    named = listed([f"{variable_name(t.layer, t.variable)} of {t.path}" for t in tracked])
+    values = [m.reference[i] if i in found else value for i, value in enumerate(m.moving)]
+    before, after = (m.deviation(side, m.reference) for side in (m.moving, values))
+    yield Cause.tested(
+        rules.STALE,
+        cause=f"exactly as layers begin, though others of the layer have moved: {named}; "
+        "not loaded, or set back",
+        tested=f"with what this data gives there, all are {digits(after, 2)} standard "
+        f"deviations from the population's, as stored {digits(before, 2)}",
+        remedy="load and keep all statistics of a layer together; or recalibrate(model, x)",
+        share=1 - after / before,
+    )
+
+
+def _as_begun(m: Measured, place: int) -> bool:
+    begun = {"mean": 0.0, "variance": 1.0}.get(m.tracked[place].role)
+    return begun is not None and bool((m.moving[place] == begun).all())
 
 
 def all_set_back(m: Measured) -> Cause | None:

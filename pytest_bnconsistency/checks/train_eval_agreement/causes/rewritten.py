@@ -24,8 +24,6 @@ from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
 from pytest_bnconsistency.words import digits, listed
 
-RIGHT = 0.1
-"""Statistics as near to the population's, in its deviations, have had nothing done to them."""
 ALIKE = 0.3
 """A form is believed where it, undone, leaves less than this share of the distance."""
 ONE_FACTOR = 0.1
@@ -101,14 +99,14 @@ def _exchanged(m: Measured) -> Iterator[Undone]:
 
 def _in_another_form(m: Measured) -> Iterator[Undone]:
     """Variances that are stored as a function of what they should be."""
-    off, places = _off(m), _wrong(m)
+    places = m.wrong
     for name, undo in FORMS.items():
         with np.errstate(all="ignore"):
             candidates = {i: undo(m.moving[i]) for i in places if m.tracked[i].role == "variance"}
         nearer = {
             i: value
             for i, value in candidates.items()
-            if off(i, value) < min(ALIKE * off(i, m.moving[i]), HALF * _beside_a_factor(m, i))
+            if m.off(i, value) < min(ALIKE * m.off(i, m.moving[i]), HALF * _beside_a_factor(m, i))
         }
         if sum(value.size for value in nearer.values()) >= FEWEST_CHANNELS:
             yield _undone(
@@ -148,7 +146,7 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
     the square of what means do: what that tells half as well is no factor. What is left of the
     means and variances beside initial values is a factor below 1, too.
     """
-    layers = {id(m.tracked[i].layer) for i in _wrong(m) if m.tracked[i].role == "variance"}
+    layers = {id(m.tracked[i].layer) for i in m.wrong if m.tracked[i].role == "variance"}
     places = [i for i, t in enumerate(m.tracked) if id(t.layer) in layers]
     variances = [i for i in places if m.tracked[i].role == "variance"]
     if sum(m.moving[i].size for i in variances) < FEWEST_CHANNELS:
@@ -161,10 +159,8 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
         by = {"mean": of_means, "variance": factor}
         return {i: m.moving[i] / by.get(m.tracked[i].role, 1.0) for i in places}
 
-    off = _off(m)
-
     def left(values: dict[int, Array]) -> float:
-        return sum(off(i, value) for i, value in values.items())
+        return sum(m.off(i, value) for i, value in values.items())
 
     initial = m.with_initial(1 - factor) if factor < 1 else m.reference
     beside = sum(float(np.mean(m.far[i](m.moving[i], initial[i]))) for i in places)
@@ -194,7 +190,7 @@ def _is_count(factor: float) -> bool:
 
 def _in_another_order(m: Measured) -> Iterator[Undone]:
     """Statistics of the right layer, in another order of the channels."""
-    places = [i for i in _wrong(m) if m.moving[i].ndim == 1]
+    places = [i for i in m.wrong if m.moving[i].ndim == 1]
     found: dict[str, dict[int, Array]] = {}
     for layer in dict.fromkeys(m.tracked[i].layer for i in places):
         name, moved = _order(m, [i for i in places if m.tracked[i].layer is layer])
@@ -212,12 +208,11 @@ def _in_another_order(m: Measured) -> Iterator[Undone]:
 
 def _order(m: Measured, places: Sequence[int]) -> tuple[str, dict[int, Array]]:
     """The order that brings the vectors of a layer to the population's, and them in it."""
-    off = _off(m)
-    best = NEARER * sum(off(i, m.moving[i]) for i in places), ""
+    best = NEARER * sum(m.off(i, m.moving[i]) for i in places), ""
     moved: dict[int, Array] = {}
     for name, order in orders([m.moving[i] for i in places], [m.reference[i] for i in places]):
         now = {i: m.moving[i][order] for i in places}
-        left = sum(off(i, value) for i, value in now.items())
+        left = sum(m.off(i, value) for i, value in now.items())
         if left < best[0]:
             best, moved = (left, name), now
     return best[1], moved
@@ -225,14 +220,13 @@ def _order(m: Measured, places: Sequence[int]) -> tuple[str, dict[int, Array]]:
 
 def _of_another_layer(m: Measured) -> Iterator[Undone]:
     """Statistics that are those of another layer, or the first of them."""
-    off = _off(m)
-    sources = {i: _source(m, i) for i in _wrong(m) if m.moving[i].ndim == 1}
+    sources = {i: _source(m, i) for i in m.wrong if m.moving[i].ndim == 1}
     found = {i: source for i, source in sources.items() if source is not None}
     if sum(m.moving[i].size for i in found) < FEWEST_CHANNELS:
         return
     pairs = dict.fromkeys((m.tracked[i].path, source) for i, (_, source) in found.items())
     said = [f"in {path} those of {source}" for path, source in pairs]
-    before = float(np.mean([off(i, m.moving[i]) for i in found]))
+    before = float(np.mean([m.off(i, m.moving[i]) for i in found]))
     nearer = float(np.mean([deviation for deviation, _ in found.values()]))
     yield Undone(
         rules.SWAPPED,
@@ -279,31 +273,14 @@ def _parts(value: Array, size: int) -> Iterator[tuple[str, Array]]:
 
 
 def _undone(m: Measured, nearer: dict[int, Array], rule: Rule, cause: str, remedy: str) -> Undone:
-    off = _off(m)
     return Undone(
         rule,
         cause,
         remedy,
         [nearer.get(i, value) for i, value in enumerate(m.moving)],
-        float(np.mean([off(i, m.moving[i]) for i in nearer])),
-        float(np.mean([off(i, value) for i, value in nearer.items()])),
+        float(np.mean([m.off(i, m.moving[i]) for i in nearer])),
+        float(np.mean([m.off(i, value) for i, value in nearer.items()])),
     )
-
-
-def _off(m: Measured) -> Callable[[int, Array], float]:
-    """How far a value is from the population's in a place."""
-
-    def off(place: int, value: Array) -> float:
-        deviation = float(np.mean(m.far[place](value, m.reference[place])))
-        return deviation if np.isfinite(deviation) else np.inf
-
-    return off
-
-
-def _wrong(m: Measured) -> list[int]:
-    """The places whose statistics are not those of the population."""
-    off = _off(m)
-    return [i for i, value in enumerate(m.moving) if off(i, value) > RIGHT]
 
 
 def _paths(m: Measured, places: Sequence[int] | dict[int, Array]) -> str:

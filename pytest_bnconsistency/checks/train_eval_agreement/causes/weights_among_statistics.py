@@ -1,0 +1,205 @@
+"""Vectors of normalization layers that stand where others belong, weights among them.
+
+So they do after a port that mixes up the order of a file: gamma, beta, mean, variance. With a
+weight misplaced, what comes after the layer is not what its statistics were taken of, so the
+vectors are exchanged in the model and the statistics of the data are taken again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import MOST, Cause
+from pytest_bnconsistency.checks.train_eval_agreement.causes.rewritten import (
+    RECALIBRATE,
+)
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.execution.state import restored
+from pytest_bnconsistency.measurement.swapped_statistics import (
+    FEWEST_CHANNELS,
+    NEARER,
+    REMEDY,
+    SHOWN,
+    distances,
+)
+from pytest_bnconsistency.measurement.tracked_variables import write_statistics
+from pytest_bnconsistency.models.owned_objects import variable_name
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import digits, listed
+
+MOST_VECTORS = 5
+"""Of more vectors, there are too many orders to try."""
+
+Order = tuple[int, ...]
+"""For each vector of a layer, the place in which its right value stands."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The vectors of a normalization layer that have one shape, by the names that it gives them.
+
+    `statistics` says which of them are statistics: their place here, and among what is tracked.
+    """
+
+    path: str
+    vectors: Mapping[str, Any]
+    statistics: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """An order that some layers were put in, and how far that leaves the statistics."""
+
+    left: float
+    order: Order
+    layers: Sequence[Layer]
+
+    @property
+    def places(self) -> list[str]:
+        """Where the statistics stand."""
+        names = list(self.layers[0].vectors)
+        found = ((names[i], names[self.order[i]]) for i in self.layers[0].statistics)
+        return [f"{name} in that of {other}" for name, other in found if name != other]
+
+
+def weights_among_statistics(m: Measured) -> Iterator[Cause]:
+    """Weights and statistics of layers exchanged; and vectors that are copies of another."""
+    write_statistics(m.tracked, m.moving)
+    yield from _exchanged(m)
+    yield from _copied(m)
+
+
+def _layers(m: Measured) -> Iterator[Layer]:
+    """The layers with statistics and weights of one shape, in the order of their calls."""
+    for layer in dict.fromkeys(t.layer for t in m.tracked):
+        places = {id(t.variable): i for i, t in enumerate(m.tracked) if t.layer is layer}
+        first = m.tracked[min(places.values())]
+        shape, own = first.variable.shape, m.subject.own_variables(layer)
+        alike = [v for v in own if v.shape == shape and shape.rank == 1]
+        if len(places) < len(alike) <= MOST_VECTORS and shape[0] >= FEWEST_CHANNELS:
+            statistics = {i: places[id(v)] for i, v in enumerate(alike) if id(v) in places}
+            yield Layer(first.path, {variable_name(layer, v): v for v in alike}, statistics)
+
+
+def _exchanged(m: Measured) -> Iterator[Cause]:
+    """The order that leaves the statistics nearest to the data's."""
+    tries = [Exchanged(_left(m, layers, order), order, layers) for layers, order in _tries(m)]
+    if not tries:
+        return
+    best = min(tries, key=lambda tried: tried.left)
+    before = m.deviation(m.moving, m.reference)
+    share = 1 - best.left / before if math.isfinite(before) else 1.0
+    paths = [layer.path for layer in best.layers]
+    yield Cause.tested(
+        rules.SWAPPED,
+        cause=f"vectors of {listed(paths, most=SHOWN)} stand in each other's place, as after "
+        f"loading weights in another order: {listed(best.places)}",
+        tested=f"exchanged in the model, the statistics are {digits(best.left, 2)} standard "
+        f"deviations from those that this data gives then, as stored {digits(before, 2)}",
+        remedy=REMEDY,
+        share=share if share > MOST else 0.0,
+        place=paths[0] if len(paths) == 1 else "",
+    )
+
+
+def _tries(m: Measured) -> Iterator[tuple[list[Layer], Order]]:
+    """Orders that make the first wrong layer's statistics the data's, in it and in all like it.
+
+    Its own vectors do nothing to its input.
+    """
+    layers, bad = list(_layers(m)), set(m.wrong)
+    while layers and not bad & set(layers[0].statistics.values()):
+        del layers[0]
+    like = [layer for layer in layers if list(layer.vectors) == list(layers[0].vectors)]
+    for order in _orders(m, like[0]) if like else ():
+        yield like[:1], order
+        if len(like) > 1:
+            yield like, order
+
+
+def _orders(m: Measured, layer: Layer) -> Iterator[Order]:
+    """Orders of the layer's vectors, statistics and weights mixed, that make the first right.
+
+    Channels in the next one's places must be as far off as the vectors in their own: where all are
+    alike, as weights that were not trained are, none tells.
+    """
+    stored = [np.asarray(v.numpy(), np.float64) for v in layer.vectors.values()]
+    for order in itertools.permutations(range(len(stored))):
+        moved = [i for i in layer.statistics if order[i] != i]
+        inside = all(source in layer.statistics for i, source in enumerate(order) if i != source)
+        if not moved or inside:
+            continue
+        own, found = [stored[i] for i in moved], [stored[order[i]] for i in moved]
+        limit = NEARER * min(_off(m, layer, moved, own), _off(m, layer, moved, _shifted(found)))
+        if _off(m, layer, moved, found) < limit and _positive(m, layer, moved, found):
+            yield order
+
+
+def _off(m: Measured, layer: Layer, places: Sequence[int], values: Sequence[Array]) -> float:
+    return sum(m.off(layer.statistics[i], v) for i, v in zip(places, values, strict=True))
+
+
+def _shifted(values: Sequence[Array]) -> list[Array]:
+    return [np.roll(value, 1) for value in values]
+
+
+def _positive(m: Measured, layer: Layer, places: Sequence[int], values: Sequence[Array]) -> bool:
+    roles = [m.tracked[layer.statistics[i]].role for i in places]
+    return all(role != "variance" or v.min() >= 0 for role, v in zip(roles, values, strict=True))
+
+
+def _left(m: Measured, layers: Sequence[Layer], order: Order) -> float:
+    """How far the statistics are from the data's with these layers' vectors exchanged."""
+    with restored([v for layer in layers for v in layer.vectors.values()]):
+        for layer in layers:
+            vectors = list(layer.vectors.values())
+            values = [v.numpy() for v in vectors]
+            for vector, source in zip(vectors, order, strict=True):
+                vector.assign(values[source])
+        stored = [t.stored for t in m.tracked]
+        given = m.statistics_of(m.batches).population
+    far = zip(distances(m.tracked, given), stored, given, strict=True)
+    left = float(np.mean(np.concatenate([np.ravel(of(mine, its)) for of, mine, its in far])))
+    return left if math.isfinite(left) else math.inf
+
+
+def _copied(m: Measured) -> Iterator[Cause]:
+    """Statistics that are, to the last bit, another vector of their layer."""
+    sources = {i: name for i in m.wrong if (name := _copy_of(m, i))}
+    if not sources:
+        return
+    tracked = [(m.tracked[i], name) for i, name in sources.items()]
+    said = [f"{variable_name(t.layer, t.variable)} of {t.path} is its {n}" for t, n in tracked]
+    before = float(np.mean([m.off(i, m.moving[i]) for i in sources]))
+    values = [m.reference[i] if i in sources else value for i, value in enumerate(m.moving)]
+    yield Cause.tested(
+        rules.SWAPPED,
+        cause=f"what is stored is a copy of another vector: {listed(said, most=SHOWN)}",
+        tested=f"to the last bit, and {digits(before, 2)} standard deviations from what this data "
+        "gives in their place",
+        remedy=f"{REMEDY}; {RECALIBRATE}",
+        share=1 - m.deviation(values, m.reference) / m.deviation(m.moving, m.reference),
+    )
+
+
+def _copy_of(m: Measured, place: int) -> str:
+    """The name of the layer's vector that a statistic is a copy of; empty where it is none's."""
+    t = m.tracked[place]
+    stored = t.variable.numpy()
+    if not _is_vector(stored):
+        return ""
+    others = (v for v in m.subject.own_variables(t.layer) if v is not t.variable)
+    same = (v for v in others if np.array_equal(v.numpy(), stored))
+    return next((variable_name(t.layer, v) for v in same), "")
+
+
+def _is_vector(value: Array) -> bool:
+    """Whether its numbers, one for each channel, are like no other vector's by chance."""
+    return value.ndim == 1 and value.size >= FEWEST_CHANNELS and bool(np.ptp(value) > 0)
