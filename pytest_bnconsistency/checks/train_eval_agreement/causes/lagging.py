@@ -52,7 +52,11 @@ def lagging(m: Measured) -> Cause | None:
     )
     if not now - rest > HALF * then * (1 - momentum**steps):
         return None
-    if not _in_the_same_places(m, left, at_rest):
+    if not _in_the_same_places(
+        m.deviations(m.moving, expected),
+        m.deviations(*left),
+        m.deviations(at_rest, m.reference),
+    ):
         return None
     initial = "" if share is None else f", {share:.1%} of the initial values left"
     return Cause.tested(
@@ -90,13 +94,12 @@ def _initial_share(m: Measured) -> float | None:
 
 
 def _in_the_same_places(
-    m: Measured, left: tuple[list[Array], list[Array]], at_rest: Sequence[Array]
+    stored: Sequence[float], left: Sequence[float], at_rest: Sequence[float]
 ) -> bool:
     """Whether the steps leave behind what is behind as stored: the cosine of both, over places."""
-    stored = np.array(m.deviations(m.moving, m.reference))
-    by_chance = np.array(m.deviations(at_rest, m.reference))
-    opened = np.maximum(np.array(m.deviations(*left)) - by_chance, 0.0)
-    return bool(opened @ stored > SAME_PLACES * np.linalg.norm(opened) * np.linalg.norm(stored))
+    opened = np.maximum(np.subtract(left, at_rest), 0.0)
+    lengths = np.linalg.norm(opened) * np.linalg.norm(stored)
+    return bool(np.dot(opened, stored) > SAME_PLACES * lengths)
 
 
 def _far_more(m: Measured, opened: Sequence[float]) -> bool:
