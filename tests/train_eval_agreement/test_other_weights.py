@@ -148,6 +148,26 @@ def test_the_first_weights_scaled_are_as_the_data_scaled(k, digits):
 
 
 @pytest.mark.thorough
+def test_first_weights_of_another_scale_behind_features_alike(k):
+    """The channels differ by less than what the scale does to all of them."""
+    rng = np.random.default_rng(0)
+    centers, y = 0.7 * rng.normal(size=(3, 16)), rng.integers(0, 3, 512)
+    x = (2 * (centers[y] + rng.normal(size=(512, 16))) + 1).astype(np.float32)
+    k.utils.set_random_seed(0)
+    first, between = k.layers.Dense(32), k.layers.Dense(32)
+    layers = [k.layers.BatchNormalization(momentum=0.9), k.layers.ReLU(), between]
+    layers += [k.layers.BatchNormalization(momentum=0.9), k.layers.ReLU()]
+    head = k.layers.Dense(3, activation="softmax")
+    model = k.Sequential([k.Input((16,)), first, *layers, head])
+    model.compile(k.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=15, verbose=0)
+    expect_pass(CHECK, model, x, y)
+    first.kernel.assign(4 * first.kernel)
+    said = "or the first weights were multiplied by as much"
+    expect_failure(CHECK, model, x, y, rule="BN209", cause_contains=said, cause_tested=True)
+
+
+@pytest.mark.thorough
 def test_normalization_folded_into_the_weights_that_runs_again(k, digits):
     digits = digits[0] + 1, digits[1]
     model = trained(k, digits, rate=0.003)

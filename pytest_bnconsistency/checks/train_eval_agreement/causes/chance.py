@@ -17,14 +17,18 @@ from pytest_bnconsistency.data.arrays import Array
 
 @dataclass(frozen=True)
 class Fit:
-    """Scales and offsets that fit best with one sign; `unrivalled` says whether those with the
-    other sign explain less, and `explains` whether these explain half.
+    """Scales and offsets that fit best with one sign, and the `share` of what is stored that they
+    explain; `unrivalled` says whether those with the other sign explain less.
     """
 
     scale: Array
     offset: Array
     unrivalled: bool
-    explains: bool
+    share: float
+
+    @property
+    def explains(self) -> bool:
+        return self.share > HALF
 
     def believed(self, usual: bool = False) -> bool:
         """Upright and usual numbers are, as the simplest; any others if they are alone."""
@@ -42,4 +46,4 @@ def fits(
     for index, (scale, offset, share) in enumerate(found):
         rivals = [other for at, (_, _, other) in enumerate(found) if at != index]
         unrivalled = all(other < share - RIVALS for other in rivals)
-        yield Fit(scale, offset, unrivalled, share > HALF)
+        yield Fit(scale, offset, unrivalled, share)

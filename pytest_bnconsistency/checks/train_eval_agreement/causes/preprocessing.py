@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import MOST, RIVALS, Cause
-from pytest_bnconsistency.checks.train_eval_agreement.causes.chance import fits
+from pytest_bnconsistency.checks.train_eval_agreement.causes.chance import Fit, fits
 from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import (
     ROUNDS,
     SNAP,
@@ -172,21 +172,23 @@ def _global(trial: InputTrial) -> Iterator[Change]:
                 if fit.believed(usual=True):
                     rival = "" if b else OTHER_WEIGHTS
                     yield Change(named(a, b, of), _scaled(a, b, order), NEAR_USUAL, rival=rival)
-            if fit.explains and fit.believed() and _is_particular(trial, values, spread):
+            if fit.explains and fit.believed() and _is_particular(trial, values, spread, fit):
                 rival = OTHER_WEIGHTS if abs(offset) < SNAP * abs(scale) * spread else ""
                 apply = _scaled(scale, offset, order)
                 yield Change(named(scale, offset, of), apply, FITTED, free=True, rival=rival)
 
 
-def _is_particular(trial: InputTrial, values: Values, spread: float) -> bool:
-    """Whether no two numbers bring the data to the stored statistics in the next channel's place.
+def _is_particular(trial: InputTrial, values: Values, spread: float, fit: Fit) -> bool:
+    """Whether no two numbers bring the data to the stored statistics in the next channel's place,
+    or they leave far more unexplained than those that fit here.
 
     Where the channels are alike, they bring it to any others.
     """
+    limit = max(MOST, 1 - FAR_LESS * (1 - fit.share))
     moved = [np.roll(value, 1) for value in trial.m.moving]
     for numbers in fitted(trial.m, moved, values, np.array([spread]), _rounds(trial)):
         now = values(*numbers)
-        if now is not None and trial.explained(now, stored=moved) > MOST:
+        if now is not None and trial.explained(now, stored=moved) > limit:
             return False
     return True
 
