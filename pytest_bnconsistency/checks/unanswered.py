@@ -26,14 +26,3 @@ class Unanswered(NamedTuple):
     def left_open(self, result: CheckResult) -> CheckResult:
         """The same, with all that a result holds besides."""
         return replace(result, verdict=Verdict.VACUOUS, summary=self.why, hint=self.hint)
-
-
-def not_finite(why: str, *, generated: bool) -> Unanswered:
-    """Outputs are NaN or Inf: the rows may be at fault that were generated, or what is stored."""
-    hint = "statistics_health says whether stored statistics are at fault"
-    if generated:
-        hint = (
-            "give rows as the model takes them as x, or --bn-data: those that were generated are "
-            f"standard normal; and {hint}"
-        )
-    return Unanswered(why, hint)

@@ -35,7 +35,8 @@ def variable_name(owner: Any, variable: Any) -> str:
     """What the owner calls its `tf.Variable`: the attribute, or the variable's own name."""
     own = vars(owner).items() if hasattr(owner, "__dict__") else ()
     named = [name for name, value in own if as_variable(value) is variable]
-    return named[0] if named else str(variable.name).split(":")[0].rpartition("/")[2]
+    name = named[0] if named else str(variable.name).split(":")[0].rpartition("/")[2]
+    return name.lstrip("_")
 
 
 def variables_of(owner: Any) -> list[Any]:

@@ -8,7 +8,8 @@ from pytest_bnconsistency.checks.batch_invariance.comparisons import Compared
 from pytest_bnconsistency.checks.batch_invariance.detection_limit import detection_limit
 from pytest_bnconsistency.checks.batch_invariance.judged import names_of
 from pytest_bnconsistency.checks.batch_invariance.padding import Further
-from pytest_bnconsistency.checks.unanswered import Unanswered, not_finite
+from pytest_bnconsistency.checks.non_finite_outputs import not_finite
+from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.arrays import rows_of
 from pytest_bnconsistency.measurement.rounding_noise import NOISE_DOMINATED
 from pytest_bnconsistency.words import listed
@@ -27,8 +28,7 @@ def inconclusive(compared: Compared, further: Further) -> Unanswered | None:
             hint="remove the randomness from inference; inference_purity says where it is",
         )
     if not compared.finite:
-        generated = compared.context.data is None
-        return not_finite("the outputs are NaN or Inf, whatever the batch", generated=generated)
+        return not_finite(compared.context, "the outputs are NaN or Inf, whatever the batch")
     if not compared.sound:
         outputs = [output for given in compared.outputs(repeating=True) for output in given]
         shapes = listed(dict.fromkeys(str(output.shape) for output in outputs)) or "no arrays"

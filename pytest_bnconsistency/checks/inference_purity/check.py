@@ -9,8 +9,8 @@ from pytest_bnconsistency.checks.inference_purity.agreement import Agreement, ag
 from pytest_bnconsistency.checks.inference_purity.faults import not_repeatable, state_moves
 from pytest_bnconsistency.checks.inference_purity.runs import Runs, run_all
 from pytest_bnconsistency.checks.inference_purity.search import searched
+from pytest_bnconsistency.checks.non_finite_outputs import not_finite
 from pytest_bnconsistency.checks.traced_passes import observed
-from pytest_bnconsistency.checks.unanswered import not_finite
 from pytest_bnconsistency.data.arrays import Nest, rows_of
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.rounding_noise import NOISE_DOMINATED
@@ -50,7 +50,7 @@ def _decide(context: CheckContext, x: Nest) -> CheckResult:
             warnings=agreeing.meant,
         )
     if not runs.finite:
-        unanswered = not_finite("the outputs are NaN or Inf", generated=context.data is None)
+        unanswered = not_finite(context, "the outputs are NaN or Inf")
         return replace(unanswered.inconclusive(NAME), evidence=runs.evidence())
     return CheckResult(
         check=NAME,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.checks.non_finite_outputs import not_finite
 from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement import explain as disagreement
 from pytest_bnconsistency.checks.train_eval_agreement import (
@@ -19,14 +20,10 @@ from pytest_bnconsistency.checks.train_eval_agreement.measure import measured
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.checks.train_eval_agreement.tolerances import Excess
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
-from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.arrays import all_finite
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 
-NOT_FINITE = Unanswered(
-    "the outputs are NaN or Inf, under the population statistics of the data as well",
-    "look for NaN in the weights",
-)
+NOT_FINITE = "the outputs are NaN or Inf, under the population statistics of the data as well"
 
 
 def judged(name: str, context: CheckContext, known: Estimated) -> CheckResult:
@@ -34,7 +31,7 @@ def judged(name: str, context: CheckContext, known: Estimated) -> CheckResult:
     m = measured(context, context.given, known, context.updates())
     known_outputs = all_finite(m.population.outputs)
     if not known_outputs and (all_finite(m.stored.outputs) or not all_finite(m.trained.outputs)):
-        return NOT_FINITE.inconclusive(name)
+        return not_finite(context, NOT_FINITE).inconclusive(name)
     found = population_reference.compared(context, m, known)
     worse, far = None, None
     if known_outputs:

@@ -12,6 +12,11 @@ from dataclasses import replace
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.evaluated_rows import as_evaluated, prepared_by_evaluation_only
+from pytest_bnconsistency.checks.non_finite_outputs import (
+    has_finite_outputs,
+    not_finite,
+    spoilt_weights,
+)
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
 from pytest_bnconsistency.checks.train_eval_agreement import (
     both_references,
@@ -48,6 +53,8 @@ def check(context: CheckContext) -> CheckResult:
         return Unanswered(context.subject.modeless, "give f(x, training=...)").not_applicable(NAME)
     if refusal := only_size(context.subject):
         return Unanswered(refusal).not_applicable(NAME)
+    if spoilt_weights(context.subject) and not has_finite_outputs(context):
+        return not_finite(context, "the outputs are NaN or Inf").inconclusive(NAME)
     evaluated = as_evaluated(context)
     with preserve_state(context.subject):
         result = _decide(evaluated, estimated(evaluated))
