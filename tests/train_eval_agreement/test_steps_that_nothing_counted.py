@@ -30,7 +30,7 @@ def test_who_has_no_initial_values_left_is_not_asked(k):
     model = k.Sequential([k.Input((4,)), bn, k.layers.Dense(2)])
     for _ in range(50):
         model(x, training=True)
-        model(x + 4, training=True)
+        model(x + np.array([4, -3, 0, 1], np.float32), training=True)
     finding = expect_failure(CHECK, model, x, rule="BN204", layer="bn")
     assert "updates=" not in finding.remedy
 
