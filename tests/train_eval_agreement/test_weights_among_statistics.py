@@ -115,6 +115,32 @@ def test_one_statistic_that_was_not_loaded(k, disagrees, x, name, begun):
     assert f"{name} of bn0 and {name} of bn1" in finding.cause
 
 
+@pytest.mark.thorough
+def test_a_statistic_that_is_kept_twice_is_no_copy(k, disagrees, x):
+    """As of averages that are kept beside their debiased values."""
+
+    class Twice(k.layers.BatchNormalization):
+        def build(self, shape):
+            super().build(shape)
+            self.kept = [
+                self.add_weight(name=f"kept_{i}", shape=(shape[-1],), trainable=False)
+                for i in range(2)
+            ]
+
+        def call(self, inputs, training=None):
+            outputs = super().call(inputs, training=training)
+            if training:
+                self.kept[0].assign(self.moving_mean)
+                self.kept[1].assign(self.moving_variance)
+            return outputs
+
+    k.utils.set_random_seed(0)
+    model = k.Sequential([k.Input((6,)), Twice(name="twice"), k.layers.Dense(2)])
+    for start in range(0, len(x), 32):
+        model(tf.constant(x[start : start + 32]), training=True)
+    disagrees(model, x, rule="BN201", updates=16)
+
+
 def test_vectors_in_their_own_places_pass(k, x):
     model = net(k, x)
     expect_pass(CHECK, model, x)

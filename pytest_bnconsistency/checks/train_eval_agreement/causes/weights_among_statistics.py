@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import MOST, Cause
-from pytest_bnconsistency.checks.train_eval_agreement.causes.rewritten import (
-    RECALIBRATE,
-)
+from pytest_bnconsistency.checks.train_eval_agreement.causes.rewritten import RECALIBRATE
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.state import restored
@@ -29,7 +27,7 @@ from pytest_bnconsistency.measurement.swapped_statistics import (
     SHOWN,
     distances,
 )
-from pytest_bnconsistency.measurement.tracked_variables import write_statistics
+from pytest_bnconsistency.measurement.tracked_variables import tracked_candidates, write_statistics
 from pytest_bnconsistency.models.owned_objects import variable_name
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits, listed
@@ -190,14 +188,20 @@ def _copied(m: Measured) -> Iterator[Cause]:
 
 
 def _copy_of(m: Measured, place: int) -> str:
-    """The name of the layer's vector that a statistic is a copy of; empty where it is none's."""
+    """The weight of the layer, or its statistic of another role, that a statistic is a copy of;
+    empty where it is none's. What else moves along with it may be the same for a good reason.
+    """
     t = m.tracked[place]
     stored = t.variable.numpy()
     if not _is_vector(stored):
         return ""
-    others = (v for v in m.subject.own_variables(t.layer) if v is not t.variable)
-    same = (v for v in others if np.array_equal(v.numpy(), stored))
-    return next((variable_name(t.layer, v) for v in same), "")
+    roles = {id(o.variable): o.role for o in m.tracked}
+    moving = {id(v) for v in tracked_candidates(m.subject, t.layer)}
+    for variable in m.subject.own_variables(t.layer):
+        other = roles.get(id(variable), t.role if id(variable) in moving else "weight")
+        if other != t.role and np.array_equal(variable.numpy(), stored):
+            return variable_name(t.layer, variable)
+    return ""
 
 
 def _is_vector(value: Array) -> bool:
