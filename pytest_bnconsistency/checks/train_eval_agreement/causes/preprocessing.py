@@ -73,7 +73,8 @@ def preprocessed(m: Measured) -> Iterator[Cause]:
     Usual changes are tried first, then layers of preprocessing, then what fits best.
     """
     leaves = [i for i, leaf in enumerate(flatten(m.data.x)) if is_float(leaf)]
-    inputs = [InputTrial(m, i) for i in ([None, *leaves] if len(leaves) > 1 else leaves)]
+    every = [InputTrial(m, i) for i in ([None, *leaves] if len(leaves) > 1 else leaves)]
+    inputs = [trial for trial in every if not trial.contradicted]
     found: list[Candidate] = []
     for more in (
         _changed(inputs, _usual),

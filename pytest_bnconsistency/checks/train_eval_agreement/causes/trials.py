@@ -18,6 +18,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import (
     OF_LARGE,
     Cause,
 )
+from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import RESPONDS
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array, flatten, is_float, rebuild
 from pytest_bnconsistency.data.rows import Data
@@ -251,6 +252,21 @@ class InputTrial(Trial[Callable[[Array], Array]]):
         """The inputs that it changes."""
         leaves = flatten(self.some.x)
         return [leaf for index, leaf in enumerate(leaves) if self._mine(index, leaf)]
+
+    @functools.cached_property
+    def contradicted(self) -> bool:
+        """Whether the first layer whose statistics move with the scale of these inputs is right:
+        other data would have moved it first.
+        """
+        m, doubled = self.m, self.values(lambda x: 2 * x)
+        if doubled is None:
+            return False
+        pairs = enumerate(zip(m.far, m.reference, doubled, strict=True))
+        moves = [i for i, (far, a, b) in pairs if float(np.mean(far(a, b))) > RESPONDS]
+        if not moves:
+            return False
+        first = m.tracked[moves[0]].layer
+        return not any(m.tracked[i].layer is first for i in m.wrong)
 
     def _mine(self, index: int, leaf: Array) -> bool:
         return is_float(leaf) and self._index in (None, index)
