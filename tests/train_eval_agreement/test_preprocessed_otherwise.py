@@ -229,3 +229,21 @@ def test_what_is_left_of_initial_values_is_not_blamed_on_a_layer(k, disagrees, t
     settled(model, table, 1)
     model.optimizer.iterations.assign(8)
     disagrees(model, table, rule="BN201", layer="bn")
+
+
+@pytest.mark.thorough
+def test_a_layer_of_preprocessing_with_other_numbers_of_use(k, disagrees, images):
+    """Built anew with the numbers of another recipe, for images that are no full range."""
+    x = 100 * images + 20
+    pre = k.layers.Rescaling(1 / 127.5, -1.0, name="pre")
+    inner = net_for_images(k)
+    inputs = k.Input((6, 6, 3))
+    model = settled(k.Model(inputs, inner(pre(inputs))), x)
+    model.compile("sgd", "mse")
+    expect_pass(CHECK, model, x)
+    again = k.Model(inputs, inner(k.layers.Rescaling(1 / 255, name="pre")(inputs)))
+    again.compile("sgd", "mse")
+    finding = disagrees(again, x, rule=SHIFT)
+    assert finding.layer == "pre"
+    assert "the statistics are those of its input / 127.5 - 1" in finding.cause
+    assert "it gives its input / 255" in finding.cause
