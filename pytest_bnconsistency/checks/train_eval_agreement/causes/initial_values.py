@@ -144,8 +144,8 @@ def _one_of_two(m: Measured) -> Iterator[Cause]:
     before, after = (m.deviation(side, m.reference) for side in (m.moving, values))
     yield Cause.tested(
         rules.STALE,
-        cause=f"exactly as layers begin, though others of the layer have moved: {named}; "
-        "not loaded, or set back",
+        cause=f"{named} {'is' if len(found) == 1 else 'are'} exactly as built, though other "
+        "statistics of the layer have moved: not loaded, or set back",
         tested=f"with what this data gives there, all are {digits(after, 2)} standard "
         f"deviations from the population's, as stored {digits(before, 2)}",
         remedy="load and keep all statistics of a layer together; or recalibrate(model, x)",
