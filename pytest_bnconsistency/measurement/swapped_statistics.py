@@ -51,6 +51,13 @@ def distances(tracked: Sequence[Tracked], reference: Sequence[Array]) -> list[Di
     return [of(t, value) for t, value in zip(tracked, reference, strict=True)]
 
 
+def mean_distance(far: Sequence[Distance], mine: Sequence[Array], its: Sequence[Array]) -> float:
+    """How far two sets of statistics are apart: the mean over all channels, infinite for NaN."""
+    parts = [of(a, b) for of, a, b in zip(far, mine, its, strict=True)]
+    distance = float(np.mean(np.concatenate([part.ravel() for part in parts])))
+    return distance if math.isfinite(distance) else math.inf
+
+
 def typical(variances: Array) -> float:
     """The median variance; where most channels are dead, a tenth of the mean."""
     return max(float(np.median(variances)), 0.1 * float(np.mean(variances)), 1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import inspect
 from collections.abc import Iterable, Mapping
@@ -148,9 +149,9 @@ class KerasModelSubject(PredictingSubject):
         return [self.model]
 
     @property
+    @abc.abstractmethod
     def was_compiled(self) -> bool:
         """Whether `compile` was called, whatever it was given."""
-        raise NotImplementedError
 
     @property
     def compiled(self) -> bool:
@@ -174,9 +175,9 @@ class KerasModelSubject(PredictingSubject):
         return loss is not None and not (isinstance(loss, (Mapping, list)) and not loss)
 
     @property
+    @abc.abstractmethod
     def penalties(self) -> int:
         """How many losses of the model are of its weights alone."""
-        raise NotImplementedError
 
     def updates(self) -> int | None:
         optimizer = getattr(self.model, "optimizer", None)

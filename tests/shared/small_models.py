@@ -217,3 +217,19 @@ def moved_by_call(model, x, name):
     before = layer.moving_mean.numpy()
     model(x)
     return not np.array_equal(before, layer.moving_mean.numpy())
+
+
+def trained_on_features_alike(k):
+    """A net that knows its three classes, its first layer, and the data."""
+    rng = np.random.default_rng(0)
+    centers, y = 0.7 * rng.normal(size=(3, 16)), rng.integers(0, 3, 512)
+    x = (2 * (centers[y] + rng.normal(size=(512, 16))) + 1).astype(np.float32)
+    k.utils.set_random_seed(0)
+    first, between = k.layers.Dense(32), k.layers.Dense(32)
+    layers = [k.layers.BatchNormalization(momentum=0.9), k.layers.ReLU(), between]
+    layers += [k.layers.BatchNormalization(momentum=0.9), k.layers.ReLU()]
+    head = k.layers.Dense(3, activation="softmax")
+    model = k.Sequential([k.Input((16,)), first, *layers, head])
+    model.compile(k.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=15, verbose=0)
+    return model, first, x, y

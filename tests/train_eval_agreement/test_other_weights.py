@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from small_models import trained_on_features_alike
 
 from pytest_bnconsistency import recalibrate
 from pytest_bnconsistency.testing import expect_failure, expect_pass
@@ -150,17 +151,7 @@ def test_the_first_weights_scaled_are_as_the_data_scaled(k, digits):
 @pytest.mark.thorough
 def test_first_weights_of_another_scale_behind_features_alike(k):
     """The channels differ by less than what the scale does to all of them."""
-    rng = np.random.default_rng(0)
-    centers, y = 0.7 * rng.normal(size=(3, 16)), rng.integers(0, 3, 512)
-    x = (2 * (centers[y] + rng.normal(size=(512, 16))) + 1).astype(np.float32)
-    k.utils.set_random_seed(0)
-    first, between = k.layers.Dense(32), k.layers.Dense(32)
-    layers = [k.layers.BatchNormalization(momentum=0.9), k.layers.ReLU(), between]
-    layers += [k.layers.BatchNormalization(momentum=0.9), k.layers.ReLU()]
-    head = k.layers.Dense(3, activation="softmax")
-    model = k.Sequential([k.Input((16,)), first, *layers, head])
-    model.compile(k.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    model.fit(x, y, epochs=15, verbose=0)
+    model, first, x, y = trained_on_features_alike(k)
     expect_pass(CHECK, model, x, y)
     first.kernel.assign(4 * first.kernel)
     said = "or the first weights were multiplied by as much"

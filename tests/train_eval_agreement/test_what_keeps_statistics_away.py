@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from small_models import Stepping
+from small_models import Stepping, trained_on_features_alike
 
 from pytest_bnconsistency import recalibrate
 from pytest_bnconsistency.testing import expect_failure, expect_pass
@@ -308,17 +308,7 @@ def test_an_epsilon_changed_after_training_is_no_lag(k, data):
 @pytest.mark.thorough
 def test_a_bias_changed_after_training_is_no_lag(k):
     """Training opens other distances again: means alone are off."""
-    rng = np.random.default_rng(0)
-    centers, y = 0.7 * rng.normal(size=(3, 16)), rng.integers(0, 3, 512)
-    x = (2 * (centers[y] + rng.normal(size=(512, 16))) + 1).astype(np.float32)
-    k.utils.set_random_seed(0)
-    first = k.layers.Dense(32)
-    between = [k.layers.BatchNormalization(momentum=0.9), k.layers.ReLU(), k.layers.Dense(32)]
-    after = [k.layers.BatchNormalization(momentum=0.9), k.layers.ReLU()]
-    head = k.layers.Dense(3, activation="softmax")
-    model = k.Sequential([k.Input((16,)), first, *between, *after, head])
-    model.compile(k.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    model.fit(x, y, epochs=15, verbose=0)
+    model, first, x, y = trained_on_features_alike(k)
     expect_pass(CHECK, model, x, y)
     first.bias.assign(np.random.default_rng(3).normal(0, 1, 32))
     expect_failure(CHECK, model, x, y, rule="BN204", cause_contains="not established")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,11 @@ from pytest_bnconsistency.measurement.observed_updates import Update
 from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.measurement.population_distances import initial_share
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep, Rested, steps_at_rest
-from pytest_bnconsistency.measurement.swapped_statistics import Distance, distances
+from pytest_bnconsistency.measurement.swapped_statistics import (
+    Distance,
+    distances,
+    mean_distance,
+)
 from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_statistics
 from pytest_bnconsistency.models import Subject
 
@@ -248,6 +252,11 @@ class Measured:
         """The places whose stored statistics are not the population's."""
         return [i for i, value in enumerate(self.moving) if self.off(i, value) > RIGHT]
 
+    def mended(self, places: Collection[int]) -> list[Array]:
+        """What is stored, with the population's in some places."""
+        pairs = enumerate(zip(self.moving, self.reference, strict=True))
+        return [right if i in places else stored for i, (stored, right) in pairs]
+
     def deviations(self, a: Sequence[Array], b: Sequence[Array]) -> list[float]:
         """How far two sets of statistics are apart in each place: the mean over its channels."""
         places = zip(self.far, a, b, strict=True)
@@ -255,9 +264,7 @@ class Measured:
 
     def deviation(self, a: Sequence[Array], b: Sequence[Array]) -> float:
         """How far two sets of statistics are apart: the mean distance over all channels."""
-        parts = [of(mine, its) for of, mine, its in zip(self.far, a, b, strict=True)]
-        distance = float(np.mean(np.concatenate([part.ravel() for part in parts])))
-        return distance if math.isfinite(distance) else math.inf
+        return mean_distance(self.far, a, b)
 
     def explained(self, values: Sequence[Array]) -> float:
         """The share of what is stored that statistics tell better than the population's, to 1."""

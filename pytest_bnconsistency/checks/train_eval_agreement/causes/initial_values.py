@@ -140,8 +140,7 @@ def _one_of_two(m: Measured) -> Iterator[Cause]:
         return
     tracked = [m.tracked[i] for i in found]
     named = listed([f"{variable_name(t.layer, t.variable)} of {t.path}" for t in tracked])
-    values = [m.reference[i] if i in found else value for i, value in enumerate(m.moving)]
-    before, after = (m.deviation(side, m.reference) for side in (m.moving, values))
+    before, after = (m.deviation(side, m.reference) for side in (m.moving, m.mended(found)))
     yield Cause.tested(
         rules.STALE,
         cause=f"{named} {'is' if len(found) == 1 else 'are'} exactly as built, though other "

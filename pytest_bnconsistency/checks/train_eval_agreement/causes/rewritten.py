@@ -232,7 +232,7 @@ def _of_another_layer(m: Measured) -> Iterator[Undone]:
         rules.SWAPPED,
         f"the stored statistics are those of another layer: {listed(said, most=SHOWN)}",
         REMEDY,
-        [m.reference[i] if i in found else value for i, value in enumerate(m.moving)],
+        m.mended(found),
         before,
         nearer,
         f"they are {digits(nearer, 2)} standard deviations from those, and {digits(before, 2)} "

@@ -29,8 +29,6 @@ from pytest_bnconsistency.models import Call
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits, listed
 
-WRONG = 0.1
-"""Statistics that are farther from the population's, in its deviations, are wrong."""
 LEAST_FACTOR = 1.5
 """Training itself may scale weights by less while the statistics follow."""
 FEWEST, SHOWN = 3, 3
@@ -73,11 +71,8 @@ def _reached_by_data(m: Measured) -> frozenset[int]:
     trial = InputTrial(m)
     if not trial.leaves:
         return frozenset()
-    once, doubled = trial.values(lambda x: x), trial.values(lambda x: 2 * x)
-    if once is None or doubled is None:
-        return frozenset(range(len(m.tracked)))
-    pairs = enumerate(zip(m.far, once, doubled, strict=True))
-    return frozenset(i for i, (far, one, two) in pairs if float(np.mean(far(two, one))) > MOVED)
+    moved = trial.moved_by_scale(MOVED)
+    return frozenset(range(len(m.tracked)) if moved is None else moved)
 
 
 def _multiplied(m: Measured, fed: Sequence[Fed], inside: Sequence[Fed]) -> Cause | None:
@@ -196,7 +191,7 @@ def _fed(m: Measured) -> Iterator[Fed]:
             continue
         if behind is not None and id(behind[1]) not in seen and (at := _moments(m, call)):
             seen.add(id(behind[1]))
-            if any(_is_wrong(m, place) for place in at):
+            if any(place in m.wrong for place in at):
                 yield Fed(call.path, call.label, *at, *behind)
         behind = None
 
@@ -214,7 +209,3 @@ def _moments(m: Measured, call: Call) -> tuple[int, int] | None:
     """Which of what is tracked are the mean and the variance of a layer."""
     at = {t.role: i for i, t in enumerate(m.tracked) if t.layer is call.layer}
     return (at["mean"], at["variance"]) if {"mean", "variance"} <= at.keys() else None
-
-
-def _is_wrong(m: Measured, place: int) -> bool:
-    return float(np.mean(m.far[place](m.moving[place], m.reference[place]))) > WRONG

@@ -258,15 +258,21 @@ class InputTrial(Trial[Callable[[Array], Array]]):
         """Whether the first layer whose statistics move with the scale of these inputs is right:
         other data would have moved it first.
         """
-        m, doubled = self.m, self.values(lambda x: 2 * x)
-        if doubled is None:
-            return False
-        pairs = enumerate(zip(m.far, m.reference, doubled, strict=True))
-        moves = [i for i, (far, a, b) in pairs if float(np.mean(far(a, b))) > RESPONDS]
+        m, moves = self.m, self.moved_by_scale(RESPONDS)
         if not moves:
             return False
         first = m.tracked[moves[0]].layer
         return not any(m.tracked[i].layer is first for i in m.wrong)
+
+    def moved_by_scale(self, least: float) -> list[int] | None:
+        """The statistics that are so far off at least where the inputs are doubled; None where
+        the model can't take that.
+        """
+        once, doubled = self.values(lambda x: x), self.values(lambda x: 2 * x)
+        if once is None or doubled is None:
+            return None
+        pairs = enumerate(zip(self.m.far, once, doubled, strict=True))
+        return [i for i, (far, one, two) in pairs if float(np.mean(far(two, one))) > least]
 
     def _mine(self, index: int, leaf: Array) -> bool:
         return is_float(leaf) and self._index in (None, index)

@@ -26,6 +26,7 @@ from pytest_bnconsistency.measurement.swapped_statistics import (
     REMEDY,
     SHOWN,
     distances,
+    mean_distance,
 )
 from pytest_bnconsistency.measurement.tracked_variables import tracked_candidates, write_statistics
 from pytest_bnconsistency.models.owned_objects import variable_name
@@ -163,9 +164,7 @@ def _left(m: Measured, layers: Sequence[Layer], order: Order) -> float:
                 vector.assign(values[source])
         stored = [t.stored for t in m.tracked]
         given = m.statistics_of(m.batches).population
-    far = zip(distances(m.tracked, given), stored, given, strict=True)
-    left = float(np.mean(np.concatenate([np.ravel(of(mine, its)) for of, mine, its in far])))
-    return left if math.isfinite(left) else math.inf
+    return mean_distance(distances(m.tracked, given), stored, given)
 
 
 def _copied(m: Measured) -> Iterator[Cause]:
@@ -176,14 +175,13 @@ def _copied(m: Measured) -> Iterator[Cause]:
     tracked = [(m.tracked[i], name) for i, name in sources.items()]
     said = [f"{variable_name(t.layer, t.variable)} of {t.path} is its {n}" for t, n in tracked]
     before = float(np.mean([m.off(i, m.moving[i]) for i in sources]))
-    values = [m.reference[i] if i in sources else value for i, value in enumerate(m.moving)]
     yield Cause.tested(
         rules.SWAPPED,
         cause=f"what is stored is a copy of another vector: {listed(said, most=SHOWN)}",
         tested=f"to the last bit, and {digits(before, 2)} standard deviations from what this data "
         "gives in their place",
         remedy=f"{REMEDY}; {RECALIBRATE}",
-        share=1 - m.deviation(values, m.reference) / m.deviation(m.moving, m.reference),
+        share=1 - m.deviation(m.mended(sources), m.reference) / m.deviation(m.moving, m.reference),
     )
 
 
