@@ -128,7 +128,7 @@ def _searched(
     found = search.of_failure(max(count, FAILING), broken) if shows else search.run(count)
     result = replace(result, evidence={**result.evidence, "examples": search.evidence()})
     if found is not None:
-        return _with_violation(result, found, check, context, oracle)
+        return with_violation(result, found, check, context, oracle)
     tried = sum(search.sizes.values())
     if result.verdict is not Verdict.PASSED or not tried:
         return result
@@ -136,7 +136,7 @@ def _searched(
     return replace(result, summary=f"{result.summary}; and so in {made} that Hypothesis made")
 
 
-def _with_violation(
+def with_violation(
     result: CheckResult, found: Violation, check: str, context: CheckContext, oracle: Oracle
 ) -> CheckResult:
     """The result with the batch beside the finding that it shows, or with a finding of its own."""

@@ -119,15 +119,21 @@ class Recipe:
         parts = [f"{self.count} row{'s' * (self.count != 1)}{rest}"]
         if self.size is not None:
             parts.append(f"size {self.size}")
-        runs: list[tuple[int, int, Row]] = []
-        for place, row in sorted(self.rows.items()):
-            if runs and runs[-1][1:] == (place - 1, row):
-                runs[-1] = (runs[-1][0], place, row)
-            else:
-                runs.append((place, place, row))
-        for first, last, row in runs:
-            parts.append(f"row {first} {row}" if first == last else f"rows {first}-{last} {row}")
+        parts += [f"{places} {row}" for places, row in self.runs()]
         return "; ".join(parts)
+
+    def runs(self) -> list[tuple[str, Row]]:
+        """The rows that are not like the rest, by place; neighbours that are alike as one."""
+        found: list[tuple[int, int, Row]] = []
+        for place, row in sorted(self.rows.items()):
+            if found and found[-1][1:] == (place - 1, row):
+                found[-1] = (found[-1][0], place, row)
+            else:
+                found.append((place, place, row))
+        return [
+            (f"row {first}" if first == last else f"rows {first}-{last}", row)
+            for first, last, row in found
+        ]
 
     @classmethod
     def parse(cls, text: str) -> Recipe:

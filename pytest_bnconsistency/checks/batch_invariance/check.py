@@ -13,6 +13,7 @@ from dataclasses import replace
 from pytest_bnconsistency.checks.batch_invariance import explain as explanation
 from pytest_bnconsistency.checks.batch_invariance.comparisons import compare
 from pytest_bnconsistency.checks.batch_invariance.compiled_sizes import compiled_sizes
+from pytest_bnconsistency.checks.batch_invariance.larger_batch import in_a_larger_batch
 from pytest_bnconsistency.checks.batch_invariance.padding import Further, pad_further
 from pytest_bnconsistency.checks.batch_invariance.search import searched
 from pytest_bnconsistency.checks.batch_invariance.summary import (
@@ -80,4 +81,5 @@ def _decide(context: CheckContext, x: Nest, row_by_row: Collection[int] = ()) ->
     if not limits:
         return NOTHING_WOULD_SHOW.left_open(replace(result, evidence=evidence))
     summary = passed_summary(compared, further, limits)
-    return replace(result, verdict=Verdict.PASSED, evidence=evidence, summary=summary)
+    passed = replace(result, verdict=Verdict.PASSED, evidence=evidence, summary=summary)
+    return in_a_larger_batch(context, x, passed, row_by_row)

@@ -84,15 +84,22 @@ class Rows:
         self.random = not self._passes
 
     def violation(self, recipe: Recipe) -> Violation | None:
+        return self.beside_others(recipe) or self.in_its_size(recipe)
+
+    def beside_others(self, recipe: Recipe) -> Violation | None:
+        """What rows that are not like the rest do to those that are."""
+        if not (recipe.rows and recipe.kept):
+            return None
+        return next(filter(None, (self._mixed(name, recipe) for name in self._passes)), None)
+
+    def in_its_size(self, recipe: Recipe) -> Violation | None:
+        """What the number of rows alone does."""
         self.score = 0.0
-        for name in self._passes:
-            found = self._mixed(name, recipe) if recipe.rows and recipe.kept else None
-            if found is None and not self._cross_row:
-                # Of rows of zeros too much is zero whatever the size.
-                found = self._sized(name, Recipe(recipe.count, {}, self.generic))
-            if found is not None:
-                return found
-        return None
+        if self._cross_row:
+            return None
+        # Of rows of zeros too much is zero whatever the size.
+        usual = Recipe(recipe.count, {}, self.generic)
+        return next(filter(None, (self._sized(name, usual) for name in self._passes)), None)
 
     def _violation(
         self, recipe: Recipe, broken: tuple[Rule, ...], message: str, judged: Judged, x: Nest
@@ -214,6 +221,9 @@ def _message(found: Difference, recipe: Recipe, name: str) -> str:
         if moved
         else "a row's hidden values move, though not the outputs,"
     )
-    beside = listed([f"row {place} is {other}" for place, other in recipe.rows.items()])
+    runs = recipe.runs()
+    beside = listed([f"{places} {'are' if '-' in places else 'is'} {row}" for places, row in runs])
     among = counted(recipe.count, "row")
-    return f"{how} when {beside} instead of {recipe.rest} ({among}), through {name}"
+    usual = [str(recipe.rest.at(place)) for place in sorted(recipe.rows)]
+    instead = usual[0] if usual[0] == usual[-1] else f"{usual[0]} to {usual[-1]}"
+    return f"{how} when {beside} instead of {instead} ({among}), through {name}"
