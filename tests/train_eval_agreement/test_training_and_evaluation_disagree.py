@@ -236,6 +236,33 @@ def test_statistics_that_were_lost_with_the_weights_kept(data, lost):
     assert "save and load" in finding.remedy
 
 
+@pytest.mark.parametrize("copied", ["trainable_variables", "variables"])
+def test_a_target_network_that_follows_the_weights(copied):
+    """A step that is tried would move its statistics by much, at this momentum: it is undone."""
+
+    def build():
+        layers = keras.layers
+        last = layers.Dense(3, activation="softmax")
+        model = keras.Sequential(
+            [keras.Input((4,)), layers.BatchNormalization(momentum=0.2, name="bn"), last]
+        )
+        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+        return model
+
+    y = np.arange(96) % 3
+    x = np.random.default_rng(0).normal(8 + 15 * np.eye(3, 4)[y], 5).astype(np.float32)
+    model, target = build(), build()
+    model.fit(x, y, batch_size=len(x), epochs=60, verbose=0)
+    for own, followed in zip(getattr(target, copied), getattr(model, copied), strict=True):
+        own.assign(followed)
+    if copied == "variables":
+        expect_pass(CHECK, target, x, y)
+        return
+    finding = expect_failure(CHECK, target, x, y, rule=NEVER_UPDATED, layer="bn", cause_tested=True)
+    assert "trained with other statistics" in finding.cause
+    assert "save and load" in finding.remedy
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("known", ["targets", "nothing"])
 def test_a_model_built_anew_without_the_statistics(data, known):

@@ -329,12 +329,16 @@ def _losses(context: CheckContext, tries: Tries) -> Losses | None:
 def _fit_leaves_unchanged(
     context: CheckContext, data: Data, untouched: Sequence[Tracked], tries: Tries
 ) -> bool:
-    """Whether a real step of the user's own training does not move the statistics."""
+    """Whether a real step of the user's own training does not move the statistics.
+
+    It is undone at once: what is measured later is the model as it was given.
+    """
     if context.train_step is not None or not context.subject.trains_on(data):
         return False
     if not tries.may("a step of fit"):
         return False
     before = Variables([t.variable for t in untouched])
     size = min(batch_size(context, data), data.rows)
-    RealStep(context.subject, None, size)(data.take(slice(0, size)))
-    return not before.moved()
+    with preserve_state(context.subject):
+        RealStep(context.subject, None, size)(data.take(slice(0, size)))
+        return not before.moved()
