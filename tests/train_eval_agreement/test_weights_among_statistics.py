@@ -82,6 +82,20 @@ def test_weights_and_statistics_in_another_order(k, disagrees, x, order, said):
     assert "recalibrate" not in finding.remedy, "the weights are in the wrong place as well"
 
 
+@pytest.mark.parametrize("names", [("bn0", "bn1"), ("bn0",)])
+def test_weights_in_each_others_place(k, disagrees, x, names):
+    """Statistics stay where they are; those behind are of what the right weights gave."""
+    model = net(k, x)
+    load(model, (1, 0, 2, 3), names)
+    finding = disagrees(model, x, rule=MISPLACED, layer="bn0")
+    assert "vectors of bn0 stand" in finding.cause
+    assert "gamma in that of beta and beta in that of gamma" in finding.cause
+    assert "none tell of the last such layer" in finding.cause
+    assert "by name" in finding.remedy
+    load(model, (1, 0, 2, 3), names)
+    expect_pass(CHECK, model, x)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["bn0", "bn1"])
 def test_one_layer_in_another_order(k, disagrees, x, name):

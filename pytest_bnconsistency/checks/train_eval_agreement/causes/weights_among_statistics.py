@@ -2,7 +2,8 @@
 
 So they do after a port that mixes up the order of a file: gamma, beta, mean, variance. With a
 weight misplaced, what comes after the layer is not what its statistics were taken of, so the
-vectors are exchanged in the model and the statistics of the data are taken again.
+vectors are exchanged in the model and the statistics of the data are taken again. Weights alone
+may be misplaced, too, which the statistics of the layers behind tell.
 """
 
 from __future__ import annotations
@@ -61,11 +62,15 @@ class Exchanged:
     layers: Sequence[Layer]
 
     @property
-    def places(self) -> list[str]:
-        """Where the statistics stand."""
-        names = list(self.layers[0].vectors)
-        found = ((names[i], names[self.order[i]]) for i in self.layers[0].statistics)
-        return [f"{name} in that of {other}" for name, other in found if name != other]
+    def said(self) -> str:
+        """Where the statistics stand, or the weights if it is only them."""
+        names, statistics = list(self.layers[0].vectors), self.layers[0].statistics
+        moved = [i for i, source in enumerate(self.order) if i != source]
+        shown = [i for i in moved if i in statistics] or moved
+        places = listed([f"{names[i]} in that of {names[self.order[i]]}" for i in shown])
+        if set(shown) & set(statistics):
+            return places
+        return f"{places} (none tell of the last such layer, with no statistics behind it)"
 
 
 def weights_among_statistics(m: Measured) -> Iterator[Cause]:
@@ -99,7 +104,7 @@ def _exchanged(m: Measured) -> Iterator[Cause]:
     yield Cause.tested(
         rules.SWAPPED,
         cause=f"vectors of {listed(paths, most=SHOWN)} stand in each other's place, as after "
-        f"loading weights in another order: {listed(best.places)}",
+        f"loading weights in another order: {best.said}",
         tested=f"exchanged in the model, the statistics are {digits(best.left, 2)} standard "
         f"deviations from those that this data gives then, as stored {digits(before, 2)}",
         remedy=REMEDY,
@@ -111,16 +116,38 @@ def _exchanged(m: Measured) -> Iterator[Cause]:
 def _tries(m: Measured) -> Iterator[tuple[list[Layer], Order]]:
     """Orders that make the first wrong layer's statistics the data's, in it and in all like it.
 
-    Its own vectors do nothing to its input.
+    Its own vectors do nothing to its input. Where layers before it are right, their weights alone
+    may stand in each other's place: those of the last of them, or of all that have statistics
+    behind them.
     """
     layers, bad = list(_layers(m)), set(m.wrong)
-    while layers and not bad & set(layers[0].statistics.values()):
-        del layers[0]
-    like = [layer for layer in layers if list(layer.vectors) == list(layers[0].vectors)]
+    before = 0
+    while before < len(layers) and not bad & set(layers[before].statistics.values()):
+        before += 1
+    like = _alike(layers[before:], layers[before]) if layers[before:] else []
     for order in _orders(m, like[0]) if like else ():
         yield like[:1], order
         if len(like) > 1:
             yield like, order
+    if before and like:
+        last, followed = layers[before - 1], _alike(layers[:-1], layers[before - 1])
+        for order in _orders_of_weights(last):
+            yield [last], order
+            if len(followed) > 1:
+                yield followed, order
+
+
+def _alike(layers: Sequence[Layer], other: Layer) -> list[Layer]:
+    """Those whose vectors have the names of the other's."""
+    return [layer for layer in layers if list(layer.vectors) == list(other.vectors)]
+
+
+def _orders_of_weights(layer: Layer) -> Iterator[Order]:
+    """Orders of the layer's vectors in which each statistic stays where it is."""
+    places = range(len(layer.vectors))
+    for order in itertools.permutations(places):
+        if order != tuple(places) and all(order[i] == i for i in layer.statistics):
+            yield order
 
 
 def _orders(m: Measured, layer: Layer) -> Iterator[Order]:
