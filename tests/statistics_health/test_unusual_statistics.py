@@ -46,6 +46,21 @@ def test_the_gain_of_a_dead_channel_is_that_of_its_scale_too(k, gamma, said):
     assert all(said in warning.message for warning in found)
 
 
+@pytest.mark.parametrize(
+    ("scale", "arguments", "named"),
+    [(1e-3, {}, True), (1.0, {}, False), (1e-3, {"epsilon": 1e-6}, False)],
+    ids=["small", "scaled up", "smaller epsilon"],
+)
+def test_inputs_that_are_small_throughout_are_not_said_to_be_constant(k, scale, arguments, named):
+    x = (scale * np.random.default_rng(0).normal(size=(64, 4))).astype(np.float32)
+    bn = normaliser(k, mean=x.mean(0), variance=x.var(0), **arguments)
+    found = warnings(expect_pass(CHECK, model_of(k, bn), x), "BN405")
+    assert bool(found) == named
+    for warning in found:
+        assert "4 channels in bn have variances below a hundredth of epsilon" in warning.message
+        assert "scale it up, or train with a smaller epsilon" in warning.remedy
+
+
 def test_the_gain_of_a_dead_channel_without_a_scale(k):
     bn = normaliser(k, variance=np.array([0, 1, 1, 1]), scale=False)
     assert "up to 31.6" in warnings(expect_pass(CHECK, model_of(k, bn)), "BN405")[0].message

@@ -135,11 +135,13 @@ def _dead(
             rules.DEAD_CHANNELS,
             places,
             f"{counted(channels, 'channel')} in {_named(places)} "
-            f"{'has' if channels == 1 else 'have'} no variance: what reaches "
-            f"{'it' if channels == 1 else 'them'} is multiplied by up to {gain:.3g}, an input "
-            f"0.1 off gives {0.1 * gain:.3g}",
+            f"{'has a variance' if channels == 1 else 'have variances'} below a hundredth of "
+            f"epsilon: what reaches {'it' if channels == 1 else 'them'} is multiplied by up to "
+            f"{gain:.3g}, an input 0.1 off gives {0.1 * gain:.3g}",
             _tried(subject, places[0], unusable_statistics.dead_channels),
-            "look at what feeds these channels; a larger epsilon bounds the gain",
+            "look at what feeds these channels: where it is constant, a larger epsilon bounds the "
+            "gain; where it is small but says something, scale it up, or train with a smaller "
+            "epsilon",
         )
 
 
