@@ -17,7 +17,7 @@ from pytest_bnconsistency.execution.batches import Batches, in_batches
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, batch_statistics
 from pytest_bnconsistency.measurement.input_moments import pass_with_moments
-from pytest_bnconsistency.measurement.normalization_layers import FEW, find_tracked
+from pytest_bnconsistency.measurement.normalization_layers import find_tracked
 from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.measurement.tracked_variables import Tracked
 from pytest_bnconsistency.settings import Settings
@@ -82,7 +82,7 @@ def _estimated(context: CheckContext, data: Data) -> Estimated:
     training, size = training_pass(context), batch_size(context, data)
     notes: tuple[str, ...] = ()
     batches = shuffled(context, data, size)
-    tracked = find_tracked(training, data.take(batches.order[:FEW]).x)
+    tracked = find_tracked(training, data.take(batches.order[:size]).x)
     without_variance = _without_variance(training, tracked, batches) if size == 1 else None
     if without_variance is not None:
         own = context.settings.batch_size

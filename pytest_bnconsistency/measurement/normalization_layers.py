@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data.arrays import Array, map_nest
-from pytest_bnconsistency.errors import DataError
+from pytest_bnconsistency.data.arrays import Array, map_nest, rows_of
+from pytest_bnconsistency.errors import DataError, RefusedError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import same_in_layers, same_outputs
 from pytest_bnconsistency.measurement.batch_statistics import run_from
@@ -45,8 +45,22 @@ def find_tracked(training: Pass, x: Any) -> list[Tracked]:
 
     It is the same share in every element, so neither what only some rows update is one, nor what
     hangs on another variable; and for any number of rows, unless it is a moment of the input.
+
+    Args:
+        training: a pass in training mode.
+        x: rows, of which the first few run; all of them where the model takes no so few in
+            training, as one that normalises parts of a batch.
     """
-    x = map_nest(lambda leaf: leaf[:FEW], x)
+    few = map_nest(lambda leaf: leaf[:FEW], x)
+    try:
+        return _found(training, few)
+    except RefusedError:
+        if rows_of(x) <= FEW:
+            raise
+        return _found(training, x)
+
+
+def _found(training: Pass, x: Any) -> list[Tracked]:
     owners = _written_candidates(training)
     if not owners:
         return []
