@@ -103,6 +103,31 @@ def knows_pieces(pieces):
 
 
 @pytest.mark.thorough
+def standardised(x, axes):
+    return (x - x.mean(axes, keepdims=True)) / x.std(axes, keepdims=True)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_preprocessing_that_the_rows_do_not_tell_from_another(k, disagrees, alike):
+    """All rows have about the mean and the deviation of each channel, or each has its own."""
+    noise = np.random.default_rng(0).normal(100, 40, (64, 24, 24, 3)).astype(np.float32)
+    x = (
+        noise
+        if alike
+        else noise * np.linspace(0.5, 1.5, 64, dtype=np.float32)[:, None, None, None]
+    )
+    net = [k.layers.Conv2D(8, 3), k.layers.BatchNormalization(momentum=0.9, name="bn")]
+    model = k.Sequential([k.Input((24, 24, 3)), *net, k.layers.GlobalMaxPooling2D()])
+    model.compile("sgd", "mse")
+    settled(model, standardised(x, (0, 1, 2)))
+    if alike:
+        expect_pass(CHECK, model, standardised(x, (0, 1, 2)))
+    finding = disagrees(model, x, rule=SHIFT)
+    assert "each channel standardised" in finding.cause
+    assert ("each row standardised" in finding.cause) == alike
+    assert ("much the same on these rows" in finding.cause) == alike
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

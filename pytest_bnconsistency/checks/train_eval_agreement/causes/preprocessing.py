@@ -121,7 +121,7 @@ def _explaining(trial: InputTrial, change: Change) -> Iterator[Candidate]:
             share=tried.share,
             sure=tried.mends,
         )
-        yield Candidate(cause, tried, change.weight)
+        yield Candidate(cause, tried, change.weight, change.name)
 
 
 def _usual(trial: InputTrial) -> Iterator[Change]:

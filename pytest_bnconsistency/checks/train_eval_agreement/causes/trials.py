@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from pytest_bnconsistency.measurement.affine_layers import Affine, Rescaled
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number
 from pytest_bnconsistency.measurement.input_moments import Moments
 from pytest_bnconsistency.measurement.tracked_variables import write_statistics
-from pytest_bnconsistency.words import digits
+from pytest_bnconsistency.words import digits, listed
 
 ROWS, MOST_ROWS = 256, 1024
 """Numbers are fitted on so many rows of small models, and what they explain is told of so many."""
@@ -41,6 +42,7 @@ MOVED = 0.05
 
 DECISIVE, NEARLY = 0.05, 0.2
 """So much of the gap may be left where nothing is left to explain, and where nearly nothing is."""
+SHOWN = 3
 LOSS = 0.1
 """So much of what the loss falls by may a change miss that is as good as the best."""
 
@@ -119,23 +121,52 @@ class Tried:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A cause, and what came of undoing it; what is left of the gap counts `weight` times."""
+    """A cause, and what came of undoing it; what is left of the gap counts `weight` times.
+
+    `name` is what was done to the data, where that is all.
+    """
 
     cause: Cause
     tried: Tried
     weight: float = 1.0
+    name: str = ""
+
+    @property
+    def left(self) -> float:
+        return self.weight * self.tried.left
 
 
 def best(found: Sequence[Candidate]) -> Cause | None:
-    """The cause that leaves least of the gap, of those whose loss is about as good as any's."""
+    """The cause that leaves least of the gap, of those whose loss is about as good as any's.
+
+    Others that leave no more are named beside it: the data does not tell them from each other.
+    """
     losses = [c.tried.losses for c in found if c.tried.losses is not None]
     limit = math.inf
     if losses:
         given, lowest = losses[0][0], min(changed for _, changed, _ in losses)
         limit = lowest + LOSS * max(given - lowest, 0.0)
     left = [c for c in found if c.tried.losses is None or c.tried.losses[1] <= limit]
-    chosen = min(left, key=lambda c: c.weight * c.tried.left, default=None)
-    return None if chosen is None else chosen.cause
+    chosen = min(left, key=lambda c: c.left, default=None)
+    if chosen is None:
+        return None
+    alike = [c.name for c in left if c is not chosen and c.left == chosen.left and c.name]
+    return _beside(chosen.cause, alike) if chosen.name else chosen.cause
+
+
+def _beside(cause: Cause, alike: Sequence[str]) -> Cause:
+    """The cause with what else does the same to this data."""
+    names = dict.fromkeys(alike)
+    if not names:
+        return cause
+    said = cause.explanation
+    return dataclasses.replace(
+        cause,
+        explanation=dataclasses.replace(
+            said,
+            cause=f"{said.cause} (or {listed(names, most=SHOWN)}, much the same on these rows)",
+        ),
+    )
 
 
 class Trial(abc.ABC, Generic[Change]):
