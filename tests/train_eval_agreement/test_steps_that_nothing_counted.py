@@ -71,3 +71,31 @@ def test_steps_of_an_optimizer_that_is_new_establish_no_lag(k):
     assert finding.remedy.startswith("give data as in training")
     recalibrate(model, others)
     expect_pass(CHECK, model, others, y)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"), [(0, "not saved"), (25, "not established; either"), (60, "in inference")]
+)
+def test_weights_that_know_their_targets_in_both_modes_tell_no_cause(k, steps, said):
+    """A loop went on in inference mode, from fresh statistics, with a net that `fit` trained."""
+    k.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    y = np.arange(256) % 3
+    x = (np.eye(8)[y] * 2 + rng.normal(5, 1, (256, 8))).astype(np.float32)
+    bn = k.layers.BatchNormalization(momentum=0.9, name="bn")
+    hidden = [k.layers.Dense(16), bn, k.layers.ReLU()]
+    model = k.Sequential([k.Input((8,)), *hidden, k.layers.Dense(3)])
+    loss = k.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(k.optimizers.Adam(1e-2), loss)
+    model.fit(x, y, epochs=10, verbose=0)
+    bn.moving_mean.assign(np.zeros(16))
+    bn.moving_variance.assign(np.ones(16))
+    optimizer = k.optimizers.Adam(1e-2)
+    for _ in range(steps):
+        with tf.GradientTape() as tape:
+            value = loss(y, model(x))
+        weights = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(value, weights), weights, strict=True))
+    finding = expect_failure(CHECK, model, x, y, rule="BN203", layer="bn")
+    assert said in finding.cause
+    assert finding.cause_tested is (steps != 25)

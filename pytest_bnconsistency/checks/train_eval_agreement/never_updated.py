@@ -40,6 +40,9 @@ CLEARLY_WORSE = 1.1
 """Weights that were trained with other statistics lose at least so much by their loss. After a few
 steps in inference mode it may, by luck, be a little less in training mode. Where the statistics of
 other layers moved, there were no such steps."""
+HARMFUL = 0.1
+"""They lose at least this share of the loss of a mean answer, too: weights that were trained in
+both modes, one after the other, know their targets in either."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,7 @@ def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tri
     if losses is not None:
         stored, trained = losses.stored, losses.trained
         modes = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
-        if stored > (CLEARLY_WORSE if all_at_start else 1.0) * trained:
+        if losses.fit_the_batch if all_at_start else stored > trained:
             return Explanation(
                 cause=lost,
                 tested=f"the weights fit the statistics of the batch: {modes}",
@@ -306,6 +309,12 @@ class Losses:
     stored: float
     trained: float
     uninformed: float
+
+    @property
+    def fit_the_batch(self) -> bool:
+        """Whether the weights were surely trained with the statistics of the batch."""
+        worse = self.stored - self.trained > HARMFUL * abs(self.uninformed)
+        return worse and self.stored > CLEARLY_WORSE * self.trained
 
 
 def _losses(context: CheckContext, tries: Tries) -> Losses | None:

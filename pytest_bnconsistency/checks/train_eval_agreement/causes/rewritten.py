@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
-from pytest_bnconsistency.checks.train_eval_agreement.causes.channel_orders import orders
+from pytest_bnconsistency.checks.train_eval_agreement.causes.channel_orders import MANY, orders
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.compared_outputs import gap
@@ -26,6 +26,8 @@ from pytest_bnconsistency.words import digits, listed
 
 ALIKE = 0.3
 """A form is believed where it, undone, leaves less than this share of the distance."""
+CLOSE = 0.05
+"""An order of few channels is believed where it leaves less than this share."""
 ONE_FACTOR = 0.1
 """Factors of channels, as logarithms, that are one differ by less in the median."""
 ONE_COUNT = 0.05
@@ -208,7 +210,8 @@ def _in_another_order(m: Measured) -> Iterator[Undone]:
 
 def _order(m: Measured, places: Sequence[int]) -> tuple[str, dict[int, Array]]:
     """The order that brings the vectors of a layer to the population's, and them in it."""
-    best = NEARER * sum(m.off(i, m.moving[i]) for i in places), ""
+    many = all(m.moving[i].size >= MANY for i in places)
+    best = (NEARER if many else CLOSE) * sum(m.off(i, m.moving[i]) for i in places), ""
     moved: dict[int, Array] = {}
     for name, order in orders([m.moving[i] for i in places], [m.reference[i] for i in places]):
         now = {i: m.moving[i][order] for i in places}
