@@ -36,13 +36,13 @@ INFORMED = 0.5
 """A model knows its targets if its loss in training mode is less than this share of its loss in
 inference, and of that of its mean answer for every row. Random weights may, by luck."""
 
-CLEARLY_WORSE = 1.1
+CLEARLY_WORSE, TWICE = 1.1, 2.0
 """Weights that were trained with other statistics lose at least so much by their loss. After a few
 steps in inference mode it may, by luck, be a little less in training mode. Where the statistics of
 other layers moved, there were no such steps."""
 HARMFUL = 0.1
-"""They lose at least this share of the loss of a mean answer, too: weights that were trained in
-both modes, one after the other, know their targets in either."""
+"""Where they don't lose twice as much, they lose at least this share of the loss of a mean answer,
+too: weights that were trained in both modes, one after the other, know their targets in either."""
 
 
 @dataclass(frozen=True)
@@ -313,8 +313,8 @@ class Losses:
     @property
     def fit_the_batch(self) -> bool:
         """Whether the weights were surely trained with the statistics of the batch."""
-        worse = self.stored - self.trained > HARMFUL * abs(self.uninformed)
-        return worse and self.stored > CLEARLY_WORSE * self.trained
+        harmful = self.stored - self.trained > HARMFUL * abs(self.uninformed)
+        return self.stored > (CLEARLY_WORSE if harmful else TWICE) * self.trained
 
 
 def _losses(context: CheckContext, tries: Tries) -> Losses | None:
