@@ -26,7 +26,7 @@ from pytest_bnconsistency.data.arrays import (
     rebuild,
     rows_of,
 )
-from pytest_bnconsistency.data.rows import Data, Form, Given, Rest
+from pytest_bnconsistency.data.rows import Data, Form, Given, Rest, some_rows
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.words import brief_line, counted
 
@@ -100,7 +100,7 @@ def read(
 ) -> Data:
     """`max_rows` rows of what the user gave, checked against the model's inputs, and the rest.
 
-    Of arrays, the rows that are kept are spread over all; of a data set, they are the first.
+    Of arrays, the rows that are kept are drawn from all; of a data set, they are the first.
 
     Args:
         x: arrays or tensors of shape `(rows, ...)` in a nest, a `tf.data.Dataset` of batches, a
@@ -126,7 +126,7 @@ def read(
     total = given.rows
     if total <= max_rows:
         return _clean(given, specs)
-    kept = np.linspace(0, total - 1, max_rows).round().astype(int)
+    kept = some_rows(total, max_rows)
     others = np.setdiff1d(np.arange(total), kept)[: all_rows - max_rows]
     said = f"outputs and loss are those of {max_rows} of {total} rows (option max_rows)"
     if len(others) + max_rows < total:

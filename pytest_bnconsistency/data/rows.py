@@ -123,3 +123,13 @@ class Data:
     def batches(self, size: int) -> Iterator[Data]:
         for start in range(0, self.rows, size):
             yield self.take(slice(start, start + size))
+
+
+def some_rows(total: int, count: int) -> Array:
+    """`count` of `total` rows as indices, in their order; all where there are no more.
+
+    They are drawn, always the same: of rows whose kinds take turns, every so-many-th is of one
+    kind.
+    """
+    drawn = np.random.default_rng(0).permutation(total)[:count]
+    return np.sort(drawn)

@@ -50,6 +50,7 @@ def rewrite(variables, change):
         (np.square, "the square of the variance"),
         (np.reciprocal, "1 / the variance"),
         (lambda v: 1 / np.sqrt(v), "1 / the standard deviation"),
+        pytest.param(np.log, "the logarithm of the variance", marks=pytest.mark.thorough),
     ],
 )
 def test_something_else_stored_for_a_variance(k, disagrees, x, change, said):
@@ -60,6 +61,41 @@ def test_something_else_stored_for_a_variance(k, disagrees, x, change, said):
     assert said in finding.cause
     assert "bn0" in finding.cause
     assert "store the variance" in finding.remedy
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["bn0", "bn1"])
+def test_the_mean_of_the_squares_stored_for_a_variance(k, disagrees, x, name):
+    model = net(k, x)
+    bn, y = model.get_layer(name), model.predict(x, verbose=0)
+    rewrite([bn.moving_variance], lambda v: v + np.asarray(bn.moving_mean) ** 2)
+    assert f"of {name} is the mean of the squares" in disagrees(model, x, y, rule=FORM).cause
+
+
+def test_means_with_the_other_sign(k, disagrees, x):
+    model = net(k, x)
+    rewrite([model.get_layer("bn1").moving_mean], np.negative)
+    finding = disagrees(model, x, rule=FORM)
+    assert "the mean of bn1 is the mean with its sign turned round" in finding.cause
+    assert "store the mean itself" in finding.remedy
+
+
+@pytest.mark.thorough
+def test_data_with_the_other_sign_is_no_sign_of_the_mean(k, x):
+    """It turns the means of the first layer round, and changes what comes after as well."""
+    inputs = k.Input((6,))
+    first = k.layers.BatchNormalization(momentum=0.9, name="first")(inputs)
+    hidden = k.layers.ReLU()(k.layers.Dense(12)(first))
+    second = k.layers.BatchNormalization(momentum=0.9, name="second")(hidden)
+    model = k.Model(inputs, k.layers.Dense(3)(second))
+    model.compile("sgd", "mse")
+    step = tf.function(lambda batch: model(batch, training=True))
+    for _ in range(8):
+        for start in range(0, len(x), 32):
+            step(tf.constant(x[start : start + 32]))
+    model.optimizer.iterations.assign(128)
+    expect_failure(CHECK, model, -x, rule="BN209", cause_contains="those of -x")
+    expect_pass(CHECK, model, x)
 
 
 @pytest.mark.thorough

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array
-from pytest_bnconsistency.data.rows import Data
+from pytest_bnconsistency.data.rows import Data, some_rows
 from pytest_bnconsistency.execution.batches import Batches, in_batches
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import observed_updates as updates
@@ -163,8 +163,7 @@ class Measured:
     def preparing(self) -> list[Affine]:
         """The layers, or operations, that prepare the data by fixed numbers."""
         rows = min(self.data.rows, READ if self.small else READ_OF_LARGE)
-        order = np.linspace(0, self.data.rows - 1, rows).round().astype(int)
-        batches = in_batches(self.data, order, self.size)
+        batches = in_batches(self.data, some_rows(self.data.rows, rows), self.size)
         found = affine_calls(self.inference, self.tracked, batches)
         return [place for place in found if place.scale.size <= MOST_NUMBERS]
 

@@ -45,11 +45,17 @@ def _nearest(stored: Sequence[Array], right: Sequence[Array]) -> Array | None:
     for mine, its in zip(stored, right, strict=True):
         unit = max(float(its.std()), 1e-12)
         deviation += np.abs(its.reshape(-1, 1) - mine.reshape(1, -1)) / unit
-    found, taken = np.full(len(deviation), -1), set[int]()
-    for flat in np.argsort(deviation, axis=None):
-        channel, source = divmod(int(flat), deviation.shape[1])
-        if found[channel] < 0 and source not in taken:
-            found[channel] = source
-            taken.add(source)
+    found = one_each(deviation)
     own = deviation.argmin(axis=1)
     return found if float(np.mean(found == own)) >= SURE else None
+
+
+def one_each(deviation: Array) -> Array:
+    """For each row of a square of distances a column of its own, the nearest pairs first."""
+    found, taken = np.full(len(deviation), -1), set[int]()
+    for flat in np.argsort(deviation, axis=None):
+        row, column = divmod(int(flat), deviation.shape[1])
+        if found[row] < 0 and column not in taken:
+            found[row] = column
+            taken.add(column)
+    return found

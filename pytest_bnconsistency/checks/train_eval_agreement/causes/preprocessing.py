@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import MOST, RIVALS, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.causes.chance import Fit, fits
+from pytest_bnconsistency.checks.train_eval_agreement.causes.features import features
 from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import (
     ROUNDS,
     SNAP,
@@ -79,6 +80,7 @@ def preprocessed(m: Measured) -> Iterator[Cause]:
     for more in (
         _changed(inputs, _usual),
         misfits(m),
+        _changed(inputs, _by_feature),
         _changed(inputs, _global),
         _changed(inputs, _by_channel),
     ):
@@ -156,6 +158,13 @@ def _usual_images() -> Iterator[Change]:
             "(preprocess_input of mode 'torch')",
             _scaled(scale / DEVIATIONS, -MEANS / DEVIATIONS, _same),
         )
+
+
+def _by_feature(trial: InputTrial) -> Iterator[Change]:
+    """The features of a table, as the first layer's statistics say that they were."""
+    for found in features(trial):
+        weight = FITTED if found.fitted else NEAR_USUAL
+        yield Change(found.name, found.apply, weight, free=found.fitted)
 
 
 def _global(trial: InputTrial) -> Iterator[Change]:

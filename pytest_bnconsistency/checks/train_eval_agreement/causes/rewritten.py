@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,20 +34,47 @@ ONE_FACTOR = 0.1
 ONE_COUNT = 0.05
 """A factor that is a number of batches or replicas is as near to a whole one, in parts of it."""
 FOR_WANT_OF_ANOTHER = 0.6
-"""A factor counts for so much: dropout, say, is one to the variances, and says why."""
+"""A factor of the variances counts for so much: dropout, say, is one, and says why."""
 RECALIBRATE = "or recalibrate(model, x)"
 
-Function = Callable[[Array], Array]
+Undo = Callable[[Array, Array], Array]
+"""What was meant by a statistic, from what is stored for it and for the mean of the layer."""
 
-FORMS: dict[str, Function] = {
-    "the square root of the variance (the standard deviation)": np.square,
-    "the square of the variance": np.sqrt,
-    "1 / the variance": np.reciprocal,
-    "1 / the standard deviation": lambda stored: 1 / np.square(stored),
-    "the logarithm of the variance": np.exp,
-    "the logarithm of the standard deviation": lambda stored: np.exp(2 * stored),
+
+class Form(NamedTuple):
+    """What may be stored for a statistic, and how that is undone."""
+
+    role: str
+    name: str
+    undo: Undo
+
+
+FORMS = (
+    Form(
+        "variance",
+        "the square root of the variance (the standard deviation)",
+        lambda stored, _: np.square(stored),
+    ),
+    Form("variance", "the square of the variance", lambda stored, _: np.sqrt(stored)),
+    Form("variance", "1 / the variance", lambda stored, _: 1 / stored),
+    Form("variance", "1 / the standard deviation", lambda stored, _: 1 / np.square(stored)),
+    Form("variance", "the logarithm of the variance", lambda stored, _: np.exp(stored)),
+    Form(
+        "variance",
+        "the logarithm of the standard deviation",
+        lambda stored, _: np.exp(2 * stored),
+    ),
+    Form(
+        "variance",
+        "the mean of the squares (the variance and the square of the mean)",
+        lambda stored, mean: stored - np.square(mean),
+    ),
+    Form("mean", "the mean with its sign turned round", lambda stored, _: -stored),
+)
+MEANT = {
+    "variance": "store the variance, as the layer takes its root",
+    "mean": "store the mean itself, as the layer subtracts it",
 }
-"""What may be stored for a variance, and how that is undone."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +99,13 @@ class Undone:
 def rewritten(m: Measured) -> Iterator[Cause]:
     """Undo what may have been done to the stored statistics: does the gap close?"""
     before = gap(m.stored, m.population, m.data).outputs
+    whole = m.deviation(m.moving, m.reference)
     for find in (_exchanged, _in_another_form, _multiplied, _in_another_order, _of_another_layer):
         for undone in find(m):
             after = gap(m.under(undone.values), m.population, m.data).outputs
             closes = after < HALF * min(before, 1.0)
+            # Data of another kind moves other layers, too, which are then as far off as before.
+            everywhere = m.deviation(undone.values, m.reference) / whole
             how_near = (
                 f"undone, they are {digits(undone.nearer, 2)} standard deviations from those of "
                 f"this data, as stored {digits(undone.before, 2)}"
@@ -85,7 +116,9 @@ def rewritten(m: Measured) -> Iterator[Cause]:
                 tested=f"{undone.tested or how_near}; evaluation is then {digits(after, 2)} from "
                 f"that under population statistics, as stored {digits(before, 2)}",
                 remedy=f"{undone.remedy}; {RECALIBRATE}",
-                share=min(undone.most, 1 - undone.nearer / undone.before) if closes else 0.0,
+                share=min(undone.most, 1 - max(undone.nearer / undone.before, everywhere))
+                if closes
+                else 0.0,
             )
 
 
@@ -100,30 +133,40 @@ def _exchanged(m: Measured) -> Iterator[Undone]:
 
 
 def _in_another_form(m: Measured) -> Iterator[Undone]:
-    """Variances that are stored as a function of what they should be."""
-    places = m.wrong
-    for name, undo in FORMS.items():
+    """Statistics that are stored as a function of what they should be."""
+    for form in FORMS:
         with np.errstate(all="ignore"):
-            candidates = {i: undo(m.moving[i]) for i in places if m.tracked[i].role == "variance"}
+            undone = {i: form.undo(m.moving[i], _mean_beside(m, i)) for i in m.wrong}
         nearer = {
             i: value
-            for i, value in candidates.items()
-            if m.off(i, value) < min(ALIKE * m.off(i, m.moving[i]), HALF * _beside_a_factor(m, i))
+            for i, value in undone.items()
+            if m.tracked[i].role == form.role and m.off(i, value) < ALIKE * m.off(i, m.moving[i])
         }
+        # Where one factor does as well, as for channels of one variance, no form is told.
+        left = sum(m.off(i, value) for i, value in nearer.items())
+        if left >= HALF * sum(_beside_a_factor(m, i) for i in nearer):
+            continue
         if sum(value.size for value in nearer.values()) >= FEWEST_CHANNELS:
             yield _undone(
                 m,
                 nearer,
                 rules.ANOTHER_FORM,
-                f"what is stored as the variance of {_paths(m, nearer)} is {name}",
-                "store the variance, as the layer takes its root",
+                f"what is stored as the {form.role} of {_paths(m, nearer)} is {form.name}",
+                MEANT[form.role],
             )
 
 
+def _mean_beside(m: Measured, place: int) -> Array:
+    """The stored mean of the layer of a place; NaN where it has none of that shape."""
+    layer, shape = m.tracked[place].layer, m.moving[place].shape
+    for t, stored in zip(m.tracked, m.moving, strict=True):
+        if t.layer is layer and t.role == "mean" and stored.shape == shape:
+            return stored
+    return np.full(shape, np.nan)
+
+
 def _beside_a_factor(m: Measured, place: int) -> float:
-    """How far stored variances are from the population's times one factor: where a factor does as
-    well, as for channels of one variance, no form is told by them.
-    """
+    """How far what is stored is from the population's times one factor, as a logarithm."""
     stored, value = (np.maximum(np.abs(v[place]), 1e-30) for v in (m.moving, m.reference))
     ratios = np.log(stored / value)
     return float(np.mean(np.abs(ratios - np.median(ratios))))
@@ -181,7 +224,7 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
                 "those of this data",
                 "divide what is summed over batches, replicas or checkpoints by their number",
             )
-            yield replace(undone, most=FOR_WANT_OF_ANOTHER)
+            yield undone if of_means == factor else replace(undone, most=FOR_WANT_OF_ANOTHER)
 
 
 def _is_count(factor: float) -> bool:

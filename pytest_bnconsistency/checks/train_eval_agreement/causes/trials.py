@@ -22,7 +22,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import (
 from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import RESPONDS
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array, flatten, is_float, rebuild
-from pytest_bnconsistency.data.rows import Data
+from pytest_bnconsistency.data.rows import Data, some_rows
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.affine_layers import Affine, Rescaled
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number
@@ -180,8 +180,7 @@ class Trial(abc.ABC, Generic[Change]):
 
     def _spread(self, most: int, batches: int) -> Data:
         count = min(most, batches * self._size, self.m.data.rows)
-        rows = np.linspace(0, self.m.data.rows - 1, count)
-        return self.m.data.take(rows.round().astype(int))
+        return self.m.data.take(some_rows(self.m.data.rows, count))
 
     @abc.abstractmethod
     def changed(self, change: Change | None, rows: Data) -> tuple[Data, Pass, Pass]:
@@ -283,6 +282,12 @@ class InputTrial(Trial[Callable[[Array], Array]]):
         """The inputs that it changes."""
         leaves = flatten(self.some.x)
         return [leaf for index, leaf in enumerate(leaves) if self._mine(index, leaf)]
+
+    @property
+    def every_row(self) -> Array:
+        """The one input that it changes, of all rows."""
+        leaves = enumerate(flatten(self.m.data.x))
+        return next(np.asarray(leaf) for i, leaf in leaves if self._mine(i, leaf))
 
     @functools.cached_property
     def contradicted(self) -> bool:

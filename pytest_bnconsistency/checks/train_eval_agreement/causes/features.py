@@ -1,0 +1,254 @@
+"""Features of rows that were in another order, scale or place in training.
+
+The first normalization layer sees an affine function of a row: the features themselves, or what a
+dense layer makes of them. So its statistics tell the mean and the deviation that each feature had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from pytest_bnconsistency.checks.train_eval_agreement.causes.channel_orders import one_each
+from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import named
+from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import InputTrial
+from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.words import listed
+
+MOST_FEATURES = 64
+"""Each costs a forward pass in training mode."""
+AFFINE = 0.02
+"""An affine function has the variances that its slopes and the covariances of the rows give, but
+for such a share in the median."""
+STEPS, DAMPINGS = 40, (0.0, 0.01, 0.1, 1.0, 10.0)
+BLUR = 0.05
+"""Stored statistics are not nearer to the mean of their batches: shares, or deviations."""
+SURELY, OTHERWISE = 3, 0.1
+"""A feature is another one by so many standard errors, and by so much: a share of its deviation,
+or deviations of its mean."""
+FEW = 1 / 3
+"""The share of the features that may be otherwise where the others are as they were."""
+ENOUGH_STATISTICS = 2
+"""Numbers that are fitted must explain so many times as many statistics."""
+CHANCE = 4
+"""Standard errors by which features that were standardised on more rows are off on some."""
+UNIT = 0.02
+"""Features that lie between 0 and 1 reach as near to both."""
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Features:
+    """What was done to the features: words, their order, and a factor and an offset of each.
+
+    `fitted` says that it is nothing usual.
+    """
+
+    name: str
+    order: Array
+    scale: Array
+    offset: Array
+    fitted: bool = False
+
+    def apply(self, x: Array) -> Array:
+        return np.asarray(x[..., self.order] * self.scale + self.offset)
+
+
+def features(trial: InputTrial) -> Iterator[Features]:
+    """What the features were in training, the simplest first."""
+    if len(trial.leaves) != 1:
+        return
+    leaf = _by_rows(trial.leaves[0])
+    if not 1 < leaf.shape[1] <= MOST_FEATURES or not (leaf.std(0) > 0).all():
+        return
+    seen = _first_layer(trial, leaf)
+    if seen is None:
+        return
+    fit, index = seen.fit(np.full(leaf.shape[1], True)), np.arange(leaf.shape[1])
+    if (order := seen.reordered(fit)) is not None:
+        ones, zeros = np.ones(len(order)), np.zeros(len(order))
+        yield Features(f"the features in the order {_first(order)}", order, ones, zeros)
+    for what in _usual_scalings(_by_rows(trial.every_row)):
+        yield Features(f"the features before they were {what}", index, *seen.change(fit))
+    off = fit.otherwise
+    if 0 < off.sum() <= FEW * len(off):
+        which, change = np.flatnonzero(off), seen.change(seen.fit(off))
+    elif ENOUGH_STATISTICS * len(off) <= len(seen.stored_mean):
+        which, change = index, seen.change(fit)
+    else:
+        return
+    yield Features(f"x with {seen.said(which, *change)}", index, *change, fitted=True)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The features of training against those given, and the standard errors of both numbers.
+
+    `moved` is how far their means are away, in the deviations given, and `logarithm` that of the
+    factor of their deviations.
+    """
+
+    moved: Array
+    logarithm: Array
+    moved_error: Array
+    logarithm_error: Array
+
+    @property
+    def otherwise(self) -> Array:
+        """Which features are surely others."""
+        both = ((self.moved, self.moved_error), (self.logarithm, self.logarithm_error))
+        moved, scaled = (np.abs(v) > np.maximum(OTHERWISE, SURELY * error) for v, error in both)
+        return np.asarray(moved | scaled)
+
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """The first normalization layer of a model, as an affine function of the features.
+
+    `slopes`, (features, channels), say how far a channel's mean moves where a feature moves by
+    its deviation. The other numbers are those of the features given and of the channels: as given
+    and as stored.
+    """
+
+    mean: Array
+    deviation: Array
+    correlation: Array
+    slopes: Array
+    given_mean: Array
+    stored_mean: Array
+    stored: Array
+
+    def variances(self, scales: Array | float = 1.0) -> Array:
+        scaled = self.slopes * np.reshape(scales, (-1, 1))
+        variances = np.einsum("ju,jk,ku->u", scaled, self.correlation, scaled)
+        return np.asarray(np.maximum(variances, 1e-12))
+
+    def fit(self, free: Array) -> Fit:
+        """The features under which the layer has what is stored; those not `free` are as given."""
+        unit = np.sqrt(self.stored)
+        slopes = (self.slopes[free] / unit).T
+        aim = (self.stored_mean - self.given_mean) / unit
+        moved = np.linalg.lstsq(slopes, aim, rcond=1e-6)[0]
+        logarithm, left, jacobian = self._scales(free)
+        error = _errors(slopes, aim - slopes @ moved), _errors(jacobian, left)
+        found = np.zeros((4, len(free)))
+        found[:, free] = moved, logarithm, *error
+        return Fit(*found)
+
+    def _scales(self, free: Array) -> tuple[Array, Array, Array]:
+        """The factors of deviations, as logarithms, what they leave, and its derivatives.
+
+        Levenberg and Marquardt's way down, from one factor for all that are free.
+        """
+
+        def left(at: Array) -> tuple[Array, Array]:
+            scales = np.ones(len(free))
+            scales[free] = np.exp(at)
+            variances, scaled = self.variances(scales), self.slopes * scales[:, None]
+            jacobian = 2 * scaled * (self.correlation @ scaled) / variances
+            return np.log(variances / self.stored), jacobian[free].T
+
+        start = -left(np.zeros(free.sum()))[0].mean() / 2 if free.all() else 0.0
+        at = np.full(free.sum(), start)
+        now, jacobian = left(at)
+        for _ in range(STEPS):
+            square = jacobian.T @ jacobian + 1e-9 * np.eye(len(at))
+            for damping in DAMPINGS:
+                damped = square + damping * np.diag(np.diag(square))
+                step = np.clip(np.linalg.solve(damped, -jacobian.T @ now), -2, 2)
+                then, its = left(at + step)
+                if then @ then < now @ now:
+                    break
+            else:
+                break
+            at, now, jacobian = at + step, then, its
+        return at, now, jacobian
+
+    def change(self, fit: Fit) -> tuple[Array, Array]:
+        """Factors and offsets that make the features given those of training."""
+        scale = np.exp(fit.logarithm)
+        return scale, self.mean + fit.moved * self.deviation - scale * self.mean
+
+    def reordered(self, fit: Fit) -> Array | None:
+        """Where each feature of training stands now, by the nearest; None where none is moved."""
+        deviations = np.exp(fit.logarithm) * self.deviation
+        means = self.mean + fit.moved * self.deviation
+        apart = np.abs(means[:, None] - self.mean) / deviations[:, None]
+        apart += np.abs(np.log(deviations[:, None] / self.deviation))
+        order = one_each(apart)
+        return None if (order == np.arange(len(order))).all() else order
+
+    def said(self, which: Array, scale: Array, offset: Array) -> str:
+        """`feature 0 as 2 * x - 1`, of each; an offset of a tenth of a deviation is none."""
+        none = np.abs(offset) < OTHERWISE * self.deviation * scale
+        offset = np.where(none, 0.0, offset)
+        each = [f"feature {i} as {named(float(scale[i]), float(offset[i]))}" for i in which]
+        return listed(each, most=SHOWN)
+
+
+def _errors(jacobian: Array, left: Array) -> Array:
+    """The standard errors of numbers fitted by least squares."""
+    freedom = max(len(left) - jacobian.shape[1], 1)
+    blur = max(float(left @ left) / freedom, BLUR**2)
+    inverse = np.linalg.pinv(jacobian.T @ jacobian)
+    return np.asarray(np.sqrt(blur * np.maximum(np.diag(inverse), 0)))
+
+
+def _by_rows(x: Array) -> Array:
+    """The features of each row, or of each step or place in it: (number, features)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _first_layer(trial: InputTrial, leaf: Array) -> FirstLayer | None:
+    """The first layer, where it sees an affine function of the features, of enough channels."""
+    m = trial.m
+    roles = {t.role: i for i, t in enumerate(m.tracked) if t.layer is m.tracked[0].layer}
+    base = trial.values(lambda x: x)
+    if base is None or not {"mean", "variance"} <= roles.keys():
+        return None
+    mean, variance = roles["mean"], roles["variance"]
+    if base[mean].ndim != 1 or base[mean].size < leaf.shape[1]:
+        return None
+    slopes = _slopes(trial, mean, leaf.std(0))
+    if slopes is None:
+        return None
+    found = FirstLayer(
+        leaf.mean(0),
+        leaf.std(0),
+        np.corrcoef(leaf, rowvar=False),
+        slopes,
+        base[mean],
+        m.moving[mean],
+        np.maximum(m.moving[variance], 1e-12),
+    )
+    unlike = np.abs(found.variances() / np.maximum(base[variance], 1e-12) - 1)
+    determined = np.linalg.matrix_rank(slopes, 1e-4) == len(slopes)
+    return found if determined and np.median(unlike) < AFFINE else None
+
+
+def _slopes(trial: InputTrial, mean: int, deviation: Array) -> Array | None:
+    """By how much the layer's means move where a feature moves by its deviation."""
+    tried = [trial.values(partial(_moved, by=step)) for step in (0.0, *np.diag(deviation))]
+    base, *moved = (value[mean] for value in tried if value is not None)
+    return np.stack([m - base for m in moved]) if len(moved) == len(deviation) else None
+
+
+def _moved(x: Array, by: Array) -> Array:
+    return np.asarray(x + by)
+
+
+def _usual_scalings(rows: Array) -> Iterator[str]:
+    """Which usual scaling all features of these rows have gone through."""
+    error = CHANCE / np.sqrt(len(rows))
+    if (np.abs(rows.mean(0)) < error).all() and (np.abs(rows.std(0) - 1) < error).all():
+        yield "standardised"
+    if (np.abs(rows.min(0)) < UNIT).all() and (np.abs(rows.max(0) - 1) < UNIT).all():
+        yield "scaled to [0, 1]"
+
+
+def _first(order: Array) -> str:
+    shown = ", ".join(map(str, order[: 4 * SHOWN]))
+    return f"[{shown}{', ...' if len(order) > 4 * SHOWN else ''}]"
