@@ -23,6 +23,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import (
 )
 from pytest_bnconsistency.checks.train_eval_agreement.causes.changed_weights import other_weights
 from pytest_bnconsistency.checks.train_eval_agreement.causes.initial_values import set_back, stale
+from pytest_bnconsistency.checks.train_eval_agreement.causes.other_epsilon import other_epsilon
 from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import own_steps
 from pytest_bnconsistency.checks.train_eval_agreement.causes.preprocessing import preprocessed
 from pytest_bnconsistency.checks.train_eval_agreement.causes.preprocessing_layers import misfit
@@ -198,6 +199,7 @@ ATTEMPTS = (
     Attempt("few updates", stale, by_updates=True),
     Attempt("weights and statistics in each other's place", weights_among_statistics),
     Attempt("vectors in another place, order or form", rewritten),
+    Attempt("another epsilon", other_epsilon),
     Attempt("random layers on", _variance_shift),
     Attempt("batches of few rows", _small_batches),
     Attempt("real steps with the weights put back", own_steps),
