@@ -176,9 +176,9 @@ class FirstLayer:
         """Where each feature of training stands now, by the nearest; None where none is moved."""
         deviations = np.exp(fit.logarithm) * self.deviation
         means = self.mean + fit.moved * self.deviation
-        apart = np.abs(means[:, None] - self.mean) / deviations[:, None]
-        apart += np.abs(np.log(deviations[:, None] / self.deviation))
-        order = one_each(apart)
+        distance = np.abs(means[:, None] - self.mean) / deviations[:, None]
+        distance += np.abs(np.log(deviations[:, None] / self.deviation))
+        order = one_each(distance)
         return None if (order == np.arange(len(order))).all() else order
 
     def said(self, which: Array, scale: Array, offset: Array) -> str:
