@@ -151,7 +151,7 @@ def test_a_loss_clears_no_decisions_that_hang_on_which_rows_there_are(close, shi
         assert "of the decisions wrong would fail" in result.summary
         assert "statistics of so few rows" in result.summary
         assert "give about" in result.hint
-        few = {"max_rows": 50, "updates": 1000}
+        few = {"max_rows": 40, "updates": 1000}
         result = expect_verdict(CHECK, verdict, model, np.repeat(x, 3, 0), np.repeat(y, 3), **few)
         assert "looks at more of the rows that were given" in result.hint
 

@@ -29,6 +29,10 @@ BLUR = 0.05
 SURELY, OTHERWISE = 3, 0.1
 """A feature is another one by so many standard errors, and by so much: a share of its deviation,
 or deviations of its mean."""
+FARTHER, WIDER = 2.0, 1.5
+"""Some of the rows have means that are fewer deviations away, and deviations that are fewer times
+as large.
+"""
 FEW = 1 / 3
 """The share of the features that may be otherwise where the others are as they were."""
 ENOUGH_STATISTICS = 2
@@ -71,16 +75,18 @@ def features(trial: InputTrial) -> Iterator[Features]:
     if (order := seen.reordered(fit)) is not None:
         ones, zeros = np.ones(len(order)), np.zeros(len(order))
         yield Features(f"the features in the order {_first(order)}", order, ones, zeros)
-    for what in _usual_scalings(_by_rows(trial.every_row)):
+    beyond = fit.beyond_any_rows
+    for what in _usual_scalings(_by_rows(trial.every_row)) if beyond else ():
         yield Features(f"the features before they were {what}", index, *seen.change(fit))
     off = fit.otherwise
     if 0 < off.sum() <= FEW * len(off):
         which, change = np.flatnonzero(off), seen.change(seen.fit(off))
-    elif ENOUGH_STATISTICS * len(off) <= len(seen.stored_mean):
+    elif beyond and ENOUGH_STATISTICS * len(off) <= len(seen.stored_mean):
         which, change = index, seen.change(fit)
     else:
         return
-    yield Features(f"x with {seen.said(which, *change)}", index, *change, fitted=True)
+    if not seen.is_one(*change):
+        yield Features(f"x with {seen.said(which, *change)}", index, *change, fitted=True)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,17 @@ class Fit:
         both = ((self.moved, self.moved_error), (self.logarithm, self.logarithm_error))
         moved, scaled = (np.abs(v) > np.maximum(OTHERWISE, SURELY * error) for v, error in both)
         return np.asarray(moved | scaled)
+
+    @property
+    def beyond_any_rows(self) -> bool:
+        """Whether some feature has another place, or is wider, than it is among any of the rows.
+
+        Statistics of some of the rows, as of the last batches or of one class, are those of
+        features that lie among the given ones.
+        """
+        farther = np.abs(self.moved) - SURELY * self.moved_error > FARTHER
+        wider = self.logarithm - SURELY * self.logarithm_error > np.log(WIDER)
+        return bool((farther | wider).any())
 
 
 @dataclass(frozen=True)
@@ -171,6 +188,12 @@ class FirstLayer:
         """Factors and offsets that make the features given those of training."""
         scale = np.exp(fit.logarithm)
         return scale, self.mean + fit.moved * self.deviation - scale * self.mean
+
+    def is_one(self, scale: Array, offset: Array) -> bool:
+        """Whether all features have about one factor and one offset."""
+        same_scale = np.ptp(np.log(scale)) < SURELY * OTHERWISE
+        places = (offset - offset.mean()) / (scale * self.deviation)
+        return bool(same_scale and np.abs(places).max() < SURELY * OTHERWISE)
 
     def reordered(self, fit: Fit) -> Array | None:
         """Where each feature of training stands now, by the nearest; None where none is moved."""

@@ -99,13 +99,10 @@ class Undone:
 def rewritten(m: Measured) -> Iterator[Cause]:
     """Undo what may have been done to the stored statistics: does the gap close?"""
     before = gap(m.stored, m.population, m.data).outputs
-    whole = m.deviation(m.moving, m.reference)
     for find in (_exchanged, _in_another_form, _multiplied, _in_another_order, _of_another_layer):
         for undone in find(m):
             after = gap(m.under(undone.values), m.population, m.data).outputs
             closes = after < HALF * min(before, 1.0)
-            # Data of another kind moves other layers, too, which are then as far off as before.
-            everywhere = m.deviation(undone.values, m.reference) / whole
             how_near = (
                 f"undone, they are {digits(undone.nearer, 2)} standard deviations from those of "
                 f"this data, as stored {digits(undone.before, 2)}"
@@ -116,9 +113,7 @@ def rewritten(m: Measured) -> Iterator[Cause]:
                 tested=f"{undone.tested or how_near}; evaluation is then {digits(after, 2)} from "
                 f"that under population statistics, as stored {digits(before, 2)}",
                 remedy=f"{undone.remedy}; {RECALIBRATE}",
-                share=min(undone.most, 1 - max(undone.nearer / undone.before, everywhere))
-                if closes
-                else 0.0,
+                share=min(undone.most, 1 - undone.nearer / undone.before) if closes else 0.0,
             )
 
 
@@ -319,13 +314,16 @@ def _parts(value: Array, size: int) -> Iterator[tuple[str, Array]]:
 
 
 def _undone(m: Measured, nearer: dict[int, Array], rule: Rule, cause: str, remedy: str) -> Undone:
+    values = [nearer.get(i, value) for i, value in enumerate(m.moving)]
     return Undone(
         rule,
         cause,
         remedy,
-        [nearer.get(i, value) for i, value in enumerate(m.moving)],
+        values,
         float(np.mean([m.off(i, m.moving[i]) for i in nearer])),
         float(np.mean([m.off(i, value) for i, value in nearer.items()])),
+        # Data of another kind moves other layers, too, which are then as far off as before.
+        most=1 - m.deviation(values, m.reference) / m.deviation(m.moving, m.reference),
     )
 
 
