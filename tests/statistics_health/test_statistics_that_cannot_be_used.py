@@ -307,9 +307,8 @@ def test_state_that_is_no_statistic_of_the_input_is_no_normaliser(k):
     inputs = k.Input((5, 4), batch_size=8)
     carried = k.layers.LSTM(3, stateful=True)
     model = k.Model(inputs, carried(inputs))
-    hint = expect_verdict(CHECK, "not applicable", model, x).hint
+    assert not expect_verdict(CHECK, "not applicable", model, x).hint
     if k is keras:
-        assert "batch of 2 rows" in hint
         dense = k.layers.SpectralNormalization(k.layers.Dense(3))
         spectral = k.Sequential([k.Input((4,)), dense])
         hint = expect_verdict(CHECK, "not applicable", spectral, x[:, 0]).hint

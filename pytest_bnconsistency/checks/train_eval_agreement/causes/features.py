@@ -63,30 +63,20 @@ class Features:
 
 def features(trial: InputTrial) -> Iterator[Features]:
     """What the features were in training, the simplest first."""
-    if len(trial.leaves) != 1:
-        return
-    leaf = _by_rows(trial.leaves[0])
-    if not 1 < leaf.shape[1] <= MOST_FEATURES or not (leaf.std(0) > 0).all():
-        return
-    seen = _first_layer(trial, leaf)
+    seen = _first_layer(trial)
     if seen is None:
         return
-    fit, index = seen.fit(np.full(leaf.shape[1], True)), np.arange(leaf.shape[1])
+    fit, index = seen.fit(np.full(len(seen.mean), True)), np.arange(len(seen.mean))
     if (order := seen.reordered(fit)) is not None:
         ones, zeros = np.ones(len(order)), np.zeros(len(order))
         yield Features(f"the features in the order {_first(order)}", order, ones, zeros)
-    beyond = fit.beyond_any_rows
-    for what in _usual_scalings(_by_rows(trial.every_row)) if beyond else ():
-        yield Features(f"the features before they were {what}", index, *seen.change(fit))
-    off = fit.otherwise
-    if 0 < off.sum() <= FEW * len(off):
-        which, change = np.flatnonzero(off), seen.change(seen.fit(off))
-    elif beyond and ENOUGH_STATISTICS * len(off) <= len(seen.stored_mean):
-        which, change = index, seen.change(fit)
-    else:
-        return
-    if not seen.is_one(*change):
-        yield Features(f"x with {seen.said(which, *change)}", index, *change, fitted=True)
+    if fit.beyond_any_rows:
+        for what in _usual_scalings(_by_rows(trial.every_row)):
+            yield Features(f"the features before they were {what}", index, *seen.change(fit))
+    free = seen.to_fit(fit)
+    if free.any() and not seen.is_one(*(change := seen.change(seen.fit(free)))):
+        said = seen.said(np.flatnonzero(free), *change)
+        yield Features(f"x with {said}", index, *change, fitted=True)
 
 
 @dataclass(frozen=True)
@@ -137,6 +127,12 @@ class FirstLayer:
     given_mean: Array
     stored_mean: Array
     stored: Array
+
+    @property
+    def determined(self) -> bool:
+        """Whether the channels tell all features from one another."""
+        slopes = self.slopes / max(float(np.abs(self.slopes).max()), 1e-30)
+        return bool(np.linalg.matrix_rank(slopes, 1e-4) == len(slopes))
 
     def variances(self, scales: Array | float = 1.0) -> Array:
         scaled = self.slopes * np.reshape(scales, (-1, 1))
@@ -189,6 +185,14 @@ class FirstLayer:
         scale = np.exp(fit.logarithm)
         return scale, self.mean + fit.moved * self.deviation - scale * self.mean
 
+    def to_fit(self, fit: Fit) -> Array:
+        """Which features are to be fitted: a few, or all, or none if nothing tells them."""
+        off = fit.otherwise
+        if off.sum() <= FEW * len(off):
+            return off
+        enough = ENOUGH_STATISTICS * len(off) <= len(self.stored_mean)
+        return np.full(len(off), fit.beyond_any_rows and enough)
+
     def is_one(self, scale: Array, offset: Array) -> bool:
         """Whether all features have about one factor and one offset."""
         same_scale = np.ptp(np.log(scale)) < SURELY * OTHERWISE
@@ -225,31 +229,32 @@ def _by_rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-def _first_layer(trial: InputTrial, leaf: Array) -> FirstLayer | None:
+def _first_layer(trial: InputTrial) -> FirstLayer | None:
     """The first layer, where it sees an affine function of the features, of enough channels."""
-    m = trial.m
+    m, rows, base = trial.m, _rows(trial), trial.values(lambda x: x)
     roles = {t.role: i for i, t in enumerate(m.tracked) if t.layer is m.tracked[0].layer}
-    base = trial.values(lambda x: x)
-    if base is None or not {"mean", "variance"} <= roles.keys():
+    if rows is None or base is None or not {"mean", "variance"} <= roles.keys():
         return None
     mean, variance = roles["mean"], roles["variance"]
-    if base[mean].ndim != 1 or base[mean].size < leaf.shape[1]:
+    stored = m.moving[mean], np.maximum(m.moving[variance], 1e-12)
+    vectors = stored[0].ndim == 1 and stored[0].size >= rows.shape[1]
+    if not vectors or not np.isfinite(stored).all():
         return None
-    slopes = _slopes(trial, mean, leaf.std(0))
+    slopes = _slopes(trial, mean, rows.std(0))
     if slopes is None:
         return None
-    found = FirstLayer(
-        leaf.mean(0),
-        leaf.std(0),
-        np.corrcoef(leaf, rowvar=False),
-        slopes,
-        base[mean],
-        m.moving[mean],
-        np.maximum(m.moving[variance], 1e-12),
-    )
+    correlation = np.corrcoef(rows, rowvar=False)
+    found = FirstLayer(rows.mean(0), rows.std(0), correlation, slopes, base[mean], *stored)
     unlike = np.abs(found.variances() / np.maximum(base[variance], 1e-12) - 1)
-    determined = np.linalg.matrix_rank(slopes, 1e-4) == len(slopes)
-    return found if determined and np.median(unlike) < AFFINE else None
+    return found if found.determined and np.median(unlike) < AFFINE else None
+
+
+def _rows(trial: InputTrial) -> Array | None:
+    """The features of some rows, if there are several, and none of them is constant."""
+    if len(trial.leaves) != 1:
+        return None
+    rows = _by_rows(trial.leaves[0])
+    return rows if 1 < rows.shape[1] <= MOST_FEATURES and (rows.std(0) > 0).all() else None
 
 
 def _slopes(trial: InputTrial, mean: int, deviation: Array) -> Array | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import RIVALS, Cause
-from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import Trial
+from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import Trial, Tried
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -27,22 +27,23 @@ def other_epsilon(m: Measured) -> Iterator[Cause]:
     layers = {id(t.layer): t.layer for t in m.tracked if _matters(m, t.layer)}
     for epsilon in USUAL:
         changed = [layer for layer in layers.values() if layer.epsilon != epsilon]
-        if not changed:
-            continue
-        tried = EpsilonTrial(m, changed).tried(epsilon)
-        if tried is None or not tried.explains or tried.share < tried.initial - RIVALS:
-            continue
-        yield Cause.tested(
-            rules.EPSILON,
-            cause=f"the weights were trained with epsilon {epsilon:g}, and the model has "
-            f"{changed[0].epsilon:g}",
-            tested=f"with epsilon {epsilon:g} the statistics of this data are what is stored; "
-            f"{tried.said}",
-            remedy=f"build the layers with epsilon={epsilon:g}, as where the weights come from",
-            share=tried.share,
-            place=next(t.path for t in m.tracked if t.layer is changed[0]),
-            sure=tried.mends,
-        )
+        tried = EpsilonTrial(m, changed).tried(epsilon) if changed else None
+        if tried is not None and tried.explains and tried.share > tried.initial - RIVALS:
+            yield _cause(m, changed[0], epsilon, tried)
+
+
+def _cause(m: Measured, layer: Any, epsilon: float, tried: Tried) -> Cause:
+    return Cause.tested(
+        rules.EPSILON,
+        cause=f"the weights were trained with epsilon {epsilon:g}, and the model has "
+        f"{layer.epsilon:g}",
+        tested=f"with epsilon {epsilon:g} the statistics of this data are what is stored; "
+        f"{tried.said}",
+        remedy=f"build the layers with epsilon={epsilon:g}, as where the weights come from",
+        share=tried.share,
+        place=next(t.path for t in m.tracked if t.layer is layer),
+        sure=tried.mends,
+    )
 
 
 def _matters(m: Measured, layer: Any) -> bool:
