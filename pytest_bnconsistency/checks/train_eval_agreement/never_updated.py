@@ -40,9 +40,10 @@ CLEARLY_WORSE, TWICE = 1.1, 2.0
 """Weights that were trained with other statistics lose at least so much by their loss. After a few
 steps in inference mode it may, by luck, be a little less in training mode. Where the statistics of
 other layers moved, there were no such steps."""
-HARMFUL = 0.1
-"""Where they don't lose twice as much, they lose at least this share of the loss of a mean answer,
-too: weights that were trained in both modes, one after the other, know their targets in either."""
+HARMFUL, SEEN = 0.1, 0.02
+"""Shares of the loss of a mean answer: they lose at least the first, or twice as much and the
+second. Weights that were trained in both modes, one after the other, know their targets in either.
+"""
 
 
 @dataclass(frozen=True)
@@ -313,8 +314,9 @@ class Losses:
     @property
     def fit_the_batch(self) -> bool:
         """Whether the weights were surely trained with the statistics of the batch."""
-        harmful = self.stored - self.trained > HARMFUL * abs(self.uninformed)
-        return self.stored > (CLEARLY_WORSE if harmful else TWICE) * self.trained
+        lost = (self.stored - self.trained) / max(abs(self.uninformed), 1e-12)
+        times = CLEARLY_WORSE if lost > HARMFUL else TWICE
+        return lost > SEEN and self.stored > times * self.trained
 
 
 def _losses(context: CheckContext, tries: Tries) -> Losses | None:

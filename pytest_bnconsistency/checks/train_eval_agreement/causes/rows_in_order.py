@@ -24,6 +24,10 @@ SETTLED, MOST_ROUNDS = 0.01, 100
 """Rounds over the batches until so little is left of what was before, and no more of them."""
 SHARES = (0.3, 0.45, 0.6, 0.8, 1.0)
 """Shares of the statistics that the last batches may have replaced."""
+OF_LAST_BATCHES = 0.7
+"""So much counts that training ended on some rows where a small momentum keeps only the last
+batches: which rows these were is chance.
+"""
 SHUFFLE = "shuffle the training data; or recalibrate(model, x)"
 
 
@@ -34,7 +38,7 @@ def in_order(m: Measured) -> Iterator[Cause]:
     """
     by_luck = _explained_by_part(m, _in_parts(m.seen))
     drawn = by_chance(m) / m.deviation(m.moving, m.reference)
-    size = m.size
+    size, most = m.size, OF_LAST_BATCHES if m.quickest.momentum < HALF else 1.0
     for words, order, starts in _orders(m):
         if len(order) < 2 * size:
             continue
@@ -74,7 +78,7 @@ def in_order(m: Measured) -> Iterator[Cause]:
             tested=f"the statistics of a part of the rows {words} are what is stored, those of "
             "parts in random order are not",
             remedy=SHUFFLE,
-            share=part if part - by_luck > HALF else 0.0,
+            share=min(part, most) if part - by_luck > HALF else 0.0,
         )
 
 

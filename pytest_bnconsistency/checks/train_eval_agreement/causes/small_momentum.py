@@ -83,7 +83,7 @@ def _drawn_as_far_off(m: Measured, places: Sequence[int]) -> Drawn | None:
             for momentum in (None, USUAL_MOMENTUM)
         )
         found = Drawn(rows, *(_all_together(m, places, off) for off in (stored, now, usual)))
-        if found.usual >= HALF * found.stored:
+        if found.usual >= HALF * max(found.stored, found.now):
             continue
         if found.now > HALF * found.stored if rows == m.size else _are_alike(stored, now):
             return found
@@ -114,7 +114,8 @@ def _all_together(m: Measured, places: Sequence[int], off: Array) -> float:
 
 
 def _are_alike(stored: Array, drawn: Array) -> bool:
-    """Whether each statistic is as far off as in such draws, within a factor."""
-    mine, its = (np.median(off, axis=0) for off in (stored, drawn))
-    beyond_chance = np.maximum(mine, its) > BY_CHANCE
-    return bool(np.all(~beyond_chance | ((mine > HALF * its) & (HALF * mine < its))))
+    """Whether each statistic is as far off as in some such draws, within a factor."""
+    mine = np.median(stored, axis=0)
+    least, most = HALF * drawn.min(axis=0), drawn.max(axis=0) / HALF
+    by_chance = np.maximum(mine, np.median(drawn, axis=0)) <= BY_CHANCE
+    return bool(np.all(by_chance | ((mine > least) & (mine < most))))
