@@ -102,7 +102,6 @@ def knows_pieces(pieces):
     return model
 
 
-@pytest.mark.thorough
 def standardised(x, axes):
     return (x - x.mean(axes, keepdims=True)) / x.std(axes, keepdims=True)
 
@@ -128,6 +127,7 @@ def test_preprocessing_that_the_rows_do_not_tell_from_another(k, disagrees, alik
     assert ("much the same on these rows" in finding.cause) == alike
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "said"),
     [

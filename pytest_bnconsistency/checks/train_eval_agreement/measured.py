@@ -265,6 +265,12 @@ class Measured:
         """How far two sets of statistics are apart: the mean distance over all channels."""
         return mean_distance(self.far, a, b)
 
+    def gone(self, values: Sequence[Array]) -> float:
+        """The share of the distance to the population that is gone with statistics, to 1."""
+        return 1 - self.deviation(values, self.reference) / self.deviation(
+            self.moving, self.reference
+        )
+
     def explained(self, values: Sequence[Array]) -> float:
         """The share of what is stored that statistics tell better than the population's, to 1."""
         whole = self.deviation(self.moving, self.reference)

@@ -13,7 +13,10 @@ from functools import partial
 import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.channel_orders import one_each
-from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import named
+from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import (
+    ENOUGH_STATISTICS,
+    named,
+)
 from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import InputTrial
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.words import listed
@@ -35,8 +38,6 @@ as large.
 """
 FEW = 1 / 3
 """The share of the features that may be otherwise where the others are as they were."""
-ENOUGH_STATISTICS = 2
-"""Numbers that are fitted must explain so many times as many statistics."""
 CHANCE = 4
 """Standard errors by which features that were standardised on more rows are off on some."""
 UNIT = 0.02
@@ -231,17 +232,18 @@ def _by_rows(x: Array) -> Array:
 
 def _first_layer(trial: InputTrial) -> FirstLayer | None:
     """The first layer, where it sees an affine function of the features, of enough channels."""
-    m, rows, base = trial.m, _rows(trial), trial.values(lambda x: x)
+    m, rows = trial.m, _rows(trial)
     roles = {t.role: i for i, t in enumerate(m.tracked) if t.layer is m.tracked[0].layer}
-    if rows is None or base is None or not {"mean", "variance"} <= roles.keys():
+    if rows is None or not {"mean", "variance"} <= roles.keys():
         return None
     mean, variance = roles["mean"], roles["variance"]
     stored = m.moving[mean], np.maximum(m.moving[variance], 1e-12)
-    vectors = stored[0].ndim == 1 and stored[0].size >= rows.shape[1]
-    if not vectors or not np.isfinite(stored).all():
+    vectors = (len(v) >= rows.shape[1] and np.isfinite(v).all() for v in stored if v.ndim == 1)
+    if list(vectors) != [True, True]:
         return None
-    slopes = _slopes(trial, mean, rows.std(0))
-    if slopes is None:
+    base = trial.values(lambda x: x)
+    slopes = None if base is None else _slopes(trial, mean, base[mean], rows.std(0))
+    if base is None or slopes is None:
         return None
     correlation = np.corrcoef(rows, rowvar=False)
     found = FirstLayer(rows.mean(0), rows.std(0), correlation, slopes, base[mean], *stored)
@@ -257,11 +259,11 @@ def _rows(trial: InputTrial) -> Array | None:
     return rows if 1 < rows.shape[1] <= MOST_FEATURES and (rows.std(0) > 0).all() else None
 
 
-def _slopes(trial: InputTrial, mean: int, deviation: Array) -> Array | None:
-    """By how much the layer's means move where a feature moves by its deviation."""
-    tried = [trial.values(partial(_moved, by=step)) for step in (0.0, *np.diag(deviation))]
-    base, *moved = (value[mean] for value in tried if value is not None)
-    return np.stack([m - base for m in moved]) if len(moved) == len(deviation) else None
+def _slopes(trial: InputTrial, mean: int, base: Array, deviation: Array) -> Array | None:
+    """By how much the layer's means move from `base` where a feature moves by its deviation."""
+    tried = (trial.values(partial(_moved, by=step)) for step in np.diag(deviation))
+    moved = [value[mean] - base for value in tried if value is not None]
+    return np.stack(moved) if len(moved) == len(deviation) else None
 
 
 def _moved(x: Array, by: Array) -> Array:

@@ -11,6 +11,8 @@ from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.swapped_statistics import NEAR_ZERO, typical
 
+ENOUGH_STATISTICS = 2
+"""Numbers that are fitted must explain so many times as many statistics."""
 RESPONDS = 0.2
 """A statistic that doubling moves by more is one to go by."""
 ROUNDS, HALVINGS = 4, 3

@@ -11,6 +11,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import MOST, 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.chance import Fit, fits
 from pytest_bnconsistency.checks.train_eval_agreement.causes.features import features
 from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import (
+    ENOUGH_STATISTICS,
     ROUNDS,
     SNAP,
     Values,
@@ -28,8 +29,6 @@ from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array, flatten, is_float
 from pytest_bnconsistency.rules import catalogue as rules
 
-ENOUGH_STATISTICS = 2
-"""Numbers that are fitted for each channel must explain so many times as many statistics."""
 FAR_LESS = 4
 MOST_CHANNELS = 4
 OTHER_WEIGHTS = "the first weights were multiplied by as much"

@@ -323,7 +323,7 @@ def _undone(m: Measured, nearer: dict[int, Array], rule: Rule, cause: str, remed
         float(np.mean([m.off(i, m.moving[i]) for i in nearer])),
         float(np.mean([m.off(i, value) for i, value in nearer.items()])),
         # Data of another kind moves other layers, too, which are then as far off as before.
-        most=1 - m.deviation(values, m.reference) / m.deviation(m.moving, m.reference),
+        most=m.gone(values),
     )
 
 

@@ -208,7 +208,7 @@ def _copied(m: Measured) -> Iterator[Cause]:
         tested=f"to the last bit, and {digits(before, 2)} standard deviations from what this data "
         "gives in their place",
         remedy=f"{REMEDY}; {RECALIBRATE}",
-        share=1 - m.deviation(m.mended(sources), m.reference) / m.deviation(m.moving, m.reference),
+        share=m.gone(m.mended(sources)),
     )
 
 
