@@ -53,12 +53,16 @@ class Agreement:
 
 @dataclass
 class _Unlike:
-    """Tells how far outputs are from those `expected` of `count` rows, if beyond noise."""
+    """Tells how far outputs are from those `expected` of `count` rows, if beyond noise.
+
+    `first` is the place of the first of these rows among those of the noise.
+    """
 
     noise: Noise
     count: int
     reference: str
     expected: list[Array]
+    first: int = 0
     noise_dominated: bool = False
 
     def __call__(self, outputs: list[Array]) -> str:
@@ -81,7 +85,8 @@ class _Unlike:
     def _moved(self, index: int, mine: Array, its: Array, by_row: bool) -> Moved | None:
         # Each side has noise of its own: eager and graph, fused and not.
         if by_row:
-            return self.noise.compare(index, mine, its, np.arange(len(mine)), sides=2)
+            rows = self.first + np.arange(len(mine))
+            return self.noise.compare(index, mine, its, rows, sides=2)
         return self.noise.compare_whole(index, mine, its, sides=2)
 
 
@@ -143,8 +148,11 @@ class _Comparing:
         for compiled in compiled_before(self.context, self.x):
             yield from self._compiled(compiled)
 
-    def _unlike(self, noise: Noise, rows: Nest, expected: list[Array]) -> _Unlike:
-        self._made.append(_Unlike(noise, rows_of(rows), self.reference.name, expected))
+    def _unlike(
+        self, noise: Noise, rows: Nest, expected: list[Array], first: int = 0
+    ) -> _Unlike:
+        count = rows_of(rows)
+        self._made.append(_Unlike(noise, count, self.reference.name, expected, first))
         return self._made[-1]
 
     def _entry(self, other: Seen) -> Iterator[_Disagreement]:
@@ -211,7 +219,7 @@ class _Comparing:
         batch, others = rows_between(x, half, 2 * half)
         try:
             expected = self.reference.run(batch, others)
-            unlike = self._unlike(measured_noise(context), x, expected.outputs)
+            unlike = self._unlike(measured_noise(context), others, expected.outputs, half)
             called.call(first_rows(x, half), False)
             after = called.call(others, False)
             how = unlike(after.outputs)
