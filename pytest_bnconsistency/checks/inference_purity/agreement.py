@@ -148,9 +148,7 @@ class _Comparing:
         for compiled in compiled_before(self.context, self.x):
             yield from self._compiled(compiled)
 
-    def _unlike(
-        self, noise: Noise, rows: Nest, expected: list[Array], first: int = 0
-    ) -> _Unlike:
+    def _unlike(self, noise: Noise, rows: Nest, expected: list[Array], first: int = 0) -> _Unlike:
         count = rows_of(rows)
         self._made.append(_Unlike(noise, count, self.reference.name, expected, first))
         return self._made[-1]
