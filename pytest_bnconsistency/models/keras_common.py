@@ -329,10 +329,21 @@ class KerasModelSubject(PredictingSubject):
             with quiet():
                 return run()
         except (ValueError, TypeError, *_UNFIT) as error:
+            expected = f"targets as fit takes them{self._about_labels(data)}{self._about_weights}"
             raise DataError(
                 f"the model's own loss or step does not take these x and y: {brief_line(error)}; "
-                f"expected targets as fit takes them{self._about_labels(data)}"
+                f"expected {expected}"
             ) from error
+
+    @property
+    def _about_weights(self) -> str:
+        """What to do where the model has nothing to train, which some optimizers do not take."""
+        if self.model.trainable_variables:
+            return ""
+        return (
+            ", and trainable weights, of which this model has none; unfreeze some, or check the "
+            "model before compile()"
+        )
 
     def _about_labels(self, data: Data) -> str:
         """Which labels these are, where they are for one kind of classes' loss or the other."""

@@ -147,6 +147,23 @@ def test_targets_that_the_loss_does_not_take(k):
         assert_train_eval_agreement(model, X, {"nobody": X[:, :3], "knows": X[:, :2]})
 
 
+def test_a_step_that_takes_no_model_without_trainable_weights(k):
+    class Model(k.Model):
+        def train_step(self, data):
+            if not self.trainable_variables:
+                raise ValueError("nothing to train")
+            return super().train_step(data)
+
+    rows = k.Input((4,))
+    model = Model(rows, k.layers.Dense(2)(k.layers.BatchNormalization()(rows)))
+    model.trainable = False
+    model.compile("sgd", "mse")
+    with pytest.raises(
+        BNConsistencyError, match=r"nothing to train.*of which this model has none"
+    ):
+        assert_frozen_stability(model, X, X[:, :2])
+
+
 def test_targets_that_are_no_numbers_or_none_of_a_class(k):
     model = k.Sequential([k.Input((4,)), k.layers.BatchNormalization(), k.layers.Dense(3)])
     model.compile("sgd", k.losses.SparseCategoricalCrossentropy(from_logits=True))
