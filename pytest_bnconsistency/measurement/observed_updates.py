@@ -22,53 +22,65 @@ from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_st
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.models.predict_methods import quiet
 
+UNEVEN = 0.05
+"""The share of what an update takes by which elements may differ in what they keep."""
+FAR = 2.0**20
+"""So far from zero, other random numbers in each step move a statistic by nothing."""
+
 
 @dataclass(frozen=True)
 class Update:
     """One training step seen from a tracked variable.
 
     `kept` is the share of the old value that it kept, `times` how many updates of the layer's
-    momentum that is (None where the momentum does not tell).
+    momentum that is (None where the momentum does not tell). `even` says that all elements kept
+    as much, which they don't where steps draw random numbers.
     """
 
     tracked: Tracked
     kept: float
     times: float | None
+    even: bool
 
 
-def observed(step: RealStep, tracked: Sequence[Tracked], batch: Data) -> list[Update]:
-    """Run a step from statistics at zero and at one, from the same weights; all is restored.
+def observed(
+    step: RealStep, tracked: Sequence[Tracked], batch: Data, far: float = 1.0
+) -> list[Update]:
+    """Run a step from statistics at zero and at `far`, from the same weights; all is restored.
 
     From zero, v <- a v + (1 - a) s leaves (1 - a) s; from one it leaves a more.
     """
     with preserve_state(step.subject, step.own):
         everything = Variables(reachable_variables(step.subject))
         ends = []
-        for start in at_ends(tracked):
+        for start in at_ends(tracked, far):
             everything.restore()
             write_statistics(tracked, start)
             step(batch)
             ends.append([t.stored for t in tracked])
-    return between(tracked, *ends)
+    zero, other = ends
+    return between(tracked, zero, other, far)
 
 
-def at_ends(tracked: Sequence[Tracked]) -> tuple[list[Array], list[Array]]:
-    """Statistics that are all zero, and all one."""
-    zero, one = ([np.full(t.variable.shape, end) for t in tracked] for end in (0.0, 1.0))
+def at_ends(tracked: Sequence[Tracked], far: float = 1.0) -> tuple[list[Array], list[Array]]:
+    """Statistics that are all zero, and all `far`."""
+    zero, one = ([np.full(t.variable.shape, end) for t in tracked] for end in (0.0, far))
     return zero, one
 
 
 def between(
-    tracked: Sequence[Tracked], zero: Sequence[Array], one: Sequence[Array]
+    tracked: Sequence[Tracked], zero: Sequence[Array], one: Sequence[Array], far: float = 1.0
 ) -> list[Update]:
-    """What a step does that leaves these statistics, begun at zero and at one."""
+    """What a step does that leaves these statistics, begun at zero and at `far`."""
     found = []
     for t, low, high in zip(tracked, zero, one, strict=True):
-        kept = float(np.median(high - low))
+        shares = (high - low) / far
+        kept = float(np.median(shares))
         times = None
         if not t.cumulative and 0 < t.momentum < 1 and kept > 0:
             times = math.log(min(kept, 1.0)) / math.log(t.momentum)
-        found.append(Update(t, kept, times))
+        even = bool(np.ptp(shares) <= UNEVEN * abs(1 - kept))
+        found.append(Update(t, kept, times, even))
     return found
 
 

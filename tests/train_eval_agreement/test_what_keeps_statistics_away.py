@@ -12,8 +12,8 @@ import tensorflow as tf
 import tf_keras
 from small_models import Stepping, trained_on_features_alike
 
-from pytest_bnconsistency import recalibrate
-from pytest_bnconsistency.testing import expect_failure, expect_pass
+from pytest_bnconsistency import check_consistency, recalibrate
+from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 CHECK = "train_eval_agreement"
 STALE, LAGGING, SHIFT, DOMAINS, SEVERAL, STEP_WRITES = (
@@ -313,3 +313,51 @@ def test_a_bias_changed_after_training_is_no_lag(k):
     expect_pass(CHECK, model, x, y)
     first.bias.assign(np.random.default_rng(3).normal(0, 1, 32))
     expect_failure(CHECK, model, x, y, rule="BN204", cause_contains="not established")
+
+
+@pytest.mark.every_case
+@pytest.mark.parametrize("k", [keras, tf_keras], ids=["keras", "tf_keras"])
+@pytest.mark.parametrize("noise", [0.0, 3.0, 30.0])
+@pytest.mark.parametrize("twice", [False, True])
+def test_updates_are_counted_though_the_step_draws_random_numbers(k, data, noise, twice):
+    """Noise is other noise in each step, and tells nothing of how often it updates."""
+
+    class Noisy(k.Model):
+        def train_step(self, given):
+            x, y = given[:2]
+            with tf.GradientTape() as tape:
+                if twice:
+                    self(x, training=True)
+                scores = self(x + noise * tf.random.normal(tf.shape(x)), training=True)
+                loss = self.compute_loss(x=x, y=y, y_pred=scores)
+            weights = self.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            return {"loss": loss}
+
+    k.utils.set_random_seed(0)
+    plain = net(k, momentum=0.99)
+    model = Noisy(plain.input, plain.output)
+    model.compile(k.optimizers.Adam(1e-3), plain.loss)
+    model.fit(*data, epochs=4, verbose=0)
+    result = check_consistency(model, *data, checks=[CHECK])[CHECK]
+    known = result.evidence["updates_per_step"]
+    assert known == dict.fromkeys(known, 1.0 + twice)
+    warned = {warning.rule for warning in result.warnings}
+    assert warned == ({SEVERAL} if twice else set())
+
+
+def test_what_the_code_of_a_model_draws_is_said_to_hide_its_statistics(k, data):
+    class Drawing(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.bn = k.layers.Dense(12), k.layers.BatchNormalization(name="bn")
+
+        def call(self, x, training=False):
+            h = self.first(x)
+            return self.bn(tf.nn.dropout(h, 0.3) if training else h, training=training)
+
+    model = Drawing()
+    model(data[0], training=True)
+    said = expect_verdict(CHECK, "not applicable", model, *data)
+    assert "code draws random numbers in training mode, and so what moves in bn" in said.summary
+    assert "Dropout" in said.hint

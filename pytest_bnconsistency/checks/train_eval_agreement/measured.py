@@ -189,8 +189,13 @@ class Measured:
             return []
         # Most of what steps cost is their trace: where some were run, they tell this as well.
         if "_noted" in vars(self) and (ends := self._noted[1]):
-            return updates.between(self.tracked, *(end.after for end in ends))
-        return updates.observed(self.step, self.tracked, self.batches[0])
+            zero, one = ends
+            found = updates.between(self.tracked, zero.after, one.after)
+        else:
+            found = updates.observed(self.step, self.tracked, self.batches[0])
+        if all(update.even for update in found):
+            return found
+        return updates.observed(self.step, self.tracked, self.batches[0], updates.FAR)
 
     @functools.cached_property
     def _noted(self) -> tuple[list[Rested], list[Rested]]:
