@@ -354,6 +354,32 @@ def test_a_momentum_of_one_while_the_weights_train_on(data, stopped):
     assert "trainable = False" in finding.remedy
 
 
+def test_a_module_with_random_weights_was_never_trained(data):
+    class Module(tf.Module):
+        def __init__(self):
+            super().__init__(name="module")
+            first = np.random.default_rng(0).normal(size=(4, 6))
+            self.kernel = tf.Variable(first.astype(np.float32))
+            self.mean = tf.Variable(tf.zeros(6), trainable=False)
+            self.variance = tf.Variable(tf.ones(6), trainable=False)
+
+        def __call__(self, x, training=False):
+            h = x @ self.kernel
+            mean, variance = tf.nn.moments(h, 0) if training else (self.mean, self.variance)
+            if training:
+                self.mean.assign(0.9 * self.mean + 0.1 * mean)
+                self.variance.assign(0.9 * self.variance + 0.1 * variance)
+            return (h - mean) / tf.sqrt(variance + 1e-3)
+
+    result = expect_verdict(CHECK, "vacuous", Module(), data[0])
+    assert "never trained" in result.summary
+    assert "updates=" in result.hint
+    settings = {"updates": 100}
+    assert "exactly their initial values" in str(
+        expect_verdict(CHECK, "failed", Module(), data[0], **settings)
+    )
+
+
 def test_a_model_that_was_never_trained_is_vacuous(k, data):
     result = expect_verdict(CHECK, "vacuous", classifier(k), *data)
     assert "never trained" in result.summary

@@ -187,12 +187,19 @@ def _at_start(tracked: Tracked) -> bool:
 
 
 def _weights_moved(context: CheckContext, layer: Any) -> bool:
-    """Whether a scale or offset of the layer's own is no longer one number throughout."""
-    candidates = {id(v) for v in tracked_candidates(context.subject, layer)}
+    """Whether a scale or offset of the layer's own is no longer one number throughout.
+
+    It has as many elements as a statistic. Other weights, of a module that normalises beside other
+    things, begin with random numbers.
+    """
+    candidates = tracked_candidates(context.subject, layer)
+    statistics, sizes = {id(v) for v in candidates}, {v.shape.num_elements() for v in candidates}
     return any(
         np.ptp(variable.numpy()) > 0
         for variable in context.subject.own_variables(layer)
-        if id(variable) not in candidates and variable.dtype.is_floating
+        if id(variable) not in statistics
+        and variable.dtype.is_floating
+        and variable.shape.num_elements() in sizes
     )
 
 
