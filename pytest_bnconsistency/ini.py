@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -51,7 +52,9 @@ def value(config: pytest.Config, name: str) -> Any:
     """The value of `bn_<name>` as it is written, None if it is not."""
     key = f"bn_{name}"
     try:
-        return config.getini(key)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of lists where pytest wants texts: both are taken
+            return config.getini(key)
     except (TypeError, ValueError, pytest.UsageError) as error:
         # In a native table pytest takes one type only, where ours take a number and its digits.
         written = getattr(config, "_inicfg", {})

@@ -15,12 +15,13 @@ ACCEPTED = "*::test_it: BN101 fake-leak: batch_invariance is off by 7; ignored: 
 
 
 @pytest.mark.parametrize(
-    "where", ["call", "marker", "line", "ini", "toml", "native list", "native table"]
+    "where", ["call", "marker", "line", "ini", "toml", "list", "native list", "native table"]
 )
 def test_from_every_source(project, where):
     files = {
         "ini": ("pytest.ini", "[pytest]\nbn_ignore =\n  BN101 dense: meant\n  BN104 x: stale"),
         "toml": ("pyproject.toml", '[tool.pytest.ini_options]\nbn_ignore = """\nBN101: meant"""'),
+        "list": ("pyproject.toml", '[tool.pytest.ini_options]\nbn_ignore = ["BN101: meant"]'),
         "native list": ("pytest.toml", '[pytest]\nbn_ignore = ["BN101: meant"]'),
         "native table": ("pytest.toml", '[pytest]\nbn_ignore = {"BN101 d*" = "meant"}'),
     }
@@ -33,7 +34,7 @@ def test_from_every_source(project, where):
     call = ', ignore={"BN101": "meant"}' if where == "call" else ""
     project.makepyfile(TEST.format(mark=mark, call=call))
     words = ["--bn-ignore", "BN104: stale", "--bn-ignore", "BN101: meant"]
-    result = project.runpytest(*words * (where == "line"))
+    result = project.runpytest("-W", "error", *words * (where == "line"))
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*= bnconsistency: ignored on purpose =*", ACCEPTED])
     stale = "ignore 'BN104*' matches no finding: correct it or take it out"
