@@ -136,8 +136,10 @@ class Target:
         except TypeError as error:
             place = self.spec.rstrip().removesuffix(self.called)
             takes = ", ".join(signature.parameters) or "no arguments"
+            other = next((n for n in arguments.by_name if n not in signature.parameters), None)
+            why = error if other is None or other in str(error) else f"no argument {other!r}"
             raise OptionError(
-                f"{self.option} is {self.spec!r}, and {self.attribute} takes {takes} ({error}); "
+                f"{self.option} is {self.spec!r}, and {self.attribute} takes {takes} ({why}); "
                 f"expected '{place}{self.attribute}({_needed(signature)})'"
             ) from None
         return found(*arguments.by_place, **arguments.by_name)

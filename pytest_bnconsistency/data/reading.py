@@ -423,8 +423,10 @@ def _check_inputs(x: Nest, specs: Nest | None) -> None:
     for spec, array in zip(wanted, given, strict=True):
         shape = array.shape[1:]
         if not fits(shape, spec.shape) and not _keras_adjusts(shape, spec.shape):
+            one_row = "; one row is x[None]" if fits(array.shape, spec.shape) else ""
             raise DataError(
-                f"x has shape {array.shape} for input {spec.name!r}; expected {_shape_of(spec)}"
+                f"x has shape {array.shape} for input {spec.name!r}; expected "
+                f"{_shape_of(spec)}{one_row}"
             )
 
 
@@ -435,8 +437,8 @@ def _shape_of(spec: Spec) -> str:
 
 def _keras_adjusts(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     """Keras adds or drops a last axis of one."""
-    longer, shorter = sorted((shape, wanted), key=len, reverse=True)
-    return len(longer) == len(shorter) + 1 and longer[-1] == 1
+    added = wanted[-1:] == (1,) and fits(shape, wanted[:-1])
+    return added or (shape[-1:] == (1,) and fits(shape[:-1], wanted))
 
 
 def _check_finite(given: Data) -> None:

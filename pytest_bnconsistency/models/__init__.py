@@ -46,8 +46,15 @@ def subject_of(model: Any) -> Subject:
         )
     raise UnsupportedSubjectError(
         f"{_describe(model)} is no model that can be checked; expected a keras.Model or a "
-        "tf_keras.Model, a tf.Module, a loaded SavedModel or a function of x"
+        f"tf_keras.Model, a tf.Module, a loaded SavedModel or a function of x{_slip(model)}"
     )
+
+
+def _slip(value: Any) -> str:
+    """What may have gone wrong where a value of this kind stands for a model."""
+    if value is None:
+        return " (a function that returns nothing gives None)"
+    return " (the model comes before x)" if hasattr(value, "shape") else ""
 
 
 def _kinds() -> Iterator[Any]:
@@ -95,5 +102,8 @@ def _adapters() -> tuple[Any, ...]:
 
 
 def _describe(value: Any) -> str:
-    text = repr(value)
+    if value is None:
+        return "None"
+    shape = getattr(value, "shape", None)
+    text = repr(value) if shape is None else f"of shape {tuple(shape)}"
     return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"

@@ -19,7 +19,7 @@ def named(name: str) -> Rule:
         OptionError: there is no such rule.
     """
     known = {word: rule for rule in ALL for word in (rule.id, rule.slug)}
-    for word in (name.strip().upper(), name.strip().lower()):
+    for word in (name.strip().upper(), name.strip().lower(), f"BN{name.strip()}"):
         if word in known:
             return known[word]
     # Ids are all alike: the nearest is as good as any of its family.

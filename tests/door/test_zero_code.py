@@ -187,7 +187,7 @@ def test_a_model_a_class_and_a_function(shop, name):
         ),
         (
             "needs_an_argument(dept=3)",
-            "*takes depth (*); expected '*needs_an_argument(depth=...)'",
+            "*takes depth (no argument 'dept'); expected '*needs_an_argument(depth=...)'",
         ),
         (
             "many(widht=3)",

@@ -32,20 +32,31 @@ def model_of(k, *, trainable=True, compiled=False):
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (None, "is no model that can be checked; expected a keras.Model or a tf_keras.Model"),
+        (None, "None is no model that can be checked; expected a keras.Model or a tf_keras.Model"),
+        (None, "(a function that returns nothing gives None)"),
         ("model.keras", "load it first: keras.models.load_model('model.keras')"),
         (object(), "is no model"),
-        (X, "ndarray"),
+        (X, f"ndarray of shape {X.shape} is no model"),
+        (X, "(the model comes before x)"),
         (keras.layers.Dense(1), "Dense"),
         (keras.Model, "Model is a class; expected a model: write Model(...)"),
     ],
-    ids=["none", "path", "object", "array", "layer", "class"],
+    ids=["none", "nothing", "path", "object", "array", "exchanged", "layer", "class"],
 )
 def test_what_is_no_model_is_refused(model, sentence):
     with pytest.raises(BNConsistencyError) as caught:
         assert_batch_invariance(model, X)
     assert sentence in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+def test_one_picture_of_one_channel_is_no_batch(k):
+    pictures = k.Input((5, 5, 1))
+    model = k.Model(pictures, k.layers.Flatten()(pictures))
+    x = np.zeros((2, 5, 5, 1), np.float32)
+    with pytest.raises(BNConsistencyError, match=r"\(5, 5, 1\).*one row is x\[None\]"):
+        assert_batch_invariance(model, x[0])
+    assert_batch_invariance(model, x[..., 0])  # as Keras takes it
 
 
 def test_a_folder_is_loaded_as_a_saved_model(tmp_path):
@@ -129,6 +140,7 @@ def test_a_model_without_a_call_or_other_models_is_asked_for_one(k):
         (assert_train_eval_agreement, "needs data and got none"),
         (lambda m: assert_train_eval_agreement(m, None), "needs data and got none"),
         (lambda m: assert_batch_invariance(m, X[:, :3]), "expected (rows, 4)"),
+        (lambda m: assert_batch_invariance(m, X[0]), "expected (rows, 4); one row is x[None]"),
         (lambda m: recalibrate(m, X), "no layer of model 'mine' has statistics that move"),
         (lambda m: recalibrate(m, None), "needs data and got none"),
     ],

@@ -38,7 +38,7 @@ def test_all_rules_in_a_line_each():
     assert [line.split()[:2] for line in lines] == [[rule.id, rule.slug] for rule in ALL]
 
 
-@pytest.mark.parametrize("name", ["BN201", "bn201", " BN201 ", "stale-moving-statistics"])
+@pytest.mark.parametrize("name", ["BN201", "bn201", " BN201 ", "201", "stale-moving-statistics"])
 def test_a_rule_by_its_id_or_name(name):
     assert pages.named(name).id == "BN201"
 
