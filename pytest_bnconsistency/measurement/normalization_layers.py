@@ -36,6 +36,8 @@ FEW = 2
 """Rows that tell which variables track what: which they are does not depend on how many."""
 UNEVEN = 0.01
 """What a variable forgets is one share: by this much of it elements and batches may differ."""
+FAR = 2.0**20
+"""So far from zero, other random numbers in each run move a statistic by nothing."""
 ALIKE, ALIKE_IN_HALF = 0.01, 0.05
 """A statistic that is as near to a moment of the input, in units of its scale, is that moment."""
 
@@ -158,27 +160,36 @@ class _Forgetting:
 
 
 def _forgetting(training: Pass, x: Any, variables: Sequence[Any]) -> _Forgetting:
-    """Run from 0 and from 1.
+    """Run from 0 and from 1; or from `FAR`, where runs draw random numbers that hide the shares.
 
     All other variables stay as they are: at first frozen weights and counters, on which the rest
     may hang, then what keeps not the same share everywhere.
     """
+    end = 1.0
     while True:
         zero, records, outputs = run_from(training, x, variables, 0.0)
-        one, other_records, others = run_from(training, x, variables, 1.0)
-        runs = list(zip(variables, zero, one, strict=True))
+        one, other_records, others = run_from(training, x, variables, end)
+        runs = [
+            (v, low / end, high / end) for v, low, high in zip(variables, zero, one, strict=True)
+        ]
         kept = {id(v): float(np.median(high - low)) for v, low, high in runs}
         left = [v for v in variables if abs(1 - kept[id(v)]) > 1e-6]
         if len(left) == len(variables):
             left = [v for v, low, high in runs if _is_even(v, low, high)]
+            if len(left) < len(variables) and training.draws and end < FAR:
+                end = FAR
+                continue
         if len(left) == len(variables):
             same = same_outputs(outputs, others) and same_in_layers(records, other_records)
-            return _Forgetting({id(v): low for v, low, _ in runs}, kept, records, tells=not same)
+            low = dict(zip(map(id, variables), zero, strict=True))
+            return _Forgetting(low, kept, records, tells=not same)
         variables = left
 
 
 def _is_even(variable: Any, low: Array, high: Array) -> bool:
-    """Whether all elements keep the same share, by their values after runs from 0 and from 1."""
+    """Whether all elements keep the same share, by their values after runs from 0 and from the
+    other end, as shares of that end.
+    """
     kept = high - low
     round_off = 8 * epsilon_of(variable.dtype, low, high) * np.abs([low, high]).max(initial=1.0)
     return bool(np.ptp(kept) <= UNEVEN * abs(1 - float(np.median(kept))) + round_off)

@@ -24,8 +24,6 @@ from pytest_bnconsistency.models.predict_methods import quiet
 
 UNEVEN = 0.05
 """The share of what an update takes by which elements may differ in what they keep."""
-FAR = 2.0**20
-"""So far from zero, other random numbers in each step move a statistic by nothing."""
 
 
 @dataclass(frozen=True)

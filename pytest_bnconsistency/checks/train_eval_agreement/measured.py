@@ -18,6 +18,7 @@ from pytest_bnconsistency.measurement.affine_layers import Affine, affine_calls
 from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, batch_statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap
 from pytest_bnconsistency.measurement.input_moments import Moments
+from pytest_bnconsistency.measurement.normalization_layers import FAR
 from pytest_bnconsistency.measurement.observed_updates import Update
 from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.measurement.population_distances import initial_share
@@ -195,7 +196,7 @@ class Measured:
             found = updates.observed(self.step, self.tracked, self.batches[0])
         if all(update.even for update in found):
             return found
-        return updates.observed(self.step, self.tracked, self.batches[0], updates.FAR)
+        return updates.observed(self.step, self.tracked, self.batches[0], FAR)
 
     @functools.cached_property
     def _noted(self) -> tuple[list[Rested], list[Rested]]:
