@@ -175,7 +175,7 @@ def _forgetting(training: Pass, x: Any, variables: Sequence[Any]) -> _Forgetting
         kept = {id(v): float(np.median(high - low)) for v, low, high in runs}
         left = [v for v in variables if abs(1 - kept[id(v)]) > 1e-6]
         if len(left) == len(variables):
-            left = [v for v, low, high in runs if _is_even(v, low, high)]
+            left = [v for v, low, high in runs if is_even(v, low, high)]
             if len(left) < len(variables) and training.draws and end < FAR:
                 end = FAR
                 continue
@@ -186,7 +186,7 @@ def _forgetting(training: Pass, x: Any, variables: Sequence[Any]) -> _Forgetting
         variables = left
 
 
-def _is_even(variable: Any, low: Array, high: Array) -> bool:
+def is_even(variable: Any, low: Array, high: Array) -> bool:
     """Whether all elements keep the same share, by their values after runs from 0 and from the
     other end, as shares of that end.
     """

@@ -17,13 +17,11 @@ from pytest_bnconsistency.execution.state import (
     reachable_variables,
     same_bits,
 )
+from pytest_bnconsistency.measurement.normalization_layers import is_even
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
 from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_statistics
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.models.predict_methods import quiet
-
-UNEVEN = 0.05
-"""The share of what an update takes by which elements may differ in what they keep."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,12 @@ def between(
     """What a step does that leaves these statistics, begun at zero and at `far`."""
     found = []
     for t, low, high in zip(tracked, zero, one, strict=True):
-        shares = (high - low) / far
-        kept = float(np.median(shares))
+        begun_at_zero, begun_far = low / far, high / far
+        kept = float(np.median(begun_far - begun_at_zero))
         times = None
         if not t.cumulative and 0 < t.momentum < 1 and kept > 0:
             times = math.log(min(kept, 1.0)) / math.log(t.momentum)
-        even = bool(np.ptp(shares) <= UNEVEN * abs(1 - kept))
+        even = is_even(t.variable, begun_at_zero, begun_far)
         found.append(Update(t, kept, times, even))
     return found
 

@@ -105,5 +105,5 @@ def _describe(value: Any) -> str:
     if value is None:
         return "None"
     shape = getattr(value, "shape", None)
-    text = repr(value) if shape is None else f"of shape {tuple(shape)}"
+    text = repr(value) if shape is None else f"of shape {shape}"
     return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"

@@ -30,8 +30,7 @@ def judged(name: str, context: CheckContext, known: Estimated) -> CheckResult:
     """The answer where training mode may hang on state, or on the batch, all the same."""
     far, data = training_reference.far_without_normalization(context, known), context.given
     if far is None:
-        moved = training_reference.moved(known)
-        return _without_statistics(moved, known.training.draws).not_applicable(name)
+        return _without_statistics(training_reference.moved(known)).not_applicable(name)
     if not far.proven:
         return inconclusive.by_training(far, data).inconclusive(name)
     bound = inconclusive.bound(far.worst)
@@ -40,19 +39,10 @@ def judged(name: str, context: CheckContext, known: Estimated) -> CheckResult:
     return CheckResult(check=name, verdict=Verdict.FAILED, findings=(finding,), notes=data.notes)
 
 
-def _without_statistics(moved: Sequence[Holder], draws: bool) -> Unanswered:
-    """Why nothing is judged where training mode moves no statistic that is known.
-
-    `draws` says that it draws random numbers, beside those of layers that only draw.
-    """
-    named = listed([holder.path for holder in moved], most=SHOWN)
-    if moved and draws:
-        return Unanswered(
-            f"the model's own code draws random numbers in training mode, and so what moves in "
-            f"{named} can't be told to be statistics",
-            "draw them in a layer, as keras.layers.Dropout does: layers that draw are held still",
-        )
+def _without_statistics(moved: Sequence[Holder]) -> Unanswered:
+    """Why nothing is judged where training mode moves no statistic that is known."""
     if moved:
+        named = listed([holder.path for holder in moved], most=SHOWN)
         return Unanswered(
             f"what training mode moves in {named} is no statistic of its input that is known, and "
             "evaluation is not far worse than training mode",
