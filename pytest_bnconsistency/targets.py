@@ -137,7 +137,7 @@ class Target:
             place = self.spec.rstrip().removesuffix(self.called)
             takes = ", ".join(signature.parameters) or "no arguments"
             other = next((n for n in arguments.by_name if n not in signature.parameters), None)
-            why = error if other is None or other in str(error) else f"no argument {other!r}"
+            why = error if other is None or repr(other) in str(error) else f"no argument {other!r}"
             raise OptionError(
                 f"{self.option} is {self.spec!r}, and {self.attribute} takes {takes} ({why}); "
                 f"expected '{place}{self.attribute}({_needed(signature)})'"
