@@ -76,6 +76,25 @@ def test_fewer_rows_never_pass_it():
     assert verdict(inverted_residuals(), x, batch_size=16) != "passed"
 
 
+@pytest.mark.parametrize("rows", [8, 15])
+def test_easy_rows_are_too_few_to_clear_statistics_that_are_not_theirs(k, rows):
+    k.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 160)
+    x = (rng.normal(size=(160, 8)) + np.where(y, 3, -3)[:, None]).astype("float32")
+    model = k.Sequential([k.Input((8,)), k.layers.Dense(32), k.layers.BatchNormalization()])
+    model.add(k.layers.ReLU())
+    model.add(k.layers.Dense(2, activation="softmax"))
+    model.compile(k.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=20, batch_size=32, verbose=0)
+    assert model.evaluate(x[:rows], y[:rows], verbose=0) < 0.01
+    result = expect_verdict(CHECK, "vacuous", model, x[:rows], y[:rows])
+    assert f"{rows} rows can't clear statistics that are not theirs" in result.summary
+    assert "at least 16 rows" in result.hint
+    recalibrate(model, x[:rows])
+    expect_pass(CHECK, model, x[:rows], y[:rows])
+
+
 @pytest.mark.thorough
 def test_the_same_net_with_the_statistics_of_its_weights():
     x, y = images()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.checks.train_eval_agreement.population_reference import FEW_ROWS
 from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     DEVIATIONS,
     ONE_SIDED,
@@ -42,10 +43,16 @@ def bound(excess: Excess) -> str:
 
 def question(m: Measured, found: Sequence[Excess], far: Comparison | None) -> Unanswered | None:
     """Why it can't be told whether a model agrees, and what to give; None where it does."""
+    under = "under population statistics"
     if open_questions := doubted(found):
-        under = "under population statistics"
         return _said(m.stored, m.population, under, m.data, open_questions)
-    return None if far is None else by_training(far, m.data)
+    if far is not None:
+        return by_training(far, m.data)
+    if m.data.rows < FEW_ROWS and m.wrong:
+        words = numbers(m.stored, m.population, m.data)
+        why = f"{words} {under}: {m.data.rows} rows can't clear statistics that are not theirs"
+        return Unanswered(why, f"give at least {FEW_ROWS} rows, better a few hundred")
+    return None
 
 
 def by_training(far: Comparison, data: Data) -> Unanswered:

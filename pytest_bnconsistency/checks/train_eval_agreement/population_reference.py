@@ -18,7 +18,8 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
 )
 
 FEW_ROWS = 16
-"""Fewer decide nothing by themselves: initial values that are surely in the statistics may."""
+"""Fewer decide nothing by themselves: initial values that are surely in the statistics may, and
+statistics that are their own."""
 
 
 def compared(context: CheckContext, m: Measured, known: Estimated) -> list[Excess]:
