@@ -169,6 +169,39 @@ def test_a_deviation_stored_for_one_of_two_variances(k, disagrees, x):
     assert "of bn1 is the square root" in cause
 
 
+def barely_trained(k):
+    """64 updates at momentum 0.95 leave 4 % of the initial values; the inputs are small."""
+    k.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 256)
+    x = rng.normal(size=(3, 10))[y] * 1.3 + rng.normal(size=(256, 10))
+    x = (0.1 * x * rng.uniform(0.5, 1.5, 10)).astype("float32")
+    model = k.Sequential([k.Input((10,))])
+    for index in (0, 1):
+        model.add(k.layers.Dense(24))
+        model.add(k.layers.BatchNormalization(momentum=0.95, name=f"bn{index}"))
+        model.add(k.layers.ReLU())
+    model.add(k.layers.Dense(3, activation="softmax"))
+    model.compile(k.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=6, batch_size=32, verbose=0)
+    model.optimizer.learning_rate.assign(1e-4)
+    model.fit(x, y, epochs=2, batch_size=32, verbose=0)
+    return model, x, y
+
+
+def test_a_deviation_stored_beside_what_is_left_of_the_initial_values(k, disagrees):
+    model, x, y = barely_trained(k)
+    rewrite([v for v in vectors(model, "bn0", "bn1") if "variance" in v.name], np.sqrt)
+    assert "of bn0 and bn1 is the square root" in disagrees(model, x, y, rule=FORM).cause
+
+
+def test_initial_values_are_no_deviation(k, disagrees):
+    model, x, y = barely_trained(k)
+    for index, variable in enumerate(vectors(model, "bn0", "bn1")):
+        rewrite([variable], lambda value, start=index % 2: 0.75 * value + 0.25 * start)
+    assert "of the initial values are in" in disagrees(model, x, y, rule="BN201").cause
+
+
 @pytest.mark.parametrize(
     ("order", "said"),
     [

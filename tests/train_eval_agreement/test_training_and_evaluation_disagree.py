@@ -409,6 +409,33 @@ def test_statistics_that_lag_behind_the_weights(k, disagrees):
     expect_pass(CHECK, model, x, y, batch_size=64)
 
 
+def test_few_quick_updates_of_a_trained_net(k, disagrees):
+    """The 13 steps of another training keep most of the statistics of the weights before."""
+    k.utils.set_random_seed(1)
+    rng = np.random.default_rng(1)
+    kind = rng.integers(0, 3, 400)
+    x = rng.normal(size=(3, 10))[kind] * 1.3 + rng.normal(size=(400, 10))
+    x = x.astype(np.float32)
+    y = {"kind": kind, "size": x[:, :1] * x[:, 1:2]}
+    inputs = h = k.Input((10,))
+    layers = [k.layers.BatchNormalization(momentum=0.95) for _ in range(2)]
+    for layer in layers:
+        h = k.layers.ReLU()(layer(k.layers.Dense(32)(h)))
+    kinds = k.layers.Dense(3, activation="softmax", name="kind")(h)
+    model = k.Model(inputs, {"kind": kinds, "size": k.layers.Dense(1, name="size")(h)})
+    loss = {"kind": "sparse_categorical_crossentropy", "size": "mse"}
+    model.compile(k.optimizers.Adam(3e-3), loss)
+    model.fit(x, y, epochs=12, batch_size=32, verbose=0)
+    model.optimizer.learning_rate.assign(3e-4)
+    model.fit(x, y, epochs=4, batch_size=32, verbose=0)
+    for layer in layers:
+        layer.momentum = 0.99
+    model.compile(k.optimizers.Adam(0.02), loss)
+    model.fit(x, y, epochs=1, batch_size=32, verbose=0)
+    finding = disagrees(model, x, y, rule=LAGGING)
+    assert "13 more training steps from the population statistics" in finding.tested
+
+
 @pytest.mark.thorough
 def test_one_of_two_domains_alone_establishes_nothing(k, data):
     """A GAN's discriminator sees real and generated rows in turns: here are the real ones only."""

@@ -104,6 +104,12 @@ class Measured:
             found.append(own * start + (1 - own) * value)
         return found
 
+    @functools.cached_property
+    def expected(self) -> list[Array]:
+        """What the updates leave of the initial values, as far as they are counted, and the
+        population's."""
+        return self.with_initial(self.left) if self.updates else self.reference
+
     def left(self, t: Tracked) -> float:
         """The share of the initial value that the updates leave, as far as these are known."""
         return float(np.clip(t.retention, 0.0, 1.0) ** (self.updates or 0))
@@ -249,7 +255,14 @@ class Measured:
 
     def off(self, place: int, value: Array) -> float:
         """How far a value is from the population's in a place: the mean over its channels."""
-        deviation = float(np.mean(self.far[place](value, self.reference[place])))
+        return self._far(place, value, self.reference[place])
+
+    def unexpected(self, place: int, value: Array) -> float:
+        """The same, from what is expected there."""
+        return self._far(place, value, self.expected[place])
+
+    def _far(self, place: int, mine: Array, its: Array) -> float:
+        deviation = float(np.mean(self.far[place](mine, its)))
         return deviation if math.isfinite(deviation) else math.inf
 
     @functools.cached_property
@@ -272,9 +285,9 @@ class Measured:
         return mean_distance(self.far, a, b)
 
     def gone(self, values: Sequence[Array]) -> float:
-        """The share of the distance to the population that is gone with statistics, to 1."""
-        return 1 - self.deviation(values, self.reference) / self.deviation(
-            self.moving, self.reference
+        """The share of the distance to what is expected that is gone with statistics, to 1."""
+        return 1 - self.deviation(values, self.expected) / self.deviation(
+            self.moving, self.expected
         )
 
     def explained(self, values: Sequence[Array]) -> float:

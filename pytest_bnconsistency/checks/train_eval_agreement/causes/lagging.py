@@ -38,9 +38,10 @@ def lagging(m: Measured) -> Cause | None:
     if step is None or not _tells(m, step):
         return None
     momentum = max(m.slowest.momentum, 0.0)
-    steps = min(
+    memory = min(
         math.ceil(1 / max(1 - momentum, 1e-3)), MOST_STEPS if m.small else 2 * len(m.batches)
     )
+    steps = min(memory, m.updates or memory)  # a lag of few updates opened in as many
     left = _trained_on(m, step, steps)
     if left is None or _far_more(m, m.deviations(*left)):
         return None
@@ -50,7 +51,7 @@ def lagging(m: Measured) -> Cause | None:
     now, then, rest = (
         m.deviation(*sides) for sides in (left, (m.moving, expected), (at_rest, m.reference))
     )
-    if not now - rest > HALF * then * (1 - momentum**steps):
+    if not now - rest > HALF * then * (1 - momentum**memory):
         return None
     if not _in_the_same_places(
         m.deviations(m.moving, expected),

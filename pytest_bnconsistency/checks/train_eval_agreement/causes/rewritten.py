@@ -14,6 +14,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.channel_orders impo
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.compared_outputs import gap
+from pytest_bnconsistency.measurement.population_distances import initial_share
 from pytest_bnconsistency.measurement.swapped_statistics import (
     FEWEST_CHANNELS,
     NEARER,
@@ -130,16 +131,12 @@ def _exchanged(m: Measured) -> Iterator[Undone]:
 def _in_another_form(m: Measured) -> Iterator[Undone]:
     """Statistics that are stored as a function of what they should be."""
     for form in FORMS:
-        with np.errstate(all="ignore"):
-            undone = {i: form.undo(m.moving[i], _mean_beside(m, i)) for i in m.wrong}
-        nearer = {
-            i: value
-            for i, value in undone.items()
-            if m.tracked[i].role == form.role and m.off(i, value) < ALIKE * m.off(i, m.moving[i])
-        }
-        # Where one factor does as well, as for channels of one variance, no form is told.
-        left = sum(m.off(i, value) for i, value in nearer.items())
-        if left >= HALF * sum(_beside_a_factor(m, i) for i in nearer):
+        places = [i for i in m.wrong if m.tracked[i].role == form.role]
+        found = [r for i in places if (r := _read_back(m, i, form)).left < ALIKE * r.as_it_is]
+        nearer = {read.place: read.value for read in found}
+        # Where something simpler does as well, as one factor for channels of one variance, no
+        # form is told.
+        if sum(read.left for read in found) >= HALF * sum(read.simpler for read in found):
             continue
         if sum(value.size for value in nearer.values()) >= FEWEST_CHANNELS:
             yield _undone(
@@ -151,20 +148,56 @@ def _in_another_form(m: Measured) -> Iterator[Undone]:
             )
 
 
-def _mean_beside(m: Measured, place: int) -> Array:
-    """The stored mean of the layer of a place; NaN where it has none of that shape."""
-    layer, shape = m.tracked[place].layer, m.moving[place].shape
-    for t, stored in zip(m.tracked, m.moving, strict=True):
-        if t.layer is layer and t.role == "mean" and stored.shape == shape:
-            return stored
-    return np.full(shape, np.nan)
+class _Read(NamedTuple):
+    """A stored statistic, taken for a form and undone.
+
+    `left` is how far that is from what should be there, `as_it_is` how far from what would have
+    been undone were nothing done to it, and `simpler` how far its layer is from a multiple of what
+    should be there, or from initial values among it, beyond how far it is from that itself.
+    """
+
+    place: int
+    value: Array
+    left: float
+    as_it_is: float
+    simpler: float
 
 
-def _beside_a_factor(m: Measured, place: int) -> float:
-    """How far what is stored is from the population's times one factor, as a logarithm."""
-    stored, value = (np.maximum(np.abs(v[place]), 1e-30) for v in (m.moving, m.reference))
-    ratios = np.log(stored / value)
-    return float(np.mean(np.abs(ratios - np.median(ratios))))
+def _read_back(m: Measured, place: int, form: Form) -> _Read:
+    right, stored = m.expected[place], m.moving[place]
+    mean = _place_of_mean(m, place)
+    beside = np.full(stored.shape, np.nan) if mean is None else m.moving[mean]
+
+    def far(at: int, a: Array, b: Array) -> float:
+        found = float(np.mean(m.far[at](a, b)))
+        return found if math.isfinite(found) else math.inf
+
+    with np.errstate(all="ignore"):
+        value = form.undo(stored, beside)
+
+        def undone(other: Array) -> float:
+            return far(place, value, form.undo(other, beside))
+
+        multiple = undone(np.median(np.abs(stored) / np.abs(right)) * right)
+        own = [place] if mean is None else [place, mean]
+        share = initial_share(
+            [m.tracked[i] for i in own], [m.moving[i] for i in own], [m.expected[i] for i in own]
+        )
+        initial = 0.0 if m.tracked[place].role == "mean" else 1.0
+        set_back = undone(share * initial + (1 - share) * right)
+        if mean is not None:  # initial values are in the mean as well
+            set_back += far(mean, m.moving[mean], (1 - share) * m.expected[mean])
+            set_back -= far(mean, m.moving[mean], m.expected[mean])
+        as_it_is = max(undone(right), m.off(place, stored))
+        return _Read(place, value, far(place, value, right), as_it_is, min(multiple, set_back))
+
+
+def _place_of_mean(m: Measured, place: int) -> int | None:
+    """Where the mean of the layer of another statistic is, if it has one of that shape."""
+    for i, t in enumerate(m.tracked):
+        if i != place and t.layer is m.tracked[place].layer and t.role == "mean":
+            return i if m.moving[i].shape == m.moving[place].shape else None
+    return None
 
 
 def one_factor(m: Measured, variances: Sequence[int]) -> float | None:
@@ -320,8 +353,8 @@ def _undone(m: Measured, nearer: dict[int, Array], rule: Rule, cause: str, remed
         cause,
         remedy,
         values,
-        float(np.mean([m.off(i, m.moving[i]) for i in nearer])),
-        float(np.mean([m.off(i, value) for i, value in nearer.items()])),
+        float(np.mean([m.unexpected(i, m.moving[i]) for i in nearer])),
+        float(np.mean([m.unexpected(i, value) for i, value in nearer.items()])),
         # Data of another kind moves other layers, too, which are then as far off as before.
         most=m.gone(values),
     )
