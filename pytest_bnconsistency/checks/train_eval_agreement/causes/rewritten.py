@@ -132,7 +132,7 @@ def _in_another_form(m: Measured) -> Iterator[Undone]:
     """Statistics that are stored as a function of what they should be."""
     for form in FORMS:
         places = [i for i in m.wrong if m.tracked[i].role == form.role]
-        found = [r for i in places if (r := _read_back(m, i, form)).left < ALIKE * r.as_it_is]
+        found = [read for i in places if (read := _read_back(m, i, form)).nearer]
         nearer = {read.place: read.value for read in found}
         # Where something simpler does as well, as one factor for channels of one variance, no
         # form is told.
@@ -151,16 +151,23 @@ def _in_another_form(m: Measured) -> Iterator[Undone]:
 class _Read(NamedTuple):
     """A stored statistic, taken for a form and undone.
 
-    `left` is how far that is from what should be there, `as_it_is` how far from what would have
-    been undone were nothing done to it, and `simpler` how far its layer is from a multiple of what
-    should be there, or from initial values among it, beyond how far it is from that itself.
+    `left` is how far that is from what should be there, `stored` how far it was before, and
+    `otherwise` how far the value is from the same done to what should be there. `simpler` is how
+    far its layer is from a multiple of what should be there, or from initial values among it,
+    beyond how far it is from that itself.
     """
 
     place: int
     value: Array
     left: float
-    as_it_is: float
+    stored: float
+    otherwise: float
     simpler: float
+
+    @property
+    def nearer(self) -> bool:
+        """Whether undoing brings it to what should be there."""
+        return self.left < min(HALF * self.stored, ALIKE * max(self.stored, self.otherwise))
 
 
 def _read_back(m: Measured, place: int, form: Form) -> _Read:
@@ -188,8 +195,14 @@ def _read_back(m: Measured, place: int, form: Form) -> _Read:
         if mean is not None:  # initial values are in the mean as well
             set_back += far(mean, m.moving[mean], (1 - share) * m.expected[mean])
             set_back -= far(mean, m.moving[mean], m.expected[mean])
-        as_it_is = max(undone(right), m.off(place, stored))
-        return _Read(place, value, far(place, value, right), as_it_is, min(multiple, set_back))
+        return _Read(
+            place,
+            value,
+            far(place, value, right),
+            far(place, stored, right),
+            undone(right),
+            min(multiple, set_back),
+        )
 
 
 def _place_of_mean(m: Measured, place: int) -> int | None:
