@@ -62,8 +62,8 @@ def in_another_form(m: Measured) -> Iterator[tuple[Form, dict[int, Array]]]:
         places = [i for i in m.wrong if m.tracked[i].role == form.role]
         found = [read for i in places if (read := _read_back(m, i, form)).nearer]
         channels = sum(read.value.size for read in found)
-        told = sum(read.left for read in found) < HALF * sum(read.simpler for read in found)
-        if told and channels >= FEWEST_CHANNELS:
+        is_nearest = sum(read.left for read in found) < HALF * sum(read.simpler for read in found)
+        if is_nearest and channels >= FEWEST_CHANNELS:
             yield form, {read.place: read.value for read in found}
 
 

@@ -48,8 +48,8 @@ MEANT = {
 class Undone:
     """What was done to the statistics of some places, and all of them with that undone.
 
-    `nearer` is how far those are from what they are said to be, `before` how far from the
-    population's in their own places.
+    `nearer` is how far those are from what they are said to be, `before` how far they were from
+    what should be in their own places.
     """
 
     rule: Rule
