@@ -31,15 +31,16 @@ def lines(record: Mapping[str, Any], reports: Sequence[str]) -> Iterator[str]:
 
 
 def headline(record: Mapping[str, Any]) -> str:
-    """`2 models, 8 checks: 7 passed, 1 failed`."""
+    """`2 models, 8 checks: 7 passed, 1 failed; 1 error`: an error is not among the checks."""
     counts = record["counts"]
     verdicts = [f"{counts[key]} {name}" for key, name in NAMES.items() if counts[key]]
+    beside = [", ".join(verdicts)] if verdicts else []
     if counts["ignored"]:
-        verdicts.append(f"{counted(counts['ignored'], 'finding')} ignored")
+        beside.append(f"{counted(counts['ignored'], 'finding')} ignored")
     if counts["errors"]:
-        verdicts.append(counted(counts["errors"], "error"))
+        beside.append(counted(counts["errors"], "error"))
     checked = f"{counted(counts['models'], 'model')}, {counted(counts['checks'], 'check')}"
-    return f"{checked if counts['checks'] else 'nothing was checked'}: {', '.join(verdicts)}"
+    return f"{checked if counts['checks'] else 'nothing was checked'}: {'; '.join(beside)}"
 
 
 def state(record: Mapping[str, Any]) -> str:

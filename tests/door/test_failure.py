@@ -85,7 +85,7 @@ def test_a_check_that_raises_is_an_error_for_pytest_and_for_us(project):
     )
     result = project.runpytest("--bn-model=models:build", "--junitxml=junit.xml")
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["1 model, 2 checks: 2 passed, 1 error"])
+    result.stdout.fnmatch_lines(["1 model, 2 checks: 2 passed; 1 error"])
     junit = (project.path / "junit.xml").read_text(encoding="utf-8")
     assert 'errors="1" failures="0"' in junit
 

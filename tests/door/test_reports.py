@@ -143,7 +143,7 @@ def test_the_record_of_a_run(shop):
     result.stdout.fnmatch_lines(
         [
             "=* bnconsistency =*",
-            "8 models, 13 checks: 9 passed, 2 failed, 1 inconclusive, 1 failed as expected, "
+            "8 models, 13 checks: 9 passed, 2 failed, 1 inconclusive, 1 failed as expected; "
             "2 errors",
             "reports    json run.json",
         ]
