@@ -195,6 +195,17 @@ def test_a_deviation_stored_beside_what_is_left_of_the_initial_values(k, disagre
     assert "of bn0 and bn1 is the square root" in disagrees(model, x, y, rule=FORM).cause
 
 
+def test_a_deviation_stored_by_a_net_of_which_few_updates_are_counted(k, disagrees, x):
+    """An optimizer made after training knows of 13, which would leave 88 %."""
+    model = net(k, x)
+    for name in ("bn0", "bn1"):
+        model.get_layer(name).momentum = 0.99
+    model.optimizer.iterations.assign(13)
+    y = model.predict(x, verbose=0)
+    rewrite([v for v in vectors(model, "bn0", "bn1") if "variance" in v.name], np.sqrt)
+    assert "of bn0 and bn1 is the square root" in disagrees(model, x, y, rule=FORM).cause
+
+
 def test_initial_values_are_no_deviation(k, disagrees):
     model, x, y = barely_trained(k)
     for index, variable in enumerate(vectors(model, "bn0", "bn1")):

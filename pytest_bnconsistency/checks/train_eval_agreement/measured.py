@@ -106,9 +106,12 @@ class Measured:
 
     @functools.cached_property
     def expected(self) -> list[Array]:
-        """What the updates leave of the initial values, as far as they are counted, and the
-        population's."""
-        return self.with_initial(self.left) if self.updates else self.reference
+        """The population statistics, with what the updates leave of the initial values where that
+        is too little to be a fault.
+        """
+        certain = self.certain_share
+        little = certain is not None and certain < CERTAIN_SHARE
+        return self.with_initial(self.left) if little else self.reference
 
     def left(self, t: Tracked) -> float:
         """The share of the initial value that the updates leave, as far as these are known."""
