@@ -258,13 +258,10 @@ class Measured:
 
     def off(self, place: int, value: Array) -> float:
         """How far a value is from the population's in a place: the mean over its channels."""
-        return self._far(place, value, self.reference[place])
+        return self.distance(place, value, self.reference[place])
 
-    def unexpected(self, place: int, value: Array) -> float:
-        """The same, from what is expected there."""
-        return self._far(place, value, self.expected[place])
-
-    def _far(self, place: int, mine: Array, its: Array) -> float:
+    def distance(self, place: int, mine: Array, its: Array) -> float:
+        """How far two values of a place are apart: the mean over its channels; inf for NaN."""
         deviation = float(np.mean(self.far[place](mine, its)))
         return deviation if math.isfinite(deviation) else math.inf
 

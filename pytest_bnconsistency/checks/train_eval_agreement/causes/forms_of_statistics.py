@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -15,7 +14,8 @@ from pytest_bnconsistency.measurement.population_distances import initial_share
 from pytest_bnconsistency.measurement.swapped_statistics import FEWEST_CHANNELS
 
 ALIKE = 0.3
-"""A form is believed where it, undone, leaves less than this share of the distance."""
+"""A form is believed where it, undone, leaves less than this share of the distance that it would
+leave were nothing done to the statistics, and less than half of what they are off as stored."""
 
 Undo = Callable[[Array, Array], Array]
 """What was meant by a statistic, from what is stored for it and for the mean of the layer."""
@@ -94,15 +94,11 @@ def _read_back(m: Measured, place: int, form: Form) -> _Read:
     mean = _place_of_mean(m, place)
     beside = np.full(stored.shape, np.nan) if mean is None else m.moving[mean]
 
-    def far(at: int, a: Array, b: Array) -> float:
-        found = float(np.mean(m.far[at](a, b)))
-        return found if math.isfinite(found) else math.inf
-
     with np.errstate(all="ignore"):
         value = form.undo(stored, beside)
 
         def undone(other: Array) -> float:
-            return far(place, value, form.undo(other, beside))
+            return m.distance(place, value, form.undo(other, beside))
 
         multiple = undone(np.median(np.abs(stored) / np.abs(right)) * right)
         own = [place] if mean is None else [place, mean]
@@ -112,13 +108,13 @@ def _read_back(m: Measured, place: int, form: Form) -> _Read:
         initial = 0.0 if m.tracked[place].role == "mean" else 1.0
         set_back = undone(share * initial + (1 - share) * right)
         if mean is not None:  # initial values are in the mean as well
-            set_back += far(mean, m.moving[mean], (1 - share) * m.expected[mean])
-            set_back -= far(mean, m.moving[mean], m.expected[mean])
+            set_back += m.distance(mean, m.moving[mean], (1 - share) * m.expected[mean])
+            set_back -= m.distance(mean, m.moving[mean], m.expected[mean])
         return _Read(
             place,
             value,
-            far(place, value, right),
-            far(place, stored, right),
+            m.distance(place, value, right),
+            m.distance(place, stored, right),
             undone(right),
             min(multiple, set_back),
         )

@@ -259,8 +259,8 @@ def _undone(m: Measured, nearer: dict[int, Array], rule: Rule, cause: str, remed
         cause,
         remedy,
         values,
-        float(np.mean([m.unexpected(i, m.moving[i]) for i in nearer])),
-        float(np.mean([m.unexpected(i, value) for i, value in nearer.items()])),
+        float(np.mean([m.distance(i, m.moving[i], m.expected[i]) for i in nearer])),
+        float(np.mean([m.distance(i, value, m.expected[i]) for i, value in nearer.items()])),
         # Data of another kind moves other layers, too, which are then as far off as before.
         most=m.gone(values),
     )
