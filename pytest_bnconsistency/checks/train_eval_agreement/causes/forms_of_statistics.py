@@ -58,9 +58,10 @@ def in_another_form(m: Measured) -> Iterator[tuple[Form, dict[int, Array]]]:
 
     Where something simpler does as well, as one factor for channels of one variance, none is told.
     """
+    simpler = {i: _simpler(m, i) for i in m.wrong}
     for form in FORMS:
         places = [i for i in m.wrong if m.tracked[i].role == form.role]
-        found = [read for i in places if (read := _read_back(m, i, form)).nearer]
+        found = [read for i in places if (read := _read_back(m, i, form, simpler[i])).nearer]
         channels = sum(read.value.size for read in found)
         is_nearest = sum(read.left for read in found) < HALF * sum(read.simpler for read in found)
         if is_nearest and channels >= FEWEST_CHANNELS:
@@ -89,34 +90,53 @@ class _Read(NamedTuple):
         return self.left < min(HALF * self.stored, ALIKE * max(self.stored, self.otherwise))
 
 
-def _read_back(m: Measured, place: int, form: Form) -> _Read:
+class _Simpler(NamedTuple):
+    """What else may be stored in a place: a multiple of what should be there, or initial values
+    among it.
+
+    These are in the `mean` of the layer as well, which is so much `farther` from that than from
+    what should be in its place.
+    """
+
+    mean: int | None
+    multiple: Array
+    set_back: Array
+    farther: float
+
+
+def _simpler(m: Measured, place: int) -> _Simpler:
     right, stored = m.expected[place], m.moving[place]
     mean = _place_of_mean(m, place)
-    beside = np.full(stored.shape, np.nan) if mean is None else m.moving[mean]
+    own = [place] if mean is None else [place, mean]
+    share = initial_share(
+        [m.tracked[i] for i in own], [m.moving[i] for i in own], [m.expected[i] for i in own]
+    )
+    initial, farther = 0.0 if m.tracked[place].role == "mean" else 1.0, 0.0
+    with np.errstate(all="ignore"):
+        multiple = np.median(np.abs(stored) / np.abs(right)) * right
+        set_back = share * initial + (1 - share) * right
+        if mean is not None:
+            farther = m.distance(mean, m.moving[mean], (1 - share) * m.expected[mean])
+            farther -= m.distance(mean, m.moving[mean], m.expected[mean])
+    return _Simpler(mean, multiple, set_back, farther)
 
+
+def _read_back(m: Measured, place: int, form: Form, simpler: _Simpler) -> _Read:
+    right, stored = m.expected[place], m.moving[place]
+    beside = np.full(stored.shape, np.nan) if simpler.mean is None else m.moving[simpler.mean]
     with np.errstate(all="ignore"):
         value = form.undo(stored, beside)
 
         def undone(other: Array) -> float:
             return m.distance(place, value, form.undo(other, beside))
 
-        multiple = undone(np.median(np.abs(stored) / np.abs(right)) * right)
-        own = [place] if mean is None else [place, mean]
-        share = initial_share(
-            [m.tracked[i] for i in own], [m.moving[i] for i in own], [m.expected[i] for i in own]
-        )
-        initial = 0.0 if m.tracked[place].role == "mean" else 1.0
-        set_back = undone(share * initial + (1 - share) * right)
-        if mean is not None:  # initial values are in the mean as well
-            set_back += m.distance(mean, m.moving[mean], (1 - share) * m.expected[mean])
-            set_back -= m.distance(mean, m.moving[mean], m.expected[mean])
         return _Read(
             place,
             value,
             m.distance(place, value, right),
             m.distance(place, stored, right),
             undone(right),
-            min(multiple, set_back),
+            min(undone(simpler.multiple), undone(simpler.set_back) + simpler.farther),
         )
 
 
