@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, RIVALS
 from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import ROUNDS, Values, fitted
-from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import Change, Trial
+from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import How, Trial
 from pytest_bnconsistency.data.arrays import Array
 
 
@@ -35,12 +35,10 @@ class Fit:
         return self.unrivalled or (usual and bool((self.scale > 0).all()))
 
 
-def fits(
-    trial: Trial[Change], values: Values, spread: Array, rounds: int = ROUNDS
-) -> Iterator[Fit]:
+def fits(trial: Trial[How], values: Values, spread: Array, rounds: int = ROUNDS) -> Iterator[Fit]:
     """What fits best with the sign as it is, and turned round."""
     found = []
-    for scale, offset in fitted(trial.m, trial.m.moving, values, spread, rounds):
+    for scale, offset in fitted(trial.m, trial.among, trial.m.moving, values, spread, rounds):
         now = values(scale, offset)
         found.append((scale, offset, 0.0 if now is None else trial.explained(now)))
     for index, (scale, offset, share) in enumerate(found):

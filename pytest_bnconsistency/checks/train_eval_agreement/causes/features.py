@@ -231,10 +231,15 @@ def _by_rows(x: Array) -> Array:
 
 
 def _first_layer(trial: InputTrial) -> FirstLayer | None:
-    """The first layer, where it sees an affine function of the features, of enough channels."""
+    """The first layer that the inputs reach, where it sees an affine function of the features, of
+    enough channels.
+    """
     m, rows = trial.m, _rows(trial)
-    roles = {t.role: i for i, t in enumerate(m.tracked) if t.layer is m.tracked[0].layer}
-    if rows is None or not {"mean", "variance"} <= roles.keys():
+    if rows is None or not trial.moves:
+        return None
+    first = m.tracked[trial.moves[0]].layer
+    roles = {t.role: i for i, t in enumerate(m.tracked) if t.layer is first}
+    if not {"mean", "variance"} <= roles.keys():
         return None
     mean, variance = roles["mean"], roles["variance"]
     stored = m.moving[mean], np.maximum(m.moving[variance], 1e-12)

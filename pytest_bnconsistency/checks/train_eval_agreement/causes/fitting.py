@@ -29,11 +29,17 @@ Values = Callable[[Array, Array], list[Array] | None]
 
 
 def fitted(
-    m: Measured, stored: Sequence[Array], values: Values, spread: Array, rounds: int = ROUNDS
+    m: Measured,
+    among: Sequence[int],
+    stored: Sequence[Array],
+    values: Values,
+    spread: Array,
+    rounds: int = ROUNDS,
 ) -> Iterator[tuple[Array, Array]]:
     """The scales and offsets that fit `stored` best, with the sign as it is and turned round.
 
-    `spread` is the standard deviation of what is scaled, for each group.
+    They are fitted to the statistics `among`. `spread` is the standard deviation of what is
+    scaled, for each group.
     """
     groups = spread.size
     ones, zeros = np.ones(groups), np.zeros(groups)
@@ -42,8 +48,8 @@ def fitted(
         return
     places = [
         i
-        for i, (of, value) in enumerate(zip(m.far, m.reference, strict=True))
-        if float(np.mean(of(value, doubled[i]))) > RESPONDS
+        for i in among
+        if float(np.mean(m.far[i](m.reference[i], doubled[i]))) > RESPONDS
         and m.tracked[i].role in ("mean", "variance")
     ]
     start = _scale(m, stored, places)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 
@@ -19,7 +20,11 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import (
     named,
     usual,
 )
-from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import InputTrial
+from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import (
+    How,
+    InputTrial,
+    Transform,
+)
 from pytest_bnconsistency.data.arrays import Array
 
 FAR_LESS = 4
@@ -42,25 +47,23 @@ CAFFE = np.array([103.939, 116.779, 123.68])
 MEANS, DEVIATIONS = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 """The means of many images, blue first, in [0, 255], and means and deviations in [0, 1]."""
 
-Transform = Callable[[Array], Array]
-
 
 @dataclass(frozen=True)
-class Change:
-    """What is done to the data, in words and as a function.
+class Change(Generic[How]):
+    """What is done to the data, in words and as a trial takes it.
 
     `weight` grows with the numbers that were found by the statistics themselves; `free` says that
     these are no usual ones. `rival` is what would do the same to what the model makes of it.
     """
 
     name: str
-    apply: Transform
+    apply: How
     weight: float = 1.0
     free: bool = False
     rival: str = ""
 
 
-def usual_changes(trial: InputTrial) -> Iterator[Change]:
+def usual_changes(trial: InputTrial) -> Iterator[Change[Transform]]:
     for scale, offset in USUAL_CHANGES:
         yield Change(named(scale, offset), _scaled(scale, offset, _same))
     yield Change("the features standardised", lambda x: _standardised(x, (0,)))
@@ -78,7 +81,7 @@ def usual_changes(trial: InputTrial) -> Iterator[Change]:
             yield from _usual_images()
 
 
-def _usual_images() -> Iterator[Change]:
+def _usual_images() -> Iterator[Change[Transform]]:
     """As `preprocess_input` of two modes does, of images in [0, 255] and in [0, 1]."""
     for scale, of in ((1.0, "x"), (255.0, "255 * x")):
         yield Change(
@@ -94,14 +97,14 @@ def _usual_images() -> Iterator[Change]:
         )
 
 
-def by_feature(trial: InputTrial) -> Iterator[Change]:
+def by_feature(trial: InputTrial) -> Iterator[Change[Transform]]:
     """The features of a table, as the first layer's statistics say that they were."""
     for found in features(trial):
         weight = FITTED if found.fitted else NEAR_USUAL
         yield Change(found.name, found.apply, weight, free=found.fitted)
 
 
-def one_for_all(trial: InputTrial) -> Iterator[Change]:
+def one_for_all(trial: InputTrial) -> Iterator[Change[Transform]]:
     """One scale and one offset for all, fitted, the channels as they are and reversed."""
     spread = float(np.mean([leaf.std() for leaf in trial.leaves])) or 1.0
     several = any(leaf.shape[-1] > 1 for leaf in trial.leaves)
@@ -130,18 +133,18 @@ def _is_particular(trial: InputTrial, values: Values, spread: float, fit: Fit) -
     """
     limit = max(MOST, 1 - FAR_LESS * (1 - fit.share))
     moved = [np.roll(value, 1) for value in trial.m.moving]
-    for numbers in fitted(trial.m, moved, values, np.array([spread]), _rounds(trial)):
+    for numbers in fitted(trial.m, trial.among, moved, values, np.array([spread]), _rounds(trial)):
         now = values(*numbers)
         if now is not None and trial.explained(now, stored=moved) > limit:
             return False
     return True
 
 
-def by_channel(trial: InputTrial) -> Iterator[Change]:
+def by_channel(trial: InputTrial) -> Iterator[Change[Transform]]:
     """A scale and an offset for each of a few channels, fitted."""
     lasts = {leaf.shape[-1] for leaf in trial.leaves}
     channels = max(lasts)
-    numbers = sum(value.size for value in trial.m.moving[:2])
+    numbers = sum(trial.m.moving[i].size for i in trial.among[:2])
     if lasts != {channels} or not 1 < channels <= MOST_CHANNELS:
         return
     if numbers < ENOUGH_STATISTICS * 2 * channels:

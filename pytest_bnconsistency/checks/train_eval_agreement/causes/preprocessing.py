@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import RIVALS, Cause
+from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import MOST, RIVALS, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.causes.input_changes import (
     FAR_LESS,
     Change,
@@ -16,29 +18,44 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.input_changes impor
 from pytest_bnconsistency.checks.train_eval_agreement.causes.preprocessing_layers import misfits
 from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import (
     Candidate,
+    EachInputTrial,
+    How,
     InputTrial,
+    Transform,
+    Trial,
     best,
+    float_inputs,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
-from pytest_bnconsistency.data.arrays import flatten, is_float
+from pytest_bnconsistency.data.arrays import flatten, sorted_keys
 from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import listed
+
+Changes = Callable[[InputTrial], Iterator[Change[Transform]]]
+FITTED_CHANGES: tuple[Changes, ...] = (by_feature, one_for_all, by_channel)
+CHANGES: tuple[Changes, ...] = (usual_changes, *FITTED_CHANGES)
+SETTLED = 0.05
+"""Where a change leaves less of an input's own statistics unexplained, no other is tried."""
 
 
 def preprocessed(m: Measured) -> Iterator[Cause]:
     """The data under other preprocessing: what of it gives the stored statistics?
 
-    Usual changes are tried first, then layers of preprocessing, then what fits best.
+    Of several inputs each may be changed in its own way, which the statistics that it alone moves
+    tell. Else usual changes are tried first, then layers of preprocessing, then what fits best.
     """
-    leaves = [i for i, leaf in enumerate(flatten(m.data.x)) if is_float(leaf)]
-    every = [InputTrial(m, i) for i in ([None, *leaves] if len(leaves) > 1 else leaves)]
+    floats = float_inputs(m)
+    each = [InputTrial(m, [index]) for index in floats]
+    alone = _alone(each) if len(each) > 1 else []
+    others = [trial for trial in each if trial.at not in [own.at for own in alone]]
+    every = [InputTrial(m, floats), *others] if alone else each
     inputs = [trial for trial in every if not trial.contradicted]
     found: list[Candidate] = []
     for more in (
+        _each_changed(m, alone),
         _changed(inputs, usual_changes),
         misfits(m),
-        _changed(inputs, by_feature),
-        _changed(inputs, one_for_all),
-        _changed(inputs, by_channel),
+        *(_changed(inputs, changes) for changes in FITTED_CHANGES),
     ):
         found += more
         if any(candidate.tried.decides for candidate in found):
@@ -48,15 +65,70 @@ def preprocessed(m: Measured) -> Iterator[Cause]:
         yield cause
 
 
-def _changed(
-    inputs: Sequence[InputTrial], changes: Callable[[InputTrial], Iterator[Change]]
-) -> Iterator[Candidate]:
+def _alone(each: Sequence[InputTrial]) -> list[InputTrial]:
+    """The inputs that move statistics which no other input moves, to be judged by these."""
+    found = []
+    for trial in each:
+        others = {place for other in each if other is not trial for place in other.moves}
+        if own := [place for place in trial.moves if place not in others]:
+            found.append(trial.judged_by(own))
+    return found
+
+
+def _each_changed(m: Measured, alone: Sequence[InputTrial]) -> Iterator[Candidate]:
+    """What fits each input best, all of it at once."""
+    fitting = ((t.at[0], _fitting(t)) for t in alone if not t.contradicted)
+    found = {index: change for index, change in fitting if change is not None}
+    if found:
+        together = Change[Mapping[int, Transform]](
+            _of_inputs(found, m),
+            {index: change.apply for index, change in found.items()},
+            max(change.weight for change in found.values()),
+            free=any(change.free for change in found.values()),
+        )
+        yield from _explaining(EachInputTrial(m), together)
+
+
+def _fitting(trial: InputTrial) -> Change[Transform] | None:
+    """The change that leaves least of what is stored unexplained, if it explains most of it."""
+    fitting: Change[Transform] | None = None
+    least = 1 - MOST
+    for changes in CHANGES:
+        if not Tries().may("other preprocessing"):
+            break
+        for change in changes(trial):
+            left = 1 - trial.explained_by(change.apply)
+            if left < 1 - MOST and change.weight * left < least:
+                least, fitting = change.weight * left, change
+        if least < SETTLED:
+            break
+    return fitting
+
+
+def _changed(inputs: Sequence[InputTrial], changes: Changes) -> Iterator[Candidate]:
     for trial in inputs:
         for change in changes(trial):
-            yield from _explaining(trial, change)
+            name = _of_inputs(dict.fromkeys(trial.at, change), trial.m)
+            yield from _explaining(trial, dataclasses.replace(change, name=name))
 
 
-def _explaining(trial: InputTrial, change: Change) -> Iterator[Candidate]:
+def _of_inputs(changes: Mapping[int, Change[Transform]], m: Measured) -> str:
+    """The names of what is done to inputs, and to which, where a model has several."""
+    x = m.data.x
+    count = len(flatten(x))
+    known = sorted_keys(x) if isinstance(x, Mapping) else m.subject.input_names()
+    names = known if len(known) == count else range(count)
+    inputs: dict[str, list[str]] = {}
+    for index, change in changes.items():
+        inputs.setdefault(change.name, []).append(f"{names[index]!r}")
+    if len(changes) == len(float_inputs(m)) and len(inputs) == 1:
+        return next(iter(inputs))
+    return listed(
+        f"{name} for input{'s' * (len(of) > 1)} {listed(of)}" for name, of in inputs.items()
+    )
+
+
+def _explaining(trial: Trial[How], change: Change[How]) -> Iterator[Candidate]:
     tried = trial.tried(change.apply)
     if tried is None or not tried.explains:
         return

@@ -16,7 +16,11 @@ import numpy as np
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, MOST, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.causes.changed_weights import REMEDY
 from pytest_bnconsistency.checks.train_eval_agreement.causes.rewritten import one_factor
-from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import MOVED, InputTrial
+from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import (
+    MOVED,
+    InputTrial,
+    float_inputs,
+)
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.batches import in_batches
@@ -68,10 +72,10 @@ def scaled(m: Measured) -> Cause | None:
 
 def _reached_by_data(m: Measured) -> frozenset[int]:
     """The statistics that move if the data is doubled; all, where that can't be tried."""
-    trial = InputTrial(m)
-    if not trial.leaves:
+    inputs = float_inputs(m)
+    if not inputs:
         return frozenset()
-    moved = trial.moved_by_scale(MOVED)
+    moved = InputTrial(m, inputs).moved_by_scale(MOVED)
     return frozenset(range(len(m.tracked)) if moved is None else moved)
 
 

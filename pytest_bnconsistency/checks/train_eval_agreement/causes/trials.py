@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -46,7 +47,8 @@ SHOWN = 3
 LOSS = 0.1
 """So much of what the loss falls by may a change miss that is as good as the best."""
 
-Change = TypeVar("Change")
+How = TypeVar("How")
+Transform = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
@@ -169,11 +171,15 @@ def _beside(cause: Cause, alike: Sequence[str]) -> Cause:
     )
 
 
-class Trial(abc.ABC, Generic[Change]):
-    """Some of the rows, and a place where what the model is given can be changed."""
+class Trial(abc.ABC, Generic[How]):
+    """Some of the rows, and a place where what the model is given can be changed.
+
+    A change is judged by the statistics `among`.
+    """
 
     def __init__(self, m: Measured) -> None:
         self.m = m
+        self.among: Sequence[int] = range(len(m.tracked))
         self._size = m.size
         self.some = self._spread(ROWS if m.small else OF_LARGE, BATCHES)
         self._judged = self._spread(MOST_ROWS if m.small else OF_LARGE, MOST_BATCHES)
@@ -183,10 +189,10 @@ class Trial(abc.ABC, Generic[Change]):
         return self.m.data.take(some_rows(self.m.data.rows, count))
 
     @abc.abstractmethod
-    def changed(self, change: Change | None, rows: Data) -> tuple[Data, Pass, Pass]:
+    def changed(self, change: How | None, rows: Data) -> tuple[Data, Pass, Pass]:
         """Rows, and passes in training and inference, under a change; None for none."""
 
-    def values(self, change: Change | None, rows: Data | None = None) -> list[Array] | None:
+    def values(self, change: How | None, rows: Data | None = None) -> list[Array] | None:
         """The population statistics under a change, of few rows in wider batches if of no others;
         None where the model can't take it.
         """
@@ -198,15 +204,20 @@ class Trial(abc.ABC, Generic[Change]):
             return None
         return found if all(np.isfinite(value).all() for value in found) else None
 
-    def tried(self, change: Change) -> Tried | None:
+    def explained_by(self, change: How) -> float:
+        """The share of what is stored that the statistics under a change tell; 0 for none."""
+        values = self.values(change)
+        return 0.0 if values is None else self.explained(values)
+
+    def tried(self, change: How) -> Tried | None:
         """What comes of a change; None where it is far from explaining what is stored.
 
         None, too, where no time is left to try it.
         """
         if not Tries().may("other preprocessing"):
             return None
-        m, few = self.m, self.values(change)
-        if few is None or not self.explained(few) > WORTH_A_TRY:
+        m = self.m
+        if not self.explained_by(change) > WORTH_A_TRY:
             return None
         values = self.values(change, self._judged)
         if values is None:
@@ -230,16 +241,16 @@ class Trial(abc.ABC, Generic[Change]):
         stored: Sequence[Array] | None = None,
     ) -> float:
         """The share of what is stored that `by`, or `values`, tell better than the population's,
-        over the statistics in which `values` differ from these.
+        over the statistics `among` in which `values` differ from these.
         """
         m = self.m
         stored = m.moving if stored is None else stored
         whole = left = 0.0
-        places = zip(m.far, stored, m.reference, values, strict=True)
-        for place, (far, stored_value, reference, value) in enumerate(places):
+        for place in self.among:
+            far, reference, value = m.far[place], m.reference[place], values[place]
             if float(np.mean(far(reference, value))) > MOVED:
-                whole += float(np.sum(far(stored_value, reference)))
-                left += float(np.sum(far(stored_value, value if by is None else by[place])))
+                whole += float(np.sum(far(stored[place], reference)))
+                left += float(np.sum(far(stored[place], value if by is None else by[place])))
         return 1 - left / whole if whole and math.isfinite(left) else 0.0
 
     @functools.cached_property
@@ -247,7 +258,7 @@ class Trial(abc.ABC, Generic[Change]):
         """What the model says with nothing changed, under stored and population statistics."""
         return self._says(None, self.m.moving), self._says(None, self.m.reference)
 
-    def _says(self, change: Change | None, values: Sequence[Array]) -> Side:
+    def _says(self, change: How | None, values: Sequence[Array]) -> Side:
         data, _, inference = self.changed(change, self._judged)
         write_statistics(self.m.tracked, values)
         return Side(inference.over(data.batches(self._size)))
@@ -259,45 +270,62 @@ class Trial(abc.ABC, Generic[Change]):
         return subject.loss(self._judged, side.predicted)
 
 
-class InputTrial(Trial[Callable[[Array], Array]]):
-    """The model's inputs, of floats: all of them, or the one at `index` of the flat ones."""
-
-    def __init__(self, m: Measured, index: int | None = None) -> None:
-        super().__init__(m)
-        self._index = index
+class EachInputTrial(Trial[Mapping[int, Transform]]):
+    """The model's inputs, each changed in its own way: those at these places of the flat ones."""
 
     def changed(
-        self, change: Callable[[Array], Array] | None, rows: Data
+        self, change: Mapping[int, Transform] | None, rows: Data
     ) -> tuple[Data, Pass, Pass]:
-        if change is None:
+        if not change:
             return rows, self.m.training, self.m.inference
-        leaves = [
-            change(leaf).astype(leaf.dtype) if self._mine(index, leaf) else leaf
-            for index, leaf in enumerate(flatten(rows.x))
-        ]
+        leaves = flatten(rows.x)
+        for index, transform in change.items():
+            leaves[index] = transform(leaves[index]).astype(leaves[index].dtype)
         return Data(rebuild(rows.x, leaves)), self.m.training, self.m.inference
+
+
+class InputTrial(Trial[Transform]):
+    """The model's inputs `at` places of the flat ones, all changed in one way."""
+
+    def __init__(self, m: Measured, at: Sequence[int]) -> None:
+        super().__init__(m)
+        self.at = at
+        self._each = EachInputTrial(m)
+
+    def changed(self, change: Transform | None, rows: Data) -> tuple[Data, Pass, Pass]:
+        return self._each.changed(None if change is None else dict.fromkeys(self.at, change), rows)
+
+    def judged_by(self, among: Sequence[int]) -> InputTrial:
+        """The same, where a change is judged by these statistics alone."""
+        narrowed = copy.copy(self)
+        narrowed.among = among
+        return narrowed
 
     @property
     def leaves(self) -> list[Array]:
         """The inputs that it changes."""
         leaves = flatten(self.some.x)
-        return [leaf for index, leaf in enumerate(leaves) if self._mine(index, leaf)]
+        return [leaves[index] for index in self.at]
 
     @property
     def every_row(self) -> Array:
-        """The one input that it changes, of all rows."""
-        leaves = enumerate(flatten(self.m.data.x))
-        return next(np.asarray(leaf) for i, leaf in leaves if self._mine(i, leaf))
+        """The first of the inputs that it changes, of all rows."""
+        return np.asarray(flatten(self.m.data.x)[self.at[0]])
 
     @functools.cached_property
+    def moves(self) -> list[int]:
+        """The statistics that tell the scale of these inputs."""
+        return self.moved_by_scale(RESPONDS) or []
+
+    @property
     def contradicted(self) -> bool:
         """Whether the first layer whose statistics move with the scale of these inputs is right:
         other data would have moved it first.
         """
-        m, moves = self.m, self.moved_by_scale(RESPONDS)
-        if not moves:
+        m = self.m
+        if not self.moves:
             return False
-        first = m.tracked[moves[0]].layer
+        first = m.tracked[self.moves[0]].layer
         return not any(m.tracked[i].layer is first for i in m.wrong)
 
     def moved_by_scale(self, least: float) -> list[int] | None:
@@ -310,8 +338,10 @@ class InputTrial(Trial[Callable[[Array], Array]]):
         pairs = enumerate(zip(self.m.far, once, doubled, strict=True))
         return [i for i, (far, one, two) in pairs if float(np.mean(far(two, one))) > least]
 
-    def _mine(self, index: int, leaf: Array) -> bool:
-        return is_float(leaf) and self._index in (None, index)
+
+def float_inputs(m: Measured) -> list[int]:
+    """The places of the inputs of floats among the flat ones."""
+    return [index for index, leaf in enumerate(flatten(m.data.x)) if is_float(leaf)]
 
 
 class LayerTrial(Trial[tuple[Array, Array]]):
