@@ -46,11 +46,15 @@ def fitted(
     doubled = values(2 * ones, zeros)
     if doubled is None:
         return
+    respond = {
+        id(m.tracked[i].layer)
+        for i in among
+        if float(np.mean(m.far[i](m.reference[i], doubled[i]))) > RESPONDS
+    }
     places = [
         i
         for i in among
-        if float(np.mean(m.far[i](m.reference[i], doubled[i]))) > RESPONDS
-        and m.tracked[i].role in ("mean", "variance")
+        if id(m.tracked[i].layer) in respond and m.tracked[i].role in ("mean", "variance")
     ]
     start = _scale(m, stored, places)
     if not places or not 0 < start < math.inf:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pytest_bnconsistency.checks.budget import Tries
@@ -36,6 +37,8 @@ FITTED_CHANGES: tuple[Changes, ...] = (by_feature, one_for_all, by_channel)
 CHANGES: tuple[Changes, ...] = (usual_changes, *FITTED_CHANGES)
 SETTLED = 0.05
 """Where a change leaves less of an input's own statistics unexplained, no other is tried."""
+MOST_EACH, MOST_TOGETHER = 2, 8
+"""So many changes of each input are tried, and so many of all at once."""
 
 
 def preprocessed(m: Measured) -> Iterator[Cause]:
@@ -48,7 +51,7 @@ def preprocessed(m: Measured) -> Iterator[Cause]:
     each = [InputTrial(m, [index]) for index in floats]
     alone = _alone(each) if len(each) > 1 else []
     others = [trial for trial in each if trial.at not in [own.at for own in alone]]
-    every = [InputTrial(m, floats), *others] if alone else each
+    every = [InputTrial(m, floats), *others] if len(each) > 1 else each
     inputs = [trial for trial in every if not trial.contradicted]
     found: list[Candidate] = []
     for more in (
@@ -77,32 +80,38 @@ def _alone(each: Sequence[InputTrial]) -> list[InputTrial]:
 
 def _each_changed(m: Measured, alone: Sequence[InputTrial]) -> Iterator[Candidate]:
     """What fits each input best, all of it at once."""
-    fitting = ((t.at[0], _fitting(t)) for t in alone if not t.contradicted)
-    found = {index: change for index, change in fitting if change is not None}
-    if found:
+    fitting = {t.at[0]: found for t in alone if not t.contradicted and (found := _fitting(t))}
+    for chosen in itertools.islice(itertools.product(*fitting.values()), MOST_TOGETHER):
+        if not chosen:
+            return
+        rivals = {change.rival for change in chosen}
         together = Change[Mapping[int, Transform]](
-            _of_inputs(found, m),
-            {index: change.apply for index, change in found.items()},
-            max(change.weight for change in found.values()),
-            free=any(change.free for change in found.values()),
+            _of_inputs(dict(zip(fitting, chosen, strict=True)), m),
+            {index: change.apply for index, change in zip(fitting, chosen, strict=True)},
+            max(change.weight for change in chosen),
+            free=any(change.free for change in chosen),
+            rival=rivals.pop() if len(rivals) == 1 else "",
         )
-        yield from _explaining(EachInputTrial(m), together)
+        for candidate in _explaining(EachInputTrial(m), together):
+            yield candidate
+            if candidate.tried.decides:
+                return
 
 
-def _fitting(trial: InputTrial) -> Change[Transform] | None:
-    """The change that leaves least of what is stored unexplained, if it explains most of it."""
-    fitting: Change[Transform] | None = None
-    least = 1 - MOST
+def _fitting(trial: InputTrial) -> list[Change[Transform]]:
+    """The changes that leave least of what is stored unexplained, of those that explain most."""
+    fitting: list[tuple[float, Change[Transform]]] = []
     for changes in CHANGES:
         if not Tries().may("other preprocessing"):
             break
         for change in changes(trial):
             left = 1 - trial.explained_by(change.apply)
-            if left < 1 - MOST and change.weight * left < least:
-                least, fitting = change.weight * left, change
-        if least < SETTLED:
+            if left < 1 - MOST:
+                fitting.append((change.weight * left, change))
+        fitting.sort(key=lambda found: found[0])
+        if fitting and fitting[0][0] < SETTLED:
             break
-    return fitting
+    return [change for _, change in fitting[:MOST_EACH]]
 
 
 def _changed(inputs: Sequence[InputTrial], changes: Changes) -> Iterator[Candidate]:

@@ -314,8 +314,10 @@ class InputTrial(Trial[Transform]):
 
     @functools.cached_property
     def moves(self) -> list[int]:
-        """The statistics that tell the scale of these inputs."""
-        return self.moved_by_scale(RESPONDS) or []
+        """The statistics of the layers that tell the scale of these inputs."""
+        tracked, moved = self.m.tracked, self.moved_by_scale(RESPONDS) or []
+        layers = {id(tracked[place].layer) for place in moved}
+        return [place for place, t in enumerate(tracked) if id(t.layer) in layers]
 
     @property
     def contradicted(self) -> bool:

@@ -1,0 +1,85 @@
+"""Models of several inputs, each preprocessed in its own way since training."""
+
+import numpy as np
+import pytest
+
+from pytest_bnconsistency.testing import expect_failure, expect_pass
+
+CHECK, SHIFT = "train_eval_agreement", "BN209"
+ROWS = 384
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """A table and small images; each tells one half of the class."""
+    rng = np.random.default_rng(3)
+    y = np.arange(ROWS) % 4
+    table = rng.normal(0, 1, (ROWS, 6)) * rng.uniform(0.5, 4, 6) + rng.normal(0, 3, 6)
+    table[:, :2] += 3 * np.eye(2)[y // 2]
+    images = rng.uniform(0, 0.6, (ROWS, 12, 12, 3))
+    images[np.arange(ROWS), :, :, y % 2] += 0.15
+    return {"table": table.astype(np.float32), "image": images.astype(np.float32)}, y
+
+
+def branch(k, name, hidden, given):
+    normalised = k.layers.BatchNormalization(momentum=0.9, name=f"bn_{name}")(hidden(given))
+    return k.layers.ReLU()(normalised)
+
+
+@pytest.fixture
+def model(k, rows):
+    k.utils.set_random_seed(0)
+    table, image = k.Input((6,), name="table"), k.Input((12, 12, 3), name="image")
+    of_table = branch(k, "table", k.layers.Dense(32), table)
+    of_image = branch(k, "image", k.layers.Conv2D(8, 3, strides=2), image)
+    both = [of_table, k.layers.GlobalAveragePooling2D()(of_image)]
+    joined = branch(k, "both", k.layers.Dense(32), k.layers.Concatenate()(both))
+    model = k.Model({"table": table, "image": image}, k.layers.Dense(4)(joined))
+    loss = k.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(k.optimizers.Adam(5e-3), loss)
+    model.fit(*rows, epochs=15, verbose=0)
+    model.optimizer.learning_rate.assign(1e-4)
+    model.fit(*rows, epochs=6, verbose=0)
+    return model
+
+
+def standardised(x):
+    return ((x - x.mean(0)) / x.std(0)).astype(np.float32)
+
+
+def changed(x, **changes):
+    return {name: changes.get(name, np.asarray)(value) for name, value in x.items()}
+
+
+def test_each_input_in_its_own_way(model, rows):
+    x, y = rows
+    given = changed(x, table=standardised, image=lambda image: 255 * image)
+    finding = expect_failure(CHECK, model, given, y, rule=SHIFT, cause_tested=True)
+    assert "x / 255 for input 'image'" in finding.cause
+    assert "the features before they were standardised for input 'table'" in finding.cause
+    expect_pass(CHECK, model, x, y)
+
+
+@pytest.mark.thorough
+def test_one_input_of_two(model, rows):
+    x, y = rows
+    for name, change in (("table", standardised), ("image", lambda image: 127.5 * image + 127.5)):
+        given = changed(x, **{name: change})
+        finding = expect_failure(CHECK, model, given, y, rule=SHIFT, cause_tested=True)
+        assert finding.layer == f"bn_{name}"
+        assert f"for input '{name}': this data" in finding.cause
+
+
+@pytest.mark.thorough
+def test_all_inputs_in_one_way(model, rows):
+    x, y = rows
+    given = changed(x, table=lambda table: 255 * table, image=lambda image: 255 * image)
+    finding = expect_failure(CHECK, model, given, y, rule=SHIFT, cause_tested=True)
+    assert "those of x / 255: this data" in finding.cause
+
+
+@pytest.mark.thorough
+def test_statistics_of_one_branch_are_no_matter_of_its_input(model, rows):
+    layer = model.get_layer("bn_image")
+    layer.moving_variance.assign(layer.moving_variance[::-1] * np.arange(1, 9))
+    expect_failure(CHECK, model, *rows, rule="BN204", layer="bn_image", cause_tested=False)
