@@ -7,6 +7,7 @@ from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 CHECK, SHIFT = "train_eval_agreement", "BN209"
 ROWS = 384
+pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,9 @@ def branch(k, name, hidden, given):
     return k.layers.ReLU()(normalised)
 
 
-@pytest.fixture
-def model(k, rows):
+@pytest.fixture(scope="module", params=["keras", "tf_keras"])
+def model(request, rows):
+    k = pytest.importorskip(request.param)
     k.utils.set_random_seed(0)
     table, image = k.Input((6,), name="table"), k.Input((12, 12, 3), name="image")
     of_table = branch(k, "table", k.layers.Dense(32), table)
@@ -60,7 +62,6 @@ def test_each_input_in_its_own_way(model, rows):
     expect_pass(CHECK, model, x, y)
 
 
-@pytest.mark.thorough
 def test_one_input_of_two(model, rows):
     x, y = rows
     for name, change in (("table", standardised), ("image", lambda image: 127.5 * image + 127.5)):
@@ -70,7 +71,6 @@ def test_one_input_of_two(model, rows):
         assert f"for input '{name}': this data" in finding.cause
 
 
-@pytest.mark.thorough
 def test_all_inputs_in_one_way(model, rows):
     x, y = rows
     given = changed(x, table=lambda table: 255 * table, image=lambda image: 255 * image)
@@ -78,8 +78,33 @@ def test_all_inputs_in_one_way(model, rows):
     assert "those of x / 255: this data" in finding.cause
 
 
-@pytest.mark.thorough
 def test_statistics_of_one_branch_are_no_matter_of_its_input(model, rows):
-    layer = model.get_layer("bn_image")
+    before, layer = model.get_weights(), model.get_layer("bn_image")
     layer.moving_variance.assign(layer.moving_variance[::-1] * np.arange(1, 9))
     expect_failure(CHECK, model, *rows, rule="BN204", layer="bn_image", cause_tested=False)
+    model.set_weights(before)
+
+
+def test_inputs_that_share_their_statistics(k):
+    rng = np.random.default_rng(5)
+    first, second = (rng.normal(2, 1, (ROWS, 6)).astype(np.float32) for _ in range(2))
+    y = (first[:, :1] - second[:, :1]).round(3)
+    k.utils.set_random_seed(0)
+    inputs = [k.Input((6,), name="first"), k.Input((6,), name="second")]
+    joined = branch(k, "both", k.layers.Dense(32), k.layers.Concatenate()(inputs))
+    model = k.Model(inputs, k.layers.Dense(1)(joined))
+    model.compile(k.optimizers.Adam(5e-3), "mse")
+    model.fit([first, second], y, epochs=20, verbose=0)
+    model.optimizer.learning_rate.assign(1e-4)
+    model.fit([first, second], y, epochs=6, verbose=0)
+    given = [first, 255 * second]
+    finding = expect_failure(
+        CHECK, model, given, y, rule=SHIFT, layer="bn_both", cause_tested=True
+    )
+    assert "those of x / 255 for input 'second': this data" in finding.cause
+    given = [255 * first, 255 * second]
+    finding = expect_failure(
+        CHECK, model, given, y, rule=SHIFT, layer="bn_both", cause_tested=True
+    )
+    assert "those of x / 255: this data" in finding.cause
+    expect_pass(CHECK, model, [first, second], y)
