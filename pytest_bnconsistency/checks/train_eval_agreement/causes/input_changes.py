@@ -53,7 +53,8 @@ class Change(Generic[How]):
     """What is done to the data, in words and as a trial takes it.
 
     `weight` grows with the numbers that were found by the statistics themselves; `free` says that
-    these are no usual ones. `rival` is what would do the same to what the model makes of it.
+    these are no usual ones. `rival` is what would do the same to what the model makes of it. Where
+    it is `doubted`, its opposite fits the statistics as well.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Change(Generic[How]):
     weight: float = 1.0
     free: bool = False
     rival: str = ""
+    doubted: bool = False
 
 
 def usual_changes(trial: InputTrial) -> Iterator[Change[Transform]]:
@@ -119,10 +121,18 @@ def one_for_all(trial: InputTrial) -> Iterator[Change[Transform]]:
                 if fit.believed(usual=True):
                     rival = "" if b else OTHER_WEIGHTS
                     yield Change(named(a, b, of), _scaled(a, b, order), NEAR_USUAL, rival=rival)
-            if fit.explains and fit.believed() and _is_particular(trial, values, spread, fit):
-                rival = OTHER_WEIGHTS if abs(offset) < SNAP * abs(scale) * spread else ""
-                apply = _scaled(scale, offset, order)
-                yield Change(named(scale, offset, of), apply, FITTED, free=True, rival=rival)
+            doubted = not fit.believed()
+            if doubted and order is _reversed:
+                continue
+            if fit.explains and (doubted or _is_particular(trial, values, spread, fit)):
+                yield Change(
+                    named(scale, offset, of),
+                    _scaled(scale, offset, order),
+                    FITTED,
+                    free=True,
+                    rival=OTHER_WEIGHTS if abs(offset) < SNAP * abs(scale) * spread else "",
+                    doubted=doubted,
+                )
 
 
 def _is_particular(trial: InputTrial, values: Values, spread: float, fit: Fit) -> bool:

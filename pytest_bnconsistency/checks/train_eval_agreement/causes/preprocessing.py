@@ -91,6 +91,7 @@ def _each_changed(m: Measured, alone: Sequence[InputTrial]) -> Iterator[Candidat
             max(change.weight for change in chosen),
             free=any(change.free for change in chosen),
             rival=rivals.pop() if len(rivals) == 1 else "",
+            doubted=any(change.doubted for change in chosen),
         )
         for candidate in _explaining(EachInputTrial(m), together):
             yield candidate
@@ -100,18 +101,20 @@ def _each_changed(m: Measured, alone: Sequence[InputTrial]) -> Iterator[Candidat
 
 def _fitting(trial: InputTrial) -> list[Change[Transform]]:
     """The changes that leave least of what is stored unexplained, of those that explain most."""
-    fitting: list[tuple[float, Change[Transform]]] = []
+    fitting, doubted = list[tuple[float, Change[Transform]]](), list[Change[Transform]]()
     for changes in CHANGES:
         if not Tries().may("other preprocessing"):
             break
         for change in changes(trial):
             left = 1 - trial.explained_by(change.apply)
-            if left < 1 - MOST:
+            if left < 1 - MOST and change.doubted:
+                doubted.append(change)
+            elif left < 1 - MOST:
                 fitting.append((change.weight * left, change))
         fitting.sort(key=lambda found: found[0])
         if fitting and fitting[0][0] < SETTLED:
             break
-    return [change for _, change in fitting[:MOST_EACH]]
+    return [change for _, change in fitting[:MOST_EACH]] or doubted
 
 
 def _changed(inputs: Sequence[InputTrial], changes: Changes) -> Iterator[Candidate]:
@@ -139,7 +142,7 @@ def _of_inputs(changes: Mapping[int, Change[Transform]], m: Measured) -> str:
 
 def _explaining(trial: Trial[How], change: Change[How]) -> Iterator[Candidate]:
     tried = trial.tried(change.apply)
-    if tried is None or not tried.explains:
+    if tried is None or not tried.explains or (change.doubted and not tried.restores):
         return
     # Standardised features have the statistics that a normalization layer begins with, and some
     # change of the data brings any statistics nearer.
@@ -160,4 +163,4 @@ def _explaining(trial: Trial[How], change: Change[How]) -> Iterator[Candidate]:
             share=tried.share,
             sure=tried.mends,
         )
-        yield Candidate(cause, tried, change.weight, change.name)
+        yield Candidate(cause, tried, change.weight, change.name, change.doubted)

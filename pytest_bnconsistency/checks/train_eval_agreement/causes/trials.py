@@ -98,6 +98,14 @@ class Tried:
         return self.closes and changed < HALF * aim and aim - changed > LOSS * (given - aim)
 
     @property
+    def restores(self) -> bool:
+        """Whether the loss is about that under the population statistics of the data given."""
+        if self.losses is None:
+            return False
+        given, changed, aim = self.losses
+        return self.closes and changed - aim < LOSS * (given - aim)
+
+    @property
     def explains(self) -> bool:
         """Whether it tells most of what is stored, or half of it and nearly all of the gap."""
         enough = HALF if self.after < NEARLY * self.limit else MOST
@@ -125,13 +133,15 @@ class Tried:
 class Candidate:
     """A cause, and what came of undoing it; what is left of the gap counts `weight` times.
 
-    `name` is what was done to the data, where that is all.
+    `name` is what was done to the data, where that is all. One that is `doubted` counts if
+    there is no other.
     """
 
     cause: Cause
     tried: Tried
     weight: float = 1.0
     name: str = ""
+    doubted: bool = False
 
     @property
     def left(self) -> float:
@@ -149,6 +159,8 @@ def best(found: Sequence[Candidate]) -> Cause | None:
         given, lowest = losses[0][0], min(changed for _, changed, _ in losses)
         limit = lowest + LOSS * max(given - lowest, 0.0)
     left = [c for c in found if c.tried.losses is None or c.tried.losses[1] <= limit]
+    doubted = [c for c in left if c.doubted]
+    left = [c for c in left if not c.doubted] or doubted[: len(doubted) == 1]
     chosen = min(left, key=lambda c: c.left, default=None)
     if chosen is None:
         return None
