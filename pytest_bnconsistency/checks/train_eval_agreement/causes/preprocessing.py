@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pytest_bnconsistency.checks.budget import Tries
@@ -47,12 +48,8 @@ def preprocessed(m: Measured) -> Iterator[Cause]:
     Of several inputs each may be changed in its own way, which the statistics that it alone moves
     tell. Else usual changes are tried first, then layers of preprocessing, then what fits best.
     """
-    floats = float_inputs(m)
-    each = [InputTrial(m, [index]) for index in floats]
-    alone = _alone(each) if len(each) > 1 else []
-    others = [trial for trial in each if trial.at not in [own.at for own in alone]]
-    every = [InputTrial(m, floats), *others] if len(each) > 1 else each
-    inputs = [trial for trial in every if not trial.contradicted]
+    alone = _alone(m)
+    inputs = _all_and_others(m, alone)
     found: list[Candidate] = []
     for more in (
         _each_changed(m, alone),
@@ -61,60 +58,75 @@ def preprocessed(m: Measured) -> Iterator[Cause]:
         *(_changed(inputs, changes) for changes in FITTED_CHANGES),
     ):
         found += more
-        if any(candidate.tried.decides for candidate in found):
+        if any(candidate.decides for candidate in found):
             break
     cause = best(found)
     if cause is not None:
         yield cause
 
 
-def _alone(each: Sequence[InputTrial]) -> list[InputTrial]:
-    """The inputs that move statistics which no other input moves, to be judged by these."""
-    found = []
-    for trial in each:
-        others = {place for other in each if other is not trial for place in other.moves}
-        if own := [place for place in trial.moves if place not in others]:
-            found.append(trial.judged_by(own))
-    return found
+def _alone(m: Measured) -> list[InputTrial]:
+    """Of several inputs each, to be judged by the statistics that no other input moves."""
+    floats = float_inputs(m)
+    each = [InputTrial(m, [index]) for index in floats] if len(floats) > 1 else []
+    owners = Counter(place for trial in each for place in trial.moves)
+    judged = [trial.judged_by([i for i in trial.moves if owners[i] == 1]) for trial in each]
+    return [trial for trial in judged if trial.among]
+
+
+def _all_and_others(m: Measured, alone: Sequence[InputTrial]) -> list[InputTrial]:
+    """All inputs in one, where there are several, and each that is not `alone`."""
+    floats = float_inputs(m)
+    others = [[index] for index in floats if [index] not in [trial.at for trial in alone]]
+    every = [floats, *others] if len(floats) > 1 else others
+    return _possible([InputTrial(m, at) for at in every])
 
 
 def _each_changed(m: Measured, alone: Sequence[InputTrial]) -> Iterator[Candidate]:
     """What fits each input best, all of it at once."""
-    fitting = {t.at[0]: found for t in alone if not t.contradicted and (found := _fitting(t))}
-    for chosen in itertools.islice(itertools.product(*fitting.values()), MOST_TOGETHER):
-        if not chosen:
-            return
-        rivals = {change.rival for change in chosen}
-        together = Change[Mapping[int, Transform]](
-            _of_inputs(dict(zip(fitting, chosen, strict=True)), m),
-            {index: change.apply for index, change in zip(fitting, chosen, strict=True)},
-            max(change.weight for change in chosen),
-            free=any(change.free for change in chosen),
-            rival=rivals.pop() if len(rivals) == 1 else "",
-            doubted=any(change.doubted for change in chosen),
-        )
-        for candidate in _explaining(EachInputTrial(m), together):
+    fitting = [(t.at[0], changes) for t in _possible(alone) if (changes := _fitting(t))]
+    choices = [[(index, change) for change in changes] for index, changes in fitting]
+    several = itertools.product(*choices) if choices else ()
+    for chosen in itertools.islice(several, MOST_TOGETHER):
+        for candidate in _explaining(EachInputTrial(m), _together(m, dict(chosen))):
             yield candidate
-            if candidate.tried.decides:
+            if candidate.decides:
                 return
 
 
+def _possible(inputs: Sequence[InputTrial]) -> list[InputTrial]:
+    return [trial for trial in inputs if not trial.contradicted]
+
+
+def _together(
+    m: Measured, changes: Mapping[int, Change[Transform]]
+) -> Change[Mapping[int, Transform]]:
+    rivals = {change.rival for change in changes.values()}
+    return Change(
+        _of_inputs(changes, m),
+        {index: change.apply for index, change in changes.items()},
+        max(change.weight for change in changes.values()),
+        free=any(change.free for change in changes.values()),
+        rival=rivals.pop() if len(rivals) == 1 else "",
+        doubted=any(change.doubted for change in changes.values()),
+    )
+
+
 def _fitting(trial: InputTrial) -> list[Change[Transform]]:
-    """The changes that leave least of what is stored unexplained, of those that explain most."""
-    fitting, doubted = list[tuple[float, Change[Transform]]](), list[Change[Transform]]()
+    """The changes that leave least of what is stored unexplained, of those that explain most.
+
+    Doubted ones count where there are no others.
+    """
+    fitting: list[tuple[bool, float, Change[Transform]]] = []
     for changes in CHANGES:
         if not Tries().may("other preprocessing"):
             break
-        for change in changes(trial):
-            left = 1 - trial.explained_by(change.apply)
-            if left < 1 - MOST and change.doubted:
-                doubted.append(change)
-            elif left < 1 - MOST:
-                fitting.append((change.weight * left, change))
-        fitting.sort(key=lambda found: found[0])
-        if fitting and fitting[0][0] < SETTLED:
+        left = [(1 - trial.explained_by(change.apply), change) for change in changes(trial)]
+        fitting += [(c.doubted, c.weight * by, c) for by, c in left if by < 1 - MOST]
+        fitting.sort(key=lambda found: found[:2])
+        if fitting and fitting[0][:2] < (False, SETTLED):
             break
-    return [change for _, change in fitting[:MOST_EACH]] or doubted
+    return [change for doubted, _, change in fitting if doubted == fitting[0][0]][:MOST_EACH]
 
 
 def _changed(inputs: Sequence[InputTrial], changes: Changes) -> Iterator[Candidate]:

@@ -147,6 +147,11 @@ class Candidate:
     def left(self) -> float:
         return self.weight * self.tried.left
 
+    @property
+    def decides(self) -> bool:
+        """Whether nothing is left to explain, and nothing else to try."""
+        return self.tried.decides and not self.doubted
+
 
 def best(found: Sequence[Candidate]) -> Cause | None:
     """The cause that leaves least of the gap, of those whose loss is about as good as any's.
