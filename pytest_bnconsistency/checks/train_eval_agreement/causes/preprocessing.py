@@ -48,11 +48,11 @@ def preprocessed(m: Measured) -> Iterator[Cause]:
     Of several inputs each may be changed in its own way, which the statistics that it alone moves
     tell. Else usual changes are tried first, then layers of preprocessing, then what fits best.
     """
-    alone = _alone(m)
-    inputs = _all_and_others(m, alone)
+    separate = _separate(m)
+    inputs = _all_and_others(m, separate)
     found: list[Candidate] = []
     for more in (
-        _each_changed(m, alone),
+        _each_changed(m, separate),
         _changed(inputs, usual_changes),
         misfits(m),
         *(_changed(inputs, changes) for changes in FITTED_CHANGES),
@@ -65,7 +65,7 @@ def preprocessed(m: Measured) -> Iterator[Cause]:
         yield cause
 
 
-def _alone(m: Measured) -> list[InputTrial]:
+def _separate(m: Measured) -> list[InputTrial]:
     """Of several inputs each, to be judged by the statistics that no other input moves."""
     floats = float_inputs(m)
     each = [InputTrial(m, [index]) for index in floats] if len(floats) > 1 else []
@@ -74,17 +74,17 @@ def _alone(m: Measured) -> list[InputTrial]:
     return [trial for trial in judged if trial.among]
 
 
-def _all_and_others(m: Measured, alone: Sequence[InputTrial]) -> list[InputTrial]:
-    """All inputs in one, where there are several, and each that is not `alone`."""
+def _all_and_others(m: Measured, separate: Sequence[InputTrial]) -> list[InputTrial]:
+    """All inputs in one, where there are several, and each that is not `separate`."""
     floats = float_inputs(m)
-    others = [[index] for index in floats if [index] not in [trial.at for trial in alone]]
+    others = [[index] for index in floats if [index] not in [trial.at for trial in separate]]
     every = [floats, *others] if len(floats) > 1 else others
     return _possible([InputTrial(m, at) for at in every])
 
 
-def _each_changed(m: Measured, alone: Sequence[InputTrial]) -> Iterator[Candidate]:
+def _each_changed(m: Measured, separate: Sequence[InputTrial]) -> Iterator[Candidate]:
     """What fits each input best, all of it at once."""
-    fitting = [(t.at[0], changes) for t in _possible(alone) if (changes := _fitting(t))]
+    fitting = [(t.at[0], changes) for t in _possible(separate) if (changes := _fitting(t))]
     choices = [[(index, change) for change in changes] for index, changes in fitting]
     several = itertools.product(*choices) if choices else ()
     for chosen in itertools.islice(several, MOST_TOGETHER):
