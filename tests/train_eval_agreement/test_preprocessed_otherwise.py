@@ -1,12 +1,14 @@
 """Data or layers of preprocessing that are not those of training: named by what undoes it."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from skimage import data
 
-from pytest_bnconsistency.testing import expect_pass
+from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 CHECK, SHIFT = "train_eval_agreement", "BN209"
 
@@ -238,6 +240,16 @@ def test_data_that_is_standardised_twice(k, disagrees, table):
     finding = disagrees(behind(k, net, adapted(k, table)), rows, rule=SHIFT, layer="pre")
     said = "the statistics are those of its input as it is, and it gives it standardised once more"
     assert said in finding.cause
+
+
+def test_targets_tell_a_shift_from_its_opposite(k, disagrees, table):
+    """Features that lie evenly around 0 have the same statistics with the other sign."""
+    rows = 3 * (table - table.mean(0)) / table.std(0)
+    net = settled(net_for_tables(k), rows)
+    y, shifted = net.predict(rows, verbose=0), rows - 4
+    finding = disagrees(net, shifted, y, rule=SHIFT, layer="bn")
+    assert re.search(r"those of (\S+ \* )?x \+ (4|3\.9\d*|4\.0\d*):", finding.cause)
+    expect_failure(CHECK, net, shifted, rule="BN204", layer="bn", cause_tested=False)
 
 
 @pytest.mark.parametrize("stem", [True, False])
