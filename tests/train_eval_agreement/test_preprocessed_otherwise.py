@@ -242,6 +242,7 @@ def test_data_that_is_standardised_twice(k, disagrees, table):
     assert said in finding.cause
 
 
+@pytest.mark.thorough
 def test_targets_tell_a_shift_from_its_opposite(k, disagrees, table):
     """Features that lie evenly around 0 have the same statistics with the other sign."""
     rows = 3 * (table - table.mean(0)) / table.std(0)
