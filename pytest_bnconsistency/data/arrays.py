@@ -77,15 +77,27 @@ def _filled(nest: Nest, items: Mapping[Any, Nest]) -> Nest:
     return made
 
 
+def _parts(nest: Nest) -> list[tuple[Any, Nest]] | None:
+    """What `nest` holds, each with its key, place or field's name; None for a leaf."""
+    if isinstance(nest, Mapping):
+        return [(key, nest[key]) for key in sorted_keys(nest)]
+    if isinstance(nest, (list, tuple)):
+        return list(enumerate(nest))
+    return [(name, getattr(nest, name)) for name in _fields_of(nest)] or None
+
+
 def flatten(nest: Nest) -> list[Any]:
     """The leaves of `nest`, dictionaries in the order of their keys, sorted by type and value."""
-    if isinstance(nest, Mapping):
-        return [leaf for key in sorted_keys(nest) for leaf in flatten(nest[key])]
-    if isinstance(nest, (list, tuple)):
-        return [leaf for item in nest for leaf in flatten(item)]
-    if fields := _fields_of(nest):
-        return [leaf for name in fields for leaf in flatten(getattr(nest, name))]
-    return [nest]
+    parts = _parts(nest)
+    return [nest] if parts is None else [leaf for _, part in parts for leaf in flatten(part)]
+
+
+def paths(nest: Nest) -> list[str]:
+    """What leads to each leaf, in the order of `flatten`: `images/left`, `0`; empty for a leaf."""
+    parts = _parts(nest)
+    if parts is None:
+        return [""]
+    return [f"{key}/{path}".rstrip("/") for key, part in parts for path in paths(part)]
 
 
 def map_nest(function: Callable[[Any], Any], nest: Nest) -> Nest:

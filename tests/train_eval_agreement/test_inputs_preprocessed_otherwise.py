@@ -108,3 +108,34 @@ def test_inputs_that_share_their_statistics(k):
     )
     assert "those of x / 255: this data" in finding.cause
     expect_pass(CHECK, model, [first, second], y)
+
+
+def test_inputs_in_a_nest_are_told_by_what_leads_to_them(k):
+    class Net(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden = [k.layers.Dense(32), k.layers.Dense(32)]
+            self.bn = [k.layers.BatchNormalization(momentum=0.9) for _ in range(2)]
+            self.joined, self.last = k.layers.Concatenate(), k.layers.Dense(1)
+
+        def call(self, x, training=None):
+            given = [x["rows"]["<left>"], x["rows"]["right"]]
+            parts = zip(self.hidden, self.bn, given, strict=True)
+            return self.last(
+                self.joined([bn(h(part), training=training) for h, bn, part in parts])
+            )
+
+    rng = np.random.default_rng(5)
+    left, right = (rng.normal(2, 1, (ROWS, 6)).astype(np.float32) for _ in range(2))
+    x, y = {"rows": {"<left>": left, "right": right}}, left[:, :1] - right[:, :1]
+    k.utils.set_random_seed(0)
+    model = Net()
+    model.compile(k.optimizers.Adam(5e-3), "mse")
+    model.fit(x, y, epochs=20, verbose=0)
+    model.optimizer.learning_rate.assign(1e-4)
+    model.fit(x, y, epochs=6, verbose=0)
+    given = {"rows": {"<left>": 255 * left, "right": right / 127.5 - 1}}
+    finding = expect_failure(CHECK, model, given, y, rule=SHIFT, cause_tested=True)
+    assert "x / 255 for input 'rows/<left>'" in finding.cause
+    assert "128 * x + 128 for input 'rows/right'" in finding.cause
+    expect_pass(CHECK, model, x, y)

@@ -29,7 +29,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import (
     float_inputs,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
-from pytest_bnconsistency.data.arrays import flatten, sorted_keys
+from pytest_bnconsistency.data.arrays import paths
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
 
@@ -138,10 +138,9 @@ def _changed(inputs: Sequence[InputTrial], changes: Changes) -> Iterator[Candida
 
 def _of_inputs(changes: Mapping[int, Change[Transform]], m: Measured) -> str:
     """The names of what is done to inputs, and to which, where a model has several."""
-    x = m.data.x
-    count = len(flatten(x))
-    known = sorted_keys(x) if isinstance(x, Mapping) else m.subject.input_names()
-    names = known if len(known) == count else range(count)
+    names = paths(m.data.x)
+    if not isinstance(m.data.x, Mapping) and len(known := m.subject.input_names()) == len(names):
+        names = known
     inputs: dict[str, list[str]] = {}
     for index, change in changes.items():
         inputs.setdefault(change.name, []).append(f"{names[index]!r}")
