@@ -54,7 +54,7 @@ class Change(Generic[How]):
 
     `weight` grows with the numbers that were found by the statistics themselves; `free` says that
     these are no usual ones. `rival` is what would do the same to what the model makes of it. Where
-    it is `doubted`, its opposite fits the statistics as well.
+    the opposite fits the statistics as well, `doubted` is the sign of its scale.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Change(Generic[How]):
     weight: float = 1.0
     free: bool = False
     rival: str = ""
-    doubted: bool = False
+    doubted: tuple[int, ...] = ()
 
 
 def usual_changes(trial: InputTrial) -> Iterator[Change[Transform]]:
@@ -131,7 +131,7 @@ def one_for_all(trial: InputTrial) -> Iterator[Change[Transform]]:
                     FITTED,
                     free=True,
                     rival=OTHER_WEIGHTS if abs(offset) < SNAP * abs(scale) * spread else "",
-                    doubted=doubted,
+                    doubted=(int(np.sign(scale)),) if doubted else (),
                 )
 
 

@@ -108,7 +108,7 @@ def _together(
         max(change.weight for change in changes.values()),
         free=any(change.free for change in changes.values()),
         rival=rivals.pop() if len(rivals) == 1 else "",
-        doubted=any(change.doubted for change in changes.values()),
+        doubted=tuple(sign for change in changes.values() for sign in change.doubted),
     )
 
 
@@ -122,7 +122,7 @@ def _fitting(trial: InputTrial) -> list[Change[Transform]]:
         if not Tries().may("other preprocessing"):
             break
         left = [(1 - trial.explained_by(change.apply), change) for change in changes(trial)]
-        fitting += [(c.doubted, c.weight * by, c) for by, c in left if by < 1 - MOST]
+        fitting += [(bool(c.doubted), c.weight * by, c) for by, c in left if by < 1 - MOST]
         fitting.sort(key=lambda found: found[:2])
         if fitting and fitting[0][:2] < (False, SETTLED):
             break

@@ -133,15 +133,15 @@ class Tried:
 class Candidate:
     """A cause, and what came of undoing it; what is left of the gap counts `weight` times.
 
-    `name` is what was done to the data, where that is all. One that is `doubted` counts if
-    there is no other.
+    `name` is what was done to the data, where that is all. One that is `doubted`, by the signs of
+    its scales, counts if there is no other, and none with other signs.
     """
 
     cause: Cause
     tried: Tried
     weight: float = 1.0
     name: str = ""
-    doubted: bool = False
+    doubted: tuple[int, ...] = ()
 
     @property
     def left(self) -> float:
@@ -163,14 +163,19 @@ def best(found: Sequence[Candidate]) -> Cause | None:
     if losses:
         given, lowest = losses[0][0], min(changed for _, changed, _ in losses)
         limit = lowest + LOSS * max(given - lowest, 0.0)
-    left = [c for c in found if c.tried.losses is None or c.tried.losses[1] <= limit]
-    doubted = [c for c in left if c.doubted]
-    left = [c for c in left if not c.doubted] or doubted[: len(doubted) == 1]
+    left = _believed([c for c in found if c.tried.losses is None or c.tried.losses[1] <= limit])
     chosen = min(left, key=lambda c: c.left, default=None)
     if chosen is None:
         return None
     alike = [c.name for c in left if c is not chosen and c.left == chosen.left and c.name]
     return _beside(chosen.cause, alike) if chosen.name else chosen.cause
+
+
+def _believed(found: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Those that are not doubted; else all, if their signs are the same."""
+    certain = [candidate for candidate in found if not candidate.doubted]
+    signs = {candidate.doubted for candidate in found}
+    return certain or (found if len(signs) == 1 else [])
 
 
 def _beside(cause: Cause, alike: Sequence[str]) -> Cause:
