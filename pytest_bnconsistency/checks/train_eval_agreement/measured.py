@@ -270,6 +270,11 @@ class Measured:
         """The places whose stored statistics are not the population's."""
         return [i for i, value in enumerate(self.moving) if self.off(i, value) > RIGHT]
 
+    def of_layers(self, places: Collection[int]) -> list[int]:
+        """All places of the layers that these are places of."""
+        layers = {id(self.tracked[place].layer) for place in places}
+        return [place for place, t in enumerate(self.tracked) if id(t.layer) in layers]
+
     def mended(self, places: Collection[int]) -> list[Array]:
         """What is stored, with the population's in some places."""
         pairs = enumerate(zip(self.moving, self.reference, strict=True))

@@ -235,10 +235,9 @@ def _first_layer(trial: InputTrial) -> FirstLayer | None:
     enough channels.
     """
     m, rows = trial.m, _rows(trial)
-    if rows is None or not trial.moves:
+    if rows is None:
         return None
-    first = m.tracked[trial.moves[0]].layer
-    roles = {t.role: i for i, t in enumerate(m.tracked) if t.layer is first}
+    roles = {m.tracked[place].role: place for place in trial.first}
     if not {"mean", "variance"} <= roles.keys():
         return None
     mean, variance = roles["mean"], roles["variance"]

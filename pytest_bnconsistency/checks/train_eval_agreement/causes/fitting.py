@@ -38,24 +38,16 @@ def fitted(
 ) -> Iterator[tuple[Array, Array]]:
     """The scales and offsets that fit `stored` best, with the sign as it is and turned round.
 
-    They are fitted to the statistics `among`. `spread` is the standard deviation of what is
-    scaled, for each group.
+    They are fitted to the statistics `among`, which are those of whole layers. `spread` is the
+    standard deviation of what is scaled, for each group.
     """
     groups = spread.size
     ones, zeros = np.ones(groups), np.zeros(groups)
     doubled = values(2 * ones, zeros)
     if doubled is None:
         return
-    respond = {
-        id(m.tracked[i].layer)
-        for i in among
-        if float(np.mean(m.far[i](m.reference[i], doubled[i]))) > RESPONDS
-    }
-    places = [
-        i
-        for i in among
-        if id(m.tracked[i].layer) in respond and m.tracked[i].role in ("mean", "variance")
-    ]
+    respond = [i for i in among if float(np.mean(m.far[i](m.reference[i], doubled[i]))) > RESPONDS]
+    places = [i for i in m.of_layers(respond) if m.tracked[i].role in ("mean", "variance")]
     start = _scale(m, stored, places)
     if not places or not 0 < start < math.inf:
         return

@@ -122,9 +122,9 @@ def one_for_all(trial: InputTrial) -> Iterator[Change[Transform]]:
                     rival = "" if b else OTHER_WEIGHTS
                     yield Change(named(a, b, of), _scaled(a, b, order), NEAR_USUAL, rival=rival)
             doubted = not fit.believed()
-            if doubted and order is _reversed:
-                continue
-            if fit.explains and (doubted or _is_particular(trial, values, spread, fit)):
+            if fit.explains and (
+                order is _same if doubted else _is_particular(trial, values, spread, fit)
+            ):
                 yield Change(
                     named(scale, offset, of),
                     _scaled(scale, offset, order),

@@ -86,9 +86,11 @@ def _each_changed(m: Measured, separate: Sequence[InputTrial]) -> Iterator[Candi
     """What fits each input best, all of it at once."""
     fitting = [(t.at[0], changes) for t in _possible(separate) if (changes := _fitting(t))]
     choices = [[(index, change) for change in changes] for index, changes in fitting]
-    several = itertools.product(*choices) if choices else ()
-    for chosen in itertools.islice(several, MOST_TOGETHER):
-        for candidate in _explaining(EachInputTrial(m), _together(m, dict(chosen))):
+    if not choices:
+        return
+    trial = EachInputTrial(m)
+    for chosen in itertools.islice(itertools.product(*choices), MOST_TOGETHER):
+        for candidate in _explaining(trial, _together(m, dict(chosen))):
             yield candidate
             if candidate.decides:
                 return

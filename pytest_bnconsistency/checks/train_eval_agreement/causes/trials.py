@@ -298,12 +298,7 @@ class EachInputTrial(Trial[Mapping[int, Transform]]):
     def changed(
         self, change: Mapping[int, Transform] | None, rows: Data
     ) -> tuple[Data, Pass, Pass]:
-        if not change:
-            return rows, self.m.training, self.m.inference
-        leaves = flatten(rows.x)
-        for index, transform in change.items():
-            leaves[index] = transform(leaves[index]).astype(leaves[index].dtype)
-        return Data(rebuild(rows.x, leaves)), self.m.training, self.m.inference
+        return _with_inputs(rows, change or {}), self.m.training, self.m.inference
 
 
 class InputTrial(Trial[Transform]):
@@ -312,10 +307,10 @@ class InputTrial(Trial[Transform]):
     def __init__(self, m: Measured, at: Sequence[int]) -> None:
         super().__init__(m)
         self.at = at
-        self._each = EachInputTrial(m)
 
     def changed(self, change: Transform | None, rows: Data) -> tuple[Data, Pass, Pass]:
-        return self._each.changed(None if change is None else dict.fromkeys(self.at, change), rows)
+        changes = {} if change is None else dict.fromkeys(self.at, change)
+        return _with_inputs(rows, changes), self.m.training, self.m.inference
 
     def judged_by(self, among: Sequence[int]) -> InputTrial:
         """The same, where a change is judged by these statistics alone."""
@@ -337,20 +332,19 @@ class InputTrial(Trial[Transform]):
     @functools.cached_property
     def moves(self) -> list[int]:
         """The statistics of the layers that tell the scale of these inputs."""
-        tracked, moved = self.m.tracked, self.moved_by_scale(RESPONDS) or []
-        layers = {id(tracked[place].layer) for place in moved}
-        return [place for place, t in enumerate(tracked) if id(t.layer) in layers]
+        return self.m.of_layers(self.moved_by_scale(RESPONDS) or [])
+
+    @property
+    def first(self) -> list[int]:
+        """Those of the first of these layers."""
+        return self.m.of_layers(self.moves[:1])
 
     @property
     def contradicted(self) -> bool:
         """Whether the first layer whose statistics move with the scale of these inputs is right:
         other data would have moved it first.
         """
-        m = self.m
-        if not self.moves:
-            return False
-        first = m.tracked[self.moves[0]].layer
-        return not any(m.tracked[i].layer is first for i in m.wrong)
+        return bool(self.first) and not set(self.first) & set(self.m.wrong)
 
     def moved_by_scale(self, least: float) -> list[int] | None:
         """The statistics that are so far off at least where the inputs are doubled; None where
@@ -361,6 +355,16 @@ class InputTrial(Trial[Transform]):
             return None
         pairs = enumerate(zip(self.m.far, once, doubled, strict=True))
         return [i for i, (far, one, two) in pairs if float(np.mean(far(two, one))) > least]
+
+
+def _with_inputs(rows: Data, changes: Mapping[int, Transform]) -> Data:
+    """The rows where the inputs at these places of the flat ones are changed."""
+    if not changes:
+        return rows
+    leaves = flatten(rows.x)
+    for index, transform in changes.items():
+        leaves[index] = transform(leaves[index]).astype(leaves[index].dtype)
+    return Data(rebuild(rows.x, leaves))
 
 
 def float_inputs(m: Measured) -> list[int]:
