@@ -133,11 +133,12 @@ class Pass:
             noting = contextlib.nullcontext() if self.is_traced else noting_draws()
             with as_sentence(self.subject.call_text(self.training), x), noting as noted:
                 outputs, flat = self._ran(map_nest(tf.convert_to_tensor, x))
-            moved = before.moved()
-            after = {id(variable): variable.numpy() for variable in moved}
+            changes = before.changes()
+            moved = tuple(variable for variable, _ in changes)
+            after = {id(variable): value.numpy() for variable, value in changes}
         finally:
-            if not keep and moved != []:
-                before.restore()
+            if not keep:
+                before.restore(moved)
         values = iter([tensor.numpy() for tensor in flat])
         records = [
             None if size is None else [next(values) for _ in range(size)]

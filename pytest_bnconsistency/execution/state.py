@@ -38,22 +38,28 @@ class Variables:
     """
 
     def __init__(self, variables: list[Any]) -> None:
-        self._values = {id(v): (v, _read(v)) for v in variables if _readable(v)}
+        self._values: dict[int, tuple[Any, Any]] = {}
+        self.add(variables)
 
     def add(self, variables: list[Any]) -> None:
         """Take in variables that became known later and have not changed since."""
         for variable in variables:
-            if id(variable) not in self._values and _readable(variable):
-                self._values[id(variable)] = (variable, _read(variable))
+            if id(variable) not in self._values and (value := _held(variable)) is not None:
+                self._values[id(variable)] = (variable, value)
+
+    def changes(self) -> list[tuple[Any, Any]]:
+        """The variables whose bits are not what they were, each with its value now, a tensor."""
+        now = [(variable, value, _read(variable)) for variable, value in self._values.values()]
+        return [(variable, new) for variable, value, new in now if not _alike(new, value)]
 
     def moved(self) -> list[Any]:
         """The variables whose bits are not what they were."""
-        return [v for v, value in self._values.values() if not _holds(v, value)]
+        return [variable for variable, _ in self.changes()]
 
-    def restore(self) -> None:
-        for variable, value in self._values.values():
-            if not _holds(variable, value):
-                variable.assign(value)
+    def restore(self, moved: Sequence[Any] | None = None) -> None:
+        """Put the values back: of those that are known to have `moved`, or of all that did."""
+        for variable in self.moved() if moved is None else moved:
+            variable.assign(self._values[id(variable)][1], read_value=False)
 
     def value(self, variable: Any) -> Array:
         array: Array = self._values[id(variable)][1].numpy()
@@ -70,13 +76,12 @@ def restored(variables: Sequence[Any]) -> Iterator[None]:
         before.restore()
 
 
-def _holds(variable: Any, value: Any) -> bool:
-    """Whether `variable` still has the bits of the tensor `value`, read from it before."""
-    now = _read(variable)
+def _alike(now: Any, before: Any) -> bool:
+    """Whether two tensors that were read from a variable have the same bits."""
     try:
-        a, b = np.asarray(memoryview(now)), np.asarray(memoryview(value))
+        a, b = np.asarray(memoryview(now)), np.asarray(memoryview(before))
     except (TypeError, ValueError):  # dtypes that Python's buffers don't know
-        return same_bits(now.numpy(), value.numpy())
+        return same_bits(now.numpy(), before.numpy())
     # A variable is written into a buffer of its own while somebody holds the one before.
     return a.__array_interface__["data"] == b.__array_interface__["data"] or same_bits(a, b)
 
@@ -325,8 +330,9 @@ def _read(variable: Any) -> Any:
     return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
 
 
-def _readable(variable: Any) -> bool:
+def _held(variable: Any) -> Any | None:
+    """Its value as a tensor; None before it has one, and once it was deleted."""
     try:
-        return bool(variable.is_initialized())
-    except (AttributeError, RuntimeError):
-        return True
+        return _read(variable)
+    except (tf.errors.FailedPreconditionError, tf.errors.NotFoundError):
+        return None

@@ -41,12 +41,14 @@ def batch_statistics(
     training: Pass, tracked: Sequence[Tracked], batches: Iterable[Data]
 ) -> Iterator[BatchStatistics]:
     """Run each batch in training mode and read the statistics that it would have moved towards."""
-    variables, begun = [t.variable for t in tracked], [t.begun for t in tracked]
+    by_update = _read_off(training, tracked)
     for batch in batches:
-        after, records, outputs = run_from(training, batch.x, variables, begun)
+        after, records, outputs = run_from(
+            training, batch.x, [t.variable for t in by_update], [t.begun for t in by_update]
+        )
         read_off = {
             id(t.variable): (v - t.retention * t.begun) / (1 - t.retention)
-            for t, v in zip(tracked, after, strict=True)
+            for t, v in zip(by_update, after, strict=True)
         }
         moments = []
         values = []
@@ -56,6 +58,17 @@ def batch_statistics(
             moments.append(own)
             values.append(t.moved_towards(own) if recorded else read_off[id(t.variable)])
         yield BatchStatistics(batch.rows, tuple(moments), tuple(values), outputs)
+
+
+def _read_off(training: Pass, tracked: Sequence[Tracked]) -> list[Tracked]:
+    """Those of layers that record no moments, and those on whose values hangs what training says.
+
+    The others are left as they are: to set them before each batch costs more than a small model.
+    """
+    if not training.is_traced:  # the next run may record nothing
+        return list(tracked)
+    layers = {id(t.layer) for t in tracked if not t.places or not isinstance(t.begun, float)}
+    return [t for t in tracked if id(t.layer) in layers]
 
 
 def run_from(
