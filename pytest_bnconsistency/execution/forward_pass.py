@@ -146,7 +146,7 @@ class Pass:
         ]
         arrays = [leaf.numpy() for leaf in outputs]
         drew = self.draws if noted is None else noted()
-        return Observation(arrays, records, tuple(moved), after, drew)
+        return Observation(arrays, records, moved, after, drew)
 
     def over(self, batches: Iterable[Data]) -> list[Array]:
         """The outputs for the rows of all batches, one after the other."""
@@ -263,23 +263,35 @@ class Pass:
             if any(tensor.op.name in behind for tensor in tensors)
         }
 
-    def feeding(self) -> dict[int, list[Any]]:
-        """For each layer, by identity, the random layers whose outputs reach its inputs."""
-        if self._concrete is None or not self.random_layers:
-            return {}
-        random = {id(layer) for layer in self.random_layers}
-        source = {
-            tensor.op.name: call.layer
+    def reaching(self, chosen: Callable[[Call], bool]) -> list[list[Call]]:
+        """For each of the calls, those chosen whose outputs reach its inputs, in their order.
+
+        Only a trace tells.
+        """
+        sources = {
+            tensor.op.name: call
             for call, tensors in zip(self.calls, self._call_outputs, strict=True)
-            if id(call.layer) in random
+            if chosen(call)
             for tensor in tensors
         }
-        reaching = sources_of(self._concrete.graph, source)
-        fed: dict[int, dict[int, Any]] = {}
+        if self._concrete is None or not sources:
+            return [[] for _ in self.calls]
+        places = {id(call): place for place, call in enumerate(self.calls)}
+        graph, found = self._concrete.graph, []
+        reached = sources_of(graph, sources)
         for call in self.calls:
-            given = [list(call.args), dict(call.kwargs)]
-            for tensor in traced_in(self._concrete.graph, given):
-                fed.setdefault(id(call.layer), {}).update(reaching.get(tensor.op.name, {}))
+            given = traced_in(graph, [list(call.args), dict(call.kwargs)])
+            own = {id(c): c for t in given for c in reached.get(t.op.name, {}).values()}
+            found.append(sorted(own.values(), key=lambda c: places[id(c)]))
+        return found
+
+    def feeding(self) -> dict[int, list[Any]]:
+        """For each layer, by identity, the random layers whose outputs reach its inputs."""
+        random = {id(layer) for layer in self.random_layers}
+        fed: dict[int, dict[int, Any]] = {}
+        every = self.reaching(lambda call: id(call.layer) in random)
+        for call, sources in zip(self.calls, every, strict=True):
+            fed.setdefault(id(call.layer), {}).update({id(s.layer): s.layer for s in sources})
         return {layer: list(found.values()) for layer, found in fed.items() if found}
 
     def _trace(self, x: Nest) -> None:

@@ -158,17 +158,46 @@ def test_first_weights_of_another_scale_behind_features_alike(k):
     expect_failure(CHECK, model, x, y, rule="BN209", cause_contains=said, cause_tested=True)
 
 
+def fold(layer, bn):
+    scale = bn.gamma.numpy() / np.sqrt(bn.moving_variance.numpy() + bn.epsilon)
+    layer.kernel.assign(layer.kernel.numpy() * scale)
+    layer.bias.assign((layer.bias.numpy() - bn.moving_mean.numpy()) * scale + bn.beta.numpy())
+
+
 @pytest.mark.thorough
 def test_normalization_folded_into_the_weights_that_runs_again(k, digits):
     digits = digits[0] + 1, digits[1]
     model = trained(k, digits, rate=0.003)
     for layer, bn in zip(dense(model), map(model.get_layer, ("bn", "other")), strict=False):
-        scale = bn.gamma.numpy() / np.sqrt(bn.moving_variance.numpy() + bn.epsilon)
-        layer.kernel.assign(layer.kernel.numpy() * scale)
-        layer.bias.assign((layer.bias.numpy() - bn.moving_mean.numpy()) * scale + bn.beta.numpy())
+        fold(layer, bn)
     finding = expect_failure(
         CHECK, model, *digits, rule=OTHER_WEIGHTS, layer="bn", cause_tested=True, batch_size=32
     )
     assert f"bn into those of {dense(model)[0].name}" in finding.cause
     recalibrate(model, digits[0], batch_size=32)  # it changes nothing then
     expect_pass(CHECK, model, *digits, batch_size=32)
+
+
+@pytest.mark.thorough
+def test_normalization_folded_in_branches_that_run_side_by_side(k, digits):
+    """The weights that run last before a layer are those of the other branch."""
+    k.utils.set_random_seed(0)
+    halves, y = [digits[0][:, :32] + 1, digits[0][:, 32:] + 1], digits[1]
+    inputs = [k.Input((32,), name=name) for name in "ab"]
+    first = [k.layers.Dense(24, name=f"{i.name}_in")(i) for i in inputs]
+    first[1] = k.layers.Dense(40, name="b_more")(first[1])
+    bns = [k.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn") for name in "abc"]
+    joined = k.layers.Concatenate()([bn(h) for bn, h in zip(bns, first, strict=False)])
+    last = bns[2](k.layers.Dense(24, name="c_in")(k.layers.ReLU()(joined)))
+    model = k.Model(inputs, k.layers.Dense(10)(k.layers.ReLU()(last)))
+    loss = k.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(k.optimizers.Adam(0.003), loss, metrics=["accuracy"])
+    model.fit(halves, y, epochs=8, batch_size=32, verbose=0)
+    expect_pass(CHECK, model, halves, y, batch_size=32)
+    for name, bn in zip(("a_in", "b_more", "c_in"), bns, strict=True):
+        fold(model.get_layer(name), bn)
+    finding = expect_failure(
+        CHECK, model, halves, y, rule=OTHER_WEIGHTS, cause_tested=True, batch_size=32
+    )
+    assert "a_bn into those of a_in" in finding.cause
+    assert "b_bn into those of b_more" in finding.cause

@@ -149,9 +149,19 @@ def _folded(m: Measured, fed: Sequence[Fed]) -> Cause | None:
 def _unfolded(fed: Fed, affine: Affine) -> Iterator[tuple[Any, Array]]:
     """The weights with the values that they had before the layer after them was folded in."""
     scale, offset = affine.scale.ravel(), affine.offset.ravel()
-    kernel, bias = fed.kernel.numpy(), fed.bias.numpy()
-    yield fed.kernel, kernel / (scale if kernel.shape[-1] == scale.size else scale[:, None])
-    yield fed.bias, (bias - offset) / scale
+    shape = _of_channels(fed.kernel, scale.size)
+    if shape is not None and fed.bias.shape.num_elements() == scale.size:
+        yield fed.kernel, fed.kernel.numpy() / scale.reshape(shape)
+        yield fed.bias, (fed.bias.numpy() - offset) / scale
+
+
+def _of_channels(kernel: Any, channels: int) -> tuple[int, ...] | None:
+    """The shape that numbers for the outputs of a kernel need to be laid on it.
+
+    They are last in most, last but one in transposed convolutions, and both in depthwise ones.
+    """
+    *_, first, last = kernel.shape
+    return {first * last: (first, last), first: (first, 1), last: (last,)}.get(channels)
 
 
 def _is_done_before(m: Measured, fed: Fed, affine: Affine) -> bool:
@@ -186,18 +196,20 @@ def _undone(m: Measured, values: Sequence[tuple[Any, Array]]) -> tuple[float, st
 
 def _fed(m: Measured) -> Iterator[Fed]:
     """The layers with wrong means and variances that stand behind weights of their own."""
-    seen, tracked = set[int](), {id(t.layer) for t in m.tracked}
+    calls, tracked = m.training.calls, {id(t.layer) for t in m.tracked}
     train = {id(weight) for weight in weights_of(m.subject)}
-    behind: tuple[str, Any, Any] | None = None
-    for call in m.training.calls:
-        if id(call.layer) not in tracked:
-            behind = _weights(m, call, train) or behind
+    others = [call for call in calls if id(call.layer) not in tracked]
+    weights = {id(call): own for call in others if (own := _weights(m, call, train))}
+    seen = set[int]()
+    before = m.training.reaching(lambda c: id(c) in weights or id(c.layer) in tracked)
+    for call, sources in zip(calls, before, strict=True):
+        if id(call.layer) not in tracked or not sources or id(sources[-1]) not in weights:
             continue
-        if behind is not None and id(behind[1]) not in seen and (at := _moments(m, call)):
+        behind = weights[id(sources[-1])]
+        if id(behind[1]) not in seen and (at := _moments(m, call)):
             seen.add(id(behind[1]))
             if any(place in m.wrong for place in at):
                 yield Fed(call.path, call.label, *at, *behind)
-        behind = None
 
 
 def _weights(m: Measured, call: Call, train: set[int]) -> tuple[str, Any, Any] | None:
