@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from pathlib import Path
+from typing import TypeVar
 
 from pytest_bnconsistency.context import door
-from pytest_bnconsistency.words import listed
+from pytest_bnconsistency.words import brief_line, listed
+
+Found = TypeVar("Found")
 
 SLOWED = 4
 """So many times the seconds may pass on the clock, where other processes take the processor."""
@@ -58,10 +64,14 @@ def diagnosing(seconds: float) -> Iterator[None]:
 
 
 class Tries:
-    """What is tried to explain one finding, as far as there is time: the check's or `budget`."""
+    """What is tried to explain one finding, as far as there is time: the check's or `budget`.
+
+    `made` are the tries that were made, `broken` those of them that an error of ours ended.
+    """
 
     def __init__(self, budget: Budget | None = None) -> None:
         self.made: list[str] = []
+        self.broken: list[str] = []
         self._budget = budget or _budget.get()
         self._refused = self._budget.refused
 
@@ -69,6 +79,11 @@ class Tries:
     def cut(self) -> bool:
         """Whether there was no time for something since the first of these tries."""
         return self._budget.refused > self._refused
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was to be tried was, to its end."""
+        return not self.cut and not self.broken
 
     def may(self, what: str) -> bool:
         """Whether there is time to try one more thing; `what` is for a reader."""
@@ -78,10 +93,32 @@ class Tries:
             self.made.append(what)
         return True
 
+    def found(self, what: str, look: Callable[[], Found], otherwise: Found) -> Found:
+        """What `look` finds; `otherwise` where there is no time for it, or it breaks.
+
+        A cause is lost sooner than a verdict.
+        """
+        if not self.may(what):
+            return otherwise
+        try:
+            return look()
+        except Exception as error:
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(at.filename).name}:{at.lineno}"
+            self.broken.append(what)
+            warnings.warn(
+                f"pytest-bnconsistency broke while it looked for a cause ({what}): "
+                f"{type(error).__name__}: {brief_line(error)} ({where}); the verdict stands, "
+                "please report this",
+                stacklevel=2,
+            )
+            return otherwise
+
     def without_cause(self, complete: str) -> str:
         """The cause's text where none is established; `complete` where all was tried."""
         if not self.cut:
-            return complete
+            broken = f" (an error of this plugin ended what was tried: {listed(self.broken)})"
+            return complete + broken * bool(self.broken)
         made = f"tried: {listed(self.made)}" if self.made else "nothing was tried"
         return f"not established within {self._budget.seconds:g} s; {made}; {MORE_TIME}"
 

@@ -398,6 +398,16 @@ def test_the_time_is_for_all_tries_together():
         assert Tries().may("this")
 
 
+def test_an_error_of_our_own_ends_a_try_and_no_verdict():
+    tries = Tries()
+    assert tries.found("this", lambda: [1], []) == [1]
+    assert tries.complete
+    with pytest.warns(UserWarning, match=r"\(that\): ZeroDivisionError: .*test_cost.*report"):
+        assert tries.found("that", lambda: [1 // 0], []) == []
+    assert not tries.complete
+    assert "ended what was tried: that" in tries.without_cause("not established")
+
+
 @pytest.mark.parametrize(
     ("worked", "passed", "left"),
     [(1, 3, True), (3, 3, False), (9, 1, True), (0, 7, True), (0, 8, False)],

@@ -285,3 +285,31 @@ def test_a_layer_of_preprocessing_with_other_numbers_of_use(k, disagrees, images
     assert finding.layer == "pre"
     assert "the statistics are those of its input / 127.5 - 1" in finding.cause
     assert "it gives its input / 255" in finding.cause
+
+
+@pytest.mark.parametrize("fewest", [2, 8])
+def test_a_model_that_refuses_to_train_on_few_rows(k, images, fewest):
+    """It is not asked for what it can't run, and its cause is found all the same."""
+
+    class Refusing(k.layers.Layer):
+        def call(self, x, training=None):
+            if training:
+                tf.debugging.assert_greater_equal(tf.shape(x)[0], fewest)
+            return tf.identity(x)
+
+    x, y = 2 * images - 1, np.zeros((len(images), 3), np.float32)
+    plain = net_for_images(k)
+    inputs = k.Input((6, 6, 3))
+    model = k.Model(inputs, plain(Refusing()(inputs)))
+    model.compile("sgd", "mse")
+    settled(model, x)
+    expect_pass(CHECK, model, x, y)
+    expect_failure(
+        CHECK,
+        model,
+        images,
+        y,
+        rule=SHIFT,
+        cause_contains="those of 2 * x - 1:",
+        cause_tested=True,
+    )

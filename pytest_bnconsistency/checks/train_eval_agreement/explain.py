@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pytest_bnconsistency.checks.budget import Tries
@@ -58,13 +59,13 @@ def explain(m: Measured, bound: str) -> Finding:
     cause, tries = non_finite(m) or unstable(m), Tries()
     if cause is None:
         cause = causes.predicted(m, tries)
-    if cause is None and not tries.cut and m.biased:
+    if cause is None and tries.complete and m.biased:
         cause = next(stale(m), None)  # sure by arithmetic, whatever else is in the statistics
-    if cause is None and not tries.cut and tries.may("weights scaled after training"):
-        cause = scaled(m)
-    if cause is None and m.step and tries.may("the model's own training steps"):
-        cause = lagging(m)
-    if cause is None and not tries.cut and not likely(m):
+    if cause is None and tries.complete:
+        cause = tries.found("weights scaled after training", partial(scaled, m), None)
+    if cause is None and m.step:
+        cause = tries.found("the model's own training steps", partial(lagging, m), None)
+    if cause is None and tries.complete and not likely(m):
         cause = all_set_back(m)
     layers = attribution.attributed(
         m.inference, m.data, m.tracked, m.moving, m.reference, m.updates, shares_against_count(m)

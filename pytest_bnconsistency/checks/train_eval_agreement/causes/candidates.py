@@ -7,6 +7,8 @@ comes nearer.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.weights_among_stati
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
 from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.batches import in_batches
 from pytest_bnconsistency.measurement.batch_statistics import batch_statistics
 from pytest_bnconsistency.models.owned_objects import name_of
@@ -51,17 +54,27 @@ ENOUGH = 16
 
 def predicted(m: Measured, tries: Tries) -> Cause | None:
     """The cause that explains most of what is stored, if one explains half."""
-    found: list[Cause] = []
+    found, none = list[Cause](), list[Cause]()
     for attempt in ATTEMPTS:
-        if not tries.may(attempt.name):
-            return None  # what was not tried may explain more
-        found += [cause for cause in attempt.find(m) if cause.sure or cause.share > HALF]
+        causes = tries.found(attempt.name, functools.partial(_all, attempt, m), none)
+        found += [cause for cause in causes if cause.sure or cause.share > HALF]
         if found and _settles(m, attempt, found):
             break
-    else:
         if tries.cut:
             return None
+    else:
+        if not tries.complete:
+            return None  # what was not tried may explain more
     return max(found, key=lambda cause: (cause.sure, cause.share), default=None)
+
+
+def _all(attempt: Attempt, m: Measured) -> list[Cause]:
+    """What is found until the model refuses a batch: it was not trained on such."""
+    found = []
+    with contextlib.suppress(RefusedError):
+        for cause in attempt.find(m):
+            found.append(cause)
+    return found
 
 
 def _settles(m: Measured, attempt: Attempt, found: Sequence[Cause]) -> bool:
@@ -120,9 +133,9 @@ def _small_batches(m: Measured) -> Iterator[Cause]:
 def _few_rows(m: Measured) -> Iterator[Cause]:
     size, rows = m.size, min(m.data.rows, TRIED_ROWS if m.small else OF_LARGE)
     order = m.batches.order
-    for few in (1, 2, 4):
+    for few in (4, 2, 1):
         if few > size:
-            break
+            continue
         seen = list(
             batch_statistics(
                 m.training, m.tracked, in_batches(m.data, order[:rows], few, ragged=True)
