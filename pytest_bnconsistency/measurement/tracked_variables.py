@@ -71,6 +71,21 @@ class Tracked:
         return np.asarray(whole / (1 - self.retention))
 
 
+def recorded_in(run: Pass, tracked: Sequence[Tracked], before: Pass) -> list[Tracked]:
+    """The variables tracked in the pass `before`, with the places in the records of another `run`.
+
+    There are none where a call is missing in it.
+    """
+    index = {call.label: i for i, call in enumerate(run.calls)}
+
+    def places(t: Tracked) -> tuple[tuple[int, int], ...]:
+        found = [(index.get(before.calls[i].label), place) for i, place in t.places]
+        known = tuple((i, place) for i, place in found if i is not None)
+        return known if len(known) == len(found) else ()
+
+    return [dataclasses.replace(t, places=places(t)) for t in tracked]
+
+
 def statistic(role: Role, moment: Moment) -> Array:
     """The statistic of a role that has these moments; of no known role, the mean."""
     if role == "variance":

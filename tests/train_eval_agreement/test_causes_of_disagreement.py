@@ -81,6 +81,15 @@ def test_dropout_that_feeds_a_normaliser(k, disagrees, many):
 
 
 @pytest.mark.thorough
+def test_dropout_before_two_normalization_layers_in_a_row(k, disagrees, many):
+    """With dropout on it is a call more, and what is recorded of a layer stands elsewhere."""
+    first = k.layers.BatchNormalization(momentum=0.99, name="first")
+    model = linear(k, 0.99, [k.layers.Dropout(0.5), first])
+    settled(model, split(many, 64), 100)
+    disagrees(model, many, targets(model, many), rule=VARIANCE_SHIFT, layer="first")
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("momentum", "copied"), [(0.0, ""), (0.1, "0.1 there is 0.9 here")], ids=["none", "copied"]
 )

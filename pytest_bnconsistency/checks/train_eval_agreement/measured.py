@@ -28,7 +28,11 @@ from pytest_bnconsistency.measurement.swapped_statistics import (
     distances,
     mean_distance,
 )
-from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_statistics
+from pytest_bnconsistency.measurement.tracked_variables import (
+    Tracked,
+    recorded_in,
+    write_statistics,
+)
 from pytest_bnconsistency.models import Subject
 
 SMALL_MODEL = 100
@@ -185,7 +189,8 @@ class Measured:
         run = Pass(
             self.subject, self.batches[0].x, training=True, instrument=Moments(self.subject)
         )
-        return self.statistics_of(self.batches, run).population
+        tracked = recorded_in(run, self.tracked, self.training)
+        return Estimate(tracked, batch_statistics(run, tracked, self.batches)).population
 
     @functools.cached_property
     def rested(self) -> list[Rested]:
@@ -247,7 +252,7 @@ class Measured:
         return [t.stored for t in self.tracked], self.statistics_of(self.batches).population
 
     def statistics_of(self, batches: Iterable[Data], training: Pass | None = None) -> Estimate:
-        """The statistics of other batches, or of a pass that runs otherwise."""
+        """The statistics of other batches, or of a pass of the same calls that runs otherwise."""
         run = self.training if training is None else training
         return Estimate(self.tracked, batch_statistics(run, self.tracked, batches))
 
