@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, Nest, is_float, map_nest
 from pytest_bnconsistency.data.rows import Data
-from pytest_bnconsistency.errors import BNConsistencyError, StepError
+from pytest_bnconsistency.errors import BNConsistencyError, DataError, StepError
 from pytest_bnconsistency.execution.graphs import as_written
 from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
 from pytest_bnconsistency.execution.state import Variables, preserve_state, reachable_variables
@@ -113,8 +113,8 @@ class Steps:
                 finite = _finite(variables_)
                 for feed in feeds:
                     # What a step refers to may be traced for other things than batches.
-                    guess = feed.like is not None and self.train_step is not None
-                    with contextlib.suppress(*([StepError] if guess else [])):
+                    guess = feed.like is not None
+                    with contextlib.suppress(*([StepError, DataError] if guess else [])):
                         self._train(self.data, feed)
                     moved |= {id(v) for v in before.moved()}
                 broken = len(finite - _finite(variables_))

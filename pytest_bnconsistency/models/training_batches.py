@@ -37,9 +37,9 @@ def _batches_of(signature: Any) -> Iterator[TracedBatch]:
 
 
 def _called_with(args: Sequence[Any]) -> Iterator[TracedBatch]:
-    given = tuple(arg for arg in args if any(map(_is_tensor, tf.nest.flatten(arg))))
-    if len(given) == 1 and isinstance(given[0], tuple):
-        given = given[0]
+    given: Nest = tuple(arg for arg in args if any(map(_is_tensor, tf.nest.flatten(arg))))
+    if len(given) == 1:  # a batch in one: its parts, or x alone
+        (given,) = given
     if given and _is_dense(given):
         # Only `train_on_batch` of Keras hands on the weights of samples that there are none of.
         yield TracedBatch(given, by_call=None in tf.nest.flatten(given))

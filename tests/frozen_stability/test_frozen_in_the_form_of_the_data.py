@@ -93,6 +93,31 @@ def test_frozen_late_after_a_fit_on_other_data_than_the_check_is_given(rows):
     expect_pass(CHECK, model, x, y)
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["bare", "dict"])
+def test_a_step_that_is_given_x_alone(k, rows, named):
+    """After a `fit` of such rows steps run on them again, in the form that the step takes."""
+
+    class Coder(k.Model):
+        def train_step(self, data):
+            x = data["x"] if named else data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(self(x, training=True) - x[:, :1]))
+            held = self.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, held), held, strict=True))
+            return {"loss": loss}
+
+    base, plain = transfer(k)
+    model = Coder(plain.inputs, plain.outputs)
+    compiled(model)
+    x = rows[0].astype(np.float32)
+    given = {"x": x} if named else x
+    model.fit(given, batch_size=8, verbose=0)
+    base.trainable = False
+    expect_failure(CHECK, model, given, rule="BN304", cause_tested=True)
+    compiled(model)
+    expect_pass(CHECK, model, given)
+
+
 def test_frozen_late_beside_a_step_of_the_users_own(rows):
     base, model = transfer(keras)
     optimizer = keras.optimizers.SGD()

@@ -307,3 +307,61 @@ def test_a_momentum_encoder_is_accepted_by_name(k, x, y):
     expect_pass(CHECK, model, x, y, train_step=train_step, ignore=accepted)
     other = {"BN301 head": "follows the encoder"}
     expect_failure(CHECK, model, x, y, train_step=train_step, ignore=other, rule="BN301")
+
+
+def with_bn_left_trainable():
+    """A frozen base whose normalization layer nobody froze; in tf_keras no gradient reaches it."""
+    bn = keras.layers.BatchNormalization(name="bn")
+    base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), bn], name="base")
+    base.trainable = False
+    bn.trainable = True
+    return compiled_with(keras, base), bn
+
+
+@pytest.mark.thorough
+def test_a_step_that_trains_what_was_trainable_once(x, y):
+    """With the flag at False the layer stays, and the optimizer writes to its weights."""
+    model, bn = with_bn_left_trainable()
+    held = list(model.trainable_variables)
+    optimizer = keras.optimizers.SGD(0.1)
+    step = loop(keras, model, optimizer, lambda: held, compiled=True)
+    finding = expect_failure(
+        CHECK, model, x, y, train_step=step, rule="BN305", layer="base/bn", cause_tested=True
+    )
+    assert "with trainable=False as well, the optimizer SGD writes" in finding.cause
+    assert "read after the layers were frozen" in finding.remedy
+    bn.trainable = False
+    step = loop(
+        keras, model, keras.optimizers.SGD(0.1), lambda: model.trainable_variables, compiled=True
+    )
+    expect_pass(CHECK, model, x, y, train_step=step)
+
+
+def test_a_step_that_can_not_run_with_other_flags(x, y):
+    """It keeps a sum for each of the weights that trained when it was made."""
+    model, bn = with_bn_left_trainable()
+
+    def made():
+        weights = model.trainable_variables
+        sums = [tf.Variable(tf.zeros(w.shape)) for w in weights]
+
+        def step(x, y):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(
+                    keras.losses.sparse_categorical_crossentropy(y, model(x, training=True))
+                )
+            now = model.trainable_variables
+            for kept, weight, gradient in zip(sums, now, tape.gradient(loss, now), strict=True):
+                kept.assign_add(gradient)
+                weight.assign_sub(0.1 * kept)
+
+        return step
+
+    finding = expect_failure(
+        CHECK, model, x, y, train_step=made(), rule="BN305", layer="base/bn", cause_tested=False
+    )
+    assert "with trainable=False on the layer itself the step can't run" in finding.tested
+    assert "targets" not in finding.tested
+    assert finding.remedy.startswith("set trainable = False on the layer itself")
+    bn.trainable = False
+    expect_pass(CHECK, model, x, y, train_step=made())

@@ -12,6 +12,7 @@ from pytest_bnconsistency.checks.budget import MORE_TIME, Tries
 from pytest_bnconsistency.checks.frozen_stability.explain_writers import named_writers
 from pytest_bnconsistency.checks.frozen_stability.fine_tuning import Start
 from pytest_bnconsistency.data.arrays import Nest
+from pytest_bnconsistency.errors import BNConsistencyError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state, restored
 from pytest_bnconsistency.execution.trainable_flags import Flagged, flags_set
@@ -21,7 +22,7 @@ from pytest_bnconsistency.models.owned_objects import as_variable, name_of
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
-from pytest_bnconsistency.words import counted, listed
+from pytest_bnconsistency.words import brief_line, counted, listed
 
 MIND_TRAINABLE = (
     "in the layer: if training and self.trainable: update; or call it with training=False"
@@ -100,7 +101,11 @@ class Measured:
     def staying(
         self, layers: Sequence[Frozen], *, freeze: bool = False, retrace: bool = False
     ) -> list[Frozen]:
-        """Those whose state stays in steps, once frozen by flag or with training traced anew."""
+        """Those whose state stays in steps, once frozen by flag or with training traced anew.
+
+        Raises:
+            BNConsistencyError: the user's step raised, if only with other flags.
+        """
         frozen = [f.call.layer for f in layers] if freeze else []
         moved = self.steps.run(_variables(layers), freeze=frozen, retrace=retrace).moved
         return [f for f in layers if not f.any_of(moved)]
@@ -166,7 +171,7 @@ def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     if not layers or not _time_for(FLAGS):
         return None
     with flags_set([f.call.layer for f in layers], m.subject.layers(), let=False):
-        kept = m.staying(layers)
+        kept = _staying(m, layers)
     if not kept:
         return None
     by = listed(dict.fromkeys(m.freed_by(f) for f in kept))
@@ -199,25 +204,44 @@ def _unfrozen(
     if not free:
         return None
     by = f"{free[0].by}{says} but the layer's own flag is True"
-    if _time_for(FLAGS) and not _stays_frozen(m, free):
-        return Cause(rule, free, _whatever_the_flag(m, free, by))
-    explanation = _explained(
-        f"{by}{_by_decay(m, free)}",
+    remedy = (
         "set trainable = False on the layer itself, after every trainable = True on a parent, "
-        f"and compile again{meant}",
-        "with trainable=False on the layer itself, its state stays" if _time_for(FLAGS) else "",
+        f"and compile again{meant}"
     )
-    return Cause(rule, free, explanation)
+    proof = ""
+    if _time_for(FLAGS):
+        heeding = _holds_forward(m, free, frozen=True)
+        try:
+            staying = len(m.staying(free, freeze=True, retrace=True)) == len(free)
+        except BNConsistencyError as error:
+            why = brief_line(error.__cause__ or error)
+            tried = f"with trainable=False on the layer itself the step can't run ({why})"
+            return Cause(rule, free, Explanation(cause=by, tested=tried, remedy=remedy))
+        if not (heeding and staying):
+            return Cause(rule, free, _whatever_the_flag(m, free, by, heeding=heeding))
+        proof = "with trainable=False on the layer itself, its state stays"
+    return Cause(rule, free, _explained(f"{by}{_by_decay(m, free)}", remedy, proof))
 
 
-def _whatever_the_flag(m: Measured, free: Sequence[Frozen], by: str) -> Explanation:
-    """Their state moves with trainable=False as well: does it in inference mode?"""
-    stays = (
+def _whatever_the_flag(
+    m: Measured, free: Sequence[Frozen], by: str, *, heeding: bool
+) -> Explanation:
+    """Their state moves with trainable=False as well: does it in inference mode?
+
+    Layers that are `heeding` their flag leave it alone themselves: somebody else writes to it.
+    """
+    as_well = f"{by}, and with trainable=False as well"
+    if heeding:
+        layers = [f.call.layer for f in free]
+        written = named_writers(m.steps, _variables(free), layers) if _time_for(WRITERS) else None
+        if written is not None:
+            own = written.explanation
+            return replace(own, cause=f"{as_well}, {own.cause}")
+    elif (
         any(f.any_of(m.by_forward) for f in free)
         and _time_for("inference mode forced")
         and _holds_forward(m, free, frozen=False)
-    )
-    if stays:
+    ):
         return _explained(
             f"{by}, and with trainable=False its state moves as well: it is updated whenever "
             "training is true",
@@ -228,19 +252,13 @@ def _whatever_the_flag(m: Measured, free: Sequence[Frozen], by: str) -> Explanat
     parent = _by_parent(m, free)
     if parent is not None and len(parent.layers) == len(free):
         own = parent.explanation
-        return replace(own, cause=f"{by}, and with trainable=False as well, {own.cause}")
+        return replace(own, cause=f"{as_well}, {own.cause}")
     return _explained(
         f"not established; {by}, and with trainable=False its state moves as well",
         "call the layer in inference mode while the others train, and leave its weights out of "
         "what the step writes to; or take it out of frozen=...",
         "",
     )
-
-
-def _stays_frozen(m: Measured, free: Sequence[Frozen]) -> bool:
-    """Whether steps and a forward pass leave the layers alone with their own flags at False."""
-    stays = len(m.staying(free, freeze=True, retrace=True)) == len(free)
-    return _holds_forward(m, free, frozen=True) and stays
 
 
 def _by_decay(m: Measured, free: Sequence[Frozen]) -> str:
@@ -259,7 +277,7 @@ def _not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         return None
     if not _time_for("compiling again"):
         return None
-    return Cause(rules.RECOMPILE_MISSING, m.staying(layers, retrace=True), _stale_function(m))
+    return Cause(rules.RECOMPILE_MISSING, _staying(m, layers, retrace=True), _stale_function(m))
 
 
 def _stale_function(m: Measured) -> Explanation:
@@ -282,7 +300,7 @@ def _not_passed_on(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     layers = [f for f in left if not f.own_flag and f.any_of(training)]
     if not layers or not _time_for(FLAGS):
         return None
-    kept = m.staying(layers, freeze=True, retrace=True)
+    kept = _staying(m, layers, freeze=True, retrace=True)
     if not kept:
         return None
     flags = f"the flag of {kept[0].path} is False, those of its weights are True"
@@ -302,6 +320,14 @@ def _not_passed_on(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         established=True,
     )
     return Cause(rules.FROZEN_MOVES, kept, explanation)
+
+
+def _staying(m: Measured, layers: Sequence[Frozen], **how: bool) -> list[Frozen]:
+    """`Measured.staying`, of which nothing is known where the user's step can't run so."""
+    try:
+        return m.staying(layers, **how)
+    except BNConsistencyError:
+        return []
 
 
 def _variables(layers: Sequence[Frozen]) -> list[Any]:

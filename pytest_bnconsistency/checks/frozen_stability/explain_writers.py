@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_bnconsistency.execution.training_steps import Steps
+from pytest_bnconsistency.execution.training_steps import Ran, Steps
 from pytest_bnconsistency.execution.variable_writers import Writer, writers_of
 from pytest_bnconsistency.results import Explanation
 
@@ -24,24 +25,29 @@ class Written:
     by_decay: bool
 
 
-def named_writers(steps: Steps, variables: Sequence[Any]) -> Written | None:
-    """Who writes to `variables` in training steps; None where leaving that out changes nothing."""
+def named_writers(
+    steps: Steps, variables: Sequence[Any], frozen: Sequence[Any] = ()
+) -> Written | None:
+    """Who writes to `variables` in training steps, with the layers `frozen` by flag; None where
+    leaving that out changes nothing.
+    """
     if not steps.possible:
         return None
+    run = functools.partial(steps.run, variables, freeze=frozen, retrace=True)
     with writers_of(variables) as seen:
-        steps.run(variables, retrace=True)
+        run()
     writers = list(dict.fromkeys(writer for found in seen.values() for writer in found))
     if not writers:
         return None
-    return _decay(steps, variables, writers) or _left_out(steps, variables, writers)
+    return _decay(run, writers) or _left_out(run, variables, writers)
 
 
-def _decay(steps: Steps, variables: Sequence[Any], writers: Sequence[Writer]) -> Written | None:
+def _decay(run: Callable[[], Ran], writers: Sequence[Writer]) -> Written | None:
     """Weight decay, where optimizers alone write and the state stays without it."""
     decaying = [w.by for w in writers if getattr(w.by, "weight_decay", None)]
     if not decaying or any(w.kind != "optimizer" for w in writers):
         return None
-    if not _stay_without_decay(steps, variables, decaying):
+    if not _stay_without_decay(run, decaying):
         return None
     decay = float(decaying[0].weight_decay)
     explanation = Explanation(
@@ -55,10 +61,12 @@ def _decay(steps: Steps, variables: Sequence[Any], writers: Sequence[Writer]) ->
     return Written(explanation, by_decay=True)
 
 
-def _left_out(steps: Steps, variables: Sequence[Any], writers: Sequence[Writer]) -> Written | None:
+def _left_out(
+    run: Callable[[], Ran], variables: Sequence[Any], writers: Sequence[Writer]
+) -> Written | None:
     """Whoever writes, where the state stays without that."""
     with writers_of(variables, let=False):
-        if steps.run(variables, retrace=True).moved:
+        if run().moved:
             return None
     names = " and ".join(dict.fromkeys(writer.label for writer in writers))
     verb = "writes" if len(writers) == 1 else "write"
@@ -71,12 +79,12 @@ def _left_out(steps: Steps, variables: Sequence[Any], writers: Sequence[Writer])
     return Written(explanation, by_decay=False)
 
 
-def _stay_without_decay(steps: Steps, variables: Sequence[Any], optimizers: Sequence[Any]) -> bool:
+def _stay_without_decay(run: Callable[[], Ran], optimizers: Sequence[Any]) -> bool:
     decays = [(optimizer, optimizer.weight_decay) for optimizer in optimizers]
     try:
         for optimizer, _ in decays:
             optimizer.weight_decay = None
-        return not steps.run(variables, retrace=True).moved
+        return not run().moved
     finally:
         for optimizer, decay in decays:
             optimizer.weight_decay = decay
