@@ -16,7 +16,7 @@ import numpy as np
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, is_float, map_nest, rebuild
 from pytest_bnconsistency.data.generation import generate
 from pytest_bnconsistency.data.reading import Returned, doubles_in, read
-from pytest_bnconsistency.data.rows import Data
+from pytest_bnconsistency.data.rows import Data, some_rows
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.models import Subject, subject_of
 from pytest_bnconsistency.results import CheckResult
@@ -124,7 +124,7 @@ class CheckContext:
         return self.once("fixed rows", declared)
 
     def rows(self, count: int) -> Nest:
-        """`count` rows of the given data, spread over it and made up to that number, or generated.
+        """`count` rows of the given data, drawn from it and made up to that number, or generated.
 
         Raises:
             DataError: nothing was given, and the inputs of the model are not known, or it takes
@@ -184,7 +184,7 @@ def _may_be_ids(leaf: Array) -> bool:
 def _spread(given: Data, count: int) -> Data:
     """`count` of the given rows; where there are fewer, the rest are mixtures of them."""
     if given.rows >= count:
-        return given.take(np.linspace(0, given.rows - 1, count).round().astype(int))
+        return given.take(some_rows(given.rows, count))
     filled = given.take(np.arange(count) % given.rows)
 
     def mix(leaf: Array) -> Array:

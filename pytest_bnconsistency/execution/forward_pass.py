@@ -27,7 +27,13 @@ from pytest_bnconsistency.execution.graphs import (
     written_variables,
 )
 from pytest_bnconsistency.execution.hooked_calls import HookedCalls, Instrument
-from pytest_bnconsistency.execution.random_operations import Span, draws, noting_draws, standing
+from pytest_bnconsistency.execution.random_operations import (
+    Span,
+    draws,
+    noting_draws,
+    standing,
+    with_random_numbers,
+)
 from pytest_bnconsistency.execution.state import Variables, reachable_variables
 from pytest_bnconsistency.execution.traces import note_trace
 from pytest_bnconsistency.execution.variable_uses import Uses, variable_uses
@@ -213,6 +219,12 @@ class Pass:
     def draws(self) -> bool:
         """Whether a trace draws random numbers, in layers or not."""
         return bool(self.random_layers or self.drawing)
+
+    def with_random_numbers(self) -> list[Any]:
+        """The layers whose own code makes random numbers, if only those of a seed that stays."""
+        if self._concrete is None:
+            return list(self.random_layers)
+        return with_random_numbers(self._concrete.graph, self._spans)
 
     @property
     def deterministic(self) -> bool:

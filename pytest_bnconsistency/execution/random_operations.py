@@ -8,7 +8,7 @@ as a constant.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from pytest_bnconsistency.execution.random_seeds import (
     drawn_from,
     draws_in_graph,
     draws_in_library,
+    is_random,
 )
 from pytest_bnconsistency.execution.traces import concrete_functions
 from pytest_bnconsistency.models import Call
@@ -50,6 +51,22 @@ def draws(graph: Any, spans: Sequence[Span]) -> tuple[list[Any], dict[str, tuple
     With each of these come the two places between which it stands.
     """
     return standing(_random_operations(graph), spans)
+
+
+def with_random_numbers(graph: Any, spans: Sequence[Span]) -> list[Any]:
+    """The layers whose own code makes random numbers, if only those of a seed that stays."""
+    library = {f.signature.name: f.node_def for f in graph.as_graph_def().library.function}
+    functions = _spread(library, {n for n, nodes in library.items() if _any_random(nodes)})
+    found = [
+        (index, operation.name)
+        for index, operation in enumerate(graph.get_operations())
+        if is_random(operation.type) or functions & {*_functions_of(operation.node_def)}
+    ]
+    return standing(found, spans)[0]
+
+
+def _any_random(nodes: Iterable[Any]) -> bool:
+    return any(is_random(node.op) for node in nodes)
 
 
 def standing(
@@ -86,13 +103,17 @@ def _random_operations(graph: Any) -> Iterator[tuple[int, str]]:
 def _drawing_functions(graph: Any) -> set[str]:
     """The names of the functions in a graph's library that draw, or run one that does."""
     library = {f.signature.name: f.node_def for f in graph.as_graph_def().library.function}
+    return _spread(library, {name for name, nodes in library.items() if draws_in_library(nodes)})
+
+
+def _spread(library: Mapping[str, Any], found: set[str]) -> set[str]:
+    """These functions of a library, and those that run one of them."""
     runs = {
         name: {called for node in nodes for called in _functions_of(node)}
         for name, nodes in library.items()
     }
-    found = {name for name, nodes in library.items() if draws_in_library(nodes)}
     while more := {name for name in library.keys() - found if runs[name] & found}:
-        found |= more
+        found = found | more
     return found
 
 

@@ -54,14 +54,14 @@ class Followed:
 
 def drawn_from(kind: str, inputs: Sequence[Any]) -> frozenset[int]:
     """What an operation draws from that runs outside of a graph; nothing if it does not draw."""
-    if not _is_random(kind):
+    if not is_random(kind):
         return frozenset()
     return _joined(_seeds_of(kind, inputs)) if kind.startswith(SEEDED) else frozenset({ANYTHING})
 
 
 def draws_in_graph(kind: str, inputs: Sequence[Any]) -> bool:
     """Whether an operation in a graph draws, and other numbers in each run."""
-    if not _is_random(kind):
+    if not is_random(kind):
         return False
     return not kind.startswith(SEEDED) or any(map(_changes, _seeds_of(kind, inputs)))
 
@@ -85,11 +85,12 @@ def draws_in_library(nodes: Iterable[Any]) -> bool:
     return any(
         not node.op.startswith(SEEDED) or any(map(changes, _seeds_of(node.op, node.input)))
         for node in by_name.values()
-        if _is_random(node.op)
+        if is_random(node.op)
     )
 
 
-def _is_random(kind: str) -> bool:
+def is_random(kind: str) -> bool:
+    """Whether operations of a type make random numbers, if only those that their seed says."""
     return any(part in kind for part in DRAWS)
 
 

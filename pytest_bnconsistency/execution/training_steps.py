@@ -250,10 +250,14 @@ class ModeGap:
 
 
 class Modes(Instrument):
-    """Records, for chosen layers, how far training mode is from inference mode on one input."""
+    """Records, for chosen layers, how far what they give is from what inference mode gives, or
+    another `mode`, on one input.
+    """
 
-    def __init__(self, subject: Subject, chosen: Callable[[Call], bool]) -> None:
-        self._subject, self._chosen = subject, chosen
+    def __init__(
+        self, subject: Subject, chosen: Callable[[Call], bool], *, mode: bool = False
+    ) -> None:
+        self._subject, self._chosen, self._mode = subject, chosen, mode
 
     def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         if (
@@ -266,17 +270,15 @@ class Modes(Instrument):
             or not outputs.dtype.is_floating
         ):
             return outputs, None
-        in_inference = tf.cast(replay(False), tf.float32)
+        in_mode = tf.cast(replay(self._mode), tf.float32)
         seen = tf.cast(outputs, tf.float32)
         same = tf.logical_or(
-            tf.equal(seen, in_inference),
-            tf.logical_and(tf.math.is_nan(seen), tf.math.is_nan(in_inference)),
+            tf.equal(seen, in_mode),
+            tf.logical_and(tf.math.is_nan(seen), tf.math.is_nan(in_mode)),
         )
-        distance = tf.where(same, tf.zeros_like(seen), tf.abs(seen - in_inference))
-        sizes = tf.where(
-            tf.math.is_finite(in_inference), tf.abs(in_inference), tf.zeros_like(in_inference)
-        )
-        finite = tf.reduce_any(tf.math.is_finite(in_inference))
+        distance = tf.where(same, tf.zeros_like(seen), tf.abs(seen - in_mode))
+        sizes = tf.where(tf.math.is_finite(in_mode), tf.abs(in_mode), tf.zeros_like(in_mode))
+        finite = tf.reduce_any(tf.math.is_finite(in_mode))
         return outputs, [tf.reduce_max(distance), tf.reduce_max(sizes), finite]
 
 

@@ -17,6 +17,20 @@ NOISE = 0.05
 """What chance may add to a share of all."""
 
 
+ALIVE = 0.01
+"""A channel counts whose population's statistic is more than this share of the median one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """How far a channel is off, in the units of `Distance`; `index` is its place, from 0."""
+
+    index: int
+    errors: float
+    off: float
+    ratio: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Distance:
     """How far a statistic is from the population's: the median over its channels.
@@ -25,6 +39,7 @@ class Distance:
     deviations of the layer's input for a mean, where another statistic tells these, and then
     `in_deviations` is True; else in shares of the population's own. `error` is a standard error in
     the same unit, 0 where there is none to tell. `ratio` is what is stored over the population's.
+    `farthest` is the channel that is farthest off, None where none varies.
     """
 
     role: Role
@@ -34,6 +49,7 @@ class Distance:
     error: float
     in_deviations: bool
     ratio: float
+    farthest: Channel | None
 
 
 def distances_by_layer(
@@ -69,9 +85,27 @@ def _distances_of(tracked: Sequence[Tracked], estimate: Estimate, layer: Any) ->
                 error=float(np.median(error / unit)),
                 in_deviations=unit is not size,
                 ratio=float(np.median(t.stored / size)),
+                farthest=_farthest(away, error, unit, t.stored / size, usable),
             )
         )
     return found
+
+
+def _farthest(
+    away: Array, error: Array, unit: Array, ratio: Array, usable: Array
+) -> Channel | None:
+    """The channel that is farthest off, of those that are alive and vary."""
+    counted = (usable & (unit > ALIVE * np.median(unit))).ravel()
+    if not counted.any():
+        return None
+    off = np.where(counted, (away / unit).ravel(), -1.0)
+    index = int(off.argmax())
+    return Channel(
+        index=index,
+        errors=float((away / np.where(usable, error, 1.0)).ravel()[index]),
+        off=float(off[index]),
+        ratio=float(ratio.ravel()[index]),
+    )
 
 
 def _deviation(population: Mapping[Role, Array]) -> Array | None:

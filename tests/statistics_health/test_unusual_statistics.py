@@ -94,6 +94,36 @@ def test_distances_are_told_in_units_of_their_own(k, changed, said):
     assert not warnings(expect_pass(CHECK, model, x), "BN410")
 
 
+@pytest.mark.parametrize(
+    ("mean", "variance", "said"),
+    [
+        (
+            27.0,
+            4.0,
+            "the mean of bn is 12 standard deviations from that of this data in channel 1",
+        ),
+        (3, 4e20, "the variance of bn is 1e+20 times that of this data in channel 1"),
+        (5.0, 8.0, None),
+    ],
+)
+def test_a_single_channel_that_is_far_off(k, mean, variance, said):
+    """One value of a batch can ruin a channel, and the others keep the median where it was."""
+    x = np.random.default_rng(0).standard_normal((512, 8))
+    x = 3 + 2 * (x - x.mean(0)) / x.std(0)
+    x[:, 7] = 3 + 1e-4 * x[:, 7]  # of a channel that hardly varies little is known
+    x = x.astype(np.float32)
+    bn = k.layers.BatchNormalization(name="bn")
+    model = k.Sequential([k.Input((8,)), bn, k.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    recalibrate(model, x)
+    bn.moving_variance.assign([4.0] * 7 + [0.1])
+    assert not warnings(expect_pass(CHECK, model, x), "BN410")
+    bn.moving_mean.assign([3.0, mean] + [3.0] * 6)
+    bn.moving_variance.assign([4.0, variance] + [4.0] * 5 + [0.1])
+    found = warnings(expect_pass(CHECK, model, x), "BN410")
+    assert [w.message for w in found] == ([f"{said}, and near it in most others"] if said else [])
+
+
 def test_initial_statistics_of_a_model_that_was_never_trained_are_no_news(k):
     def fresh():
         return model_of(k, k.layers.Dense(4), k.layers.BatchNormalization(name="bn"))

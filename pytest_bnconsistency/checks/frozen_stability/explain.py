@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,8 @@ MIND_TRAINABLE = (
     "in the layer: if training and self.trainable: update; or call it with training=False"
 )
 FLAGS, WRITERS = "freezing by flag", "what writes to the state"
+OF_NOTE = 0.05
+"""So much of what a mode changes must come from the other rows to be called the batch's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +145,8 @@ def _explain(m: Measured) -> list[Finding]:
         if cause is not None and cause.layers:
             left = [f for f in left if f not in cause.layers]
             findings.append(_finding(m, cause, tries))
-    by_batch = [f for f in m.by_batch if f not in m.moving and not f.inference_only]
-    if by_batch:
-        findings.append(_finding(m, _by_batch(by_batch), tries))
-    return findings
+    by_mode = [f for f in m.by_batch if f not in m.moving and not f.inference_only]
+    return findings + [_finding(m, cause, tries) for cause in _by_mode(m, by_mode)]
 
 
 def _overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
@@ -390,16 +390,57 @@ def _written(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     return Cause(rules.FROZEN_MOVES, left, explanation)
 
 
-def _by_batch(layers: Sequence[Frozen]) -> Cause:
-    explanation = Explanation(
-        cause="frozen or not, the layer normalises by the batch in training mode; its statistics "
-        "stay",
-        tested="on the identical input, inference mode gives another output",
-        remedy="use a BatchNormalization of V2 behaviour (tf.keras 2.2 or later, keras 3), or "
-        "call the frozen part with training=False",
-        established=True,
-    )
-    return Cause(rules.FROZEN_BY_BATCH, layers, explanation)
+def _by_mode(m: Measured, layers: Sequence[Frozen]) -> Iterator[Cause]:
+    """Layers that give in training mode something else on the identical input."""
+    meeting = _meeting(m, layers) if layers else None
+    by_batch = [f for f in layers if meeting is None or f in meeting]
+    if by_batch:
+        explanation = _explained(
+            "frozen or not, the layer normalises by the batch in training mode; its statistics "
+            "stay",
+            "use a BatchNormalization of V2 behaviour (tf.keras 2.2 or later, keras 3), or call "
+            "the frozen part with training=False",
+            "on the identical input, inference mode gives another output, and so do rows that "
+            "training mode gets one by one"
+            if meeting is not None
+            else "",
+        )
+        yield Cause(rules.FROZEN_BY_BATCH, by_batch, explanation)
+    if by_row := [f for f in layers if f not in by_batch]:
+        explanation = _explained(
+            "frozen or not, the layer computes otherwise in training mode than in inference, each "
+            "row by itself; its state stays",
+            "call the frozen part with training=False; or, where both modes are meant, accept "
+            "that by the option ignore",
+            "on the identical input, inference mode gives another output; rows that training mode "
+            "gets one by one come out as together",
+        )
+        yield Cause(rules.FROZEN_BY_BATCH, by_row, explanation)
+
+
+def _meeting(m: Measured, layers: Sequence[Frozen]) -> list[Frozen] | None:
+    """Those in which rows meet in training mode; None where they take no rows one by one."""
+    called = {id(f.call.layer) for f in layers}
+    if not _time_for("rows one by one"):
+        return None
+    try:
+        with preserve_state(m.subject):
+            again = Pass(
+                m.subject,
+                m.x,
+                training=True,
+                instrument=Modes(m.subject, lambda call: id(call.layer) in called, mode=True),
+                row_by_row=called,
+            )
+            gaps = mode_gaps(again.calls, again.run(m.x).records)
+    except BNConsistencyError:
+        return None
+    nothing = ModeGap()
+    return [
+        f
+        for f in layers
+        if gaps.get(id(f.call.layer), nothing).distance > OF_NOTE * m.gap(f).distance
+    ]
 
 
 def _holds_forward(

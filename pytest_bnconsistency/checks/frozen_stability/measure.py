@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,14 @@ from pytest_bnconsistency.data.arrays import Nest, all_finite
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
 from pytest_bnconsistency.execution.state import restored, same_bits
 from pytest_bnconsistency.execution.trainable_flags import flags_set
-from pytest_bnconsistency.execution.training_steps import Modes, Ran, Steps, mode_gaps, shifted
+from pytest_bnconsistency.execution.training_steps import (
+    ModeGap,
+    Modes,
+    Ran,
+    Steps,
+    mode_gaps,
+    shifted,
+)
 from pytest_bnconsistency.results import Table
 
 COLUMNS = ("layer", "frozen by", "own flag", "state in training", "output in training")
@@ -58,8 +65,8 @@ def measured(
     seen = training.run(rows)
     beyond = _beyond_rows(training, rows, seen.moved, declared.frozen)
     gaps = mode_gaps(training.calls, seen.records)
-    for layer in _drawing(training):
-        gaps.pop(layer, None)  # dropout tells its modes apart, and that is no fault
+    for layer in _explained(training, gaps):
+        gaps.pop(layer, None)
     steps = Steps(subject, context.data, context.train_step, settings.batch_size, settings.steps)
     with flags_set([f.call.layer for f in declared.frozen], subject.layers()) as flagged:
         ran = steps.run(declared.variables)
@@ -102,14 +109,21 @@ def _moves_from_zero(training: Pass, rows: Nest, variable: Any) -> bool:
     return after is not None and all_finite([after]) and not same_bits(after, value)
 
 
-def _drawing(training: Pass) -> set[int]:
-    """The layers that draw random numbers, and those that hold such layers, by identity."""
-    random = {id(layer) for layer in training.random_layers}
+def _explained(training: Pass, gaps: Mapping[int, ModeGap]) -> set[int]:
+    """The layers, by identity, whose modes are not alike for a reason that is no fault of theirs.
+
+    Random numbers, of dropout, or a layer inside whose own modes are not alike.
+    """
+    differing = {layer for layer, gap in gaps.items() if gap.differs}
+    if not differing:
+        return set()
+    random = {id(layer) for layer in (*training.random_layers, *training.with_random_numbers())}
     holders = {
         id(parent)
-        for call in training.calls
-        if id(call.layer) in random
+        for call in (*training.calls, *training.inner_calls)
+        if id(call.layer) in random | differing
         for parent in call.parents
+        if parent is not call.layer
     }
     return random | holders
 

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.checks.population_statistics import Estimated
-from pytest_bnconsistency.measurement.population_distances import Distance, distances_by_layer
+from pytest_bnconsistency.measurement.population_distances import (
+    Channel,
+    Distance,
+    distances_by_layer,
+)
 from pytest_bnconsistency.measurement.tracked_variables import Role
 from pytest_bnconsistency.results import Explanation, Finding, Table
 from pytest_bnconsistency.rules import catalogue as rules
@@ -18,6 +22,9 @@ from pytest_bnconsistency.words import counted, digits
 FAR_ERRORS, FAR = 10, 0.5
 """A mean is far from the population's beyond so many standard errors and standard deviations,
 any other statistic beyond so many standard errors and this share of the population's."""
+FAR_ALONE = 9.0
+"""Where a single channel is told: a mean is so many standard deviations off, any other statistic
+so many times the population's own."""
 _PLURALS: Mapping[Role, str] = {
     "mean": "means",
     "variance": "variances",
@@ -26,6 +33,12 @@ _PLURALS: Mapping[Role, str] = {
     "deviation": "deviations",
     "other": "statistics",
 }
+
+
+NOT_TRIED = Explanation(
+    cause="not established; train_eval_agreement tries the causes",
+    remedy="run train_eval_agreement on training data; or recalibrate(model, x)",
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,13 @@ class LayerDistances:
         """The statistic that is far off, the farthest of them."""
         beyond = [d for d in self.distances if d.errors > FAR_ERRORS and d.off > FAR]
         return max(beyond, key=lambda d: d.off, default=None)
+
+    @property
+    def channel(self) -> tuple[Distance, Channel] | None:
+        """The single channel that is far off, the farthest of them, and its statistic."""
+        channels = [(d, d.farthest) for d in self.distances if d.farthest is not None]
+        beyond = [p for p in channels if p[1].errors > FAR_ERRORS and p[1].off > FAR_ALONE]
+        return max(beyond, key=lambda pair: pair[1].off, default=None)
 
     def cells(self, rows: int) -> tuple[str, ...]:
         known = {d.role: d.errors for d in self.distances if not math.isnan(d.errors)}
@@ -76,22 +96,49 @@ def table(layers: list[LayerDistances], rows: int) -> Table | None:
 def far_off(layers: list[LayerDistances]) -> Iterator[Finding]:
     """The warning about layers that are far from the population statistics of the data."""
     far = [(layer.path, layer.farthest) for layer in layers]
-    beyond = [(path, distance) for path, distance in far if distance is not None]
-    if not beyond:
+    if not any(distance for _, distance in far):
+        yield from _far_off_alone(layers)
         return
+    beyond = [(path, distance) for path, distance in far if distance is not None]
     path, farthest = max(beyond, key=lambda place: place[1].off)
     others = f"; {counted(len(beyond) - 1, 'more layer')} far off, too" if beyond[1:] else ""
     yield rules.FAR_OFF.finding(
         layer=path,
         layers=[place for place, _ in beyond],
         message=f"{_how_far(farthest)}{others}",
-        explanation=Explanation(
-            cause="not established; train_eval_agreement tries the causes",
-            remedy="run train_eval_agreement on training data; or recalibrate(model, x)",
-        ),
+        explanation=NOT_TRIED,
         bound=f"more than {FAR_ERRORS} standard errors, and more than {FAR} standard "
         f"deviations (of a mean) or {FAR:.0%} (of another statistic)",
         evidence={"layers": [place for place, _ in beyond]},
+    )
+
+
+def _far_off_alone(layers: list[LayerDistances]) -> Iterator[Finding]:
+    """The warning about single channels that are far off in layers that are not."""
+    beyond = [(layer.path, channel) for layer in layers if (channel := layer.channel)]
+    if not beyond:
+        return
+    path, farthest = max(beyond, key=lambda place: place[1][1].off)
+    others = f"; {counted(len(beyond) - 1, 'more layer')} with such a channel" * bool(beyond[1:])
+    yield rules.FAR_OFF.finding(
+        layer=path,
+        layers=[place for place, _ in beyond],
+        message=f"{_how_far_alone(*farthest)}{others}",
+        explanation=NOT_TRIED,
+        bound=f"more than {FAR_ERRORS} standard errors, and of a single channel more than "
+        f"{FAR_ALONE:g} standard deviations (of a mean) or times its own (of another statistic)",
+        evidence={"layers": [place for place, _ in beyond]},
+    )
+
+
+def _how_far_alone(distance: Distance, channel: Channel) -> str:
+    how = f"{digits(channel.off, 2)} standard deviations from"
+    if not distance.in_deviations:
+        how = f"{digits(channel.ratio, 2)} times"
+    role = _PLURALS[distance.role].removesuffix("s")
+    return (
+        f"the {role} of {distance.path} is {how} that of this data in channel {channel.index}, "
+        "and near it in most others"
     )
 
 

@@ -21,15 +21,25 @@ from pytest_bnconsistency.words import counted, digits, listed
 OF_NOTE = 0.25
 """How far steps must carry the statistics from those of the data, in distances as stored."""
 MOST_KEPT = 0.99999
+ROUNDING = 2.0**-22
+"""Of a stored value, so much may be round-off of the value that a step leaves."""
 
 
 def reached(m: Measured, steps: Sequence[Rested], *, others: bool = True) -> list[Array]:
-    """Where steps like these would carry the stored statistics, weights at rest."""
+    """Where steps like these would carry the stored statistics, weights at rest.
+
+    To those of the data, as far as the round-off of huge values lets steps tell.
+    """
     kept = _kept(m, steps) if others else _by_momentum(m, steps)
     values = []
-    for i in range(len(m.tracked)):
-        moved = np.mean([step.after[i] - m.moving[i] for step in steps], axis=0)
-        values.append(np.asarray(m.moving[i] + moved / (1 - kept[i])))
+    for i, stored in enumerate(m.moving):
+        moved = np.mean([step.after[i] - stored for step in steps], axis=0)
+        value, round_off = (
+            stored + moved / (1 - kept[i]),
+            ROUNDING * np.abs(stored) / (1 - kept[i]),
+        )
+        untold = np.abs(value - m.reference[i]) <= round_off
+        values.append(np.where(untold, m.reference[i], value))
     return values
 
 
