@@ -195,11 +195,6 @@ def _hundredfold(leaf: Array, row: int, rng: np.random.Generator) -> Array:
     if is_float(leaf):
         changed: Array = leaf[row] * leaf.dtype.type(100)
         return changed
-    if is_text(leaf):
-        texts = [t.decode(errors="replace") if isinstance(t, bytes) else t for t in leaf.flat]
-        if any(" " in text for text in texts):
-            # Of sentences, one longer than all: others may be padded to it.
-            return np.full(leaf.shape[1:], " ".join(texts), object)
     return _redrawn(leaf, row, rng)
 
 
@@ -208,6 +203,11 @@ def _constant(leaf: Array, row: int, rng: np.random.Generator) -> Array:
 
 
 def _duplicated(leaf: Array, row: int, rng: np.random.Generator) -> Array:
+    if is_text(leaf):
+        texts = [t.decode(errors="replace") if isinstance(t, bytes) else t for t in leaf.flat]
+        if any(" " in text for text in texts):
+            # Of sentences, all in one: others may be padded to the longest.
+            return np.full(leaf.shape[1:], " ".join(texts), object)
     copied: Array = leaf[(row + 1) % len(leaf)]
     return copied
 

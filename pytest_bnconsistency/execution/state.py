@@ -44,7 +44,7 @@ class Variables:
     def add(self, variables: list[Any]) -> None:
         """Take in variables that became known later and have not changed since."""
         for variable in variables:
-            if id(variable) not in self._values and (value := _held(variable)) is not None:
+            if id(variable) not in self._values and (value := _value_of(variable)) is not None:
                 self._values[id(variable)] = (variable, value)
 
     def changes(self) -> list[tuple[Any, Any]]:
@@ -330,7 +330,7 @@ def _read(variable: Any) -> Any:
     return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
 
 
-def _held(variable: Any) -> Any | None:
+def _value_of(variable: Any) -> Any | None:
     """Its value as a tensor; None before it has one, and once it was deleted."""
     try:
         return _read(variable)

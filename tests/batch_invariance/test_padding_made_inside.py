@@ -73,6 +73,24 @@ def test_pooling_reads_what_a_layer_of_the_users_pads(k, mask_zero):
         expect_failure(CHECK, model, TEXTS, rule="BN106", layer="pool", cause_tested=True)
 
 
+def of_one_length():
+    return np.array([[" ".join(np.roll(WORDS, n)[:4])] for n in range(8)], object)
+
+
+def taking_turns():
+    """Every ninth text, as 8 of 64 lie when they are spread evenly, has the same length."""
+    return np.array([[" ".join(np.roll(WORDS, n)[: 3 + n % 3])] for n in range(64)], object)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("texts", [of_one_length, taking_turns])
+def test_texts_that_are_not_the_longest_there_are(k, texts):
+    """Longer ones come along in use."""
+    expect_pass(CHECK, build(k, vectorization(k), mask_zero=True), texts())
+    model = build(k, vectorization(k), mask_zero=False)
+    expect_failure(CHECK, model, texts(), rule="BN106", layer="pool", cause_tested=True)
+
+
 def test_a_convolution_reads_it_first():
     model = build(keras, vectorization(keras), mask_zero=False, convolve=True)
     expect_failure(CHECK, model, TEXTS, rule="BN106", layer="convolve", cause_contains="pool")

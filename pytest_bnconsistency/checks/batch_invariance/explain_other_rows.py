@@ -81,7 +81,8 @@ def _in_layers(
     variant, tries = difference.variant, Tries()
     cured = _in_inference(subject, seen, x, variant, tries)
     if not cured and tries.may("the reader of what the model pads"):
-        found = padding.finding_inside(seen, x, variant, message, evidence)
+        variants = [variant, *(d.variant for d in entry.crossing if d is not difference)]
+        found = padding.finding_inside(seen, x, variants, message, evidence)
         if found is not None:
             return found
     if tries.may("the first layer whose rows change"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,45 @@ def finding(seen: Pass, batch: Padded, moved: Moved) -> Finding:
 
 
 def finding_inside(
-    seen: Pass, x: Nest, variant: BatchVariant, message: str, evidence: dict[str, Any]
+    seen: Pass, x: Nest, variants: Sequence[BatchVariant], message: str, evidence: dict[str, Any]
 ) -> Finding | None:
     """The finding for rows that move with their other rows because code of the model pads each
     batch to its longest row; None if that is not why.
+
+    A batch may show some of what reads the padding alone: the one that shows most tells.
     """
+    bound = UNLIKE * max(float(evidence["largest_change"]), 0.0)
+    found = [inside for v in variants if (inside := _inside(seen, x, v, bound)) is not None]
+    if not found:
+        return None
+    told = max(found, key=lambda inside: len(inside.readers))
+    first = told.readers[0].place
+    return rules.PADDING.finding(
+        layer=first,
+        message=message,
+        explanation=Explanation(
+            cause=f"{_takes(told.readers)}: {told.who} pads each batch to its longest row",
+            tested=f"with {_listed(told.readers)} held at what it gives where the batch is padded "
+            "less, every kept row is as before",
+            remedy=f"{MASKS}, or have {told.who} pad to one fixed length: output_sequence_length "
+            "of a TextVectorization, shape of RaggedTensor.to_tensor",
+            established=True,
+        ),
+        bound="no tolerance: bitwise, at one number of rows",
+        evidence={**evidence, "layer": first, "added_steps": told.added},
+    )
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """What pads in the model, by so many `added` steps, and what reads that."""
+
+    who: str
+    readers: list[Reader]
+    added: int
+
+
+def _inside(seen: Pass, x: Nest, variant: BatchVariant, bound: float) -> _Inside | None:
     for who, mine, its, given in _made(recorded(seen, x), recorded(seen, variant.x), flatten(x)):
         if len(mine) != 1 or len(its) != 1:
             continue
@@ -75,24 +109,8 @@ def finding_inside(
         longest = batch.counted.shape[1] + batch.more
         if any(leaf.ndim > 1 and leaf.shape[1] >= longest for leaf in given):
             return None  # its rows were of one length, until here
-        bound = UNLIKE * max(float(evidence["largest_change"]), 0.0)
         readers, tested = reading(seen, batch, bound)
-        if not tested:
-            return None
-        return rules.PADDING.finding(
-            layer=readers[0].place,
-            message=message,
-            explanation=Explanation(
-                cause=f"{_takes(readers)}: {who} pads each batch to its longest row",
-                tested=f"with {_listed(readers)} held at what it gives where the batch is padded "
-                "less, every kept row is as before",
-                remedy=f"{MASKS}, or have {who} pad to one fixed length: output_sequence_length "
-                "of a TextVectorization, shape of RaggedTensor.to_tensor",
-                established=True,
-            ),
-            bound="no tolerance: bitwise, at one number of rows",
-            evidence={**evidence, "layer": readers[0].place, "added_steps": batch.more},
-        )
+        return _Inside(who, readers, batch.more) if tested else None
     return None
 
 
