@@ -72,21 +72,21 @@ def finding_inside(
     found = [inside for v in variants if (inside := _inside(seen, x, v, bound)) is not None]
     if not found:
         return None
-    told = max(found, key=lambda inside: len(inside.readers))
-    first = told.readers[0].place
+    shown = max(found, key=lambda inside: len(inside.readers))
+    first = shown.readers[0].place
     return rules.PADDING.finding(
         layer=first,
         message=message,
         explanation=Explanation(
-            cause=f"{_takes(told.readers)}: {told.who} pads each batch to its longest row",
-            tested=f"with {_listed(told.readers)} held at what it gives where the batch is padded "
+            cause=f"{_takes(shown.readers)}: {shown.who} pads each batch to its longest row",
+            tested=f"with {_listed(shown.readers)} held at what it gives where the batch is padded "
             "less, every kept row is as before",
-            remedy=f"{MASKS}, or have {told.who} pad to one fixed length: output_sequence_length "
+            remedy=f"{MASKS}, or have {shown.who} pad to one fixed length: output_sequence_length "
             "of a TextVectorization, shape of RaggedTensor.to_tensor",
             established=True,
         ),
         bound="no tolerance: bitwise, at one number of rows",
-        evidence={**evidence, "layer": first, "added_steps": told.added},
+        evidence={**evidence, "layer": first, "added_steps": shown.added},
     )
 
 

@@ -22,7 +22,7 @@ from pytest_bnconsistency.words import counted, digits
 FAR_ERRORS, FAR = 10, 0.5
 """A mean is far from the population's beyond so many standard errors and standard deviations,
 any other statistic beyond so many standard errors and this share of the population's."""
-FAR_ALONE = 9.0
+FAR_CHANNEL = 9.0
 """Where a single channel is told: a mean is so many standard deviations off, any other statistic
 so many times the population's own."""
 _PLURALS: Mapping[Role, str] = {
@@ -63,7 +63,7 @@ class LayerDistances:
     def channel(self) -> tuple[Distance, Channel] | None:
         """The single channel that is far off, the farthest of them, and its statistic."""
         channels = [(d, d.farthest) for d in self.distances if d.farthest is not None]
-        beyond = [p for p in channels if p[1].errors > FAR_ERRORS and p[1].off > FAR_ALONE]
+        beyond = [p for p in channels if p[1].errors > FAR_ERRORS and p[1].off > FAR_CHANNEL]
         return max(beyond, key=lambda pair: pair[1].off, default=None)
 
     def cells(self, rows: int) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ def far_off(layers: list[LayerDistances]) -> Iterator[Finding]:
     """The warning about layers that are far from the population statistics of the data."""
     far = [(layer.path, layer.farthest) for layer in layers]
     if not any(distance for _, distance in far):
-        yield from _far_off_alone(layers)
+        yield from _far_off_in_a_channel(layers)
         return
     beyond = [(path, distance) for path, distance in far if distance is not None]
     path, farthest = max(beyond, key=lambda place: place[1].off)
@@ -113,7 +113,7 @@ def far_off(layers: list[LayerDistances]) -> Iterator[Finding]:
     )
 
 
-def _far_off_alone(layers: list[LayerDistances]) -> Iterator[Finding]:
+def _far_off_in_a_channel(layers: list[LayerDistances]) -> Iterator[Finding]:
     """The warning about single channels that are far off in layers that are not."""
     beyond = [(layer.path, channel) for layer in layers if (channel := layer.channel)]
     if not beyond:
@@ -123,15 +123,15 @@ def _far_off_alone(layers: list[LayerDistances]) -> Iterator[Finding]:
     yield rules.FAR_OFF.finding(
         layer=path,
         layers=[place for place, _ in beyond],
-        message=f"{_how_far_alone(*farthest)}{others}",
+        message=f"{_how_far_in_a_channel(*farthest)}{others}",
         explanation=NOT_TRIED,
         bound=f"more than {FAR_ERRORS} standard errors, and of a single channel more than "
-        f"{FAR_ALONE:g} standard deviations (of a mean) or times its own (of another statistic)",
+        f"{FAR_CHANNEL:g} standard deviations (of a mean) or times its own (of another statistic)",
         evidence={"layers": [place for place, _ in beyond]},
     )
 
 
-def _how_far_alone(distance: Distance, channel: Channel) -> str:
+def _how_far_in_a_channel(distance: Distance, channel: Channel) -> str:
     how = f"{digits(channel.off, 2)} standard deviations from"
     if not distance.in_deviations:
         how = f"{digits(channel.ratio, 2)} times"
