@@ -72,21 +72,21 @@ def finding_inside(
     found = [inside for v in variants if (inside := _inside(seen, x, v, bound)) is not None]
     if not found:
         return None
-    shown = max(found, key=lambda inside: len(inside.readers))
-    first = shown.readers[0].place
+    most = max(found, key=lambda inside: len(inside.readers))
+    who, readers = most.who, most.readers
     return rules.PADDING.finding(
-        layer=first,
+        layer=readers[0].place,
         message=message,
         explanation=Explanation(
-            cause=f"{_takes(shown.readers)}: {shown.who} pads each batch to its longest row",
-            tested=f"with {_listed(shown.readers)} held at what it gives where the batch is padded "
+            cause=f"{_takes(readers)}: {who} pads each batch to its longest row",
+            tested=f"with {_listed(readers)} held at what it gives where the batch is padded "
             "less, every kept row is as before",
-            remedy=f"{MASKS}, or have {shown.who} pad to one fixed length: output_sequence_length "
+            remedy=f"{MASKS}, or have {who} pad to one fixed length: output_sequence_length "
             "of a TextVectorization, shape of RaggedTensor.to_tensor",
             established=True,
         ),
         bound="no tolerance: bitwise, at one number of rows",
-        evidence={**evidence, "layer": first, "added_steps": shown.added},
+        evidence={**evidence, "layer": readers[0].place, "added_steps": most.added},
     )
 
 
