@@ -210,6 +210,36 @@ def test_a_step_that_thaws_and_freezes_again(k, rows):
     assert "and 1 more from False to True" in finding.cause
 
 
+@pytest.mark.thorough
+def test_a_train_step_that_thaws_a_part_for_its_turn(rows):
+    """As a GAN does with its discriminator: what was traced before writes to it as well."""
+
+    class Turns(keras.Model):
+        def train_step(self, data):
+            x, y = data
+            base.trainable = True
+            self.turn(x, y, base)
+            base.trainable = False
+            return {"loss": self.turn(x, y, self)}
+
+        def turn(self, x, y, part):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(self(x, training=True) - y))
+            held = part.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, held), held, strict=True))
+            return loss
+
+    base, plain = transfer(keras)
+    model = Turns(plain.inputs, plain.outputs)
+    compiled(model)
+    x, y = rows[0].astype(np.float32), rows[1]
+    model.optimizer.build(model.trainable_variables)
+    model.fit(x, y, batch_size=6, verbose=0)
+    finding = expect_failure(CHECK, model, x, y, rule="BN301")
+    assert "sets trainable of base/" in finding.cause
+    assert "in its turn" in finding.remedy
+
+
 def test_a_flag_that_no_step_has_read_yet(rows):
     base, model = transfer(keras)
     base.trainable = False

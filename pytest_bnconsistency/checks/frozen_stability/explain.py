@@ -170,17 +170,23 @@ def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     layers = [f for f in left if m.freed(f) and not f.own_flag]
     if not layers or not _time_for(FLAGS):
         return None
+    kept, tested = layers, ""
     with flags_set([f.call.layer for f in layers], m.subject.layers(), let=False):
-        kept = _staying(m, layers)
+        try:
+            kept = m.staying(layers) or m.staying(layers, retrace=True)
+        except BNConsistencyError as error:
+            why = brief_line(error.__cause__ or error)
+            tested = f"with their flags held at False the step can't run ({why})"
     if not kept:
         return None
     by = listed(dict.fromkeys(m.freed_by(f) for f in kept))
     explanation = Explanation(
         cause=f"{by} sets trainable of {_listed(kept)} from False to True while training runs",
-        tested="with their flags held at False, their state stays",
+        tested=tested or "with their flags held at False, their state stays",
         remedy="put back the flag that was there before (was = layer.trainable; ...; "
-        "layer.trainable = was), rather than True",
-        established=True,
+        "layer.trainable = was), rather than True; or, where it is to train in its turn (a "
+        "discriminator), accept that by the option ignore",
+        established=not tested,
     )
     return Cause(rules.FROZEN_MOVES, kept, explanation)
 
