@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,12 +33,6 @@ _PLURALS: Mapping[Role, str] = {
     "deviation": "deviations",
     "other": "statistics",
 }
-
-
-NOT_TRIED = Explanation(
-    cause="not established; train_eval_agreement tries the causes",
-    remedy="run train_eval_agreement on training data; or recalibrate(model, x)",
-)
 
 
 @dataclass(frozen=True)
@@ -94,40 +88,43 @@ def table(layers: list[LayerDistances], rows: int) -> Table | None:
 
 
 def far_off(layers: list[LayerDistances]) -> Iterator[Finding]:
-    """The warning about layers that are far from the population statistics of the data."""
-    far = [(layer.path, layer.farthest) for layer in layers]
-    if not any(distance for _, distance in far):
-        yield from _far_off_in_a_channel(layers)
-        return
-    beyond = [(path, distance) for path, distance in far if distance is not None]
-    path, farthest = max(beyond, key=lambda place: place[1].off)
-    others = f"; {counted(len(beyond) - 1, 'more layer')} far off, too" if beyond[1:] else ""
-    yield rules.FAR_OFF.finding(
-        layer=path,
-        layers=[place for place, _ in beyond],
-        message=f"{_how_far(farthest)}{others}",
-        explanation=NOT_TRIED,
-        bound=f"more than {FAR_ERRORS} standard errors, and more than {FAR} standard "
-        f"deviations (of a mean) or {FAR:.0%} (of another statistic)",
-        evidence={"layers": [place for place, _ in beyond]},
-    )
+    """The warning about layers that are far from the population statistics of the data; where
+    none is, about single channels that are.
+    """
+    beyond = [
+        (layer.path, distance.off, _how_far(distance))
+        for layer in layers
+        if (distance := layer.farthest) is not None
+    ]
+    in_a_channel = [
+        (layer.path, channel[1].off, _how_far_in_a_channel(*channel))
+        for layer in layers
+        if (channel := layer.channel) is not None
+    ]
+    if beyond:
+        yield _far_off(beyond, "far off, too", FAR, f"{FAR:.0%}")
+    elif in_a_channel:
+        yield _far_off(in_a_channel, "with such a channel", FAR_CHANNEL, f"{FAR_CHANNEL:.0%}")
 
 
-def _far_off_in_a_channel(layers: list[LayerDistances]) -> Iterator[Finding]:
-    """The warning about single channels that are far off in layers that are not."""
-    beyond = [(layer.path, channel) for layer in layers if (channel := layer.channel)]
-    if not beyond:
-        return
-    path, farthest = max(beyond, key=lambda place: place[1][1].off)
-    others = f"; {counted(len(beyond) - 1, 'more layer')} with such a channel" * bool(beyond[1:])
-    yield rules.FAR_OFF.finding(
+def _far_off(
+    beyond: Sequence[tuple[str, float, str]], more: str, deviations: float, share: str
+) -> Finding:
+    """The finding about layers, each with how far it is off, as a number and in words."""
+    path, _, how_far = max(beyond, key=lambda place: place[1])
+    others = f"; {counted(len(beyond) - 1, 'more layer')} {more}" if beyond[1:] else ""
+    paths = [place for place, _, _ in beyond]
+    return rules.FAR_OFF.finding(
         layer=path,
-        layers=[place for place, _ in beyond],
-        message=f"{_how_far_in_a_channel(*farthest)}{others}",
-        explanation=NOT_TRIED,
-        bound=f"more than {FAR_ERRORS} standard errors, and of a single channel more than "
-        f"{FAR_CHANNEL:g} standard deviations (of a mean) or times its own (of another statistic)",
-        evidence={"layers": [place for place, _ in beyond]},
+        layers=paths,
+        message=f"{how_far}{others}",
+        explanation=Explanation(
+            cause="not established; train_eval_agreement tries the causes",
+            remedy="run train_eval_agreement on training data; or recalibrate(model, x)",
+        ),
+        bound=f"more than {FAR_ERRORS} standard errors, and more than {deviations:g} standard "
+        f"deviations (of a mean) or {share} (of another statistic)",
+        evidence={"layers": paths},
     )
 
 
