@@ -371,3 +371,15 @@ def test_the_code_of_a_model_may_draw_before_a_layer(k, data):
     expect_pass(CHECK, trained(0.8), *data)
     found = expect_failure(CHECK, trained(0.99), *data, rule=STALE, cause_tested=True)
     assert found.layer.endswith("bn")
+
+
+@pytest.mark.thorough
+def test_a_variance_so_huge_that_steps_round_it_off(k, data):
+    """What a step leaves of it differs from it by less than it is rounded by."""
+    model = net(k)
+    model.fit(*data, epochs=20, batch_size=32, verbose=0)
+    expect_pass(CHECK, model, *data)
+    variance = model.get_layer("first").moving_variance
+    variance.assign(np.concatenate([[1e30], variance.numpy()[1:]]))
+    finding = expect_failure(CHECK, model, *data, rule="BN204", layer="first", cause_tested=False)
+    assert finding.cause.startswith("not established")

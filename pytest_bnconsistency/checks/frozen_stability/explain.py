@@ -400,26 +400,26 @@ def _by_mode(m: Measured, layers: Sequence[Frozen]) -> Iterator[Cause]:
     """Layers that give in training mode something else on the identical input."""
     meeting = _meeting(m, layers) if layers else None
     by_batch = [f for f in layers if meeting is None or f in meeting]
+    tested = "on the identical input, inference mode gives another output"
     if by_batch:
-        explanation = _explained(
-            "frozen or not, the layer normalises by the batch in training mode; its statistics "
-            "stay",
-            "use a BatchNormalization of V2 behaviour (tf.keras 2.2 or later, keras 3), or call "
-            "the frozen part with training=False",
-            "on the identical input, inference mode gives another output, and so do rows that "
-            "training mode gets one by one"
-            if meeting is not None
-            else "",
+        one_by_one = ", and so do rows that training mode gets one by one"
+        explanation = Explanation(
+            cause="frozen or not, the layer normalises by the batch in training mode; its "
+            "statistics stay",
+            tested=tested + one_by_one * (meeting is not None),
+            remedy="use a BatchNormalization of V2 behaviour (tf.keras 2.2 or later, keras 3), or "
+            "call the frozen part with training=False",
+            established=meeting is not None,
         )
         yield Cause(rules.FROZEN_BY_BATCH, by_batch, explanation)
     if by_row := [f for f in layers if f not in by_batch]:
-        explanation = _explained(
-            "frozen or not, the layer computes otherwise in training mode than in inference, each "
-            "row by itself; its state stays",
-            "call the frozen part with training=False; or, where both modes are meant, accept "
-            "that by the option ignore",
-            "on the identical input, inference mode gives another output; rows that training mode "
-            "gets one by one come out as together",
+        explanation = Explanation(
+            cause="frozen or not, the layer computes otherwise in training mode than in "
+            "inference, each row by itself; its state stays",
+            tested=f"{tested}; rows that training mode gets one by one come out as together",
+            remedy="call the frozen part with training=False; or, where both modes are meant, "
+            "accept that by the option ignore",
+            established=True,
         )
         yield Cause(rules.FROZEN_BY_BATCH, by_row, explanation)
 

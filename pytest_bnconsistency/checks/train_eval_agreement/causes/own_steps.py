@@ -34,10 +34,8 @@ def reached(m: Measured, steps: Sequence[Rested], *, others: bool = True) -> lis
     values = []
     for i, stored in enumerate(m.moving):
         moved = np.mean([step.after[i] - stored for step in steps], axis=0)
-        value, round_off = (
-            stored + moved / (1 - kept[i]),
-            ROUNDING * np.abs(stored) / (1 - kept[i]),
-        )
+        value = stored + moved / (1 - kept[i])
+        round_off = ROUNDING * np.abs(stored) / (1 - kept[i])
         untold = np.abs(value - m.reference[i]) <= round_off
         values.append(np.where(untold, m.reference[i], value))
     return values
