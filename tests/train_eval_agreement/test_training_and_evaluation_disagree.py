@@ -209,6 +209,7 @@ def test_a_custom_loop_without_training(k, disagrees, data):
     cause = "the steps ran in inference mode"
     finding = disagrees(model, *data, rule=NEVER_UPDATED, layer="bn", cause_contains=cause)
     assert "model(x, training=True)" in finding.remedy
+    assert "recalibrate(model, x) alone may make it worse" in finding.remedy
     looped(k, model, data, training=True)
     expect_pass(CHECK, model, *data)
 
@@ -234,6 +235,7 @@ def test_statistics_that_were_lost_with_the_weights_kept(data, lost):
     )
     assert "trained with other statistics" in finding.cause
     assert "save and load" in finding.remedy
+    assert finding.remedy.endswith("or recalibrate(model, x)")
 
 
 @pytest.mark.parametrize("copied", ["trainable_variables", "variables"])
@@ -319,7 +321,7 @@ def test_a_train_step_that_runs_in_inference_mode(data):
         model.fit(*many(data, 100), epochs=3, verbose=0)
         return model
 
-    expect_failure(
+    finding = expect_failure(
         CHECK,
         build(False),
         *data,
@@ -328,6 +330,7 @@ def test_a_train_step_that_runs_in_inference_mode(data):
         cause_tested=True,
         cause_contains="a training step of the model's own runs bn in inference mode",
     )
+    assert "recalibrate(model, x) alone may make it worse" in finding.remedy
     expect_pass(CHECK, build(True), *data)
 
 

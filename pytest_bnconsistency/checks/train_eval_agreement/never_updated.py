@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,10 @@ HARMFUL, SEEN = 0.1, 0.02
 """Shares of the loss of a mean answer: they lose at least the first, or twice as much and the
 second. Weights that were trained in both modes, one after the other, know their targets in either.
 """
+OR_RECALIBRATE = ", or recalibrate(model, x)"
+FIT_THE_INITIAL = (
+    "(recalibrate(model, x) alone may make it worse: the weights fit the initial statistics)"
+)
 
 
 @dataclass(frozen=True)
@@ -216,20 +220,19 @@ def _finding(context: CheckContext, layers: Layers) -> Finding:
         explanation = Explanation(
             cause=f"momentum {momentum:g} keeps all of the old value: the statistics never move",
             tested=f"with momentum {ANY_MOMENTUM}, a pass in training mode moves them",
-            remedy="momentum 0.9 to 0.99; then train again",
+            remedy=f"momentum 0.9 to 0.99; then train again{OR_RECALIBRATE}",
             established=True,
         )
     elif stuck or _fit_leaves_unchanged(context, data, untouched, tries):
         explanation = _not_reached(context, first, bool(stuck))
     else:
         explanation = _other_steps(context, untouched, tries)
-    remedy = f"{explanation.remedy}, or recalibrate(model, x)"
     return rule.finding(
         layer=first.path,
         layers=dict.fromkeys(t.path for t in untouched),
         message=f"the statistics of {layers_of(untouched)} are exactly their initial values "
         f"{after}",
-        explanation=replace(explanation, remedy=remedy),
+        explanation=explanation,
         bound="no tolerance: exactly 0 or 1 in every channel",
         evidence={"layers": sorted({t.path for t in untouched}), "updates": updates},
     )
@@ -257,7 +260,9 @@ def _not_reached(context: CheckContext, first: Tracked, stuck: bool) -> Explanat
         remedy = "call self(x, training=True) in train_step; then train again"
     modes = "told training=True, they move"
     tested = modes if stuck else f"one step of training leaves the statistics alone; {modes}"
-    return Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
+    return Explanation(
+        cause=cause, tested=tested, remedy=f"{remedy} {FIT_THE_INITIAL}", established=True
+    )
 
 
 def _moves_in_inference(context: CheckContext, tracked: Tracked) -> bool:
@@ -284,14 +289,16 @@ def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tri
             return Explanation(
                 cause=lost,
                 tested=f"the weights fit the statistics of the batch: {modes}",
-                remedy="save and load the weights that do not train along with those that do",
+                remedy="save and load the weights that do not train along with those that do"
+                + OR_RECALIBRATE,
                 established=True,
             )
         if all_at_start and stored <= trained:
             return Explanation(
                 cause=in_loop,
                 tested=f"{moves}, and the weights fit the initial ones: {modes}",
-                remedy="call model(x, training=True) in the training loop; then train again",
+                remedy="call model(x, training=True) in the training loop; then train again "
+                + FIT_THE_INITIAL,
                 established=True,
             )
     if not all_at_start:
@@ -301,12 +308,13 @@ def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tri
                 f"training mode: either {lost}, or the layer is new"
             ),
             tested=moves,
-            remedy="load all weights",
+            remedy=f"load all weights{OR_RECALIBRATE}",
         )
     return Explanation(
         cause=tries.without_cause(f"not established; either {in_loop}, or {lost}"),
         tested=moves,
-        remedy="call model(x, training=True) in the training loop, or load all weights",
+        remedy="call model(x, training=True) in the training loop and train again; or load all "
+        f"weights{OR_RECALIBRATE}",
     )
 
 
