@@ -66,13 +66,17 @@ def finding_inside(
     """The finding for rows that move with their other rows because code of the model pads each
     batch to its longest row; None if that is not why.
 
-    A batch may show some of what reads the padding alone: the one that shows most tells.
+    A batch may show some of what reads the padding alone: where the first of the `variants` shows
+    any, the one that shows most tells.
     """
     bound = UNLIKE * max(float(evidence["largest_change"]), 0.0)
-    found = [inside for v in variants if (inside := _inside(seen, x, v, bound)) is not None]
-    if not found:
+    first, *others = variants
+    if (most := _inside(seen, x, first, bound)) is None:
         return None
-    most = max(found, key=lambda inside: len(inside.readers))
+    for other in others:
+        inside = _inside(seen, x, other, bound)
+        if inside is not None and len(inside.readers) > len(most.readers):
+            most = inside
     who, readers = most.who, most.readers
     return rules.PADDING.finding(
         layer=readers[0].place,
