@@ -132,7 +132,7 @@ class CheckContext:
         """
         if self.data is not None:
             fewest = max(FEWEST_ROWS, self.subject.declared_rows() or 0)
-            x = _spread(self.data, min(count, max(self.data.rows, fewest))).x
+            x = _drawn(self.data, min(count, max(self.data.rows, fewest))).x
             return self._with_ids(x)
         specs = self.specs()
         if specs is None:
@@ -181,7 +181,7 @@ def _may_be_ids(leaf: Array) -> bool:
     return bool(leaf.min() >= 0 and leaf.max() < 2**31 and (leaf == np.floor(leaf)).all())
 
 
-def _spread(given: Data, count: int) -> Data:
+def _drawn(given: Data, count: int) -> Data:
     """`count` of the given rows; where there are fewer, the rest are mixtures of them."""
     if given.rows >= count:
         return given.take(some_rows(given.rows, count))

@@ -8,7 +8,7 @@ as a constant.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,14 +55,11 @@ def draws(graph: Any, spans: Sequence[Span]) -> tuple[list[Any], dict[str, tuple
 
 def with_random_numbers(graph: Any, spans: Sequence[Span]) -> list[Any]:
     """The layers whose own code makes random numbers, if only those of a seed that stays."""
-    library = {f.signature.name: f.node_def for f in graph.as_graph_def().library.function}
-    functions = _spread(library, {n for n, nodes in library.items() if _any_random(nodes)})
-    found = [
-        (index, operation.name)
-        for index, operation in enumerate(graph.get_operations())
-        if is_random(operation.type) or functions & {*_functions_of(operation.node_def)}
-    ]
-    return standing(found, spans)[0]
+    return standing(_random_operations(graph, _is_random, _any_random), spans)[0]
+
+
+def _is_random(kind: str, inputs: Sequence[Any]) -> bool:
+    return is_random(kind)
 
 
 def _any_random(nodes: Iterable[Any]) -> bool:
@@ -89,31 +86,35 @@ def standing(
     return list(layers.values()), outside
 
 
-def _random_operations(graph: Any) -> Iterator[tuple[int, str]]:
-    """The place and the name of each operation that draws, if only in a function that it runs."""
+def _random_operations(
+    graph: Any,
+    in_graph: Callable[[str, Sequence[Any]], bool] = draws_in_graph,
+    in_library: Callable[[Iterable[Any]], bool] = draws_in_library,
+) -> Iterator[tuple[int, str]]:
+    """The place and the name of each operation that draws, if only in a function that it runs.
+
+    What draws in a graph, by type and inputs, and of the nodes of a function, may be others.
+    """
     operations = graph.get_operations()
-    functions = _drawing_functions(graph) if any(_runs(op.type) for op in operations) else set()
+    runs = any(_runs(op.type) for op in operations)
+    functions = _drawing_functions(graph, in_library) if runs else set()
     for index, operation in enumerate(operations):
-        if draws_in_graph(operation.type, operation.inputs) or (
+        if in_graph(operation.type, operation.inputs) or (
             functions and not functions.isdisjoint(_functions_of(operation.node_def))
         ):
             yield index, operation.name
 
 
-def _drawing_functions(graph: Any) -> set[str]:
+def _drawing_functions(graph: Any, in_library: Callable[[Iterable[Any]], bool]) -> set[str]:
     """The names of the functions in a graph's library that draw, or run one that does."""
     library = {f.signature.name: f.node_def for f in graph.as_graph_def().library.function}
-    return _spread(library, {name for name, nodes in library.items() if draws_in_library(nodes)})
-
-
-def _spread(library: Mapping[str, Any], found: set[str]) -> set[str]:
-    """These functions of a library, and those that run one of them."""
     runs = {
         name: {called for node in nodes for called in _functions_of(node)}
         for name, nodes in library.items()
     }
+    found = {name for name, nodes in library.items() if in_library(nodes)}
     while more := {name for name in library.keys() - found if runs[name] & found}:
-        found = found | more
+        found |= more
     return found
 
 

@@ -70,11 +70,11 @@ def finding_inside(
     any, the one that shows most tells.
     """
     bound = UNLIKE * max(float(evidence["largest_change"]), 0.0)
-    first, *others = variants
-    if (most := _inside(seen, x, first, bound)) is None:
+    base, (first, *others) = recorded(seen, x), variants
+    if (most := _inside(seen, x, base, first, bound)) is None:
         return None
     for other in others:
-        inside = _inside(seen, x, other, bound)
+        inside = _inside(seen, x, base, other, bound)
         if inside is not None and len(inside.readers) > len(most.readers):
             most = inside
     who, readers = most.who, most.readers
@@ -103,8 +103,10 @@ class _Inside:
     added: int
 
 
-def _inside(seen: Pass, x: Nest, variant: BatchVariant, bound: float) -> _Inside | None:
-    for who, mine, its, given in _made(recorded(seen, x), recorded(seen, variant.x), flatten(x)):
+def _inside(
+    seen: Pass, x: Nest, base: Recorded, variant: BatchVariant, bound: float
+) -> _Inside | None:
+    for who, mine, its, given in _made(base, recorded(seen, variant.x), flatten(x)):
         if len(mine) != 1 or len(its) != 1:
             continue
         batch = padded_inside(x, variant.x, variant.kept, mine[0], its[0])

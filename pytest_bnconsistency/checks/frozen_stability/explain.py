@@ -175,8 +175,7 @@ def _set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         try:
             kept = m.staying(layers) or m.staying(layers, retrace=True)
         except BNConsistencyError as error:
-            why = brief_line(error.__cause__ or error)
-            tested = f"with their flags held at False the step can't run ({why})"
+            tested = f"with their flags held at False {_refusal(error)}"
     if not kept:
         return None
     by = listed(dict.fromkeys(m.freed_by(f) for f in kept))
@@ -220,8 +219,7 @@ def _unfrozen(
         try:
             staying = len(m.staying(free, freeze=True, retrace=True)) == len(free)
         except BNConsistencyError as error:
-            why = brief_line(error.__cause__ or error)
-            tried = f"with trainable=False on the layer itself the step can't run ({why})"
+            tried = f"with trainable=False on the layer itself {_refusal(error)}"
             return Cause(rule, free, Explanation(cause=by, tested=tried, remedy=remedy))
         if not (heeding and staying):
             return Cause(rule, free, _whatever_the_flag(m, free, by, heeding=heeding))
@@ -334,6 +332,11 @@ def _staying(m: Measured, layers: Sequence[Frozen], **how: bool) -> list[Frozen]
         return m.staying(layers, **how)
     except BNConsistencyError:
         return []
+
+
+def _refusal(error: BNConsistencyError) -> str:
+    """That the user's step can't run so, with what it raised itself."""
+    return f"the step can't run ({brief_line(error.__cause__ or error)})"
 
 
 def _variables(layers: Sequence[Frozen]) -> list[Any]:

@@ -65,7 +65,7 @@ def measured(
     seen = training.run(rows)
     beyond = _beyond_rows(training, rows, seen.moved, declared.frozen)
     gaps = mode_gaps(training.calls, seen.records)
-    for layer in _explained(training, gaps):
+    for layer in _excused(training, gaps):
         gaps.pop(layer, None)
     steps = Steps(subject, context.data, context.train_step, settings.batch_size, settings.steps)
     with flags_set([f.call.layer for f in declared.frozen], subject.layers()) as flagged:
@@ -109,7 +109,7 @@ def _moves_from_zero(training: Pass, rows: Nest, variable: Any) -> bool:
     return after is not None and all_finite([after]) and not same_bits(after, value)
 
 
-def _explained(training: Pass, gaps: Mapping[int, ModeGap]) -> set[int]:
+def _excused(training: Pass, gaps: Mapping[int, ModeGap]) -> set[int]:
     """The layers, by identity, whose modes are not alike for a reason that is no fault of theirs.
 
     Random numbers, of dropout, or a layer inside whose own modes are not alike.

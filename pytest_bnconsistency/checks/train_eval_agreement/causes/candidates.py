@@ -54,9 +54,10 @@ ENOUGH = 16
 
 def predicted(m: Measured, tries: Tries) -> Cause | None:
     """The cause that explains most of what is stored, if one explains half."""
-    found, none = list[Cause](), list[Cause]()
+    found = list[Cause]()
     for attempt in ATTEMPTS:
-        causes = tries.found(attempt.name, functools.partial(_all, attempt, m), none)
+        look = functools.partial(_all, attempt, m)
+        causes = tries.found(attempt.name, look, list[Cause]())
         found += [cause for cause in causes if cause.sure or cause.share > HALF]
         if found and _settles(m, attempt, found):
             break
