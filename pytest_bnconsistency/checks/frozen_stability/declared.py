@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.frozen_stability.explain import Frozen
+from pytest_bnconsistency.checks.frozen_stability.measured import Frozen
 from pytest_bnconsistency.checks.frozen_stability.status import NormalizationLayer
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.errors import DataError

@@ -12,7 +12,7 @@ import tensorflow as tf
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability import fine_tuning
 from pytest_bnconsistency.checks.frozen_stability.declared import Declarations
-from pytest_bnconsistency.checks.frozen_stability.explain import Frozen, Measured
+from pytest_bnconsistency.checks.frozen_stability.measured import Frozen, Measured
 from pytest_bnconsistency.checks.population_statistics import inference_pass
 from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES, TRAINING
 from pytest_bnconsistency.data.arrays import Nest, all_finite

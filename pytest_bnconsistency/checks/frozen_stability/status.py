@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_bnconsistency.checks.frozen_stability.explain import Measured
+from pytest_bnconsistency.checks.frozen_stability.measured import Measured
 from pytest_bnconsistency.execution.training_steps import ModeGap
 from pytest_bnconsistency.models import Call
 from pytest_bnconsistency.results import Finding, Table

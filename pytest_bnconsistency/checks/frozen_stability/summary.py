@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_bnconsistency.checks.frozen_stability.declared import not_frozen
-from pytest_bnconsistency.checks.frozen_stability.explain import Frozen, Measured
 from pytest_bnconsistency.checks.frozen_stability.fine_tuning import Start
+from pytest_bnconsistency.checks.frozen_stability.measured import Frozen, Measured
 from pytest_bnconsistency.checks.frozen_stability.status import Status
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.execution.forward_pass import Pass

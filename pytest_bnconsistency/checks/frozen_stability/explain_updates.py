@@ -1,0 +1,75 @@
+"""Who updates the state of layers whose flags are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_bnconsistency.checks.frozen_stability.cause import (
+    MIND_TRAINABLE,
+    WRITERS,
+    Cause,
+    explanation_of,
+    time_for,
+)
+from pytest_bnconsistency.checks.frozen_stability.explain_writers import named_writers
+from pytest_bnconsistency.checks.frozen_stability.measured import (
+    Frozen,
+    Measured,
+    paths_of,
+    variables_of,
+)
+from pytest_bnconsistency.models.owned_objects import name_of
+from pytest_bnconsistency.results import Explanation
+from pytest_bnconsistency.rules import catalogue as rules
+
+
+def ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
+    layers = [f for f in left if f.any_of(m.by_forward)]
+    if not layers:
+        return None
+    if time_for("inference mode forced") and m.all_stay_in_a_pass(layers, frozen=False):
+        explanation = explanation_of(
+            "the layer updates its state whenever training is true, and does not look at "
+            "trainable",
+            MIND_TRAINABLE,
+            "told training=False, its state stays",
+        )
+        outer_first = sorted(layers, key=lambda f: len(f.call.parents))
+        return Cause(rules.FROZEN_MOVES, outer_first, explanation)
+    return by_parent(m, layers) or Cause(
+        rules.FROZEN_MOVES, layers, explanation_of("not established", MIND_TRAINABLE, "")
+    )
+
+
+def by_parent(m: Measured, layers: Sequence[Frozen]) -> Cause | None:
+    """A layer around them that writes to their state: told inference mode, does it stay?"""
+    holders = {id(f): f.call.parents[-1] for f in layers if f.call.parents}
+    for holder in {id(h): h for h in holders.values() if h is not m.subject.model}.values():
+        inside = [f for f in layers if holders.get(id(f)) is holder]
+        if not time_for("inference mode forced"):
+            return None
+        if not m.all_stay_in_a_pass(inside, frozen=False, holder=holder):
+            continue
+        name = name_of(holder)
+        explanation = explanation_of(
+            f"{name}, which holds {paths_of(inside)}, writes to its state whenever training is "
+            "true",
+            f"freeze {name} as well if it looks at trainable; or call it with training=False",
+            f"with {name} told training=False, the state stays",
+        )
+        return Cause(rules.FROZEN_MOVES, inside, explanation)
+    return None
+
+
+def written(m: Measured, left: Sequence[Frozen]) -> Cause | None:
+    if not left:
+        return None
+    found = named_writers(m.steps, variables_of(left)) if time_for(WRITERS) else None
+    if found is not None:
+        return Cause(rules.FROZEN_MOVES, left, found.explanation)
+    explanation = Explanation(
+        cause="not established: the forward pass leaves the state alone, a training step does not",
+        remedy="look for what writes these variables: an optimizer, a callback, the step itself",
+        tested="compiling again, and leaving out each write to these variables that can be seen",
+    )
+    return Cause(rules.FROZEN_MOVES, left, explanation)
