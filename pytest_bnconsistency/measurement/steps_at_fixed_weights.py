@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array
@@ -43,6 +45,40 @@ class RealStep:
             for batch in given.batches(self.size):
                 self.own(batch.x, batch.y)
 
+    def each(
+        self,
+        data: Data,
+        rows: Sequence[Array],
+        begin: Callable[[int], None],
+        end: Callable[[int], None],
+    ) -> None:
+        """A step on each of these rows, as many each time, between `begin` and `end` with its
+        number.
+        """
+        if not self._in_one_fit(data, rows, begin, end):
+            for number, chosen in enumerate(rows):
+                begin(number)
+                self(data.take(chosen))
+                end(number)
+
+    def _in_one_fit(
+        self,
+        data: Data,
+        rows: Sequence[Array],
+        begin: Callable[[int], None],
+        end: Callable[[int], None],
+    ) -> bool:
+        """The same in one `fit`, which costs less; False where that runs several steps at once."""
+        if self.own is not None or not self.subject.takes_callbacks or len(rows) < 2:
+            return False
+        begun, ended = itertools.count(), itertools.count()
+        every = data.take(np.concatenate(rows))
+        with as_written():
+            self.subject.fit_watched(
+                every, len(rows[0]), lambda: begin(next(begun)), lambda: end(next(ended))
+            )
+        return next(ended) == len(rows)
+
 
 @dataclass(frozen=True)
 class Write:
@@ -67,18 +103,22 @@ class Rested:
 def steps_at_rest(
     step: RealStep,
     tracked: Sequence[Tracked],
-    begun: Iterable[tuple[Data, Sequence[Array]]],
+    data: Data,
+    begun: Sequence[tuple[Array, Sequence[Array]]],
     *,
     others: bool = True,
 ) -> list[Rested]:
-    """One step on each batch, from the same weights and from the statistics that are beside it.
+    """One step on each batch of rows, from the same weights and from the statistics beside it.
 
-    One trace serves all, as far as the batches are alike. With `others=False`, all writes to the
+    One trace serves all: the batches have as many rows. With `others=False`, all writes to the
     statistics but those of their layers are left out.
     """
     logs = {id(t.variable): _Log(t) for t in tracked}
+    stepping = False
 
     def note(variable: Any, frame: types.FrameType, write: Callable[[], Any]) -> Any:
+        if not stepping:
+            return write()
         log = logs[id(variable)]
         by = log.writer(frame)
         if by and not others:
@@ -87,23 +127,27 @@ def steps_at_rest(
         log.note(by)
         return result
 
-    found = []
+    found: dict[int, Rested] = {}
     with preserve_state(step.subject, step.own):
         everything = Variables(reachable_variables(step.subject))
         forget_training(step.subject, step.own)
-        for batch, start in begun:
+
+        def begin(number: int) -> None:
+            nonlocal stepping
+            stepping = False
             everything.restore()
-            write_statistics(tracked, start)
-            before = [t.stored for t in tracked]
+            write_statistics(tracked, begun[number][1])
             for log in logs.values():
-                log.clear()
-            with intercepted([t.variable for t in tracked], note):
-                step(batch)
-            writes = [
-                logs[id(t.variable)].read(value) for t, value in zip(tracked, before, strict=True)
-            ]
-            found.append(Rested([t.stored for t in tracked], writes))
-    return found
+                log.begin()
+            stepping = True
+
+        def end(number: int) -> None:
+            writes = [logs[id(t.variable)].read() for t in tracked]
+            found[number] = Rested([t.stored for t in tracked], writes)
+
+        with intercepted([t.variable for t in tracked], note):
+            step.each(data, [rows for rows, _ in begun], begin, end)
+    return [found[number] for number in range(len(begun))]
 
 
 class _Log:
@@ -118,6 +162,7 @@ class _Log:
         self._sites = tf.Variable(tf.zeros((MOST_WRITES,), tf.int32), trainable=False)
         self._count = tf.Variable(0, trainable=False)
         self._writers: list[str] = []
+        self._before = tracked.stored
 
     def writer(self, frame: types.FrameType) -> str:
         """Who asked for a write, empty for a call of the variable's own layer."""
@@ -138,11 +183,13 @@ class _Log:
         self._sites.scatter_update(tf.IndexedSlices([len(self._writers) - 1], place))
         self._count.assign_add(1)
 
-    def clear(self) -> None:
+    def begin(self) -> None:
         self._count.assign(0)
+        self._before = self._tracked.stored
 
-    def read(self, before: Array) -> list[Write]:
-        found = []
+    def read(self) -> list[Write]:
+        """The writes since it began."""
+        found, before = [], self._before
         for index in range(min(int(self._count.numpy()), MOST_WRITES)):
             after = self._values[index].numpy()
             found.append(Write(self._writers[int(self._sites[index].numpy())], before, after))

@@ -315,6 +315,17 @@ class Subject(abc.ABC):
         """One epoch of the user's own training, in the order of the rows, as they were given."""
         raise NotImplementedError(f"{self.name} can't be trained by fit")
 
+    @property
+    def takes_callbacks(self) -> bool:
+        """Whether `fit_watched` can run: `fit` is the library's own."""
+        return False
+
+    def fit_watched(
+        self, data: Data, batch_size: int, begin: Callable[[], None], end: Callable[[], None]
+    ) -> None:
+        """`fit`, with `begin` before and `end` after what is run at once: a step, or several."""
+        raise NotImplementedError(f"{self.name} can't be trained by fit")
+
     def fit_like(self, data: Data, batch_size: int, batch: TracedBatch) -> None:
         """The same in the form of a batch that training was traced for, and that `data` fits."""
         self.fit(data, batch_size)
@@ -351,6 +362,10 @@ class Subject(abc.ABC):
     def constructor_freezes(self) -> bool:
         """Whether a layer that is made with `trainable=False` has weights that don't train."""
         return True
+
+    def unknown_to_optimizer(self) -> list[str]:
+        """The weights that train now but did not when the optimizer was built."""
+        return []
 
     def rebuild_training(self) -> None:
         """Forget the compiled training function, as compiling again would."""

@@ -18,8 +18,10 @@ class Keras3Subject(KerasModelSubject):
 
     layer_class = keras.layers.Layer
     model_class = keras.Model
+    callback_class = keras.callbacks.Callback
     symbolic_class = keras.KerasTensor
     inputs_attribute = "_inputs_struct"
+    optimizer_attribute = "_trainable_variables_indices"
     operation_class = keras.Operation
 
     def __init__(self, model: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Nest, Spec, flatten, map_nest, packed
 from pytest_bnconsistency.data.rows import Data
-from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
+from pytest_bnconsistency.errors import DataError, StepError, UnsupportedSubjectError
 from pytest_bnconsistency.models.calls import Hook, TracedBatch
 from pytest_bnconsistency.models.layer_hooks import by_names, hooked_layers
 from pytest_bnconsistency.models.predict_methods import PredictingSubject, fed, quiet
@@ -26,7 +26,7 @@ from pytest_bnconsistency.models.training_batches import (
     rows_in,
     traced_batches,
 )
-from pytest_bnconsistency.words import brief_line
+from pytest_bnconsistency.words import brief_line, listed
 
 _UNFIT = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
 """What TensorFlow raises on targets that a loss can't take."""
@@ -39,10 +39,13 @@ class KerasModelSubject(PredictingSubject):
 
     mode = "training"
     layer_class: type
+    callback_class: type
     symbolic_class: type
     """The tensors that a graph is built of."""
     inputs_attribute: str
     """Where a functional model keeps its inputs in the nest that it was given."""
+    optimizer_attribute: str
+    """Where an optimizer keeps the places of the weights that it was built for."""
     operation_class: type | None = None
     """The class of graph operations that are no layers, where there is one apart."""
 
@@ -268,8 +271,23 @@ class KerasModelSubject(PredictingSubject):
         return {"loss": loss, **_numbers({k: v for k, v in scores.items() if k != "loss"})}
 
     def fit(self, data: Data, batch_size: int) -> None:
+        self._fit(data, batch_size)
+
+    @property
+    def takes_callbacks(self) -> bool:
+        return not self._overrides("fit")
+
+    def fit_watched(
+        self, data: Data, batch_size: int, begin: Callable[[], None], end: Callable[[], None]
+    ) -> None:
+        callback = self.callback_class()
+        callback.on_train_batch_begin = lambda batch, logs=None: begin()
+        callback.on_train_batch_end = lambda batch, logs=None: end()
+        self._fit(data, batch_size, callbacks=[callback])
+
+    def _fit(self, data: Data, batch_size: int, **more: Any) -> None:
         if data.form is not None and data.form.streamed:
-            self._fit_dataset(data, given_dataset(data, batch_size))
+            self._fit_dataset(data, given_dataset(data, batch_size), **more)
             return
         self._with_targets(
             data,
@@ -281,6 +299,7 @@ class KerasModelSubject(PredictingSubject):
                 epochs=1,
                 shuffle=False,
                 verbose=0,
+                **more,
             ),
         )
 
@@ -295,9 +314,9 @@ class KerasModelSubject(PredictingSubject):
             given = batch_like(part, batch, names)
             self._with_targets(data, lambda given=given: self.model.train_on_batch(*given))
 
-    def _fit_dataset(self, data: Data, dataset: Any) -> None:
+    def _fit_dataset(self, data: Data, dataset: Any, **more: Any) -> None:
         self._with_targets(
-            data, lambda: self.model.fit(dataset, epochs=1, shuffle=False, verbose=0)
+            data, lambda: self.model.fit(dataset, epochs=1, shuffle=False, verbose=0, **more)
         )
 
     @property
@@ -328,12 +347,28 @@ class KerasModelSubject(PredictingSubject):
         try:
             with quiet():
                 return run()
-        except (ValueError, TypeError, *_UNFIT) as error:
+        except Exception as error:
+            if unknown := self.unknown_to_optimizer():
+                raise StepError(
+                    f"the optimizer was built before {listed(unknown, most=1)} trained, and a "
+                    f"step that is traced anew raises {type(error).__name__}; expected a model "
+                    "that was compiled after its flags were set: call model.compile(...) again "
+                    "after changing trainable"
+                ) from error
+            if not isinstance(error, (ValueError, TypeError, *_UNFIT)):
+                raise
             expected = f"targets as fit takes them{self._about_labels(data)}{self._about_weights}"
             raise DataError(
                 f"the model's own loss or step does not take these x and y: {brief_line(error)}; "
                 f"expected {expected}"
             ) from error
+
+    def unknown_to_optimizer(self) -> list[str]:
+        optimizer: Any = getattr(self.model, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        known = getattr(optimizer, self.optimizer_attribute, None) or {}
+        training = self.model.trainable_variables if known else ()
+        return [getattr(v, "path", v.name) for v in training if optimizer._var_key(v) not in known]
 
     @property
     def _about_weights(self) -> str:

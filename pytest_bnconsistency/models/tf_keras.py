@@ -22,8 +22,10 @@ class TfKerasSubject(KerasModelSubject):
 
     layer_class = tf_keras.layers.Layer
     model_class = tf_keras.Model
+    callback_class = tf_keras.callbacks.Callback
     symbolic_class = keras_tensor.KerasTensor
     inputs_attribute = "_nested_inputs"
+    optimizer_attribute = "_index_dict"
 
     @classmethod
     def accepts(cls, model: Any) -> bool:

@@ -1,5 +1,6 @@
 """Frozen whole, nothing to train, NaN losses: one clear sentence, and everything restored."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -61,6 +62,22 @@ def test_labels_of_the_wrong_kind(k, x, y):
     ):
         with pytest.raises(BNConsistencyError, match=kind):
             expect_pass(CHECK, build(k, loss=loss), x, given)
+
+
+def test_an_optimizer_that_was_built_before_a_layer_trained(k, x, y):
+    """Steps go on as they were traced, and can't be traced anew."""
+    model = build(k)
+    model.fit(x, y, batch_size=len(x), verbose=0)
+    model.get_layer("bn").trainable = True
+    model.get_layer("head").trainable = False
+    if k is keras:  # steps of other sizes are traced anew
+        sentence = "built before bn/gamma and 1 more trained, .* call model.compile"
+        with pytest.raises(BNConsistencyError, match=sentence):
+            expect_pass(CHECK, model, x, y)
+        return
+    finding = expect_failure(CHECK, model, x, y, rule="BN304", layer="head")
+    assert not finding.cause_tested
+    assert "the step can't run" in finding.tested
 
 
 def test_labels_in_the_wrong_order_are_no_fault_of_the_normalisers(k, x, y):

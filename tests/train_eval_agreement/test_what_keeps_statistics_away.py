@@ -109,11 +109,21 @@ def test_a_step_that_writes_to_the_statistics(disagrees, data, k, fault):
     assert result.warnings == ()
 
 
+class OwnFit(Stepping):
+    """`fit` that takes no callbacks."""
+
+    def fit(self, x, y, sample_weight=None, batch_size=32, epochs=1, shuffle=True, verbose=0):
+        told = {"batch_size": batch_size, "epochs": epochs, "shuffle": shuffle, "verbose": verbose}
+        return super().fit(x, y, sample_weight=sample_weight, **told)
+
+
 @pytest.mark.thorough
-def test_a_train_step_of_the_model_that_writes_to_the_statistics(disagrees, data):
+@pytest.mark.parametrize("at_once", [1, 4], ids=("one step", "four steps at once"))
+@pytest.mark.parametrize("base", [Stepping, OwnFit], ids=("fit", "own fit"))
+def test_a_train_step_of_the_model_that_writes_to_the_statistics(disagrees, data, base, at_once):
     """Weight decay of all variables, as long as it lasts."""
 
-    class Decaying(Stepping):
+    class Decaying(base):
         all_of_them = True
 
         def train_step(self, batch):
@@ -127,7 +137,7 @@ def test_a_train_step_of_the_model_that_writes_to_the_statistics(disagrees, data
     model = Decaying(inner.inputs, inner.outputs)
     for all_of_them, rate in ((True, 3e-3), (False, 1e-3)):
         model.all_of_them = all_of_them
-        model.compile(keras.optimizers.Adam(rate), inner.loss)
+        model.compile(keras.optimizers.Adam(rate), inner.loss, steps_per_execution=at_once)
         model.fit(x, y, epochs=25, batch_size=32, verbose=0)
         if all_of_them:
             disagrees(model, x, y, rule=STEP_WRITES, batch_size=32)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.frozen_stability.measured import Frozen
+from pytest_bnconsistency.errors import BNConsistencyError
 from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.rules.catalogue import Rule
+from pytest_bnconsistency.words import brief_line
 
 MIND_TRAINABLE = (
     "in the layer: if training and self.trainable: update; or call it with training=False"
@@ -34,3 +36,8 @@ def explanation_of(cause: str, remedy: str, proof: str) -> Explanation:
 
 def time_for(what: str) -> bool:
     return Tries().may(what)
+
+
+def refusal(error: BNConsistencyError) -> str:
+    """That the user's step can't run so, with what it raised itself."""
+    return f"the step can't run ({brief_line(error.__cause__ or error)})"

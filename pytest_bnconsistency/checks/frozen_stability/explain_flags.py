@@ -10,6 +10,7 @@ from pytest_bnconsistency.checks.frozen_stability.cause import (
     WRITERS,
     Cause,
     explanation_of,
+    refusal,
     time_for,
 )
 from pytest_bnconsistency.checks.frozen_stability.explain_updates import by_parent
@@ -26,7 +27,7 @@ from pytest_bnconsistency.models.owned_objects import as_variable
 from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
-from pytest_bnconsistency.words import brief_line, listed
+from pytest_bnconsistency.words import listed
 
 
 def overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
@@ -55,7 +56,7 @@ def set_midway(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         try:
             kept = m.staying(layers) or m.staying(layers, retrace=True)
         except BNConsistencyError as error:
-            tested = f"with their flags held at False {_refusal(error)}"
+            tested = f"with their flags held at False {refusal(error)}"
     if not kept:
         return None
     by = listed(dict.fromkeys(m.freed_by(f) for f in kept))
@@ -99,7 +100,7 @@ def _unfrozen(
         try:
             staying = len(m.staying(free, freeze=True, retrace=True)) == len(free)
         except BNConsistencyError as error:
-            tried = f"with trainable=False on the layer itself {_refusal(error)}"
+            tried = f"with trainable=False on the layer itself {refusal(error)}"
             return Cause(rule, free, Explanation(cause=by, tested=tried, remedy=remedy))
         if not (heeding and staying):
             return Cause(rule, free, _whatever_the_flag(m, free, by, heeding=heeding))
@@ -149,7 +150,10 @@ def _by_decay(m: Measured, free: Sequence[Frozen]) -> str:
     """A clause where only weight decay moves the layers; else ""."""
     if any(f.any_of(m.by_forward) for f in free) or not time_for(WRITERS):
         return ""
-    decay = named_writers(m.steps, variables_of(free))
+    try:
+        decay = named_writers(m.steps, variables_of(free))
+    except BNConsistencyError:
+        return ""
     if decay is None or not decay.by_decay:
         return ""
     return f"; no gradient moves it, but {decay.explanation.cause} does"
@@ -161,7 +165,15 @@ def not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         return None
     if not time_for("compiling again"):
         return None
-    return Cause(rules.RECOMPILE_MISSING, _staying(m, layers, retrace=True), _stale_function(m))
+    explanation = _stale_function(m)
+    try:
+        kept = m.staying(layers, retrace=True)
+    except BNConsistencyError as error:
+        if not m.subject.unknown_to_optimizer():
+            return None
+        anew = f"traced anew {refusal(error)}"
+        kept, explanation = layers, replace(explanation, tested=anew, established=False)
+    return Cause(rules.RECOMPILE_MISSING, kept, explanation)
 
 
 def _stale_function(m: Measured) -> Explanation:
@@ -184,7 +196,10 @@ def not_passed_on(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     layers = [f for f in left if not f.own_flag and f.any_of(training)]
     if not layers or not time_for(FLAGS):
         return None
-    kept = _staying(m, layers, freeze=True, retrace=True)
+    try:
+        kept = m.staying(layers, freeze=True, retrace=True)
+    except BNConsistencyError:
+        return None
     if not kept:
         return None
     flags = f"the flag of {kept[0].path} is False, those of its weights are True"
@@ -204,16 +219,3 @@ def not_passed_on(m: Measured, left: Sequence[Frozen]) -> Cause | None:
         established=True,
     )
     return Cause(rules.FROZEN_MOVES, kept, explanation)
-
-
-def _staying(m: Measured, layers: Sequence[Frozen], **how: bool) -> list[Frozen]:
-    """`Measured.staying`, of which nothing is known where the user's step can't run so."""
-    try:
-        return m.staying(layers, **how)
-    except BNConsistencyError:
-        return []
-
-
-def _refusal(error: BNConsistencyError) -> str:
-    """That the user's step can't run so, with what it raised itself."""
-    return f"the step can't run ({brief_line(error.__cause__ or error)})"

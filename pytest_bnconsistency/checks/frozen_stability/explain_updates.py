@@ -9,6 +9,7 @@ from pytest_bnconsistency.checks.frozen_stability.cause import (
     WRITERS,
     Cause,
     explanation_of,
+    refusal,
     time_for,
 )
 from pytest_bnconsistency.checks.frozen_stability.explain_writers import named_writers
@@ -18,6 +19,7 @@ from pytest_bnconsistency.checks.frozen_stability.measured import (
     paths_of,
     variables_of,
 )
+from pytest_bnconsistency.errors import BNConsistencyError
 from pytest_bnconsistency.models.owned_objects import name_of
 from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.rules import catalogue as rules
@@ -64,12 +66,16 @@ def by_parent(m: Measured, layers: Sequence[Frozen]) -> Cause | None:
 def written(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     if not left:
         return None
-    found = named_writers(m.steps, variables_of(left)) if time_for(WRITERS) else None
+    tried = "compiling again, and leaving out each write to these variables that can be seen"
+    try:
+        found = named_writers(m.steps, variables_of(left)) if time_for(WRITERS) else None
+    except BNConsistencyError as error:
+        found, tried = None, f"compiling again: {refusal(error)}"
     if found is not None:
         return Cause(rules.FROZEN_MOVES, left, found.explanation)
     explanation = Explanation(
         cause="not established: the forward pass leaves the state alone, a training step does not",
         remedy="look for what writes these variables: an optimizer, a callback, the step itself",
-        tested="compiling again, and leaving out each write to these variables that can be seen",
+        tested=tried,
     )
     return Cause(rules.FROZEN_MOVES, left, explanation)

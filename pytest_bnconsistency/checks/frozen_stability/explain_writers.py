@@ -30,6 +30,9 @@ def named_writers(
 ) -> Written | None:
     """Who writes to `variables` in training steps, with the layers `frozen` by flag; None where
     leaving that out changes nothing.
+
+    Raises:
+        BNConsistencyError: the user's step raised, if only when it is traced anew.
     """
     if not steps.possible:
         return None

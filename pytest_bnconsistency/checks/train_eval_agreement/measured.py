@@ -229,11 +229,10 @@ class Measured:
             return []
         size = min(self.step.size, self.data.rows)
         whole = [rows for rows in self.batches.rows if len(rows) == size]
-        batches = [self.data.take(rows) for rows in whole[: STEPS if self.small else OF_LARGE]]
-        begun: list[tuple[Data, Sequence[Array]]] = [(batch, self.moving) for batch in batches]
-        begun += [(self.batches[0], start) for start in at]
+        stored = [(rows, self.moving) for rows in whole[: STEPS if self.small else OF_LARGE]]
+        begun = [*stored, *((self.batches.rows[0], start) for start in at)]
         try:
-            return steps_at_rest(self.step, self.tracked, begun, others=others)
+            return steps_at_rest(self.step, self.tracked, self.data, begun, others=others)
         except Exception:  # whatever the user's step raises, it is not what was asked
             return []
 
