@@ -234,6 +234,26 @@ def test_an_output_without_the_rows_first_beside_one_that_has_them(rows):
     )
 
 
+@pytest.mark.parametrize("length", [1, 8, 32])
+def test_a_table_among_the_outputs_that_is_as_long_as_the_batch(k, length):
+    """Anchors, or learned queries: 8 rows are drawn, and 32 are a batch of `predict`."""
+
+    class Table(k.layers.Layer):
+        def call(self, x):
+            return tf.random.stateless_normal((length, 4), (1, 2)) + 0 * tf.reduce_sum(x[:0])
+
+        def compute_output_shape(self, shape):
+            return (length, 4)
+
+    inputs = k.Input((4,))
+    model = k.Model(inputs, [k.layers.Dense(3)(inputs), Table()(inputs)])
+    notes = expect_pass(BATCH, model).notes
+    assert "1 of the 2 outputs of" in notes[0]
+    assert expect_pass(PURITY, model)
+    whole = k.Model(inputs, [Table()(inputs)])
+    assert "rows first" in expect_verdict(BATCH, "vacuous", whole).hint
+
+
 def test_outputs_whose_names_are_of_several_types(k, rows):
     def model(mixing):
         class Own(k.Model):

@@ -28,7 +28,7 @@ from pytest_bnconsistency.execution.batch_variants import (
     batch_variants,
     joint_batch_variants,
 )
-from pytest_bnconsistency.execution.observations import has_rows, same_outputs
+from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.measurement.rounding_noise import Noise
 from pytest_bnconsistency.words import counted, listed
 
@@ -154,7 +154,7 @@ def _compared(c: Comparing, judged: Judged) -> Judged:
     judged = replace(
         judged,
         among_others=compare_variants(c),
-        has_rows=any(has_rows([output], c.x) for output in c.base.outputs),
+        has_rows=any(c.by_row),
     )
     if judged.differences or judged.random:
         return judged
@@ -171,12 +171,11 @@ def _compared(c: Comparing, judged: Judged) -> Judged:
 
 def _rows_first(c: Comparing) -> list[str]:
     """A note where one output has the rows first and another has not."""
-    in_rows = [has_rows([output], c.x) for output in c.base.outputs]
-    if not any(in_rows) or all(in_rows):
+    if not any(c.by_row) or all(c.by_row):
         return []
-    without = in_rows.count(False)
+    without = c.by_row.count(False)
     return [
-        f"{without} of the {counted(len(in_rows), 'output')} of {c.entry.name} "
+        f"{without} of the {counted(len(c.by_row), 'output')} of {c.entry.name} "
         f"{'has' if without == 1 else 'have'} not the rows first: not judged"
     ]
 

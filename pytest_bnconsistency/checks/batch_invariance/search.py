@@ -185,8 +185,9 @@ class Rows:
         if name not in self._noises:
             self._noises[name] = Noise(self._passes[name], self._usual)
         for index, (mine, its) in enumerate(zip(base.outputs, reference.outputs, strict=True)):
-            if not (mine.ndim and len(mine) == self.base):
-                continue
+            in_rows = mine.ndim and len(mine) == self.base
+            if not in_rows or (its.shape == mine.shape and recipe.count != self.base):
+                continue  # a table, which may by chance be as long as the batch
             if its.shape != (recipe.count, *mine.shape[1:]):
                 gives = f"a batch of {recipe.count} gives shape {its.shape}; the batch of "
                 fault = f"{gives}{self.base} gives {mine.shape}"

@@ -6,10 +6,8 @@ import numpy as np
 
 from pytest_bnconsistency.checks.batch_invariance.judged import InSize, SizeChange
 from pytest_bnconsistency.checks.batch_invariance.variants import Comparing
-from pytest_bnconsistency.checks.entry_points import WHOLE, rows_between
-from pytest_bnconsistency.data.arrays import Array, distance, rows_of
+from pytest_bnconsistency.data.arrays import distance, rows_of
 from pytest_bnconsistency.errors import UnsupportedSubjectError
-from pytest_bnconsistency.execution.observations import has_rows
 from pytest_bnconsistency.measurement.rounding_noise import Moved
 from pytest_bnconsistency.models.base import RAGGED
 from pytest_bnconsistency.words import brief_line
@@ -29,7 +27,7 @@ def compare_sizes(c: Comparing) -> list[InSize]:
 def refused(c: Comparing, start: int, stop: int) -> InSize | None:
     """That it refuses some of the rows is a failure."""
     try:
-        _outputs(c, start, stop)
+        c.outputs_between(start, stop)
     except UnsupportedSubjectError:
         raise
     except Exception as error:
@@ -38,23 +36,18 @@ def refused(c: Comparing, start: int, stop: int) -> InSize | None:
     return None
 
 
-def _outputs(c: Comparing, start: int, stop: int) -> list[Array]:
-    name, batch = rows_between(c.x, start, stop)
-    # What layers give is compared for all rows only.
-    return c.entry.run(name, batch, None if name == WHOLE else (0, 0)).outputs
-
-
 def in_size(c: Comparing, start: int, stop: int, *, with_values: bool = True) -> InSize:
     """What some rows alone give, against what they give among all."""
     if refusal := refused(c, start, stop):
         return refusal
-    size, outputs, whole = stop - start, _outputs(c, start, stop), c.base.outputs
+    size, outputs, whole = stop - start, c.outputs_between(start, stop), c.base.outputs
     if len(outputs) != len(whole):
         fault = f"a batch of {size} gives {len(outputs)} outputs, not {len(whole)}"
         return InSize((start, stop), size, fault)
     moves, changes = list[Moved](), list[SizeChange]()
-    by_row = [i for i, base in enumerate(whole) if base.ndim and has_rows([base], c.x)]
-    for index, output, base in ((i, outputs[i], whole[i]) for i in by_row):
+    for index, (output, base) in enumerate(zip(outputs, whole, strict=True)):
+        if not c.by_row[index]:
+            continue
         if output.shape != (size, *base.shape[1:]):
             fault = (
                 f"a batch of {size} gives shape {output.shape}; the batch of {len(base)} gives "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,9 +18,9 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
     moves_farther,
 )
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.entry_points import WHOLE, Entry
+from pytest_bnconsistency.checks.entry_points import WHOLE, Entry, rows_between
 from pytest_bnconsistency.checks.traced_passes import observed
-from pytest_bnconsistency.data.arrays import Nest
+from pytest_bnconsistency.data.arrays import Array, Nest, rows_of
 from pytest_bnconsistency.execution.batch_variants import (
     BatchVariant,
     batch_variants,
@@ -28,7 +29,7 @@ from pytest_bnconsistency.execution.batch_variants import (
     moved_on,
 )
 from pytest_bnconsistency.execution.forward_pass import Observation, Pass
-from pytest_bnconsistency.execution.observations import repeating, same_outputs
+from pytest_bnconsistency.execution.observations import has_rows, repeating, same_outputs
 from pytest_bnconsistency.measurement.rounding_noise import Noise
 from pytest_bnconsistency.words import brief_line
 
@@ -68,6 +69,26 @@ class Comparing:
     @property
     def base(self) -> Observation:
         return self.entry.run(WHOLE, self.x)
+
+    def outputs_between(self, start: int, stop: int) -> list[Array]:
+        """What it gives for some of the rows."""
+        name, batch = rows_between(self.x, start, stop)
+        # What layers give is compared for all rows only.
+        return self.entry.run(name, batch, None if name == WHOLE else (0, 0)).outputs
+
+    @functools.cached_property
+    def by_row(self) -> list[bool]:
+        """Which outputs have the rows first; a table may by chance be as long as the batch."""
+        whole = self.base.outputs
+        found = [has_rows([output], self.x) for output in whole]
+        try:
+            single = self.outputs_between(0, 1) if rows_of(self.x) > 1 and any(found) else []
+        except Exception:
+            return found
+        if len(single) != len(whole):
+            return found
+        pairs = zip(found, whole, single, strict=True)
+        return [rows and one.shape != every.shape for rows, every, one in pairs]
 
     def outcome(self, variant: BatchVariant) -> Outcome:
         try:
