@@ -6,9 +6,10 @@ masks; on which side they stand is told by the rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -27,9 +28,14 @@ from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
 from pytest_bnconsistency.models import Call
 
 MORE = 3
-"""Steps that are added."""
+"""So many steps are added, or the next multiple of what a model takes."""
+MULTIPLES = (1, 2, 4, 8)
+"""The numbers of steps of which models may take multiples only."""
+SHORT = 3
+"""So many lengths of short rows are tried, until a model takes one."""
 
 Side = Literal["left", "right"]
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True)
@@ -66,18 +72,19 @@ class Sequences:
         """The same of rows that do not show where padding stands."""
         return replace(self, side=None)
 
-    def shortest(self) -> Array:
-        """The row with the fewest steps that count, and some, as an array of one."""
-        steps = self.counted.sum(axis=1)
-        return np.array([int(np.argmin(np.where(steps > 0, steps, np.inf)))])
+    def short(self) -> list[Array]:
+        """Rows of few steps that count, and some, each as an array of one: the shortest first."""
+        steps, first = np.unique(self.counted.sum(axis=1), return_index=True)
+        return [np.array([row]) for row in first[steps > 0][:SHORT]] or [np.array([0])]
 
 
 @dataclass(frozen=True)
 class Padded:
     """Rows `rows` of a batch, and the same with `more` steps of padding on a side.
 
-    `counted` tells which steps of the shorter one count. Only the rows `among` them are the same
-    in both, if that is given.
+    `counted` tells which steps of the shorter one count, and `others` which steps of other
+    sequences, which stay as they are. Only the rows `among` them are the same in both, if that is
+    given.
     """
 
     short: Nest
@@ -85,8 +92,9 @@ class Padded:
     counted: Array
     side: Side
     rows: Array
-    more: int = MORE
+    more: int
     among: Array | None = None
+    others: tuple[Array, ...] = ()
 
     def of_both(self, mine: Array, its: Array) -> tuple[Array, Array] | None:
         """What two runs, of the shorter batch and of the longer, have in common in the steps that
@@ -112,11 +120,12 @@ class Padded:
         return changed
 
     def _aligned(self, mine: Array, its: Array, turned: bool) -> tuple[Array, Array] | None:
-        if mine.shape == its.shape:
-            rowless = self.among is None or mine.shape[:1] != self.rows.shape
-            return (mine, its) if rowless else (mine[self.among], its[self.among])
         axes = _longer_axes(mine, its, self.more)
-        count = self._counts(mine, axes, turned) if axes else None
+        if mine.shape != its.shape and not axes:
+            return None
+        if not axes and self.among is not None and mine.shape[:1] == self.rows.shape:
+            return mine[self.among], its[self.among]
+        count = self._counts(mine, axes, turned)
         if count is None:
             return None
         its = its[self._place(mine, axes, turned)]
@@ -132,7 +141,9 @@ class Padded:
         )
 
     def _counts(self, mine: Array, axes: Sequence[int], turned: bool = False) -> Array | None:
-        """Which elements of `mine` are of steps that count along all axes of time."""
+        """Which elements of `mine` are of steps that count along all axes of time: those that are
+        longer in the other run, and those that are as long as other sequences.
+        """
         counted = self.counted[:, ::-1] if turned else self.counted
         found = np.ones((1,) * mine.ndim, bool)
         for axis in axes:
@@ -140,18 +151,32 @@ class Padded:
                 if not counted.all():
                     return None
                 continue
-            shape = [
-                len(mine) if a == 0 else n if a == axis else 1 for a, n in enumerate(mine.shape)
-            ]
+            shape = [n if a in (0, axis) else 1 for a, n in enumerate(mine.shape)]
             found = found & counted.reshape(shape)
+        for axis, other in itertools.product(range(1, mine.ndim), self.others):
+            if axis not in axes and other.shape == (len(mine), mine.shape[axis]):
+                shape = [n if a in (0, axis) else 1 for a, n in enumerate(mine.shape)]
+                found = found & other.reshape(shape)
         return found
 
 
-def padded(x: Nest, sequences: Sequences, side: Side) -> Iterator[Padded]:
-    """All rows, and the shortest alone: a row that is padded already may not show more of it."""
+def padded(
+    x: Nest, sequences: Sequences, side: Side, others: Sequence[Sequences] = ()
+) -> Iterator[Iterator[Padded]]:
+    """All rows, and a short one alone: a row that is padded already may not show more of it.
+
+    Each in several lengths, the better ones first, of which the model may refuse some. The
+    `others` are sequences of other lengths, which are not padded further.
+    """
     x, sequences = sequences.laid(x, side)
-    for rows in (np.arange(rows_of(x)), sequences.shortest()):
-        yield _padded(_rows(x, rows), sequences, side, rows)
+
+    def longer(choices: Sequence[Array]) -> Iterator[Padded]:
+        for multiple, rows in itertools.product(MULTIPLES, choices):
+            found = _padded(_rows(x, rows), sequences, side, rows, multiple)
+            yield replace(found, others=tuple(other.counted[rows] for other in others))
+
+    yield longer([np.arange(rows_of(x))])
+    yield longer(sequences.short())
 
 
 def padded_inside(x: Nest, other: Nest, kept: Array, mine: Array, its: Array) -> Padded | None:
@@ -180,20 +205,22 @@ def _rows(x: Nest, rows: Array) -> Nest:
     return map_nest(lambda leaf: leaf[rows], x)
 
 
-def _padded(x: Nest, sequences: Sequences, side: Side, rows: Array) -> Padded:
+def _padded(x: Nest, sequences: Sequences, side: Side, rows: Array, multiple: int) -> Padded:
+    """`x`, without steps that all rows have as padding, and longer: by at least `MORE`, and both
+    of so many steps, if they are that many.
+    """
     counted = sequences.counted[rows]
-    used = np.flatnonzero(counted.any(axis=0))
-    # Without the steps that all rows have as padding, one row at least has none; a step stays.
-    kept = slice(0, 1)
-    if len(used):
-        kept = slice(0, used[-1] + 1) if side == "right" else slice(used[0], None)
+    along = counted if side == "right" else counted[:, ::-1]
+    steps = max((np.flatnonzero(along.any(axis=0)) + 1).tolist(), default=1)
+    steps, more = (-(-count // multiple) * multiple for count in (steps, MORE))
+    kept = slice(0, steps) if side == "right" else slice(-steps, None)
     short, long = list(flatten(x)), list(flatten(x))
     for place, padding in zip(sequences.places, sequences.padding, strict=True):
         short[place] = short[place][:, kept]
-        more = np.broadcast_to(padding, (len(rows), MORE, *padding.shape))
-        parts = [short[place], more.astype(short[place].dtype)]
+        added = np.broadcast_to(padding, (len(rows), more, *padding.shape))
+        parts = [short[place], added.astype(short[place].dtype)]
         long[place] = np.concatenate(parts if side == "right" else parts[::-1], 1)
-    return Padded(rebuild(x, short), rebuild(x, long), counted[:, kept], side, rows)
+    return Padded(rebuild(x, short), rebuild(x, long), counted[:, kept], side, rows, more)
 
 
 def inputs_of_one_length(x: Nest, specs: Nest | None) -> list[tuple[int, ...]]:
@@ -264,9 +291,22 @@ def by_own_mask(seen: Pass, x: Nest, places: Sequence[int]) -> Sequences | None:
         np.zeros(leaf.shape[2:], leaf.dtype) if mask.all() else leaf[~mask][0] for leaf in leaves
     )
     found = Sequences(tuple(places), mask, padding, _side(mask))
-    longer = _padded(x, found, "right", np.arange(rows_of(x))).long
-    again = _first_mask(seen, longer, flatten(longer)[places[0]].shape[1])
-    return found if again is not None and not again[:, -MORE:].any() else None
+    whole = next(padded(x, found, "right"))
+    longer, again = first_taken(
+        whole, lambda batch: _first_mask(seen, batch.long, flatten(batch.long)[places[0]].shape[1])
+    )
+    return found if again is not None and not again[:, -longer.more :].any() else None
+
+
+def first_taken(batches: Iterable[Padded], run: Callable[[Padded], Given]) -> tuple[Padded, Given]:
+    """The first batch that `run` takes, and what it gives; raises the first refusal, if none."""
+    refusals: list[Exception] = []
+    for batch in batches:
+        try:
+            return batch, run(batch)
+        except Exception as error:
+            refusals.append(error)
+    raise refusals[0]
 
 
 class _Masks(Instrument):

@@ -93,3 +93,76 @@ def test_padding_stripped_to_the_longest_row_of_generated_ids(k):
 
     expect_failure(CHECK, build(Strip(name="strip")), rule="BN101", layer="strip")
     expect_pass(CHECK, build())
+
+
+def masked(k, name):
+    return k.Input((None,), dtype="int32", name=name), k.Input((None,), name=f"{name}_mask")
+
+
+@pytest.mark.parametrize("blind", ["to none", "to the questions'"])
+def test_two_sequences_each_with_a_mask_among_the_inputs(k, blind):
+    """Steps of padding of the one read more of the padding of the other: they don't count."""
+    text, text_mask = masked(k, "text")
+    question, question_mask = masked(k, "question")
+    embed = k.layers.Embedding(20, 8)
+    normal = k.initializers.RandomNormal(0, 1)
+
+    class Attend(k.layers.Layer):
+        def call(self, h, few, mask, few_mask):
+            scores = tf.matmul(h, few, transpose_b=True)
+            if blind == "to none":
+                scores += 1e9 * (tf.minimum(few_mask[:, None], mask[:, :, None]) - 1)
+            return h + tf.matmul(tf.nn.softmax(scores), few)
+
+    h = Attend(name="attend")(embed(text), embed(question), text_mask, question_mask)
+    outputs = k.layers.Dense(2, kernel_initializer=normal)(h)
+    model = k.Model([text, text_mask, question, question_mask], outputs)
+    rows = []
+    for steps, seed in ((10, 0), (7, 1)):
+        ids = np.random.default_rng(seed).integers(1, 20, (8, steps)).astype(np.int32)
+        for row in range(1, 8):
+            ids[row, steps - 1 - row % (steps - 2) :] = 0
+        rows += [ids, (ids != 0).astype(np.float32)]
+    if blind == "to none":
+        assert "more padding moves none" in expect_pass(CHECK, model, rows).summary
+    else:
+        expect_failure(CHECK, model, rows, rule="BN106", cause_tested=True)
+
+
+def test_lengths_that_are_multiples(k):
+    """A sequence in patches of 4 steps: 3 more of them are refused."""
+
+    class Patches(k.layers.Layer):
+        def call(self, h, mask):
+            patches = tf.reshape(h * mask[..., None], (tf.shape(h)[0], -1, 4 * 2))
+            count = tf.maximum(tf.reduce_sum(mask, 1, keepdims=True) / 4, 1)
+            if self.name == "of_all":
+                count = 0 * count + tf.cast(tf.shape(patches)[1], tf.float32)
+            return tf.reduce_sum(patches, 1) / count
+
+    def model(name):
+        steps, mask = k.Input((None, 2), name="steps"), k.Input((None,), name="mask")
+        return k.Model([steps, mask], k.layers.Dense(2)(Patches(name=name)(steps, mask)))
+
+    mask = np.ones((8, 16), np.float32)
+    for row in range(1, 8):
+        mask[row, 4 * (1 + row % 3) :] = 0
+    steps = np.random.default_rng(0).standard_normal((8, 16, 2), np.float32) * mask[..., None]
+    found = expect_failure(CHECK, model("of_all"), [steps, mask], rule="BN106", layer="of_all")
+    assert "padded 4 steps further" in found.message
+    assert "more padding moves none" in expect_pass(CHECK, model("own"), [steps, mask]).summary
+
+
+def test_a_row_that_is_too_short_to_run_alone(ids):
+    """Two steps make one of a convolution: a row of one step is refused, and others tell."""
+
+    def model(pool):
+        inputs = keras.Input((None,), dtype="int64")
+        h = keras.layers.Embedding(20, 8, mask_zero=True)(inputs)
+        h = keras.layers.Conv1D(6, 2, name="pair")(h)
+        return keras.Model(inputs, pool(h))
+
+    ids[3, 1:] = 0
+    pool = keras.layers.GlobalMaxPooling1D(name="pool")
+    with pytest.warns(UserWarning, match="mask"):
+        expect_failure(CHECK, model(pool), ids, rule="BN106", layer="pool")

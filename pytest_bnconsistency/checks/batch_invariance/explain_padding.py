@@ -17,7 +17,7 @@ from pytest_bnconsistency.execution.layer_values import (
     outputs_with,
     recorded,
 )
-from pytest_bnconsistency.execution.padding import MORE, Padded, padded_inside
+from pytest_bnconsistency.execution.padding import Padded, padded_inside
 from pytest_bnconsistency.measurement.rounding_noise import Moved
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
@@ -37,8 +37,8 @@ def finding(seen: Pass, batch: Padded, moved: Moved) -> Finding:
     return rules.PADDING.finding(
         layer=readers[0].place,
         layers=[reader.place for reader in readers],
-        message=f"row {moved.row} moves by {moved.change:.3g} when its batch is padded {MORE} "
-        f"steps further on the {batch.side}; noise explains {moved.bound:.3g}",
+        message=f"row {moved.row} moves by {moved.change:.3g} when its batch is padded "
+        f"{batch.more} steps further on the {batch.side}; noise explains {moved.bound:.3g}",
         explanation=Explanation(
             cause=_takes(readers)
             if tested
@@ -54,7 +54,7 @@ def finding(seen: Pass, batch: Padded, moved: Moved) -> Finding:
         evidence={
             "moved": moved.change,
             "bound": moved.bound,
-            "added_steps": MORE,
+            "added_steps": batch.more,
             "side": batch.side,
         },
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from pytest_bnconsistency.checks.batch_invariance import explain_padding as diagnosis
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.traced_passes import observed
-from pytest_bnconsistency.data.arrays import Nest
+from pytest_bnconsistency.data.arrays import Array, Nest
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.hooked_calls import Instrument
 from pytest_bnconsistency.execution.padding import (
@@ -20,6 +20,7 @@ from pytest_bnconsistency.execution.padding import (
     by_mask_input,
     by_own_mask,
     by_value,
+    first_taken,
     inputs_of_one_length,
     padded,
 )
@@ -62,19 +63,21 @@ def pad_further(context: CheckContext, x: Nest, row_by_row: Collection[int]) -> 
     """
     seen, found = observed(context, False, row_by_row), Further()
     specs = context.subject.inputs()
+    groups: list[Sequences] = []
     for places in inputs_of_one_length(x, specs):
         try:
             sequences = _sequences(context, seen, x, places)
         except Exception as error:
             found.notes.append(f"padding was not tried: {_refused(error)}")
             continue
-        if sequences is None:
-            if specs is not None:
-                found.notes.append(
-                    f"padding was not tried: nothing tells which steps are padding; {GIVE}"
-                )
-            continue
-        _judge(found, seen, x, sequences)
+        if sequences is not None:
+            groups.append(sequences)
+        elif specs is not None:
+            found.notes.append(
+                f"padding was not tried: nothing tells which steps are padding; {GIVE}"
+            )
+    for sequences in groups:
+        _judge(found, seen, x, sequences, [other for other in groups if other is not sequences])
         if found.findings:
             break
     return found
@@ -92,12 +95,15 @@ def _sequences(
     return found.anywhere()  # how rows are padded in use is not known from generated ones
 
 
-def _judge(found: Further, seen: Pass, x: Nest, sequences: Sequences) -> None:
+def _judge(
+    found: Further, seen: Pass, x: Nest, sequences: Sequences, others: Sequence[Sequences]
+) -> None:
     failures: list[tuple[Padded, Moved]] = []
     for side in _sides(sequences):
         moves: list[Moved] = []
         try:
-            failed = next(_failures(seen, x, sequences, side, moves), None)
+            choices = padded(x, sequences, side, others)
+            failed = next(_failures(seen, choices, moves), None)
         except Exception as error:
             found.notes.append(f"padding on the {side} was not tried: {_refused(error)}")
             continue
@@ -121,15 +127,19 @@ def _sides(sequences: Sequences) -> tuple[Side, ...]:
 
 
 def _failures(
-    seen: Pass, x: Nest, sequences: Sequences, side: Side, moves: list[Moved]
+    seen: Pass, choices: Iterable[Iterable[Padded]], moves: list[Moved]
 ) -> Iterator[tuple[Padded, Moved]]:
     """Batches in which a row moves beyond its noise; `moves` gets the others."""
-    for batch in padded(x, sequences, side):
+
+    def run(batch: Padded) -> list[list[Array]]:
         # Traces are for sequences of the length given.
-        mine, its = (
+        return [
             seen.again(rows, Instrument(), traced=False).run(rows).outputs
             for rows in (batch.short, batch.long)
-        )
+        ]
+
+    for batches in choices:
+        batch, (mine, its) = first_taken(batches, run)
         noise, within = Noise(seen, batch.long), np.arange(len(batch.rows))
         for index, (a, b) in enumerate(zip(mine, its, strict=True)):
             pair = batch.of_both(a, b) if a.ndim and len(a) == len(batch.rows) else None
