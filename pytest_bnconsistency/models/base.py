@@ -132,6 +132,10 @@ class Subject(abc.ABC):
         """Other ways to run inference on arrays, by name; the first is that of production."""
         return {}
 
+    def endpoints(self) -> list[str]:
+        """Those of `entries` that are functions of their own, and need not say what calls say."""
+        return []
+
     @property
     def runs_eagerly(self) -> bool:
         """Whether `entries` run Python each time, not what was compiled."""

@@ -14,6 +14,10 @@ from pytest_bnconsistency.models.base import Subject
 from pytest_bnconsistency.models.calls import Part
 from pytest_bnconsistency.models.function import called, spec_of
 from pytest_bnconsistency.models.owned_objects import MODES
+from pytest_bnconsistency.models.refusals import as_sentence
+
+DEFAULT = "serving_default"
+"""The signature that says what a call says."""
 
 
 class SavedModelSubject(Subject):
@@ -79,8 +83,11 @@ class SavedModelSubject(Subject):
         found = {}
         for name, signature in getattr(self.model, "signatures", {}).items():
             if name != self.spoken and signature is not self._endpoint and name != "serve":
-                found[name] = _on_arrays(_positional(signature))
+                found[name] = _on_arrays(name, _positional(signature))
         return found
+
+    def endpoints(self) -> list[str]:
+        return [name for name in self.entries() if name != DEFAULT]
 
     def variables(self) -> list[Any]:
         """Those whose names tell no layer."""
@@ -103,12 +110,12 @@ def _endpoint(model: Any) -> tuple[Any, str]:
     if callable(getattr(model, "serve", None)):
         return model.serve, "serve"
     signatures = dict(model.signatures)
-    if "serving_default" in signatures:
-        return signatures["serving_default"], "serving_default"
+    if DEFAULT in signatures:
+        return signatures[DEFAULT], DEFAULT
     if len(signatures) != 1:
         known = ", ".join(signatures) or "none"
         raise UnsupportedSubjectError(
-            f"the SavedModel can't be called and has no signature serving_default but {known}; "
+            f"the SavedModel can't be called and has no signature {DEFAULT} but {known}; "
             "expected one of them: give loaded.signatures[name]"
         )
     return next((signature, name) for name, signature in signatures.items())
@@ -160,5 +167,9 @@ def _positional(endpoint: Any) -> Callable[..., Nest]:
     return run
 
 
-def _on_arrays(run: Callable[[Nest], Nest]) -> Callable[[Nest], Nest]:
-    return lambda x: run(map_nest(tf.convert_to_tensor, x))
+def _on_arrays(name: str, run: Callable[[Nest], Nest]) -> Callable[[Nest], Nest]:
+    def on_arrays(x: Nest) -> Nest:
+        with as_sentence(name, x):
+            return run(map_nest(tf.convert_to_tensor, x))
+
+    return on_arrays

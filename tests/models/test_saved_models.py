@@ -115,3 +115,44 @@ def test_a_module_that_was_saved(tmp_path, rows):
     loaded = tf.saved_model.load(str(tmp_path / "net"))
     finding = expect_failure(BATCH, loaded, rule="BN101")
     assert finding.evidence["fails"] == ["serving_default", "model(x)"]
+
+
+def test_signatures_that_are_functions_of_their_own(tmp_path, rows):
+    """They need not say what the call says; each is pure and keeps its rows apart, or is not."""
+
+    def exported(faulty):
+        class Net(tf.Module):
+            def __init__(self):
+                self.weights = tf.Variable(rows[:4].T)
+                self.count = tf.Variable(0.0)
+
+            @tf.function(input_signature=[tf.TensorSpec([None, 4])])
+            def __call__(self, x):
+                return tf.nn.softmax(x @ self.weights)
+
+            @tf.function(input_signature=[tf.TensorSpec([None, 4])])
+            def embed(self, x):
+                x = x - tf.reduce_mean(x, 0) if faulty == "rows meet" else x
+                if faulty == "counts":
+                    self.count.assign_add(1.0)
+                return {"embedding": x @ self.weights[:, :3] + self.count}
+
+            @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+            def about(self, name):
+                return {"about": name}
+
+        net, folder = Net(), str(tmp_path / faulty)
+        served = net.__call__.get_concrete_function()
+        signatures = {"serving_default": served, "embed": net.embed, "about": net.about}
+        tf.saved_model.save(net, folder, signatures=signatures)
+        return tf.saved_model.load(folder)
+
+    sound = exported("sound")
+    assert "not judged: about" in str(expect_pass(BATCH, sound, rows).notes)
+    notes = str(expect_pass(PURE, sound, rows).notes)
+    assert "embed is a function of its own: not compared with the others" in notes
+    assert "not run: about" in notes
+    found = expect_failure(BATCH, exported("rows meet"), rows, rule="BN101")
+    assert found.evidence["fails"] == ["embed"]
+    assert found.remedy.endswith("in embed")
+    expect_failure(PURE, exported("counts"), rows, rule="BN001")

@@ -192,7 +192,8 @@ def _entry_points(
     subject, notes = context.subject, list[str]()
     inference = entry_points.traced_entry(context, False, row_by_row)
     names, others = [subject.call_text(False)], list[tuple[Entry, Judged]]()
-    for name in itertools.islice(subject.entries(), 0 if row_by_row else 1):
+    every = [*itertools.islice(subject.entries(), 1), *subject.endpoints()]
+    for name in [] if row_by_row else dict.fromkeys(every):
         production = entry_points.entry(context, name)
         if refusal := _refusal(production, inference, x):
             notes.append(f"not judged: {refusal}")

@@ -184,10 +184,13 @@ def _own_code(
 
     own = to_blame(subject.own_inference(), lambda names: independent(subject.as_library(names)))
     if not own:
+        endpoint = set(entry.names) <= set(subject.endpoints())
         unknown = Explanation(
-            cause="not established; tried: the same rows through model(x) and model(x, "
-            "training=False), where they are independent",
-            remedy="look at the model's own predict, predict_step and make_predict_function",
+            cause="not established; tried: the same rows through "
+            f"{subject.call_text(False)}, where they are independent",
+            remedy=f"compute over the feature axes, not over axis 0, in {listed(entry.names)}"
+            if endpoint
+            else "look at the model's own predict, predict_step and make_predict_function",
         )
         return rules.ROWS_MIX, f"not located: only {listed(entry.names)} mixes the rows", unknown
     place, who = listed(own), f"the model's own {listed([subject.qualified(n) for n in own])}"

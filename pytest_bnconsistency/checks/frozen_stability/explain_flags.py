@@ -171,8 +171,8 @@ def not_compiled(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     except BNConsistencyError as error:
         if not m.subject.unknown_to_optimizer():
             return None
-        anew = f"traced anew {refusal(error)}"
-        kept, explanation = layers, replace(explanation, tested=anew, established=False)
+        tried = f"traced anew {refusal(error)}"
+        kept, explanation = layers, replace(explanation, tested=tried, established=False)
     return Cause(rules.RECOMPILE_MISSING, kept, explanation)
 
 

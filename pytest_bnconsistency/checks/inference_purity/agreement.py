@@ -143,7 +143,7 @@ class _Comparing:
 
     def all(self, seen: Sequence[Seen]) -> Iterator[_Disagreement]:
         for other in seen:
-            if other.kind is not Kind.EVALUATION and other.name != self.reference.name:
+            if other.kind not in (Kind.EVALUATION, Kind.ENDPOINT):
                 yield from self._entry(other)
         for compiled in compiled_before(self.context, self.x):
             yield from self._compiled(compiled)
@@ -155,6 +155,8 @@ class _Comparing:
 
     def _entry(self, other: Seen) -> Iterator[_Disagreement]:
         context, x, calls = self.context, self.x, calls_of(self.context)
+        if other.name == self.reference.name:
+            return
         try:
             expected = (
                 _in_batches(context, self.reference, x)

@@ -39,7 +39,8 @@ def _decide(context: CheckContext, x: Nest) -> CheckResult:
     findings = (*state_moves(context, runs), *random, *agreeing.wrong)
     # What does not repeat itself moves by more than rounding.
     noise_dominated = agreeing.noise_dominated and not random
-    notes = (*runs.notes, NOISE_DOMINATED_NOTE) if noise_dominated else tuple(runs.notes)
+    notes = (*runs.notes, *_not_compared(runs))
+    notes += (NOISE_DOMINATED_NOTE,) if noise_dominated else ()
     if findings:
         return CheckResult(
             check=NAME,
@@ -62,20 +63,27 @@ def _decide(context: CheckContext, x: Nest) -> CheckResult:
     )
 
 
+def _not_compared(runs: Runs) -> list[str]:
+    if not runs.endpoints:
+        return []
+    what = "is a function of its own" if len(runs.endpoints) == 1 else "are functions of their own"
+    return [f"{listed(runs.endpoints)} {what}: not compared with the others"]
+
+
 def _passed_summary(runs: Runs, agreeing: Agreement, rows: int) -> str:
     layers = len(set(runs.owner_of.values()))
-    summary = f"{_what_passed(runs.names, len(runs.owned), layers)} on {rows} rows"
+    summary = f"{_what_passed(runs, layers)} on {rows} rows"
     if agreeing.meant:
         summary += f", but for what {listed([f.layer for f in agreeing.meant])} adds"
     return summary
 
 
-def _what_passed(names: list[str], variables: int, layers: int) -> str:
-    one = len(names) == 1
+def _what_passed(runs: Runs, layers: int) -> str:
+    names, variables, one = runs.names, len(runs.owned), len(runs.names) == 1
     said = [f"{'gives' if one else 'give'} the same bits twice"]
     if variables:
         owned = f"{counted(variables, 'variable')} of {counted(layers, 'layer')} as they are"
         said.insert(0, f"{'leaves' if one else 'leave'} {owned}")
-    if not one:
+    if len(runs.names) - len(runs.endpoints) > 1:
         said.append("agree within the noise bound")
     return f"{listed(names)} {listed(said)}"

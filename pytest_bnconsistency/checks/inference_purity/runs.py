@@ -38,17 +38,22 @@ EVALUATE = "evaluate"
 
 
 class Kind(enum.Enum):
-    """Whether a call of the model, a method such as `predict`, one on batches, or `evaluate`."""
+    """Whether a call of the model, a method such as `predict`, one on batches, a function of its
+    own, or `evaluate`.
+    """
 
     CALL = enum.auto()
     METHOD = enum.auto()
     IN_BATCHES = enum.auto()
+    ENDPOINT = enum.auto()
     EVALUATION = enum.auto()
 
     @classmethod
     def of(cls, context: CheckContext, name: str) -> Kind:
         if name in calls_of(context):
             return cls.CALL
+        if name in context.subject.endpoints():
+            return cls.ENDPOINT
         return cls.IN_BATCHES if name == PREDICT_DATASET else cls.METHOD
 
 
@@ -86,6 +91,11 @@ class Runs:
     def names(self) -> list[str]:
         """Those that predict."""
         return [s.name for s in self.seen if s.kind is not Kind.EVALUATION]
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Those that are functions of their own."""
+        return [s.name for s in self.seen if s.kind is Kind.ENDPOINT]
 
     @property
     def finite(self) -> bool:
@@ -168,6 +178,7 @@ def _no_fault(context: CheckContext, x: Nest, name: str, error: RefusedError) ->
     """
     in_batches = Kind.of(context, name) is Kind.IN_BATCHES
     own = ("predict" if in_batches else name) in context.subject.own_inference()
+    own |= Kind.of(context, name) is Kind.ENDPOINT
     refused = _refuses(context, x, name)
     if own or (refused and in_batches):
         return str(error)
