@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -137,16 +138,18 @@ class KerasModelSubject(PredictingSubject):
         return "training" in inspect.signature(layer.call).parameters
 
     def upstream(self, layer: Any) -> Iterable[Any]:
+        ours = {id(node) for each in self.layers() for node in _nodes(each)}
         stack, seen = list(getattr(layer, "_inbound_nodes", [])), set()
+        stack = [node for node in stack if id(node) in ours]
         while stack:
             for parent in stack.pop().parent_nodes:
                 if id(parent) not in seen:
                     seen.add(id(parent))
                     stack.append(parent)
-                    yield getattr(parent, "operation", None) or parent.layer
+                    yield _called(parent)
 
     def graph_calls(self, layer: Any) -> int:
-        return len(getattr(layer, "_inbound_nodes", []))
+        return max(_calls_in(each)[id(layer)] for each in self.layers())
 
     def roots(self) -> list[Any]:
         return [self.model]
@@ -411,6 +414,29 @@ class KerasModelSubject(PredictingSubject):
     def builds_graph(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call with these arguments builds a graph of Keras tensors only."""
         return any(isinstance(leaf, cls.symbolic_class) for leaf in flatten([args, kwargs]))
+
+
+def _nodes(model: Any) -> list[Any]:
+    """The calls that the graph of a model is made of; none where it is no graph.
+
+    A layer also keeps the calls of graphs that it was part of before: a model that is built layer
+    by layer makes one for each.
+    """
+    graph = getattr(model, "_functional", None) or model
+    return [node for nodes in getattr(graph, "_nodes_by_depth", {}).values() for node in nodes]
+
+
+def _called(node: Any) -> Any:
+    return getattr(node, "operation", None) or node.layer
+
+
+def _calls_in(model: Any) -> Counter[int]:
+    """How often a pass of a model calls each layer, by identity, as far as its graph tells."""
+    found: Counter[int] = Counter()
+    for called in map(_called, _nodes(model)):
+        found[id(called)] += 1
+        found.update(_calls_in(called))
+    return found
 
 
 def specs_of_shapes(shapes: Any, name: str = "x") -> Nest | None:

@@ -454,6 +454,24 @@ def test_one_layer_called_twice(k):
     assert "2 times" in warning(expect_pass(CHECK, model), "BN211").message
 
 
+def test_a_layer_of_graphs_that_are_no_longer_the_models(k, tmp_path):
+    """A model that is built layer by layer, loaded, or taken apart keeps its layers' old calls."""
+    model = k.Sequential([k.Input((4,))])
+    for layer in (k.layers.Dense(4), k.layers.Dropout(0.5), k.layers.Dense(4)):
+        model.add(layer)
+    model.add(normaliser(k))
+    model.add(k.layers.Dense(2))
+    assert [w.rule for w in expect_pass(CHECK, model).warnings] == ["BN409"]
+    bn, inputs = model.get_layer("bn"), k.Input((4,))
+    without_dropout = k.Model(inputs, bn(k.layers.Dense(4)(inputs)))
+    assert expect_pass(CHECK, without_dropout).warnings == ()
+    model.save(tmp_path / "model.keras")
+    loaded = k.models.load_model(tmp_path / "model.keras")
+    assert [w.rule for w in expect_pass(CHECK, loaded).warnings] == ["BN409"]
+    twice = k.Model(inputs, loaded(inputs) + loaded(2.0 * inputs))
+    assert "2 times" in warning(expect_pass(CHECK, twice), "BN211").message
+
+
 def test_the_distance_to_the_population_in_standard_errors(k, data):
     bn = normaliser(k, mean=0.0, variance=1.1)
     model = model_of(k, bn)

@@ -175,8 +175,8 @@ def _graph(
         yield _warning(
             rules.SEVERAL_UPDATES,
             shared,
-            f"{_named(shared)} is called {times} times in one pass, so a step updates its "
-            f"statistics {times} times",
+            f"one pass calls {_named(shared)} {times} times, so a step updates the statistics "
+            f"{times} times",
             "one layer, several inputs",
             "a normalization layer for each input, or one batch of all",
         )
