@@ -104,9 +104,12 @@ class CheckContext:
 
     @property
     def given(self) -> Data:
-        """The data, where a check has made sure that there is some."""
-        assert self.data is not None
-        return self.data
+        """The data, where a check has made sure that there is some, with its boundary."""
+        from pytest_bnconsistency.measurement.decision_boundary import with_boundary
+
+        data = self.data
+        assert data is not None
+        return self.once("given", lambda: with_boundary(self.subject, data))
 
     def updates(self) -> int | None:
         """How often the model was trained on a batch, as the user says or its optimizer counts."""

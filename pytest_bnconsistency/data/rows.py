@@ -92,6 +92,8 @@ class Data:
     """What was given beyond these rows."""
     empty_batches: int = 0
     form: Form | None = None
+    boundary: float | None = None
+    """The score from which on an output of one number a row says "yes", where it is known."""
 
     @property
     def rows(self) -> int:
@@ -107,6 +109,7 @@ class Data:
             None if weight is None else weight[index],
             self.notes,
             form=self.form,
+            boundary=self.boundary,
         )
 
     @property

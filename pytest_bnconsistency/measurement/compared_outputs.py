@@ -12,6 +12,9 @@ from pytest_bnconsistency.data.arrays import Array, flatten, is_float
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.words import digits
 
+HALF = 0.5
+"""The boundary of shares."""
+
 
 @dataclass(frozen=True)
 class Side:
@@ -76,14 +79,14 @@ def deciding(outputs: list[Array], data: Data) -> list[bool]:
     """Which outputs are scores of classes: they sum to one, or the targets are classes."""
     targets = flatten(data.y) if data.y is not None else []
     pairs = itertools.zip_longest(outputs, targets[: len(outputs)])
-    return [_are_scores(output, target) for output, target in pairs]
+    return [_are_scores(output, target, data.boundary) for output, target in pairs]
 
 
-def _are_scores(output: Array, target: Array | None) -> bool:
+def _are_scores(output: Array, target: Array | None, boundary: float | None) -> bool:
     if output.ndim < 2 or not is_float(output):
         return False
     if output.shape[-1] == 1:
-        return bool(output.min() >= 0 and output.max() <= 1)
+        return boundary == 0 or bool(output.min() >= 0 and output.max() <= 1)
     if output.min() >= 0 and np.allclose(output.sum(-1), 1, atol=1e-2):
         return True
     return target is not None and are_classes(target, output)
@@ -104,7 +107,7 @@ def right_rows(side: Side, data: Data) -> Array | None:
         if decides and are_classes(target, output):
             several = target.shape == output.shape and output.shape[-1] > 1
             classes = target.argmax(-1) if several else target
-            same = _decision(output).ravel() == classes.ravel()
+            same = _decision(output, data).ravel() == classes.ravel()
             shares.append(same.reshape(data.rows, -1).mean(axis=1))
     return np.mean(shares, axis=0) if shares else None
 
@@ -112,7 +115,7 @@ def right_rows(side: Side, data: Data) -> Array | None:
 def changed_rows(side: Side, reference: Side, data: Data) -> Array | None:
     """The share of each row's decisions that change, in the output where most do."""
     shares = [
-        (_decision(mine) != _decision(its)).reshape(data.rows, -1).mean(axis=1)
+        (_decision(mine, data) != _decision(its, data)).reshape(data.rows, -1).mean(axis=1)
         for mine, its, decides in zip(
             side.outputs, reference.outputs, deciding(reference.outputs, data), strict=True
         )
@@ -151,6 +154,8 @@ def are_classes(target: Array, output: Array) -> bool:
     return bool(not np.mod(target, 1).any() and target.max() < output.shape[-1])
 
 
-def _decision(output: Array) -> Array:
-    decided: Array = output.argmax(-1) if output.shape[-1] > 1 else output[..., 0] > 0.5
-    return decided
+def _decision(output: Array, data: Data) -> Array:
+    if output.shape[-1] > 1:
+        classes: Array = output.argmax(-1)
+        return classes
+    return np.asarray(output[..., 0] > (HALF if data.boundary is None else data.boundary))

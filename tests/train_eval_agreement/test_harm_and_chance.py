@@ -186,3 +186,26 @@ def test_a_loss_tells_that_many_wrong_decisions_of_few_rows_are_no_chance(loss, 
 def test_neither_is_harm_that_may_be_below_the_tolerance():
     found = [excess("loss", 1.1, 0.3), excess("wrong decisions", 1.5, 0.7)]
     assert proven(found, by_targets=True) == []
+
+
+@pytest.mark.parametrize("loss", ["of shares", "of logits", "squared"])
+def test_what_one_number_decides_is_counted(k, loss):
+    """A net that knows little: its loss hardly moves where many of its decisions are wrong."""
+    rng = np.random.default_rng(0)
+    x = rng.choice([-1, 1], (1024, 1)).astype(np.float32)
+    y = np.where(rng.random(1024) < 0.65, x[:, 0] > 0, x[:, 0] < 0).astype(np.float32)
+    bn = k.layers.BatchNormalization(name="bn", center=False, scale=False)
+    last = k.layers.Dense(1, "sigmoid" if loss == "of shares" else None)
+    model = k.Sequential([k.Input((1,)), bn, last])
+    losses = {
+        "of shares": k.losses.BinaryCrossentropy(),
+        "of logits": k.losses.BinaryCrossentropy(from_logits=True),
+        "squared": k.losses.MeanSquaredError(),
+    }
+    model.compile("sgd", losses[loss])
+    weight, bias = (0.125, 0.5) if loss == "squared" else (0.5, 0.0)
+    last.set_weights([np.full((1, 1), weight, np.float32), np.array([bias], np.float32)])
+    recalibrate(model, x)
+    expect_pass(CHECK, model, x, y)
+    bn.moving_mean.assign([1.1])
+    assert "decisions wrong" in expect_failure(CHECK, model, x, y, rule="BN209").bound

@@ -274,7 +274,8 @@ def _part(data: Data, side: Side, rows: Array) -> tuple[Data, Side]:
     """Some rows of a side, and what scores them: what the model was given is not copied."""
     weight = None if data.sample_weight is None else data.sample_weight[rows]
     targets = map_nest(lambda leaf: leaf[rows], data.y)
-    return Data(rows, targets, weight), Side([output[rows] for output in side.outputs])
+    part = Data(rows, targets, weight, boundary=data.boundary)
+    return part, Side([output[rows] for output in side.outputs])
 
 
 def loss_units(context: CheckContext, data: Data, reference: Side) -> dict[str, float]:
