@@ -99,3 +99,32 @@ def test_weights_that_know_their_targets_in_both_modes_tell_no_cause(k, steps, s
     finding = expect_failure(CHECK, model, x, y, rule="BN203", layer="bn")
     assert said in finding.cause
     assert finding.cause_tested is (steps != 25)
+
+
+@pytest.mark.parametrize("small", [0.05, 1.0], ids=("far below 1", "about 1"))
+def test_initial_values_that_leave_outputs_which_hardly_vary(k, small):
+    """75 % of 1 in far smaller variances; the rest is of earlier weights, as after training."""
+    k.utils.set_random_seed(0)
+    x = np.random.default_rng(0).standard_normal((256, 4)).astype(np.float32)
+    names = ("first", "last")
+    kernels = [k.initializers.RandomNormal(0, small / 2, seed=seed) for seed in (1, 2)]
+    hidden = [
+        layer
+        for name, kernel in zip(names, kernels, strict=True)
+        for layer in (
+            k.layers.Dense(8, kernel_initializer=kernel),
+            k.layers.BatchNormalization(momentum=0.999, name=name),
+            k.layers.ReLU(),
+        )
+    ]
+    model = k.Sequential([k.Input((4,)), *hidden, k.layers.Dense(3)])
+    recalibrate(model, x)
+    expect_pass(CHECK, model, x)
+    for bn in map(model.get_layer, names):
+        bn.moving_mean.assign(0.25 * 0.7 * bn.moving_mean)
+        bn.moving_variance.assign(0.75 + 0.25 * 2 * bn.moving_variance)
+    if small == 1:
+        expect_failure(CHECK, model, x, rule="BN201")
+        return
+    finding = expect_failure(CHECK, model, x, rule="BN201", cause_tested=True)
+    assert "of the initial values are still in the statistics (measured" in finding.cause

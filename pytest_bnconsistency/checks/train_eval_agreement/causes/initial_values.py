@@ -233,9 +233,16 @@ def _left_by_count(m: Measured, key: int) -> float:
 def _remade(m: Measured, values: list[Array], most: float = math.inf) -> tuple[str, float]:
     """Put initial values into the population statistics: how near does evaluation come to what it
     says as stored? Distances beyond `most` are alike.
+
+    They are in deviations of the outputs as stored, or of the population's if these are larger:
+    variances far too large leave outputs that hardly vary.
     """
-    before = gap(m.population, m.stored, m.data).outputs
-    after = gap(m.under(values), m.stored, m.data).outputs
+    before, after = (
+        gap(side, m.stored, m.data).outputs for side in (m.population, m.under(values))
+    )
+    of_population = gap(m.stored, m.population, m.data).outputs
+    if of_population < before:
+        before, after = of_population, after * of_population / before
     proof = (
         "with as much of the initial values put into the population statistics, evaluation is "
         f"{digits(after, 2)} standard deviations from what it says as stored, without "
