@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Nest, is_float, map_nest
+from pytest_bnconsistency.data.arrays import Array, Nest, distance, is_float, map_nest
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import BNConsistencyError, DataError, StepError
 from pytest_bnconsistency.execution.graphs import as_written
@@ -38,6 +38,8 @@ SHIFT = 3.0
 """Rows are moved by this many standard deviations."""
 TRACED = 4
 """Forms of batches that training was traced for, at most, besides those of the data given."""
+ROUNDED = 8
+"""Units in the last place by which runs of one trace may round otherwise."""
 UNITS = 64
 
 
@@ -53,11 +55,13 @@ class Feed:
 class Ran:
     """What some steps did: the variables that moved, by identity, and how many now hold NaN.
 
-    `trained` says that some variable of the subject's moved, whichever it is; `unlike` are forms
-    of batches that `fit` was traced for, and that the data given can't take.
+    `rounded` are those of them that moved by no more than rounding may move them. `trained` says
+    that some variable of the subject's moved, whichever it is; `unlike` are forms of batches that
+    `fit` was traced for, and that the data given can't take.
     """
 
     moved: frozenset[int] = frozenset()
+    rounded: frozenset[int] = frozenset()
     sizes: tuple[int, ...] = ()
     broken: int = 0
     trained: bool = True
@@ -89,10 +93,27 @@ class Steps:
     def path(self) -> str:
         return "train_step" if self.train_step is not None else "fit"
 
+    def as_users_run(self, variables: Sequence[Any]) -> Ran:
+        """The variables that move, where a trace is rewritten before it runs, as it is for users.
+
+        That takes time, and tells only where it rounds otherwise.
+        """
+        ran = self.run(variables)
+        if not ran.rounded:
+            return ran
+        rewritten = self.run(variables, rewritten=True)
+        return dataclasses.replace(ran, moved=ran.moved - (ran.rounded - rewritten.moved))
+
     def run(
-        self, variables: Sequence[Any], *, freeze: Sequence[Any] = (), retrace: bool = False
+        self,
+        variables: Sequence[Any],
+        *,
+        freeze: Sequence[Any] = (),
+        retrace: bool = False,
+        rewritten: bool = False,
     ) -> Ran:
-        """The variables that move; some layers frozen by flag first, training compiled anew.
+        """The variables that move; some layers frozen by flag first, training compiled anew, or
+        what is traced `rewritten` before it runs.
 
         Raises:
             StepError: the user's own step raised.
@@ -102,7 +123,7 @@ class Steps:
         feeds, unlike = self._feeds(self.data)
         variables_ = reachable_variables(self.subject)
         before, all_before = Variables(list(variables)), Variables(variables_)
-        moved: set[int] = set()
+        moved, far = set[int](), set[int]()
         broken, trained = 0, True
         with preserve_state(self.subject, self.train_step):
             for layer in freeze:
@@ -115,14 +136,17 @@ class Steps:
                     # What a step refers to may be traced for other things than batches.
                     guess = feed.like is not None
                     with contextlib.suppress(*([StepError, DataError] if guess else [])):
-                        self._train(self.data, feed)
-                    moved |= {id(v) for v in before.moved()}
+                        self._train(self.data, feed, rewritten=rewritten)
+                    for variable, now in before.changes():
+                        moved.add(id(variable))
+                        if not is_rounding(before.value(variable), now.numpy()):
+                            far.add(id(variable))
                 broken = len(finite - _finite(variables_))
                 trained = bool(moved or all_before.moved())
             finally:
                 before.restore()
         sizes = tuple(feed.rows for feed in feeds)
-        return Ran(frozenset(moved), sizes, broken, trained, unlike)
+        return Ran(frozenset(moved), frozenset(moved - far), sizes, broken, trained, unlike)
 
     def _feeds(self, data: Data) -> tuple[list[Feed], tuple[TracedBatch, ...]]:
         """What steps are fed with, and the traced batches that `data` doesn't fit."""
@@ -153,10 +177,10 @@ class Steps:
             (fitting if fits else unlike).append(traced)
         return fitting, unlike
 
-    def _train(self, data: Data, feed: Feed) -> None:
+    def _train(self, data: Data, feed: Feed, *, rewritten: bool) -> None:
         batch = data.take(np.arange(feed.rows * self.steps) % data.rows)
         batch = dataclasses.replace(batch, x=shifted(batch.x))
-        with _as_sentence(self.path), as_written():
+        with _as_sentence(self.path), contextlib.nullcontext() if rewritten else as_written():
             if self.train_step is not None:
                 for part in batch.batches(feed.rows):
                     self.train_step(*self._handed(part, feed))
@@ -174,6 +198,14 @@ class Steps:
         if batch.form is not None and batch.form.tensors:
             x, y = (None if v is None else map_nest(tf.convert_to_tensor, v) for v in (x, y))
         return x, y
+
+
+def is_rounding(before: Array, after: Array) -> bool:
+    """Whether a variable moved by no more than rounding may move it."""
+    if before.dtype.kind != "f":
+        return False
+    bound = ROUNDED * float(np.finfo(before.dtype).eps) * float(np.abs(before).max(initial=0))
+    return bool((distance(before, after) <= bound).all())
 
 
 def forget_training(subject: Subject, train_step: Callable[..., Any] | None) -> None:

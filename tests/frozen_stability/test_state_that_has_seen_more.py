@@ -75,3 +75,29 @@ class Initialised(keras.layers.Layer):
 @pytest.mark.parametrize("frozen", [None, "init*"])
 def test_what_is_written_whatever_the_rows(frozen):
     expect_pass(CHECK, model_of(Initialised(name="init")), *data(), frozen=frozen)
+
+
+class OfItsWeights(keras.layers.Layer):
+    """A step of a power iteration that has converged, as of spectral normalization."""
+
+    def build(self, shape):
+        kernel = np.diag([3.0, 1.0, 0.5, 0.1])
+        self.kernel = self.add_weight(shape=kernel.shape, initializer=lambda *_, **__: kernel)
+        self.vector = self.add_weight(shape=(4,), initializer="zeros", trainable=False)
+        self.vector.assign([1, 0, 0, 0])
+
+    def call(self, x, training=None):
+        if training:
+            start = self.vector + keras.ops.cast(keras.ops.all(self.vector == 0), "float32")
+            self.vector.assign(keras.ops.normalize(keras.ops.matmul(self.kernel, start)))
+        return keras.ops.matmul(x, self.kernel) / keras.ops.norm(self.kernel[:, 0])
+
+
+def test_what_hangs_on_the_weights_alone_and_has_converged():
+    model = model_of(OfItsWeights(name="spectral"))
+    before = model.get_layer("spectral").vector.numpy()
+    model.fit(*data(), verbose=0)
+    np.testing.assert_array_equal(model.get_layer("spectral").vector, before)
+    expect_pass(CHECK, model, *data())
+    model.get_layer("spectral").vector.assign([0.5, 0.5, 0.5, 0.5])
+    expect_failure(CHECK, model, *data(), rule="BN301", layer="spectral")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.checks.check_context import CheckContext
@@ -15,8 +16,8 @@ from pytest_bnconsistency.checks.frozen_stability.declared import Declarations
 from pytest_bnconsistency.checks.frozen_stability.measured import Frozen, Measured
 from pytest_bnconsistency.checks.population_statistics import inference_pass
 from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES, TRAINING
-from pytest_bnconsistency.data.arrays import Nest, all_finite
-from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
+from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, map_nest, rows_of
+from pytest_bnconsistency.execution.forward_pass import Observation, Pass, neutralised
 from pytest_bnconsistency.execution.state import restored, same_bits
 from pytest_bnconsistency.execution.trainable_flags import flags_set
 from pytest_bnconsistency.execution.training_steps import (
@@ -24,6 +25,7 @@ from pytest_bnconsistency.execution.training_steps import (
     Modes,
     Ran,
     Steps,
+    is_rounding,
     mode_gaps,
     shifted,
 )
@@ -69,13 +71,13 @@ def measured(
         gaps.pop(layer, None)
     steps = Steps(subject, context.data, context.train_step, settings.batch_size, settings.steps)
     with flags_set([f.call.layer for f in declared.frozen], subject.layers()) as flagged:
-        ran = steps.run(declared.variables)
+        ran = steps.as_users_run(declared.variables)
     m = Measured(
         subject=subject,
         x=rows,
         steps=steps,
         frozen=declared.frozen,
-        by_forward=frozenset(id(v) for v in (*seen.moved, *beyond)),
+        by_forward=frozenset(id(v) for v in (*_moved(seen, ran), *beyond)),
         by_steps=ran.moved,
         flagged=flagged,
         gaps=gaps,
@@ -85,13 +87,24 @@ def measured(
     return m, ran
 
 
+def _moved(seen: Observation, ran: Ran) -> list[Any]:
+    """What a pass moves, without what it rounds otherwise than steps do, which leave its bits."""
+
+    still = {id(v) for v in seen.moved if ran.sizes} - ran.moved
+    return [
+        v
+        for v in seen.moved
+        if id(v) not in still or not is_rounding(v.numpy(), seen.after[id(v)])
+    ]
+
+
 def _beyond_rows(
     training: Pass, rows: Nest, moved: Iterable[Any], frozen: Sequence[Frozen]
 ) -> tuple[Any, ...]:
     """What a pass writes to and leaves as it is, because what is stored has seen more than `rows`.
 
     A maximum only moves when it is exceeded. What comes back to its old value from 0 as well, a
-    flag, hangs on no rows.
+    flag, or to the same with other rows, a vector of the weights alone, hangs on no rows.
     """
     if not training.is_traced:  # what it writes is not known
         return ()
@@ -102,11 +115,24 @@ def _beyond_rows(
 
 
 def _moves_from_zero(training: Pass, rows: Nest, variable: Any) -> bool:
-    value = variable.numpy()
+    value, after = variable.numpy(), _from_zero(training, rows, variable)
+    if after is None or not all_finite([after]) or same_bits(after, value):
+        return False
+    if (count := rows_of(rows)) < 2:
+        return True
+    halves = [np.resize(half, count) for half in np.array_split(np.arange(count), 2)]
+    first, second = (_from_zero(training, _taken(rows, half), variable) for half in halves)
+    return first is None or second is None or not same_bits(first, second)
+
+
+def _taken(rows: Nest, index: Array) -> Nest:
+    return map_nest(lambda leaf: leaf[index], rows)
+
+
+def _from_zero(training: Pass, rows: Nest, variable: Any) -> Array | None:
     with restored([variable]):
         variable.assign(tf.zeros_like(variable))
-        after = training.run(rows).after.get(id(variable))
-    return after is not None and all_finite([after]) and not same_bits(after, value)
+        return training.run(rows).after.get(id(variable))
 
 
 def _excused(training: Pass, gaps: Mapping[int, ModeGap]) -> set[int]:
