@@ -26,6 +26,8 @@ from pytest_bnconsistency.models.owned_objects import (
 )
 from pytest_bnconsistency.words import brief_line
 
+_NUMBERS_AND_TEXTS = (bool, int, float, str, bytes, np.number)
+
 
 class FunctionSubject(Subject):
     """Any callable that takes a batch: a function, a `tf.function`, an object, a Keras layer.
@@ -135,10 +137,11 @@ def called(
 
     Raises:
         DataError: it raised, outside a trace; while a trace is made, its own error goes through.
+        UnsupportedSubjectError: what it returns are no arrays.
     """
     kwargs = {} if mode is None or training is None else {mode: training}
     try:
-        return map_nest(_own, function(x, **kwargs))
+        outputs = function(x, **kwargs)
     except Exception as error:
         if not tf.executing_eagerly():
             raise
@@ -146,11 +149,41 @@ def called(
             f"{name}(x) raised {type(error).__name__}: {brief_line(error)}; expected x "
             f"as {name} takes it, rows first"
         ) from error
+    return _as_arrays(name, outputs)
 
 
-def _own(output: Any) -> Any:
-    """An array that no one else writes to: a view may be of a buffer that the next call fills."""
-    return output.copy() if isinstance(output, np.ndarray) and output.base is not None else output
+def _as_arrays(name: str, outputs: Any) -> Nest:
+    """What a callable returns; a list of texts is one array.
+
+    Arrays are such that no one else writes to: a view may be of a buffer that the next call fills.
+    """
+    if isinstance(outputs, Mapping):
+        return {key: _as_arrays(name, part) for key, part in outputs.items()}
+    if isinstance(outputs, (list, tuple)):
+        if outputs and all(isinstance(part, (str, bytes)) for part in outputs):
+            return np.array(outputs, object)
+        nested = any(isinstance(part, (list, Mapping)) for part in outputs)
+        if nested and all(isinstance(leaf, _NUMBERS_AND_TEXTS) for leaf in flatten(outputs)):
+            raise _no_arrays(name, f"a list of a {type(outputs[0]).__name__} for each row")
+        return [_as_arrays(name, part) for part in outputs]
+    return map_nest(lambda leaf: _as_array(name, leaf), outputs)
+
+
+def _as_array(name: str, output: Any) -> Any:
+    if isinstance(output, Iterator):
+        raise _no_arrays(name, f"a {type(output).__name__}")
+    if not isinstance(output, np.ndarray):
+        return output
+    if output.dtype == object and not all(isinstance(o, (str, bytes)) for o in output.flat):
+        raise _no_arrays(name, f"an array of Python objects ({type(output.flat[0]).__name__})")
+    return output.copy() if output.base is not None else output
+
+
+def _no_arrays(name: str, returned: str) -> UnsupportedSubjectError:
+    return UnsupportedSubjectError(
+        f"{name}(x) returns {returned}; expected arrays or tensors with the rows first: join what "
+        "is given for each row, as in np.array([...])"
+    )
 
 
 def input_specs(function: Any) -> Nest | None:

@@ -302,3 +302,37 @@ def test_keras_on_another_backend_is_one_sentence(monkeypatch):
         f"Keras runs on the {backend!r} backend; expected 'tensorflow': set "
         "KERAS_BACKEND=tensorflow before Keras is imported"
     )
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (
+            lambda rows: [{"class": int(r.argmax()), "score": float(r.max())} for r in rows],
+            "a dict",
+        ),
+        (lambda rows: [list(np.flatnonzero(r > 0)) for r in rows], "a list for each row"),
+        (lambda rows: np.array([{"score": r.max()} for r in rows]), "Python objects"),
+        (iter, "an? .*iterator"),
+    ],
+    ids=("records", "lists", "objects", "iterator"),
+)
+def test_a_function_that_returns_no_arrays(returned, said):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    rows = np.random.default_rng(0).standard_normal((8, 4), np.float32)
+    for check in ("batch_invariance", "inference_purity"):
+        with pytest.raises(BNConsistencyError, match=f"{said}.*; expected arrays or tensors"):
+            check_consistency(lambda x: returned(model(x).numpy()), rows, checks=[check])
+
+
+def test_a_function_that_returns_texts():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    rows = np.random.default_rng(0).standard_normal((8, 4), np.float32)
+    names = ["cat", "cow", "dog"]
+
+    def told(x):
+        scores = model(x).numpy()
+        return {"scores": scores, "names": names, "best": [names[n] for n in scores.argmax(1)]}
+
+    report = check_consistency(told, rows, checks=["batch_invariance", "inference_purity"])
+    assert [str(result.verdict) for result in report] == ["passed", "passed"]
