@@ -181,8 +181,8 @@ class _Given:
         write_statistics(tracked, values)
         after = self._says(inference)
         return Explanation(
-            cause="only what is stored: weights and data are sound; what made it so can't be told "
-            "from the model",
+            cause="only what is stored: under statistics of this data all is finite; what made it "
+            "so can't be told from the model",
             tested=f"with the stored statistics, evaluation of this data is {before.described}; "
             f"with its population statistics {after.described}",
             established=not before.finite and bool(after.finite),

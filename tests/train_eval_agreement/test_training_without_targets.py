@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from pytest_bnconsistency.testing import expect_pass
+from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 CHECK = "train_eval_agreement"
 DOMAINS, SHIFT, STEP_WRITES = "BN210", "BN209", "BN215"
@@ -16,8 +16,9 @@ def rows():
     return np.random.default_rng(0).normal(2, 1.5, (256, 6)).astype(np.float32)
 
 
-def encoder(k, step):
+def encoder(k, step, widths=(8,)):
     """A net whose training step makes `step(model, rows)`, a loss, as small as it can."""
+    k.utils.set_random_seed(1)
 
     class Encoder(k.Model):
         def train_step(self, batch):
@@ -28,9 +29,12 @@ def encoder(k, step):
             self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
             return {"loss": loss}
 
-    inputs = k.Input((6,))
-    h = k.layers.BatchNormalization(momentum=0.9, name="bn")(k.layers.Dense(8)(inputs))
-    model = Encoder(inputs, k.layers.Dense(6, name="out")(k.layers.ReLU()(h)))
+    inputs = h = k.Input((6,))
+    for number, width in enumerate(widths):
+        name = f"bn{number or ''}"
+        h = k.layers.BatchNormalization(momentum=0.9, name=name)(k.layers.Dense(width)(h))
+        h = k.layers.ReLU()(h)
+    model = Encoder(inputs, k.layers.Dense(6, name="out")(h))
     model.compile(k.optimizers.Adam(1e-3))
     model.fit(rows(), epochs=12, batch_size=32, verbose=0)
     model.optimizer.learning_rate.assign(1e-5)
@@ -53,6 +57,12 @@ def rebuilds_scaled(model, x):
     return tf.reduce_mean((model(3 * x + 1, training=True) - x) ** 2)
 
 
+def agrees_on_two_views(model, x):
+    """Both augmented alike: they differ from the rows, and by chance alone from one another."""
+    views = (x + 0.5 + tf.random.normal(tf.shape(x)) for _ in range(2))
+    return tf.reduce_mean(tf.square(tf.add_n([model(view, training=True) - x for view in views])))
+
+
 def rebuilds_and_decays(model, x):
     loss = rebuilds(model, x)
     for weight in model.get_layer("bn").non_trainable_weights:
@@ -71,6 +81,12 @@ def rebuilds_and_decays(model, x):
 )
 def test_what_a_step_without_targets_does_to_the_statistics(disagrees, step, rule):
     disagrees(encoder(keras, step), rows(), None, rule=rule, layer="bn", batch_size=32)
+
+
+@pytest.mark.thorough
+def test_views_that_differ_by_chance_alone_are_no_two_domains():
+    model = encoder(keras, agrees_on_two_views, widths=(16,) * 4)
+    expect_failure(CHECK, model, rows(), rule=SHIFT, cause_tested=True, batch_size=32)
 
 
 @pytest.mark.thorough

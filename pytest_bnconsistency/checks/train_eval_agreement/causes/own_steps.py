@@ -20,6 +20,8 @@ from pytest_bnconsistency.words import counted, digits, listed
 
 OF_NOTE = 0.25
 """How far steps must carry the statistics from those of the data, in distances as stored."""
+UNLIKE = 2
+"""Inputs of one step are unlike if they are farther apart than chance takes one, so many times."""
 MOST_KEPT = 0.99999
 ROUNDING = 2.0**-22
 """Of a stored value, so much may be round-off of the value that a step leaves."""
@@ -202,10 +204,12 @@ def _inputs(m: Measured, steps: Sequence[Rested], index: int) -> list[Array]:
 
 
 def _unlikeness(m: Measured, index: int, inputs: Sequence[Array]) -> float:
-    """How far the most unlike of them is from the first, as `Measured.deviation` counts."""
-
-    def instead(value: Array) -> list[Array]:
-        return [value if i == index else other for i, other in enumerate(m.reference)]
-
-    share = m.reference[index].size / sum(value.size for value in m.reference)
-    return max(m.deviation(instead(inputs[0]), instead(other)) for other in inputs[1:]) / share
+    """How far the most unlike of them is from the first, as `Measured.distance` counts; 0 where
+    chance alone takes the first as far from one half of the steps to the other.
+    """
+    far = max(m.distance(index, inputs[0], other) for other in inputs[1:])
+    halves = [_inputs(m, m.rested[start::2], index) for start in (0, 1)]
+    if not all(halves):
+        return far
+    by_chance = m.distance(index, halves[0][0], halves[1][0])
+    return far if far > UNLIKE * by_chance else 0.0

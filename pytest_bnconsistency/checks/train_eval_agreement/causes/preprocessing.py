@@ -38,6 +38,10 @@ FITTED_CHANGES: tuple[Changes, ...] = (by_feature, one_for_all, by_channel)
 CHANGES: tuple[Changes, ...] = (usual_changes, *FITTED_CHANGES)
 SETTLED = 0.05
 """Where a change leaves less of an input's own statistics unexplained, no other is tried."""
+OTHERS = (
+    "; or, if it was trained on the data as given, other rows passed it in training mode since (a "
+    "validation with training=True): recalibrate(model, x)"
+)
 MOST_EACH, MOST_TOGETHER = 2, 8
 """So many changes of each input are tried, and so many of all at once."""
 
@@ -172,7 +176,7 @@ def _explaining(trial: Trial[How], change: Change[How]) -> Iterator[Candidate]:
             f"otherwise than the training data{change.rival and ', or '}{change.rival}",
             tested=f"with {change.name} {known if tried.mends else stored}; {tried.said}",
             remedy=f"the model was trained on {change.name}: give evaluation the preprocessing of "
-            "training (best inside the model)",
+            f"training (best inside the model){'' if tried.mends or not change.free else OTHERS}",
             share=tried.share,
             sure=tried.mends,
         )
