@@ -113,6 +113,7 @@ class Texts(keras.Model):
         return self.head(tf.reduce_max(h, axis=1))
 
 
+@pytest.mark.thorough
 def test_code_between_layers_reads_what_code_before_them_pads():
     def build(masked):
         keras.utils.set_random_seed(0)

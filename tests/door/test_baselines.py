@@ -220,7 +220,6 @@ def test_one_with_a_name_that_no_file_may_have_is_told(project):
     result.stdout.fnmatch_lines(["bn-baseline/test_old.test_netnet*.json: no test compares it; *"])
 
 
-@pytest.mark.every_case
 @pytest.mark.parametrize(
     "words",
     [

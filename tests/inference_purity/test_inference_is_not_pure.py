@@ -137,6 +137,7 @@ def test_noise_in_the_code_of_a_layer(k, x, places):
     assert found.evidence["layers"] == ["noise0", "noise1"][:places]
 
 
+@pytest.mark.thorough
 def test_a_metric_that_the_outputs_hang_on(k, x):
     """A metric may count in inference; where outputs read it, rows meet there."""
 

@@ -82,6 +82,7 @@ def test_features_preprocessed_otherwise(model, table, change, said):
     expect_pass(CHECK, model, x, y)
 
 
+@pytest.mark.thorough
 def test_a_scaler_fitted_on_other_data(k, table):
     x, y = table
     rng = np.random.default_rng(1)

@@ -238,6 +238,7 @@ def test_statistics_that_were_lost_with_the_weights_kept(data, lost):
     assert finding.remedy.endswith("or recalibrate(model, x)")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("copied", ["trainable_variables", "variables"])
 def test_a_target_network_that_follows_the_weights(copied):
     """A step that is tried would move its statistics by much, at this momentum: it is undone."""
@@ -412,6 +413,7 @@ def test_statistics_that_lag_behind_the_weights(k, disagrees):
     expect_pass(CHECK, model, x, y, batch_size=64)
 
 
+@pytest.mark.thorough
 def test_few_quick_updates_of_a_trained_net(k, disagrees):
     """The 13 steps of another training keep most of the statistics of the weights before."""
     k.utils.set_random_seed(1)

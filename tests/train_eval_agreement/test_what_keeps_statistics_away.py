@@ -325,7 +325,6 @@ def test_a_bias_changed_after_training_is_no_lag(k):
     expect_failure(CHECK, model, x, y, rule="BN204", cause_contains="not established")
 
 
-@pytest.mark.every_case
 @pytest.mark.parametrize("k", [keras, tf_keras], ids=["keras", "tf_keras"])
 @pytest.mark.parametrize("noise", [0.0, 3.0, 30.0])
 @pytest.mark.parametrize("twice", [False, True])
@@ -356,7 +355,6 @@ def test_updates_are_counted_though_the_step_draws_random_numbers(k, data, noise
     assert warned == ({SEVERAL} if twice else set())
 
 
-@pytest.mark.every_case
 @pytest.mark.parametrize("k", [keras, tf_keras], ids=["keras", "tf_keras"])
 def test_the_code_of_a_model_may_draw_before_a_layer(k, data):
     class Drawing(k.Model):
