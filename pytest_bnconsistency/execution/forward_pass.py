@@ -365,7 +365,7 @@ class Pass:
 
     def _dense(self, output: Any) -> Any:
         remedies = {
-            tf.RaggedTensor: "outputs.to_tensor()",
+            tf.RaggedTensor: "outputs.to_tensor(shape=(None, width)), with one width for all",
             tf.SparseTensor: "tf.sparse.to_dense(outputs)",
         }
         if remedy := remedies.get(type(output)):

@@ -38,6 +38,24 @@ def test_a_row_for_each_text_as_long_as_the_longest(length):
     assert finding.remedy.startswith("give all batches one width")
 
 
+@pytest.mark.parametrize("fixed", [False, True], ids=("until all have ended", "always as many"))
+def test_a_loop_that_writes_as_many_steps_as_the_longest_row_needs(rows, fixed):
+    def decoded(x):
+        left = 1 + tf.cast(8 * tf.sigmoid(tf.reduce_sum(x, 1)), tf.int32)
+        steps = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=(None,))
+        longest = 9 if fixed else tf.reduce_max(left)
+        for step in tf.range(longest):
+            steps = steps.write(step, tf.maximum(left - step, 0))
+        return tf.transpose(steps.stack())
+
+    decoded = tf.function(decoded)
+    if fixed:
+        expect_pass(BATCH, decoded, rows)
+        return
+    finding = expect_failure(BATCH, decoded, rows, rule="BN103")
+    assert finding.remedy.startswith("give all batches one width")
+
+
 @pytest.mark.parametrize("depth", [None, 7])
 def test_as_many_classes_as_the_batch_holds(depth):
     ids = np.array([3, 1, 6, 0, 2, 5], np.int32)

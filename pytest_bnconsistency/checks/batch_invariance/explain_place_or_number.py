@@ -58,7 +58,7 @@ def without_batch_axis(x: Nest, failing: Sequence[Judged], sound: list[str]) -> 
     place, tries = None, Tries()
     if smaller := _smaller_batch(entry, tries):
         place = size_dependence.loses_axis(smaller.observed, x, *smaller.rows)
-    width = place is not None and place.width
+    width = entry.widens if place is None else place.width
     mended = "its result padded to one width" if width else "the axis put back behind it"
     explanation = _of_place(
         place,
@@ -66,7 +66,7 @@ def without_batch_axis(x: Nest, failing: Sequence[Judged], sound: list[str]) -> 
         does=WIDENS if width else "drops the batch axis of a small batch",
         tested=f"with {mended}, the outputs have their shapes",
         tried=f"batches of {listed(entry.tried)}",
-        remedy=_shape_remedy(entry, width),
+        remedy=_shape_remedy(entry, width or entry.widens),
     )
     return rules.BATCH_AXIS_LOST.finding(
         layer="the model's output" if place is None else place.label,

@@ -43,7 +43,8 @@ class SizeChange(NamedTuple):
 class InSize:
     """What rows, from one to another, give in a batch of a size, against what they give among all.
 
-    `fault` says what it raises, or which other shapes it gives; `raises` tells the two apart.
+    `fault` says what it raises, or which other shapes it gives; `raises` tells the two apart, and
+    `widens` that such outputs have the rows, and are as wide as these need.
     `changes` are those of all outputs, `moves` what noise was measured for.
     """
 
@@ -51,6 +52,7 @@ class InSize:
     size: int
     fault: str = ""
     raises: bool = False
+    widens: bool = False
     moves: Sequence[Moved] = ()
     changes: Sequence[SizeChange] = ()
 
@@ -137,6 +139,10 @@ class Judged:
     @property
     def raises(self) -> bool:
         return any(size.raises for size in self.in_sizes)
+
+    @property
+    def widens(self) -> bool:
+        return any(size.widens for size in self.in_sizes)
 
     @property
     def noise(self) -> float:

@@ -53,7 +53,8 @@ def in_size(c: Comparing, start: int, stop: int, *, with_values: bool = True) ->
                 f"a batch of {size} gives shape {output.shape}; the batch of {len(base)} gives "
                 f"{base.shape}"
             )
-            return InSize((start, stop), size, fault, moves=moves, changes=changes)
+            widens = output.ndim == base.ndim and len(output) == size
+            return InSize((start, stop), size, fault, widens=widens, moves=moves, changes=changes)
         if not with_values or any(moved.beyond for moved in moves):
             changes.append(SizeChange(float(distance(output, base[start:stop]).max()), np.nan))
             continue

@@ -90,11 +90,11 @@ def measured(
 def _moved(seen: Observation, ran: Ran) -> list[Any]:
     """What a pass moves, without what it rounds otherwise than steps do, which leave its bits."""
 
-    still = {id(v) for v in seen.moved if ran.sizes} - ran.moved
+    unmoved = {id(v) for v in seen.moved if ran.sizes} - ran.moved
     return [
         v
         for v in seen.moved
-        if id(v) not in still or not is_rounding(v.numpy(), seen.after[id(v)])
+        if id(v) not in unmoved or not is_rounding(v.numpy(), seen.after[id(v)])
     ]
 
 
