@@ -26,7 +26,7 @@ from pytest_bnconsistency.execution.input_kinds import as_read
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.settings import Shapes
-from pytest_bnconsistency.words import first_line
+from pytest_bnconsistency.words import counted, first_line
 
 SIZES = (32, 96, 224)
 LONGEST, TRIED = 8192, 48
@@ -208,5 +208,6 @@ def only_size(subject: Subject) -> str:
         except Exception as error:
             if count == rows:
                 return ""  # generated rows are not what it takes
-            return f"the model takes batches of {rows} rows and no others: {first_line(error)}"
+            only = f"the model takes batches of {counted(rows, 'row')} and no others"
+            return f"{only}: {first_line(error)}"
     return ""

@@ -226,7 +226,7 @@ print("tensorflow" in sys.modules)
     [
         (
             lambda h: tf.ragged.boolean_mask(h, h > 0),
-            r"x, training=False\) gives a RaggedTensor; expected dense .* outputs.to_tensor\(\)",
+            r"x, training=False\) gives a RaggedTensor; expected dense .* outputs.to_tensor",
         ),
         (
             tf.sparse.from_dense,
