@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -117,6 +118,23 @@ def hashes_differ(mine: Array, its: Array, variant: BatchVariant) -> bool | None
     if not alignments or mine.shape != its.shape:
         return None
     return all(bool((a[variant.kept] != b[variant.now]).any()) for a, b in alignments)
+
+
+def reordered(mine: Array, its: Array, variant: BatchVariant) -> bool:
+    """Whether hashes tell that the kept rows are all there beside other rows, in other places."""
+    if variant.moves or len(mine) != variant.rows or mine.shape != its.shape:
+        return False
+    before, after = (_places_of_single(hashes) for hashes in (mine, its))
+    common = before.keys() & after.keys()
+    moved = any(before[entry] != after[entry] for entry in common)
+    return moved and len(common) >= len(variant.kept)
+
+
+def _places_of_single(hashes: Array) -> dict[bytes, int]:
+    """The places of entries that are no copies, by their hash."""
+    entries = [entry.tobytes() for entry in hashes]
+    counted = Counter(entries)
+    return {entry: place for place, entry in enumerate(entries) if counted[entry] == 1}
 
 
 def _rows_that_differ(mine: Array, its: Array, variant: BatchVariant) -> Array:

@@ -12,6 +12,7 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
     any_hashes_differ,
     compare_kept_rows,
     hashes_differ,
+    reordered,
 )
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.data.arrays import Array, Nest, distance, rows_of
@@ -222,32 +223,36 @@ def reduced(seen: Pass, x: Nest, variant: BatchVariant) -> dict[str, list[Array]
 
 
 def row_routing(context: CheckContext, seen: Pass) -> bool:
-    """Whether other numbers of rows meet somewhere in a pass when other rows of the sample do."""
+    """Whether other numbers of rows, or rows in another order, meet somewhere in a pass when other
+    rows of the sample do.
+    """
     x = context.sample()
 
     def routing() -> bool:
-        others = [variant.x for variant in joint_batch_variants(x, context.settings.seed)]
+        others = joint_batch_variants(x, context.settings.seed)
         return dynamic_routing(context, seen, x, others)
 
     return seen.once("row routing", routing)
 
 
-def dynamic_routing(context: CheckContext, seen: Pass, x: Nest, others: Iterable[Nest]) -> bool:
-    """Whether some operation gives other numbers of entries for other rows in the same places.
+def dynamic_routing(
+    context: CheckContext, seen: Pass, x: Nest, others: Iterable[BatchVariant]
+) -> bool:
+    """Whether some operation gives other numbers of entries for other rows in the same places, or
+    the kept rows in another order.
 
-    So does one that picks the rows that an expert takes.
+    So does one that picks the rows that an expert takes, or sorts rows by their length.
     """
     _, watched = _operations_of(seen, context.sample())
-
-    def counts(rows: Nest) -> list[tuple[int, ...]]:
-        return [hashes.shape for hashes in watched.run(rows).records[-1] or ()]
-
     if not watched.is_traced:
         return False
-    base = counts(x)
-    for other in others:
+    base = watched.run(x).records[-1] or []
+    for variant in others:
         with contextlib.suppress(Exception):  # it refuses these rows
-            if counts(other) != base:
+            other = watched.run(variant.x).records[-1] or []
+            if [hashes.shape for hashes in base] != [hashes.shape for hashes in other]:
+                return True
+            if any(reordered(mine, its, variant) for mine, its in zip(base, other, strict=True)):
                 return True
     return False
 

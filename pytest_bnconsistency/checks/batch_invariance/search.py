@@ -163,7 +163,7 @@ class Rows:
         """Whether other numbers of rows meet in a pass, among the rows given or in this batch."""
         seen = self._passes[name]
         routing = localise.row_routing(self.context, seen)
-        return routing or localise.dynamic_routing(self.context, seen, x, [variant.x])
+        return routing or localise.dynamic_routing(self.context, seen, x, [variant])
 
     def _sized(self, name: str, recipe: Recipe) -> Violation | None:
         """What the size alone does, to rows that are all of the rest."""

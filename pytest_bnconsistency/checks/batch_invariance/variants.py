@@ -153,8 +153,8 @@ def compare_variants(c: Comparing) -> AmongOthers:
     routing = c.seen is not None and _dynamic_routing(c, c.seen, changing)
     if routing:
         notes.append(
-            f"parts of {c.entry.name} get other numbers of rows if the other rows change: its "
-            "outputs are compared within the noise bound"
+            f"parts of {c.entry.name} get other numbers of rows, or rows in another order, if the "
+            "other rows change: its outputs are compared within the noise bound"
         )
     return _counted(c, changing, replace(known, row_routing=routing, notes=notes))
 
