@@ -147,17 +147,23 @@ class Padded:
         counted = self.counted[:, ::-1] if turned else self.counted
         found = np.ones((1,) * mine.ndim, bool)
         for axis in axes:
-            if len(mine) != len(counted) or mine.shape[axis] != counted.shape[1]:
-                if not counted.all():
-                    return None
-                continue
-            shape = [n if a in (0, axis) else 1 for a, n in enumerate(mine.shape)]
-            found = found & counted.reshape(shape)
+            if _fits(counted, mine, axis):
+                found = found & _along(counted, mine, axis)
+            elif not counted.all():
+                return None
         for axis, other in itertools.product(range(1, mine.ndim), self.others):
-            if axis not in axes and other.shape == (len(mine), mine.shape[axis]):
-                shape = [n if a in (0, axis) else 1 for a, n in enumerate(mine.shape)]
-                found = found & other.reshape(shape)
+            if axis not in axes and _fits(other, mine, axis):
+                found = found & _along(other, mine, axis)
         return found
+
+
+def _fits(counted: Array, outputs: Array, axis: int) -> bool:
+    """Whether the rows and their steps may lie along the first axis of outputs and this one."""
+    return counted.shape == (len(outputs), outputs.shape[axis])
+
+
+def _along(counted: Array, outputs: Array, axis: int) -> Array:
+    return counted.reshape([n if a in (0, axis) else 1 for a, n in enumerate(outputs.shape)])
 
 
 def padded(

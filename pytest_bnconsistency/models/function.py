@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from pytest_bnconsistency.models.owned_objects import (
 )
 from pytest_bnconsistency.words import brief_line
 
-_NUMBERS_AND_TEXTS = (bool, int, float, str, bytes, np.number)
+_NUMBERS, _TEXTS = (bool, int, float, np.number), (str, bytes)
 
 
 class FunctionSubject(Subject):
@@ -159,14 +159,19 @@ def _as_arrays(name: str, outputs: Any) -> Nest:
     """
     if isinstance(outputs, Mapping):
         return {key: _as_arrays(name, part) for key, part in outputs.items()}
-    if isinstance(outputs, (list, tuple)):
-        if outputs and all(isinstance(part, (str, bytes)) for part in outputs):
-            return np.array(outputs, object)
-        nested = any(isinstance(part, (list, Mapping)) for part in outputs)
-        if nested and all(isinstance(leaf, _NUMBERS_AND_TEXTS) for leaf in flatten(outputs)):
-            raise _no_arrays(name, f"a list of a {type(outputs[0]).__name__} for each row")
-        return [_as_arrays(name, part) for part in outputs]
-    return map_nest(lambda leaf: _as_array(name, leaf), outputs)
+    if not isinstance(outputs, (list, tuple)):
+        return map_nest(lambda leaf: _as_array(name, leaf), outputs)
+    if outputs and all(isinstance(part, _TEXTS) for part in outputs):
+        return np.array(outputs, object)
+    if _is_list_of_rows(outputs):
+        raise _no_arrays(name, f"a list of a {type(outputs[0]).__name__} for each row")
+    return [_as_arrays(name, part) for part in outputs]
+
+
+def _is_list_of_rows(outputs: Sequence[Any]) -> bool:
+    """Whether it holds records, or lists, of Python's own numbers and texts."""
+    nested = any(isinstance(part, (list, Mapping)) for part in outputs)
+    return nested and all(isinstance(leaf, (*_NUMBERS, *_TEXTS)) for leaf in flatten(outputs))
 
 
 def _as_array(name: str, output: Any) -> Any:
@@ -174,7 +179,7 @@ def _as_array(name: str, output: Any) -> Any:
         raise _no_arrays(name, f"a {type(output).__name__}")
     if not isinstance(output, np.ndarray):
         return output
-    if output.dtype == object and not all(isinstance(o, (str, bytes)) for o in output.flat):
+    if output.dtype == object and not all(isinstance(o, _TEXTS) for o in output.flat):
         raise _no_arrays(name, f"an array of Python objects ({type(output.flat[0]).__name__})")
     return output.copy() if output.base is not None else output
 
