@@ -21,6 +21,8 @@ SETTLED_SHARE = 0.01
 """The remedy's arithmetic aims at this share of the initial values."""
 ALIKE = 1.0
 """Standard deviations: rows of mean 0 and variance 1 come as near from farther away."""
+HARDLY_VARY = 0.1
+"""Outputs hardly vary that vary by less than this share of the population's."""
 SHOWN = 3
 OTHER_START = (
     "what the statistics were before these updates (0 and 1, unless they were trained or loaded "
@@ -234,14 +236,14 @@ def _remade(m: Measured, values: list[Array], most: float = math.inf) -> tuple[s
     """Put initial values into the population statistics: how near does evaluation come to what it
     says as stored? Distances beyond `most` are alike.
 
-    They are in deviations of the outputs as stored, or of the population's if these are larger:
-    variances far too large leave outputs that hardly vary.
+    They are in deviations of the outputs as stored; of the population's where those hardly vary,
+    as variances far too large leave them.
     """
     before, after = (
         gap(side, m.stored, m.data).outputs for side in (m.population, m.under(values))
     )
     of_population = gap(m.stored, m.population, m.data).outputs
-    if of_population < before:
+    if of_population < HARDLY_VARY * before:
         before, after = of_population, after * of_population / before
     proof = (
         "with as much of the initial values put into the population statistics, evaluation is "
