@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import inspect
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -138,9 +140,8 @@ class KerasModelSubject(PredictingSubject):
         return "training" in inspect.signature(layer.call).parameters
 
     def upstream(self, layer: Any) -> Iterable[Any]:
-        ours = {id(node) for each in self.layers() for node in _nodes(each)}
-        stack, seen = list(getattr(layer, "_inbound_nodes", [])), set()
-        stack = [node for node in stack if id(node) in ours]
+        inbound, seen = getattr(layer, "_inbound_nodes", []), set()
+        stack = [node for node in inbound if id(node) in self._graph_nodes]
         while stack:
             for parent in stack.pop().parent_nodes:
                 if id(parent) not in seen:
@@ -149,7 +150,17 @@ class KerasModelSubject(PredictingSubject):
                     yield _called(parent)
 
     def graph_calls(self, layer: Any) -> int:
-        return max(_calls_in(each)[id(layer)] for each in self.layers())
+        return self._graph_calls[id(layer)]
+
+    @functools.cached_property
+    def _graph_nodes(self) -> set[int]:
+        """The calls of all graphs in the model, by identity."""
+        return {id(node) for each in self.layers() for node in _nodes(each)}
+
+    @functools.cached_property
+    def _graph_calls(self) -> Counter[int]:
+        """How often a pass of the model, or of a graph in it, calls each layer, by identity."""
+        return functools.reduce(operator.or_, map(_calls_in, self.layers()))
 
     def roots(self) -> list[Any]:
         return [self.model]
