@@ -324,9 +324,10 @@ def owners(context: CheckContext, *passes: Pass) -> dict[int, str]:
     layers = [place for call in calls if call.is_layer for place in holders(subject, call)]
     layers += [(subject.path(layer), layer) for layer in subject.layers()]
     found: dict[int, str] = {}
-    for path, layer in layers:
-        for variable in subject.own_variables(layer):
-            found.setdefault(id(variable), path)
+    for variables in (subject.own_variables, subject.state_of):
+        for path, layer in layers:
+            for variable in variables(layer):
+                found.setdefault(id(variable), path)
     return found
 
 

@@ -21,6 +21,7 @@ from pytest_bnconsistency.models.owned_objects import (
     as_variable,
     cells_of,
     library_objects,
+    methods_of,
     traced_functions,
 )
 
@@ -137,6 +138,7 @@ class _Attributes:
     def __init__(self, roots: list[Any]) -> None:
         self.variables: list[Any] = []
         self._restore: list[Callable[[], None]] = []
+        self._classes: set[type] = set()
         seen: set[int] = set()
         keep: list[Any] = []
         stack = list(roots)
@@ -178,7 +180,11 @@ class _Attributes:
             return list(cells_of(value))
         if type(value).__module__.startswith(_FOREIGN):
             return []
-        return self._enter_object(value) + _hidden_in_methods(type(value))
+        return self._enter_object(value) + self._enter_class(type(value))
+
+    def _enter_class(self, owner: type) -> list[Any]:
+        known, self._classes = owner in self._classes, self._classes | {owner}
+        return [] if known else _hidden_in_methods(owner)
 
     def _enter_container(self, value: Any) -> list[Any]:
         if isinstance(value, dict):
@@ -225,15 +231,10 @@ def _draws_again(
 
 
 def _hidden_in_methods(owner: type) -> list[Any]:
-    """What the methods of a class of the user's hold in their closures: layers, at times."""
-    return [
-        cell
-        for base in owner.__mro__
-        if not base.__module__.startswith(("keras", "tf_keras", "builtins", *_FOREIGN))
-        for attribute in vars(base).values()
-        if isinstance(attribute, types.FunctionType)
-        for cell in cells_of(attribute)
-    ]
+    """What the methods of a class of the user's refer to: layers and variables, at times."""
+    methods = list(methods_of(owner))
+    cells = [cell for m in methods if isinstance(m, types.FunctionType) for cell in cells_of(m)]
+    return cells + [found for method in methods for found in library_objects(method)]
 
 
 def _refill_dict(target: dict[Any, Any], entries: dict[Any, Any]) -> None:

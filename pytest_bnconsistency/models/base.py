@@ -16,6 +16,7 @@ from pytest_bnconsistency.models.owned_objects import (
     default_mode,
     mode_argument,
     name_of,
+    referred_variables,
     variables_of,
     with_mode,
 )
@@ -241,6 +242,11 @@ class Subject(abc.ABC):
     def own_variables(self, layer: Any) -> list[Any]:
         """The `tf.Variable`s that `layer` holds itself, those of its sublayers excepted."""
         return layer.holds() if isinstance(layer, Part) else variables_of(layer)
+
+    def state_of(self, layer: Any) -> list[Any]:
+        """Its own variables, and those that its class refers to in code, which none may hold."""
+        referred = [] if isinstance(layer, Part) else referred_variables(layer)
+        return [*self.own_variables(layer), *referred]
 
     def trainable(self, layer: Any) -> bool:
         """The layer's own flag."""

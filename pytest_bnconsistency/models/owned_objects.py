@@ -218,6 +218,21 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
+def methods_of(kind: type) -> Iterator[Any]:
+    """The methods of a class of the user's, and of those of the user's that it is derived from."""
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] not in LIBRARIES:
+            for value in vars(base).values():
+                if isinstance(value, types.FunctionType) or hasattr(value, "python_function"):
+                    yield value
+
+
+def referred_variables(layer: Any) -> list[Any]:
+    """The `tf.Variable`s that the methods of `layer` refer to by name: globals, in closures."""
+    values = (as_variable(v) for method in methods_of(type(layer)) for v in reached(method))
+    return list({id(v): v for v in values if v is not None}.values())
+
+
 def library_objects(function: Any) -> list[Any]:
     """The variables, layers, modules, optimizers and metrics that a function's code refers to.
 

@@ -47,6 +47,36 @@ def test_the_first_of_two_layers_that_move(k, x, built):
     expect_pass(CHECK, model(None), x)
 
 
+SEEN = tf.Variable(0.0, trainable=False)
+"""No layer holds it: the code of one refers to it by name."""
+
+
+def add_to_seen(x):
+    SEEN.assign_add(tf.reduce_sum(tf.abs(x)))
+
+
+@pytest.mark.parametrize("read", [True, False])
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_variable_that_no_layer_holds(k, x, moved, read):
+    class Noting(k.layers.Layer):
+        def call(self, x, training=None):
+            if training or moved:
+                add_to_seen(x)
+            return x + SEEN if read else x
+
+    model = model_of(k, Noting(name="noting"))
+    before = SEEN.numpy()
+    if moved:
+        cause = "noting writes state in inference as well: the code at"
+        found = expect_failure(
+            CHECK, model, x, rule="BN001", layer="noting", cause_tested=True, cause_contains=cause
+        )
+        assert "test_inference_is_not_pure.py" in found.cause
+    else:
+        expect_pass(CHECK, model, x)
+    assert SEEN.numpy() == before
+
+
 @pytest.mark.parametrize("moved", [True, False])
 def test_a_state_of_the_layers_own(k, x, moved):
     class Counting(k.layers.Layer):

@@ -53,7 +53,7 @@ def moves_because(
     if undoing.retraced:
         return stale("it moves no state")
     ids = {id(variable) for variable in moved}
-    owning = [c for c in undoing.calls if ids & {id(v) for v in subject.own_variables(c.layer)}]
+    owning = [c for c in undoing.calls if ids & {id(v) for v in subject.state_of(c.layer)}]
 
     def writes_itself(step: str, who: str) -> Cause:
         explanation = Explanation(
