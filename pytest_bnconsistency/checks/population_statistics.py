@@ -22,6 +22,8 @@ from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.measurement.tracked_variables import Tracked
 from pytest_bnconsistency.settings import Settings
 
+PARTS, FEWEST_IN_A_PART = 4, 4
+"""Where all rows are one batch, parts of it tell how statistics vary from batch to batch."""
 REPORTED_BY = 4
 """Single rows that tell whether a row has a variance of its own."""
 
@@ -71,6 +73,19 @@ class Estimated:
     tracked: list[Tracked]
     seen: list[BatchStatistics]
     estimate: Estimate
+
+
+def in_parts(known: Estimated) -> Estimate:
+    """The estimate, where it is of several batches; else that of parts of the one batch.
+
+    Parts vary more from one to the other than batches of all rows do: no error is told too small.
+    """
+    rows = known.batches.order
+    size = max(len(rows) // PARTS, FEWEST_IN_A_PART)
+    if known.estimate.batches > 1 or len(rows) < 2 * size:
+        return known.estimate
+    parts = in_batches(known.batches.data, rows, size)
+    return Estimate(known.tracked, batch_statistics(known.training, known.tracked, parts))
 
 
 def estimated(context: CheckContext) -> Estimated:

@@ -53,23 +53,28 @@ class Distance:
 
 
 def distances_by_layer(
-    tracked: Sequence[Tracked], estimate: Estimate
+    tracked: Sequence[Tracked], estimate: Estimate, varying: Estimate | None = None
 ) -> dict[int, list[Distance]]:
-    """How far each statistic is off, by identity of its layer."""
+    """How far each statistic is off, by identity of its layer.
+
+    The standard errors are those of the batches of the estimate, or of the one that is `varying`.
+    """
     layers = dict.fromkeys(t.layer for t in tracked)
-    return {id(layer): _distances_of(tracked, estimate, layer) for layer in layers}
+    return {id(t): _distances_of(tracked, estimate, varying or estimate, t) for t in layers}
 
 
-def _distances_of(tracked: Sequence[Tracked], estimate: Estimate, layer: Any) -> list[Distance]:
+def _distances_of(
+    tracked: Sequence[Tracked], estimate: Estimate, varying: Estimate, layer: Any
+) -> list[Distance]:
     """How far each statistic of a layer is from the population's."""
     found = []
     by_role = {t.role: i for i, t in enumerate(tracked) if t.layer is layer}
-    population, spread = estimate.population, estimate.spread
+    population, spread = estimate.population, varying.spread
     deviation = _deviation({role: population[i] for role, i in by_role.items()})
     for role, i in by_role.items():
         t, value = tracked[i], population[i]
         jitter = math.sqrt((1 - t.momentum) / (1 + t.momentum)) if 0 <= t.momentum < 1 else 1.0
-        error = spread[i] * math.sqrt(1 / estimate.batches + jitter**2)
+        error = spread[i] * math.sqrt(1 / varying.batches + jitter**2)
         size = np.maximum(np.abs(value), 1e-12)
         unit = deviation if role == "mean" and deviation is not None else size
         usable = error > 1e-6 * unit

@@ -95,6 +95,20 @@ def test_distances_are_told_in_units_of_their_own(k, changed, said):
 
 
 @pytest.mark.parametrize(
+    ("rows", "told"), [(6, False), (8, True), (32, True)], ids=["too few", "few", "one batch"]
+)
+def test_distances_of_a_single_batch(k, rows, told):
+    x = np.random.default_rng(0).normal(3, 2, (rows, 4)).astype(np.float32)
+    bn = normaliser(k)
+    model = model_of(k, bn)
+    recalibrate(model, x)
+    assert not warnings(expect_pass(CHECK, model, x), "BN410")
+    bn.moving_mean.assign(bn.moving_mean + 20)
+    found = warnings(expect_pass(CHECK, model, x), "BN410")
+    assert [w.layer for w in found] == (["bn"] if told else [])
+
+
+@pytest.mark.parametrize(
     ("mean", "variance", "said"),
     [
         (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_bnconsistency.checks.population_statistics import Estimated
+from pytest_bnconsistency.checks.population_statistics import Estimated, in_parts
 from pytest_bnconsistency.measurement.population_distances import (
     Channel,
     Distance,
@@ -77,7 +77,9 @@ def distances(known: Estimated) -> list[LayerDistances]:
     paths = {id(t.layer): t.path for t in reversed(known.tracked)}
     found = [
         LayerDistances(paths[layer], own)
-        for layer, own in distances_by_layer(known.tracked, known.estimate).items()
+        for layer, own in distances_by_layer(
+            known.tracked, known.estimate, in_parts(known)
+        ).items()
     ]
     return sorted(found, key=lambda layer: -layer.errors)
 
