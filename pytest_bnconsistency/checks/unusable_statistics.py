@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, all_finite
-from pytest_bnconsistency.execution.state import Variables
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
 from pytest_bnconsistency.measurement.monte_carlo_rounding import EPSILON
 from pytest_bnconsistency.measurement.stored_statistics import (
@@ -156,6 +155,22 @@ def not_adapted(n: NormalizationLayer) -> Explanation | None:
     )
 
 
+@tried("the weights were set after the layer was built, and finalize_state was not called since")
+def not_in_use(n: NormalizationLayer) -> Explanation:
+    """What a batch becomes as the layer is, and by what it stores."""
+    x = _isolated(n).batch()
+    before = _isolated(n).call(x, training=False)
+    n.in_use()
+    after = _isolated(n).call(x, training=False)
+    return Explanation(
+        cause="the weights were set after the layer was built, and finalize_state was not called "
+        "since",
+        tested=f"a drawn batch of mean {x.mean():.3g} has mean {before.mean():.3g} behind "
+        f"{n.path} alone, and after {n.path}.finalize_state() mean {after.mean():.3g}",
+        established=not np.array_equal(before, after),
+    )
+
+
 def never_forgets(n: NormalizationLayer) -> str:
     """What a clean batch does to what is stored: why the layer does not recover, no more."""
     stored, fresh = (_after_a_batch(n, start=start).described for start in (None, 0.0))
@@ -206,14 +221,17 @@ def wrong_axis(axis: int, fits: Callable[[NormalizationLayer], bool]) -> Why:
 @tried("what feeds them was constant in training, or every batch was a single row")
 def dead_channels(n: NormalizationLayer) -> Explanation:
     """What the layer makes of a small step of its input, and with variances of 1."""
-    own, before = _gain(n), Variables(list(n.vectors.values()))
+    own = _isolated(n).gain(STEP)
     for name, variable in n.vectors.items():
         if is_variance(name):
             variable.assign(tf.ones_like(variable))
-    usual = _gain(n)
-    before.restore()
+    n.in_use()
+    usual = _isolated(n).gain(STEP)
+    cause = "stored variances that are small against epsilon: the gain is 1 / sqrt(epsilon)"
+    if n.adapts:
+        cause = "what the layer was adapted to does not vary there: it divides by next to nothing"
     return Explanation(
-        cause="stored variances that are small against epsilon: the gain is 1 / sqrt(epsilon)",
+        cause=cause,
         tested=f"an input {STEP} off moves what {n.path} alone returns by up to {STEP * own:.3g}, "
         f"with variances of 1 by {STEP * usual:.3g}",
         established=own > 2 * usual,
@@ -225,9 +243,9 @@ def large_epsilon(other: float) -> Why:
 
     @tried("the variances of many channels are small against epsilon")
     def why(n: NormalizationLayer) -> Explanation:
-        given, before = n.layer.epsilon, _gain(n)
+        given, before = n.layer.epsilon, _isolated(n).gain(STEP)
         n.layer.epsilon = other
-        after = _gain(n)
+        after = _isolated(n).gain(STEP)
         n.layer.epsilon = given
         return Explanation(
             cause=f"epsilon {given:g}: the variances of many channels are small against it",
@@ -237,14 +255,6 @@ def large_epsilon(other: float) -> Why:
         )
 
     return why
-
-
-def _gain(n: NormalizationLayer) -> float:
-    """The most that the layer in inference makes of a small step of its input."""
-    layer = _isolated(n)
-    x = np.zeros_like(layer.batch())
-    low, high = (layer.call(x + step, training=False).astype(np.float64) for step in (0.0, STEP))
-    return float(np.abs(high - low).max() / STEP)
 
 
 def _isolated(n: NormalizationLayer) -> IsolatedLayer:

@@ -71,6 +71,12 @@ class IsolatedLayer:
         low, high = (np.concatenate(self.trained(x, start), axis=None) for start in (0.0, 1.0))
         return float(np.median(high - low))
 
+    def gain(self, step: float) -> float:
+        """The most that the layer in inference makes of a step of its input, from 0 to `step`."""
+        x = np.zeros_like(self.batch())
+        low, high = (self.call(x + at, training=False).astype(np.float64) for at in (0.0, step))
+        return float(np.abs(high - low).max() / step)
+
     def _state(self) -> Variables:
         return Variables(self._variables)
 

@@ -14,6 +14,8 @@ from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
 from pytest_bnconsistency.measurement.tracked_variables import Tracked, tracked_candidates
 from pytest_bnconsistency.models import Subject
 
+ROUNDING = 1e-5
+"""A deviation of this share of a mean may be one of rounding: what was averaged did not vary."""
 ALIKE = 0.01
 """Shares of the old value that are as near count as one momentum."""
 
@@ -77,8 +79,31 @@ class NormalizationLayer:
         own = (self.scale, self._weight("beta"))
         return any(value is not None and np.ptp(value) > 0 for value in own)
 
+    def in_use(self) -> None:
+        """Have it use what its variables hold: one that adapts may keep copies of these."""
+        getattr(self.layer, "finalize_state", lambda: None)()
+
+    def dead(self, variance: Array) -> Array:
+        """Which channels have next to no variance: none that could be told from rounding, of a
+        layer that adapts; against its epsilon, of any other.
+        """
+        if not self.adapts:
+            return (variance >= 0) & (variance < (self.epsilon or 0.0) / 100)
+        means = [
+            np.asarray(variable.numpy(), np.float64)
+            for name, variable in self.vectors.items()
+            if not is_variance(name) and variable.shape == variance.shape
+        ]
+        largest = np.max(np.abs([np.zeros_like(variance), *means]), axis=0)
+        return np.asarray((variance >= 0) & (variance <= (ROUNDING * largest) ** 2))
+
     def gains(self, variance: Array) -> Array:
-        """What an input of each channel is multiplied by in inference."""
+        """What an input of each channel is multiplied by in inference; of a layer that adapts,
+        the largest, measured.
+        """
+        if self.adapts:
+            layer = IsolatedLayer(self.layer, list(self.vectors.values()))
+            return np.full(variance.shape, layer.gain(1.0))
         scale = self.scale
         known = scale is not None and scale.size == variance.size
         own = np.abs(scale).reshape(variance.shape) if known and scale is not None else 1.0

@@ -357,23 +357,6 @@ def test_batch_normalization_in_half_precision(k, dtype):
     expect_pass(CHECK, model_of(k, mixed))
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((4,), -1), ((4,), None), ((3, 2, 4), (1, 3))])
-def test_a_normalization_that_was_never_adapted(k, shape, axis):
-    layer = k.layers.Normalization(axis=axis, name="norm")
-    model = model_of(k, layer, k.layers.Flatten(), shape=shape)
-    fails(model, "BN408", "norm", "adapt was never called")
-    layer.adapt(np.random.default_rng(0).normal(3, 2, (16, *shape)).astype(np.float32))
-    expect_pass(CHECK, model)
-
-
-def test_an_adapting_layer_that_does_something_unadapted(k):
-    class Doubling(k.layers.Normalization):
-        def call(self, x):
-            return 2 * super().call(x)
-
-    expect_pass(CHECK, model_of(k, Doubling()))
-
-
 def test_dead_channels(k):
     model = model_of(k, normaliser(k, variance=np.array([0, 1, 1, 1])))
     found = warning(expect_pass(CHECK, model), "BN405")

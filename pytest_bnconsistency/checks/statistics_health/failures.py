@@ -13,7 +13,10 @@ from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import batch_size
 from pytest_bnconsistency.checks.statistics_health.channels import are_along
 from pytest_bnconsistency.checks.unusable_statistics import Why
-from pytest_bnconsistency.execution.state import preserve_state
+from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.execution.layer_values import Recorded
+from pytest_bnconsistency.execution.state import Variables, preserve_state, same_bits
+from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
 from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import Finding
@@ -78,9 +81,16 @@ def unusable(
         ),
         (
             NOT_ADAPTED,
-            _not_adapted(normalization_layers),
+            _not_adapted(context, normalization_layers),
             causes.not_adapted,
             "call adapt(training data) before the model is trained, or give mean and variance",
+        ),
+        (
+            NOT_ADAPTED,
+            _not_in_use(context.subject, normalization_layers),
+            causes.not_in_use,
+            "call finalize_state() of the layer after set_weights; or load by load_weights, which "
+            "does",
         ),
     ):
         yield from _finding(context.subject, rule, list(places), why, remedy)
@@ -154,10 +164,50 @@ def _wrong_axis(
             )
 
 
-def _not_adapted(normalization_layers: Sequence[NormalizationLayer]) -> Iterator[Place]:
+def _not_adapted(
+    context: CheckContext, normalization_layers: Sequence[NormalizationLayer]
+) -> Iterator[Place]:
     for n in normalization_layers:
-        if n.adapts and n.fresh:
+        if n.adapts and n.fresh and not _is_fresh_when_adapted(context, n):
             yield n, "mean 0 and variance 1, as built: the layer changes nothing"
+
+
+def _is_fresh_when_adapted(context: CheckContext, n: NormalizationLayer) -> bool:
+    """Whether the data is such that `adapt` would leave the layer as it was built."""
+    if context.data is None:
+        return False
+    x, recorded = context.data.x, Recorded()
+    try:
+        with preserve_state(context.subject):
+            seen = Pass(context.subject, x, training=False, instrument=recorded, traced=False)
+            seen.run(x)
+            calls = [c for c in (*seen.passing_calls, *seen.calls) if c.layer is n.layer]
+            before = Variables(list(n.vectors.values()))
+            n.layer.adapt(recorded.given[calls[0].label][0])
+            return not before.moved()
+    except Exception:  # the model refuses the data, or the layer does not run by itself
+        return False
+
+
+def _not_in_use(
+    subject: Subject, normalization_layers: Sequence[NormalizationLayer]
+) -> Iterator[Place]:
+    for n in normalization_layers:
+        if n.adapts and not n.fresh and not _is_in_use(subject, n):
+            yield n, "the stored mean and variance are not those that the layer normalises by"
+
+
+def _is_in_use(subject: Subject, n: NormalizationLayer) -> bool:
+    """Whether the layer does the same when it is told to use what it stores."""
+    layer = IsolatedLayer(n.layer, list(n.vectors.values()))
+    try:
+        with preserve_state(subject):
+            x = layer.batch()
+            before = layer.call(x, training=False)
+            n.in_use()
+            return same_bits(before, layer.call(x, training=False))
+    except Exception:  # it can't run by itself
+        return True
 
 
 def _finding(

@@ -37,7 +37,7 @@ def unusual(
     yield from _small_momentum(moving)
     yield from _odd_epsilon(odd)
     yield from _other_epsilon(subject, [n for n in moving if n not in odd])
-    yield from _dead(subject, moving)
+    yield from _dead(subject, normalization_layers)
     yield from _untrained(subject, moving)
     yield from _axis(subject, moving)
     yield from _graph(subject, moving)
@@ -121,28 +121,40 @@ def _other_epsilon(
 def _dead(
     subject: Subject, normalization_layers: Sequence[NormalizationLayer]
 ) -> Iterator[Finding]:
-    places, channels, gain = [], 0, 0.0
-    for n in normalization_layers:
-        for _, value in n.variances() if n.epsilon else ():
-            low = (value >= 0) & (value < (n.epsilon or 0.0) / 100)
-            gains = n.gains(value)[low]
-            if gains.size and gains.max() > HARMLESS_GAIN:
-                places.append(n)
-                channels += int(low.sum())
-                gain = max(gain, float(gains.max()))
-    if places:
-        yield _warning(
-            rules.DEAD_CHANNELS,
-            places,
-            f"{counted(channels, 'channel')} in {_named(places)} "
-            f"{'has a variance' if channels == 1 else 'have variances'} below a hundredth of "
-            f"epsilon: what reaches {'it' if channels == 1 else 'them'} is multiplied by up to "
-            f"{gain:.3g}, an input 0.1 off gives {0.1 * gain:.3g}",
-            _tried(subject, places[0], unusable_statistics.dead_channels),
+    for adapting, variance, remedy in (
+        (
+            False,
+            "below a hundredth of epsilon",
             "look at what feeds these channels: where it is constant, a larger epsilon bounds the "
             "gain; where it is small but says something, scale it up, or train with a smaller "
             "epsilon",
-        )
+        ),
+        (
+            True,
+            "of no more than rounding",
+            "leave features out that are constant; where one says something, adapt to data in "
+            "which it varies",
+        ),
+    ):
+        places, channels, gain = [], 0, 0.0
+        for n in normalization_layers:
+            for _, value in n.variances() if n.adapts == adapting else ():
+                dead = n.dead(value)
+                if dead.any() and (gains := n.gains(value)[dead]).max() > HARMLESS_GAIN:
+                    places.append(n)
+                    channels += int(dead.sum())
+                    gain = max(gain, float(gains.max()))
+        if places:
+            yield _warning(
+                rules.DEAD_CHANNELS,
+                places,
+                f"{counted(channels, 'channel')} in {_named(places)} "
+                f"{'has a variance' if channels == 1 else 'have variances'} {variance}: what "
+                f"reaches {'it' if channels == 1 else 'them'} is multiplied by up to {gain:.3g}, "
+                f"an input 0.1 off gives {0.1 * gain:.3g}",
+                _tried(subject, places[0], unusable_statistics.dead_channels),
+                remedy,
+            )
 
 
 def _axis(
