@@ -119,12 +119,19 @@ class CheckContext:
     @property
     def fixed_rows(self) -> int | None:
         """The only number of rows that the model takes, if there is only one."""
-        from pytest_bnconsistency.execution.accepted_sizes import only_size
 
         def declared() -> int | None:
-            return self.subject.declared_rows() if only_size(self.subject) else None
+            self.subject.fixed_rows = self.subject.declared_rows() if self.only_size else None
+            return self.subject.fixed_rows
 
         return self.once("fixed rows", declared)
+
+    @property
+    def only_size(self) -> str:
+        """Why it takes no other number of rows, "" where it does."""
+        from pytest_bnconsistency.execution.accepted_sizes import only_size
+
+        return self.once("only size", lambda: only_size(self.subject))
 
     def rows(self, count: int) -> Nest:
         """`count` rows of the given data, drawn from it and made up to that number, or generated.

@@ -73,8 +73,8 @@ class Pass:
         row_by_row: layers, by identity, that get one row at a time.
         patched: what calls return instead, by `Call.label`: arrays, one for each tensor.
         operations: what single operations give instead, by name; a trace is needed for that.
-        traced: traced once; otherwise each run is the model's Python code, and what the lines
-            below tell is known after the first.
+        traced: traced once; otherwise, and where the model takes one number of rows only, each run
+            is the model's Python code, and what the lines below tell is known after the first.
         written: the variables that a run may change, where they are known and it is not traced.
 
     `calls` are the calls of layers in execution order, those that return what they were given
@@ -124,7 +124,7 @@ class Pass:
         self._spans: list[Span] = []
         self._replays: list[tuple[int, int]] = []
         self.written: list[Any] = []
-        if traced:
+        if traced and subject.fixed_rows is None:
             self._trace(x)
         else:
             self.written = reachable_variables(subject) if written is None else list(written)

@@ -45,6 +45,9 @@ class Subject(abc.ABC):
     """What `predict` compiled; None before it ran, and to have it compiled anew."""
     kinds: Sequence[Kind] = ()
     """What the arrays of x stand for, in the order of `flatten`; empty where all are arrays."""
+    fixed_rows: int | None = None
+    """The only number of rows that it takes, once that is known: no trace is for any number then.
+    """
     prepared = False
     """Whether rows come as steps of the user's own give them to the model: no step may run."""
 

@@ -226,8 +226,6 @@ def test_a_predict_of_the_models_own(k, x, check):
 @pytest.mark.parametrize(
     ("check", "given"),
     [
-        ("batch_invariance", True),
-        ("batch_invariance", False),
         ("frozen_stability", False),
         ("train_eval_agreement", True),
     ],
@@ -237,8 +235,6 @@ def test_a_stateful_recurrence_takes_one_number_of_rows(k, x, check, given):
     model = k.Model(inputs, k.layers.LSTM(3, stateful=True)(inputs))
     result = expect_verdict(check, "not applicable", model, x[..., None] if given else None)
     assert result.summary.startswith("the model takes batches of 6 rows and no others: ")
-    if check == "batch_invariance":
-        expect_pass(check, k.Model(inputs, k.layers.LSTM(3)(inputs)), x[..., None])
 
 
 def test_state_of_a_layer_that_only_a_predict_step_moves(k, x):

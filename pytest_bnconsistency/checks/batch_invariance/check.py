@@ -2,7 +2,7 @@
 
 At a fixed batch shape the answer is exact: a kept row must give the same bits whatever stands
 beside it. Between batch sizes kernels differ, and the answer is measured against the noise floor
-of the subject.
+of the subject; a model that takes one size only is judged at that size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from pytest_bnconsistency.checks.batch_invariance.transductive import declared_l
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.arrays import Nest
-from pytest_bnconsistency.execution.accepted_sizes import only_size
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.results import CheckResult, Verdict
 
@@ -38,8 +37,8 @@ def check(context: CheckContext) -> CheckResult:
     if isinstance(reason, str):
         declared_so = Unanswered(f"the model is declared transductive: {reason}")
         return replace(declared_so.not_applicable(NAME), waived=True)
-    if refusal := only_size(context.subject):
-        return Unanswered(refusal).not_applicable(NAME)
+    if context.fixed_rows == 1:
+        return Unanswered(context.only_size).not_applicable(NAME)
     x = context.sample()
     with preserve_state(context.subject):
         if not reason:
@@ -59,10 +58,10 @@ def _decide(context: CheckContext, x: Nest, row_by_row: Collection[int] = ()) ->
     findings = tuple(
         explanation.findings(context.subject, x, [judged for _, judged in compared.groups])
     )
-    if not findings and not row_by_row and not compared.random:
+    if not findings and not row_by_row and not compared.random and not compared.only_size:
         findings = tuple(compiled_sizes(context, x))
     further = Further()
-    if not findings and compared.known:
+    if not findings and compared.known and not compared.only_size:
         further = pad_further(context, x, row_by_row)
         findings = tuple(further.findings)
     result = CheckResult(

@@ -76,7 +76,12 @@ class Compared:
 
     @property
     def sizes(self) -> list[int]:
-        return sorted({stop - start for start, stop in chunks_of(rows_of(self.x))})
+        return sorted({stop - start for start, stop in chunks_of(self.context, self.x)})
+
+    @property
+    def only_size(self) -> str:
+        """Why no other sizes were tried, "" where they were."""
+        return self.context.only_size
 
     @property
     def margin(self) -> float:
@@ -132,6 +137,7 @@ def compare(context: CheckContext, x: Nest, row_by_row: Collection[int]) -> Comp
         notes += [*judged.among_others.notes, *_rows_first(c), *_stochastic_off(c)]
     if not row_by_row:
         groups = untraced(context, groups, noise, joint)
+    notes += [context.only_size] if context.only_size else []
     notes += _rowless([judged for _, judged in groups if not judged.random])
     return Compared(context, x, row_by_row, joint, groups, noise, notes)
 
@@ -236,7 +242,8 @@ def _refusal(production: Entry, inference: Entry, x: Nest) -> str:
 
 
 def _agree(context: CheckContext, mine: Entry, its: Entry, x: Nest) -> bool:
-    for batch, rows in ((WHOLE, x), rows_between(x, 0, 1)):
+    single = [] if context.fixed_rows else [rows_between(x, 0, 1)]
+    for batch, rows in ((WHOLE, x), *single):
         try:
             both = its.run(batch, rows), mine.run(batch, rows)
         except Exception:

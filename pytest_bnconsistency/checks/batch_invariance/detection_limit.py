@@ -61,10 +61,10 @@ class _InjectedFaults:
         assert entry_point.observed is not None
         self.traced = entry_point.observed
         self.noise, self.known = noise, laid_out(self.traced)
-        batch, self.rows = _unlike_rows(x, first)
-        kept = np.zeros(1, int)
-        twins = map_nest(lambda leaf: leaf[[0, 0]], self.rows)
-        alike = BatchVariant("twins", twins, kept, kept, 2)
+        batch, self.rows = _unlike_rows(x, first, all_rows=context.fixed_rows is not None)
+        kept, rows = np.zeros(1, int), rows_of(self.rows)
+        twins = map_nest(lambda leaf: leaf[[0] * rows], self.rows)
+        alike = BatchVariant("twins", twins, kept, kept, rows)
         changing = [e for e in batch_variants(self.rows, context.settings.seed) if 0 in e.kept]
         self.variant = next((e for e in changing if _tells(self.traced, e, self.rows)), alike)
         self.base = entry_point.run(batch, self.rows)
@@ -134,7 +134,7 @@ class _InjectedFaults:
         """Ids and no layers: there is nothing to leak a share into."""
         other = self.traced.run(map_nest(lambda leaf: leaf[::-1], self.rows))
         kept = np.zeros(1, int)
-        whole = BatchVariant("another row", self.rows, kept, kept, 2)
+        whole = BatchVariant("another row", self.rows, kept, kept, rows_of(self.rows))
         differs, _ = largest_move(self.base.outputs, other.outputs, whole)
         return {"the input, a whole row of it": 1.0 if differs else None}
 
@@ -178,11 +178,14 @@ def _varies(mine: list[Array] | None, its: list[Array] | None) -> bool:
     return any(a.shape != b.shape or bool((a[1:] != b[1:]).any()) for a, b in pairs)
 
 
-def _unlike_rows(x: Nest, first: int) -> tuple[str, Nest]:
-    """A row and the first of the others that is not the same, as a batch with its name."""
+def _unlike_rows(x: Nest, first: int, *, all_rows: bool) -> tuple[str, Nest]:
+    """A row and the first of the others that is not the same, as a batch with its name; the rest
+    behind them, where it is to be `all_rows`.
+    """
     rows = [rows_between(x, row, row + 1)[1] for row in range(rows_of(x))]
     others = [row for row in range(len(rows)) if row != first]
     other = next((row for row in others if not same_rows(rows[row], rows[first])), others[0])
-    if (first, other) == (0, 1):
-        return rows_between(x, 0, 2)
-    return f"rows {first} and {other}", map_nest(lambda leaf: leaf[[first, other]], x)
+    places = [first, other, *(row for row in others if row != other and all_rows)]
+    if places == list(range(len(places))):
+        return rows_between(x, 0, len(places))
+    return f"rows {first} and {other}", map_nest(lambda leaf: leaf[places], x)

@@ -144,7 +144,7 @@ def intervened(
     calls that are `patched` return what is given for them, and so do single `operations`, by name.
     """
     try:
-        return seen.again(
+        forced = seen.again(
             x,
             Fingerprints(),
             modes=modes,
@@ -152,8 +152,11 @@ def intervened(
             patched=patched,
             operations=operations,
         )
+        if not forced.is_traced:
+            forced.run(x)
     except Exception:
         return None
+    return forced
 
 
 def independent(forced: Pass | None, x: Nest, variant: BatchVariant) -> bool:

@@ -6,7 +6,8 @@ import numpy as np
 
 from pytest_bnconsistency.checks.batch_invariance.judged import InSize, SizeChange
 from pytest_bnconsistency.checks.batch_invariance.variants import Comparing
-from pytest_bnconsistency.data.arrays import distance, rows_of
+from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.data.arrays import Nest, distance, rows_of
 from pytest_bnconsistency.errors import UnsupportedSubjectError
 from pytest_bnconsistency.measurement.rounding_noise import Moved
 from pytest_bnconsistency.models.base import RAGGED
@@ -16,7 +17,7 @@ from pytest_bnconsistency.words import brief_line
 def compare_sizes(c: Comparing) -> list[InSize]:
     """What it gives in batches of fewer rows, up to the first that has other shapes."""
     found: list[InSize] = []
-    for chunk in chunks_of(rows_of(c.x)):
+    for chunk in chunks_of(c.context, c.x):
         # One size tells, and to measure the noise of other rows costs many runs.
         found.append(in_size(c, *chunk, with_values=not any(size.beyond for size in found)))
         if found[-1].fault:
@@ -64,11 +65,15 @@ def in_size(c: Comparing, start: int, stop: int, *, with_values: bool = True) ->
     return InSize((start, stop), size, moves=moves, changes=changes)
 
 
-def chunks_of(rows: int) -> list[tuple[int, int]]:
+def chunks_of(context: CheckContext, x: Nest) -> list[tuple[int, int]]:
     """Batches of 1, 2 and 3 rows, and of those of a data set, which take in every row.
 
-    Each place of the whole batch loses its row or gets another one in one of them.
+    Each place of the whole batch loses its row or gets another one in one of them. There are none
+    for a model that takes one number of rows only.
     """
+    if context.fixed_rows is not None:
+        return []
+    rows = rows_of(x)
     ragged = min(RAGGED, max(rows - 1, 1))
     batches = [(start, min(start + ragged, rows)) for start in range(0, rows, ragged)]
     chunks = [(0, 1), (0, 2), (1, 2), (2, 3), (max(ragged - 3, 1), ragged), *batches]

@@ -66,15 +66,22 @@ def passed_summary(compared: Compared, further: Further, limits: Mapping[str, fl
     """What held, and what would have been seen."""
     smallest = "; ".join(f"{share:.0e} at {place}" for place, share in limits.items())
     kept = "values within noise" if compared.row_routing else "bits"
-    within = (
-        f"in batches of {listed(compared.sizes)} it moves by {compared.margin:.2f} of the noise "
-        "bound or less"
-        if not any(judged.noise_dominated for judged in compared.known)
-        else "batch sizes were not judged, because rounding alone moves the outputs by more than "
-        f"{NOISE_DOMINATED:g} of their scale"
-    )
     return (
         f"each of {rows_of(compared.x)} rows keeps its {kept} in {_batches(compared.others)} "
-        f"through {listed(names_of(compared.sound))}; {within}{further.holds}; a leak "
-        f"of the batch mean into a row would have been seen from {smallest}"
+        f"through {listed(names_of(compared.sound))}; {_in_other_sizes(compared)}{further.holds}; a "
+        f"leak of the batch mean into a row would have been seen from {smallest}"
+    )
+
+
+def _in_other_sizes(compared: Compared) -> str:
+    if compared.only_size:
+        return "other sizes were not tried, which the model refuses"
+    if any(judged.noise_dominated for judged in compared.known):
+        return (
+            "batch sizes were not judged, because rounding alone moves the outputs by more than "
+            f"{NOISE_DOMINATED:g} of their scale"
+        )
+    return (
+        f"in batches of {listed(compared.sizes)} it moves by {compared.margin:.2f} of the noise "
+        "bound or less"
     )

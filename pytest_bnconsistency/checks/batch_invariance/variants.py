@@ -82,7 +82,8 @@ class Comparing:
         whole = self.base.outputs
         found = [has_rows([output], self.x) for output in whole]
         try:
-            single = self.outputs_between(0, 1) if rows_of(self.x) > 1 and any(found) else []
+            few = self.context.fixed_rows is None and rows_of(self.x) > 1
+            single = self.outputs_between(0, 1) if few and any(found) else []
         except Exception:
             return found
         if len(single) != len(whole):
