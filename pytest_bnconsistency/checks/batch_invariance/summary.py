@@ -68,8 +68,8 @@ def passed_summary(compared: Compared, further: Further, limits: Mapping[str, fl
     kept = "values within noise" if compared.row_routing else "bits"
     return (
         f"each of {rows_of(compared.x)} rows keeps its {kept} in {_batches(compared.others)} "
-        f"through {listed(names_of(compared.sound))}; {_in_other_sizes(compared)}{further.holds}; a "
-        f"leak of the batch mean into a row would have been seen from {smallest}"
+        f"through {listed(names_of(compared.sound))}; {_in_other_sizes(compared)}{further.holds}; "
+        f"a leak of the batch mean into a row would have been seen from {smallest}"
     )
 
 
