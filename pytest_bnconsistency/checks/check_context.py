@@ -13,7 +13,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pytest_bnconsistency.data.arrays import Array, Nest, flatten, is_float, map_nest, rebuild
+from pytest_bnconsistency.data.arrays import (
+    Array,
+    Nest,
+    flatten,
+    is_float,
+    map_nest,
+    rebuild,
+    take_rows,
+)
 from pytest_bnconsistency.data.generation import generate
 from pytest_bnconsistency.data.reading import Returned, doubles_in, read
 from pytest_bnconsistency.data.rows import Data, some_rows
@@ -179,7 +187,7 @@ def _seen_as(subject: Subject, x: Any) -> Nest | None:
         return specs
     from pytest_bnconsistency.execution.accepted_sizes import takes
 
-    first = map_nest(lambda leaf: leaf[:2], read(x, None, doubles, FEWEST_ROWS).x)
+    first = take_rows(read(x, None, doubles, FEWEST_ROWS).x, slice(2))
     narrow = map_nest(lambda leaf: leaf.astype(np.float32) if is_float(leaf) else leaf, first)
     return None if takes(subject, narrow) or not takes(subject, first) else doubles
 

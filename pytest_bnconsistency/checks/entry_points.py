@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from pytest_bnconsistency.checks.check_context import FEWEST_ROWS, CheckContext
 from pytest_bnconsistency.checks.traced_passes import TRAINING, observed
-from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of
+from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of, take_rows
 from pytest_bnconsistency.errors import DataError, UnsupportedSubjectError
 from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Observation, Pass
@@ -412,11 +412,7 @@ def few_rows(context: CheckContext) -> tuple[str, Nest]:
     return rows_between(context.sample(), 0, context.fixed_rows or FEWEST_ROWS)
 
 
-def first_rows(x: Nest, count: int) -> Nest:
-    return map_nest(lambda leaf: leaf[:count], x)
-
-
 def rows_between(x: Nest, start: int, stop: int) -> tuple[str, Nest]:
     """Some rows one after another, and the name of that batch."""
     name = WHOLE if (start, stop) == (0, rows_of(x)) else f"rows {start} to {stop - 1}"
-    return name, map_nest(lambda leaf: leaf[start:stop], x)
+    return name, take_rows(x, slice(start, stop))

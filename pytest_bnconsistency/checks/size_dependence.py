@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_bnconsistency.checks.budget import Tries
-from pytest_bnconsistency.data.arrays import Array, Nest, distance, map_nest, rows_of
+from pytest_bnconsistency.data.arrays import Array, Nest, distance, rows_of, take_rows
 from pytest_bnconsistency.execution.activation_patching import Patch
 from pytest_bnconsistency.execution.batch_variants import BatchVariant
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -90,7 +90,7 @@ def _first(
 def loses_axis(seen: Pass, x: Nest, start: int, stop: int) -> Place:
     """The first call, or code between two, that gives some rows another shape than among all."""
     rows, among = stop - start, rows_of(x)
-    some = map_nest(lambda leaf: leaf[start:stop], x)
+    some = take_rows(x, slice(start, stop))
 
     def wanted(wholes: list[Array]) -> list[tuple[int, ...]]:
         return [_shape_of(rows, whole, among) for whole in wholes]
@@ -147,7 +147,7 @@ def _padded(texts: Array, shape: tuple[int, ...]) -> Array:
 def depends_on_size(seen: Pass, x: Nest, start: int, stop: int, bound: float) -> Place | None:
     """The first call, or code between two, that gives some rows other values than among all."""
     among = rows_of(x)
-    some = map_nest(lambda leaf: leaf[start:stop], x)
+    some = take_rows(x, slice(start, stop))
 
     def own(values: list[Array]) -> list[Array]:
         return [v[start:stop] if v.ndim and len(v) == among else v for v in values]

@@ -105,6 +105,11 @@ def map_nest(function: Callable[[Any], Any], nest: Nest) -> Nest:
     return rebuild(nest, map(function, flatten(nest)))
 
 
+def take_rows(nest: Nest, rows: slice | Sequence[int] | Array) -> Nest:
+    """Some rows of each leaf, by a slice or by their places."""
+    return map_nest(lambda leaf: leaf[rows], nest)
+
+
 def rebuild(nest: Nest, leaves: Iterable[Any]) -> Nest:
     """The structure of `nest` with other leaves, in the order of `flatten`."""
     remaining = iter(leaves)

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data.arrays import Array, Kind, Nest, flatten, join, map_nest, rows_of
+from pytest_bnconsistency.data.arrays import (
+    Array,
+    Kind,
+    Nest,
+    flatten,
+    join,
+    rows_of,
+    take_rows,
+)
 
 
 @dataclass
@@ -104,8 +112,8 @@ class Data:
         index = np.arange(self.rows)[rows] if isinstance(rows, slice) else np.asarray(rows, int)
         weight = self.sample_weight
         return Data(
-            map_nest(lambda leaf: leaf[index], self.x),
-            None if self.y is None else map_nest(lambda leaf: leaf[index], self.y),
+            take_rows(self.x, index),
+            None if self.y is None else take_rows(self.y, index),
             None if weight is None else weight[index],
             self.notes,
             form=self.form,

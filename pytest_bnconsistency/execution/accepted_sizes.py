@@ -19,6 +19,7 @@ from pytest_bnconsistency.data.arrays import (
     map_nest,
     rebuild,
     rows_of,
+    take_rows,
 )
 from pytest_bnconsistency.data.generation import generate
 from pytest_bnconsistency.errors import DataError
@@ -99,7 +100,7 @@ def fitting_size(subject: Subject, make: Callable[[int], Nest]) -> int:
     refusal, running, seen = "", 0, set[tuple[tuple[int, ...], ...]]()
     fewest = subject.declared_rows() or 1
     for size in _sizes(subject):
-        x = map_nest(lambda leaf: leaf[:fewest], make(size))
+        x = take_rows(make(size), slice(fewest))
         shapes = tuple(leaf.shape for leaf in flatten(x))
         if shapes in seen:
             break  # no axis is open

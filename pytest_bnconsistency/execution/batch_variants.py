@@ -17,6 +17,7 @@ from pytest_bnconsistency.data.arrays import (
     is_text,
     map_nest,
     rows_of,
+    take_rows,
 )
 
 COPIED = 8
@@ -147,7 +148,7 @@ def copied(x: Nest, start: int, stop: int) -> BatchVariant:
     """Some rows in their places, and copies of them in all others: as if they stood alone."""
     rows, kept = rows_of(x), np.arange(start, stop)
     places = start + (np.arange(rows) - start) % len(kept)
-    batch = map_nest(lambda leaf: leaf[places], x)
+    batch = take_rows(x, places)
     return BatchVariant(f"copies of rows {start} to {stop - 1} alone", batch, kept, kept, rows)
 
 

@@ -19,9 +19,9 @@ from pytest_bnconsistency.data.arrays import (
     Spec,
     distance,
     flatten,
-    map_nest,
     rebuild,
     rows_of,
+    take_rows,
 )
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
@@ -178,7 +178,7 @@ def padded(
 
     def longer(choices: Sequence[Array]) -> Iterator[Padded]:
         for multiple, rows in itertools.product(MULTIPLES, choices):
-            found = _padded(_rows(x, rows), sequences, side, rows, multiple)
+            found = _padded(take_rows(x, rows), sequences, side, rows, multiple)
             yield replace(found, others=tuple(other.counted[rows] for other in others))
 
     yield longer([np.arange(rows_of(x))])
@@ -205,10 +205,6 @@ def padded_inside(x: Nest, other: Nest, kept: Array, mine: Array, its: Array) ->
     counted[np.setdiff1d(np.arange(len(mine)), kept)] = False
     rows = np.arange(len(mine))
     return Padded(x, other, counted, "right", rows, its.shape[1] - steps, kept)
-
-
-def _rows(x: Nest, rows: Array) -> Nest:
-    return map_nest(lambda leaf: leaf[rows], x)
 
 
 def _padded(x: Nest, sequences: Sequences, side: Side, rows: Array, multiple: int) -> Padded:

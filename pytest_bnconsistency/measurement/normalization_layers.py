@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_bnconsistency.data.arrays import Array, map_nest, rows_of
+from pytest_bnconsistency.data.arrays import Array, map_nest, rows_of, take_rows
 from pytest_bnconsistency.errors import DataError, RefusedError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import same_in_layers, same_outputs
@@ -53,7 +53,7 @@ def find_tracked(training: Pass, x: Any) -> list[Tracked]:
         x: rows, of which the first few run; all of them where the model takes no so few in
             training, as one that normalises parts of a batch.
     """
-    few = map_nest(lambda leaf: leaf[:FEW], x)
+    few = take_rows(x, slice(FEW))
     try:
         return _found(training, few)
     except RefusedError:

@@ -15,7 +15,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Nest, distance, is_float, map_nest, rows_of
+from pytest_bnconsistency.data.arrays import (
+    Array,
+    Nest,
+    distance,
+    is_float,
+    map_nest,
+    rows_of,
+    take_rows,
+)
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.hooked_calls import Instrument
@@ -256,7 +264,7 @@ class Noise:
         """The rows of a draw, first those that are measured."""
         others = (rows[0] + np.arange(self._count)) % rows_of(self._x)
         places = np.array(rows) if len(rows) > 1 else others
-        return map_nest(lambda leaf: leaf[places], self._x)
+        return take_rows(self._x, places)
 
     def _measure(self, rows: tuple[int, ...], draws: int, *, sums: bool) -> list[list[Floor]]:
         """The largest change of each row over a few draws, in the place where it stood.

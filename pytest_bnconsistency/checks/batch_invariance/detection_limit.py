@@ -14,7 +14,15 @@ from pytest_bnconsistency.checks.batch_invariance.kept_rows import (
 )
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import rows_between, traced_entry
-from pytest_bnconsistency.data.arrays import Array, Nest, flatten, is_float, map_nest, rows_of
+from pytest_bnconsistency.data.arrays import (
+    Array,
+    Nest,
+    flatten,
+    is_float,
+    map_nest,
+    rows_of,
+    take_rows,
+)
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.batch_variants import BatchVariant, batch_variants
 from pytest_bnconsistency.execution.forward_pass import Observation, Pass
@@ -132,7 +140,7 @@ class _InjectedFaults:
 
     def _whole_row(self) -> dict[str, float | None]:
         """Ids and no layers: there is nothing to leak a share into."""
-        other = self.traced.run(map_nest(lambda leaf: leaf[::-1], self.rows))
+        other = self.traced.run(take_rows(self.rows, slice(None, None, -1)))
         kept = np.zeros(1, int)
         whole = BatchVariant("another row", self.rows, kept, kept, rows_of(self.rows))
         differs, _ = largest_move(self.base.outputs, other.outputs, whole)
@@ -188,4 +196,4 @@ def _unlike_rows(x: Nest, first: int, *, all_rows: bool) -> tuple[str, Nest]:
     places = [first, other, *(row for row in others if row != other and all_rows)]
     if places == list(range(len(places))):
         return rows_between(x, 0, len(places))
-    return f"rows {first} and {other}", map_nest(lambda leaf: leaf[places], x)
+    return f"rows {first} and {other}", take_rows(x, places)

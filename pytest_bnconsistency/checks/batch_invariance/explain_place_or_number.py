@@ -10,7 +10,7 @@ from pytest_bnconsistency.checks.batch_invariance.judged import Judged, names_of
 from pytest_bnconsistency.checks.batch_invariance.symptom import symptom, through
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.size_dependence import Place
-from pytest_bnconsistency.data.arrays import Nest, distance, map_nest, rows_of
+from pytest_bnconsistency.data.arrays import Nest, distance, rows_of, take_rows
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement import rounding_noise
 from pytest_bnconsistency.results import Explanation, Finding
@@ -122,7 +122,7 @@ def _was_compiled_before(x: Nest, entry: Judged) -> bool:
         return False
     start, stop = entry.failing_rows
     try:
-        whole, some = entry.retraced(x), entry.retraced(map_nest(lambda leaf: leaf[start:stop], x))
+        whole, some = entry.retraced(x), entry.retraced(take_rows(x, slice(start, stop)))
         return all(
             distance(a[start:stop], b).max(initial=0.0) <= entry.noise
             for a, b in zip(whole, some, strict=True)

@@ -9,11 +9,10 @@ from pytest_bnconsistency.checks.entry_points import (
     WHOLE,
     Entry,
     changeable_variables,
-    first_rows,
     measured_noise,
     traced_entry,
 )
-from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.data.arrays import Array, take_rows
 from pytest_bnconsistency.errors import BNConsistencyError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.rounding_noise import Noise, NoiseLike
@@ -49,7 +48,7 @@ def _measured(context: CheckContext, outputs: list[Array]) -> Noise | None:
     may_change = changeable_variables(context)
     seen = Pass(stepping, x, training=False, traced=False, written=may_change)
     try:
-        pair = seen.run(first_rows(x, 2)).outputs
+        pair = seen.run(take_rows(x, slice(2))).outputs
     except BNConsistencyError:
         return None
     return Noise(seen, x) if _kinds(pair) == _kinds(outputs) else None

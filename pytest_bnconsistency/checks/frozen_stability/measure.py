@@ -16,7 +16,7 @@ from pytest_bnconsistency.checks.frozen_stability.declared import Declarations
 from pytest_bnconsistency.checks.frozen_stability.measured import Frozen, Measured
 from pytest_bnconsistency.checks.population_statistics import inference_pass
 from pytest_bnconsistency.checks.traced_passes import IN_BOTH_MODES, TRAINING
-from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, map_nest, rows_of
+from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of, take_rows
 from pytest_bnconsistency.execution.forward_pass import Observation, Pass, neutralised
 from pytest_bnconsistency.execution.state import restored, same_bits
 from pytest_bnconsistency.execution.trainable_flags import flags_set
@@ -121,12 +121,8 @@ def _moves_from_zero(training: Pass, rows: Nest, variable: Any) -> bool:
     if (count := rows_of(rows)) < 2:
         return True
     halves = [np.resize(half, count) for half in np.array_split(np.arange(count), 2)]
-    first, second = (_from_zero(training, _taken(rows, half), variable) for half in halves)
+    first, second = (_from_zero(training, take_rows(rows, half), variable) for half in halves)
     return first is None or second is None or not same_bits(first, second)
-
-
-def _taken(rows: Nest, index: Array) -> Nest:
-    return map_nest(lambda leaf: leaf[index], rows)
 
 
 def _from_zero(training: Pass, rows: Nest, variable: Any) -> Array | None:

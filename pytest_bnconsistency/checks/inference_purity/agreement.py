@@ -14,7 +14,6 @@ from pytest_bnconsistency.checks.entry_points import (
     Entry,
     calls_of,
     entry,
-    first_rows,
     measured_noise,
     rows_between,
     runs_own_code,
@@ -24,7 +23,7 @@ from pytest_bnconsistency.checks.inference_purity import explain_disagreement as
 from pytest_bnconsistency.checks.inference_purity.explain_disagreement import Called
 from pytest_bnconsistency.checks.inference_purity.runs import Kind, Seen, batches_of, runner_of
 from pytest_bnconsistency.checks.inference_purity.undoing import Cause, Runner
-from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of
+from pytest_bnconsistency.data.arrays import Array, Nest, all_finite, rows_of, take_rows
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import same_outputs
@@ -220,7 +219,7 @@ class _Comparing:
         try:
             expected = self.reference.run(batch, others)
             unlike = self._unlike(measured_noise(context), others, expected.outputs, half)
-            called.call(first_rows(x, half), False)
+            called.call(take_rows(x, slice(half)), False)
             after = called.call(others, False)
             how = unlike(after.outputs)
         except RefusedError:

@@ -12,7 +12,7 @@ import numpy as np
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.train_eval_agreement.measure import losses_of
 from pytest_bnconsistency.checks.train_eval_agreement.sampling_error import Alternatives
-from pytest_bnconsistency.data.arrays import Array, all_finite, map_nest
+from pytest_bnconsistency.data.arrays import Array, all_finite, take_rows
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import (
     Side,
@@ -273,7 +273,7 @@ def _losses(
 def _part(data: Data, side: Side, rows: Array) -> tuple[Data, Side]:
     """Some rows of a side, and what scores them: what the model was given is not copied."""
     weight = None if data.sample_weight is None else data.sample_weight[rows]
-    targets = map_nest(lambda leaf: leaf[rows], data.y)
+    targets = take_rows(data.y, rows)
     part = Data(rows, targets, weight, boundary=data.boundary)
     return part, Side([output[rows] for output in side.outputs])
 
