@@ -52,6 +52,20 @@ def test_channels_that_were_brought_to_another_axis(k, between):
     fails(of(2, 1, 3), axis=1)
 
 
+def test_the_steps_of_a_sequence(k):
+    def of(axis, *between):
+        conv, bn = k.layers.Conv1D(3, 3), along(k, axis)
+        return model_of(k, conv, *between, bn, k.layers.Conv1D(2, 2), shape=(8, 2))
+
+    fails(of(1), axis=1)
+    fails(of(1, k.layers.ReLU(), k.layers.MaxPooling1D(2)), axis=1)
+    expect_pass(CHECK, of(-1))
+    expect_pass(CHECK, of(1, k.layers.Permute((2, 1))))
+    # Behind a recurrence nobody knows what an axis is; nor in front of all layers.
+    expect_pass(CHECK, of(1, k.layers.LSTM(4, return_sequences=True)))
+    expect_pass(CHECK, model_of(k, along(k, 1), k.layers.Conv1D(3, 3), shape=(8, 5)))
+
+
 class Turned(keras.layers.Layer):
     """Normalises channels that lie first, between two transpositions of its own."""
 

@@ -18,6 +18,10 @@ from pytest_bnconsistency.models import Call, Subject
 
 FAR = 100.0
 """How far a channel is moved: an activation behind it can't hide that."""
+IMAGES = 4
+"""Axes from which on a model is one of images. What sequences are made of, their steps or their
+features, only a layer that names its channels can tell.
+"""
 TRIED = 8
 """How many layers that name their channels are tried, the nearest first."""
 
@@ -48,8 +52,10 @@ class _OneChannel(Instrument):
         return outputs, None
 
 
-def are_along(own: int, subject: Subject, layer: Any, x: Nest, axis: int) -> bool:
-    """Whether channels lie along the axis `own` of what `layer` is given, or there is only one.
+def channels_lie_along(subject: Subject, layer: Any, x: Nest, axis: int) -> set[int]:
+    """The axes of what `layer` is given along which channels may lie: one, where a run tells it.
+
+    All, where there is only one channel; none, where no run tells.
 
     Args:
         x: rows for the model, arrays of shape `(rows, ...)`.
@@ -58,13 +64,16 @@ def are_along(own: int, subject: Subject, layer: Any, x: Nest, axis: int) -> boo
     plain = _OneChannel(layer, axis)
     before = _given(subject, x, plain)
     if before is not None and before.shape[axis] == 1:
-        return True
+        return set(range(before.ndim))
     for place in [*reversed(plain.named)][:TRIED]:
         after = _given(subject, x, _OneChannel(layer, axis, place))
         if (found := _axis_that_differs(before, after)) is not None:
-            return found == own
+            return {found}
+    if before is None or before.ndim < IMAGES:
+        return set()
     other = rebuild(x, [_moved(leaf, axis) for leaf in flatten(x)])
-    return _axis_that_differs(before, _given(subject, other, plain)) == own
+    found = _axis_that_differs(before, _given(subject, other, plain))
+    return set() if found is None else {found}
 
 
 def _moved(values: Any, axis: int) -> Any:

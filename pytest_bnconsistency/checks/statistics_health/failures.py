@@ -11,7 +11,7 @@ from pytest_bnconsistency.checks import non_finite_statistics
 from pytest_bnconsistency.checks import unusable_statistics as causes
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import batch_size
-from pytest_bnconsistency.checks.statistics_health.channels import are_along
+from pytest_bnconsistency.checks.statistics_health.channels import IMAGES, channels_lie_along
 from pytest_bnconsistency.checks.unusable_statistics import Why
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.layer_values import Recorded
@@ -106,11 +106,12 @@ def channel_axis(subject: Subject) -> int | None:
 
 def _fits(context: CheckContext, channels: int, n: NormalizationLayer) -> bool:
     """Whether the statistics are those of channels, where a run of the model tells it."""
-    own = n.axis[0] if n.axis else channels
+    own, rank = n.axis or (channels, 0)
     try:
-        return are_along(own, context.subject, n.layer, context.sample(), channels)
+        found = channels_lie_along(context.subject, n.layer, context.sample(), channels)
     except Exception:  # no rows can be made, or the model refuses them: what is read must do
-        return False
+        found = set()
+    return own in found if found else rank < IMAGES
 
 
 def _not_finite(normalization_layers: Sequence[NormalizationLayer]) -> Iterator[Place]:
@@ -152,7 +153,7 @@ def _wrong_axis(
     normalization_layers: Sequence[NormalizationLayer], channels: int | None
 ) -> Iterator[Place]:
     for n in normalization_layers if channels is not None else ():
-        if n.axis is None or n.axis[1] < 4 or n.adapts:
+        if n.axis is None or n.axis[1] < 3 or n.adapts:
             continue
         axis, rank = n.axis
         if axis != (channels or 0) % rank:
