@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest
+from pytest_bnconsistency.data.logits import LOGITS, joined, with_logits
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
 from pytest_bnconsistency.execution.activation_patching import Patch, patching
@@ -138,7 +138,7 @@ class Pass:
         try:
             noting = contextlib.nullcontext() if self.is_traced else noting_draws()
             with as_sentence(self.subject.call_text(self.training), x), noting as noted:
-                outputs, flat = self._ran(map_nest(tf.convert_to_tensor, x))
+                outputs, flat, logits = self._ran(map_nest(tf.convert_to_tensor, x))
             changes = before.changes()
             moved = tuple(variable for variable, _ in changes)
             after = {id(variable): value.numpy() for variable, value in changes}
@@ -151,13 +151,15 @@ class Pass:
             for size in self._record_sizes
         ]
         arrays = [leaf.numpy() for leaf in outputs]
+        for index, own in logits.items():
+            arrays[index] = with_logits(arrays[index], own.numpy())
         drew = self.draws if noted is None else noted()
         return Observation(arrays, records, moved, after, drew)
 
     def over(self, batches: Iterable[Data]) -> list[Array]:
         """The outputs for the rows of all batches, one after the other."""
         parts = (self.run(batch.x).outputs for batch in batches)
-        return [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
+        return [joined(list(leaves)) for leaves in zip(*parts, strict=True)]
 
     def again(
         self,
@@ -329,14 +331,15 @@ class Pass:
         else:
             self.written = written_variables(self._concrete)
 
-    def _ran(self, x: Nest) -> tuple[list[Any], list[Any]]:
+    def _ran(self, x: Nest) -> tuple[list[Any], list[Any], dict[int, Any]]:
         if self._concrete is None:
             return self._body(x)
         with as_written():
-            outputs, flat = self._concrete(x)
-        return outputs, flat
+            outputs, flat, logits = self._concrete(x)
+        return outputs, flat, logits
 
-    def _body(self, x: Nest) -> tuple[list[Any], list[Any]]:
+    def _body(self, x: Nest) -> tuple[list[Any], list[Any], dict[int, Any]]:
+        """The outputs, what was recorded, and the logits of outputs by their index."""
         graph = current_graph()
         seen = HookedCalls(
             self.subject,
@@ -351,7 +354,10 @@ class Pass:
         with self.subject.watch(seen), patching(self._operations):
             outputs = self.subject.forward(x, self.training)
         self.structure = map_nest(lambda leaf: leaf is not None, outputs)
-        flat = [self._dense(leaf) for leaf in flatten(outputs) if leaf is not None]
+        leaves = [leaf for leaf in flatten(outputs) if leaf is not None]
+        flat = [self._dense(leaf) for leaf in leaves]
+        behind = {index: getattr(leaf, LOGITS, None) for index, leaf in enumerate(leaves)}
+        logits = {index: found for index, found in behind.items() if found is not None}
         records = seen.records
         if (record := self.instrument.finish(flat)) is not None:
             records = [*records, record]
@@ -361,7 +367,8 @@ class Pass:
         self.random_layers = [layer for layer in drawing if id(layer) not in self.stochastic_off]
         self._record_sizes = [None if record is None else len(record) for record in records]
         self._output_count = len(flat)
-        return flat, [tensor for record in records if record is not None for tensor in record]
+        recorded = [tensor for record in records if record is not None for tensor in record]
+        return flat, recorded, logits
 
     def _dense(self, output: Any) -> Any:
         remedies = {

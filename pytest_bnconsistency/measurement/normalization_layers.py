@@ -19,7 +19,7 @@ from pytest_bnconsistency.errors import DataError, RefusedError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import same_in_layers, same_outputs
 from pytest_bnconsistency.measurement.batch_statistics import run_from
-from pytest_bnconsistency.measurement.input_moments import moment_at
+from pytest_bnconsistency.measurement.input_moments import moment_at, recorded_moments
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
 from pytest_bnconsistency.measurement.monte_carlo_rounding import epsilon_of
 from pytest_bnconsistency.measurement.population import Moment
@@ -32,8 +32,10 @@ from pytest_bnconsistency.measurement.tracked_variables import (
 )
 from pytest_bnconsistency.models import Call, Part
 
-FEW = 2
-"""Rows that tell which variables track what: which they are does not depend on how many."""
+FEW, TELLING = 2, 16
+"""Rows that tell which variables track what, and elements that tell what a statistic is: of two,
+the median is the mean, and the mean square of a number and a zero is their unbiased variance.
+"""
 UNEVEN = 0.01
 """What a variable forgets is one share: by this much of it elements and batches may differ."""
 FAR = 2.0**20
@@ -50,22 +52,25 @@ def find_tracked(training: Pass, x: Any) -> list[Tracked]:
 
     Args:
         training: a pass in training mode.
-        x: rows, of which the first few run; all of them where the model takes no so few in
-            training, as one that normalises parts of a batch.
+        x: rows, of which the first few run, more of them where so few do not tell; all where the
+            model takes no so few in training, as one that normalises parts of a batch.
     """
-    few = take_rows(x, slice(FEW))
     try:
-        return _found(training, few)
+        found, elements = _found(training, take_rows(x, slice(FEW)))
     except RefusedError:
         if rows_of(x) <= FEW:
             raise
-        return _found(training, x)
+        return _found(training, x)[0]
+    if rows_of(x) <= FEW or elements >= TELLING:
+        return found
+    return _found(training, take_rows(x, slice(TELLING)))[0]
 
 
-def _found(training: Pass, x: Any) -> list[Tracked]:
+def _found(training: Pass, x: Any) -> tuple[list[Tracked], float]:
+    """The tracked variables, and the fewest elements that one was recognised by."""
     owners = _written_candidates(training)
     if not owners:
-        return []
+        return [], math.inf
     forgetting = _forgetting(training, x, [variable for variable, _ in owners.values()])
     low, records, kept = forgetting.low, forgetting.records, forgetting.kept
     declared = {
@@ -86,7 +91,9 @@ def _found(training: Pass, x: Any) -> list[Tracked]:
         return dataclasses.replace(named, cumulative=key in cumulative, begun=begun)
 
     every = [tracked(key, share) for key, share in kept.items()]
-    return _recognisable([t for t in every if t.places or not t.cumulative])
+    found = _recognisable([t for t in every if t.places or not t.cumulative])
+    moments = [m for t in found for m in recorded_moments(t, records)]
+    return found, min((m.count for m in moments), default=math.inf)
 
 
 def as_declared(training: Pass, x: Any) -> bool:

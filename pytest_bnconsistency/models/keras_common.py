@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Nest, Spec, flatten, map_nest, packed
+from pytest_bnconsistency.data.logits import LOGITS, logits_of
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError, StepError, UnsupportedSubjectError
 from pytest_bnconsistency.models.calls import Hook, TracedBatch
@@ -249,9 +250,10 @@ class KerasModelSubject(PredictingSubject):
 
     def loss(self, data: Data, outputs: Nest) -> float | None:
         try:
-            tensors = map_nest(tf.convert_to_tensor, outputs)
+            tensors = map_nest(_with_logits, outputs)
             targets = None if data.y is None else map_nest(tf.convert_to_tensor, data.y)
-            return float(self.model.compute_loss(None, targets, tensors, data.sample_weight))
+            with quiet():
+                return float(self.model.compute_loss(None, targets, tensors, data.sample_weight))
         except Exception:
             # A model may compute its loss in its own way: then only `evaluate` knows it.
             return None
@@ -278,7 +280,7 @@ class KerasModelSubject(PredictingSubject):
                 if loss is None:
                     return None
                 targets = map_nest(tf.convert_to_tensor, data.y)
-                tensors = map_nest(tf.convert_to_tensor, outputs)
+                tensors = map_nest(_with_logits, outputs)
                 scores = self.model.compute_metrics(None, targets, tensors, data.sample_weight)
         except Exception:
             return None  # `evaluate` says itself what is wrong
@@ -471,6 +473,14 @@ def _given_inputs(model: Any) -> Any:
 
 def _inside(layer: Any) -> list[Any]:
     return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def _with_logits(output: Any) -> Any:
+    """The tensor of an output, as the activation leaves it that gave it."""
+    tensor, logits = tf.convert_to_tensor(output), logits_of(output)
+    if logits is not None:
+        setattr(tensor, LOGITS, tf.convert_to_tensor(logits))
+    return tensor
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:

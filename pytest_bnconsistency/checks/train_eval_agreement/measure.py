@@ -16,6 +16,7 @@ from pytest_bnconsistency.checks.population_statistics import (
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.data.logits import joined
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.batches import Batches
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -131,7 +132,7 @@ def in_training(
     """What the model said in training mode, in the order of the rows, with its loss."""
     back = np.argsort(batches.order)
     parts = zip(*(batch.outputs for batch in seen), strict=True)
-    return with_loss(context, data, Side([np.concatenate(leaves)[back] for leaves in parts]))
+    return with_loss(context, data, Side([joined(list(leaves))[back] for leaves in parts]))
 
 
 def under(context: CheckContext, m: Measured, values: Sequence[Array]) -> Side:

@@ -20,6 +20,7 @@ from pytest_bnconsistency.checks.population_statistics import (
 )
 from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
 from pytest_bnconsistency.checks.unanswered import Unanswered
+from pytest_bnconsistency.data.logits import joined
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import Variables, preserve_state
@@ -345,7 +346,7 @@ def _losses(context: CheckContext, tries: Tries) -> Losses | None:
     trained = zip(*(batch.outputs for batch in known.seen), strict=True)
     sides = [
         Side(inference_pass(context).over(known.batches)),
-        Side(list(map(np.concatenate, trained))),
+        Side([joined(list(leaves)) for leaves in trained]),
     ]
     losses = [subject.loss(ordered, s.predicted) for s in (*sides, uninformed(sides[-1]))]
     found = [loss for loss in losses if loss is not None]
