@@ -144,7 +144,7 @@ def distance(mine: Array, its: Array) -> Array:
     dtype = complex if mine.dtype.kind == "c" else float
     a, b = mine.astype(dtype), its.astype(dtype)
     with np.errstate(invalid="ignore"):
-        deviation = np.abs(a - b)
+        deviation = np.asarray(np.abs(a - b))  # of single numbers, no array
     deviation[(np.isnan(a) & np.isnan(b)) | (a == b)] = 0.0
     return np.asarray(np.nan_to_num(deviation, nan=np.inf, posinf=np.inf))
 

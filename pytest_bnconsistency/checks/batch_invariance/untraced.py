@@ -35,10 +35,10 @@ def untraced(
     if answered or not entry_points.runs_own_code(context):
         return list(groups)
     called = entry_points.entry(context, name)
-    if in_sizes := _failing_in_small_batches(Comparing(context, called, None, noise)):
-        eager = Judged([], seen, untraced=True, in_sizes=in_sizes)
-    elif among_others := _moved_by_others(context, noise, joint):
+    if among_others := _moved_by_others(context, noise, joint):
         called, eager = among_others
+    elif in_sizes := _failing_in_small_batches(Comparing(context, called, None, noise)):
+        eager = Judged([], seen, untraced=True, in_sizes=in_sizes)
     else:
         return list(groups)
     # What the library runs without a trace is what was tried here.
