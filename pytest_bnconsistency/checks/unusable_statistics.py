@@ -88,6 +88,10 @@ def degenerate_momentum(n: NormalizationLayer) -> Explanation | None:
         tested=f"a training call of {n.path} alone keeps {100 * kept:.3g}% of the old statistics; "
         f"with momentum {USUAL_MOMENTUM} it keeps {100 * usual:.3g}%",
         established=MARGIN < usual < 1 - MARGIN,
+        remedy=f"momentum 0.01 to {1 - USUAL_MOMENTUM:.1g}: the layer takes it for the share of "
+        "the new value"
+        if abs(usual - 1 + USUAL_MOMENTUM) <= MARGIN
+        else "",
     )
 
 

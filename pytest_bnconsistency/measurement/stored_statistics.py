@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.measurement.isolated_layer import IsolatedLayer
-from pytest_bnconsistency.measurement.tracked_variables import Tracked, tracked_candidates
+from pytest_bnconsistency.measurement.population import Moment
+from pytest_bnconsistency.measurement.tracked_variables import (
+    ROLES,
+    Role,
+    Tracked,
+    tracked_candidates,
+)
+from pytest_bnconsistency.measurement.tracked_variables import statistic as role_statistic
 from pytest_bnconsistency.models import Subject
+from pytest_bnconsistency.models.owned_objects import is_of_library
 
 ROUNDING = 1e-5
 """A deviation of this share of a mean may be one of rounding: what was averaged did not vary."""
+MOVING = 0.01
+"""An update that keeps less than this share, or all but this share, tells no momentum."""
 ALIKE = 0.01
 """Shares of the old value that are as near count as one momentum."""
 
@@ -29,7 +39,8 @@ def is_variance(name: str) -> bool:
 class NormalizationLayer:
     """A layer that holds statistics: its path, and its vectors by attribute.
 
-    `measured` is its momentum by what it does, where no attribute tells.
+    `measured` is its momentum by what it does; None where nothing was run that tells. `known` are
+    the roles of its variables that a run told, by identity.
     """
 
     layer: Any
@@ -37,10 +48,12 @@ class NormalizationLayer:
     vectors: dict[str, Any]
     trainable: bool
     measured: float | None = None
+    known: Mapping[int, Role] = field(default_factory=dict)
 
     def variances(self) -> Iterator[tuple[str, Array]]:
         for name, variable in self.vectors.items():
-            if is_variance(name):
+            role = self.known.get(id(variable))
+            if is_variance(name) if role is None else role in ("variance", "square"):
                 yield name, np.asarray(variable.numpy(), np.float64)
 
     @property
@@ -50,7 +63,7 @@ class NormalizationLayer:
 
     @property
     def momentum(self) -> float | None:
-        return self.measured if self.declared is None else self.declared
+        return self.declared if self.measured is None else self.measured
 
     @property
     def epsilon(self) -> float | None:
@@ -139,6 +152,46 @@ def normalization_layers(subject: Subject) -> Iterator[NormalizationLayer]:
             yield NormalizationLayer(layer, subject.path(layer), vectors, subject.trainable(layer))
 
 
+def by_isolated_runs(known: Sequence[NormalizationLayer]) -> list[NormalizationLayer]:
+    """`known`, with the momenta and the variances that layers of the user's own show alone.
+
+    A library's own do what their attributes say.
+    """
+    return [n if is_of_library(n.layer) else _by_isolated_run(n) for n in known]
+
+
+def _by_isolated_run(n: NormalizationLayer) -> NormalizationLayer:
+    layer = IsolatedLayer(n.layer, list(n.vectors.values()))
+    try:
+        x = layer.batch()
+        low, high = (layer.trained(x, start) for start in (0.0, 1.0))
+    except Exception:  # it can't run by itself
+        return n
+    known, shares = dict(n.known), []
+    for variable, zero, one in zip(n.vectors.values(), low, high, strict=True):
+        kept = float(np.median(one - zero))
+        if MOVING < kept < 1 - MOVING:
+            shares.append(kept)
+            role = _role_of(zero / (1 - kept), x)
+            known |= {} if role is None else {id(variable): role}
+    other = n.declared is not None and shares and abs(shares[0] - n.declared) > ALIKE
+    return dataclasses.replace(n, known=known, measured=round(shares[0], 6) if other else None)
+
+
+def _role_of(statistic: Array, x: Array) -> Role | None:
+    """Which moment of each channel of `x` a statistic is; None if it is none."""
+    channels = x.reshape(-1, x.shape[-1]).astype(np.float64)
+    if statistic.size != channels.shape[1]:
+        return None
+    moment = Moment(len(channels), channels.mean(axis=0), channels.var(axis=0))
+    for role in ROLES:
+        expected = role_statistic(role, moment)
+        off = np.abs(statistic.ravel() / expected - 1).max()
+        if off < ALIKE or (role == "variance" and off < 2 / len(channels)):
+            return role
+    return None
+
+
 def by_behaviour(
     known: Sequence[NormalizationLayer], tracked: Sequence[Tracked]
 ) -> list[NormalizationLayer]:
@@ -147,13 +200,16 @@ def by_behaviour(
     for layer in dict.fromkeys(t.layer for t in tracked if t.known):
         own = [t for t in tracked if t.layer is layer]
         n = found.get(id(layer)) or NormalizationLayer(layer, own[0].path, _by_role(own), True)
+        n = dataclasses.replace(n, known={id(t.variable): t.role for t in own if t.known})
         found[id(layer)] = _with_momentum(n, next(t for t in own if t.known))
     return list(found.values())
 
 
 def _with_momentum(n: NormalizationLayer, measured: Tracked) -> NormalizationLayer:
-    """With what was measured, where the layer declares no momentum and has one."""
-    if n.declared is not None or n.adapts or n.fresh:
+    """With what was measured, where the layer does not do what it declares and has a momentum."""
+    kept = measured.momentum
+    as_declared = n.declared is not None and abs(n.declared - kept) < ALIKE
+    if as_declared or n.adapts or n.fresh:
         return n
     return dataclasses.replace(n, measured=_momentum(measured))
 

@@ -292,7 +292,7 @@ def test_the_momentum_of_a_normaliser_that_names_none(k, data):
     )
     assert "at 0 and one" in found.tested
     low = expect_pass(CHECK, run(model_of(k, nameless(k, kept=0.1)), data), data)
-    assert "momentum 0.1 in home" in warning(low, "BN206").message
+    assert "an update keeps 10% of what is stored in home" in warning(low, "BN206").message
     for sound in (nameless(k), nameless(k, counting=True)):
         assert not expect_pass(CHECK, run(model_of(k, sound), data), data).warnings
 

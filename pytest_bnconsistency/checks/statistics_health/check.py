@@ -20,6 +20,7 @@ from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.stored_statistics import (
     NormalizationLayer,
     by_behaviour,
+    by_isolated_runs,
     normalization_layers,
 )
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
@@ -31,7 +32,7 @@ UNSEEN = (
 
 
 def check(context: CheckContext) -> CheckResult:
-    stored = list(normalization_layers(context.subject))
+    stored = by_isolated_runs(list(normalization_layers(context.subject)))
     if findings := list(unusable(context, stored)):
         return _failed(context, stored, findings)
     known, found, refused = _with_data(context, stored)

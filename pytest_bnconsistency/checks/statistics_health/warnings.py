@@ -46,15 +46,18 @@ def unusual(
 def _small_momentum(moving: Sequence[NormalizationLayer]) -> Iterator[Finding]:
     small = [n for n in moving if n.momentum is not None and 0 < n.momentum < SMALLEST_MOMENTUM]
     if small:
-        momentum = small[0].momentum or 0.0
+        momentum, measured = small[0].momentum or 0.0, small[0].measured is not None
+        kept = f"an update keeps {momentum:.0%} of what is stored"
         yield _warning(
             rules.SMALL_MOMENTUM,
             small,
-            f"momentum {momentum:g} in {_named(small)}: the statistics are about the last "
-            "batches only",
+            f"{kept if measured else f'momentum {momentum:g}'} in {_named(small)}: the statistics "
+            "are about the last batches only",
             f"other frameworks count momentum the other way round: {momentum:g} there is "
             f"{1 - momentum:g} here",
-            f"momentum {1 - momentum:g}, or 0.9 to 0.99",
+            "a momentum by which an update keeps 90% to 99%"
+            if measured
+            else f"momentum {1 - momentum:g}, or 0.9 to 0.99",
         )
 
 

@@ -10,6 +10,7 @@ from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement import explain as disagreement
 from pytest_bnconsistency.checks.train_eval_agreement import (
     explain_by_formulas,
+    explain_by_settling,
     inconclusive,
     population_reference,
     stepping,
@@ -71,5 +72,8 @@ def _finding(
     elif far is None or not far.proven:
         return None
     bound = inconclusive.bound(far.worst)
-    by_formulas = explain_by_formulas.explained(context, known, far, bound)
-    return by_formulas or disagreement.unexplained(m, bound)
+    return (
+        explain_by_settling.explained(context, known, far, bound)
+        or explain_by_formulas.explained(context, known, far, bound)
+        or disagreement.unexplained(m, bound)
+    )

@@ -11,6 +11,7 @@ from pytest_bnconsistency.checks.train_eval_agreement import attribution
 from pytest_bnconsistency.checks.train_eval_agreement.attribution import Attribution
 from pytest_bnconsistency.checks.train_eval_agreement.causes import candidates as causes
 from pytest_bnconsistency.checks.train_eval_agreement.causes.broken_averages import (
+    negative,
     non_finite,
     unstable,
 )
@@ -29,12 +30,14 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.lagging import lagg
 from pytest_bnconsistency.checks.train_eval_agreement.causes.scaled_weights import scaled
 from pytest_bnconsistency.checks.train_eval_agreement.causes.shared_layers import shared_by_inputs
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
-from pytest_bnconsistency.checks.train_eval_agreement.summary import disagreement
-from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number
+from pytest_bnconsistency.checks.train_eval_agreement.summary import disagreement, scores_of
+from pytest_bnconsistency.measurement.compared_outputs import gap
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
 
+WRITTEN = (rules.SWAPPED, rules.ANOTHER_FORM)
+"""Other numbers in the place of statistics: some of them may be below 0."""
 OTHERWISE = (
     "give data as in training, augmented as there; or, where the weights were changed after the "
     "last step (averaged, pruned, rounded, restored), recalibrate(model, x)"
@@ -53,12 +56,14 @@ def explain(m: Measured, bound: str) -> Finding:
     if (shared := shared_by_inputs(m)) is not None:
         return _finding(m, shared, bound)
     tested = (
-        f"with the population statistics of this data, {_scores(m.population)}: {m.closed:.0%} of "
-        "the distance to training is gone"
+        f"with the population statistics of this data, {scores_of(m.population)}: {m.closed:.0%} "
+        "of the distance to training is gone"
     )
     cause, tries = non_finite(m) or unstable(m), Tries()
     if cause is None:
         cause = causes.predicted(m, tries)
+        if cause is None or cause.rule not in WRITTEN:
+            cause = negative(m) or cause
     if cause is None and tries.complete and m.biased:
         cause = next(stale(m), None)  # sure by arithmetic, whatever else is in the statistics
     if cause is None and tries.complete:
@@ -140,9 +145,3 @@ def _finding(m: Measured, cause: Cause, bound: str, layers: Attribution | None =
 def _suspect(m: Measured) -> str:
     """The first layer that is called several times, or the first."""
     return next((t.path for t in m.tracked if t.calls > 1), m.tracked[0].path)
-
-
-def _scores(side: Side) -> str:
-    if side.scores:
-        return " and ".join(f"{name} {number(value)}" for name, value in side.scores.items())
-    return "the outputs of training come back"

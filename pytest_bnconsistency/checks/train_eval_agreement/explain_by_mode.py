@@ -8,6 +8,7 @@ from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement import (
     explain_by_formulas,
+    explain_by_settling,
     inconclusive,
     training_reference,
 )
@@ -31,10 +32,11 @@ def judged(name: str, context: CheckContext, known: Estimated) -> CheckResult:
     far, data = training_reference.far_without_normalization(context, known), context.given
     if far is None:
         return _without_statistics(training_reference.moved(known)).not_applicable(name)
-    if not far.proven:
+    if not (far.far and far.proven):
         return inconclusive.by_training(far, data).inconclusive(name)
     bound = inconclusive.bound(far.worst)
-    finding = explain_by_formulas.explained(context, known, far, bound)
+    finding = explain_by_settling.explained(context, known, far, bound)
+    finding = finding or explain_by_formulas.explained(context, known, far, bound)
     finding = finding or _finding(far, data, bound)
     return CheckResult(check=name, verdict=Verdict.FAILED, findings=(finding,), notes=data.notes)
 

@@ -56,7 +56,16 @@ def question(m: Measured, found: Sequence[Excess], far: Comparison | None) -> Un
 
 
 def by_training(far: Comparison, data: Data) -> Unanswered:
-    """The same, where evaluation is far from training mode."""
+    """The same, where evaluation is worse than training mode."""
+    if not far.far:
+        worst, words = far.worst, numbers(far.stored, far.trained, data)
+        return Unanswered(
+            f"{words} in training mode, on {data.rows} rows: beyond the tolerance "
+            f"({worst.quantity.limit}), and not by so much that it is sure where the statistics "
+            "that training mode moves are not known",
+            "known are means, variances, deviations and mean squares; look at other statistics in "
+            "a test of their own",
+        )
     return _said(far.stored, far.trained, "in training mode", data, far.found)
 
 

@@ -51,5 +51,12 @@ def evidence_of(m: Measured, known: Estimated, found: list[Excess]) -> dict[str,
     }
 
 
+def scores_of(side: Side) -> str:
+    """Its loss and metrics; without any, that it is as in training."""
+    if side.scores:
+        return " and ".join(f"{name} {number(value)}" for name, value in side.scores.items())
+    return "the outputs of training come back"
+
+
 def layers_of(tracked: Sequence[Tracked]) -> str:
     return counted(len({id(t.layer) for t in tracked}), "normalization layer")

@@ -30,6 +30,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     proven,
 )
 from pytest_bnconsistency.data.arrays import all_finite, is_float
+from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.measurement.batch_statistics import batch_statistics
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap
@@ -37,8 +38,10 @@ from pytest_bnconsistency.measurement.tracked_variables import tracked_candidate
 from pytest_bnconsistency.models.base import holders
 from pytest_bnconsistency.models.calls import Part
 
-UNEXPLAINED = 3
-"""Where population statistics don't explain the gap, it must be this many tolerances wide."""
+UNEXPLAINED, UNMENDED = 3, 2
+"""Where no population statistics are known, the gap must be this many tolerances wide, and where
+they leave it as it is, this many.
+"""
 HALF = 0.5
 KEPT_ROWS = 4
 ROUNDING = 1e-3
@@ -72,11 +75,9 @@ class Comparison:
 
     @property
     def far(self) -> bool:
-        """Whether evaluation is far worse in everything that tells: of several losses, in one."""
-        amounts = [e.amount for e in self.found if e.quantity.counted]
-        losses = [e.amount for e in self.found if not e.quantity.counted]
-        amounts += [max(losses)] if losses else []
-        return bool(amounts) and min(amounts) > self.needed
+        """Whether evaluation is far worse in one thing that tells, and in none is it better."""
+        amounts = [e.amount for e in self.found]
+        return bool(amounts) and max(amounts) > self.needed and min(amounts) > -1
 
     @property
     def proven(self) -> bool:
@@ -89,13 +90,16 @@ class Comparison:
 
 
 def far_without_normalization(context: CheckContext, known: Estimated) -> Comparison | None:
-    """Evaluation far worse than training, where no normalization layer is recognised."""
+    """Evaluation worse than training, where no normalization layer is recognised: far worse, or
+    by more than the tolerance where training mode moves state.
+    """
     blamed = moved(known)
     if context.updates() == 0 or not (blamed or _rows_mix(context, known)):
         return None
-    return _with_blame(
-        context, known, blamed, _compared(context, known, *both_modes(context, known))
-    )
+    found = _compared(context, known, *both_modes(context, known))
+    if blamed and not found.far and replace(found, needed=1).far:
+        return replace(found, blamed=blamed)
+    return _with_blame(context, known, blamed, found)
 
 
 def both_modes(context: CheckContext, known: Estimated) -> tuple[Side, Side]:
@@ -109,8 +113,8 @@ def far_though_recalibrated(
     context: CheckContext, m: Measured, known: Estimated
 ) -> Comparison | None:
     """Evaluation far worse than training, where population statistics don't mend it."""
-    stored = _compared(context, known, m.stored, m.trained)
-    if not stored.far or not _compared(context, known, m.population, m.trained).far:
+    stored = _compared(context, known, m.stored, m.trained, UNMENDED)
+    if not stored.far or not _compared(context, known, m.population, m.trained, UNMENDED).far:
         return None
     return _with_blame(context, known, moved(known), stored)
 
@@ -123,7 +127,13 @@ def _with_blame(
     return None if undone is False else replace(found, blamed=blamed, undone=undone)
 
 
-def _compared(context: CheckContext, known: Estimated, stored: Side, trained: Side) -> Comparison:
+def _compared(
+    context: CheckContext,
+    known: Estimated,
+    stored: Side,
+    trained: Side,
+    needed: float = UNEXPLAINED,
+) -> Comparison:
     """Evaluation against training mode, whatever the batches."""
     data = context.given
     if not same_shapes(stored, trained) or _says_nothing(trained, stored):
@@ -132,7 +142,7 @@ def _compared(context: CheckContext, known: Estimated, stored: Side, trained: Si
     def against(batchings: Sequence[Side]) -> Comparison:
         others = Alternatives([], [trained, *batchings], [])
         found = excesses(context, data, stored, trained, others)
-        compared = Comparison(stored, trained, found, by_targets(data, trained))
+        compared = Comparison(stored, trained, found, by_targets(data, trained), needed)
         strict = replace(compared, needed=1)
         if compared.far or not (strict.targets_tell and strict.far):
             return compared
@@ -194,6 +204,18 @@ def _rows_mix(context: CheckContext, known: Estimated) -> bool | None:
     return context.once("rows mix in training mode", mix) if count else None
 
 
+def _told(training: Pass, blamed: Sequence[Holder]) -> list[object]:
+    """The layers that take a mode and are called: for one that another runs itself, that."""
+    subject, found = training.subject, list[object]()
+    called = {id(c.layer): c.layer for c in (*training.calls, *training.inner_calls) if c.is_layer}
+    for holder in blamed:
+        around = [outer for outer in called.values() if holder.layer in subject.sublayers(outer)]
+        for layer in [called[id(holder.layer)]] if id(holder.layer) in called else around[:1]:
+            if not isinstance(layer, Part) and subject.takes_training(layer):
+                found.append(layer)
+    return found
+
+
 def _undone(
     context: CheckContext, known: Estimated, blamed: Sequence[Holder], far: Comparison
 ) -> bool | None:
@@ -201,12 +223,8 @@ def _undone(
 
     None where no layer can be told: then the subject as a whole is all that there is.
     """
-    subject, data, training = context.subject, context.given, known.training
-    modes = {
-        id(holder.layer): False
-        for holder in blamed
-        if not isinstance(holder.layer, Part) and subject.takes_training(holder.layer)
-    }
+    data, training = context.given, known.training
+    modes = dict.fromkeys(map(id, _told(training, blamed)), False)
     if not modes:
         return None
     run = training.again(known.batches[0].x, training.instrument, modes=modes)

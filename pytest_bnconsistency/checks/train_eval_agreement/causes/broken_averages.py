@@ -1,4 +1,4 @@
-"""Moving averages that no data explains: NaN in them, or a momentum that is none."""
+"""Moving averages that no data explains: NaN, variances below 0, a momentum that is none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import numpy as np
 from pytest_bnconsistency.checks import non_finite_statistics
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import Cause
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.measurement.swapped_statistics import swapped
 from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import counted
 
 
 def non_finite(m: Measured) -> Cause | None:
@@ -26,6 +28,28 @@ def non_finite(m: Measured) -> Cause | None:
         return Cause(rules.NOT_FINITE, empty, share=1.0)
     remedy = "find the batch (NaN in the data, or an overflow), then recalibrate(model, x)"
     return Cause.tested(rules.NOT_FINITE, cause=text, tested="", remedy=remedy, share=1.0)
+
+
+def negative(m: Measured) -> Cause | None:
+    """Variances below 0, which no average of variances is; None where they are means, swapped."""
+    bad = [
+        (t, channels)
+        for t, v in zip(m.tracked, m.moving, strict=True)
+        if t.known and t.role not in ("mean", "other") and (channels := int((v < 0).sum()))
+    ]
+    if not bad or swapped(m.tracked, m.moving, m.reference) is not None:
+        return None
+    (first, channels), paths = bad[0], list(dict.fromkeys(t.path for t, _ in bad))
+    more = f" and {counted(len(paths) - 1, 'more layer')}" if paths[1:] else ""
+    return Cause.tested(
+        rules.NEGATIVE_VARIANCE,
+        cause=f"the stored {first.role} of {first.path}{more} is negative in {channels} of "
+        f"{first.stored.size} channels: no average of such values is",
+        tested="",
+        remedy="check the order and the signs of what was loaded or written; then "
+        "recalibrate(model, x)",
+        share=1.0,
+    )
 
 
 def unstable(m: Measured) -> Cause | None:
