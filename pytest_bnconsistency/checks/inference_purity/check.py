@@ -34,8 +34,10 @@ def _decide(context: CheckContext, x: Nest) -> CheckResult:
     runs = run_all(context, x)
     random = not_repeatable(context, x, runs.seen)
     # Where what gives other bits is not known to draw, the rest repeated itself by luck.
-    by_luck = any(found.layers for found in random) and not observed(context, None).draws
-    agreeing = Agreement() if by_luck else agreement(context, x, runs.steady)
+    draws = bool(random) and observed(context, None).draws
+    by_luck = any(found.layers for found in random) and not draws
+    steady = runs.steady if draws else runs.repeating
+    agreeing = Agreement() if by_luck else agreement(context, x, steady)
     findings = (*state_moves(context, runs), *random, *agreeing.wrong)
     # What does not repeat itself moves by more than rounding.
     noise_dominated = agreeing.noise_dominated and not random

@@ -22,6 +22,7 @@ from pytest_bnconsistency.checks.entry_points import (
     owners,
     rows_between,
     run_retraced,
+    runs_own_code,
     traced_entry,
 )
 from pytest_bnconsistency.checks.inference_purity.undoing import Runner
@@ -111,6 +112,15 @@ class Runs:
         repeats = first is None or first.repeats
         steady = [s for s in self.seen if s.repeats and not s.moved]
         return [s for s in steady if s.kind is not Kind.IN_BATCHES or repeats]
+
+    @property
+    def repeating(self) -> list[Seen]:
+        """The same, without calls where one does not repeat itself though nothing draws: what
+        Python keeps from one call to the next is in all of them.
+        """
+        calls = [s for s in self.seen if s.kind is Kind.CALL]
+        keeping = not all(s.repeats for s in calls)
+        return [s for s in self.steady if not (keeping and s.kind is Kind.CALL)]
 
     def evidence(self) -> dict[str, Any]:
         return {
@@ -234,7 +244,9 @@ def _repeats(context: CheckContext, x: Nest, entry_point: Entry) -> bool:
     drawing, mine = not observed(context, False).deterministic, entry_point.run(WHOLE, x)
     if is_random(context, entry_point):
         return False
-    if not (drawing or moves_layers(context, mine)):
+    # What the user's own Python keeps from one call to the next, no trace and no variable tells.
+    keeping = entry_point.name in calls_of(context) and runs_own_code(context)
+    if not (drawing or keeping or moves_layers(context, mine)):
         calls = calls_of(context)
         others = [traced]
         if entry_point.name in calls:
