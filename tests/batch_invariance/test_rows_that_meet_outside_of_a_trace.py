@@ -40,6 +40,16 @@ def test_a_branch_on_values_that_no_trace_takes(eagerly):
     assert "tf.function of model(x, training=False)" in found.evidence["holds"]
 
 
+def test_rows_that_meet_in_all_sizes():
+    """A row alone gives other values as well, and that is not the cause."""
+
+    def centred(x):
+        return x - tf.reduce_mean(x, axis=0) if tf.executing_eagerly() else x * 1.0
+
+    found = expect_failure(CHECK, model_with(centred), X, rule="BN101", layer="branch")
+    assert found.cause_tested
+
+
 class Halved:
     def __call__(self, x):
         return halved_beside_a_large_one(x)

@@ -11,6 +11,30 @@ from pytest_bnconsistency.testing import expect_failure, expect_pass
 CHECK = "frozen_stability"
 
 
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_single_number_that_moves(k, stays):
+    class Scaling(k.layers.Layer):
+        def build(self, shape):
+            self.mean = self.add_weight(
+                shape=(), initializer="zeros", trainable=False, name="mean"
+            )
+
+        def call(self, x, training=None):
+            if training and not (stays and not self.trainable):
+                self.mean.assign(0.9 * self.mean + 0.1 * tf.reduce_mean(x))
+            return x - self.mean
+
+    layer = Scaling(name="scaling")
+    model = k.Sequential([k.Input((4,)), layer, k.layers.Dense(1)])
+    layer.trainable = False
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(3, 1, (32, 4)).astype(np.float32)
+    if stays:
+        expect_pass(CHECK, model, x, x[:, :1])
+    else:
+        expect_failure(CHECK, model, x, x[:, :1], rule="BN301", layer="scaling")
+
+
 def build(k, optimizer="sgd", trainable=False, between=None):
     inputs = k.Input((4,))
     layer = k.layers.Dense(4, name="frozen")

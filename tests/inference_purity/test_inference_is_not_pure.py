@@ -212,6 +212,23 @@ def test_a_counter_in_python(k, x):
     expect_pass(CHECK, build(0), x)
 
 
+def test_a_batch_that_python_keeps(k, x):
+    """`predict` and a trace see nothing of it, and are not to blame."""
+
+    class Keeping(k.layers.Layer):
+        last = None
+
+        def call(self, x):
+            if not tf.executing_eagerly():
+                return x
+            last, self.last = self.last, tf.identity(x)
+            return x if last is None or last.shape != x.shape else x + 0.1 * last
+
+    found = expect_failure(CHECK, model_of(k, Keeping()), x, rule="BN002")
+    assert "keep nothing from one call to the next" in found.remedy
+    assert not found.cause_tested
+
+
 def test_a_default_of_training(k, x):
     class Doubled(k.layers.Layer):
         def call(self, x, training=True):

@@ -270,6 +270,25 @@ def run(model, data, times=40):
     return model
 
 
+@pytest.mark.parametrize("declared", [0.1, 0.9])
+def test_a_momentum_that_is_the_share_of_the_new_value(k, data, declared):
+    model = run(model_of(k, home_made(k, kept=1 - declared)(momentum=declared, name="home")), data)
+    for given in ([], [data]):
+        warned = [w for w in expect_pass(CHECK, model, *given).warnings if w.rule == "BN206"]
+        assert bool(warned) == (declared == 0.9)
+        assert all("an update keeps 10% of what is stored in home" in w.message for w in warned)
+
+
+def test_a_negative_variance_by_any_name(k, data):
+    home = nameless(k)
+    home.epsilon = 1e-3  # so that it is known without data, and m and v say nothing
+    model = run(model_of(k, home), data)
+    expect_pass(CHECK, model)
+    home.v.assign(-home.v)
+    fails(model, "BN402", "home", "not established; weights mixed up", without=("place",))
+    fails(model, "BN402", "home", "only what is stored", data)
+
+
 @pytest.mark.parametrize(
     ("spoilt", "rule", "cause"),
     [

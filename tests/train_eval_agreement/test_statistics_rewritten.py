@@ -252,3 +252,14 @@ def test_statistics_of_the_next_layer(k, disagrees, x, widths, said):
 def test_statistics_as_they_should_be_pass(k, x):
     model = net(k, x, (12, 16))
     expect_pass(CHECK, model, x)
+
+
+def test_variances_with_another_sign(k, x):
+    model = net(k, x, widths=(12,))
+    expect_pass(CHECK, model, x)
+    bn = model.get_layer("bn0")
+    bn.moving_variance.assign(-bn.moving_variance)
+    cause = "the stored variance of bn0 is negative in 12 of 12 channels"
+    expect_failure(
+        CHECK, model, x, rule="BN402", layer="bn0", cause_tested=True, cause_contains=cause
+    )

@@ -204,7 +204,7 @@ def _rows_mix(context: CheckContext, known: Estimated) -> bool | None:
     return context.once("rows mix in training mode", mix) if count else None
 
 
-def _told(training: Pass, blamed: Sequence[Holder]) -> list[object]:
+def _taking_a_mode(training: Pass, blamed: Sequence[Holder]) -> list[object]:
     """The layers that take a mode and are called: for one that another runs itself, that."""
     subject, found = training.subject, list[object]()
     called = {id(c.layer): c.layer for c in (*training.calls, *training.inner_calls) if c.is_layer}
@@ -224,7 +224,7 @@ def _undone(
     None where no layer can be told: then the subject as a whole is all that there is.
     """
     data, training = context.given, known.training
-    modes = dict.fromkeys(map(id, _told(training, blamed)), False)
+    modes = dict.fromkeys(map(id, _taking_a_mode(training, blamed)), False)
     if not modes:
         return None
     run = training.again(known.batches[0].x, training.instrument, modes=modes)
