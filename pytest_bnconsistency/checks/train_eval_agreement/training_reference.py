@@ -97,7 +97,7 @@ def far_without_normalization(context: CheckContext, known: Estimated) -> Compar
     if context.updates() == 0 or not (blamed or _rows_mix(context, known)):
         return None
     found = _compared(context, known, *both_modes(context, known))
-    if blamed and not found.far and replace(found, needed=1).far:
+    if blamed and found.targets_tell and not found.far and replace(found, needed=1).far:
         return replace(found, blamed=blamed)
     return _with_blame(context, known, blamed, found)
 
