@@ -78,7 +78,8 @@ def _of_start(m: Measured, start: Start | None) -> list[str]:
     if start.scored and m.start is None:
         notes.append(f"on {counted(start.rows, 'row')}: {start.sentence}")
     if start.wrong_in_both:
-        notes.append(start.wrong_in_both)
+        untrained = "; or the model, which counts no updates, was not trained yet"
+        notes.append(start.wrong_in_both + untrained * (m.subject.updates() == 0))
     return notes
 
 
