@@ -137,9 +137,9 @@ def initial_share(
     """
     above = below = 0.0
     for t, stored, value in zip(tracked, moving, reference, strict=True):
-        if t.role == "other":
+        if t.role == "other" and not t.is_matrix:
             continue
-        initial = 0.0 if t.role == "mean" else 1.0
+        initial = t.begin()
         unit = 1.0 + np.abs(value)
         away, start = (stored - value) / unit, (initial - value) / unit
         above += float((away * start).sum())

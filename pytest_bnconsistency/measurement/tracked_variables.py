@@ -57,6 +57,18 @@ class Tracked:
         """What it holds now (float64)."""
         return np.asarray(self.variable.numpy(), np.float64)
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is of pairs of channels, as a covariance is."""
+        shape = tuple(self.variable.shape)
+        return not self.known and len(shape) == 2 and shape[0] == shape[1] > 1
+
+    def begin(self, first_variance: float = 1.0) -> Array | float:
+        """The value that it begins with, as a rule: 0 for a mean, else 1, or the identity."""
+        if self.is_matrix:
+            return first_variance * np.eye(self.variable.shape[0])
+        return 0.0 if self.role == "mean" else first_variance
+
     def value(self, moment: Moment) -> Array:
         """The statistic of its role that has these moments."""
         return statistic(self.role, moment)

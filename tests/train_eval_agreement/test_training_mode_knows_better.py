@@ -237,3 +237,47 @@ def test_the_loss_is_that_of_evaluate(k):
     assert [found.rule for found in result.findings] == ["BN214"]
     assert loss > 0.2
     assert result.evidence["moving"]["loss"] == pytest.approx(loss, rel=1e-3)
+
+
+class Whitening(keras.layers.Layer):
+    def __init__(self, momentum, **arguments):
+        super().__init__(**arguments)
+        self.momentum = momentum
+
+    def build(self, shape):
+        width = shape[-1]
+        self.mean = self.add_weight(shape=(width,), initializer="zeros", trainable=False)
+        identity = keras.initializers.Identity()
+        self.covariance = self.add_weight(
+            shape=(width, width), initializer=identity, trainable=False
+        )
+
+    def call(self, x, training=None):
+        mean, covariance = (tf.convert_to_tensor(v) for v in (self.mean, self.covariance))
+        if training:
+            mean = tf.reduce_mean(x, 0)
+            off = x - mean
+            rows = tf.cast(tf.shape(x)[0], tf.float32)
+            covariance = tf.matmul(off, off, transpose_a=True) / rows
+            for v, new in ((self.mean, mean), (self.covariance, covariance)):
+                v.assign(self.momentum * v + (1 - self.momentum) * new)
+        root = tf.linalg.cholesky(covariance + 0.05 * tf.eye(x.shape[-1]))
+        return tf.transpose(tf.linalg.triangular_solve(root, tf.transpose(x - mean)))
+
+
+@pytest.mark.thorough
+def test_a_covariance_that_holds_much_of_the_identity():
+    x, y = blobs(640)
+    x = 0.3 * (x - x.mean(axis=0))  # so that nothing but the covariance is off
+
+    def of(momentum):
+        keras.utils.set_random_seed(0)
+        layers = [Whitening(momentum, name="whitening"), keras.layers.Dense(16, "tanh")]
+        model = keras.Sequential([keras.Input((12,)), *layers, keras.layers.Dense(3, "softmax")])
+        model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+        model.fit(x, y, epochs=15, batch_size=32, verbose=0)
+        return model
+
+    expect_pass(CHECK, of(0.9), x, y)
+    cause = "momentum 0.998 after 300 updates leaves 54.8% of the initial values"
+    expect_failure(CHECK, of(0.998), x, y, rule="BN201", layer="whitening", cause_contains=cause)

@@ -104,8 +104,7 @@ class Measured:
         found = []
         for t, value in zip(self.tracked, self.reference, strict=True):
             own = share(t) if callable(share) else share
-            start = 0.0 if t.role == "mean" else first_variance
-            found.append(own * start + (1 - own) * value)
+            found.append(own * t.begin(first_variance) + (1 - own) * value)
         return found
 
     @functools.cached_property
