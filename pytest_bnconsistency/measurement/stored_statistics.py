@@ -53,7 +53,7 @@ class NormalizationLayer:
     def variances(self) -> Iterator[tuple[str, Array]]:
         for name, variable in self.vectors.items():
             role = self.known.get(id(variable))
-            if is_variance(name) if role is None else role in ("variance", "square"):
+            if is_variance(name) if role is None else role == "variance":
                 yield name, np.asarray(variable.numpy(), np.float64)
 
     @property
@@ -155,7 +155,7 @@ def normalization_layers(subject: Subject) -> Iterator[NormalizationLayer]:
 def by_isolated_runs(known: Sequence[NormalizationLayer]) -> list[NormalizationLayer]:
     """`known`, with the momenta and the variances that layers of the user's own show alone.
 
-    A library's own do what their attributes say.
+    A library's own do what their attributes say. Whoever asks restores the state of the subject.
     """
     return [n if is_of_library(n.layer) else _by_isolated_run(n) for n in known]
 
@@ -174,8 +174,9 @@ def _by_isolated_run(n: NormalizationLayer) -> NormalizationLayer:
             shares.append(kept)
             role = _role_of(zero / (1 - kept), x)
             known |= {} if role is None else {id(variable): role}
-    other = n.declared is not None and shares and abs(shares[0] - n.declared) > ALIKE
-    return dataclasses.replace(n, known=known, measured=round(shares[0], 6) if other else None)
+    if n.declared is None or n.fresh or not shares or abs(shares[0] - n.declared) <= ALIKE:
+        return dataclasses.replace(n, known=known)
+    return dataclasses.replace(n, known=known, measured=round(shares[0], 6))
 
 
 def _role_of(statistic: Array, x: Array) -> Role | None:

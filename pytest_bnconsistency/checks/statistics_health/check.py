@@ -32,7 +32,8 @@ UNSEEN = (
 
 
 def check(context: CheckContext) -> CheckResult:
-    stored = by_isolated_runs(list(normalization_layers(context.subject)))
+    with preserve_state(context.subject):
+        stored = by_isolated_runs(list(normalization_layers(context.subject)))
     if findings := list(unusable(context, stored)):
         return _failed(context, stored, findings)
     known, found, refused = _with_data(context, stored)
