@@ -35,7 +35,9 @@ def passes(model, *x):
     assert any(f"batches of {ROWS} rows and no others" in note for note in result.notes)
 
 
-@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    "given", [True, pytest.param(False, marks=pytest.mark.thorough)], ids=["given", "generated"]
+)
 def test_a_stateful_recurrence(k, x, given):
     class Mixing(k.layers.Layer):
         def call(self, h):
@@ -47,6 +49,7 @@ def test_a_stateful_recurrence(k, x, given):
     expect_failure(CHECK, leaking, *data, rule="BN101", layer="mixing", cause_tested=True)
 
 
+@pytest.mark.thorough
 def test_batch_statistics_behind_a_stateful_recurrence(k, x):
     normalised = stateful(k, k.layers.BatchNormalization(name="bn"), mode=True)
     expect_failure(CHECK, normalised, x, rule="BN102", layer="bn", cause_tested=True)

@@ -10,6 +10,7 @@ from pytest_bnconsistency import check_consistency, recalibrate
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 CHECK = "train_eval_agreement"
+pytestmark = pytest.mark.thorough
 
 
 def blobs(rows=320, classes=3, shift=2.1):
@@ -189,7 +190,6 @@ def test_evaluation_that_forgets_a_scale_and_decides_alike():
     expect_failure(CHECK, of(True), x, y, rule="BN216", layer="bn")
 
 
-@pytest.mark.thorough
 def test_one_layer_for_all_steps_of_a_sequence():
     """Each step has statistics of its own in training, and all steps have one in evaluation."""
     digits = load_digits()
@@ -265,7 +265,6 @@ class Whitening(keras.layers.Layer):
         return tf.transpose(tf.linalg.triangular_solve(root, tf.transpose(x - mean)))
 
 
-@pytest.mark.thorough
 def test_a_covariance_that_holds_much_of_the_identity():
     x, y = blobs(640)
     x = 0.3 * (x - x.mean(axis=0))  # so that nothing but the covariance is off
