@@ -52,7 +52,20 @@ def test_a_stateful_recurrence(k, x, given):
 @pytest.mark.thorough
 def test_batch_statistics_behind_a_stateful_recurrence(k, x):
     normalised = stateful(k, k.layers.BatchNormalization(name="bn"), mode=True)
-    expect_failure(CHECK, normalised, x, rule="BN102", layer="bn", cause_tested=True)
+    found = expect_failure(CHECK, normalised, x, rule="BN102", layer="bn", cause_tested=True)
+    assert found.cause.startswith("bn normalises by the batch: it runs in training mode")
+    expect_failure(
+        "inference_purity", normalised, x, rule="BN001", layer="lstm", cause_tested=True
+    )
+    expect_failure(
+        "inference_purity",
+        normalised,
+        x,
+        rule="BN001",
+        layer="bn",
+        cause_tested=True,
+        cause_contains="bn runs in training mode",
+    )
     passes(stateful(k, k.layers.BatchNormalization(name="bn")), x)
 
 

@@ -80,7 +80,7 @@ def _in_layers(
     difference, shown = _largest(entry.crossing), pictured.mildest(entry.crossing)
     variant, tries = difference.variant, Tries()
     cured = _in_inference(subject, seen, x, variant, tries)
-    if not cured and tries.may("the reader of what the model pads"):
+    if cured is None and tries.may("the reader of what the model pads"):
         variants = [variant, *(d.variant for d in entry.crossing if d is not difference)]
         found = padding.finding_inside(seen, x, variants, message, evidence)
         if found is not None:
@@ -94,8 +94,8 @@ def _in_layers(
     else:
         origin = localise.first_known(seen, difference.places)
     evidence = {**evidence, "layer": origin.label}
-    more = _also_in_training_mode(subject, seen, x, origin) if cured else []
-    if cured:
+    more = [] if cured is None else _also_in_training_mode(subject, seen, x, origin, cured)
+    if cured is not None:
         rule = rules.TRAINING_MODE
         explanation = _training_mode(
             subject, seen, x, variant, origin, more, inference_holds, tries
@@ -115,18 +115,21 @@ def _in_layers(
 
 def _in_inference(
     subject: Subject, seen: Pass, x: Nest, variant: BatchVariant, tries: Tries
-) -> bool:
-    """Whether rows are independent with every layer in inference mode."""
+) -> Pass | None:
+    """The pass with every layer in inference mode, if rows are independent in it."""
     takes = {id(c.layer) for c in seen.calls if subject.takes_training(c.layer)}
     if not takes or not tries.may("inference mode forced on every layer that takes one"):
-        return False
-    return localise.independent_with(seen, x, variant, modes=dict.fromkeys(takes, False))
+        return None
+    forced = localise.intervened(seen, x, modes=dict.fromkeys(takes, False))
+    return forced if localise.independent(forced, x, variant) else None
 
 
-def _also_in_training_mode(subject: Subject, seen: Pass, x: Nest, origin: Origin) -> list[str]:
-    """The other layers that move their state."""
+def _also_in_training_mode(
+    subject: Subject, seen: Pass, x: Nest, origin: Origin, forced: Pass
+) -> list[str]:
+    """The other layers that move their state, and don't in a pass `forced` into inference."""
     takes = {id(c.layer): c for c in origin.calls if subject.takes_training(c.layer)}
-    moving = {id(v) for v in seen.run(x).moved}
+    moving = {id(v) for v in seen.run(x).moved} - {id(v) for v in forced.run(x).moved}
     return [
         call.path
         for call in takes.values()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.entry_points import (
@@ -20,21 +22,17 @@ from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.results import Finding
 
+ONE_BY_ONE = 4
+"""Layers, at most, for which a cause each is looked for where none has them all move state."""
+
 
 def state_moves(context: CheckContext, runs: Runs) -> list[Finding]:
     """A finding for each cause that has entry points move state."""
     unmoved = [s.name for s in runs.seen if not s.moved]
     found: dict[Cause, list[Seen]] = {}
     for alike in _by_code([s for s in runs.seen if s.moved]):
-        runner = runner_of(context, alike[0])
-        cause = explain_state.moves_because(
-            context.subject,
-            runner,
-            alike[0].moved,
-            runs.owner_of,
-            inference_holds=context.subject.call_text(False) in unmoved,
-        )
-        found.setdefault(cause, []).extend(alike)
+        for cause, moved in _causes(context, runs, alike[0], unmoved):
+            found.setdefault(cause, []).extend(replace(s, moved=moved) for s in alike)
     findings = []
     for cause, moving in found.items():
         ids = {id(v) for s in moving for v in s.moved}
@@ -43,6 +41,33 @@ def state_moves(context: CheckContext, runs: Runs) -> list[Finding]:
             explain_state.state_moves(cause, layers, [s.name for s in moving], unmoved)
         )
     return findings
+
+
+def _causes(
+    context: CheckContext, runs: Runs, seen: Seen, unmoved: Sequence[str]
+) -> list[tuple[Cause, tuple[Any, ...]]]:
+    """What has an entry point move state, with the variables that it moves so: one cause for all,
+    or where none is found, one for each layer.
+    """
+    runner, owner_of = runner_of(context, seen), runs.owner_of
+
+    def cause_of(moved: tuple[Any, ...]) -> Cause:
+        return explain_state.moves_because(
+            context.subject,
+            runner,
+            moved,
+            owner_of,
+            inference_holds=context.subject.call_text(False) in unmoved,
+        )
+
+    whole = cause_of(seen.moved)
+    paths = dict.fromkeys(owner_of[id(v)] for v in seen.moved)
+    if whole.explanation.established or not 1 < len(paths) <= ONE_BY_ONE:
+        return [(whole, seen.moved)]
+    parts = [tuple(v for v in seen.moved if owner_of[id(v)] == path) for path in paths]
+    causes = [(cause_of(moved), moved) for moved in parts]
+    tested = [cause for cause, _ in causes if cause.explanation.established]
+    return causes if len(tested) == len(causes) else [(whole, seen.moved)]
 
 
 def _by_code(seen: Sequence[Seen]) -> list[list[Seen]]:
