@@ -124,7 +124,7 @@ class Pass:
         self._spans: list[Span] = []
         self._replays: list[tuple[int, int]] = []
         self.written: list[Any] = []
-        if traced and subject.fixed_rows is None:
+        if traced:
             self._trace(x)
         else:
             self.written = reachable_variables(subject) if written is None else list(written)
@@ -314,15 +314,17 @@ class Pass:
             lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), tf.as_dtype(leaf.dtype)), x
         )
         try:
-            function = tf.function(self._body, autograph=False)
-            self._concrete = function.get_concrete_function(signature)
+            if self.subject.fixed_rows is None:
+                function = tf.function(self._body, autograph=False)
+                self._concrete = function.get_concrete_function(signature)
         except BNConsistencyError:
             raise
         except Exception:
+            self._concrete = None
+        if self._concrete is None:
             # Code that needs concrete numbers of rows cannot be traced for any; it runs as
             # Python each time, and says itself what is wrong if it can't run either.
             self.written = reachable_variables(self.subject)
-            self._concrete = None
             before = Variables(self.written)
             try:
                 self._body(map_nest(tf.convert_to_tensor, x))

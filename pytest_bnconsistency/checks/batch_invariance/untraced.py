@@ -35,9 +35,11 @@ def untraced(
     if answered or not entry_points.runs_own_code(context):
         return list(groups)
     called = entry_points.entry(context, name)
-    if among_others := _moved_by_others(context, noise, joint):
+    c = Comparing(context, called, None, noise)
+    whole = refused(c, 0, rows_of(c.x))
+    if whole is None and (among_others := _moved_by_others(context, noise, joint)):
         called, eager = among_others
-    elif in_sizes := _failing_in_small_batches(Comparing(context, called, None, noise)):
+    elif in_sizes := [whole] if whole is not None else _failing_in_small_batches(c):
         eager = Judged([], seen, untraced=True, in_sizes=in_sizes)
     else:
         return list(groups)
@@ -52,9 +54,7 @@ def untraced(
 def _failing_in_small_batches(c: Comparing) -> list[InSize]:
     """What all rows give, one and two, up to the first that fails; none where none does."""
     rows = rows_of(c.x)
-    found = [refused(c, 0, rows) or InSize((0, rows), rows)]
-    if found[0].fails:
-        return found
+    found = [InSize((0, rows), rows)]
     for size in (1, 2):
         found.append(in_size(c, 0, size))
         if found[-1].fails:
