@@ -323,9 +323,15 @@ def owners(context: CheckContext, *passes: Pass) -> dict[int, str]:
     calls = [c for seen in passes for c in (*seen.inner_calls, *seen.passing_calls, *seen.calls)]
     layers = [place for call in calls if call.is_layer for place in holders(subject, call)]
     layers += [(subject.path(layer), layer) for layer in subject.layers()]
+    of_a_class: dict[type, tuple[str, Any]] = {}
+    for path, layer in layers:
+        of_a_class.setdefault(type(layer), (path, layer))
     found: dict[int, str] = {}
-    for variables in (subject.own_variables, subject.state_of):
-        for path, layer in layers:
+    for places, variables in (
+        (layers, subject.own_variables),
+        (of_a_class.values(), subject.state_of),  # what code refers to is that of its class
+    ):
+        for path, layer in places:
             for variable in variables(layer):
                 found.setdefault(id(variable), path)
     return found

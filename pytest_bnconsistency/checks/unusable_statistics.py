@@ -159,13 +159,19 @@ def not_adapted(n: NormalizationLayer) -> Explanation | None:
     )
 
 
+def by_what_is_stored(n: NormalizationLayer) -> tuple[Array, Array, Array]:
+    """A drawn batch, what the layer makes of it, and what it makes of it by what it stores."""
+    layer = _isolated(n)
+    x = layer.batch()
+    before = layer.call(x, training=False)
+    n.in_use()
+    return x, before, layer.call(x, training=False)
+
+
 @tried("the weights were set after the layer was built, and finalize_state was not called since")
 def not_in_use(n: NormalizationLayer) -> Explanation:
     """What a batch becomes as the layer is, and by what it stores."""
-    x = _isolated(n).batch()
-    before = _isolated(n).call(x, training=False)
-    n.in_use()
-    after = _isolated(n).call(x, training=False)
+    x, before, after = by_what_is_stored(n)
     return Explanation(
         cause="the weights were set after the layer was built, and finalize_state was not called "
         "since",

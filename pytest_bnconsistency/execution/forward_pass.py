@@ -309,12 +309,12 @@ class Pass:
         return {layer: list(found.values()) for layer, found in fed.items() if found}
 
     def _trace(self, x: Nest) -> None:
-        note_trace()
         signature = map_nest(
             lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), tf.as_dtype(leaf.dtype)), x
         )
         try:
             if self.subject.fixed_rows is None:
+                note_trace()
                 function = tf.function(self._body, autograph=False)
                 self._concrete = function.get_concrete_function(signature)
         except BNConsistencyError:

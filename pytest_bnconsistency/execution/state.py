@@ -183,8 +183,10 @@ class _Attributes:
         return self._enter_object(value) + self._enter_class(type(value))
 
     def _enter_class(self, owner: type) -> list[Any]:
-        known, self._classes = owner in self._classes, self._classes | {owner}
-        return [] if known else _hidden_in_methods(owner)
+        if owner in self._classes:
+            return []
+        self._classes.add(owner)
+        return _hidden_in_methods(owner)
 
     def _enter_container(self, value: Any) -> list[Any]:
         if isinstance(value, dict):

@@ -19,7 +19,6 @@ from pytest_bnconsistency.data.arrays import (
     Nest,
     flatten,
     is_float,
-    map_nest,
     rows_of,
     take_rows,
 )
@@ -71,7 +70,7 @@ class _InjectedFaults:
         self.noise, self.known = noise, laid_out(self.traced)
         batch, self.rows = _unlike_rows(x, first, all_rows=context.fixed_rows is not None)
         kept, rows = np.zeros(1, int), rows_of(self.rows)
-        twins = map_nest(lambda leaf: leaf[[0] * rows], self.rows)
+        twins = take_rows(self.rows, [0] * rows)
         alike = BatchVariant("twins", twins, kept, kept, rows)
         changing = [e for e in batch_variants(self.rows, context.settings.seed) if 0 in e.kept]
         self.variant = next((e for e in changing if _tells(self.traced, e, self.rows)), alike)

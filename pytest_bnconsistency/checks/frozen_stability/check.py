@@ -28,7 +28,6 @@ from pytest_bnconsistency.checks.frozen_stability.summary import (
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.arrays import Nest
 from pytest_bnconsistency.errors import DataError
-from pytest_bnconsistency.execution.accepted_sizes import only_size
 from pytest_bnconsistency.execution.state import Variables, preserve_state
 from pytest_bnconsistency.results import CheckResult, Verdict
 
@@ -66,7 +65,7 @@ def _refused(context: CheckContext) -> str:
         return context.subject.modeless
     trains = context.subject.compiled or context.train_step is not None
     two_shapes = trains or context.data is None  # as steps run on two batch shapes
-    return only_size(context.subject) if two_shapes else ""
+    return context.only_size if two_shapes else ""
 
 
 def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:

@@ -23,6 +23,7 @@ from pytest_bnconsistency.measurement.stored_statistics import (
     by_isolated_runs,
     normalization_layers,
 )
+from pytest_bnconsistency.models.owned_objects import is_of_library
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
 
 NAME = "statistics_health"
@@ -32,8 +33,10 @@ UNSEEN = (
 
 
 def check(context: CheckContext) -> CheckResult:
-    with preserve_state(context.subject):
-        stored = by_isolated_runs(list(normalization_layers(context.subject)))
+    stored = list(normalization_layers(context.subject))
+    if not all(is_of_library(n.layer) for n in stored):
+        with preserve_state(context.subject):
+            stored = by_isolated_runs(stored)
     if findings := list(unusable(context, stored)):
         return _failed(context, stored, findings)
     known, found, refused = _with_data(context, stored)

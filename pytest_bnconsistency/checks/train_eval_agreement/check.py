@@ -28,7 +28,6 @@ from pytest_bnconsistency.checks.train_eval_agreement import (
 )
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.errors import DataError
-from pytest_bnconsistency.execution.accepted_sizes import only_size
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.results import CheckResult
 
@@ -51,8 +50,8 @@ def check(context: CheckContext) -> CheckResult:
         return ONE_ROW.inconclusive(NAME)
     if context.subject.modeless:
         return Unanswered(context.subject.modeless, "give f(x, training=...)").not_applicable(NAME)
-    if refusal := only_size(context.subject):
-        return Unanswered(refusal).not_applicable(NAME)
+    if context.only_size:
+        return Unanswered(context.only_size).not_applicable(NAME)
     if spoilt_weights(context.subject) and not has_finite_outputs(context):
         return not_finite(context, "the outputs are NaN or Inf").inconclusive(NAME)
     evaluated = as_evaluated(context)
