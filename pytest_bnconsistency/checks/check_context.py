@@ -9,6 +9,7 @@ import copy
 import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -71,7 +72,15 @@ class CheckContext:
             x, y, weight, notes = x.parts(subject.inputs())
         if x is not None:
             specs = _seen_as(subject, x)
-            given = read(x, y, specs, settings.max_rows, settings.statistics_rows, weight)
+            given = read(
+                x,
+                y,
+                specs,
+                settings.max_rows,
+                settings.statistics_rows,
+                weight,
+                partial(_takes_nan, subject),
+            )
             given = replace(given, notes=(*notes, *given.notes))
             if given.kinds:
                 subject = copy.copy(subject)
@@ -187,9 +196,16 @@ def _seen_as(subject: Subject, x: Any) -> Nest | None:
         return specs
     from pytest_bnconsistency.execution.accepted_sizes import takes
 
-    first = take_rows(read(x, None, doubles, FEWEST_ROWS).x, slice(2))
+    few = read(x, None, doubles, FEWEST_ROWS, takes_nan=partial(_takes_nan, subject))
+    first = take_rows(few.x, slice(2))
     narrow = map_nest(lambda leaf: leaf.astype(np.float32) if is_float(leaf) else leaf, first)
     return None if takes(subject, narrow) or not takes(subject, first) else doubles
+
+
+def _takes_nan(subject: Subject, x: Nest) -> bool:
+    from pytest_bnconsistency.execution.accepted_sizes import takes_nan
+
+    return takes_nan(subject, x)
 
 
 def _may_be_ids(leaf: Array) -> bool:

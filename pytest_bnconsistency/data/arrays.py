@@ -134,6 +134,12 @@ def is_float(array: Any) -> bool:
     return array.dtype.kind == "f" or str(array.dtype) == "bfloat16"
 
 
+def numbers_in(array: Array) -> Array:
+    """The elements of an array of floats that are no NaN, flat; a zero where all of them are."""
+    numbers: Array = array[~np.isnan(array)]
+    return numbers if numbers.size else np.zeros(1, array.dtype)
+
+
 def distance(mine: Array, its: Array) -> Array:
     """The distance of two arrays of one shape, element by element; inf where one is no number.
 

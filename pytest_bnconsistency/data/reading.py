@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from pytest_bnconsistency.data.arrays import (
     numpy_dtype,
     rebuild,
     rows_of,
+    take_rows,
 )
 from pytest_bnconsistency.data.rows import Data, Form, Given, Rest, some_rows
 from pytest_bnconsistency.errors import DataError
@@ -97,6 +99,7 @@ def read(
     max_rows: int,
     all_rows: int | None = None,
     weight: Any = None,
+    takes_nan: Callable[[Nest], bool] = lambda rows: False,
 ) -> Data:
     """`max_rows` rows of what the user gave, checked against the model's inputs, and the rest.
 
@@ -110,31 +113,33 @@ def read(
         max_rows: how many rows are kept in memory at most.
         all_rows: how many rows there may be with the rest; as many as `max_rows` by default.
         weight: a weight for each row of arrays, or None.
+        takes_nan: whether the model gives numbers for some rows that hold NaN.
 
     Raises:
-        DataError: no rows, shapes that don't fit, NaN or Inf, or targets of another length.
+        DataError: no rows, shapes that don't fit, Inf, NaN that the model does not take, or
+            targets of another length.
     """
     all_rows = max(max_rows, all_rows or 0)
+    clean = partial(_clean, specs=specs, takes_nan=takes_nan)
     if _is_stream(x):
         if y is not None:
             raise DataError(
                 "x is a data set and y was given as well; expected the targets inside the data "
                 "set, as (x, y) batches: leave y out"
             )
-        return _read_stream(x, specs, max_rows, max_rows if _endless(x) else all_rows)
+        return _read_stream(x, specs, clean, max_rows, max_rows if _endless(x) else all_rows)
     given = dataclasses.replace(_checked(x, y, weight, specs), form=_form(x, specs))
     total = given.rows
     if total <= max_rows:
-        return _clean(given, specs)
+        return clean(given)
     kept = some_rows(total, max_rows)
     others = np.setdiff1d(np.arange(total), kept)[: all_rows - max_rows]
     said = f"outputs and loss are those of {max_rows} of {total} rows (option max_rows)"
     if len(others) + max_rows < total:
         said += f", the statistics those of {all_rows} (option statistics_rows)"
     blocks = np.array_split(others, max(1, -(-len(others) // max_rows)))
-    rest = Rest(_Blocks(given, specs, blocks), max_rows + len(others)) if len(others) else None
-    clean = _clean(given.take(kept), specs)
-    return dataclasses.replace(clean, notes=(said,), rest=rest)
+    rest = Rest(_Blocks(given, clean, blocks), max_rows + len(others)) if len(others) else None
+    return dataclasses.replace(clean(given.take(kept)), notes=(said,), rest=rest)
 
 
 @dataclass
@@ -142,12 +147,12 @@ class _Blocks:
     """Some rows of arrays that are in memory anyway, a copy of a block at a time."""
 
     given: Data
-    specs: Nest | None
+    clean: Callable[[Data], Data]
     blocks: Sequence[Array]
 
     def __iter__(self) -> Iterator[Data]:
         for block in self.blocks:
-            yield _clean(self.given.take(block), self.specs)
+            yield self.clean(self.given.take(block))
 
 
 def _checked(x: Any, y: Any, weight: Any, specs: Nest | None) -> Data:
@@ -171,13 +176,14 @@ def _checked(x: Any, y: Any, weight: Any, specs: Nest | None) -> Data:
     return Data(x, y, weight)
 
 
-def _clean(given: Data, specs: Nest | None) -> Data:
-    _check_finite(given)
+def _clean(given: Data, specs: Nest | None, takes_nan: Callable[[Nest], bool]) -> Data:
+    _check_finite(given, takes_nan)
     seen = _as_model_sees(given.x, specs)
     for leaf, array in zip(flatten(seen), flatten(given.x), strict=True):
-        if leaf.dtype != array.dtype and not np.isfinite(leaf).all():
+        if leaf.dtype != array.dtype and np.isinf(leaf).any():
+            largest = np.nanmax(np.abs(array))
             raise DataError(
-                f"x has numbers as large as {np.abs(array).max():.2g}, which {leaf.dtype} can't "
+                f"x has numbers as large as {largest:.2g}, which {leaf.dtype} can't "
                 "hold, as the model takes it; expected smaller ones"
             )
     return dataclasses.replace(given, x=seen)
@@ -189,7 +195,13 @@ EMPTY = 1000
 """After so many batches in a row that are empty, no other is waited for."""
 
 
-def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) -> Data:
+def _read_stream(
+    stream: Any,
+    specs: Nest | None,
+    clean: Callable[[Data], Data],
+    max_rows: int,
+    all_rows: int,
+) -> Data:
     given = _batches(stream)
     start = list(itertools.islice(given, 1))
     batches = _parts(itertools.chain(start, given))
@@ -201,14 +213,15 @@ def _read_stream(stream: Any, specs: Nest | None, max_rows: int, all_rows: int) 
     joined = [join([part[i] for part in full], names[i]) for i in range(len(full[0]))]
     x, y, weight = _three(joined)
     joint = _checked(x, y, weight, specs)
-    head = _clean(joint.take(slice(0, max_rows)), specs)
+    head = clean(joint.take(slice(0, max_rows)))
     form = dataclasses.replace(
         _form(full[0][0], specs), streamed=True, only_x=not isinstance(start[0], tuple)
     )
     rest = None
     if sum(sizes) >= max_rows < all_rows:
         over = joint.take(slice(max_rows, None)) if joint.rows > max_rows else None
-        rest = Rest(_remaining(over, batches, specs, all_rows - max_rows))
+        following = _following(over, batches, specs)
+        rest = Rest(map(clean, _limited(following, all_rows - max_rows)))
     notes: tuple[str, ...] = ()
     if sum(sizes) > max_rows or rest is not None:
         notes = (f"outputs and loss are those of the first {max_rows} rows (option max_rows)",)
@@ -247,23 +260,22 @@ def _kept(
     return parts, sizes, max_rows
 
 
-def _remaining(
-    over: Data | None, batches: Iterator[tuple[Any, ...]], specs: Nest | None, limit: int
+def _following(
+    over: Data | None, batches: Iterator[tuple[Any, ...]], specs: Nest | None
 ) -> Iterator[Data]:
-    """Batch after batch, `limit` rows in all; empty batches left out."""
+    """What is left of the batches that were kept, and those that follow; empty ones left out."""
+    if over is not None:
+        yield over
+    for part in batches:
+        if rows_of(as_arrays(part[0], "x")):
+            yield _checked(*_three(part), specs)
 
-    def following() -> Iterator[Data]:
-        if over is not None:
-            yield over
-        for part in batches:
-            if rows_of(as_arrays(part[0], "x")):
-                x, y, weight = _three(part)
-                yield _checked(x, y, weight, specs)
 
-    for batch in following():
-        cut = batch.take(slice(0, limit)) if batch.rows > limit else batch
-        limit -= cut.rows
-        yield _clean(cut, specs)
+def _limited(batches: Iterator[Data], limit: int) -> Iterator[Data]:
+    """Batch after batch, `limit` rows in all."""
+    for batch in batches:
+        yield batch.take(slice(0, limit)) if batch.rows > limit else batch
+        limit -= batch.rows
         if limit <= 0:
             return
 
@@ -441,13 +453,14 @@ def _keras_adjusts(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bo
     return added or (shape[-1:] == (1,) and fits(shape[:-1], wanted))
 
 
-def _check_finite(given: Data) -> None:
+def _check_finite(given: Data, takes_nan: Callable[[Nest], bool]) -> None:
     for name, nest in (("x", given.x), ("y", given.y)):
         for leaf in flatten(nest) if nest is not None else []:
             if not is_float(leaf):
                 continue
             bad = ~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)
-            if bad.any():
+            missing = name == "x" and not np.isinf(leaf).any()
+            if bad.any() and not (missing and takes_nan(take_rows(nest, bad))):
                 raise DataError(
                     f"{name} has NaN or Inf in {int(bad.sum())} of {len(bad)} rows (the first is "
                     f"row {int(bad.argmax())}); expected finite numbers: drop those rows, the "

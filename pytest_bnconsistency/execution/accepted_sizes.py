@@ -13,6 +13,7 @@ import tensorflow as tf
 from pytest_bnconsistency.data.arrays import (
     Nest,
     Spec,
+    all_finite,
     fits,
     flatten,
     is_float,
@@ -153,6 +154,26 @@ def takes(subject: Subject, x: Nest) -> bool:
     except Exception:
         return False
     return True
+
+
+MISSING = 32
+"""So many of the rows that hold NaN are tried."""
+
+
+def takes_nan(subject: Subject, x: Nest) -> bool:
+    """Whether inference gives finite numbers for rows `x` that hold NaN.
+
+    A model does that fills in what is missing; of labels it isn't seen.
+    """
+    count = subject.declared_rows() or min(rows_of(x), MISSING)
+    some = take_rows(x, np.arange(count) % rows_of(x))
+    try:
+        with preserve_state(subject):
+            outputs = subject.forward(map_nest(tf.convert_to_tensor, some), False)
+    except Exception:
+        return False
+    floats = [array for array in map(np.asarray, flatten(outputs)) if is_float(array)]
+    return bool(floats) and all_finite(floats)
 
 
 def _has_rows_of(x: Nest, output: Any) -> bool:

@@ -16,6 +16,7 @@ from pytest_bnconsistency.data.arrays import (
     is_float,
     is_text,
     map_nest,
+    numbers_in,
     rows_of,
     take_rows,
 )
@@ -184,7 +185,8 @@ def _make_non_finite(x: Nest, row: int, value: float) -> None:
 
 def _redrawn(leaf: Array, row: int, rng: np.random.Generator) -> Array:
     if is_float(leaf):
-        normal = rng.standard_normal(leaf.shape[1:]) * (leaf.std() or 1.0) + leaf.mean()
+        numbers = numbers_in(leaf)
+        normal = rng.standard_normal(leaf.shape[1:]) * (numbers.std() or 1.0) + numbers.mean()
         return np.asarray(normal, leaf.dtype)
     if is_text(leaf):
         return np.asarray(rng.choice(leaf.ravel(), leaf.shape[1:]), object)
@@ -200,7 +202,9 @@ def _hundredfold(leaf: Array, row: int, rng: np.random.Generator) -> Array:
 
 
 def _constant(leaf: Array, row: int, rng: np.random.Generator) -> Array:
-    return np.full_like(leaf[row], max(leaf.flat) if is_text(leaf) else leaf.max())
+    if is_text(leaf):
+        return np.full_like(leaf[row], max(leaf.flat))
+    return np.full_like(leaf[row], (numbers_in(leaf) if is_float(leaf) else leaf).max())
 
 
 def _duplicated(leaf: Array, row: int, rng: np.random.Generator) -> Array:

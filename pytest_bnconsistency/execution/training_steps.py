@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Nest, distance, is_float, map_nest
+from pytest_bnconsistency.data.arrays import Array, Nest, distance, is_float, map_nest, numbers_in
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import BNConsistencyError, DataError, StepError
 from pytest_bnconsistency.execution.graphs import as_written
@@ -248,7 +248,8 @@ def shifted(x: Nest) -> Nest:
     def move(leaf: Array) -> Array:
         if not is_float(leaf):
             return leaf
-        moved: Array = (leaf + leaf.dtype.type(SHIFT * (leaf.std() or 1.0))).astype(leaf.dtype)
+        by = leaf.dtype.type(SHIFT * (numbers_in(leaf).std() or 1.0))
+        moved: Array = (leaf + by).astype(leaf.dtype)
         return moved
 
     return map_nest(move, x)

@@ -55,7 +55,8 @@ def inject_into(x: Nest, share: float) -> Nest:
     def inject(leaf: Array) -> Array:
         injected: Array = leaf.copy()
         if is_float(leaf):
-            injected[0] += (share * leaf.astype(np.float64).mean(0)).astype(leaf.dtype)
+            numbers = np.nan_to_num(leaf.astype(np.float64))
+            injected[0] += (share * numbers.mean(0)).astype(leaf.dtype)
         return injected
 
     return map_nest(inject, x)
