@@ -358,8 +358,6 @@ class Pass:
         self.structure = map_nest(lambda leaf: leaf is not None, outputs)
         leaves = [leaf for leaf in flatten(outputs) if leaf is not None]
         flat = [self._dense(leaf) for leaf in leaves]
-        behind = {index: getattr(leaf, LOGITS, None) for index, leaf in enumerate(leaves)}
-        logits = {index: found for index, found in behind.items() if found is not None}
         records = seen.records
         if (record := self.instrument.finish(flat)) is not None:
             records = [*records, record]
@@ -370,7 +368,7 @@ class Pass:
         self._record_sizes = [None if record is None else len(record) for record in records]
         self._output_count = len(flat)
         recorded = [tensor for record in records if record is not None for tensor in record]
-        return flat, recorded, logits
+        return flat, recorded, _logits_behind(leaves)
 
     def _dense(self, output: Any) -> Any:
         remedies = {
@@ -383,6 +381,11 @@ class Pass:
                 f"expected dense outputs: give a function around the model that returns {remedy}"
             )
         return tf.convert_to_tensor(output)
+
+
+def _logits_behind(outputs: Sequence[Any]) -> dict[int, Any]:
+    behind = {index: getattr(output, LOGITS, None) for index, output in enumerate(outputs)}
+    return {index: logits for index, logits in behind.items() if logits is not None}
 
 
 def neutralised(

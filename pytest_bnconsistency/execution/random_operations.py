@@ -76,14 +76,19 @@ def standing(
         if within:
             innermost = min(within, key=lambda span: span.end - span.start)
             layers[id(innermost.call.layer)] = innermost.call.layer
-            continue
-        before = [span for span in spans if span.end <= index]
-        after = [span for span in spans if span.start > index]
-        outside[name] = (
-            max(before, key=lambda s: s.end).call.label if before else "the model's input",
-            min(after, key=lambda s: s.start).call.label if after else "the model's output",
-        )
+        else:
+            outside[name] = _between(index, spans)
     return list(layers.values()), outside
+
+
+def _between(index: int, spans: Sequence[Span]) -> tuple[str, str]:
+    """The labels of the calls before and behind a place in the graph."""
+    before = [span for span in spans if span.end <= index]
+    after = [span for span in spans if span.start > index]
+    return (
+        max(before, key=lambda s: s.end).call.label if before else "the model's input",
+        min(after, key=lambda s: s.start).call.label if after else "the model's output",
+    )
 
 
 def _random_operations(

@@ -117,11 +117,9 @@ def inventory(
         tracked: the statistics that training moves, found by what they do.
         kind_of: says what a layer normalises by that holds no statistics, by a call of it.
     """
-    ran = [run for run in (call, training) if run is not None]
-    calls = {layer: calls for run in ran for layer, calls in run.calls.items()}
-    keeping_shape = {layer for run in ran for layer in run.keeping_shape}
     stateful = {id(n.layer): n for n in by_behaviour(list(normalization_layers(subject)), tracked)}
     runs = _Runs(call, predict, training)
+    calls, keeping_shape = runs.calls, runs.keeping_shape
     facts, order = [], [*calls, *(key for key in stateful if key not in calls)]
     for key in order:
         if key in stateful:
@@ -140,6 +138,20 @@ class _Runs:
     call: Ran | None
     predict: Uses | None
     training: Ran | None
+
+    @property
+    def calls(self) -> dict[int, Sequence[Call]]:
+        """The calls of each layer, by identity."""
+        return {layer: calls for run in self._seen for layer, calls in run.calls.items()}
+
+    @property
+    def keeping_shape(self) -> set[int]:
+        """The layers, by identity, that give what they take the shape of."""
+        return {layer for run in self._seen for layer in run.keeping_shape}
+
+    @property
+    def _seen(self) -> list[Ran]:
+        return [run for run in (self.call, self.training) if run is not None]
 
     def modes(self, statistics: frozenset[int]) -> Modes:
         """The modes of a layer that holds these variables."""

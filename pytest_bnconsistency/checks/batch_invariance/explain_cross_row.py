@@ -54,17 +54,8 @@ def across_rows(
     if proven is not None:
         cause, tested = proven
         return Explanation(cause=cause, tested=tested, remedy=remedy, established=True)
-    if call is not None and (crossing := _given_single_rows(seen, x, variant, call, tries)):
-        return Explanation(
-            cause=f"{_shown_of([c.label for c in crossing], 'layer')} compute across the rows of "
-            "their batch",
-            tested="given one row at a time, they leave every kept row with the same bits in "
-            "every layer and output",
-            remedy=_over_features(
-                crossing if len(crossing) <= SHOWN else [], moves_state=bool(moved)
-            ),
-            established=True,
-        )
+    if call is not None and (several := _several(seen, x, variant, call, tries, bool(moved))):
+        return several
     by = f"; the first operation that differs is {operation}" if operation else ""
     complete = f"not established; the rows mix here: {_how_known(origin)}"
     tried = "inference mode forced on every layer that takes one: the row still moves"
@@ -81,13 +72,23 @@ def _shown_of(names: Sequence[str], noun: str) -> str:
     return listed([*names[:SHOWN], *([counted(more, f"more {noun}")] if more > 0 else [])])
 
 
-def _given_single_rows(
-    seen: Pass, x: Nest, variant: BatchVariant, first: Call, tries: Tries
-) -> Sequence[Call]:
-    """The layers, several, that mix rows and no longer do if each gets one row at a time."""
+def _several(
+    seen: Pass, x: Nest, variant: BatchVariant, first: Call, tries: Tries, moves_state: bool
+) -> Explanation | None:
+    """The layers that mix rows, and no longer do if each gets one row at a time."""
     if not tries.may("further layers given one row at a time"):
-        return []
-    return localise.cross_row_layers(seen, x, variant, first, seen.reaching_outputs())
+        return None
+    crossing = localise.cross_row_layers(seen, x, variant, first, seen.reaching_outputs())
+    if not crossing:
+        return None
+    return Explanation(
+        cause=f"{_shown_of([c.label for c in crossing], 'layer')} compute across the rows of "
+        "their batch",
+        tested="given one row at a time, they leave every kept row with the same bits in every "
+        "layer and output",
+        remedy=_over_features(crossing if len(crossing) <= SHOWN else [], moves_state=moves_state),
+        established=True,
+    )
 
 
 def _patched(

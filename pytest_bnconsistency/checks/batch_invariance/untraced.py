@@ -27,28 +27,47 @@ def untraced(
 
     Code that asks for the number of rows, or for a value, finds none in a trace for any rows.
     """
-    name, calls = context.subject.call_text(False), entry_points.calls_of(context)
+    name = context.subject.call_text(False)
     place = next(i for i, (_, judged) in enumerate(groups) if name in judged.names)
     traced, judged = groups[place]
-    seen = traced.observed
-    answered = seen is None or not seen.deterministic or judged.fails or judged.random
-    if answered or not entry_points.runs_own_code(context):
+    found = None
+    if _may_differ(context, judged):
+        found = _failing_outside(context, name, judged, noise, joint)
+    if found is None:
         return list(groups)
-    called = entry_points.entry(context, name)
-    c = Comparing(context, called, None, noise)
-    whole = refused(c, 0, rows_of(c.x))
-    if whole is None and (among_others := _moved_by_others(context, noise, joint)):
-        called, eager = among_others
-    elif in_sizes := [whole] if whole is not None else _failing_in_small_batches(c):
-        eager = Judged([], seen, untraced=True, in_sizes=in_sizes)
-    else:
-        return list(groups)
+    called, eager = found
     # What the library runs without a trace is what was tried here.
+    calls = entry_points.calls_of(context)
     outside = [n for n in judged.names if n in calls or context.subject.runs_eagerly]
     remaining = replace(judged, names=[n for n in judged.names if n not in outside])
     remaining = replace(remaining, names=[*remaining.names, traced.name])
     eager = replace(eager, names=outside)
     return [*groups[:place], (traced, remaining), *groups[place + 1 :], (called, eager)]
+
+
+def _may_differ(context: CheckContext, judged: Judged) -> bool:
+    """Whether code of the user's own passed in a trace."""
+    traced = judged.observed is not None and judged.observed.deterministic
+    passed = not judged.fails and not judged.random
+    return traced and passed and entry_points.runs_own_code(context)
+
+
+def _failing_outside(
+    context: CheckContext,
+    name: str,
+    judged: Judged,
+    noise: Noise,
+    joint: Sequence[BatchVariant],
+) -> tuple[Entry, Judged] | None:
+    called = entry_points.entry(context, name)
+    c = Comparing(context, called, None, noise)
+    whole = refused(c, 0, rows_of(c.x))
+    if whole is None and (among_others := _moved_by_others(context, noise, joint)):
+        return among_others
+    in_sizes = [whole] if whole is not None else _failing_in_small_batches(c)
+    if not in_sizes:
+        return None
+    return called, Judged([], judged.observed, untraced=True, in_sizes=in_sizes)
 
 
 def _failing_in_small_batches(c: Comparing) -> list[InSize]:

@@ -59,19 +59,8 @@ def explain(m: Measured, bound: str) -> Finding:
         f"with the population statistics of this data, {scores_of(m.population)}: {m.closed:.0%} "
         "of the distance to training is gone"
     )
-    cause, tries = non_finite(m) or unstable(m), Tries()
-    if cause is None:
-        cause = causes.predicted(m, tries)
-        if cause is None or cause.rule not in WRITTEN:
-            cause = negative(m) or cause
-    if cause is None and tries.complete and m.biased:
-        cause = next(stale(m), None)  # sure by arithmetic, whatever else is in the statistics
-    if cause is None and tries.complete:
-        cause = tries.found("weights scaled after training", partial(scaled, m), None)
-    if cause is None and m.step:
-        cause = tries.found("the model's own training steps", partial(lagging, m), None)
-    if cause is None and tries.complete and not likely(m):
-        cause = all_set_back(m)
+    tries = Tries()
+    cause = next(filter(None, (found(m, tries) for found in CAUSES)), None)
     layers = attribution.attributed(
         m.inference, m.data, m.tracked, m.moving, m.reference, m.updates, shares_against_count(m)
     )
@@ -80,6 +69,42 @@ def explain(m: Measured, bound: str) -> Finding:
     proof = "; ".join(filter(None, (cause.explanation.tested, tested)))
     proven = replace(cause, explanation=replace(cause.explanation, tested=proof))
     return _finding(m, proven, bound, layers)
+
+
+def _unusable(m: Measured, tries: Tries) -> Cause | None:
+    return non_finite(m) or unstable(m)
+
+
+def _written(m: Measured, tries: Tries) -> Cause | None:
+    cause = causes.predicted(m, tries)
+    if cause is not None and cause.rule in WRITTEN:
+        return cause
+    return negative(m) or cause
+
+
+def _stale(m: Measured, tries: Tries) -> Cause | None:
+    """Sure by arithmetic, whatever else is in the statistics."""
+    return next(stale(m), None) if tries.complete and m.biased else None
+
+
+def _scaled(m: Measured, tries: Tries) -> Cause | None:
+    if not tries.complete:
+        return None
+    return tries.found("weights scaled after training", partial(scaled, m), None)
+
+
+def _lagging(m: Measured, tries: Tries) -> Cause | None:
+    if not m.step:
+        return None
+    return tries.found("the model's own training steps", partial(lagging, m), None)
+
+
+def _set_back(m: Measured, tries: Tries) -> Cause | None:
+    return all_set_back(m) if tries.complete and not likely(m) else None
+
+
+CAUSES = (_unusable, _written, _stale, _scaled, _lagging, _set_back)
+"""The first that explains what is stored is the cause: those before it are surer, or cost less."""
 
 
 def _not_established(m: Measured, tries: Tries, tested: str) -> Cause:
