@@ -129,6 +129,7 @@ def test_two_sequences_each_with_a_mask_among_the_inputs(k, blind):
         expect_failure(CHECK, model, rows, rule="BN106", cause_tested=True)
 
 
+@pytest.mark.thorough
 def test_lengths_that_are_multiples(k):
     """A sequence in patches of 4 steps: 3 more of them are refused."""
 

@@ -36,9 +36,8 @@ def passes(model, *x):
     assert any(f"batches of {ROWS} rows and no others" in note for note in result.notes)
 
 
-@pytest.mark.parametrize(
-    "given", [True, pytest.param(False, marks=pytest.mark.thorough)], ids=["given", "generated"]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("given", [True, False], ids=["given", "generated"])
 def test_a_stateful_recurrence(k, x, given):
     class Mixing(k.layers.Layer):
         def call(self, h):

@@ -64,6 +64,7 @@ class Watched(keras.layers.Layer):
         return h
 
 
+@pytest.mark.thorough
 def test_a_run_outside_of_a_trace_does_not_keep_what_layers_give():
     class Net(keras.Model):
         def __init__(self):

@@ -154,6 +154,7 @@ def test_the_generators_of_a_layer_go_on_as_without_a_check(k, x, y):
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
 def test_a_step_that_breaks_off(k, x, y, error):
     model = build(k)
@@ -359,6 +360,7 @@ def test_a_name_that_no_graph_takes_stays_in_its_own_model(x):
     assert path.count("/") == 2, path  # the model, the layer and the variable
 
 
+@pytest.mark.thorough
 def test_a_map_that_no_trace_takes_leaves_strategies_as_they_are(x):
     def model(rows):
         return tf.map_fn(lambda row: row * float(rows[0, 0]), rows)

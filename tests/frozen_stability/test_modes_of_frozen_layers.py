@@ -79,6 +79,7 @@ def test_what_a_frozen_layer_does_in_training_mode(k, in_training, cause, remedy
     expect_pass(CHECK, model_of(k, None), x, y)
 
 
+@pytest.mark.thorough
 def test_a_block_is_not_blamed_for_the_layer_inside(k, x, y):
     inner = k.layers.BatchNormalization(name="inner")
     model = model_of(k, None, inner=inner)

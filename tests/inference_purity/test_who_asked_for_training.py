@@ -127,6 +127,7 @@ def defaults_reach(model):
     return moved
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("around", "default", "path"),
     [(nested, crop, "inner/first"), (flat, resize, "first"), (nested, shifted, "inner/second")],
@@ -145,6 +146,7 @@ def test_a_default_that_reaches_through_nested_models(around, default, path):
         expect_pass(check, around(lambda h: head()(h)))
 
 
+@pytest.mark.thorough
 def test_a_call_that_asks_for_training_behind_a_default():
     """The default does nothing: the call that follows says itself what to do."""
     model = flat(lambda h: head()(resize(h), training=True))
@@ -170,6 +172,7 @@ def drop():
     return keras.layers.Dropout(0.0, name="drop")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("asked", [(frozen,), (drop, frozen)])
 @pytest.mark.parametrize("norm", [head, lambda: keras.layers.BatchNormalization(name="bn")])
 def test_training_that_is_asked_for_of_layers_that_it_does_not_touch(asked, norm):

@@ -45,6 +45,7 @@ def network(policy, leak=0.0):
         keras.config.set_dtype_policy(before)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("policy", PRECISIONS)
 def test_every_precision_passes_and_a_leak_in_it_does_not(policy, images):
     for check in ("batch_invariance", "inference_purity"):

@@ -84,6 +84,7 @@ def network(mask, share):
     return keras.Model(ids, keras.layers.Dense(2)(keras.layers.Lambda(sized, name="sized")(h)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MASKS)
 def test_a_size_that_matters_is_not_hidden_by_a_mask(name):
     expect_failure(CHECK, network(MASKS[name], 3e-4), IDS, rule="BN104")

@@ -60,6 +60,7 @@ class Compiled(Net):
         return self.middle(self.norms[0](x, is_training) @ self.kernel)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [Net, Compiled])
 def test_a_module_that_mixes_rows(rows, kind):
     finding = expect_failure(BATCH, kind(centred), rows, rule="BN101", layer="net")

@@ -52,6 +52,7 @@ def test_channels_that_were_brought_to_another_axis(k, between):
     fails(of(2, 1, 3), axis=1)
 
 
+@pytest.mark.thorough
 def test_the_steps_of_a_sequence(k):
     def of(axis, *between):
         conv, bn = k.layers.Conv1D(3, 3), along(k, axis)

@@ -35,6 +35,7 @@ def small():
     return (0.01 * x).astype(np.float32), y
 
 
+@pytest.mark.thorough
 def test_weights_of_another_framework(k, small):
     ported = net(k, 1e-5)
     moved(ported, *small)

@@ -66,6 +66,7 @@ def many():
     return np.random.default_rng(0).normal(3, 2, (512, 4)).astype(np.float32)
 
 
+@pytest.mark.thorough
 def test_dropout_that_feeds_a_normaliser(k, disagrees, many):
     model = linear(k, 0.99, [k.layers.Dropout(0.5, name="drop")])
     settled(model, split(many, 64), 100)

@@ -76,6 +76,7 @@ def test_fewer_rows_never_pass_it():
     assert verdict(inverted_residuals(), x, batch_size=16) != "passed"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [8, 15])
 def test_easy_rows_are_too_few_to_clear_statistics_that_are_not_theirs(k, rows):
     k.utils.set_random_seed(0)
@@ -340,6 +341,7 @@ class ByBatch(L.Layer):
         return (x - tf.reduce_mean(x, 0)) / (tf.math.reduce_std(x, 0) + 1e-3)
 
 
+@pytest.mark.thorough
 def test_rows_that_hang_on_their_batch_in_training_alone():
     x, y = digits()
     x = 50 * x + 20

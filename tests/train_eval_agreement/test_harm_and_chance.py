@@ -188,6 +188,7 @@ def test_neither_is_harm_that_may_be_below_the_tolerance():
     assert proven(found, by_targets=True) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("loss", ["of shares", "of logits", "squared"])
 def test_what_one_number_decides_is_counted(k, loss):
     """A net that knows little: its loss hardly moves where many of its decisions are wrong."""

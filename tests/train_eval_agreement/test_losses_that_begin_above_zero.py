@@ -42,6 +42,7 @@ def trained(k, kind):
     return model, x, y
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["counts", "shares", "penalty"])
 def test_statistics_that_are_stale(k, kind, disagrees):
     model, x, y = trained(k, kind)

@@ -34,6 +34,7 @@ def kernels(model):
     return [weight for weight in model.trainable_weights if len(weight.shape) > 1]
 
 
+@pytest.mark.thorough
 def test_an_average_that_the_optimizer_puts_in_at_the_end(k, digits):
     model = trained(k, digits, use_ema=True, ema_momentum=0.99)
     finding = expect_failure(

@@ -37,12 +37,14 @@ def trained(momentum, epochs):
     return model, x, y
 
 
+@pytest.mark.thorough
 def test_statistics_of_parts_that_are_right_pass():
     model, x, y = trained(momentum=0.9, epochs=20)
     expect_pass(CHECK, model, x, y)
     assert not expect_pass("statistics_health", model, x, y).notes
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("epochs", [5])
 def test_statistics_of_parts_that_begin_to_move_fail(disagrees, epochs):
     model, x, y = trained(momentum=0.99, epochs=epochs)

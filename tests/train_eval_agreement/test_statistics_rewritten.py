@@ -189,6 +189,7 @@ def barely_trained(k):
     return model, x, y
 
 
+@pytest.mark.thorough
 def test_a_deviation_stored_beside_what_is_left_of_the_initial_values(k, disagrees):
     model, x, y = barely_trained(k)
     rewrite([v for v in vectors(model, "bn0", "bn1") if "variance" in v.name], np.sqrt)
@@ -206,6 +207,7 @@ def test_a_deviation_stored_by_a_net_of_which_few_updates_are_counted(k, disagre
     assert "of bn0 and bn1 is the square root" in disagrees(model, x, y, rule=FORM).cause
 
 
+@pytest.mark.thorough
 def test_initial_values_are_no_deviation(k, disagrees):
     model, x, y = barely_trained(k)
     for index, variable in enumerate(vectors(model, "bn0", "bn1")):

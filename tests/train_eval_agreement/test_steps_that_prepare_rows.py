@@ -74,6 +74,7 @@ def trained(kind, epochs=15):
     return model, x.astype("float32"), y
 
 
+@pytest.mark.thorough
 def test_evaluation_is_judged_by_the_rows_that_its_step_gives_the_model():
     model, x, y = trained(Prepares)
     with leaves_no_trace(model, x, y):

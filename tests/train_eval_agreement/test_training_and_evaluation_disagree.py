@@ -402,6 +402,7 @@ def digits(k, momentum):
     return model
 
 
+@pytest.mark.thorough
 def test_statistics_that_lag_behind_the_weights(k, disagrees):
     images, y = load_digits(return_X_y=True)
     x = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)

@@ -82,6 +82,7 @@ def test_weights_and_statistics_in_another_order(k, disagrees, x, order, said):
     assert "recalibrate" not in finding.remedy, "the weights are in the wrong place as well"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("names", [("bn0", "bn1"), ("bn0",)])
 def test_weights_in_each_others_place(k, disagrees, x, names):
     """Statistics stay where they are; those behind are of what the right weights gave."""
@@ -106,9 +107,8 @@ def test_one_layer_in_another_order(k, disagrees, x, name):
     assert finding.layer == name
 
 
-@pytest.mark.parametrize(
-    "source", ["moving_variance", pytest.param("beta", marks=pytest.mark.thorough)]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("source", ["moving_variance", "beta"])
 def test_a_mean_that_is_a_copy_of_another_vector(k, disagrees, x, source):
     model = net(k, x)
     bn = model.get_layer("bn1")
@@ -155,6 +155,7 @@ def test_a_statistic_that_is_kept_twice_is_no_copy(k, disagrees, x):
     disagrees(model, 255 * x, rule="BN209")
 
 
+@pytest.mark.thorough
 def test_vectors_in_their_own_places_pass(k, x):
     model = net(k, x)
     expect_pass(CHECK, model, x)

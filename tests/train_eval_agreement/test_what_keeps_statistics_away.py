@@ -91,6 +91,7 @@ def draws_to_one(model):
         weight.assign(0.9 * weight + 0.1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("k", "fault"), [(tf_keras, decays), (keras, clips), (keras, draws_to_one)]
 )
@@ -355,6 +356,7 @@ def test_updates_are_counted_though_the_step_draws_random_numbers(k, data, noise
     assert warned == ({SEVERAL} if twice else set())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("k", [keras, tf_keras], ids=["keras", "tf_keras"])
 def test_the_code_of_a_model_may_draw_before_a_layer(k, data):
     class Drawing(k.Model):
