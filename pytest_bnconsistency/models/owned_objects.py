@@ -102,6 +102,11 @@ def name_of(layer: Any) -> str:
     return str(getattr(layer, "name", None) or type(layer).__name__)
 
 
+def widens(layer: Any) -> bool:
+    """Whether a layer that draws random numbers is dropout or noise, and does so at all."""
+    return bool(getattr(layer, "rate", None) or getattr(layer, "stddev", None))
+
+
 def is_of_library(layer: Any) -> bool:
     """Whether a layer runs a library's code only: that of its class, and of what it may call."""
     attributes = getattr(layer, "__dict__", {}).values()

@@ -82,6 +82,36 @@ def test_dropout_that_feeds_a_normaliser(k, disagrees, many):
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("drop", "put drop after the last normalization layer"), ("turned", "weaken turned")],
+)
+def test_the_random_layers_that_feed_a_normaliser_and_no_others(k, many, name, said):
+    images = np.repeat(many[:, :, None, None] * [[1.0], [3.0], [9.0], [27.0]], 4, axis=2)
+    images = images.astype(np.float32)
+    layers = {
+        "drop": k.layers.Dropout(0.5, name="drop"),
+        "turned": k.layers.RandomRotation(0.5, fill_mode="constant", name="turned"),
+    }
+    model = k.Sequential(
+        [
+            k.Input(images.shape[1:]),
+            layers[name],
+            k.layers.Flatten(),
+            k.layers.BatchNormalization(momentum=0.99, name="bn"),
+            k.layers.Dropout(0.2, name="behind"),
+            k.layers.Dense(2),
+        ]
+    )
+    model.compile("sgd", "mse")
+    settled(model, split(images, 64), 100)
+    y = targets(model, images.reshape(len(images), -1))
+    finding = expect_failure(CHECK, model, images, y, rule=VARIANCE_SHIFT, layer="bn")
+    assert finding.cause.startswith(f"{name} feeds a normalization layer")
+    assert finding.remedy == f"{said}; or recalibrate(model, x)"
+
+
+@pytest.mark.thorough
 def test_dropout_before_two_normalization_layers_in_a_row(k, disagrees, many):
     """With dropout on it is a call more, and what is recorded of a layer stands elsewhere."""
     first = k.layers.BatchNormalization(momentum=0.99, name="first")

@@ -13,7 +13,7 @@ from pytest_bnconsistency.checks.unusable_statistics import Why
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.stored_statistics import NormalizationLayer
 from pytest_bnconsistency.models import Subject
-from pytest_bnconsistency.models.owned_objects import name_of
+from pytest_bnconsistency.models.owned_objects import name_of, widens
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.rules.catalogue import Rule
@@ -215,7 +215,11 @@ def _fed_by_noise(
     random_before: Callable[[Any], Iterable[Any]],
 ) -> Iterator[Finding]:
     """Dropout or noise before a normalization layer, as far as what stands before it is known."""
-    before = {n.path: _noisy(random_before(n.layer)) for n in normalization_layers if n.trainable}
+    before = {
+        n.path: list(filter(widens, random_before(n.layer)))
+        for n in normalization_layers
+        if n.trainable
+    }
     fed = [n for n in normalization_layers if before.get(n.path)]
     if fed:
         feeding = dict.fromkeys(name_of(layer) for n in fed for layer in before[n.path])
@@ -227,10 +231,6 @@ def _fed_by_noise(
             "dropout and noise widen what training sees",
             "put dropout and noise after the last normalization layer",
         )
-
-
-def _noisy(layers: Iterable[Any]) -> list[Any]:
-    return [x for x in layers if getattr(x, "rate", None) or getattr(x, "stddev", None)]
 
 
 def _tried(subject: Subject, n: NormalizationLayer, why: Why) -> Explanation:

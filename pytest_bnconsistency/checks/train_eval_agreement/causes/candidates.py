@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.batches import in_batches
 from pytest_bnconsistency.measurement.batch_statistics import batch_statistics
-from pytest_bnconsistency.models.owned_objects import name_of
+from pytest_bnconsistency.models.owned_objects import name_of, widens
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
 
@@ -96,18 +97,30 @@ def _variance_shift(m: Measured) -> Iterator[Cause]:
     values = m.noisy
     if values is None:
         return
-    drawing = dict.fromkeys(name_of(layer) for layer in m.training.random_layers)
-    feed = "feeds" if len(drawing) == 1 else "feed"
+    fed = m.training.fed_by_random
+    feeding = {id(layer): layer for t in m.tracked for layer in fed.get(id(t.layer), ())}
+    drawing = list(feeding.values()) or m.training.random_layers  # only a trace tells what feeds
+    widening = _names(layer for layer in drawing if widens(layer))
+    others = _names(layer for layer in drawing if not widens(layer))
+    remedies = [
+        *([f"put {listed(widening)} after the last normalization layer"] if widening else []),
+        *([f"weaken {listed(others)}"] if others else []),
+        "recalibrate(model, x)",
+    ]
+    names = _names(drawing)
     yield Cause.tested(
         rules.VARIANCE_SHIFT,
-        cause=f"{listed(drawing)} {feed} a normalization layer: its statistics were taken with "
-        "random layers on, and evaluation runs with them off",
+        cause=f"{listed(names)} {'feeds' if len(names) == 1 else 'feed'} a normalization layer: "
+        "its statistics were taken with random layers on, and evaluation runs with them off",
         tested="the stored statistics are those with the random layers on, not those with them "
         "off",
-        remedy="put dropout and noise after the last normalization layer; or recalibrate(model, "
-        "x)",
+        remedy="; or ".join(remedies),
         share=max(m.explained(values), _variances_explained(m, values)),
     )
+
+
+def _names(layers: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(map(name_of, layers)))
 
 
 def _variances_explained(m: Measured, values: Sequence[Array]) -> float:
