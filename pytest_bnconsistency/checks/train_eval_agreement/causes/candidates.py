@@ -100,13 +100,6 @@ def _variance_shift(m: Measured) -> Iterator[Cause]:
     fed = m.training.fed_by_random
     feeding = {id(layer): layer for t in m.tracked for layer in fed.get(id(t.layer), ())}
     drawing = list(feeding.values()) or m.training.random_layers  # only a trace tells what feeds
-    widening = _names(layer for layer in drawing if widens(layer))
-    others = _names(layer for layer in drawing if not widens(layer))
-    remedies = [
-        *([f"put {listed(widening)} after the last normalization layer"] if widening else []),
-        *([f"weaken {listed(others)}"] if others else []),
-        "recalibrate(model, x)",
-    ]
     names = _names(drawing)
     yield Cause.tested(
         rules.VARIANCE_SHIFT,
@@ -114,8 +107,21 @@ def _variance_shift(m: Measured) -> Iterator[Cause]:
         "its statistics were taken with random layers on, and evaluation runs with them off",
         tested="the stored statistics are those with the random layers on, not those with them "
         "off",
-        remedy="; or ".join(remedies),
+        remedy=_without_shift(drawing),
         share=max(m.explained(values), _variances_explained(m, values)),
+    )
+
+
+def _without_shift(drawing: Sequence[Any]) -> str:
+    """What to do about random layers: what augments can't stand behind a normalization layer."""
+    widening = _names(layer for layer in drawing if widens(layer))
+    others = _names(layer for layer in drawing if not widens(layer))
+    return "; or ".join(
+        [
+            *([f"put {listed(widening)} after the last normalization layer"] if widening else []),
+            *([f"weaken {listed(others)}"] if others else []),
+            "recalibrate(model, x)",
+        ]
     )
 
 
