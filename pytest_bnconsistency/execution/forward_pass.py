@@ -38,6 +38,7 @@ from pytest_bnconsistency.execution.state import Variables, reachable_variables
 from pytest_bnconsistency.execution.traces import note_trace
 from pytest_bnconsistency.execution.variable_uses import Uses, variable_uses
 from pytest_bnconsistency.models import Call, Subject
+from pytest_bnconsistency.models.owned_objects import name_of
 from pytest_bnconsistency.models.refusals import as_sentence
 
 Found = TypeVar("Found")
@@ -298,6 +299,15 @@ class Pass:
             own = {id(c): c for t in given for c in reached.get(t.op.name, {}).values()}
             found.append(sorted(own.values(), key=lambda c: places[id(c)]))
         return found
+
+    def state_calls(self) -> list[Call]:
+        """The calls of all that may hold state: of layers, and that of a model with its own."""
+        calls = [*self.calls, *self.inner_calls]
+        root = next(iter(self.subject.layers()), None)
+        if root is not None and all(call.layer is not root for call in calls):
+            mode = (self.training,)
+            calls.append(Call(root, name_of(root), 1, True, (), mode, (), {}))
+        return calls
 
     def feeding(self) -> dict[int, list[Any]]:
         """For each layer, by identity, the random layers whose outputs reach its inputs."""

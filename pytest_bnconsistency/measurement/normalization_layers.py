@@ -91,7 +91,8 @@ def _found(training: Pass, x: Any) -> tuple[list[Tracked], float]:
         return dataclasses.replace(named, cumulative=key in cumulative, begun=begun)
 
     every = [tracked(key, share) for key, share in kept.items()]
-    found = _recognisable([t for t in every if t.places or not t.cumulative])
+    recognised = [t for t in every if t.places or not t.cumulative]
+    found = _recognisable(recognised, training.subject.model)
     moments = [m for t in found for m in recorded_moments(t, records)]
     return found, min((m.count for m in moments), default=math.inf)
 
@@ -109,9 +110,10 @@ def as_declared(training: Pass, x: Any) -> bool:
     )
 
 
-def _recognisable(found: list[Tracked]) -> list[Tracked]:
-    # What a black box normalises inside is no input of its own.
-    known = {id(t.layer) for t in found if t.known or isinstance(t.layer, Part)}
+def _recognisable(found: list[Tracked], model: Any) -> list[Tracked]:
+    # What a black box, or a model, normalises inside is no input of its own.
+    whole = (t for t in found if isinstance(t.layer, Part) or t.layer is model)
+    known = {id(t.layer) for t in (*whole, *(t for t in found if t.known))}
     return [_with_partner(t, found) for t in found if id(t.layer) in known]
 
 

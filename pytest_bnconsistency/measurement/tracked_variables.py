@@ -132,7 +132,7 @@ def _trains(layer: Any, variable: Any) -> bool:
 def calls_by_layer(training: Pass) -> dict[int, list[Call]]:
     """The calls of each layer, by its identity; one that another runs without a call has its."""
     by_layer: dict[int, list[Call]] = {}
-    for call in [*training.calls, *training.inner_calls]:
+    for call in training.state_calls():
         by_layer.setdefault(id(call.layer), []).append(call)
     for call in training.calls:
         # A wrapper may run the layer inside without calling it.

@@ -124,7 +124,7 @@ def _frozen_above(subject: Subject, call: Call) -> str | None:
 def _all_calls(training: Pass) -> Iterator[Call]:
     """The calls of a pass; then, as if called, layers that others run, and that nobody ran."""
     subject, seen = training.subject, set()
-    calls = [*training.calls, *training.inner_calls]
+    calls = training.state_calls()
     for call in calls:
         seen.add(id(call.layer))
         yield call
@@ -136,7 +136,7 @@ def _all_calls(training: Pass) -> Iterator[Call]:
                 path = f"{call.path}/{name_of(inside)}"
                 yield Call(inside, path, 0, True, parents, called_with, (), {})
     for layer in subject.layers():
-        if id(layer) not in seen and layer is not subject.model:
+        if id(layer) not in seen:
             above = subject.above(layer)
             called_with = (None,) * (len(above) + 1)
             yield Call(layer, subject.path(layer), 0, True, above, called_with, (), {})

@@ -45,7 +45,7 @@ def warnings(tracked: Sequence[Tracked], planned: int) -> list[Finding]:
             layer=worst.path,
             layers=dict.fromkeys(t.path for t in slow),
             message=f"{planned} planned updates leave {_left(worst, planned):.1%} of the initial "
-            f"values in the statistics of {worst.path} (momentum {momentum:.3g}; so in "
+            f"values in the statistics of {worst.path} (momentum {momentum:.5g}; so in "
             f"{layers_of(slow)})",
             explanation=Explanation(
                 cause="the schedule is too short for the momentum",

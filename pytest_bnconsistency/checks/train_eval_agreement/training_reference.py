@@ -175,7 +175,7 @@ def moved(known: Estimated) -> list[Holder]:
     training = known.training
     variables = {id(variable) for variable in training.run(known.batches[0].x).moved}
     found: dict[int, Holder] = {}
-    for call in [*training.calls, *training.inner_calls] if variables else []:
+    for call in training.state_calls() if variables else []:
         for path, layer in holders(training.subject, call) if call.is_layer else ():
             tracked_here = tracked_candidates(training.subject, layer)
             if any(id(variable) in variables for variable in tracked_here):

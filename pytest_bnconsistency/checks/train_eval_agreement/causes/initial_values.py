@@ -51,7 +51,7 @@ def stale(m: Measured) -> Iterator[Cause]:
     steps = f"{m.updates} updates" if t.calls == 1 else f"{m.updates} steps of {t.calls} updates"
     proof, explained = "", m.explained(m.with_initial(m.left))
     begun = "the initial values" if certain < CERTAIN_SHARE or explained > HALF else OTHER_START
-    left = f"momentum {t.momentum:.3g} after {steps} leaves {certain:.1%} of {begun}"
+    left = f"momentum {t.momentum:.5g} after {steps} leaves {certain:.1%} of {begun}"
     if certain < CERTAIN_SHARE:
         proof, explained, is_measured = _of_little(m, certain)
         if is_measured:
@@ -75,7 +75,7 @@ def _measured(m: Measured) -> Iterator[Cause]:
     yield Cause.tested(
         rules.STALE,
         cause=f"{share:.0%} of the initial values are still in the statistics (measured; how many "
-        f"updates there were is not known; momentum {m.slowest.momentum:.3g})",
+        f"updates there were is not known; momentum {m.slowest.momentum:.5g})",
         tested="",
         remedy="train for more updates, or with a smaller momentum; or recalibrate(model, x)",
         share=min(m.explained(values), _remade(m, values, ALIKE)[1]),
@@ -183,7 +183,7 @@ def _against_count(
     return Cause.tested(
         rules.STALE,
         cause=f"{share:.0%} of the initial values are in {named} (measured), though {m.updates} "
-        f"updates at momentum {t.momentum:.3g} leave {_left_by_count(m, id(t.layer)):.1%}: they "
+        f"updates at momentum {t.momentum:.5g} leave {_left_by_count(m, id(t.layer)):.1%}: they "
         "were set back late or after training (built anew, loaded or assigned), or the updates "
         "counted were not theirs",
         tested=proof,

@@ -62,7 +62,7 @@ def lagging(m: Measured) -> Cause | None:
     initial = "" if share is None else f", {share:.1%} of the initial values left"
     return Cause.tested(
         rules.LAGGING,
-        cause=f"the moving statistics (momentum {m.slowest.momentum:.3g}{initial}) lag behind "
+        cause=f"the moving statistics (momentum {m.slowest.momentum:.5g}{initial}) lag behind "
         "weights that still moved when training ended",
         tested=f"{steps} more training steps from the population statistics leave the moving ones "
         f"{digits(now, 2)} standard deviations behind again ({digits(then, 2)} as stored); with "

@@ -40,7 +40,7 @@ def small_momentum(m: Measured) -> Iterator[Cause]:
     share = drawn.stored * sum(sizes[i] for i in quick) / sum(sizes)
     yield Cause.tested(
         rules.SMALL_MOMENTUM,
-        cause=f"momentum {m.quickest.momentum:.3g} keeps the statistics of the last batches only"
+        cause=f"momentum {m.quickest.momentum:.5g} keeps the statistics of the last batches only"
         + convention,
         tested=f"moving averages of this momentum over batches of {drawn.rows} rows are as far "
         f"from the population ({digits(drawn.now, 2)} standard deviations) as the stored ones "
@@ -57,7 +57,7 @@ def _otherwise(momentum: float) -> tuple[str, float]:
     other = 1 - momentum
     if other > MOST_MOMENTUM:  # counted the other way round it would keep all, or nearly all
         return "", USUAL_MOMENTUM
-    there = f"{momentum:.3g} there is {other:.3g} here"
+    there = f"{momentum:.5g} there is {other:.3g} here"
     convention = f" (other frameworks count it the other way round: {there})"
     return convention, max(other, USUAL_MOMENTUM)
 
