@@ -20,11 +20,15 @@ OURS = __name__.partition(".")[0]
 
 @dataclass(frozen=True)
 class Writer:
-    """`by` is an optimizer or a callback; None where code of the user's writes by itself."""
+    """`by` is an optimizer or a callback; None where code of the user's writes by itself.
+
+    `inside` are the objects, by identity, whose calls were running.
+    """
 
     kind: Literal["optimizer", "callback", "code"]
     by: Any
     place: str
+    inside: frozenset[int] = frozenset()
 
     @property
     def label(self) -> str:
@@ -87,12 +91,12 @@ def intercepted(variables: Sequence[Any], intercept: Intercept) -> Iterator[None
 
 def writer_at(frame: types.FrameType | None) -> Writer | None:
     """Who stands behind a write; None where it is a probe, which restores what it tried."""
-    place = ""
+    place, inside = "", calls_around(frame)
     while frame is not None:
         module = _module(frame)
         if module == OURS:
             break
-        owner = frame.f_locals.get("self")
+        owner = _receiver(frame)
         if hasattr(owner, "apply_gradients"):
             return Writer("optimizer", owner, place)
         if hasattr(owner, "on_train_batch_end") and hasattr(owner, "set_model"):
@@ -100,7 +104,23 @@ def writer_at(frame: types.FrameType | None) -> Writer | None:
         if not place and module not in LIBRARIES:
             place = _place(frame)
         frame = frame.f_back
-    return Writer("code", None, place) if place else None
+    return Writer("code", None, place, inside) if place else None
+
+
+def calls_around(frame: types.FrameType | None) -> frozenset[int]:
+    """The objects, by identity, whose `__call__` a frame is of, or runs in."""
+    found = set()
+    while frame is not None:
+        if frame.f_code.co_name.endswith("__call__"):
+            found.add(id(_receiver(frame)))
+        frame = frame.f_back
+    return frozenset(found)
+
+
+def _receiver(frame: types.FrameType) -> Any:
+    """What a method was called on, whatever it calls its first argument."""
+    code = frame.f_code
+    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
 
 
 def place_of(frame: types.FrameType | None) -> str:

@@ -16,7 +16,7 @@ from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.graphs import as_written
 from pytest_bnconsistency.execution.state import Variables, preserve_state, reachable_variables
 from pytest_bnconsistency.execution.training_steps import forget_training
-from pytest_bnconsistency.execution.variable_writers import intercepted, writer_at
+from pytest_bnconsistency.execution.variable_writers import calls_around, intercepted, writer_at
 from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_statistics
 from pytest_bnconsistency.models import Subject
 
@@ -166,12 +166,8 @@ class _Log:
 
     def writer(self, frame: types.FrameType) -> str:
         """Who asked for a write, empty for a call of the variable's own layer."""
-        inner: types.FrameType | None = frame
-        while inner is not None:
-            is_call = inner.f_code.co_name.endswith("__call__")
-            if is_call and inner.f_locals.get("self") is self._tracked.layer:
-                return ""
-            inner = inner.f_back
+        if id(self._tracked.layer) in calls_around(frame):
+            return ""
         writer = writer_at(frame)
         return "the training step" if writer is None else writer.label
 

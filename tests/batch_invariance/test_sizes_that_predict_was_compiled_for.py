@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
@@ -51,3 +52,20 @@ def test_all_sizes_that_were_compiled_before_the_model_changed(adapted):
     off = np.abs(model.predict(x[:7], verbose=0) - np.asarray(model(x[:7]))).max()
     verdicts = {True: "failed", False: "passed"}
     expect_verdict("inference_purity", verdicts[bool(off > 1)], model, x)
+
+
+def test_an_output_without_rows_beside_one_with_rows(k):
+    class Scaled(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = k.layers.Dense(3)
+            self.scale = tf.constant(2.0)
+
+        def call(self, x, training=None):
+            return {"embedding": self.head(x), "scale": self.scale}
+
+    model, x = Scaled(), np.random.default_rng(0).normal(3, 2, (8, 4)).astype(np.float32)
+    model(x)
+    expect_pass(CHECK, model, x)
+    model.predict_on_batch(x)
+    expect_pass(CHECK, model, x)

@@ -286,3 +286,22 @@ def test_training_mode_in_a_saved_model(x, tmp_path):
     sound = saved("sound")
     expect_pass(CHECK, sound, x)
     expect_pass("inference_purity", sound, x)
+
+
+@pytest.mark.parametrize(("rate", "verdict"), [(0.0, "failed"), (0.1, "vacuous")])
+def test_a_predict_step_in_training_mode_with_dropout_behind(k, rate, verdict):
+    """Where the step draws, none of its layers can be compared: the other calls don't clear it."""
+
+    class Sampled(k.Model):
+        def predict_step(self, data):
+            x = data[0] if isinstance(data, tuple) else data
+            return (self(x, training=True) + self(x, training=True)) / 2
+
+    inputs = k.Input((5,))
+    h = k.layers.BatchNormalization()(k.layers.Dense(6)(inputs))
+    h = k.layers.Dropout(rate)(h) if rate else h
+    model = Sampled(inputs, k.layers.Dense(2)(h))
+    x = np.random.default_rng(0).normal(2, 1, (8, 5)).astype(np.float32)
+    result = expect_verdict("batch_invariance", verdict, model, x)
+    if rate:
+        assert "second run of predict, of which no layer can be looked at" in result.summary

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pytest_bnconsistency import preserve_state
-from pytest_bnconsistency.testing import expect_failure, expect_pass
+from pytest_bnconsistency import Verdict, preserve_state
+from pytest_bnconsistency.testing import expect_failure, expect_pass, expect_verdict
 
 CHECK = "frozen_stability"
 
@@ -389,3 +389,75 @@ def test_a_step_that_can_not_run_with_other_flags(x, y):
     assert finding.remedy.startswith("set trainable = False on the layer itself")
     bn.trainable = False
     expect_pass(CHECK, model, x, y, train_step=made())
+
+
+@pytest.mark.parametrize("flag", [None, False], ids=["by mode", "by flag"])
+def test_a_teacher_that_follows_a_student(k, x, y, flag):
+    """Called with training=False it runs in inference mode, as declared, and follows by design."""
+
+    def net():
+        layers = [k.layers.Dense(4), k.layers.BatchNormalization(), k.layers.Dense(3)]
+        return k.Sequential([k.Input(x.shape[1:]), *layers, k.layers.Softmax()])
+
+    class MeanTeacher(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.student, self.teacher = net(), net()
+
+        def call(self, x, training=None):
+            return self.teacher(x, training=False)
+
+        def train_step(self, data):
+            rows, labels = data
+            with tf.GradientTape() as tape:
+                said = self.student(rows, training=True)
+                loss = tf.reduce_mean(k.losses.sparse_categorical_crossentropy(labels, said))
+            weights = self.student.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            for mine, its in zip(self.teacher.weights, self.student.weights, strict=True):
+                mine.assign(0.9 * mine + 0.1 * its)
+            return {"loss": loss}
+
+    model = MeanTeacher()
+    model(x)
+    if flag is not None:
+        model.teacher.trainable = flag
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    if flag is False:
+        finding = expect_failure(CHECK, model, x, y, rule="BN301", cause_tested=True)
+        assert "accept that by the option ignore" in finding.remedy
+    else:
+        result = expect_verdict(CHECK, Verdict.NOT_APPLICABLE, model, x, y)
+        if k is keras:  # of calls in a model's own code, tf_keras tells no mode
+            assert "of the layer only its mode, training=False, is declared" in result.summary
+
+
+def test_a_layer_of_ones_own_that_a_step_runs_in_training_mode(k, x, y):
+    """What its own call writes is no following, whatever the call names itself by."""
+
+    class Centred(k.layers.Layer):
+        def build(shaped, shape):  # noqa: N805
+            shaped.mean = shaped.add_weight(shape=(4,), initializer="zeros", trainable=False)
+
+        def call(own, h, training=None):  # noqa: N805
+            if training:
+                own.mean.assign(0.9 * own.mean + 0.1 * tf.reduce_mean(h, 0))
+            return h - own.mean
+
+    class Heedless(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.centred = Centred(name="centred")
+            self.head = k.layers.Dense(3, activation="softmax")
+
+        def call(self, x, training=None):
+            return self.head(self.centred(x, training=False))
+
+        def train_step(self, data):
+            self.centred(data[0], training=True)
+            return super().train_step(data)
+
+    model = Heedless()
+    model(x)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    expect_failure(CHECK, model, x, y, rule="BN303", layer="centred")

@@ -80,3 +80,11 @@ def test_a_frozen_model_that_moves_its_statistics(k, rows, stays):
         expect_pass(FROZEN, model, *rows)
     else:
         expect_failure(FROZEN, model, *rows, rule="BN301", layer="net")
+
+
+@pytest.mark.thorough
+def test_a_variance_below_zero(k, rows):
+    model = trained(k, *rows)
+    model.variance.assign(-model.variance)
+    finding = expect_failure(AGREEMENT, model, *rows, rule="BN402", layer="net")
+    assert "the stored variance of net is negative in 16 of 16 channels" in finding.cause

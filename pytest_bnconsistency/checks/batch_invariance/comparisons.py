@@ -51,9 +51,14 @@ class Compared:
         return [judged for _, judged in self.groups if not judged.random]
 
     @property
+    def unknown(self) -> list[Judged]:
+        """Those that do not repeat themselves."""
+        return [judged for _, judged in self.groups if judged.random]
+
+    @property
     def random(self) -> bool:
         """Whether some entry point does not repeat itself."""
-        return any(judged.random for _, judged in self.groups)
+        return bool(self.unknown)
 
     @property
     def sound(self) -> list[Judged]:

@@ -55,7 +55,7 @@ def _in_a_larger_batch(predict: Entry, rows: Nest) -> list[Array]:
     count = rows_of(rows)
     larger = map_nest(lambda leaf: np.concatenate([leaf, leaf[:1]]), rows)
     outputs = predict.run(f"{count} rows and one more", larger).outputs
-    return [output[:count] for output in outputs]
+    return [output[:count] if output.ndim else output for output in outputs]
 
 
 def _moved(noise: Noise, x: Nest, outputs: list[Array], expected: list[Array]) -> Moved | None:

@@ -27,6 +27,12 @@ def inconclusive(compared: Compared, further: Further) -> Unanswered | None:
             why="inference is random: the same batch gives other bits in a second run",
             hint="remove the randomness from inference; inference_purity says where it is",
         )
+    if unseen := names_of([entry for entry in compared.unknown if entry.observed is None]):
+        return Unanswered(
+            why=f"the same batch gives other bits in a second run of {listed(unseen)}, of which "
+            "no layer can be looked at",
+            hint="remove the randomness from inference; inference_purity says where it is",
+        )
     if not compared.finite:
         return not_finite(compared.context, "the outputs are NaN or Inf, whatever the batch")
     if not compared.sound:

@@ -244,10 +244,8 @@ def _repeating(c: Comparing) -> AmongOthers:
         stable &= repeating(first, other)
     for other in (drawn := entry_points.drawn_otherwise(c.context, c.entry))[1:]:
         stable &= repeating(drawn[0], other)
-    note = (
-        f"the same batch gives other outputs through {c.entry.name}: only layers that repeat "
-        "themselves are judged there"
-    )
+    judged = "nothing is" if c.seen is None else "only layers that repeat themselves are"
+    note = f"the same batch gives other outputs through {c.entry.name}: {judged} judged there"
     return AmongOthers(random=random, stable=stable, notes=[note] if random else [])
 
 

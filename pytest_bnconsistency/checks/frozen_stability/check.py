@@ -11,6 +11,7 @@ from dataclasses import replace
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.frozen_stability import explain
 from pytest_bnconsistency.checks.frozen_stability.declared import Declarations
+from pytest_bnconsistency.checks.frozen_stability.explain_updates import followers
 from pytest_bnconsistency.checks.frozen_stability.measure import (
     measured,
     start_of,
@@ -75,6 +76,12 @@ def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:
         return declared.none_frozen.not_applicable(NAME)
     state.add(declared.variables)
     m, ran = measured(context, x, training, declared)
+    following, note = followers(m)
+    m = replace(m, followers=following)
+    if not m.judged:
+        return Unanswered(note, "set trainable=False on layers that must stay").not_applicable(
+            NAME
+        )
     start = start_of(context, training, m)
     m = with_table(m, start)
     findings = explain.explain(m)
@@ -83,7 +90,7 @@ def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:
         check=NAME,
         verdict=Verdict.FAILED,
         findings=tuple(findings),
-        notes=notes_of(training, m, ran, start),
+        notes=(*notes_of(training, m, ran, start), *([note] if note else [])),
         table=table(status),
         evidence=evidence_of(m, ran, status, start),
     )

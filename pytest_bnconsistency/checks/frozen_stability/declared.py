@@ -129,7 +129,8 @@ def _all_calls(training: Pass) -> Iterator[Call]:
         seen.add(id(call.layer))
         yield call
     for call in calls:
-        for inside in subject.sublayers(call.layer) if call.is_layer else ():
+        below = call.is_layer and call.layer is not subject.model
+        for inside in subject.sublayers(call.layer) if below else ():
             if id(inside) not in seen:
                 seen.add(id(inside))
                 parents, called_with = (*call.parents, call.layer), (*call.called_with, None)

@@ -82,7 +82,7 @@ def _finding(m: Measured, cause: Cause, tries: Tries) -> Finding:
 
 def _message(m: Measured, explained: Sequence[Frozen], first: Frozen) -> str:
     count = sum(f in m.moving for f in explained)
-    layers = counted(len(m.frozen), "frozen layer")
+    layers = counted(len(m.judged), "frozen layer")
     kept = m.steps.possible and not any(f.any_of(m.by_steps) for f in explained)
     who = "a pass in training mode, and not the steps," if kept else "training"
     parts = [f"{who} moves the state of {count} of {layers}"] if count else []

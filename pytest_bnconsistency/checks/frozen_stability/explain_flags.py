@@ -31,7 +31,7 @@ from pytest_bnconsistency.words import listed
 
 
 def overridden(m: Measured, left: Sequence[Frozen]) -> Cause | None:
-    layers = [f for f in m.frozen if f.inference_only and (f in left or f in m.by_batch)]
+    layers = [f for f in m.judged if f.inference_only and (f in left or f in m.by_batch)]
     if not layers:
         return None
     proof = (

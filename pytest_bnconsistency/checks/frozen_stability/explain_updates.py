@@ -63,6 +63,27 @@ def by_parent(m: Measured, layers: Sequence[Frozen]) -> Cause | None:
     return None
 
 
+def followers(m: Measured) -> tuple[list[Frozen], str]:
+    """The layers whose statistics steps move in another way than by running them, and a note.
+
+    That a layer runs in inference mode is kept, and no more was declared of it.
+    """
+    by_mode = frozenset(m.by_forward) | {id(v) for f in m.by_batch for v in f.variables}
+    found = [f for f in m.moving if f.inference_only and not f.any_of(by_mode)]
+    if not found or not time_for(WRITERS):
+        return [], ""
+    try:
+        writers = named_writers(m.steps, variables_of(found))
+    except BNConsistencyError:
+        return [], ""
+    if writers is None or not writers.others_than(f.call.layer for f in found):
+        return [], ""
+    return found, (
+        f"{writers.names} moves the statistics of {paths_of(found)}: of the layer only its mode, "
+        "training=False, is declared, and that it keeps"
+    )
+
+
 def written(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     if not left:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,20 @@ MEANT = (
 
 @dataclass(frozen=True)
 class Written:
-    """Why variables are written to; `by_decay` says that it is weight decay."""
+    """Why variables are written to, and by whom; `by_decay` says that it is weight decay."""
 
     explanation: Explanation
     by_decay: bool
+    writers: Sequence[Writer]
+
+    @property
+    def names(self) -> str:
+        return " and ".join(dict.fromkeys(writer.label for writer in self.writers))
+
+    def others_than(self, layers: Iterable[Any]) -> bool:
+        """Whether other code writes than calls of these layers, and no optimizer."""
+        own = {id(layer) for layer in layers}
+        return all(w.kind != "optimizer" and not own & w.inside for w in self.writers)
 
 
 def named_writers(
@@ -61,7 +71,7 @@ def _decay(run: Callable[[], Ran], writers: Sequence[Writer]) -> Written | None:
         "no gradient, too",
         established=True,
     )
-    return Written(explanation, by_decay=True)
+    return Written(explanation, by_decay=True, writers=writers)
 
 
 def _left_out(
@@ -79,7 +89,7 @@ def _left_out(
         remedy=_remedy(writers[0]),
         established=True,
     )
-    return Written(explanation, by_decay=False)
+    return Written(explanation, by_decay=False, writers=writers)
 
 
 def _stay_without_decay(run: Callable[[], Ran], optimizers: Sequence[Any]) -> bool:

@@ -50,7 +50,8 @@ class Measured:
     steps, move; `flagged` the flags that the steps set; `gaps` is how far a layer's modes are
     from one another, by its identity. `start` are both modes' scores, where these differ by that.
     `beyond` are those of `by_forward` that these rows move from 0 only: what is stored has seen
-    more.
+    more. `followers` are layers of which only the mode is declared, and whose statistics somebody
+    else writes: they follow those of another network, say.
     """
 
     subject: Subject
@@ -64,14 +65,19 @@ class Measured:
     table: Table
     start: Start | None = None
     beyond: Sequence[Any] = ()
+    followers: Sequence[Frozen] = ()
+
+    @property
+    def judged(self) -> list[Frozen]:
+        return [f for f in self.frozen if f not in self.followers]
 
     @property
     def moving(self) -> list[Frozen]:
-        return [f for f in self.frozen if f.any_of(self.by_forward | self.by_steps)]
+        return [f for f in self.judged if f.any_of(self.by_forward | self.by_steps)]
 
     @property
     def by_batch(self) -> list[Frozen]:
-        return [f for f in self.frozen if self.gap(f).differs]
+        return [f for f in self.judged if self.gap(f).differs]
 
     def gap(self, f: Frozen) -> ModeGap:
         return self.gaps.get(id(f.call.layer), ModeGap())

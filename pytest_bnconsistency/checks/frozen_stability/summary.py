@@ -19,12 +19,12 @@ from pytest_bnconsistency.words import counted, listed
 
 
 def summary_of(m: Measured, ran: Ran) -> str:
-    count = sum(bool(tracked_candidates(m.subject, f.call.layer)) for f in m.frozen)
+    count = sum(bool(tracked_candidates(m.subject, f.call.layer)) for f in m.judged)
     steps, sizes = m.steps.steps * len(ran.sizes), ", ".join(map(str, ran.sizes))
     how = f"{steps} real steps (batches of {sizes})" if ran.sizes else "one forward pass"
     return (
-        f"{sum(len(f.variables) for f in m.frozen)} variables of "
-        f"{counted(len(m.frozen), 'frozen layer')} ({count} of them with statistics) keep their "
+        f"{sum(len(f.variables) for f in m.judged)} variables of "
+        f"{counted(len(m.judged), 'frozen layer')} ({count} of them with statistics) keep their "
         f"bits in {how} on rows moved by {SHIFT:g} standard deviations, and training mode gives "
         "what inference gives"
     )
@@ -122,7 +122,7 @@ def evidence_of(
             "path": steps.path if steps.possible else "forward pass in training mode",
         },
         "shift": SHIFT,
-        "variables": sum(len(f.variables) for f in m.frozen),
+        "variables": sum(len(f.variables) for f in m.judged),
         "normalization_layers": [status.plain() for status in normalization_layers],
     }
     return evidence if start is None else {**evidence, "fine_tuning": start.numbers()}

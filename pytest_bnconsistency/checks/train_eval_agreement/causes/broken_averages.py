@@ -35,7 +35,8 @@ def negative(m: Measured) -> Cause | None:
     bad = [
         (t, channels)
         for t, v in zip(m.tracked, m.moving, strict=True)
-        if t.known and t.role not in ("mean", "other") and (channels := int((v < 0).sum()))
+        if (t.known or t.partner) and t.role not in ("mean", "other")
+        if (channels := int((v < 0).sum()))
     ]
     if not bad or swapped(m.tracked, m.moving, m.reference) is not None:
         return None

@@ -152,11 +152,7 @@ def _of_other_inputs(m: Measured, kept: float) -> Cause:
     deviation = {i: _unlikeness(m, i, inputs) for i, inputs in unlike.items()}
     whole = m.deviation(m.moving, m.reference)
     if deviation and max(deviation.values()) > HALF * whole:
-        first = max(
-            (i for i in deviation if m.tracked[i].role == "mean"),
-            key=lambda i: deviation[i],
-            default=next(iter(deviation)),
-        )
+        first = max(deviation, key=deviation.__getitem__)
         t, inputs = m.tracked[first], unlike[first]
         channel = int(np.ptp([value.ravel() for value in inputs], axis=0).argmax())
         levels = [float(value.ravel()[channel]) for value in inputs]
