@@ -42,12 +42,13 @@ class PerCall(Instrument):
 
 def per_call(
     training: Pass, tracked: Sequence[Tracked], seen: Sequence[BatchStatistics], x: Any
-) -> tuple[Pass | None, dict[str, list[Array]]]:
+) -> tuple[Pass | None, dict[str, list[Moment]]]:
     """A pass in inference mode in which every call of a shared layer has the population
-    statistics of its own inputs, and the means of these by path; no pass where nothing is shared.
+    statistics of its own inputs, and the moments of these by path; no pass where nothing is
+    shared.
     """
     own: dict[tuple[int, int], list[tuple[Any, Array]]] = {}
-    means: dict[str, list[Array]] = {}
+    inputs: dict[str, list[Moment]] = {}
     for i, t in enumerate(tracked):
         if len(t.places) < 2:
             continue
@@ -59,12 +60,20 @@ def per_call(
             value = np.asarray(t.value(whole))
             own.setdefault((id(t.layer), call.number), []).append((t.variable, value))
             if t.role == "mean":
-                means.setdefault(t.path, []).append(_typical(whole))
+                inputs.setdefault(t.path, []).append(whole)
     if not own:
         return None, {}
-    return Pass(training.subject, x, training=False, instrument=PerCall(own)), means
+    return Pass(training.subject, x, training=False, instrument=PerCall(own)), inputs
 
 
-def _typical(moment: Moment) -> Array:
-    """The mean of the channel whose mean is largest."""
-    return np.asarray(moment.mean.ravel()[np.abs(moment.mean).argmax()])
+def most_unlike(inputs: Sequence[Moment]) -> tuple[str, list[float]]:
+    """What the inputs differ in most, "mean" or "deviation", with its values in the channel where
+    they do: in units of the channel's deviation, the mean over the inputs.
+    """
+    means = np.stack([moment.mean.ravel() for moment in inputs])
+    deviations = np.sqrt(np.stack([moment.variance.ravel() for moment in inputs]))
+    scale = np.maximum(deviations.mean(axis=0), 1e-30)
+    values = {"mean": means, "deviation": deviations}
+    spread = {role: np.ptp(of, axis=0) / scale for role, of in values.items()}
+    role = max(spread, key=lambda role: float(spread[role].max()))
+    return role, [float(value) for value in values[role][:, int(spread[role].argmax())]]
