@@ -1,5 +1,7 @@
 """Each test makes one cause, sees it named and no other, and sees its remedy pass."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -241,9 +243,17 @@ def siamese(k, shared):
     return model
 
 
-def test_one_layer_on_two_inputs_of_unlike_distribution(k, disagrees):
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ((-5, 1), (5, 1), r"means -\d(\.\d)? and \d(\.\d)?"),
+        pytest.param((0, 1), (0, 9), r"deviations [\d.]+ and 9", marks=pytest.mark.thorough),
+    ],
+    ids=["means", "deviations"],
+)
+def test_one_layer_on_two_inputs_of_unlike_distribution(k, disagrees, first, second, said):
     rng = np.random.default_rng(0)
-    x = {"a": rng.normal(-5, 1, (64, 4)), "b": rng.normal(5, 1, (64, 4))}
+    x = {"a": rng.normal(*first, (256, 4)), "b": rng.normal(*second, (256, 4))}
     x = {name: rows.astype(np.float32) for name, rows in x.items()}
 
     def warm(model):
@@ -253,8 +263,10 @@ def test_one_layer_on_two_inputs_of_unlike_distribution(k, disagrees):
         return model
 
     model = warm(siamese(k, shared=True))
-    finding = disagrees(model, x, rule=DOMAINS, layer="bn")
+    y = np.asarray(model(x, training=True))
+    finding = disagrees(model, x, y, rule=DOMAINS, layer="bn")
     assert "2 inputs of unlike distribution" in finding.cause
+    assert re.search(said, finding.cause)
     expect_pass(CHECK, warm(siamese(k, shared=False)), x)
 
 
