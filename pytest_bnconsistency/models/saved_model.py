@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -36,7 +37,10 @@ class SavedModelSubject(Subject):
                 "the SavedModel has a call without a trace; expected one that was saved with "
                 "signatures, or exported by model.export(path)"
             )
-        self.mode = _mode(self._endpoint, self._functions)
+        name, traced = _modes(self._endpoint, self._functions)
+        self.mode = name if traced >= {True, False} else None
+        # Saved in one mode alone, it can be called in that mode and in no other.
+        self._only = {name: traced.pop()} if len(traced) == 1 and None not in traced else {}
         signatures = getattr(model, "signatures", {}).values()
         try:
             captured = [v for f in (*self._functions, *signatures) for v in f.graph.variables]
@@ -77,7 +81,8 @@ class SavedModelSubject(Subject):
         return map_nest(spec_of, given)
 
     def call(self, x: Nest, training: bool | None) -> Nest:
-        return called(self.spoken, _positional(self._endpoint), self.mode, x, training)
+        run = functools.partial(_positional(self._endpoint), **self._only)
+        return called(self.spoken, run, self.mode, x, training)
 
     def entries(self) -> Mapping[str, Callable[[Nest], Nest]]:
         found = {}
@@ -135,21 +140,19 @@ def _concrete(endpoint: Any) -> Iterator[Any]:
     yield from getattr(endpoint, "concrete_functions", ())
 
 
-def _mode(endpoint: Any, functions: list[Any]) -> str | None:
-    """The argument of the mode, where both of its values were traced."""
+def _modes(endpoint: Any, functions: list[Any]) -> tuple[str, set[bool | None]]:
+    """The argument of the mode, and what was traced for it: None where it was left out."""
     parameters = list(inspect.signature(endpoint).parameters)
     for name in MODES:
         if name in parameters:
             position = parameters.index(name)
-            values = set()
+            values = set[bool | None]()
             for function in functions:
                 args, kwargs = function.structured_input_signature
                 value = args[position] if position < len(args) else kwargs.get(name)
                 values |= {True, False} if isinstance(value, tf.TensorSpec) else {value}
-            values.discard(None)  # the call that leaves it out
-            if values == {True, False}:
-                return name
-    return None
+            return name, values
+    return "", set()
 
 
 def _positional(endpoint: Any) -> Callable[..., Nest]:

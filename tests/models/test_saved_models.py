@@ -117,6 +117,29 @@ def test_a_module_that_was_saved(tmp_path, rows):
     assert finding.evidence["fails"] == ["serving_default", "model(x)"]
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_module_that_was_saved_in_one_mode(tmp_path, rows, training):
+    """It can be called in that mode and in no other."""
+
+    class Net(tf.Module):
+        def __init__(self):
+            self.mean = tf.Variable(tf.ones(4), trainable=False)
+
+        @tf.function
+        def __call__(self, x, training=False):
+            return x - (tf.reduce_mean(x, 0) if training else self.mean)
+
+    net = Net()
+    served = net.__call__.get_concrete_function(tf.TensorSpec([None, 4]), training=training)
+    tf.saved_model.save(net, str(tmp_path / "net"), signatures=served)
+    loaded = tf.saved_model.load(str(tmp_path / "net"))
+    if training:
+        finding = expect_failure(BATCH, loaded, rows, rule="BN101")
+        assert finding.evidence["fails"] == ["serving_default", "model(x)"]
+    else:
+        expect_pass(BATCH, loaded, rows)
+
+
 def test_signatures_that_are_functions_of_their_own(tmp_path, rows):
     """They need not say what the call says; each is pure and keeps its rows apart, or is not."""
 
