@@ -107,6 +107,11 @@ class Data:
     def rows(self) -> int:
         return rows_of(self.x)
 
+    @property
+    def total(self) -> int:
+        """How many rows there are with the rest, as far as that is known."""
+        return (self.rest and self.rest.total) or self.rows
+
     def take(self, rows: Sequence[int] | slice | Array) -> Data:
         """The rows `rows`, in that order; a copy, never a view of the user's arrays."""
         index = np.arange(self.rows)[rows] if isinstance(rows, slice) else np.asarray(rows, int)

@@ -146,7 +146,7 @@ def _small_batches(m: Measured) -> Iterator[Cause]:
     """Batches of few rows, and a single row at the end of each epoch."""
     yield from _few_rows(m)
     size = m.size
-    if m.data.rows % size == 1 and m.data.rows > size:
+    if m.data.total % size == 1 and m.data.total > size:
         yield _single_row_last(m, size)
 
 
@@ -181,12 +181,16 @@ def _single_row_last(m: Measured, size: int) -> Cause:
     """Which row it was is not known: each is tried, in all epochs or in the last alone."""
     order = m.batches.order
     rows = np.unique(
-        [*order[-OF_LARGE:], *(range(min(m.data.rows, LAST_ROWS)) if m.small else ())]
+        [
+            m.data.rows - 1,  # as given: rows that nobody shuffled end on it
+            *order[-OF_LARGE:],
+            *(range(min(m.data.rows, LAST_ROWS)) if m.small else ()),
+        ]
     )
     single = in_batches(m.data, rows, 1, ragged=True)
     seen = [b.values for b in batch_statistics(m.training, m.tracked, single)]
     mean = [np.asarray(np.mean(values, axis=0)) for values in zip(*seen, strict=True)]
-    updates = math.ceil(m.data.rows / size)
+    updates = math.ceil(m.data.total / size)
     ended = [_ended(m, last, before, updates) for last in seen for before in (last, mean)]
     return Cause.tested(
         rules.TINY_BATCHES,
