@@ -109,8 +109,7 @@ def by_feature(trial: InputTrial) -> Iterator[Change[Transform]]:
 def one_for_all(trial: InputTrial) -> Iterator[Change[Transform]]:
     """One scale and one offset for all, fitted, the channels as they are and reversed."""
     spread = float(np.mean([leaf.std() for leaf in trial.leaves])) or 1.0
-    several = any(leaf.shape[-1] > 1 for leaf in trial.leaves)
-    for order, of in ((_same, "x"), (_reversed, "x[..., ::-1]"))[: 1 + several]:
+    for order, of in _orders(trial):
 
         def values(scale: Array, offset: Array, order: Transform = order) -> list[Array] | None:
             return trial.values(_scaled(scale[0], offset[0], order))
@@ -161,7 +160,7 @@ def by_channel(trial: InputTrial) -> Iterator[Change[Transform]]:
         return
     spread = np.mean([leaf.reshape(-1, channels).std(0) for leaf in trial.leaves], axis=0)
     spread = np.where(spread > 0, spread, 1.0)
-    for order, of in ((_same, "x"), (_reversed, "x[..., ::-1]")):
+    for order, of in _orders(trial):
 
         def values(scale: Array, offset: Array, order: Transform = order) -> list[Array] | None:
             return trial.values(_scaled(scale, offset, order))
@@ -179,6 +178,13 @@ def by_channel(trial: InputTrial) -> Iterator[Change[Transform]]:
                 FITTED * channels,
                 free=True,
             )
+
+
+def _orders(trial: InputTrial) -> Iterator[tuple[Transform, str]]:
+    """The channels as they are, and reversed; nobody reverses the features of a table."""
+    yield _same, "x"
+    if any(leaf.ndim > 2 and leaf.shape[-1] > 1 for leaf in trial.leaves):
+        yield _reversed, "x[..., ::-1]"
 
 
 def _rounds(trial: InputTrial) -> int:

@@ -113,8 +113,9 @@ class Tried:
 
     @property
     def decides(self) -> bool:
-        """Whether nothing is left to explain."""
-        return self.closes and self.after < DECISIVE * self.limit
+        """Whether nothing is left to explain, neither of the outputs nor of the loss."""
+        told = self.losses is None or self.mends or self.restores
+        return told and self.closes and self.after < DECISIVE * self.limit
 
     @property
     def said(self) -> str:
