@@ -37,10 +37,7 @@ class SavedModelSubject(Subject):
                 "the SavedModel has a call without a trace; expected one that was saved with "
                 "signatures, or exported by model.export(path)"
             )
-        name, traced = _modes(self._endpoint, self._functions)
-        self.mode = name if traced >= {True, False} else None
-        # Saved in one mode alone, it can be called in that mode and in no other.
-        self._only = {name: traced.pop()} if len(traced) == 1 and None not in traced else {}
+        self.mode, self._only = _modes(self._endpoint, self._functions)
         signatures = getattr(model, "signatures", {}).values()
         try:
             captured = [v for f in (*self._functions, *signatures) for v in f.graph.variables]
@@ -140,8 +137,10 @@ def _concrete(endpoint: Any) -> Iterator[Any]:
     yield from getattr(endpoint, "concrete_functions", ())
 
 
-def _modes(endpoint: Any, functions: list[Any]) -> tuple[str, set[bool | None]]:
-    """The argument of the mode, and what was traced for it: None where it was left out."""
+def _modes(endpoint: Any, functions: list[Any]) -> tuple[str | None, dict[str, bool | None]]:
+    """The argument of the mode, where both of its values were traced, and the only mode that it
+    can be called in, as an argument, where it was saved in one alone.
+    """
     parameters = list(inspect.signature(endpoint).parameters)
     for name in MODES:
         if name in parameters:
@@ -151,8 +150,10 @@ def _modes(endpoint: Any, functions: list[Any]) -> tuple[str, set[bool | None]]:
                 args, kwargs = function.structured_input_signature
                 value = args[position] if position < len(args) else kwargs.get(name)
                 values |= {True, False} if isinstance(value, tf.TensorSpec) else {value}
-            return name, values
-    return "", set()
+            # None is a call that leaves it out.
+            only = {name: values.pop()} if len(values) == 1 and None not in values else {}
+            return name if values >= {True, False} else None, only
+    return None, {}
 
 
 def _positional(endpoint: Any) -> Callable[..., Nest]:

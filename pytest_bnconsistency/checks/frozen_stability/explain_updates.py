@@ -12,7 +12,7 @@ from pytest_bnconsistency.checks.frozen_stability.cause import (
     refusal,
     time_for,
 )
-from pytest_bnconsistency.checks.frozen_stability.explain_writers import named_writers
+from pytest_bnconsistency.checks.frozen_stability.explain_writers import Written, named_writers
 from pytest_bnconsistency.checks.frozen_stability.measured import (
     Frozen,
     Measured,
@@ -70,18 +70,22 @@ def followers(m: Measured) -> tuple[list[Frozen], str]:
     """
     by_mode = frozenset(m.by_forward) | {id(v) for f in m.by_batch for v in f.variables}
     found = [f for f in m.moving if f.inference_only and not f.any_of(by_mode)]
-    if not found or not time_for(WRITERS):
-        return [], ""
-    try:
-        writers = named_writers(m.steps, variables_of(found))
-    except BNConsistencyError:
-        return [], ""
+    writers = _writers(m, found)
     if writers is None or not writers.others_than(f.call.layer for f in found):
         return [], ""
     return found, (
         f"{writers.names} moves the statistics of {paths_of(found)}: of the layer only its mode, "
         "training=False, is declared, and that it keeps"
     )
+
+
+def _writers(m: Measured, layers: Sequence[Frozen]) -> Written | None:
+    if not layers or not time_for(WRITERS):
+        return None
+    try:
+        return named_writers(m.steps, variables_of(layers))
+    except BNConsistencyError:
+        return None
 
 
 def written(m: Measured, left: Sequence[Frozen]) -> Cause | None:

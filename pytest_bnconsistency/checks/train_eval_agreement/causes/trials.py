@@ -114,8 +114,8 @@ class Tried:
     @property
     def decides(self) -> bool:
         """Whether nothing is left to explain, neither of the outputs nor of the loss."""
-        told = self.losses is None or self.mends or self.restores
-        return told and self.closes and self.after < DECISIVE * self.limit
+        by_loss = self.losses is None or self.mends or self.restores
+        return by_loss and self.closes and self.after < DECISIVE * self.limit
 
     @property
     def said(self) -> str:
