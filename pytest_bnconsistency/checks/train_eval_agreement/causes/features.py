@@ -18,6 +18,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import (
     named,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import InputTrial
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.words import listed
 
@@ -118,7 +119,8 @@ class FirstLayer:
 
     `slopes`, (features, channels), say how far a channel's mean moves where a feature moves by
     its deviation. The other numbers are those of the features given and of the channels: as given
-    and as stored.
+    and as stored. `jitter` is by how much the stored means, in deviations, and variances, as
+    shares, vary with the last batches.
     """
 
     mean: Array
@@ -128,6 +130,7 @@ class FirstLayer:
     given_mean: Array
     stored_mean: Array
     stored: Array
+    jitter: tuple[Array, Array]
 
     @property
     def determined(self) -> bool:
@@ -147,7 +150,11 @@ class FirstLayer:
         aim = (self.stored_mean - self.given_mean) / unit
         moved = np.linalg.lstsq(slopes, aim, rcond=1e-6)[0]
         logarithm, left, jacobian = self._scales(free)
-        error = _errors(slopes, aim - slopes @ moved), _errors(jacobian, left)
+        means, variances = self.jitter
+        error = (
+            _errors(slopes, aim - slopes @ moved, means),
+            _errors(jacobian, left, variances),
+        )
         found = np.zeros((4, len(free)))
         found[:, free] = moved, logarithm, *error
         return Fit(*found)
@@ -217,12 +224,19 @@ class FirstLayer:
         return listed(each, most=SHOWN)
 
 
-def _errors(jacobian: Array, left: Array) -> Array:
-    """The standard errors of numbers fitted by least squares."""
+def _errors(jacobian: Array, left: Array, jitter: Array) -> Array:
+    """The standard errors of numbers fitted by least squares to what varies by `jitter`."""
     freedom = max(len(left) - jacobian.shape[1], 1)
-    blur = max(float(left @ left) / freedom, BLUR**2)
-    inverse = np.linalg.pinv(jacobian.T @ jacobian)
-    return np.asarray(np.sqrt(blur * np.maximum(np.diag(inverse), 0)))
+    blur = np.maximum(max(float(left @ left) / freedom, BLUR**2), jitter**2)
+    inverse = np.linalg.pinv(jacobian)
+    return np.asarray(np.sqrt(inverse**2 @ blur))
+
+
+def _jitter(m: Measured, place: int) -> Array:
+    """The standard error of a moving average over batches, in units of the statistic."""
+    kept = min(max(m.tracked[place].retention, 0.0), 1.0)
+    over_batches = np.std([batch.values[place] for batch in m.seen], axis=0)
+    return np.asarray(over_batches * np.sqrt((1 - kept) / (1 + kept)))
 
 
 def _by_rows(x: Array) -> Array:
@@ -250,7 +264,10 @@ def _first_layer(trial: InputTrial) -> FirstLayer | None:
     if base is None or slopes is None:
         return None
     correlation = np.corrcoef(rows, rowvar=False)
-    found = FirstLayer(rows.mean(0), rows.std(0), correlation, slopes, base[mean], *stored)
+    spread = np.maximum(base[variance], 1e-12)
+    jitter = _jitter(m, mean) / np.sqrt(spread), _jitter(m, variance) / spread
+    given = rows.mean(0), rows.std(0), correlation
+    found = FirstLayer(*given, slopes, base[mean], *stored, jitter)
     unlike = np.abs(found.variances() / np.maximum(base[variance], 1e-12) - 1)
     return found if found.determined and np.median(unlike) < AFFINE else None
 

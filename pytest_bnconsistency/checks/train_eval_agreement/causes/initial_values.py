@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -212,7 +212,7 @@ def _share_of(m: Measured, key: int) -> float | None:
         [m.tracked[i] for i in own], [m.moving[i] for i in own], [m.reference[i] for i in own]
     )
     left = _left_by_count(m, key)
-    if not _is_beyond(share, left):
+    if not _is_beyond(share, left) or not _can_be_left(m, own, share):
         return None
 
     def with_own(values: list[Array]) -> list[Array]:
@@ -221,6 +221,15 @@ def _share_of(m: Measured, key: int) -> float | None:
     explained, without = with_own(m.with_initial(share)), with_own(m.reference)
     near = m.deviation(m.moving, explained) < (1 - MOST) * m.deviation(m.moving, without)
     return share if near else None
+
+
+def _can_be_left(m: Measured, places: Sequence[int], share: float) -> bool:
+    """Whether some number of updates leaves such a share: none leaves the values as built.
+
+    Data of mean 0 and variance 1 stores about those, too.
+    """
+    retention = min(m.tracked[i].retention for i in places)
+    return share < (3 + retention) / 4 or all(_as_begun(m, i) for i in places)
 
 
 def _is_beyond(share: float, left: float) -> bool:
