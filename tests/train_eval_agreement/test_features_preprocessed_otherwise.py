@@ -1,5 +1,7 @@
 """Features of a table in another order, scale or place than in training: named one by one."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -103,6 +105,29 @@ def test_weights_that_were_changed_are_no_matter_of_the_features(model, table):
     (finding,) = check_consistency(model, *table, checks=[CHECK])[CHECK].findings
     assert finding.rule != SHIFT
     model.set_weights(before)
+
+
+@pytest.fixture(scope="module")
+def heavy_tailed():
+    """All features have mean 0 and deviation 1, as standardised ones have, and far outliers."""
+    rng = np.random.default_rng(0)
+    y = np.arange(512) % 3
+    x = np.exp(rng.normal(0, 0.8, (3, FEATURES))[y] + rng.normal(0, 0.7, (512, FEATURES)))
+    return standardised(x), y
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("offset", [0.0, 1.0], ids=["mean 0", "mean 1"])
+def test_features_that_vary_with_the_last_batches_are_not_named(k, heavy_tailed, offset):
+    """Of mean 0 and deviation 1 are the values that a layer is built with, too."""
+    x, y = heavy_tailed
+    x = x + np.float32(offset)
+    model = trained(k, (x, y), normalised_first=True)
+    finding = expect_failure(
+        CHECK, model, x * times_four(3)(1) ** 3, y, rule=SHIFT, cause_tested=True
+    )
+    alone = re.search(r"those of x with feature 3 as [^,]*: this data", finding.cause)
+    assert alone or "those of the features standardised" in finding.cause
 
 
 @pytest.mark.thorough
