@@ -120,7 +120,9 @@ def calls_around(frame: types.FrameType | None) -> frozenset[int]:
 def _receiver(frame: types.FrameType) -> Any:
     """What a method was called on, whatever it calls its first argument."""
     code = frame.f_code
-    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+    first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+    is_method = hasattr(type(first), code.co_name.removeprefix(CONVERTED))
+    return first if is_method else frame.f_locals.get("self")
 
 
 def place_of(frame: types.FrameType | None) -> str:

@@ -79,9 +79,8 @@ def _decide(context: CheckContext, x: Nest, state: Variables) -> CheckResult:
     following, note = followers(m)
     m = replace(m, followers=following)
     if not m.judged:
-        return Unanswered(note, "set trainable=False on layers that must stay").not_applicable(
-            NAME
-        )
+        others = Unanswered(note, "set trainable=False on layers that must stay")
+        return others.not_applicable(NAME)
     start = start_of(context, training, m)
     m = with_table(m, start)
     findings = explain.explain(m)
