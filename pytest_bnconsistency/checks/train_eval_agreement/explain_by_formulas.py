@@ -84,9 +84,9 @@ def _suspects(training: Pass) -> Iterator[Suspect]:
     subject = training.subject
     for calls in calls_by_layer(training).values():
         call = calls[0]
-        # A model runs its layers as well: alone it tells nothing of a formula of its own.
-        alone = call.is_layer and call.layer is not subject.model
-        if not alone or not subject.takes_training(call.layer):
+        if not call.is_layer or not subject.takes_training(call.layer):
+            continue
+        if call.layer is subject.model:  # it runs its layers as well: no formula is its own
             continue
         found = None if subject.stochastic(call.layer) else formulas(subject, call.layer)
         if found is not None and not found.agree:
