@@ -79,7 +79,7 @@ class CheckContext:
                 settings.max_rows,
                 settings.statistics_rows,
                 weight,
-                partial(_takes_nan, subject),
+                takes_nan=partial(_takes_nan, subject),
             )
             given = replace(given, notes=(*notes, *given.notes))
             if given.kinds:

@@ -92,6 +92,10 @@ def _row_shapes(nest: Nest) -> list[tuple[int, ...]]:
     return [shape[1:] for shape in _shapes(nest)]
 
 
+def _never(rows: Nest) -> bool:
+    return False
+
+
 def read(
     x: Any,
     y: Any,
@@ -99,7 +103,7 @@ def read(
     max_rows: int,
     all_rows: int | None = None,
     weight: Any = None,
-    takes_nan: Callable[[Nest], bool] = lambda rows: False,
+    takes_nan: Callable[[Nest], bool] = _never,
 ) -> Data:
     """`max_rows` rows of what the user gave, checked against the model's inputs, and the rest.
 
@@ -177,7 +181,9 @@ def _checked(x: Any, y: Any, weight: Any, specs: Nest | None) -> Data:
 
 
 def _clean(given: Data, specs: Nest | None, takes_nan: Callable[[Nest], bool]) -> Data:
-    _check_finite(given, takes_nan)
+    _refuse_non_finite("x", given.x, takes_nan)
+    if given.y is not None:
+        _refuse_non_finite("y", given.y, _never)
     seen = _as_model_sees(given.x, specs)
     for leaf, array in zip(flatten(seen), flatten(given.x), strict=True):
         if leaf.dtype != array.dtype and np.isinf(leaf).any():
@@ -453,19 +459,15 @@ def _keras_adjusts(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bo
     return added or (shape[-1:] == (1,) and fits(shape[:-1], wanted))
 
 
-def _check_finite(given: Data, takes_nan: Callable[[Nest], bool]) -> None:
-    for name, nest in (("x", given.x), ("y", given.y)):
-        for leaf in flatten(nest) if nest is not None else []:
-            if not is_float(leaf):
-                continue
-            bad = ~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)
-            missing = name == "x" and not np.isinf(leaf).any()
-            if bad.any() and not (missing and takes_nan(take_rows(nest, bad))):
-                raise DataError(
-                    f"{name} has NaN or Inf in {int(bad.sum())} of {len(bad)} rows (the first is "
-                    f"row {int(bad.argmax())}); expected finite numbers: drop those rows, the "
-                    "checks add rows with NaN of their own"
-                )
+def _refuse_non_finite(name: str, nest: Nest, takes_nan: Callable[[Nest], bool]) -> None:
+    for leaf in filter(is_float, flatten(nest)):
+        bad = ~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)
+        if bad.any() and (np.isinf(leaf).any() or not takes_nan(take_rows(nest, bad))):
+            raise DataError(
+                f"{name} has NaN or Inf in {int(bad.sum())} of {len(bad)} rows (the first is "
+                f"row {int(bad.argmax())}); expected finite numbers: drop those rows, the "
+                "checks add rows with NaN of their own"
+            )
 
 
 def _as_model_sees(x: Nest, specs: Nest | None) -> Nest:

@@ -148,12 +148,7 @@ def read_as_ids(subject: Subject, x: Nest) -> list[bool]:
 
 def takes(subject: Subject, x: Nest) -> bool:
     """Whether inference runs on rows `x`."""
-    try:
-        with preserve_state(subject):
-            subject.forward(map_nest(tf.convert_to_tensor, x), False)
-    except Exception:
-        return False
-    return True
+    return _outputs(subject, x) is not None
 
 
 MISSING = 32
@@ -167,13 +162,18 @@ def takes_nan(subject: Subject, x: Nest) -> bool:
     """
     count = subject.declared_rows() or min(rows_of(x), MISSING)
     some = take_rows(x, np.arange(count) % rows_of(x))
+    outputs = _outputs(subject, some) or []
+    floats = [array for array in map(np.asarray, outputs) if is_float(array)]
+    return bool(floats) and all_finite(floats)
+
+
+def _outputs(subject: Subject, x: Nest) -> list[Any] | None:
+    """What inference gives for rows, as flat outputs; None where it can't run on them."""
     try:
         with preserve_state(subject):
-            outputs = subject.forward(map_nest(tf.convert_to_tensor, some), False)
+            return flatten(subject.forward(map_nest(tf.convert_to_tensor, x), False))
     except Exception:
-        return False
-    floats = [array for array in map(np.asarray, flatten(outputs)) if is_float(array)]
-    return bool(floats) and all_finite(floats)
+        return None
 
 
 def _has_rows_of(x: Nest, output: Any) -> bool:

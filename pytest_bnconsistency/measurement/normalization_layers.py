@@ -112,8 +112,9 @@ def as_declared(training: Pass, x: Any) -> bool:
 
 def _recognisable(found: list[Tracked], model: Any) -> list[Tracked]:
     # What a black box, or a model, normalises inside is no input of its own.
-    whole = (t for t in found if isinstance(t.layer, Part) or t.layer is model)
-    known = {id(t.layer) for t in (*whole, *(t for t in found if t.known))}
+    known = {
+        id(t.layer) for t in found if t.known or isinstance(t.layer, Part) or t.layer is model
+    }
     return [_with_partner(t, found) for t in found if id(t.layer) in known]
 
 

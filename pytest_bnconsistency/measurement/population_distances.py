@@ -73,8 +73,7 @@ def _distances_of(
     deviation = _deviation({role: population[i] for role, i in by_role.items()})
     for role, i in by_role.items():
         t, value = tracked[i], population[i]
-        jitter = math.sqrt((1 - t.momentum) / (1 + t.momentum)) if 0 <= t.momentum < 1 else 1.0
-        error = spread[i] * math.sqrt(1 / varying.batches + jitter**2)
+        error = spread[i] * math.sqrt(1 / varying.batches + t.jitter**2)
         size = np.maximum(np.abs(value), 1e-12)
         unit = deviation if role == "mean" and deviation is not None else size
         usable = error > 1e-6 * unit

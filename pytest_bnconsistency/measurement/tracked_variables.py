@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,6 +52,13 @@ class Tracked:
         if self.calls == 1:
             return self.retention
         return float(max(self.retention, 0.0) ** (1 / self.calls))
+
+    @property
+    def jitter(self) -> float:
+        """The standard error of the average, come to rest: of what one batch gives, so much."""
+        if not 0 <= self.momentum < 1:
+            return 1.0
+        return math.sqrt((1 - self.momentum) / (1 + self.momentum))
 
     @property
     def stored(self) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 MODES = ("training", "is_training")
 LIBRARIES = ("tensorflow", "keras", "tf_keras", "numpy", "builtins")
 COUNTERS = ("_train_counter", "_test_counter", "_predict_counter", "_steps_per_execution")
-"""On every model of tf_keras: they count its steps, and are no state of the layer that it is."""
+"""On every model of tf_keras: they count its steps, or those at once, and are no layer state."""
 DEPTH = 3
 PLAIN = (str, int, float, bytes)
 """What most attributes are, and holds nothing."""

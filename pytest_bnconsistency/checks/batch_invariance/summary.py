@@ -14,6 +14,7 @@ from pytest_bnconsistency.data.arrays import rows_of
 from pytest_bnconsistency.measurement.rounding_noise import NOISE_DOMINATED
 from pytest_bnconsistency.words import listed
 
+BE_REPEATABLE = "remove the randomness from inference; inference_purity says where it is"
 NOTHING_WOULD_SHOW = Unanswered(
     why="not even a row moved by 0.1 of its batch's mean would have been seen",
     hint="give rows that differ, and a model whose layers are not all zero",
@@ -25,13 +26,13 @@ def inconclusive(compared: Compared, further: Further) -> Unanswered | None:
     if not compared.known:
         return Unanswered(
             why="inference is random: the same batch gives other bits in a second run",
-            hint="remove the randomness from inference; inference_purity says where it is",
+            hint=BE_REPEATABLE,
         )
     if unseen := names_of([entry for entry in compared.unknown if entry.observed is None]):
         return Unanswered(
             why=f"the same batch gives other bits in a second run of {listed(unseen)}, of which "
             "no layer can be looked at",
-            hint="remove the randomness from inference; inference_purity says where it is",
+            hint=BE_REPEATABLE,
         )
     if not compared.finite:
         return not_finite(compared.context, "the outputs are NaN or Inf, whatever the batch")

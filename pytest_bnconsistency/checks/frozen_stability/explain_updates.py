@@ -23,6 +23,7 @@ from pytest_bnconsistency.errors import BNConsistencyError
 from pytest_bnconsistency.models.owned_objects import name_of
 from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import listed
 
 
 def ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
@@ -73,9 +74,10 @@ def followers(m: Measured) -> tuple[list[Frozen], str]:
     writers = _writers(m, found)
     if writers is None or not writers.others_than(f.call.layer for f in found):
         return [], ""
+    verb = "moves" if len(writers.labels) == 1 else "move"
     return found, (
-        f"{writers.names} moves the statistics of {paths_of(found)}: of the layer only its mode, "
-        "training=False, is declared, and that it keeps"
+        f"{listed(writers.labels)} {verb} the statistics of {paths_of(found)}: of the layer only "
+        "its mode, training=False, is declared, and that it keeps"
     )
 
 

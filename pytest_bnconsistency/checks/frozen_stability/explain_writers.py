@@ -26,8 +26,8 @@ class Written:
     writers: Sequence[Writer]
 
     @property
-    def names(self) -> str:
-        return " and ".join(dict.fromkeys(writer.label for writer in self.writers))
+    def labels(self) -> list[str]:
+        return _labels(self.writers)
 
     def others_than(self, layers: Iterable[Any]) -> bool:
         """Whether other code writes than calls of these layers, and no optimizer."""
@@ -81,8 +81,8 @@ def _left_out(
     with writers_of(variables, let=False):
         if run().moved:
             return None
-    names = " and ".join(dict.fromkeys(writer.label for writer in writers))
-    verb = "writes" if len(writers) == 1 else "write"
+    labels = _labels(writers)
+    names, verb = " and ".join(labels), "writes" if len(labels) == 1 else "write"
     explanation = Explanation(
         cause=f"{names} {verb} these variables, frozen or not",
         tested=f"without what {names} {verb} to them, their state stays",
@@ -90,6 +90,11 @@ def _left_out(
         established=True,
     )
     return Written(explanation, by_decay=False, writers=writers)
+
+
+def _labels(writers: Sequence[Writer]) -> list[str]:
+    """Each once: the same line may write in several calls."""
+    return list(dict.fromkeys(writer.label for writer in writers))
 
 
 def _stay_without_decay(run: Callable[[], Ran], optimizers: Sequence[Any]) -> bool:

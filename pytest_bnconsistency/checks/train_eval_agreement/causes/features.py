@@ -234,9 +234,8 @@ def _errors(jacobian: Array, left: Array, jitter: Array) -> Array:
 
 def _jitter(m: Measured, place: int) -> Array:
     """The standard error of a moving average over batches, in units of the statistic."""
-    kept = min(max(m.tracked[place].retention, 0.0), 1.0)
     over_batches = np.std([batch.values[place] for batch in m.seen], axis=0)
-    return np.asarray(over_batches * np.sqrt((1 - kept) / (1 + kept)))
+    return np.asarray(over_batches * m.tracked[place].jitter)
 
 
 def _by_rows(x: Array) -> Array:
