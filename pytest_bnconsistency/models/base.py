@@ -299,8 +299,8 @@ class Subject(abc.ABC):
         return {}
 
     def rows_in_evaluation(self, data: Data) -> Nest | None:
-        """What the model is given of these rows in a step of `evaluate` that is the user's own;
-        None where there is none, or where that can't be told.
+        """What the model is given of these rows in a step of `evaluate`; None where that can't be
+        told.
         """
         return None
 

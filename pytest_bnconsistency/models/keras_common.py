@@ -206,16 +206,14 @@ class KerasModelSubject(PredictingSubject):
         return self._rows_in("test_step", data)
 
     def rows_in_training(self, data: Data) -> Nest | None:
-        if not self.own_training:
-            return data.x
         return self._rows_in("train_step", data)
 
     def _rows_in(self, step: str, data: Data) -> Nest | None:
-        """What the model is called with in a step of its own; None where it has none, where it is
-        not called once, and where the step raises.
+        """What the model is called with in a step: x where it has none of its own, None where it
+        is not called once, and where the step raises.
         """
         if not self._overrides(step):
-            return None
+            return data.x
         given: list[Nest] = []
         call = self.model.call
 

@@ -40,6 +40,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("recipe", FAULTS)
 def test_the_simplest_batch_that_fails(recipe):
     rule, function = FAULTS[recipe]
@@ -52,6 +53,7 @@ def test_the_simplest_batch_that_fails(recipe):
     expect_pass(CHECK, model_with(keras, lambda x: x * 2), replay=recipe)
 
 
+@pytest.mark.thorough
 def test_the_simplest_batch_that_fails_in_either_generation(k):
     recipe = "2 rows; row 1 constant 100"
     model = model_with(k, FAULTS[recipe][1])
@@ -66,6 +68,7 @@ def test_a_size_that_the_check_alone_does_not_try():
     assert "between a batch of 11 and one of 8" in finding.message
 
 
+@pytest.mark.thorough
 def test_a_size_that_raises():
     def fragile(x):
         with tf.control_dependencies([tf.debugging.assert_less(tf.shape(x)[0], 12)]):
@@ -167,6 +170,7 @@ def test_a_random_model_is_not_searched():
     expect_verdict(CHECK, "vacuous", model, examples=20)
 
 
+@pytest.mark.thorough
 def test_the_arrays_are_saved_on_request(tmp_path):
     model = model_with(keras, FAULTS["2 rows; row 1 constant 100"][1])
     folder = tmp_path / "failing"
@@ -176,6 +180,7 @@ def test_the_arrays_are_saved_on_request(tmp_path):
     np.testing.assert_array_equal(np.load(path)["x"], [[0] * 4, [100] * 4])
 
 
+@pytest.mark.thorough
 def test_a_folder_that_cannot_be_written_hides_no_failure(tmp_path):
     (tmp_path / "file").touch()
     model = model_with(keras, FAULTS["2 rows; row 1 constant 100"][1])

@@ -89,6 +89,7 @@ def test_a_function_of_one_size(x, given):
     expect_failure(CHECK, signature(lambda h: dense(mixed(h))), *data, rule="BN101")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", [True, False])
 def test_an_export_of_one_size(x, mode, tmp_path):
     model = keras.Sequential([keras.Input((4, 3)), keras.layers.BatchNormalization()])

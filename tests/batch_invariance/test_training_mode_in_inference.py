@@ -99,6 +99,7 @@ def test_training_mode_baked_around_a_nested_model(k, x):
     expect_pass(CHECK, functional(k, base), x)
 
 
+@pytest.mark.thorough
 def test_the_call_around_a_nested_model_is_named(k, x):
     layers = [k.layers.Dense(4), k.layers.BatchNormalization(name="bn")]
     base = k.Sequential([k.Input((4,)), *layers], name="base")
@@ -136,6 +137,7 @@ def test_training_mode_hard_coded_in_a_subclass(k, x):
     expect_pass(CHECK, build(), x)
 
 
+@pytest.mark.thorough
 def test_training_mode_as_the_default_of_a_subclass(k, x):
     def build(default):
         class Own(k.Model):
@@ -157,6 +159,7 @@ def test_training_mode_as_the_default_of_a_subclass(k, x):
     expect_pass(CHECK, build(None), x)
 
 
+@pytest.mark.thorough
 def test_a_default_of_training_leaks_from_a_layer_upstream(x):
     def build(default):
         class Noise(keras.layers.Layer):
@@ -205,6 +208,7 @@ def test_three_layers_in_training_mode_are_counted(k, x):
     assert finding.layers == ("bn_1", "bn_2", "bn_3")
 
 
+@pytest.mark.thorough
 def test_two_layers_in_training_mode_are_counted(k, x):
     finding = expect_failure(CHECK, several(k, 2), x, rule=TRAINING_MODE)
     assert "bn_1 and 1 more layer normalise by the batch" in finding.cause
@@ -235,6 +239,7 @@ def test_training_mode_baked_around_a_layer_that_draws_by_itself(k, x):
     expect_failure(CHECK, model, x, rule=TRAINING_MODE, layer="block/bn")
 
 
+@pytest.mark.thorough
 def test_rows_that_meet_in_state_alone(k, x):
     """A codebook that follows the rows: in inference it should stay."""
 

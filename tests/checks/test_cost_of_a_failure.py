@@ -435,6 +435,7 @@ def test_seconds_that_are_none(given, sentence):
         resolve({"diagnosis_seconds": given})
 
 
+@pytest.mark.thorough
 def test_long_work_is_told_and_short_work_is_not(monkeypatch, caplog):
     lines = []
     progress = Progress()

@@ -234,6 +234,7 @@ def test_an_output_without_the_rows_first_beside_one_that_has_them(rows):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("length", [1, 8, 32])
 def test_a_table_among_the_outputs_that_is_as_long_as_the_batch(k, length):
     """Anchors, or learned queries: 8 rows are drawn, and 32 are a batch of `predict`."""
@@ -254,6 +255,7 @@ def test_a_table_among_the_outputs_that_is_as_long_as_the_batch(k, length):
     assert "rows first" in expect_verdict(BATCH, "vacuous", whole).hint
 
 
+@pytest.mark.thorough
 def test_outputs_whose_names_are_of_several_types(k, rows):
     def model(mixing):
         class Own(k.Model):

@@ -55,6 +55,7 @@ def trained(filling, x, y, *, momentum=0.9, epochs=8):
     return model
 
 
+@pytest.mark.thorough
 def test_a_model_that_fills_them_in_passes(table):
     model = trained(FilledByFeature, *table)
     for check in DEFAULTS:
@@ -64,6 +65,7 @@ def test_a_model_that_fills_them_in_passes(table):
     assert "on 512 rows" in result.summary
 
 
+@pytest.mark.thorough
 def test_a_model_that_fills_them_in_by_the_batch_mixes_rows(table):
     model = trained(FilledByBatch, *table, epochs=1)
     layer = model.layers[0].name

@@ -140,6 +140,7 @@ def test_masked_places_count_as_training_counts_them(k):
     np.testing.assert_allclose(bn.moving_variance.numpy(), exact.var(0), rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_sample_weights_count_in_the_loss_and_not_in_the_statistics(k):
     rng = np.random.default_rng(0)
     x = rng.normal(2, 1, (64, 4)).astype(np.float32)

@@ -54,6 +54,7 @@ def test_training_false_holds_in_tf_keras(x, y):
     expect_pass(CHECK, transfer(tf_keras, base_of(tf_keras), training=False), x, y)
 
 
+@pytest.mark.thorough
 def test_frozen_after_fit_without_compiling_again(k, x, y):
     base = base_of(k)
     model = transfer(k, base)
@@ -135,6 +136,7 @@ def frozen_again(k, base):
     return transfer(k, base)
 
 
+@pytest.mark.thorough
 def test_unfreezing_the_base_unfreezes_its_normalisers(k, x, y):
     base = base_of(k)
     base.trainable = False
@@ -276,6 +278,7 @@ def test_a_child_left_trainable_under_a_frozen_parent(k, x, y):
     expect_pass(CHECK, model, x, y)
 
 
+@pytest.mark.thorough
 def test_a_pattern_of_the_user_on_layers_that_nobody_froze(k, x, y):
     base = base_of(k)
     model = transfer(k, base)

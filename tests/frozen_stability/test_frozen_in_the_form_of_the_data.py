@@ -70,6 +70,7 @@ def test_frozen_late_in_a_data_set(k, rows, form):
         expect_pass(CHECK, model, *data)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("k", "weighted"), [(keras, "class_weight"), (tf_keras, "sample_weight")])
 def test_frozen_late_after_a_fit_with_weights(k, rows, weighted):
     x, y = rows[0].astype(np.float32), (rows[1] > 0.5).astype(np.int64)
@@ -93,6 +94,7 @@ def test_frozen_late_after_a_fit_on_other_data_than_the_check_is_given(rows):
     expect_pass(CHECK, model, x, y)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("named", [False, True], ids=["bare", "dict"])
 def test_a_step_that_is_given_x_alone(k, rows, named):
     """After a `fit` of such rows steps run on them again, in the form that the step takes."""
@@ -118,6 +120,7 @@ def test_a_step_that_is_given_x_alone(k, rows, named):
     expect_pass(CHECK, model, given)
 
 
+@pytest.mark.thorough
 def test_frozen_late_beside_a_step_of_the_users_own(rows):
     base, model = transfer(keras)
     optimizer = keras.optimizers.SGD()
@@ -193,6 +196,7 @@ def test_a_callback_that_sets_the_flag(rows, carefully):
     assert "sets trainable of base/bn from False to True" in finding.cause
 
 
+@pytest.mark.thorough
 def test_a_step_that_thaws_and_freezes_again(k, rows):
     base, model = transfer(k)
     base.trainable = False

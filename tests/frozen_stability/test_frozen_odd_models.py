@@ -22,6 +22,7 @@ def build(k, *, frozen=True, rate=0.01, loss="sparse_categorical_crossentropy"):
     return model
 
 
+@pytest.mark.thorough
 def test_a_model_that_is_frozen_whole(k, x, y):
     model = build(k)
     model.trainable = False
@@ -30,6 +31,7 @@ def test_a_model_that_is_frozen_whole(k, x, y):
     assert "6 variables of 2 frozen layers" in result.summary
 
 
+@pytest.mark.thorough
 def test_a_model_without_trainable_weights(k, x, y):
     inputs = k.Input((4,))
     bn = k.layers.BatchNormalization(name="bn")
@@ -39,6 +41,7 @@ def test_a_model_without_trainable_weights(k, x, y):
     expect_pass(CHECK, model, x, y)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", ["fit", "loop"])
 def test_a_loss_that_is_nan(k, x, y, path):
     model = build(k, loss=lambda y, p: tf.reduce_mean(p) * float("nan"))
@@ -80,6 +83,7 @@ def test_an_optimizer_that_was_built_before_a_layer_trained(k, x, y):
     assert "the step can't run" in finding.tested
 
 
+@pytest.mark.thorough
 def test_labels_in_the_wrong_order_are_no_fault_of_the_normalisers(k, x, y):
     model, y = build(k), x[:, :3].argmax(axis=1)
     model.get_layer("head").kernel.assign(np.eye(4, 3, dtype=np.float32) * 20)
@@ -90,6 +94,7 @@ def test_labels_in_the_wrong_order_are_no_fault_of_the_normalisers(k, x, y):
     assert mixed.evidence["fine_tuning"]["frozen_share"] == 0
 
 
+@pytest.mark.thorough
 def test_each_normaliser_and_why(k, x, y):
     inputs = k.Input((4,))
     base = k.Sequential(
@@ -120,6 +125,7 @@ def test_each_normaliser_and_why(k, x, y):
     assert rows["free"]["training mode uses"] == ("the batch" if free else "what is stored")
 
 
+@pytest.mark.thorough
 def test_a_classical_gan(k):
     """The critic is compiled to train, then frozen and put behind the generator."""
     x = np.random.default_rng(0).standard_normal((8, 4), np.float32)

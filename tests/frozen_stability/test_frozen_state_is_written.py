@@ -391,6 +391,7 @@ def test_a_step_that_can_not_run_with_other_flags(x, y):
     expect_pass(CHECK, model, x, y, train_step=made())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("flag", [None, False], ids=["by mode", "by flag"])
 def test_a_teacher_that_follows_a_student(k, x, y, flag):
     """Called with training=False it runs in inference mode, as declared, and follows by design."""

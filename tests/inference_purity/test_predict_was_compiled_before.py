@@ -66,6 +66,7 @@ CALLS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("build", "call"),
     [*((Adapted, call) for call in CALLS), (Tempered, "five rows"), (Replaced, "x and y")],
@@ -121,6 +122,7 @@ def test_several_inputs(k, x):
     expect_failure(CHECK, model, rows, rule="BN003", layer="the compiled function")
 
 
+@pytest.mark.thorough
 def test_a_model_that_was_used_and_trained_in_every_way(k, x):
     """Weights and moving statistics change, and no trace keeps them."""
     layer, inputs = k.layers.Normalization(), k.Input((4,))

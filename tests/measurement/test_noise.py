@@ -156,6 +156,7 @@ CANCELLING = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["function", "layer"])
 @pytest.mark.parametrize("name", CANCELLING)
 def test_what_cancels_within_a_layer_has_more_noise(name, kind):

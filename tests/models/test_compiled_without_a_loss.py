@@ -57,6 +57,7 @@ def test_a_step_of_its_own_may_take_other_rows_than_are_checked(k, rows):
     expect_pass(CHECK, model, *rows)
 
 
+@pytest.mark.thorough
 def test_a_loss_that_layers_add_is_one(k, rows):
     class Distance(k.layers.Layer):
         def call(self, inputs):

@@ -55,6 +55,7 @@ def test_ids_in_an_input_of_floats(k, read):
     expect_failure(BATCH, k.Model(inputs, leak(k)(h)), rule="BN101", layer="leak")
 
 
+@pytest.mark.thorough
 def test_ids_that_a_table_names(k):
     inputs = k.Input((2,), dtype="int64")
     looked_up = k.layers.IntegerLookup(vocabulary=[10, 20, 35], num_oov_indices=0)(inputs)
@@ -69,6 +70,7 @@ def test_floats_stay_floats(k):
     assert specs_of(subject_of(model)).dtype == "float32"
 
 
+@pytest.mark.thorough
 def test_given_ids_in_an_input_of_floats(k):
     """No row is made of them that holds no id: a hundredfold, a NaN."""
     ids = np.random.default_rng(0).integers(0, 20, (12, 4)).astype(np.float32)
@@ -150,6 +152,7 @@ class Positions(keras.layers.Layer):
         return x + self.table
 
 
+@pytest.mark.thorough
 def test_a_table_of_positions():
     inputs = keras.Input((None,), dtype="int32")
     h = Positions()(keras.layers.Embedding(50, 8)(inputs))
@@ -172,6 +175,7 @@ def test_a_longest_sequence():
     expect_pass(BATCH, keras.Model(inputs, h))
 
 
+@pytest.mark.thorough
 def test_a_flattened_sequence(k):
     inputs = k.Input((None, 8))
     h = k.layers.Conv1D(4, 3, padding="same")(inputs)
@@ -192,6 +196,7 @@ def test_the_shape_that_the_user_says(shape):
     expect_pass(BATCH, of_one_length(), shape=shape)
 
 
+@pytest.mark.thorough
 def test_the_shape_where_nothing_tells_one():
     table = tf.random.stateless_normal((6, 2), (0, 1))
     expect_pass(BATCH, lambda x: x @ table, shape=(6,))
@@ -217,6 +222,7 @@ def test_a_wrong_shape_is_one_sentence(shape, sentence):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("check", [BATCH, "inference_purity"])
 def test_rows_that_a_model_makes_infinite_of_are_asked_for(k, check):
     """A curve that is drawn again and again stays where pixels are, and nowhere else."""

@@ -160,6 +160,7 @@ def test_a_module_that_was_never_called(rows):
     expect_pass(BATCH, lazy, rows)
 
 
+@pytest.mark.thorough
 def test_functions_with_and_without_a_mode(rows):
     mean = tf.Variable(tf.zeros(4), trainable=False)
 

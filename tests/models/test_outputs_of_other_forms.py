@@ -171,6 +171,7 @@ def leaking(k):
     return Own(name="leak")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("made", [Attributes, Record, Named], ids=lambda made: made.__name__)
 def test_outputs_in_a_class_of_the_users_own(k, rows, made):
     sound = classifier(k, made, k.layers.Activation("tanh"))

@@ -33,6 +33,7 @@ def exported(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_an_exported_model(exported, rows):
     sound = tf.saved_model.load(str(exported / "sound"))
     for x in (rows, None):
@@ -53,6 +54,7 @@ def test_what_an_export_cannot_offer_is_said(exported, rows):
     assert "shows no layers" in expect_verdict(HEALTH, "not applicable", loaded).summary
 
 
+@pytest.mark.thorough
 def test_a_single_signature(exported, rows):
     for name, faulty in (("sound", False), ("baked", True)):
         loaded = tf.saved_model.load(str(exported / name))  # it keeps the variables alive
@@ -95,6 +97,7 @@ def test_a_layer_made_of_a_saved_model(exported, rows):
                 expect_pass(PURE, subject, rows)
 
 
+@pytest.mark.thorough
 def test_a_saved_model_with_both_modes(tmp_path, rows):
     model = model_of(tf_keras)
     for _ in range(3):
@@ -140,6 +143,7 @@ def test_a_module_that_was_saved_in_one_mode(tmp_path, rows, training):
         expect_pass(BATCH, loaded, rows)
 
 
+@pytest.mark.thorough
 def test_signatures_that_are_functions_of_their_own(tmp_path, rows):
     """They need not say what the call says; each is pure and keeps its rows apart, or is not."""
 

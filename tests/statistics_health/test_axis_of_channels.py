@@ -89,6 +89,7 @@ def test_channels_that_a_layer_turns_itself():
     expect_failure(CHECK, of(0, 2, 1, 3), rule="BN407", layer="turned/bn", cause_tested=True)
 
 
+@pytest.mark.thorough
 def test_frequencies_of_a_spectrogram(k):
     """It has one channel only: a statistic for each frequency is meant."""
 

@@ -138,6 +138,7 @@ def test_a_single_channel_that_is_far_off(k, mean, variance, said):
     assert [w.message for w in found] == ([f"{said}, and near it in most others"] if said else [])
 
 
+@pytest.mark.thorough
 def test_initial_statistics_of_a_model_that_was_never_trained_are_no_news(k):
     def fresh():
         return model_of(k, k.layers.Dense(4), k.layers.BatchNormalization(name="bn"))

@@ -431,6 +431,7 @@ def stepper(k, model, parts):
     return train_step
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("parts", [1, 4])
 def test_micro_batches_update_several_times_a_step(k, data, parts):
     x, y = data
@@ -446,6 +447,7 @@ def test_micro_batches_update_several_times_a_step(k, data, parts):
         assert "several passes in training mode, as for micro-batches" in found[0].cause
 
 
+@pytest.mark.thorough
 def test_a_step_that_never_updates(k, data):
     x, y = data
     model = settled(classifier(k), split(x, 32))
@@ -458,6 +460,7 @@ def test_a_step_that_never_updates(k, data):
     assert warned(told, "BN203") == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("each", [True, False])
 def test_a_normaliser_of_each_timestep_updates_for_each(k, each):
     x = np.random.default_rng(0).normal(3, 2, (64, 5, 4)).astype(np.float32)

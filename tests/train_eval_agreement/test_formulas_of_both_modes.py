@@ -98,6 +98,7 @@ def test_the_formula_of_one_mode_is_not_that_of_the_other(way, rule, cause):
     )
 
 
+@pytest.mark.thorough
 def test_one_formula_for_both_modes():
     expect_pass(CHECK, *trained("right"))
 

@@ -50,6 +50,7 @@ def net_for_images(k):
     return model
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("trained", "given", "said"),
     [
@@ -205,6 +206,7 @@ def scaling_to_one(k, x):
     return k.layers.Lambda(lambda rows: (rows - low) / (high - low), name="pre")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -227,6 +229,7 @@ def test_a_layer_whose_numbers_are_not_the_data_s(k, disagrees, table, wrong, sa
     assert "where pre gives its input standardised by the mean and deviation" in finding.tested
 
 
+@pytest.mark.thorough
 def test_layers_that_prepare_the_data_as_in_training(k, table):
     net = settled(net_for_tables(k), (table - table.mean(0)) / table.std(0))
     expect_pass(CHECK, behind(k, net, adapted(k, table)), table)
@@ -287,6 +290,7 @@ def test_a_layer_of_preprocessing_with_other_numbers_of_use(k, disagrees, images
     assert "it gives its input / 255" in finding.cause
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fewest", [2, 8])
 def test_a_model_that_refuses_to_train_on_few_rows(k, images, fewest):
     """It is not asked for what it can't run, and its cause is found all the same."""

@@ -161,6 +161,7 @@ def test_inputs_standardised_are_no_common_factor(k):
     expect_pass(CHECK, model, x)
 
 
+@pytest.mark.thorough
 def test_a_deviation_stored_for_one_of_two_variances(k, disagrees, x):
     model = net(k, x)
     y = model.predict(x, verbose=0)
@@ -196,6 +197,7 @@ def test_a_deviation_stored_beside_what_is_left_of_the_initial_values(k, disagre
     assert "of bn0 and bn1 is the square root" in disagrees(model, x, y, rule=FORM).cause
 
 
+@pytest.mark.thorough
 def test_a_deviation_stored_by_a_net_of_which_few_updates_are_counted(k, disagrees, x):
     """An optimizer made after training knows of 13, which would leave 88 %."""
     model = net(k, x)
@@ -234,6 +236,7 @@ def test_channels_in_another_order(k, disagrees, x, order, said):
     assert "order of the layer's channels" in finding.remedy
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("widths", "said"),
     [
@@ -251,6 +254,7 @@ def test_statistics_of_the_next_layer(k, disagrees, x, widths, said):
     assert "by name" in finding.remedy
 
 
+@pytest.mark.thorough
 def test_statistics_as_they_should_be_pass(k, x):
     model = net(k, x, (12, 16))
     expect_pass(CHECK, model, x)

@@ -101,6 +101,7 @@ def test_weights_that_know_their_targets_in_both_modes_tell_no_cause(k, steps, s
     assert finding.cause_tested is (steps != 25)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("small", [0.05, 1.0], ids=("far below 1", "about 1"))
 def test_initial_values_that_leave_outputs_which_hardly_vary(k, small):
     """75 % of 1 in far smaller variances; the rest is of earlier weights, as after training."""

@@ -1,11 +1,16 @@
-"""A `test_step` of the model's own that prepares the rows before the model has them."""
+"""Steps of the model's own that prepare the rows before the model has them."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from pytest_bnconsistency.testing import expect_failure, expect_pass, leaves_no_trace
+from pytest_bnconsistency.testing import (
+    expect_failure,
+    expect_pass,
+    expect_verdict,
+    leaves_no_trace,
+)
 
 CHECK = "train_eval_agreement"
 
@@ -79,7 +84,7 @@ def test_evaluation_is_judged_by_the_rows_that_its_step_gives_the_model():
     model, x, y = trained(Prepares)
     with leaves_no_trace(model, x, y):
         result = expect_pass(CHECK, model, x, y)
-    assert any("test_step prepares the rows" in note for note in result.notes)
+    assert any("step prepares the rows" in note for note in result.notes)
     assert expect_pass("statistics_health", model, x, y).warnings == ()
 
 
@@ -104,7 +109,7 @@ def test_batches_that_a_step_leaves_as_they_are():
     x[:128] += 5000.0 * (np.arange(128) % 2 == 0)[:, None]
     model.fit(x, y, epochs=15, verbose=0)
     result = expect_pass(CHECK, model, x, y)
-    assert any("test_step prepares the rows" in note for note in result.notes)
+    assert any("step prepares the rows" in note for note in result.notes)
 
 
 @pytest.mark.thorough
@@ -117,11 +122,85 @@ def test_statistics_of_prepared_rows_may_still_be_wrong():
 
 @pytest.mark.thorough
 def test_what_only_training_prepares_makes_evaluation_wrong():
-    expect_failure(CHECK, *trained(InTrainingAlone), rule="BN209")
+    model, x, y = trained(InTrainingAlone)
+    cause = "train_step prepares the rows; evaluation gives them to the model as they are"
+    expect_failure(CHECK, model, x, y, rule="BN209", cause_tested=True, cause_contains=cause)
 
 
 @pytest.mark.thorough
 def test_what_only_evaluation_prepares_makes_it_wrong():
     model, x, y = trained(InEvaluationAlone)
-    cause = "test_step prepares the rows; train_step gives them to the model as they are"
+    cause = "test_step prepares the rows; training gives them to the model as they are"
     expect_failure(CHECK, model, x, y, rule="BN209", cause_tested=True, cause_contains=cause)
+
+
+class WithoutStatistics(keras.Model):
+    """A net whose own steps prepare the rows, and that has no normalization layer."""
+
+    in_evaluation = False
+
+    def __init__(self):
+        super().__init__()
+        self.net = keras.Sequential(
+            [keras.layers.Dense(16, "relu"), keras.layers.Dense(3)], name="net"
+        )
+
+    def call(self, x):
+        return self.net(x)
+
+    def prepared(self, x, y):
+        return 5.0 - x / 50.0
+
+    def train_step(self, data):
+        x, y = data
+        return super().train_step((self.prepared(x, y), y))
+
+    def test_step(self, data):
+        x, y = data
+        return super().test_step((self.prepared(x, y) if self.in_evaluation else x, y))
+
+
+class ByTheBatch(WithoutStatistics):
+    def prepared(self, x, y):
+        mean, variance = tf.nn.moments(x, [0])
+        return (mean - x) / tf.sqrt(variance)
+
+
+class Alike(WithoutStatistics):
+    in_evaluation = True
+
+
+class GivenTheTargets(WithoutStatistics):
+    """As a decoder is in training: what the step gives is no preparation of the rows."""
+
+    def prepared(self, x, y):
+        first = tf.cast(y, tf.float32)[:, None]
+        return tf.concat([10.0 * first, x[:, 1:] / 50.0], axis=1)
+
+
+class DrawnAnew(WithoutStatistics):
+    def prepared(self, x, y):
+        return (x / 50.0 - 2.0) * tf.random.uniform((), 0.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause", "remedy"),
+    [
+        (ByTheBatch, "train_step prepares the rows by the numbers of their batch", "adapt()"),
+        (WithoutStatistics, "train_step prepares the rows; evaluation", "in both steps alike"),
+    ],
+)
+def test_rows_that_training_alone_prepares_need_no_statistics(kind, cause, remedy):
+    model, x, y = trained(kind)
+    with leaves_no_trace(model, x, y):
+        found = expect_failure(
+            CHECK, model, x, y, rule="BN209", cause_tested=True, cause_contains=cause
+        )
+    assert remedy in found.remedy
+
+
+@pytest.mark.every_case
+@pytest.mark.parametrize("kind", [Alike, GivenTheTargets, DrawnAnew])
+def test_rows_that_evaluation_has_alike_or_that_are_no_preparation(kind):
+    model, x, y = trained(kind)
+    expect_verdict(CHECK, "not applicable", model, x, y)

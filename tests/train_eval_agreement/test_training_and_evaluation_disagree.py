@@ -52,6 +52,7 @@ def test_statistics_after_a_few_updates(k, disagrees, data):
     expect_pass(CHECK, model, *data)
 
 
+@pytest.mark.thorough
 def test_statistics_after_a_few_updates_without_targets(k, disagrees, data):
     model = classifier(k)
     model.fit(*data, epochs=3, batch_size=32, verbose=0)
@@ -67,6 +68,7 @@ def test_more_updates_are_a_remedy(k, data):
     expect_pass(CHECK, model, *data)
 
 
+@pytest.mark.thorough
 def test_a_smaller_momentum_is_a_remedy(k, data):
     model = classifier(k, momentum=0.4)
     model.fit(*data, epochs=3, batch_size=32, verbose=0)
@@ -202,6 +204,7 @@ def looped(k, model, data, training):
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
 
 
+@pytest.mark.thorough
 def test_a_custom_loop_without_training(k, disagrees, data):
     model = classifier(k, momentum=0.1)
     for _ in range(3):

@@ -8,8 +8,8 @@ distance to the population's is told in standard errors.
 from __future__ import annotations
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.evaluated_rows import as_evaluated
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
+from pytest_bnconsistency.checks.prepared_rows import as_trained
 from pytest_bnconsistency.checks.statistics_health.distances import distances, far_off, table
 from pytest_bnconsistency.checks.statistics_health.failures import unusable
 from pytest_bnconsistency.checks.statistics_health.summary import evidence_of, passed_summary
@@ -82,7 +82,7 @@ def _with_data(
         return None, stored, ""
     try:
         with preserve_state(context.subject):
-            known = estimated(as_evaluated(context))
+            known = estimated(as_trained(context).context)
             return known, by_behaviour(stored, known.tracked), ""
     except RefusedError as error:
         return None, stored, f"only what is stored was read: {error}"

@@ -11,19 +11,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.evaluated_rows import as_evaluated, prepared_by_evaluation_only
 from pytest_bnconsistency.checks.non_finite_outputs import (
     has_finite_outputs,
     not_finite,
     spoilt_weights,
 )
 from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
+from pytest_bnconsistency.checks.prepared_rows import as_trained
 from pytest_bnconsistency.checks.train_eval_agreement import (
     both_references,
     explain_by_mode,
     never_updated,
     planned_updates,
-    prepared_rows,
+    steps_unlike,
     stopped,
 )
 from pytest_bnconsistency.checks.unanswered import Unanswered
@@ -54,12 +54,10 @@ def check(context: CheckContext) -> CheckResult:
         return Unanswered(context.only_size).not_applicable(NAME)
     if spoilt_weights(context.subject) and not has_finite_outputs(context):
         return not_finite(context, "the outputs are NaN or Inf").inconclusive(NAME)
-    evaluated = as_evaluated(context)
+    prepared = as_trained(context)
     with preserve_state(context.subject):
-        result = _decide(evaluated, estimated(evaluated))
-    if prepared_by_evaluation_only(context):
-        return prepared_rows.judged(context, evaluated, result)
-    return result
+        result = _decide(prepared.context, estimated(prepared.context))
+    return result if prepared.alike else steps_unlike.judged(context, prepared, result)
 
 
 def _decide(context: CheckContext, known: Estimated) -> CheckResult:
