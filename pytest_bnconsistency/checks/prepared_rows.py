@@ -42,25 +42,32 @@ def as_trained(context: CheckContext) -> Prepared:
 
 
 def _as_trained(context: CheckContext) -> Prepared:
+    subject = context.subject
+    trains = subject.own_training and context.updates() != 0
+    found = None
+    if trains or "test_step" in subject.own_evaluation():
+        with preserve_state(subject):
+            found = _prepared(context, trains)
+    return found or Prepared(context)
+
+
+def _prepared(context: CheckContext, trains: bool) -> Prepared | None:
+    """What the steps make of the rows; None for nothing, and where that can't be told."""
     subject, data = context.subject, context.given
-    own_training = subject.own_training and context.updates() != 0
-    if not own_training and "test_step" not in subject.own_evaluation():
-        return Prepared(context)
     few = data.take(slice(0, FEW))
-    with preserve_state(subject):
-        evaluated = _given(subject.rows_in_evaluation, few)
-        trained = _given(subject.rows_in_training, few) if own_training else few.x
-        if evaluated is None:
-            return Prepared(context)
+    evaluated = _given(subject.rows_in_evaluation, few)
+    if evaluated is None:
+        return None
+    rows, name, steps = evaluated, "test_step", subject.rows_in_evaluation
+    if (trained := _given(subject.rows_in_training, few) if trains else few.x) is not None:
         rows, name, steps = trained, "train_step", subject.rows_in_training
-        if rows is None:
-            rows, name, steps = evaluated, "test_step", subject.rows_in_evaluation
-        by_training, alike = not _same(rows, few.x), _same(rows, evaluated)
-        x = _all_given(steps, context) if by_training else data.x
-        by_batch = by_training and not alike and _by_batch(steps, few)
-    if x is None or (alike and not by_training):
-        return Prepared(context)
+    alike, by_training = _same(rows, evaluated), not _same(rows, few.x)
+    if alike and not by_training:
+        return None
     if by_training:
+        x = _all_given(steps, context)
+        if x is None:
+            return None
         notes = (*data.notes, NOTE.format(step=name))
         data = replace(data, x=x, notes=notes, rest=None, form=None)
     prepared = copy.copy(subject)
@@ -68,9 +75,9 @@ def _as_trained(context: CheckContext) -> Prepared:
     return Prepared(
         CheckContext(prepared, data, context.settings, context.asked),
         by_training,
-        not _same(evaluated, few.x),
-        alike,
-        by_batch,
+        by_evaluation=not _same(evaluated, few.x),
+        alike=alike,
+        by_batch=not alike and _by_batch(steps, few),
     )
 
 

@@ -20,6 +20,7 @@ from pytest_bnconsistency.checks.population_statistics import (
 )
 from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
 from pytest_bnconsistency.checks.unanswered import Unanswered
+from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.data.logits import joined
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
@@ -29,6 +30,7 @@ from pytest_bnconsistency.measurement.input_moments import Moments
 from pytest_bnconsistency.measurement.normalization_layers import find_tracked
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
 from pytest_bnconsistency.measurement.tracked_variables import Tracked, tracked_candidates
+from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 
@@ -45,6 +47,9 @@ HARMFUL, SEEN = 0.1, 0.02
 """Shares of the loss of a mean answer: they lose at least the first, or twice as much and the
 second. Weights that were trained in both modes, one after the other, know their targets in either.
 """
+LOST = (
+    "the weights were trained with other statistics, which were not copied, saved, loaded or kept"
+)
 OR_RECALIBRATE = ", or recalibrate(model, x)"
 FIT_THE_INITIAL = (
     "(recalibrate(model, x) alone may make it worse: the weights fit the initial statistics)"
@@ -118,14 +123,15 @@ def _offsets_moved_after(context: CheckContext, fresh: Sequence[Tracked]) -> boo
     at_start = {id(t.layer) for t in fresh}
     calls = [call for call in training_pass(context).calls if call.is_layer]
     first = next((i for i, call in enumerate(calls) if id(call.layer) in at_start), len(calls))
-    offsets = [
-        variable.numpy()
-        for call in calls[first:]
-        if id(call.layer) not in at_start
-        for variable in context.subject.own_variables(call.layer)
-        if variable.dtype.is_floating and len(variable.shape) == 1 and variable.shape[0] > 1
-    ]
+    layers = [call.layer for call in calls[first:] if id(call.layer) not in at_start]
+    offsets = [value for layer in layers for value in _vectors(context.subject, layer)]
     return bool(offsets) and all(np.ptp(value) > 0 for value in offsets)
+
+
+def _vectors(subject: Subject, layer: object) -> list[Array]:
+    """The float vectors among a layer's own variables, of more than one number."""
+    own = [variable for variable in subject.own_variables(layer) if variable.dtype.is_floating]
+    return [value for v in own if len(v.shape) == 1 and (value := v.numpy()).size > 1]
 
 
 def _informed(context: CheckContext) -> bool:
@@ -142,11 +148,14 @@ def _informed(context: CheckContext) -> bool:
 
 def _unreached(context: CheckContext, training: Pass, x: Any) -> list[Tracked]:
     """Normalization layers that move only if training=True is passed to them."""
+    modes = _told(context, training)
+    return find_tracked(_pass(context, x, modes), x) if modes else []
+
+
+def _told(context: CheckContext, training: Pass) -> dict[int, bool]:
+    """The modes of the layers that could be told training=True themselves."""
     takes_training = context.subject.takes_training
-    modes = {id(layer): True for layer in _holders(context, training) if takes_training(layer)}
-    if not modes:
-        return []
-    return find_tracked(_pass(context, x, modes), x)
+    return {id(layer): True for layer in _holders(context, training) if takes_training(layer)}
 
 
 def _by_momentum(
@@ -225,7 +234,7 @@ def _finding(context: CheckContext, layers: Layers) -> Finding:
             established=True,
         )
     elif stuck or _fit_leaves_unchanged(context, data, untouched, tries):
-        explanation = _not_reached(context, first, bool(stuck))
+        explanation = _not_reached(context, first, bool(stuck), tries)
     else:
         explanation = _other_steps(context, untouched, tries)
     return rule.finding(
@@ -239,8 +248,14 @@ def _finding(context: CheckContext, layers: Layers) -> Finding:
     )
 
 
-def _not_reached(context: CheckContext, first: Tracked, stuck: bool) -> Explanation:
-    """Training mode does not reach the layer: the model does not pass it on, or is not told."""
+def _not_reached(context: CheckContext, first: Tracked, stuck: bool, tries: Tries) -> Explanation:
+    """Training mode does not reach the layer: the model does not pass it on, or is not told.
+
+    Where the weights fit the batch all the same, another model was trained that they are of.
+    """
+    losses = _losses(context, tries, told=True) if stuck else None
+    if losses is not None and losses.fit_the_batch:
+        return _lost(losses, ", or recalibrate the model inside that takes training")
     cause = (
         f"training mode does not reach {first.path} in a training step: a model or layer "
         "around it takes no training argument, or does not pass it on"
@@ -279,25 +294,17 @@ def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tri
     """
     moves = "one forward pass in training mode moves the statistics"
     in_loop = "the steps ran in inference mode, as model(x) without training=True does in a loop"
-    lost = "the weights were trained with other statistics, which were not saved, loaded or kept"
     losses = _losses(context, tries)
     layers = {id(t.layer) for t in untouched}
     all_at_start = all(id(t.layer) in layers for t in estimated(context).tracked)
     if losses is not None:
         stored, trained = losses.stored, losses.trained
-        modes = f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
         if losses.fit_the_batch if all_at_start else stored > trained:
-            return Explanation(
-                cause=lost,
-                tested=f"the weights fit the statistics of the batch: {modes}",
-                remedy="save and load the weights that do not train along with those that do"
-                + OR_RECALIBRATE,
-                established=True,
-            )
+            return _lost(losses, OR_RECALIBRATE)
         if all_at_start and stored <= trained:
             return Explanation(
                 cause=in_loop,
-                tested=f"{moves}, and the weights fit the initial ones: {modes}",
+                tested=f"{moves}, and the weights fit the initial ones: {losses.text}",
                 remedy="call model(x, training=True) in the training loop; then train again "
                 + FIT_THE_INITIAL,
                 established=True,
@@ -306,16 +313,26 @@ def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tri
         return Explanation(
             cause=tries.without_cause(
                 "not established; the statistics of other layers moved, so the steps ran in "
-                f"training mode: either {lost}, or the layer is new"
+                f"training mode: either {LOST}, or the layer is new"
             ),
             tested=moves,
             remedy=f"load all weights{OR_RECALIBRATE}",
         )
     return Explanation(
-        cause=tries.without_cause(f"not established; either {in_loop}, or {lost}"),
+        cause=tries.without_cause(f"not established; either {in_loop}, or {LOST}"),
         tested=moves,
         remedy="call model(x, training=True) in the training loop and train again; or load all "
         f"weights{OR_RECALIBRATE}",
+    )
+
+
+def _lost(losses: Losses, otherwise: str) -> Explanation:
+    return Explanation(
+        cause=LOST,
+        tested=f"the weights fit the statistics of the batch: {losses.text}",
+        remedy="copy, save and load the weights that do not train along with those that do"
+        + otherwise,
+        established=True,
     )
 
 
@@ -328,6 +345,11 @@ class Losses:
     uninformed: float
 
     @property
+    def text(self) -> str:
+        stored, trained = self.stored, self.trained
+        return f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
+
+    @property
     def fit_the_batch(self) -> bool:
         """Whether the weights were surely trained with the statistics of the batch."""
         lost = (self.stored - self.trained) / max(abs(self.uninformed), 1e-12)
@@ -335,19 +357,23 @@ class Losses:
         return lost > SEEN and self.stored > times * self.trained
 
 
-def _losses(context: CheckContext, tries: Tries) -> Losses | None:
-    """The losses of the given rows, where there is a loss."""
+def _losses(context: CheckContext, tries: Tries, told: bool = False) -> Losses | None:
+    """The losses of the given rows, where there is a loss; training mode as the model has it, or
+    `told` to the layers themselves.
+    """
     subject, known = context.subject, estimated(context)
-    if context.given.y is None or not subject.evaluates or not known.seen:
+    if context.given.y is None or not subject.evaluates or not (told or known.seen):
         return None
     if not tries.may("the loss in either mode"):
         return None
     ordered = context.given.take(known.batches.order)
-    trained = zip(*(batch.outputs for batch in known.seen), strict=True)
-    sides = [
-        Side(inference_pass(context).over(known.batches)),
-        Side([joined(list(leaves)) for leaves in trained]),
-    ]
+    if told:
+        again = _pass(context, known.batches[0].x, _told(context, known.training))
+        trained = again.over(known.batches)
+    else:
+        leaves = zip(*(batch.outputs for batch in known.seen), strict=True)
+        trained = [joined(list(leaf)) for leaf in leaves]
+    sides = [Side(inference_pass(context).over(known.batches)), Side(trained)]
     losses = [subject.loss(ordered, s.predicted) for s in (*sides, uninformed(sides[-1]))]
     found = [loss for loss in losses if loss is not None]
     return Losses(*found) if len(found) == len(losses) else None
