@@ -7,13 +7,14 @@ watching the pass, so that a layer held in a closure counts as well.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest
+from pytest_bnconsistency.data.arrays import Array, Nest, flatten, map_nest, rows_of
 from pytest_bnconsistency.data.logits import LOGITS, joined, with_logits
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import BNConsistencyError, UnsupportedSubjectError
@@ -34,6 +35,7 @@ from pytest_bnconsistency.execution.random_operations import (
     standing,
     with_random_numbers,
 )
+from pytest_bnconsistency.execution.rows_first import rows_first
 from pytest_bnconsistency.execution.state import Variables, reachable_variables
 from pytest_bnconsistency.execution.traces import note_trace
 from pytest_bnconsistency.execution.variable_uses import Uses, variable_uses
@@ -159,8 +161,21 @@ class Pass:
 
     def over(self, batches: Iterable[Data]) -> list[Array]:
         """The outputs for the rows of all batches, one after the other."""
-        parts = (self.run(batch.x).outputs for batch in batches)
+        parts = (self.of_rows(batch.x, self.run(batch.x).outputs) for batch in batches)
         return [joined(list(leaves)) for leaves in zip(*parts, strict=True)]
+
+    def of_rows(self, x: Nest, outputs: Sequence[Array]) -> list[Array]:
+        """What these outputs for `x` say of each of its rows, without those that say nothing."""
+        pairs = itertools.zip_longest(outputs, self._output_shapes)
+        said = (rows_first(output, shape, rows_of(x)) for output, shape in pairs)
+        return [output for output in said if output is not None]
+
+    @property
+    def _output_shapes(self) -> list[list[int | None]]:
+        """What a trace tells of the outputs' shapes; nothing without one, or without a rank."""
+        tensors = [] if self._concrete is None else self._concrete.outputs[: self._output_count]
+        known = all(tensor.shape.rank is not None for tensor in tensors)
+        return [tensor.shape.as_list() for tensor in tensors] if known else []
 
     def again(
         self,

@@ -28,7 +28,8 @@ class BatchStatistics:
     """What one batch of `rows` rows gave.
 
     `moments` holds for each tracked variable the moments of its layer's calls, `values` what the
-    calls together move it towards (float64), `outputs` the model's outputs in training mode.
+    calls together move it towards (float64), `outputs` what the model says of
+    each row in training mode.
     """
 
     rows: int
@@ -57,7 +58,8 @@ def batch_statistics(
             own = recorded or (_from_update(t, read_off, batch.rows),)
             moments.append(own)
             values.append(t.moved_towards(own) if recorded else read_off[id(t.variable)])
-        yield BatchStatistics(batch.rows, tuple(moments), tuple(values), outputs)
+        said = training.of_rows(batch.x, outputs)
+        yield BatchStatistics(batch.rows, tuple(moments), tuple(values), said)
 
 
 def _read_off(training: Pass, tracked: Sequence[Tracked]) -> list[Tracked]:

@@ -107,6 +107,16 @@ def test_weights_that_were_changed_are_no_matter_of_the_features(model, table):
     model.set_weights(before)
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("times", [4.0, 10.0])
+def test_variances_off_by_one_number_are_not_told_by_two_of_each_feature(k, table, times):
+    model = trained(k, table)
+    variance = model.get_layer("one").moving_variance
+    variance.assign(times * variance)
+    finding = expect_failure(CHECK, model, *table, rule="BN214", layer="one", cause_tested=True)
+    assert "the stored variances of one are " in finding.cause
+
+
 @pytest.fixture(scope="module")
 def heavy_tailed():
     """All features have mean 0 and deviation 1, as standardised ones have, and far outliers."""

@@ -16,7 +16,11 @@ from pytest_bnconsistency.checks.non_finite_outputs import (
     not_finite,
     spoilt_weights,
 )
-from pytest_bnconsistency.checks.population_statistics import Estimated, estimated
+from pytest_bnconsistency.checks.population_statistics import (
+    Estimated,
+    estimated,
+    inference_pass,
+)
 from pytest_bnconsistency.checks.prepared_rows import as_trained
 from pytest_bnconsistency.checks.train_eval_agreement import (
     both_references,
@@ -32,6 +36,10 @@ from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.results import CheckResult
 
 NAME = "train_eval_agreement"
+ROWLESS = Unanswered(
+    "no output says something of each row",
+    "give a model, or a function around it, whose outputs have the rows first",
+)
 ONE_ROW = Unanswered(
     "one row has no batch statistics worth the name",
     "give at least two rows, better a few hundred",
@@ -54,6 +62,8 @@ def check(context: CheckContext) -> CheckResult:
         return Unanswered(context.only_size).not_applicable(NAME)
     if spoilt_weights(context.subject) and not has_finite_outputs(context):
         return not_finite(context, "the outputs are NaN or Inf").inconclusive(NAME)
+    if not inference_pass(context).over([context.data.take(slice(0, 2))]):
+        return ROWLESS.inconclusive(NAME)
     prepared = as_trained(context)
     with preserve_state(context.subject):
         result = _decide(prepared.context, estimated(prepared.context))

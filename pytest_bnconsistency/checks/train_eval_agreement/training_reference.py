@@ -193,7 +193,7 @@ def _rows_mix(context: CheckContext, known: Estimated) -> bool | None:
 
     def run(others: int) -> Side:
         rows = [*range(count), *range(others * count, (others + 1) * count)]
-        return Side([o[:count] for o in known.training.run(data.take(rows).x).outputs])
+        return Side([output[:count] for output in known.training.over([data.take(rows)])])
 
     def mix() -> bool | None:
         first, again, other = run(1), run(1), run(2)

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.channel_orders import one_each
+from pytest_bnconsistency.checks.train_eval_agreement.causes.factors import one_factor
 from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import (
     ENOUGH_STATISTICS,
     named,
@@ -76,7 +77,11 @@ def features(trial: InputTrial) -> Iterator[Features]:
         for what in _usual_scalings(_by_rows(trial.every_row)):
             yield Features(f"the features before they were {what}", index, *seen.change(fit))
     free = seen.to_fit(fit)
-    if free.any() and not seen.is_one(*(change := seen.change(seen.fit(free)))):
+    if (
+        free.any()
+        and not seen.is_multiplied
+        and not seen.is_one(*(change := seen.change(seen.fit(free))))
+    ):
         said = seen.said(np.flatnonzero(free), *change)
         yield Features(f"x with {said}", index, *change, fitted=True)
 
@@ -137,6 +142,15 @@ class FirstLayer:
         """Whether the channels tell all features from one another."""
         slopes = self.slopes / max(float(np.abs(self.slopes).max()), 1e-30)
         return bool(np.linalg.matrix_rank(slopes, 1e-4) == len(slopes))
+
+    @property
+    def is_multiplied(self) -> bool:
+        """Whether one number takes the variances to those stored, and the means are as stored: it
+        tells what otherwise each feature has two numbers for.
+        """
+        moved = np.abs(self.stored_mean - self.given_mean) / np.sqrt(self.stored)
+        one = one_factor(self.stored, self.variances())
+        return one is not None and float(np.median(moved)) < OTHERWISE
 
     def variances(self, scales: Array | float = 1.0) -> Array:
         scaled = self.slopes * np.reshape(scales, (-1, 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.causes.channel_orders import MANY, orders
+from pytest_bnconsistency.checks.train_eval_agreement.causes.factors import is_count, one_factor
 from pytest_bnconsistency.checks.train_eval_agreement.causes.forms_of_statistics import (
     ALIKE,
     in_another_form,
@@ -30,10 +30,6 @@ from pytest_bnconsistency.words import digits, listed
 
 CLOSE = 0.05
 """An order of few channels is believed where it leaves less than this share."""
-ONE_FACTOR = 0.1
-"""Factors of channels, as logarithms, that are one differ by less in the median."""
-ONE_COUNT = 0.05
-"""A factor that is a number of batches or replicas is as near to a whole one, in parts of it."""
 FOR_WANT_OF_ANOTHER = 0.6
 """A factor of the variances counts for so much: dropout, say, is one, and says why."""
 RECALIBRATE = "or recalibrate(model, x)"
@@ -106,16 +102,8 @@ def _in_another_form(m: Measured) -> Iterator[Undone]:
         )
 
 
-def one_factor(m: Measured, variances: Sequence[int]) -> float | None:
-    """The number that stored variances are of the population's, None where channels differ in it.
-
-    `variances` are their indices among what is tracked.
-    """
-    with np.errstate(all="ignore"):
-        logs = np.log(np.concatenate([(m.moving[i] / m.reference[i]).ravel() for i in variances]))
-        middle = float(np.median(logs))
-        spread = float(np.median(np.abs(logs - middle)))
-    return math.exp(middle) if np.isfinite(middle) and spread < ONE_FACTOR else None
+def _concatenated(values: Sequence[Array], places: Sequence[int]) -> Array:
+    return np.concatenate([values[place].ravel() for place in places])
 
 
 def _multiplied(m: Measured) -> Iterator[Undone]:
@@ -130,7 +118,7 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
     variances = [i for i in places if m.tracked[i].role == "variance"]
     if sum(m.moving[i].size for i in variances) < FEWEST_CHANNELS:
         return
-    factor = one_factor(m, variances)
+    factor = one_factor(*(_concatenated(of, variances) for of in (m.moving, m.reference)))
     if factor is None:
         return
 
@@ -146,7 +134,7 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
     as_stored = {i: m.moving[i] for i in places}
     limit = min(ALIKE * left(as_stored), HALF * beside, HALF * left(divided(factor**0.5)))
     named = {factor: "means and variances"}
-    if _is_count(factor):  # data of another spread, blurred or augmented, has any
+    if is_count(factor):  # data of another spread, blurred or augmented, has any
         named[1.0] = "variances"
     for of_means, what in named.items():
         if left(divided(of_means)) < limit:
@@ -161,12 +149,6 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
             # A step that writes to the statistics may be why: it is looked at, too.
             most = 0.95 if of_means == factor else FOR_WANT_OF_ANOTHER
             yield replace(undone, most=most)
-
-
-def _is_count(factor: float) -> bool:
-    """Whether a factor is about a whole number, or one divided by it."""
-    count = max(factor, 1 / factor)
-    return round(count) > 1 and abs(count - round(count)) < ONE_COUNT * count
 
 
 def _in_another_order(m: Measured) -> Iterator[Undone]:

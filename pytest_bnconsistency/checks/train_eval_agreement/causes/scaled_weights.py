@@ -15,7 +15,7 @@ import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, MOST, Cause
 from pytest_bnconsistency.checks.train_eval_agreement.causes.changed_weights import REMEDY
-from pytest_bnconsistency.checks.train_eval_agreement.causes.rewritten import one_factor
+from pytest_bnconsistency.checks.train_eval_agreement.causes.factors import one_factor
 from pytest_bnconsistency.checks.train_eval_agreement.causes.trials import (
     MOVED,
     InputTrial,
@@ -110,7 +110,7 @@ def _factor(m: Measured, fed: Fed) -> float | None:
     """
     if m.moving[fed.variance].size < FEWEST:
         return None
-    squared = one_factor(m, [fed.variance])
+    squared = one_factor(m.moving[fed.variance], m.reference[fed.variance])
     if squared is None or abs(math.log(squared)) <= 2 * math.log(LEAST_FACTOR):
         return None
     return math.sqrt(squared)
