@@ -392,18 +392,32 @@ def test_a_step_that_can_not_run_with_other_flags(x, y):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("flag", [None, False], ids=["by mode", "by flag"])
-def test_a_teacher_that_follows_a_student(k, x, y, flag):
-    """Called with training=False it runs in inference mode, as declared, and follows by design."""
+@pytest.mark.parametrize(
+    ("flag", "followed", "pattern"),
+    [
+        (None, "weights", None),
+        (False, "weights", None),
+        (False, "weights", "*teacher/*"),
+        (False, "trainable", None),
+        (False, "non_trainable", None),
+    ],
+    ids=["by mode", "by flag", "though it must stay", "weights alone", "statistics alone"],
+)
+def test_a_teacher_that_follows_a_student(k, x, y, flag, followed, pattern):
+    """It runs in inference mode, or is frozen for the optimizer, and follows by design: in all."""
 
-    def net():
+    def net(name):
         layers = [k.layers.Dense(4), k.layers.BatchNormalization(), k.layers.Dense(3)]
-        return k.Sequential([k.Input(x.shape[1:]), *layers, k.layers.Softmax()])
+        return k.Sequential([k.Input(x.shape[1:]), *layers, k.layers.Softmax()], name=name)
 
     class MeanTeacher(k.Model):
         def __init__(self):
             super().__init__()
-            self.student, self.teacher = net(), net()
+            self.student, self.teacher = net("student"), net("teacher")
+            pairs = zip(self.teacher.weights, self.student.weights, strict=True)
+            trained = {id(weight) for weight in self.teacher.trainable_weights}
+            wanted = {"weights": (0, 1), "trainable": (1,), "non_trainable": (0,)}[followed]
+            self.pairs = [pair for pair in pairs if (id(pair[0]) in trained) in wanted]
 
         def call(self, x, training=None):
             return self.teacher(x, training=False)
@@ -415,7 +429,7 @@ def test_a_teacher_that_follows_a_student(k, x, y, flag):
                 loss = tf.reduce_mean(k.losses.sparse_categorical_crossentropy(labels, said))
             weights = self.student.trainable_variables
             self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
-            for mine, its in zip(self.teacher.weights, self.student.weights, strict=True):
+            for mine, its in self.pairs:
                 mine.assign(0.9 * mine + 0.1 * its)
             return {"loss": loss}
 
@@ -424,13 +438,15 @@ def test_a_teacher_that_follows_a_student(k, x, y, flag):
     if flag is not None:
         model.teacher.trainable = flag
     model.compile("sgd", "sparse_categorical_crossentropy")
-    if flag is False:
-        finding = expect_failure(CHECK, model, x, y, rule="BN301", cause_tested=True)
+    if pattern or followed != "weights":
+        options = {} if pattern is None else {"frozen": pattern}
+        finding = expect_failure(CHECK, model, x, y, rule="BN301", cause_tested=True, **options)
         assert "accept that by the option ignore" in finding.remedy
-    else:
-        result = expect_verdict(CHECK, Verdict.NOT_APPLICABLE, model, x, y)
-        if k is keras:  # of calls in a model's own code, tf_keras tells no mode
-            assert "of the layer only its mode, training=False, is declared" in result.summary
+        return
+    result = expect_verdict(CHECK, Verdict.NOT_APPLICABLE, model, x, y)
+    said = "frozen for the optimizer, they follow" if flag is False else "only its mode, training="
+    if flag is False or k is keras:  # of calls in a model's own code, tf_keras tells no mode
+        assert said in result.summary
 
 
 def test_a_layer_of_ones_own_that_a_step_runs_in_training_mode(k, x, y):

@@ -93,18 +93,21 @@ def _declared(
     if not call.is_layer:
         return None
     own = subject.trainable(layer)
+    named = bool(pattern) and fnmatch.fnmatchcase(call.path, pattern or "")
 
     def by(reason: str, **kinds: bool) -> Frozen | None:
         statistics_only = kinds.get("inference_only", False)
         tracked = tracked_candidates(subject, layer) if statistics_only else None
         variables = subject.own_variables(layer) if tracked is None else tracked
-        return Frozen(call, reason, tuple(variables), own, **kinds) if variables else None
+        if not variables:
+            return None
+        return Frozen(call, reason, tuple(variables), own, named=named, **kinds)
 
     if not own:
         return by("trainable=False")
     if (above := _frozen_above(subject, call)) is not None:
         return by(f"trainable=False on {above}", above=True)
-    if pattern and fnmatch.fnmatchcase(call.path, pattern):
+    if named:
         return by(f"pattern {pattern}", expected=True)
     outer = [each for each in (layer, *reversed(call.parents)) if id(each) in in_inference]
     outer += [layer] if call.called_with[-1] is False else []

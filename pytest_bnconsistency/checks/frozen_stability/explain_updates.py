@@ -20,6 +20,7 @@ from pytest_bnconsistency.checks.frozen_stability.measured import (
     variables_of,
 )
 from pytest_bnconsistency.errors import BNConsistencyError
+from pytest_bnconsistency.measurement.tracked_variables import tracked_candidates
 from pytest_bnconsistency.models.owned_objects import name_of
 from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.rules import catalogue as rules
@@ -65,20 +66,36 @@ def by_parent(m: Measured, layers: Sequence[Frozen]) -> Cause | None:
 
 
 def followers(m: Measured) -> tuple[list[Frozen], str]:
-    """The layers whose statistics steps move in another way than by running them, and a note.
+    """The layers that steps move in another way than by running them, and a note.
 
-    That a layer runs in inference mode is kept, and no more was declared of it.
+    Of some only the mode was declared, which they keep. Others are frozen for the optimizer by
+    their flag, and follow the weights of another network: then weights and statistics both move,
+    while gradients would leave statistics alone.
     """
     by_mode = frozenset(m.by_forward) | {id(v) for f in m.by_batch for v in f.variables}
-    found = [f for f in m.moving if f.inference_only and not f.any_of(by_mode)]
+    moved = [f for f in m.moving if not (f.named or f.any_of(by_mode))]
+    by_flag = [f for f in moved if not f.inference_only]
+    found = [f for f in moved if f.inference_only or _follow(m, by_flag)]
     writers = _writers(m, found)
     if writers is None or not writers.others_than(f.call.layer for f in found):
         return [], ""
     verb = "moves" if len(writers.labels) == 1 else "move"
-    return found, (
-        f"{listed(writers.labels)} {verb} the statistics of {paths_of(found)}: of the layer only "
-        "its mode, training=False, is declared, and that it keeps"
+    followed = f"{listed(writers.labels)} {verb} the {{}} of {paths_of(found)}: "
+    if any(not f.inference_only for f in found):
+        return found, followed.format("weights and statistics") + (
+            "frozen for the optimizer, they follow those of other layers, as a teacher's or a "
+            "target network's do; give frozen='...' if they must stay"
+        )
+    return found, followed.format("statistics") + (
+        "of the layer only its mode, training=False, is declared, and that it keeps"
     )
+
+
+def _follow(m: Measured, layers: Sequence[Frozen]) -> bool:
+    """Whether steps move statistics among the state of these layers, and weights as well."""
+    statistics = {id(v) for f in layers for v in tracked_candidates(m.subject, f.call.layer) or ()}
+    moved = {id(v) for v in variables_of(layers)} & m.by_steps
+    return bool(moved & statistics) and bool(moved - statistics)
 
 
 def _writers(m: Measured, layers: Sequence[Frozen]) -> Written | None:

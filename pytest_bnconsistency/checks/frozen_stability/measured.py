@@ -22,8 +22,8 @@ class Frozen:
     """A layer that is declared frozen, and by what.
 
     `inference_only` says that only its mode is declared (`training=False`), so that its weights
-    may train but its statistics may not move. `expected` says that only the user's pattern
-    declares it, `above` that a layer around it does.
+    may train but its statistics may not move. `named` says that the user's pattern names it,
+    `expected` that only this declares it, `above` that a layer around it does.
     """
 
     call: Call
@@ -31,6 +31,7 @@ class Frozen:
     variables: tuple[Any, ...]
     own_flag: bool
     inference_only: bool = False
+    named: bool = False
     expected: bool = False
     above: bool = False
 
@@ -50,8 +51,7 @@ class Measured:
     steps, move; `flagged` the flags that the steps set; `gaps` is how far a layer's modes are
     from one another, by its identity. `start` are both modes' scores, where these differ by that.
     `beyond` are those of `by_forward` that these rows move from 0 only: what is stored has seen
-    more. `followers` are layers of which only the mode is declared, and whose statistics somebody
-    else writes: they follow those of another network, say.
+    more. `followers` are layers to which somebody else writes: they follow another network, say.
     """
 
     subject: Subject

@@ -15,6 +15,7 @@ from pytest_bnconsistency.checks.train_eval_agreement import (
     population_reference,
     stepping,
     summary,
+    tiny_batches,
     training_reference,
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measure import measured
@@ -70,10 +71,11 @@ def _finding(
     if far is None and worse is not None:
         far = Comparison(m.stored, m.trained, [worse])
     elif far is None or not far.proven:
-        return None
+        return tiny_batches.found(context, known, m)
     bound = inconclusive.bound(far.worst)
     return (
         explain_by_settling.explained(context, known, far, bound)
         or explain_by_formulas.explained(context, known, far, bound)
+        or tiny_batches.found(context, known, m)
         or disagreement.unexplained(m, bound)
     )

@@ -103,7 +103,12 @@ def _set_back(m: Measured, tries: Tries) -> Cause | None:
     return all_set_back(m) if tries.complete and not likely(m) else None
 
 
-CAUSES = (_unusable, _written, _stale, _scaled, _lagging, _set_back)
+def _of_before(m: Measured, tries: Tries) -> Cause | None:
+    """What the statistics were before the updates that were counted, as for fine-tuning."""
+    return next(stale(m), None) if tries.complete and m.few_updates and not likely(m) else None
+
+
+CAUSES = (_unusable, _written, _stale, _scaled, _lagging, _set_back, _of_before)
 """The first that explains what is stored is the cause: those before it are surer, or cost less."""
 
 

@@ -148,7 +148,12 @@ class Measured:
         certain = self.certain_share
         if certain is None:
             return self.initial_share >= MEASURED_SHARE
-        return certain >= CERTAIN_SHARE and self.initial_share >= certain / 2
+        return self.few_updates and self.initial_share >= certain / 2
+
+    @property
+    def few_updates(self) -> bool:
+        """Whether the updates that were counted leave some of what stood there before."""
+        return (self.certain_share or 0.0) >= CERTAIN_SHARE
 
     @functools.cached_property
     def closed(self) -> float:

@@ -148,11 +148,11 @@ def _informed(context: CheckContext) -> bool:
 
 def _unreached(context: CheckContext, training: Pass, x: Any) -> list[Tracked]:
     """Normalization layers that move only if training=True is passed to them."""
-    modes = _told(context, training)
+    modes = _modes_of_layers(context, training)
     return find_tracked(_pass(context, x, modes), x) if modes else []
 
 
-def _told(context: CheckContext, training: Pass) -> dict[int, bool]:
+def _modes_of_layers(context: CheckContext, training: Pass) -> dict[int, bool]:
     """The modes of the layers that could be told training=True themselves."""
     takes_training = context.subject.takes_training
     return {id(layer): True for layer in _holders(context, training) if takes_training(layer)}
@@ -253,7 +253,7 @@ def _not_reached(context: CheckContext, first: Tracked, stuck: bool, tries: Trie
 
     Where the weights fit the batch all the same, another model was trained that they are of.
     """
-    losses = _losses(context, tries, told=True) if stuck else None
+    losses = _losses(context, tries, in_layers=True) if stuck else None
     if losses is not None and losses.fit_the_batch:
         return _lost(losses, ", or recalibrate the model inside that takes training")
     cause = (
@@ -357,18 +357,18 @@ class Losses:
         return lost > SEEN and self.stored > times * self.trained
 
 
-def _losses(context: CheckContext, tries: Tries, told: bool = False) -> Losses | None:
+def _losses(context: CheckContext, tries: Tries, in_layers: bool = False) -> Losses | None:
     """The losses of the given rows, where there is a loss; training mode as the model has it, or
-    `told` to the layers themselves.
+    that of the layers themselves.
     """
     subject, known = context.subject, estimated(context)
-    if context.given.y is None or not subject.evaluates or not (told or known.seen):
+    if context.given.y is None or not subject.evaluates or not (in_layers or known.seen):
         return None
     if not tries.may("the loss in either mode"):
         return None
     ordered = context.given.take(known.batches.order)
-    if told:
-        again = _pass(context, known.batches[0].x, _told(context, known.training))
+    if in_layers:
+        again = _pass(context, known.batches[0].x, _modes_of_layers(context, known.training))
         trained = again.over(known.batches)
     else:
         leaves = zip(*(batch.outputs for batch in known.seen), strict=True)

@@ -38,7 +38,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.small_momentum impo
 from pytest_bnconsistency.checks.train_eval_agreement.causes.weights_among_statistics import (
     weights_among_statistics,
 )
-from pytest_bnconsistency.checks.train_eval_agreement.measured import CERTAIN_SHARE, Measured
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.batches import in_batches
@@ -88,7 +88,7 @@ def _settles(m: Measured, attempt: Attempt, found: Sequence[Cause]) -> bool:
     if any(cause.sure for cause in found):
         return True
     if attempt.by_updates:
-        return (m.certain_share or 0.0) >= CERTAIN_SHARE
+        return m.few_updates
     return any(cause.share > 0.95 for cause in found)
 
 

@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.channel_orders import one_each
-from pytest_bnconsistency.checks.train_eval_agreement.causes.factors import one_factor
 from pytest_bnconsistency.checks.train_eval_agreement.causes.fitting import (
     ENOUGH_STATISTICS,
     named,
@@ -145,12 +144,17 @@ class FirstLayer:
 
     @property
     def is_multiplied(self) -> bool:
-        """Whether one number takes the variances to those stored, and the means are as stored: it
-        tells what otherwise each feature has two numbers for.
+        """Whether one number takes the variances to those stored, and the means stay or go by it
+        as well: it tells what otherwise each feature has two numbers for.
         """
-        moved = np.abs(self.stored_mean - self.given_mean) / np.sqrt(self.stored)
-        one = one_factor(self.stored, self.variances())
-        return one is not None and float(np.median(moved)) < OTHERWISE
+        logs, unit = np.log(self.stored / self.variances()), np.sqrt(self.stored)
+        one = float(np.median(logs))
+        moved = min(
+            float((np.abs(self.stored_mean - times * self.given_mean) / unit).max())
+            for times in (1.0, np.exp(one))
+        )
+        alike = max(moved, float(np.abs(logs - one).max())) < SURELY * OTHERWISE
+        return alike and abs(one) > OTHERWISE
 
     def variances(self, scales: Array | float = 1.0) -> Array:
         scaled = self.slopes * np.reshape(scales, (-1, 1))

@@ -163,7 +163,10 @@ def _explaining(trial: Trial[How], change: Change[How]) -> Iterator[Candidate]:
         return
     # Standardised features have the statistics that a normalization layer begins with, and some
     # change of the data brings any statistics nearer.
-    # Numbers that are free to fit must leave far less unexplained.
+    # Numbers that are free to fit must leave far less unexplained; and few updates leave what
+    # nobody knows.
+    if change.free and trial.m.few_updates and not tried.mends:
+        return
     rival = 1 - (1 - tried.initial) / FAR_LESS if change.free else tried.initial - RIVALS
     if tried.share > rival:
         known, stored = (

@@ -32,6 +32,8 @@ CLOSE = 0.05
 """An order of few channels is believed where it leaves less than this share."""
 FOR_WANT_OF_ANOTHER = 0.6
 """A factor of the variances counts for so much: dropout, say, is one, and says why."""
+SUMMED = "divide what is summed over batches, replicas or checkpoints by their number"
+DIVIDED = "divide by the number of batches, replicas or checkpoints once, and only what is summed"
 RECALIBRATE = "or recalibrate(model, x)"
 
 MEANT = {
@@ -119,8 +121,8 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
     if sum(m.moving[i].size for i in variances) < FEWEST_CHANNELS:
         return
     factor = one_factor(*(_concatenated(of, variances) for of in (m.moving, m.reference)))
-    if factor is None:
-        return
+    if factor is None or (m.few_updates and not is_count(factor)):
+        return  # few updates leave what nobody knows
 
     def divided(of_means: float) -> dict[int, Array]:
         by = {"mean": of_means, "variance": factor}
@@ -144,7 +146,7 @@ def _multiplied(m: Measured) -> Iterator[Undone]:
                 rules.ANOTHER_FORM,
                 f"the stored {what} of {_paths(m, variances)} are {digits(factor, 2)} times "
                 "those of this data",
-                "divide what is summed over batches, replicas or checkpoints by their number",
+                SUMMED if factor > 1 else DIVIDED,
             )
             # A step that writes to the statistics may be why: it is looked at, too.
             most = 0.95 if of_means == factor else FOR_WANT_OF_ANOTHER

@@ -1,0 +1,85 @@
+"""Weights that know their rows in batches of few, as they were trained, and in no others.
+
+Each of these batches normalises by itself: no statistics that are stored do the same for all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_bnconsistency.checks.budget import Tries
+from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.checks.population_statistics import Estimated
+from pytest_bnconsistency.checks.train_eval_agreement.measure import losses_of, with_loss
+from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
+from pytest_bnconsistency.checks.train_eval_agreement.summary import disagreement
+from pytest_bnconsistency.data.rows import Data, some_rows
+from pytest_bnconsistency.measurement.compared_outputs import Side, number, right, uninformed
+from pytest_bnconsistency.results import Explanation, Finding
+from pytest_bnconsistency.rules import catalogue as rules
+from pytest_bnconsistency.words import counted
+
+FEW, WIDE = (1, 2, 4), 32
+TRIED, TRIED_OF_LARGE = 64, 16
+"""So many rows are tried, and so many of large models."""
+FAR_LESS, HARM = 0.5, 0.1
+"""The share of every other loss that is lost at most in batches of few rows, and the share of the
+loss of a mean answer by which evaluation loses more."""
+
+
+def found(context: CheckContext, known: Estimated, m: Measured) -> Finding | None:
+    if m.stored.loss is None or not Tries().may("batches of few rows"):
+        return None
+    data = m.data.take(some_rows(m.data.rows, TRIED if m.small else TRIED_OF_LARGE))
+    size = max(known.size, WIDE)
+    stored, wide = (
+        with_loss(context, data, Side(run.over(data.batches(size))))
+        for run in (m.inference, known.training)
+    )
+    others = [side.loss for side in (stored, wide, m.population) if side.loss is not None]
+    constant = losses_of(context, data, uninformed(stored)).get("loss")
+    if len(others) < 3 or constant is None or stored.loss is None:
+        return None
+    for rows, few in _in_few(context, known, data):
+        loss = few.loss
+        if loss is None or not loss < FAR_LESS * min(others):
+            continue
+        if stored.loss - loss > HARM * abs(constant) and not _decides_less(few, stored, data):
+            return _finding(m, data, stored, few, rows, wide)
+    return None
+
+
+def _in_few(context: CheckContext, known: Estimated, data: Data) -> Iterator[tuple[int, Side]]:
+    for size in FEW:
+        try:
+            said = known.training.over(data.batches(size))
+        except Exception:  # a batch that the model cannot take
+            continue
+        yield size, with_loss(context, data, Side(said))
+
+
+def _decides_less(few: Side, stored: Side, data: Data) -> bool:
+    now, before = right(few, data), right(stored, data)
+    return now is not None and before is not None and now < before
+
+
+def _finding(m: Measured, data: Data, stored: Side, few: Side, size: int, wide: Side) -> Finding:
+    rows = "single rows" if size == 1 else f"{size} rows"
+    losses = [number(side.loss or 0.0) for side in (few, wide, stored)]
+    paths = list(dict.fromkeys(t.path for t in m.tracked))
+    return rules.TINY_BATCHES.finding(
+        layer=paths[0],
+        layers=paths,
+        message=disagreement(stored, few, data),
+        explanation=Explanation(
+            cause=f"the weights were trained on batches of {rows}: each normalises by itself "
+            f"there, and no stored statistics of {counted(len(paths), 'layer')} do the same",
+            tested=f"in training mode, batches of {rows} have a loss of {losses[0]}, and wider "
+            f"ones {losses[1]}; evaluation has {losses[2]}",
+            remedy="train with larger batches (16 or more), or with GroupNormalization in place "
+            "of these layers; to recalibrate does not help",
+            established=True,
+        ),
+        bound=f"fails with a loss of less than {FAR_LESS:.0%} of evaluation's",
+        evidence={"rows": size, "evaluation": stored.scores, "training": few.scores},
+    )
