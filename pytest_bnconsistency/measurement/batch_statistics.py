@@ -62,6 +62,12 @@ def batch_statistics(
         yield BatchStatistics(batch.rows, tuple(moments), tuple(values), said)
 
 
+def mean_values(seen: Sequence[BatchStatistics]) -> list[Array]:
+    """What averages over these batches come to, for each tracked variable."""
+    every = zip(*(batch.values for batch in seen), strict=True)
+    return [np.asarray(np.mean(values, axis=0)) for values in every]
+
+
 def _read_off(training: Pass, tracked: Sequence[Tracked]) -> list[Tracked]:
     """Those of layers that record no moments, and those on whose values hangs what training says.
 

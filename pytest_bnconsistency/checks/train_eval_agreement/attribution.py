@@ -94,33 +94,36 @@ def attributed(
     statistics are put back. Without time for a layer, what it does to the gap stays open.
     """
     tries = Tries()
-    x = data.take(np.linspace(0, data.rows - 1, min(ROWS, data.rows)).round().astype(int)).x
+    rows = data.take(np.linspace(0, data.rows - 1, min(ROWS, data.rows)).round().astype(int))
     layers = {id(t.layer): t for t in tracked}
     shift = {key: _shift(tracked, moving, reference, t.layer) for key, t in layers.items()}
     tried = sorted(layers, key=lambda key: -_distance(*shift[key]))[:LAYERS]
 
+    def said() -> list[Array]:
+        return [output for output in inference.over([rows]) if is_float(output)]
+
     def outputs(all_have: Sequence[Array]) -> list[Array]:
         write_statistics(tracked, all_have)
-        return inference.run(x).outputs
+        return said()
 
     def one_by_one(all_have: Sequence[Array], one_has: Sequence[Array]) -> dict[int, list[Array]]:
-        found = {}
+        outputs_of = {}
         for key in tried:
             if not tries.may("how much of the gap each layer makes"):
                 break
             own = [i for i, t in enumerate(tracked) if id(t.layer) == key]
             variables = [tracked[i] for i in own]
             write_statistics(variables, [one_has[i] for i in own])
-            found[key] = inference.run(x).outputs
+            outputs_of[key] = said()
             write_statistics(variables, [all_have[i] for i in own])
-        return found
+        return outputs_of
 
     start = outputs(moving)
     closing_each = one_by_one(moving, reference)
     target = outputs(reference)
     opening_each = one_by_one(reference, moving)
     whole = _difference(start, target) or 1.0
-    rows = []
+    found = []
     for key in tried:
         t = layers[key]
         closing = opening = float("nan")
@@ -128,12 +131,12 @@ def attributed(
             closing = 1 - _part(_difference(closing_each[key], target), whole)
             opening = _part(_difference(opening_each[key], target), whole)
         share = Share(t.path, closing, opening, *shift[key])
-        rows.append((share, (*share.cells, *_cells(t, shift[key], updates, shares.get(key)))))
+        found.append((share, (*share.cells, *_cells(t, shift[key], updates, shares.get(key)))))
     write_statistics(tracked, moving)
     if not tries.cut:  # else they stand by how far their statistics are off
-        rows.sort(key=lambda row: (-max(row[0].closes, row[0].opens), row[1]))
-    table = Table(COLUMNS, tuple(cells for _, cells in rows), more=len(layers) - len(tried))
-    return Attribution([share for share, _ in rows], table)
+        found.sort(key=lambda row: (-max(row[0].closes, row[0].opens), row[1]))
+    table = Table(COLUMNS, tuple(cells for _, cells in found), more=len(layers) - len(tried))
+    return Attribution([share for share, _ in found], table)
 
 
 def _part(difference: float, whole: float) -> float:
@@ -187,11 +190,11 @@ def _distance(mean: float, ratio: float) -> float:
     )
 
 
-def _difference(a: list[Array], b: list[Array]) -> float:
-    return float(
-        sum(
-            np.sqrt(np.mean((x.astype(float) - y.astype(float)) ** 2))
-            for x, y in zip(a, b, strict=True)
-            if is_float(y)
-        )
-    )
+def _difference(a: list[Array], target: list[Array]) -> float:
+    """The root mean squares of what outputs differ by, in deviations of the target's rows."""
+    pairs = ((x.astype(float), y.astype(float)) for x, y in zip(a, target, strict=True))
+    return float(sum(np.sqrt(np.mean((x - y) ** 2)) / _spread(y) for x, y in pairs))
+
+
+def _spread(output: Array) -> float:
+    return float(output.std(axis=0).max()) or float(np.abs(output).max()) or 1.0

@@ -26,6 +26,7 @@ from pytest_bnconsistency.checks.train_eval_agreement import (
     both_references,
     explain_by_mode,
     never_updated,
+    only_in_evaluation,
     planned_updates,
     steps_unlike,
     stopped,
@@ -33,7 +34,7 @@ from pytest_bnconsistency.checks.train_eval_agreement import (
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.errors import DataError
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.results import CheckResult
+from pytest_bnconsistency.results import CheckResult, Verdict
 
 NAME = "train_eval_agreement"
 ROWLESS = Unanswered(
@@ -71,6 +72,8 @@ def check(context: CheckContext) -> CheckResult:
 
 
 def _decide(context: CheckContext, known: Estimated) -> CheckResult:
+    if (finding := only_in_evaluation.found(context, known)) is not None:
+        return CheckResult(check=NAME, verdict=Verdict.FAILED, findings=(finding,))
     layers, planned = never_updated.layers(context, known), context.settings.planned_updates
     if not layers.every:
         return explain_by_mode.judged(NAME, context, known)

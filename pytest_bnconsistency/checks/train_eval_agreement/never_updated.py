@@ -18,14 +18,18 @@ from pytest_bnconsistency.checks.population_statistics import (
     inference_pass,
     training_pass,
 )
+from pytest_bnconsistency.checks.train_eval_agreement.lost_statistics import (
+    LOST,
+    OR_RECALIBRATE,
+    in_both_modes,
+    lost,
+)
 from pytest_bnconsistency.checks.train_eval_agreement.summary import layers_of
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.arrays import Array
-from pytest_bnconsistency.data.logits import joined
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import Variables, preserve_state
-from pytest_bnconsistency.measurement.compared_outputs import Side, uninformed
 from pytest_bnconsistency.measurement.input_moments import Moments
 from pytest_bnconsistency.measurement.normalization_layers import find_tracked
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
@@ -39,18 +43,6 @@ INFORMED = 0.5
 """A model knows its targets if its loss in training mode is less than this share of its loss in
 inference, and of that of its mean answer for every row. Random weights may, by luck."""
 
-CLEARLY_WORSE, TWICE = 1.1, 2.0
-"""Weights that were trained with other statistics lose at least so much by their loss. After a few
-steps in inference mode it may, by luck, be a little less in training mode. Where the statistics of
-other layers moved, there were no such steps."""
-HARMFUL, SEEN = 0.1, 0.02
-"""Shares of the loss of a mean answer: they lose at least the first, or twice as much and the
-second. Weights that were trained in both modes, one after the other, know their targets in either.
-"""
-LOST = (
-    "the weights were trained with other statistics, which were not copied, saved, loaded or kept"
-)
-OR_RECALIBRATE = ", or recalibrate(model, x)"
 FIT_THE_INITIAL = (
     "(recalibrate(model, x) alone may make it worse: the weights fit the initial statistics)"
 )
@@ -80,7 +72,7 @@ class Layers:
 
     @functools.cached_property
     def fresh(self) -> list[Tracked]:
-        moved = {id(t.layer) for t in self.every if not _at_start(t)}
+        moved = {id(t.layer) for t in self.every if not at_start(t)}
         return [t for t in self.every if id(t.layer) not in moved]
 
 
@@ -120,10 +112,10 @@ def _offsets_moved_after(context: CheckContext, fresh: Sequence[Tracked]) -> boo
 
     An offset begins as one number. Those of a new head are at their start, whatever stands below.
     """
-    at_start = {id(t.layer) for t in fresh}
+    begun = {id(t.layer) for t in fresh}
     calls = [call for call in training_pass(context).calls if call.is_layer]
-    first = next((i for i, call in enumerate(calls) if id(call.layer) in at_start), len(calls))
-    layers = [call.layer for call in calls[first:] if id(call.layer) not in at_start]
+    first = next((i for i, call in enumerate(calls) if id(call.layer) in begun), len(calls))
+    layers = [call.layer for call in calls[first:] if id(call.layer) not in begun]
     offsets = [value for layer in layers for value in _vectors(context.subject, layer)]
     return bool(offsets) and all(np.ptp(value) > 0 for value in offsets)
 
@@ -140,7 +132,7 @@ def _informed(context: CheckContext) -> bool:
     Where a model was built anew and given the weights of all but its normalization layers, nothing
     else tells that it was trained. What knows them in inference as well may need no statistics.
     """
-    losses = _losses(context, Tries())
+    losses = in_both_modes(context, Tries())
     if losses is None:
         return False
     return losses.trained < INFORMED * min(losses.stored, losses.uninformed)
@@ -156,6 +148,12 @@ def _modes_of_layers(context: CheckContext, training: Pass) -> dict[int, bool]:
     """The modes of the layers that could be told training=True themselves."""
     takes_training = context.subject.takes_training
     return {id(layer): True for layer in _holders(context, training) if takes_training(layer)}
+
+
+def _in_training(context: CheckContext) -> Pass:
+    """A pass in training mode in which that reaches the layers."""
+    known = estimated(context)
+    return _pass(context, known.batches[0].x, _modes_of_layers(context, known.training))
 
 
 def _by_momentum(
@@ -195,7 +193,7 @@ def _pass(context: CheckContext, x: Any, modes: dict[int, bool]) -> Pass:
     return Pass(subject, x, training=True, instrument=Moments(subject), modes=modes)
 
 
-def _at_start(tracked: Tracked) -> bool:
+def at_start(tracked: Tracked) -> bool:
     value = tracked.variable.numpy()
     return bool(value.flat[0] in (0, 1) and (value == value.flat[0]).all())
 
@@ -253,9 +251,10 @@ def _not_reached(context: CheckContext, first: Tracked, stuck: bool, tries: Trie
 
     Where the weights fit the batch all the same, another model was trained that they are of.
     """
-    losses = _losses(context, tries, in_layers=True) if stuck else None
-    if losses is not None and losses.fit_the_batch:
-        return _lost(losses, ", or recalibrate the model inside that takes training")
+    by_batch = _in_training(context) if stuck else None
+    losses = by_batch and in_both_modes(context, tries, by_batch)
+    if losses and losses.fit_the_batch:
+        return lost(losses, ", or recalibrate the model inside that takes training")
     cause = (
         f"training mode does not reach {first.path} in a training step: a model or layer "
         "around it takes no training argument, or does not pass it on"
@@ -294,17 +293,17 @@ def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tri
     """
     moves = "one forward pass in training mode moves the statistics"
     in_loop = "the steps ran in inference mode, as model(x) without training=True does in a loop"
-    losses = _losses(context, tries)
+    losses = in_both_modes(context, tries)
     layers = {id(t.layer) for t in untouched}
     all_at_start = all(id(t.layer) in layers for t in estimated(context).tracked)
     if losses is not None:
         stored, trained = losses.stored, losses.trained
         if losses.fit_the_batch if all_at_start else stored > trained:
-            return _lost(losses, OR_RECALIBRATE)
+            return lost(losses, OR_RECALIBRATE)
         if all_at_start and stored <= trained:
             return Explanation(
                 cause=in_loop,
-                tested=f"{moves}, and the weights fit the initial ones: {losses.text}",
+                tested=f"{moves}, and the weights fit the initial ones: {losses.text()}",
                 remedy="call model(x, training=True) in the training loop; then train again "
                 + FIT_THE_INITIAL,
                 established=True,
@@ -324,59 +323,6 @@ def _other_steps(context: CheckContext, untouched: Sequence[Tracked], tries: Tri
         remedy="call model(x, training=True) in the training loop and train again; or load all "
         f"weights{OR_RECALIBRATE}",
     )
-
-
-def _lost(losses: Losses, otherwise: str) -> Explanation:
-    return Explanation(
-        cause=LOST,
-        tested=f"the weights fit the statistics of the batch: {losses.text}",
-        remedy="copy, save and load the weights that do not train along with those that do"
-        + otherwise,
-        established=True,
-    )
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The loss under the stored statistics, in training mode, and of one answer for all rows."""
-
-    stored: float
-    trained: float
-    uninformed: float
-
-    @property
-    def text(self) -> str:
-        stored, trained = self.stored, self.trained
-        return f"loss {stored:.2g} with the initial statistics, {trained:.2g} in training mode"
-
-    @property
-    def fit_the_batch(self) -> bool:
-        """Whether the weights were surely trained with the statistics of the batch."""
-        lost = (self.stored - self.trained) / max(abs(self.uninformed), 1e-12)
-        times = CLEARLY_WORSE if lost > HARMFUL else TWICE
-        return lost > SEEN and self.stored > times * self.trained
-
-
-def _losses(context: CheckContext, tries: Tries, in_layers: bool = False) -> Losses | None:
-    """The losses of the given rows, where there is a loss; training mode as the model has it, or
-    that of the layers themselves.
-    """
-    subject, known = context.subject, estimated(context)
-    if context.given.y is None or not subject.evaluates or not (in_layers or known.seen):
-        return None
-    if not tries.may("the loss in either mode"):
-        return None
-    ordered = context.given.take(known.batches.order)
-    if in_layers:
-        again = _pass(context, known.batches[0].x, _modes_of_layers(context, known.training))
-        trained = again.over(known.batches)
-    else:
-        leaves = zip(*(batch.outputs for batch in known.seen), strict=True)
-        trained = [joined(list(leaf)) for leaf in leaves]
-    sides = [Side(inference_pass(context).over(known.batches)), Side(trained)]
-    losses = [subject.loss(ordered, s.predicted) for s in (*sides, uninformed(sides[-1]))]
-    found = [loss for loss in losses if loss is not None]
-    return Losses(*found) if len(found) == len(losses) else None
 
 
 def _fit_leaves_unchanged(

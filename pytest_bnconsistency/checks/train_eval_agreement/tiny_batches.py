@@ -1,11 +1,14 @@
 """Weights that know their rows in batches of few, as they were trained, and in no others.
 
 Each of these batches normalises by itself: no statistics that are stored do the same for all rows.
+Those that are stored are nearer to those within such batches than to those of the data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.check_context import CheckContext
@@ -13,7 +16,13 @@ from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement.measure import losses_of, with_loss
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.checks.train_eval_agreement.summary import disagreement
+from pytest_bnconsistency.data.logits import joined
 from pytest_bnconsistency.data.rows import Data, some_rows
+from pytest_bnconsistency.measurement.batch_statistics import (
+    BatchStatistics,
+    batch_statistics,
+    mean_values,
+)
 from pytest_bnconsistency.measurement.compared_outputs import Side, number, right, uninformed
 from pytest_bnconsistency.results import Explanation, Finding
 from pytest_bnconsistency.rules import catalogue as rules
@@ -22,7 +31,7 @@ from pytest_bnconsistency.words import counted
 FEW, WIDE = (1, 2, 4), 32
 TRIED, TRIED_OF_LARGE = 64, 16
 """So many rows are tried, and so many of large models."""
-FAR_LESS, HARM = 0.5, 0.1
+FAR_LESS, HARMFUL = 0.5, 0.1
 """The share of every other loss that is lost at most in batches of few rows, and the share of the
 loss of a mean answer by which evaluation loses more."""
 
@@ -40,22 +49,36 @@ def found(context: CheckContext, known: Estimated, m: Measured) -> Finding | Non
     constant = losses_of(context, data, uninformed(stored)).get("loss")
     if len(others) < 3 or constant is None or stored.loss is None:
         return None
-    for rows, few in _in_few(context, known, data):
+    for rows, few in _in_few(context, m, data):
         loss = few.loss
         if loss is None or not loss < FAR_LESS * min(others):
             continue
-        if stored.loss - loss > HARM * abs(constant) and not _decides_less(few, stored, data):
+        if stored.loss - loss > HARMFUL * abs(constant) and not _decides_less(few, stored, data):
             return _finding(m, data, stored, few, rows, wide)
     return None
 
 
-def _in_few(context: CheckContext, known: Estimated, data: Data) -> Iterator[tuple[int, Side]]:
+def _in_few(context: CheckContext, m: Measured, data: Data) -> Iterator[tuple[int, Side]]:
+    """What training mode says in batches of few rows, where their statistics are those stored."""
+    wide = _off(m, _seen(m, data, max(m.size, WIDE)))
     for size in FEW:
         try:
-            said = known.training.over(data.batches(size))
+            seen = _seen(m, data, size)
         except Exception:  # a batch that the model cannot take
             continue
-        yield size, with_loss(context, data, Side(said))
+        if _off(m, seen) < wide:
+            leaves = zip(*(batch.outputs for batch in seen), strict=True)
+            yield size, with_loss(context, data, Side([joined(list(leaf)) for leaf in leaves]))
+
+
+def _seen(m: Measured, data: Data, size: int) -> list[BatchStatistics]:
+    return list(batch_statistics(m.training, m.tracked, data.batches(size)))
+
+
+def _off(m: Measured, seen: Sequence[BatchStatistics]) -> float:
+    """How far what is stored is from what averages over these batches come to."""
+    stored = zip(m.far, m.moving, mean_values(seen), strict=True)
+    return sum(float(np.sum(far(moving, value))) for far, moving, value in stored)
 
 
 def _decides_less(few: Side, stored: Side, data: Data) -> bool:

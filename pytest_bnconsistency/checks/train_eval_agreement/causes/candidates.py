@@ -42,7 +42,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.batches import in_batches
-from pytest_bnconsistency.measurement.batch_statistics import batch_statistics
+from pytest_bnconsistency.measurement.batch_statistics import batch_statistics, mean_values
 from pytest_bnconsistency.models.owned_objects import name_of, widens
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
@@ -156,15 +156,8 @@ def _few_rows(m: Measured) -> Iterator[Cause]:
     for few in (4, 2, 1):
         if few > size:
             continue
-        seen = list(
-            batch_statistics(
-                m.training, m.tracked, in_batches(m.data, order[:rows], few, ragged=True)
-            )
-        )
-        values = [
-            np.asarray(np.mean([batch.values[i] for batch in seen], axis=0))
-            for i in range(len(m.tracked))
-        ]
+        batches = in_batches(m.data, order[:rows], few, ragged=True)
+        values = mean_values(list(batch_statistics(m.training, m.tracked, batches)))
         kind = "single rows" if few == 1 else f"{few} rows"
         yield Cause.tested(
             rules.TINY_BATCHES,
@@ -188,8 +181,8 @@ def _single_row_last(m: Measured, size: int) -> Cause:
         ]
     )
     single = in_batches(m.data, rows, 1, ragged=True)
-    seen = [b.values for b in batch_statistics(m.training, m.tracked, single)]
-    mean = [np.asarray(np.mean(values, axis=0)) for values in zip(*seen, strict=True)]
+    batches = list(batch_statistics(m.training, m.tracked, single))
+    seen, mean = [batch.values for batch in batches], mean_values(batches)
     updates = math.ceil(m.data.total / size)
     ended = [_ended(m, last, before, updates) for last in seen for before in (last, mean)]
     return Cause.tested(

@@ -26,7 +26,7 @@ from pytest_bnconsistency.data.arrays import Array, flatten, is_float, rebuild
 from pytest_bnconsistency.data.rows import Data, some_rows
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.affine_layers import Affine, Rescaled
-from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number, uninformed
 from pytest_bnconsistency.measurement.input_moments import Moments
 from pytest_bnconsistency.measurement.tracked_variables import write_statistics
 from pytest_bnconsistency.words import digits, listed
@@ -52,6 +52,28 @@ Transform = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
+class Losses:
+    """As given, changed, and as given under population statistics; and of a mean answer: what
+    loses more knows nothing of its targets, however much more it is.
+    """
+
+    given: float
+    changed: float
+    aim: float
+    uninformed: float
+
+    @property
+    def room(self) -> float:
+        """By how much population statistics lower the loss, of a model that may know something."""
+        return min(self.given, max(self.uninformed, self.aim)) - self.aim
+
+    @property
+    def limit(self) -> float:
+        """Half of the way to where population statistics take it."""
+        return max(self.aim, 0.0) + (self.aim + self.room - max(self.aim, 0.0)) / 2
+
+
+@dataclass(frozen=True)
 class Tried:
     """What came of a change: the `share` of what is stored that it explains, of those statistics
     that it moves, and how far evaluation is from that under population statistics, in standard
@@ -63,8 +85,7 @@ class Tried:
     """The share that initial values left in the same statistics would explain."""
     before: float
     after: float
-    losses: tuple[float, float, float] | None
-    """As given, changed, and as given under population statistics."""
+    losses: Losses | None
 
     @property
     def limit(self) -> float:
@@ -81,10 +102,7 @@ class Tried:
         """Whether evaluation then says what training says."""
         if not self.after < HALF * self.limit:
             return False
-        if self.losses is None:
-            return True
-        given, changed, aim = self.losses
-        return changed <= (given + max(aim, 0.0)) / 2
+        return self.losses is None or self.losses.changed <= self.losses.limit
 
     @property
     def mends(self) -> bool:
@@ -92,18 +110,17 @@ class Tried:
 
         No change that is not the right one does that, however alike the statistics are.
         """
-        if self.losses is None:
+        if self.losses is None or not self.closes:
             return False
-        given, changed, aim = self.losses
-        return self.closes and changed < HALF * aim and aim - changed > LOSS * (given - aim)
+        gained = self.losses.aim - self.losses.changed
+        return gained > max(HALF * self.losses.aim, LOSS * self.losses.room)
 
     @property
     def restores(self) -> bool:
         """Whether the loss is about that under the population statistics of the data given."""
-        if self.losses is None:
+        if self.losses is None or not self.closes:
             return False
-        given, changed, aim = self.losses
-        return self.closes and changed - aim < LOSS * (given - aim)
+        return self.losses.changed - self.losses.aim < LOSS * self.losses.room
 
     @property
     def explains(self) -> bool:
@@ -121,9 +138,10 @@ class Tried:
     def said(self) -> str:
         loss = ""
         if self.losses is not None:
-            given, changed, aim = map(number, self.losses)
+            given, changed = number(self.losses.given), number(self.losses.changed)
             loss = f", at a loss of {changed} (as given {given}"
-            loss += f", with the population statistics {aim})" if self.mends else ")"
+            aim = f", with the population statistics {number(self.losses.aim)}" * self.mends
+            loss += f"{aim})"
         return (
             f"evaluation is then {digits(self.after, 2)} standard deviations from that under "
             f"population statistics, as given {digits(self.before, 2)}{loss}"
@@ -162,9 +180,11 @@ def best(found: Sequence[Candidate]) -> Cause | None:
     losses = [c.tried.losses for c in found if c.tried.losses is not None]
     limit = math.inf
     if losses:
-        given, lowest = losses[0][0], min(changed for _, changed, _ in losses)
-        limit = lowest + LOSS * max(given - lowest, 0.0)
-    left = _believed([c for c in found if c.tried.losses is None or c.tried.losses[1] <= limit])
+        lowest = min(loss.changed for loss in losses)
+        limit = lowest + LOSS * max(losses[0].aim + losses[0].room - lowest, 0.0)
+    left = _believed(
+        [c for c in found if c.tried.losses is None or c.tried.losses.changed <= limit]
+    )
     chosen = min(left, key=lambda c: c.left, default=None)
     if chosen is None:
         return None
@@ -247,14 +267,14 @@ class Trial(abc.ABC, Generic[How]):
             return None
         (given, aim), changed = self._as_given, self._says(change, m.moving)
         own = self._says(change, values)
-        sides = [self._loss(side) for side in (given, changed, aim)]
-        losses = tuple(loss for loss in sides if loss is not None)
+        sides = [self._loss(side) for side in (given, changed, aim, uninformed(aim))]
+        losses = [loss for loss in sides if loss is not None]
         return Tried(
             self.explained(values),
             self.explained(values, m.with_initial(m.initial_share)),
             gap(given, aim, self._judged).outputs,
             gap(changed, own, self._judged).outputs,
-            losses if len(losses) == 3 else None,
+            Losses(*losses) if len(losses) == len(sides) else None,
         )
 
     def explained(
