@@ -71,6 +71,7 @@ def test_an_averaged_copy_that_evaluation_runs(averaged, flag):
     assert "that evaluation alone runs are exactly their initial values" in finding.message
     model.teacher.layers[0].moving_mean.assign(x.mean(0) + 40.0)
     expect_failure(CHECK, model, x, y, rule="BN204", layer="teacher/bn", cause_tested=True)
+    model.teacher.trainable = True  # recalibrate refuses what is frozen
     recalibrate(model.teacher, x)
     expect_pass(CHECK, model, x, y)
 

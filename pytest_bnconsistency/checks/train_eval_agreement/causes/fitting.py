@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -38,8 +39,9 @@ def fitted(
 ) -> Iterator[tuple[Array, Array]]:
     """The scales and offsets that fit `stored` best, with the sign as it is and turned round.
 
-    They are fitted to the statistics `among`, which are those of whole layers. `spread` is the
-    standard deviation of what is scaled, for each group.
+    They are fitted to the statistics `among`, which are those of whole layers: first to those of
+    the first layer, whose means and deviations follow the numbers as straight lines. `spread` is
+    the standard deviation of what is scaled, for each group.
     """
     groups = spread.size
     ones, zeros = np.ones(groups), np.zeros(groups)
@@ -52,13 +54,17 @@ def fitted(
     if not places or not 0 < start < math.inf:
         return
 
-    def residual(at: Array) -> Array | None:
+    def residual(of: Sequence[int], at: Array) -> Array | None:
         now = values(at[:groups], at[groups:])
-        return None if now is None else _residual(m, stored, places, now)
+        return None if now is None else _residual(m, stored, of, now)
 
+    first = [i for i in m.of_layers(respond[:1]) if i in places]
+    enough = sum(m.moving[i].size for i in first) >= ENOUGH_STATISTICS * 2 * groups
     units = np.concatenate([STEP * start * ones, 2 * STEP * start * spread])
     for sign in (1.0, -1.0):
-        at = _descended(residual, np.concatenate([sign * start * ones, zeros]), units, rounds)
+        at: Array | None = np.concatenate([sign * start * ones, zeros])
+        for of in [first, places] if enough else [places]:
+            at = None if at is None else _descended(partial(residual, of), at, units, rounds)
         if at is not None:
             yield at[:groups], at[groups:]
 

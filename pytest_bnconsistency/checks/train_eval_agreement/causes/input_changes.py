@@ -120,7 +120,7 @@ def one_for_all(trial: InputTrial) -> Iterator[Change[Transform]]:
                 if fit.believed(usual=True):
                     rival = "" if b else OTHER_WEIGHTS
                     yield Change(named(a, b, of), _scaled(a, b, order), NEAR_USUAL, rival=rival)
-            doubted = not fit.believed()
+            doubted = _doubted(fit, scale)
             if fit.explains and (
                 order is _same if doubted else _is_particular(trial, values, spread, fit)
             ):
@@ -130,7 +130,7 @@ def one_for_all(trial: InputTrial) -> Iterator[Change[Transform]]:
                     FITTED,
                     free=True,
                     rival=OTHER_WEIGHTS if abs(offset) < SNAP * abs(scale) * spread else "",
-                    doubted=(int(np.sign(scale)),) if doubted else (),
+                    doubted=doubted,
                 )
 
 
@@ -150,7 +150,7 @@ def _is_particular(trial: InputTrial, values: Values, spread: float, fit: Fit) -
 
 
 def by_channel(trial: InputTrial) -> Iterator[Change[Transform]]:
-    """A scale and an offset for each of a few channels, fitted."""
+    """An offset for each of a few channels, with one usual scale or one for each, fitted."""
     lasts = {leaf.shape[-1] for leaf in trial.leaves}
     channels = max(lasts)
     numbers = sum(trial.m.moving[i].size for i in trial.among[:2])
@@ -158,26 +158,46 @@ def by_channel(trial: InputTrial) -> Iterator[Change[Transform]]:
         return
     if numbers < ENOUGH_STATISTICS * 2 * channels:
         return
-    spread = np.mean([leaf.reshape(-1, channels).std(0) for leaf in trial.leaves], axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
+    rows = np.concatenate([leaf.reshape(-1, channels) for leaf in trial.leaves])
+    spread = np.where((deviations := rows.std(0)) > 0, deviations, 1.0)
     for order, of in _orders(trial):
+        means = order(rows).mean(0)
 
         def values(scale: Array, offset: Array, order: Transform = order) -> list[Array] | None:
             return trial.values(_scaled(scale, offset, order))
 
         for fit in fits(trial, values, spread, _rounds(trial)):
-            if not fit.believed():
+            if not fit.explains:
                 continue
-            scale, offset = fit.scale, fit.offset
-            fitted_numbers = " and ".join(
-                str([float(f"{number:.3g}") for number in numbers]) for numbers in (scale, offset)
-            )
+            middle = float(np.median(fit.scale))
+            for scale, _ in usual(middle, 0.0, 1.0):
+                offset = fit.offset + (fit.scale - scale) * means
+                yield Change(
+                    f"{named(scale, 0.0, of)} + {_listed(offset)}, channel by channel",
+                    _scaled(scale, offset, order),
+                    FITTED,
+                    free=True,
+                    doubted=_doubted(fit, scale),
+                )
             yield Change(
-                f"{of} scaled and shifted channel by channel ({fitted_numbers})",
-                _scaled(scale, offset, order),
+                f"{of} scaled and shifted channel by channel ({_listed(fit.scale)} and "
+                f"{_listed(fit.offset)})",
+                _scaled(fit.scale, fit.offset, order),
                 FITTED * channels,
                 free=True,
+                doubted=_doubted(fit, fit.scale),
             )
+
+
+def _doubted(fit: Fit, scale: float | Array) -> tuple[int, ...]:
+    """The signs of the scales, where the opposite ones fit as well."""
+    return (
+        () if fit.believed() else tuple(sorted({int(sign) for sign in np.ravel(np.sign(scale))}))
+    )
+
+
+def _listed(numbers: Array) -> str:
+    return str([float(f"{number:.3g}") for number in numbers])
 
 
 def _orders(trial: InputTrial) -> Iterator[tuple[Transform, str]]:

@@ -38,9 +38,10 @@ FITTED_CHANGES: tuple[Changes, ...] = (by_feature, one_for_all, by_channel)
 CHANGES: tuple[Changes, ...] = (usual_changes, *FITTED_CHANGES)
 SETTLED = 0.05
 """Where a change leaves less of an input's own statistics unexplained, no other is tried."""
-OTHERS = (
-    "; or, if it was trained on the data as given, other rows passed it in training mode since (a "
-    "validation with training=True): recalibrate(model, x)"
+PREPARE = "give evaluation the preprocessing of training (best inside the model)"
+LIKENESS = (
+    PREPARE + ", which does much as {} does; or, if it was trained on the data as given, other "
+    "rows passed it in training mode since (a validation with training=True): recalibrate(model, x)"
 )
 MOST_EACH, MOST_TOGETHER = 2, 8
 """So many changes of each input are tried, and so many of all at once."""
@@ -178,8 +179,9 @@ def _explaining(trial: Trial[How], change: Change[How]) -> Iterator[Candidate]:
             cause=f"the statistics are those of {change.name}: this data is preprocessed "
             f"otherwise than the training data{change.rival and ', or '}{change.rival}",
             tested=f"with {change.name} {known if tried.mends else stored}; {tried.said}",
-            remedy=f"the model was trained on {change.name}: give evaluation the preprocessing of "
-            f"training (best inside the model){'' if tried.mends or not change.free else OTHERS}",
+            remedy=LIKENESS.format(change.name)
+            if change.free and not tried.mends
+            else f"the model was trained on {change.name}: {PREPARE}",
             share=tried.share,
             sure=tried.mends,
         )
