@@ -40,8 +40,9 @@ SETTLED = 0.05
 """Where a change leaves less of an input's own statistics unexplained, no other is tried."""
 PREPARE = "give evaluation the preprocessing of training (best inside the model)"
 LIKENESS = (
-    PREPARE + ", which does much as {} does; or, if it was trained on the data as given, other "
-    "rows passed it in training mode since (a validation with training=True): recalibrate(model, x)"
+    PREPARE
+    + ", which does much as {} does; or, if it was trained on the data as given, other rows "
+    "passed it in training mode since (a validation with training=True): recalibrate(model, x)"
 )
 MOST_EACH, MOST_TOGETHER = 2, 8
 """So many changes of each input are tried, and so many of all at once."""
