@@ -74,7 +74,8 @@ def test_steps_of_an_optimizer_that_is_new_establish_no_lag(k):
 
 
 @pytest.mark.parametrize(
-    ("steps", "said"), [(0, "not saved"), (25, "not established; either"), (60, "in inference")]
+    ("steps", "said"),
+    [(0, "not copied, saved"), (25, "not established; either"), (60, "in inference")],
 )
 def test_weights_that_know_their_targets_in_both_modes_tell_no_cause(k, steps, said):
     """A loop went on in inference mode, from fresh statistics, with a net that `fit` trained."""

@@ -63,10 +63,10 @@ def check(context: CheckContext) -> CheckResult:
         return Unanswered(context.only_size).not_applicable(NAME)
     if spoilt_weights(context.subject) and not has_finite_outputs(context):
         return not_finite(context, "the outputs are NaN or Inf").inconclusive(NAME)
-    if not inference_pass(context).over([context.data.take(slice(0, 2))]):
-        return ROWLESS.inconclusive(NAME)
     prepared = as_trained(context)
     with preserve_state(context.subject):
+        if not inference_pass(context).over([context.data.take(slice(0, 2))]):
+            return ROWLESS.inconclusive(NAME)
         result = _decide(prepared.context, estimated(prepared.context))
     return result if prepared.alike else steps_unlike.judged(context, prepared, result)
 

@@ -17,7 +17,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.measure import losses_of, 
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.checks.train_eval_agreement.summary import disagreement
 from pytest_bnconsistency.data.logits import joined
-from pytest_bnconsistency.data.rows import Data, some_rows
+from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.batch_statistics import (
     BatchStatistics,
     batch_statistics,
@@ -34,12 +34,16 @@ TRIED, TRIED_OF_LARGE = 64, 16
 FAR_LESS, HARMFUL = 0.5, 0.1
 """The share of every other loss that is lost at most in batches of few rows, and the share of the
 loss of a mean answer by which evaluation loses more."""
+NEARER = 0.75
+"""What is stored is nearer to what such batches come to: by this share of how far it is from what
+wide ones do."""
 
 
 def found(context: CheckContext, known: Estimated, m: Measured) -> Finding | None:
     if m.stored.loss is None or not Tries().may("batches of few rows"):
         return None
-    data = m.data.take(some_rows(m.data.rows, TRIED if m.small else TRIED_OF_LARGE))
+    # As they are given, rows may stand in pairs that tell their classes.
+    data = m.data.take(m.batches.order[: TRIED if m.small else TRIED_OF_LARGE])
     size = max(known.size, WIDE)
     stored, wide = (
         with_loss(context, data, Side(run.over(data.batches(size))))
@@ -66,7 +70,7 @@ def _in_few(context: CheckContext, m: Measured, data: Data) -> Iterator[tuple[in
             seen = _seen(m, data, size)
         except Exception:  # a batch that the model cannot take
             continue
-        if _off(m, seen) < wide:
+        if _off(m, seen) < NEARER * wide:
             leaves = zip(*(batch.outputs for batch in seen), strict=True)
             yield size, with_loss(context, data, Side([joined(list(leaf)) for leaf in leaves]))
 
