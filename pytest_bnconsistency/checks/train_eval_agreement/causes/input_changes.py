@@ -172,10 +172,12 @@ def by_channel(trial: InputTrial) -> Iterator[Change[Transform]]:
             middle = float(np.median(fit.scale))
             for scale, _ in usual(middle, 0.0, 1.0):
                 offset = fit.offset + (fit.scale - scale) * means
+                if np.ptp(offset) < 2 * SNAP * abs(scale) * spread.mean():
+                    continue  # one offset does for all
                 yield Change(
                     f"{named(scale, 0.0, of)} + {_listed(offset)}, channel by channel",
                     _scaled(scale, offset, order),
-                    FITTED,
+                    FITTED * channels,
                     free=True,
                     doubted=_doubted(fit, scale),
                 )
@@ -183,7 +185,7 @@ def by_channel(trial: InputTrial) -> Iterator[Change[Transform]]:
                 f"{of} scaled and shifted channel by channel ({_listed(fit.scale)} and "
                 f"{_listed(fit.offset)})",
                 _scaled(fit.scale, fit.offset, order),
-                FITTED * channels,
+                FITTED * 2 * channels,
                 free=True,
                 doubted=_doubted(fit, fit.scale),
             )

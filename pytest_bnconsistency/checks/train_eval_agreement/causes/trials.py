@@ -64,8 +64,10 @@ class Losses:
 
     @property
     def room(self) -> float:
-        """By how much population statistics lower the loss, of a model that may know something."""
-        return min(self.given, max(self.uninformed, self.aim)) - self.aim
+        """By how much population statistics lower the loss; of a model that may know something,
+        as it is taken to do if it loses twice as much.
+        """
+        return min(self.given, max(self.uninformed, self.aim + abs(self.aim))) - self.aim
 
     @property
     def limit(self) -> float:
