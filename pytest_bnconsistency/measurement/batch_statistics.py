@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array
+from pytest_bnconsistency.data.logits import joined
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import Variables
@@ -66,6 +67,12 @@ def mean_values(seen: Sequence[BatchStatistics]) -> list[Array]:
     """What averages over these batches come to, for each tracked variable."""
     every = zip(*(batch.values for batch in seen), strict=True)
     return [np.asarray(np.mean(values, axis=0)) for values in every]
+
+
+def said_in(seen: Sequence[BatchStatistics]) -> list[Array]:
+    """What the model said of the rows of these batches, one after the other."""
+    leaves = zip(*(batch.outputs for batch in seen), strict=True)
+    return [joined(list(leaf)) for leaf in leaves]
 
 
 def _read_off(training: Pass, tracked: Sequence[Tracked]) -> list[Tracked]:

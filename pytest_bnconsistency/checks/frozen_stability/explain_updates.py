@@ -72,10 +72,7 @@ def followers(m: Measured) -> tuple[list[Frozen], str]:
     their flag, and follow the weights of another network: then weights and statistics both move,
     while gradients would leave statistics alone.
     """
-    by_mode = frozenset(m.by_forward) | {id(v) for f in m.by_batch for v in f.variables}
-    moved = [f for f in m.moving if not (f.named or f.any_of(by_mode))]
-    by_flag = [f for f in moved if not f.inference_only]
-    found = [f for f in moved if f.inference_only or _follow(m, by_flag)]
+    found = _following(m)
     writers = _writers(m, found)
     if writers is None or not writers.others_than(f.call.layer for f in found):
         return [], ""
@@ -91,11 +88,19 @@ def followers(m: Measured) -> tuple[list[Frozen], str]:
     )
 
 
-def _follow(m: Measured, layers: Sequence[Frozen]) -> bool:
-    """Whether steps move statistics among the state of these layers, and weights as well."""
-    statistics = {id(v) for f in layers for v in tracked_candidates(m.subject, f.call.layer) or ()}
-    moved = {id(v) for v in variables_of(layers)} & m.by_steps
-    return bool(moved & statistics) and bool(moved - statistics)
+def _following(m: Measured) -> list[Frozen]:
+    """Those that move though nothing runs them in training mode, and nobody names them."""
+    by_mode = frozenset(m.by_forward) | {id(v) for f in m.by_batch for v in f.variables}
+    moved = [f for f in m.moving if not (f.named or f.any_of(by_mode))]
+    by_flag = [f for f in moved if not f.inference_only]
+    layers = [f.call.layer for f in by_flag]
+    statistics = {id(v) for layer in layers for v in tracked_candidates(m.subject, layer) or ()}
+    state = {id(v) for v in variables_of(by_flag)} & m.by_steps
+    return (
+        moved
+        if state & statistics and state - statistics
+        else [f for f in moved if f.inference_only]
+    )
 
 
 def _writers(m: Measured, layers: Sequence[Frozen]) -> Written | None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_bnconsistency.checks.check_context import CheckContext
+from pytest_bnconsistency.checks.entry_points import owners
 from pytest_bnconsistency.checks.inference_purity.agreement import Agreement, agreement
 from pytest_bnconsistency.checks.inference_purity.faults import not_repeatable, state_moves
 from pytest_bnconsistency.checks.inference_purity.runs import Runs, run_all
 from pytest_bnconsistency.checks.inference_purity.search import searched
 from pytest_bnconsistency.checks.non_finite_outputs import not_finite
 from pytest_bnconsistency.checks.traced_passes import observed
-from pytest_bnconsistency.data.arrays import Nest, rows_of
+from pytest_bnconsistency.data.arrays import Nest, is_float, map_nest, rows_of
+from pytest_bnconsistency.errors import RefusedError
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.rounding_noise import NOISE_DOMINATED
 from pytest_bnconsistency.results import CheckResult, Verdict
 from pytest_bnconsistency.words import counted, listed
 
 NAME = "inference_purity"
+LARGER = 100
 NOISE_DOMINATED_NOTE = (
     f"rounding alone moves the outputs by more than {NOISE_DOMINATED:g} of their scale: entry "
     "points may differ by as much"
@@ -27,7 +30,31 @@ NOISE_DOMINATED_NOTE = (
 def check(context: CheckContext) -> CheckResult:
     x = context.sample()
     with preserve_state(context.subject):
-        return searched(context, x, lambda: _decide(context, x))
+        result = searched(context, x, lambda: _decide(context, x))
+        if result.verdict is Verdict.PASSED and _may_write(context):
+            return _on_larger_rows(context, x) or result
+        return result
+
+
+def _may_write(context: CheckContext) -> bool:
+    """Whether inference holds writes to the state of layers, though these rows moved none."""
+    seen = observed(context, False)
+    owned = owners(context, seen)
+    return seen.is_traced and any(id(variable) in owned for variable in seen.written)
+
+
+def _on_larger_rows(context: CheckContext, x: Nest) -> CheckResult | None:
+    """The failure on rows beyond those that were seen, as a running maximum has; else None."""
+    larger = map_nest(lambda leaf: LARGER * leaf if is_float(leaf) else leaf, x)
+    beyond = CheckContext(context.subject, None, context.settings, context.asked)
+    beyond.once("sample", lambda: larger)
+    try:
+        result = _decide(beyond, larger)
+    except RefusedError:
+        return None
+    note = f"the rows given move nothing; these are {LARGER} times as large"
+    failed = result.verdict is Verdict.FAILED
+    return replace(result, notes=(*result.notes, note)) if failed else None
 
 
 def _decide(context: CheckContext, x: Nest) -> CheckResult:

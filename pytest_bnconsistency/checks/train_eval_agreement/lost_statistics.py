@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import estimated, inference_pass
-from pytest_bnconsistency.data.logits import joined
 from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.measurement.batch_statistics import said_in
 from pytest_bnconsistency.measurement.compared_outputs import Side, uninformed
 from pytest_bnconsistency.results import Explanation
 
@@ -71,11 +71,7 @@ def in_both_modes(
     if not tries.may("the loss in either mode"):
         return None
     ordered = context.given.take(known.batches.order)
-    if by_batch is not None:
-        trained = by_batch.over(known.batches)
-    else:
-        leaves = zip(*(batch.outputs for batch in known.seen), strict=True)
-        trained = [joined(list(leaf)) for leaf in leaves]
+    trained = said_in(known.seen) if by_batch is None else by_batch.over(known.batches)
     sides = [Side(inference_pass(context).over(known.batches)), Side(trained)]
     losses = [subject.loss(ordered, s.predicted) for s in (*sides, uninformed(sides[-1]))]
     found = [loss for loss in losses if loss is not None]

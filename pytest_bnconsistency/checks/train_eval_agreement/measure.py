@@ -16,11 +16,14 @@ from pytest_bnconsistency.checks.population_statistics import (
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array
-from pytest_bnconsistency.data.logits import joined
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.batches import Batches
 from pytest_bnconsistency.execution.forward_pass import Pass
-from pytest_bnconsistency.measurement.batch_statistics import BatchStatistics, batch_statistics
+from pytest_bnconsistency.measurement.batch_statistics import (
+    BatchStatistics,
+    batch_statistics,
+    said_in,
+)
 from pytest_bnconsistency.measurement.compared_outputs import Side
 from pytest_bnconsistency.measurement.population import Estimate
 from pytest_bnconsistency.measurement.steps_at_fixed_weights import RealStep
@@ -131,8 +134,7 @@ def in_training(
 ) -> Side:
     """What the model said in training mode, in the order of the rows, with its loss."""
     back = np.argsort(batches.order)
-    parts = zip(*(batch.outputs for batch in seen), strict=True)
-    return with_loss(context, data, Side([joined(list(leaves))[back] for leaves in parts]))
+    return with_loss(context, data, Side([output[back] for output in said_in(seen)]))
 
 
 def under(context: CheckContext, m: Measured, values: Sequence[Array]) -> Side:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,12 +112,17 @@ def _offsets_moved_after(context: CheckContext, fresh: Sequence[Tracked]) -> boo
 
     An offset begins as one number. Those of a new head are at their start, whatever stands below.
     """
-    begun = {id(t.layer) for t in fresh}
-    calls = [call for call in training_pass(context).calls if call.is_layer]
-    first = next((i for i, call in enumerate(calls) if id(call.layer) in begun), len(calls))
-    layers = [call.layer for call in calls[first:] if id(call.layer) not in begun]
-    offsets = [value for layer in layers for value in _vectors(context.subject, layer)]
+    subject = context.subject
+    layers = _layers_from(training_pass(context), {id(t.layer) for t in fresh})
+    offsets = [value for layer in layers for value in _vectors(subject, layer)]
     return bool(offsets) and all(np.ptp(value) > 0 for value in offsets)
+
+
+def _layers_from(training: Pass, begun: Collection[int]) -> list[object]:
+    """The other layers that run after the first of those that are `begun`."""
+    layers = [call.layer for call in training.calls if call.is_layer]
+    first = next((i for i, layer in enumerate(layers) if id(layer) in begun), len(layers))
+    return [layer for layer in layers[first:] if id(layer) not in begun]
 
 
 def _vectors(subject: Subject, layer: object) -> list[Array]:

@@ -16,12 +16,12 @@ from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement.measure import losses_of, with_loss
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.checks.train_eval_agreement.summary import disagreement
-from pytest_bnconsistency.data.logits import joined
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.batch_statistics import (
     BatchStatistics,
     batch_statistics,
     mean_values,
+    said_in,
 )
 from pytest_bnconsistency.measurement.compared_outputs import Side, number, right, uninformed
 from pytest_bnconsistency.results import Explanation, Finding
@@ -51,13 +51,11 @@ def found(context: CheckContext, known: Estimated, m: Measured) -> Finding | Non
     )
     others = [side.loss for side in (stored, wide, m.population) if side.loss is not None]
     constant = losses_of(context, data, uninformed(stored)).get("loss")
-    if len(others) < 3 or constant is None or stored.loss is None:
+    if len(others) < 3 or constant is None:
         return None
+    most = min(FAR_LESS * min(others), others[0] - HARMFUL * abs(constant))
     for rows, few in _in_few(context, m, data):
-        loss = few.loss
-        if loss is None or not loss < FAR_LESS * min(others):
-            continue
-        if stored.loss - loss > HARMFUL * abs(constant) and not _decides_less(few, stored, data):
+        if few.loss is not None and few.loss < most and not _decides_less(few, stored, data):
             return _finding(m, data, stored, few, rows, wide)
     return None
 
@@ -71,8 +69,7 @@ def _in_few(context: CheckContext, m: Measured, data: Data) -> Iterator[tuple[in
         except Exception:  # a batch that the model cannot take
             continue
         if _off(m, seen) < NEARER * wide:
-            leaves = zip(*(batch.outputs for batch in seen), strict=True)
-            yield size, with_loss(context, data, Side([joined(list(leaf)) for leaf in leaves]))
+            yield size, with_loss(context, data, Side(said_in(seen)))
 
 
 def _seen(m: Measured, data: Data, size: int) -> list[BatchStatistics]:

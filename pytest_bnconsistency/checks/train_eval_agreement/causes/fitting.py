@@ -59,14 +59,19 @@ def fitted(
         return None if now is None else _residual(m, stored, of, now)
 
     first = [i for i in m.of_layers(respond[:1]) if i in places]
-    enough = sum(m.moving[i].size for i in first) >= ENOUGH_STATISTICS * 2 * groups
+    stages = [first, places] if _are_enough(m, first, groups) else [places]
     units = np.concatenate([STEP * start * ones, 2 * STEP * start * spread])
     for sign in (1.0, -1.0):
         at: Array | None = np.concatenate([sign * start * ones, zeros])
-        for of in [first, places] if enough else [places]:
+        for of in stages:
             at = None if at is None else _descended(partial(residual, of), at, units, rounds)
         if at is not None:
             yield at[:groups], at[groups:]
+
+
+def _are_enough(m: Measured, places: Sequence[int], groups: int) -> bool:
+    """Whether statistics tell a scale and an offset of each group."""
+    return sum(m.moving[i].size for i in places) >= ENOUGH_STATISTICS * 2 * groups
 
 
 def usual(scale: float, offset: float, spread: float) -> Iterator[tuple[float, float]]:

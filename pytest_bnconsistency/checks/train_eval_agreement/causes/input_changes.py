@@ -169,18 +169,7 @@ def by_channel(trial: InputTrial) -> Iterator[Change[Transform]]:
         for fit in fits(trial, values, spread, _rounds(trial)):
             if not fit.explains:
                 continue
-            middle = float(np.median(fit.scale))
-            for scale, _ in usual(middle, 0.0, 1.0):
-                offset = fit.offset + (fit.scale - scale) * means
-                if np.ptp(offset) < 2 * SNAP * abs(scale) * spread.mean():
-                    continue  # one offset does for all
-                yield Change(
-                    f"{named(scale, 0.0, of)} + {_listed(offset)}, channel by channel",
-                    _scaled(scale, offset, order),
-                    FITTED * channels,
-                    free=True,
-                    doubted=_doubted(fit, scale),
-                )
+            yield from _centred(fit, order, of, means, spread)
             yield Change(
                 f"{of} scaled and shifted channel by channel ({_listed(fit.scale)} and "
                 f"{_listed(fit.offset)})",
@@ -191,11 +180,25 @@ def by_channel(trial: InputTrial) -> Iterator[Change[Transform]]:
             )
 
 
+def _centred(
+    fit: Fit, order: Transform, of: str, means: Array, spread: Array
+) -> Iterator[Change[Transform]]:
+    """Offsets of channels of these means, with one usual scale; none where one offset does."""
+    for scale, _ in usual(float(np.median(fit.scale)), 0.0, 1.0):
+        offset = fit.offset + (fit.scale - scale) * means
+        if np.ptp(offset) > 2 * SNAP * abs(scale) * spread.mean():
+            yield Change(
+                f"{named(scale, 0.0, of)} + {_listed(offset)}, channel by channel",
+                _scaled(scale, offset, order),
+                FITTED * len(means),
+                free=True,
+                doubted=_doubted(fit, scale),
+            )
+
+
 def _doubted(fit: Fit, scale: float | Array) -> tuple[int, ...]:
     """The signs of the scales, where the opposite ones fit as well."""
-    return (
-        () if fit.believed() else tuple(sorted({int(sign) for sign in np.ravel(np.sign(scale))}))
-    )
+    return () if fit.believed() else tuple(sorted({int(s) for s in np.ravel(np.sign(scale))}))
 
 
 def _listed(numbers: Array) -> str:

@@ -179,19 +179,23 @@ def best(found: Sequence[Candidate]) -> Cause | None:
 
     Others that leave no more are named beside it: the data does not tell them from each other.
     """
-    losses = [c.tried.losses for c in found if c.tried.losses is not None]
-    limit = math.inf
-    if losses:
-        lowest = min(loss.changed for loss in losses)
-        limit = lowest + LOSS * max(losses[0].aim + losses[0].room - lowest, 0.0)
-    left = _believed(
-        [c for c in found if c.tried.losses is None or c.tried.losses.changed <= limit]
-    )
+    left = _believed(_as_good(found))
     chosen = min(left, key=lambda c: c.left, default=None)
     if chosen is None:
         return None
     alike = [c.name for c in left if c is not chosen and c.left == chosen.left and c.name]
     return _beside(chosen.cause, alike) if chosen.name else chosen.cause
+
+
+def _as_good(found: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Those whose loss is about as good as any's, or not known."""
+    known = [(c, c.tried.losses) for c in found if c.tried.losses is not None]
+    if not known:
+        return found
+    lowest, first = min(losses.changed for _, losses in known), known[0][1]
+    limit = lowest + LOSS * max(first.aim + first.room - lowest, 0.0)
+    worse = [c for c, losses in known if losses.changed > limit]
+    return [c for c in found if c not in worse]
 
 
 def _believed(found: Sequence[Candidate]) -> Sequence[Candidate]:
