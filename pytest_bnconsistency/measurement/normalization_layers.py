@@ -182,7 +182,8 @@ def _forgetting(training: Pass, x: Any, variables: Sequence[Any]) -> _Forgetting
         runs = [
             (v, low / end, high / end) for v, low, high in zip(variables, zero, one, strict=True)
         ]
-        kept = {id(v): float(np.median(high - low)) for v, low, high in runs}
+        with np.errstate(invalid="ignore"):  # Inf stays Inf
+            kept = {id(v): float(np.median(high - low)) for v, low, high in runs}
         left = [v for v in variables if abs(1 - kept[id(v)]) > 1e-6]
         if len(left) == len(variables):
             left = [v for v, low, high in runs if is_even(v, low, high)]

@@ -393,3 +393,28 @@ def test_a_variance_so_huge_that_steps_round_it_off(k, data):
     variance.assign(np.concatenate([[1e30], variance.numpy()[1:]]))
     finding = expect_failure(CHECK, model, *data, rule="BN204", layer="first", cause_tested=False)
     assert finding.cause.startswith("not established")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("dtype", ["float16", "mixed_float16"])
+def test_a_variance_that_the_dtype_cannot_hold(dtype):
+    """Nothing is infinite in the data, and the momentum, 0.9, is no cause.
+
+    tf_keras keeps such statistics in float32.
+    """
+    rng = np.random.default_rng(0)
+    y = np.arange(256) % 3
+    x = (900 * (rng.normal(0, 1.5, (3, 8))[y] + rng.normal(size=(256, 8)))).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    norm = keras.layers.BatchNormalization(momentum=0.9, name="bn", dtype=dtype)
+    model = keras.Sequential(
+        [keras.Input((8,)), norm, keras.layers.Dense(3, activation="softmax")]
+    )
+    model.compile(keras.optimizers.Adam(0.03), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=15, verbose=0)
+    if dtype == "mixed_float16":
+        expect_pass(CHECK, model, x, y)
+        return
+    finding = expect_failure(CHECK, model, x, y, rule="BN401", layer="bn")
+    assert "float16 holds no number beyond 65504" in finding.cause
+    assert "mixed_float16" in finding.remedy

@@ -104,7 +104,7 @@ def _other_epsilon(
         if n.epsilon is None or n.epsilon <= OTHER_EPSILON:
             continue
         for _, value in n.variances():
-            alive = value[value >= n.epsilon / 100]
+            alive = value[np.isfinite(value) & (value >= n.epsilon / 100)]
             factors = np.sqrt((alive + n.epsilon) / (alive + OTHER_EPSILON))
             if alive.size and np.mean(factors > FACTOR) >= SHARE:
                 places.append(n)

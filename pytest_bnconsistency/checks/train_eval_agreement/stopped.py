@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement import inconclusive, training_reference
@@ -17,11 +22,14 @@ from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.compared_outputs import Side, gap, number
 from pytest_bnconsistency.measurement.input_moments import pass_with_moments
+from pytest_bnconsistency.measurement.tracked_variables import Tracked, tracked_candidates
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import digits, listed
 
 SHOWN = 3
+NARROW = 2
+"""Bytes of a dtype whose largest number a variance may exceed."""
 
 
 def judged(name: str, context: CheckContext, known: Estimated, layers: Layers) -> CheckResult:
@@ -37,7 +45,13 @@ def judged(name: str, context: CheckContext, known: Estimated, layers: Layers) -
         return Unanswered(why, hint).not_applicable(name)
     if not far.proven:
         return inconclusive.by_training(far, context.given).inconclusive(name)
-    found = _finding(context, known, layers, far, inconclusive.bound(far.worst))
+    bound = inconclusive.bound(far.worst)
+    spoilt = [t for t in layers.by_momentum if _spoilt(context, t)]
+    found = (
+        _not_finite(context, spoilt, far, bound)
+        if spoilt
+        else _finding(context, known, layers, far, bound)
+    )
     notes = context.given.notes
     return CheckResult(check=name, verdict=Verdict.FAILED, findings=(found,), notes=notes)
 
@@ -68,6 +82,39 @@ def _finding(
         bound=bound,
         evidence={"layers": paths, "momentum": momentum},
     )
+
+
+def _not_finite(
+    context: CheckContext, spoilt: Sequence[Tracked], far: Comparison, bound: str
+) -> Finding:
+    """The finding for Inf or NaN, which no momentum moves."""
+    paths = list(dict.fromkeys(t.path for t in spoilt))
+    dtype = _spoilt(context, spoilt[0])[0].dtype
+    narrow, wide = "", ""
+    if dtype.size == NARROW:
+        narrow = f"; {dtype.name} holds no number beyond {float(dtype.max):g}"
+        wide = "keep them in float32 (the dtype policy mixed_float16 does), or scale what the "
+        wide += "layer is given; "
+    return rules.NOT_FINITE.finding(
+        layer=paths[0],
+        layers=paths,
+        message=disagreement(far.stored, far.trained, context.given, by=WHATEVER_BATCHES),
+        explanation=Explanation(
+            cause=f"the stored statistics of {listed(paths, most=SHOWN)} hold NaN or Inf, which "
+            f"stays in a moving average for ever{narrow}",
+            tested="read as they are stored; training normalises by the batch all the same",
+            remedy=f"{wide}then train again, or recalibrate(model, x)",
+            established=True,
+        ),
+        bound=bound,
+        evidence={"layers": paths, "dtype": dtype.name},
+    )
+
+
+def _spoilt(context: CheckContext, t: Tracked) -> list[Any]:
+    """The statistics of a layer that are NaN or Inf."""
+    candidates = tracked_candidates(context.subject, t.layer)
+    return [v for v in candidates if not np.isfinite(v.numpy()).all()]
 
 
 def _with_population(context: CheckContext, known: Estimated, layers: Layers) -> Side:
