@@ -64,13 +64,14 @@ def found(context: CheckContext, known: Estimated) -> Finding | None:
 def _layers(context: CheckContext, training: Pass) -> list[Any]:
     subject = context.subject
     trained = {id(call.layer) for call in [*training.calls, *training.inner_calls]}
-    others = {
-        id(call.layer): call.layer
-        for call in inference_pass(context).calls
-        if call.is_layer and id(call.layer) not in trained
-    }
-    return [
+    others = [
         layer
-        for layer in others.values()
-        if subject.takes_training(layer) and tracked_candidates(subject, layer)
+        for layer in subject.layers()
+        if id(layer) not in trained
+        and subject.takes_training(layer)
+        and tracked_candidates(subject, layer)
     ]
+    if not others:  # as a rule: no inference needs to be traced
+        return []
+    evaluated = {id(call.layer) for call in inference_pass(context).calls}
+    return [layer for layer in others if id(layer) in evaluated]
