@@ -16,6 +16,7 @@ from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement.measure import losses_of, with_loss
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.checks.train_eval_agreement.summary import disagreement
+from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.batch_statistics import (
     BatchStatistics,
@@ -29,7 +30,7 @@ from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import counted
 
 FEW, WIDE = (1, 2, 4), 32
-TRIED, TRIED_OF_LARGE = 64, 16
+TRIED, TRIED_OF_LARGE = 48, 8
 """So many rows are tried, and so many of large models."""
 FAR_LESS, HARMFUL = 0.5, 0.1
 """The share of every other loss that is lost at most in batches of few rows, and the share of the
@@ -40,29 +41,32 @@ wide ones do."""
 
 
 def found(context: CheckContext, known: Estimated, m: Measured) -> Finding | None:
-    if m.stored.loss is None or not Tries().may("batches of few rows"):
-        return None
     # As they are given, rows may stand in pairs that tell their classes.
-    data = m.data.take(m.batches.order[: TRIED if m.small else TRIED_OF_LARGE])
-    size = max(known.size, WIDE)
-    stored, wide = (
-        with_loss(context, data, Side(run.over(data.batches(size))))
-        for run in (m.inference, known.training)
-    )
+    rows = m.batches.order[: TRIED if m.small else TRIED_OF_LARGE]
+    data = m.data.take(rows)
+    stored, wide = _of(context, m.stored, rows, data), _of(context, m.trained, rows, data)
+    if known.size < WIDE:
+        wide = with_loss(context, data, Side(known.training.over(data.batches(WIDE))))
     others = [side.loss for side in (stored, wide, m.population) if side.loss is not None]
     constant = losses_of(context, data, uninformed(stored)).get("loss")
     if len(others) < 3 or constant is None:
         return None
     most = min(FAR_LESS * min(others), others[0] - HARMFUL * abs(constant))
-    for rows, few in _in_few(context, m, data):
+    if most <= 0 or not Tries().may("batches of few rows"):
+        return None
+    for size, few in _in_few(context, m, data):
         if few.loss is not None and few.loss < most and not _decides_less(few, stored, data):
-            return _finding(m, data, stored, few, rows, wide)
+            return _finding(m, data, stored, few, size, wide)
     return None
+
+
+def _of(context: CheckContext, side: Side, rows: Array, data: Data) -> Side:
+    return with_loss(context, data, Side([output[rows] for output in side.outputs]))
 
 
 def _in_few(context: CheckContext, m: Measured, data: Data) -> Iterator[tuple[int, Side]]:
     """What training mode says in batches of few rows, where their statistics are those stored."""
-    wide = _off(m, _seen(m, data, max(m.size, WIDE)))
+    wide = _off(m, _seen(m, data, WIDE))
     for size in FEW:
         try:
             seen = _seen(m, data, size)
