@@ -62,8 +62,9 @@ def _prepared(context: CheckContext, trains: bool) -> Prepared | None:
     if (trained := _given(subject.rows_in_training, few) if trains else few.x) is not None:
         rows, name, steps = trained, "train_step", subject.rows_in_training
     alike, by_training = _same(rows, evaluated), not _same(rows, few.x)
-    if alike and not by_training:
-        return None
+    scored = subject.evaluates and data.y is not None
+    if not (by_training if alike else scored):
+        return None  # nothing is prepared, or no loss tells what it does to evaluation
     if by_training:
         x = _all_given(steps, context)
         if x is None:

@@ -167,7 +167,7 @@ def _explaining(trial: Trial[How], change: Change[How]) -> Iterator[Candidate]:
     # change of the data brings any statistics nearer.
     # Numbers that are free to fit must leave far less unexplained; and few updates leave what
     # nobody knows.
-    if change.free and trial.m.few_updates and not tried.mends:
+    if change.free and trial.m.few_updates and not (tried.mends or tried.decides):
         return
     rival = 1 - (1 - tried.initial) / FAR_LESS if change.free else tried.initial - RIVALS
     if tried.share > rival:
