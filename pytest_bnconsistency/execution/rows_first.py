@@ -14,8 +14,7 @@ def rows_first(output: Array, shape: Sequence[int | None] | None, rows: int) -> 
 
     The rows may be another axis (steps before rows), or be joined with the next one. None for what
     is said of all of them, as a table or a number is, and for nothing at all. `shape` is what a
-    trace tells of the
-    output's: a length that it knows is no number of rows.
+    trace tells of the output's: a length that it knows is no number of rows.
     """
     if not output.size:
         return None

@@ -29,8 +29,8 @@ class BatchStatistics:
     """What one batch of `rows` rows gave.
 
     `moments` holds for each tracked variable the moments of its layer's calls, `values` what the
-    calls together move it towards (float64), `outputs` what the model says of
-    each row in training mode.
+    calls together move it towards (float64), `outputs` what the model says of each row in
+    training mode.
     """
 
     rows: int

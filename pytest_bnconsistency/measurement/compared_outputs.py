@@ -66,13 +66,17 @@ def squared_distances(side: Side, reference: Side) -> Array:
     for mine, its in zip(side.outputs, reference.outputs, strict=True):
         if is_float(its):
             mine, its = mine.astype(np.float64), its.astype(np.float64)
-            scale = its.std(axis=0).max() or np.abs(its).max() or 1.0
-            squares = ((mine - its) / scale) ** 2
+            squares = ((mine - its) / spread_of(its)) ** 2
             rows.append(squares.reshape(len(squares), -1).mean(axis=1))
     if not rows:
         return np.zeros(len(side.outputs[0]))
     means = [float(squares.mean()) for squares in rows]
     return rows[int(np.argmax(means))]  # of one that is no number, too
+
+
+def spread_of(output: Array) -> float:
+    """The largest standard deviation of an output among rows; its size where all are alike."""
+    return float(output.std(axis=0).max()) or float(np.abs(output).max()) or 1.0
 
 
 def deciding(outputs: list[Array], data: Data) -> list[bool]:

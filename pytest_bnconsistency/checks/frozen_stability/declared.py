@@ -93,7 +93,7 @@ def _declared(
     if not call.is_layer:
         return None
     own = subject.trainable(layer)
-    named = bool(pattern) and fnmatch.fnmatchcase(call.path, pattern or "")
+    named = pattern is not None and fnmatch.fnmatchcase(call.path, pattern)
 
     def by(reason: str, **kinds: bool) -> Frozen | None:
         statistics_only = kinds.get("inference_only", False)

@@ -26,6 +26,12 @@ from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
 
+BY_MODE = "of the layer only its mode, training=False, is declared, and that it keeps"
+BY_FLAG = (
+    "frozen for the optimizer, they follow those of other layers, as a teacher's or a target "
+    "network's do; give frozen='...' if they must stay"
+)
+
 
 def ignoring(m: Measured, left: Sequence[Frozen]) -> Cause | None:
     layers = [f for f in left if f.any_of(m.by_forward)]
@@ -77,15 +83,10 @@ def followers(m: Measured) -> tuple[list[Frozen], str]:
     if writers is None or not writers.others_than(f.call.layer for f in found):
         return [], ""
     verb = "moves" if len(writers.labels) == 1 else "move"
-    followed = f"{listed(writers.labels)} {verb} the {{}} of {paths_of(found)}: "
-    if any(not f.inference_only for f in found):
-        return found, followed.format("weights and statistics") + (
-            "frozen for the optimizer, they follow those of other layers, as a teacher's or a "
-            "target network's do; give frozen='...' if they must stay"
-        )
-    return found, followed.format("statistics") + (
-        "of the layer only its mode, training=False, is declared, and that it keeps"
-    )
+    what, why = "statistics", BY_MODE
+    if not all(f.inference_only for f in found):
+        what, why = "weights and statistics", BY_FLAG
+    return found, f"{listed(writers.labels)} {verb} the {what} of {paths_of(found)}: {why}"
 
 
 def _following(m: Measured) -> list[Frozen]:
@@ -94,13 +95,11 @@ def _following(m: Measured) -> list[Frozen]:
     moved = [f for f in m.moving if not (f.named or f.any_of(by_mode))]
     by_flag = [f for f in moved if not f.inference_only]
     layers = [f.call.layer for f in by_flag]
-    statistics = {id(v) for layer in layers for v in tracked_candidates(m.subject, layer) or ()}
+    statistics = {id(v) for layer in layers for v in tracked_candidates(m.subject, layer)}
     state = {id(v) for v in variables_of(by_flag)} & m.by_steps
-    return (
-        moved
-        if state & statistics and state - statistics
-        else [f for f in moved if f.inference_only]
-    )
+    if state & statistics and state - statistics:
+        return moved
+    return [f for f in moved if f.inference_only]
 
 
 def _writers(m: Measured, layers: Sequence[Frozen]) -> Written | None:

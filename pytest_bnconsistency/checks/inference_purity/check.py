@@ -21,6 +21,7 @@ from pytest_bnconsistency.words import counted, listed
 
 NAME = "inference_purity"
 LARGER = 100
+"""Times by which rows are enlarged, to exceed what a layer has seen."""
 NOISE_DOMINATED_NOTE = (
     f"rounding alone moves the outputs by more than {NOISE_DOMINATED:g} of their scale: entry "
     "points may differ by as much"
@@ -39,8 +40,10 @@ def check(context: CheckContext) -> CheckResult:
 def _may_write(context: CheckContext) -> bool:
     """Whether inference holds writes to the state of layers, though these rows moved none."""
     seen = observed(context, False)
+    if not (seen.is_traced and seen.written):  # as a rule
+        return False
     owned = owners(context, seen)
-    return seen.is_traced and any(id(variable) in owned for variable in seen.written)
+    return any(id(variable) in owned for variable in seen.written)
 
 
 def _on_larger_rows(context: CheckContext, x: Nest) -> CheckResult | None:

@@ -13,6 +13,7 @@ from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.data.arrays import Array, is_float
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
+from pytest_bnconsistency.measurement.compared_outputs import spread_of
 from pytest_bnconsistency.measurement.tracked_variables import Tracked, write_statistics
 from pytest_bnconsistency.results import Table
 
@@ -193,8 +194,4 @@ def _distance(mean: float, ratio: float) -> float:
 def _difference(a: list[Array], target: list[Array]) -> float:
     """The root mean squares of what outputs differ by, in deviations of the target's rows."""
     pairs = ((x.astype(float), y.astype(float)) for x, y in zip(a, target, strict=True))
-    return float(sum(np.sqrt(np.mean((x - y) ** 2)) / _spread(y) for x, y in pairs))
-
-
-def _spread(output: Array) -> float:
-    return float(output.std(axis=0).max()) or float(np.abs(output).max()) or 1.0
+    return float(sum(np.sqrt(np.mean((x - y) ** 2)) / spread_of(y) for x, y in pairs))

@@ -66,7 +66,7 @@ def check(context: CheckContext) -> CheckResult:
 
 
 def _decide(context: CheckContext, known: Estimated) -> CheckResult:
-    if not known.training.over([known.batches[0]]):
+    if not (known.seen[0].outputs if known.seen else known.training.over([known.batches[0]])):
         return ROWLESS.inconclusive(NAME)
     if (finding := only_in_evaluation.found(context, known)) is not None:
         return CheckResult(check=NAME, verdict=Verdict.FAILED, findings=(finding,))

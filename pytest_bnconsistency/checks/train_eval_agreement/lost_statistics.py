@@ -54,9 +54,9 @@ class Losses:
     @property
     def fit_the_batch(self) -> bool:
         """Whether the weights were surely trained with the statistics of the batch."""
-        lost = (self.stored - self.trained) / max(abs(self.uninformed), 1e-12)
-        times = CLEARLY_WORSE if lost > HARMFUL else TWICE
-        return lost > SEEN and self.stored > times * self.trained
+        share = (self.stored - self.trained) / max(abs(self.uninformed), 1e-12)
+        times = CLEARLY_WORSE if share > HARMFUL else TWICE
+        return share > SEEN and self.stored > times * self.trained
 
 
 def in_both_modes(

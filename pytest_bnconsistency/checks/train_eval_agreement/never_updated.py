@@ -145,20 +145,19 @@ def _informed(context: CheckContext) -> bool:
 
 def _unreached(context: CheckContext, training: Pass, x: Any) -> list[Tracked]:
     """Normalization layers that move only if training=True is passed to them."""
-    modes = _modes_of_layers(context, training)
-    return find_tracked(_pass(context, x, modes), x) if modes else []
+    by_batch = _by_batch(context, training, x)
+    return [] if by_batch is None else find_tracked(by_batch, x)
 
 
-def _modes_of_layers(context: CheckContext, training: Pass) -> dict[int, bool]:
-    """The modes of the layers that could be told training=True themselves."""
-    takes_training = context.subject.takes_training
-    return {id(layer): True for layer in _holders(context, training) if takes_training(layer)}
+def _by_batch(context: CheckContext, training: Pass, x: Any) -> Pass | None:
+    """A pass in which the layers are told training=True themselves; None where none takes it."""
 
+    def made() -> Pass | None:
+        takes_training = context.subject.takes_training
+        modes = {id(layer): True for layer in _holders(context, training) if takes_training(layer)}
+        return _pass(context, x, modes) if modes else None
 
-def _in_training(context: CheckContext) -> Pass:
-    """A pass in training mode in which that reaches the layers."""
-    known = estimated(context)
-    return _pass(context, known.batches[0].x, _modes_of_layers(context, known.training))
+    return context.once("layers told to train", made)
 
 
 def _by_momentum(
@@ -256,9 +255,11 @@ def _not_reached(context: CheckContext, first: Tracked, stuck: bool, tries: Trie
 
     Where the weights fit the batch all the same, another model was trained that they are of.
     """
-    by_batch = _in_training(context) if stuck else None
-    losses = by_batch and in_both_modes(context, tries, by_batch)
-    if losses and losses.fit_the_batch:
+    known, losses = estimated(context), None
+    if stuck:
+        by_batch = _by_batch(context, known.training, known.batches[0].x)
+        losses = in_both_modes(context, tries, by_batch)
+    if losses is not None and losses.fit_the_batch:
         return lost(losses, ", or recalibrate the model inside that takes training")
     cause = (
         f"training mode does not reach {first.path} in a training step: a model or layer "

@@ -76,11 +76,10 @@ def features(trial: InputTrial) -> Iterator[Features]:
         for what in _usual_scalings(_by_rows(trial.every_row)):
             yield Features(f"the features before they were {what}", index, *seen.change(fit))
     free = seen.to_fit(fit)
-    if (
-        free.any()
-        and not seen.is_multiplied
-        and not seen.is_one(*(change := seen.change(seen.fit(free))))
-    ):
+    if seen.is_multiplied or not free.any():
+        return
+    change = seen.change(seen.fit(free))
+    if not seen.is_one(*change):
         said = seen.said(np.flatnonzero(free), *change)
         yield Features(f"x with {said}", index, *change, fitted=True)
 

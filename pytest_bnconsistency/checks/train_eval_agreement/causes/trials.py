@@ -63,16 +63,21 @@ class Losses:
     uninformed: float
 
     @property
-    def room(self) -> float:
-        """By how much population statistics lower the loss; of a model that may know something,
-        as it is taken to do if it loses twice as much.
+    def most(self) -> float:
+        """What is given, as far as a model that may know something loses it: as much as a mean
+        answer, or twice what it loses under population statistics.
         """
-        return min(self.given, max(self.uninformed, self.aim + abs(self.aim))) - self.aim
+        return min(self.given, max(self.uninformed, self.aim + abs(self.aim)))
+
+    @property
+    def room(self) -> float:
+        """By how much population statistics lower that."""
+        return self.most - self.aim
 
     @property
     def limit(self) -> float:
         """Half of the way to where population statistics take it."""
-        return max(self.aim, 0.0) + (self.aim + self.room - max(self.aim, 0.0)) / 2
+        return (self.most + max(self.aim, 0.0)) / 2
 
 
 @dataclass(frozen=True)
@@ -189,13 +194,12 @@ def best(found: Sequence[Candidate]) -> Cause | None:
 
 def _as_good(found: Sequence[Candidate]) -> Sequence[Candidate]:
     """Those whose loss is about as good as any's, or not known."""
-    known = [(c, c.tried.losses) for c in found if c.tried.losses is not None]
+    known = [c.tried.losses for c in found if c.tried.losses is not None]
     if not known:
         return found
-    lowest, first = min(losses.changed for _, losses in known), known[0][1]
-    limit = lowest + LOSS * max(first.aim + first.room - lowest, 0.0)
-    worse = [c for c, losses in known if losses.changed > limit]
-    return [c for c in found if c not in worse]
+    lowest = min(losses.changed for losses in known)
+    limit = lowest + LOSS * max(known[0].most - lowest, 0.0)
+    return [c for c in found if c.tried.losses is None or c.tried.losses.changed <= limit]
 
 
 def _believed(found: Sequence[Candidate]) -> Sequence[Candidate]:
