@@ -297,8 +297,8 @@ class Modes(Instrument):
             not call.is_layer
             or not self._chosen(call)
             or not self._subject.takes_training(call.layer)
-            or not self._subject.own_variables(call.layer)
             or self._subject.stochastic(call.layer)
+            or self._only_holds(call.layer)
             or not isinstance(outputs, tf.Tensor)
             or not outputs.dtype.is_floating
         ):
@@ -313,6 +313,11 @@ class Modes(Instrument):
         sizes = tf.where(tf.math.is_finite(in_mode), tf.abs(in_mode), tf.zeros_like(in_mode))
         finite = tf.reduce_any(tf.math.is_finite(in_mode))
         return outputs, [tf.reduce_max(distance), tf.reduce_max(sizes), finite]
+
+    def _only_holds(self, layer: Any) -> bool:
+        """Whether it is others inside that compute, as in a nested model."""
+        subject = self._subject
+        return not subject.own_variables(layer) and bool(subject.sublayers(layer))
 
 
 def mode_gaps(calls: Sequence[Call], records: Sequence[list[Array] | None]) -> dict[int, ModeGap]:

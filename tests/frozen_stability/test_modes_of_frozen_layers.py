@@ -97,3 +97,33 @@ def test_a_block_is_not_blamed_for_the_layer_inside(k, x, y):
     inner.trainable = False
     model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
     expect_pass(CHECK, model, x, y)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_frozen_layer_without_variables_that_uses_its_batch(k, nested, x, y):
+    class OfBatch(k.layers.Layer):
+        def __init__(self, in_training, *, minds_flag=False):
+            super().__init__(name="of_batch")
+            self.in_training, self.minds_flag = in_training, minds_flag
+
+        def call(self, h, training=None):
+            frozen = self.minds_flag and not self.trainable
+            return self.in_training(tf.convert_to_tensor(h)) if training and not frozen else h
+
+    def model_with(layer):
+        inside = [k.layers.Dense(6), layer, k.layers.ReLU()]
+        base = k.Sequential([k.Input((4,)), *inside], name="base")
+        held = [base] if nested else base.layers
+        head = k.layers.Dense(3, activation="softmax")
+        model = k.Sequential([k.Input((4,)), *held, head])
+        for frozen in held:
+            frozen.trainable = False
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        return model
+
+    path = "base/of_batch" if nested else "of_batch"
+    model = model_with(OfBatch(centred))
+    finding = expect_failure(CHECK, model, x, y, rule=BY_MODE, layer=path, cause_tested=True)
+    assert "it has no variables" in finding.cause
+    for sound in (OfBatch(centred, minds_flag=True), OfBatch(lambda h: h / 2)):
+        expect_pass(CHECK, model_with(sound), x, y)

@@ -25,7 +25,9 @@ class Declarations:
         self._subject, self._training = context.subject, training
         self._pattern = context.settings.frozen
         self._in_inference = {id(layer) for layer in context.subject.inference_calls()}
-        self.frozen = self._frozen()
+        declared = self._declared()
+        self.frozen = [f for f in declared if f.variables]
+        self.without_variables = [f for f in declared if not f.variables and not f.inference_only]
         self._check_pattern()
         self.normalization_layers = self._normalization_layers()
 
@@ -48,7 +50,7 @@ class Declarations:
     def _of(self, call: Call) -> Frozen | None:
         return _declared(self._subject, call, self._in_inference, self._pattern)
 
-    def _frozen(self) -> list[Frozen]:
+    def _declared(self) -> list[Frozen]:
         found: dict[int, Frozen] = {}
         for call in _all_calls(self._training):
             if id(call.layer) not in found and (frozen := self._of(call)) is not None:
@@ -88,19 +90,17 @@ class Declarations:
 def _declared(
     subject: Subject, call: Call, in_inference: set[int], pattern: str | None
 ) -> Frozen | None:
-    """What declares the call's layer frozen, with all variables that must stay then."""
+    """What declares the call's layer frozen, with all variables, if any, that must stay then."""
     layer = call.layer
     if not call.is_layer:
         return None
     own = subject.trainable(layer)
     named = pattern is not None and fnmatch.fnmatchcase(call.path, pattern)
 
-    def by(reason: str, **kinds: bool) -> Frozen | None:
+    def by(reason: str, **kinds: bool) -> Frozen:
         statistics_only = kinds.get("inference_only", False)
         tracked = tracked_candidates(subject, layer) if statistics_only else None
         variables = subject.own_variables(layer) if tracked is None else tracked
-        if not variables:
-            return None
         return Frozen(call, reason, tuple(variables), own, named=named, **kinds)
 
     if not own:

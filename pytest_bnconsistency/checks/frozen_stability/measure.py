@@ -84,7 +84,9 @@ def measured(
         table=Table(COLUMNS, ()),
         beyond=beyond,
     )
-    return m, ran
+    if not (differing := [f for f in declared.without_variables if m.gap(f).differs]):
+        return m, ran
+    return replace(m, frozen=[*m.frozen, *(m.meeting(differing) or [])]), ran
 
 
 def _moved(seen: Observation, ran: Ran) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_bnconsistency.checks.frozen_stability.fine_tuning import Start
 from pytest_bnconsistency.data.arrays import Nest
+from pytest_bnconsistency.errors import BNConsistencyError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.execution.trainable_flags import Flagged
@@ -15,6 +16,9 @@ from pytest_bnconsistency.execution.training_steps import ModeGap, Modes, Steps,
 from pytest_bnconsistency.models import Call, Subject
 from pytest_bnconsistency.results import Table
 from pytest_bnconsistency.words import listed
+
+OF_NOTE = 0.05
+"""So much of what a mode changes must come from the other rows to be called the batch's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +130,30 @@ class Measured:
         gaps = mode_gaps(again.calls, seen.records)
         alike = not any(gaps.get(id(f.call.layer), ModeGap()).differs for f in layers)
         return alike and not any(id(v) in ours for v in seen.moved)
+
+    def meeting(self, layers: Sequence[Frozen]) -> list[Frozen] | None:
+        """Those in which rows meet in training mode; None where they take no rows one by one."""
+        called = {id(f.call.layer) for f in layers}
+        try:
+            with preserve_state(self.subject):
+                again = Pass(
+                    self.subject,
+                    self.x,
+                    training=True,
+                    instrument=Modes(
+                        self.subject, lambda call: id(call.layer) in called, mode=True
+                    ),
+                    row_by_row=called,
+                )
+                gaps = mode_gaps(again.calls, again.run(self.x).records)
+        except BNConsistencyError:
+            return None
+        nothing = ModeGap()
+        return [
+            f
+            for f in layers
+            if gaps.get(id(f.call.layer), nothing).distance > OF_NOTE * self.gap(f).distance
+        ]
 
 
 def variables_of(layers: Sequence[Frozen]) -> list[Any]:
