@@ -250,7 +250,7 @@ def test_rows_that_meet_in_state_alone(k, x):
 
         def build(self, shape):
             self.codes = self.add_weight(
-                name="codes", shape=(3, 4), initializer="identity", trainable=False
+                name="codes", shape=(3, 4), initializer=k.initializers.Identity(), trainable=False
             )
 
         def call(self, h, training=None):

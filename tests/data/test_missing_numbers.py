@@ -112,7 +112,10 @@ def test_infinity_is_no_missing_number(table):
 def test_a_label_does_not_tell_whether_a_model_takes_them(table):
     x, y = table
     scores = trained(None, np.nan_to_num(x), y, epochs=1)
-    labels = keras.Sequential([scores, keras.layers.Lambda(lambda h: tf.argmax(h, axis=-1))])
+    given = keras.Input(x.shape[1:])
+    labels = keras.Sequential(
+        [given, scores, keras.layers.Lambda(lambda h: tf.argmax(h, axis=-1))]
+    )
     with pytest.raises(DataError, match="x has NaN or Inf in"):
         check_consistency(labels, x)
 

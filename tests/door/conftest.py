@@ -10,6 +10,9 @@ import pytest_bnconsistency.assertions  # noqa: F401 - inner runs share it with 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")  # the short summary is cut at the terminal's width
+    # A test file that is rewritten within a second, at the same size, is another one all the same.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     # However these tests were started: as those in a process of their own are.
     monkeypatch.setattr(sys, "argv", [str(Path(pytest.__file__).with_name("__main__.py"))])
 

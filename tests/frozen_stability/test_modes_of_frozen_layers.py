@@ -40,7 +40,8 @@ def model_of(k, in_training, *, inner=None):
             self.inner = inner
 
         def build(self, shape):
-            self.kernel = self.add_weight(name="kernel", shape=(4, 4), initializer="identity")
+            identity = k.initializers.Identity()
+            self.kernel = self.add_weight(name="kernel", shape=(4, 4), initializer=identity)
             super().build(shape)
 
         def call(self, x, training=None):

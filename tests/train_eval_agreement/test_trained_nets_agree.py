@@ -121,7 +121,9 @@ def test_a_covariance_that_a_root_is_taken_of(digits):
         def build(self, shape):
             self.mean = self.add_weight(shape=shape[-1:], initializer="zeros", trainable=False)
             self.covariance = self.add_weight(
-                shape=(shape[-1], shape[-1]), initializer="identity", trainable=False
+                shape=(shape[-1], shape[-1]),
+                initializer=keras.initializers.Identity(),
+                trainable=False,
             )
 
         def call(self, x, training=None):
