@@ -106,6 +106,8 @@ def _not_finite(
         if empty is not None:
             yield empty
         yield given.bad_rows()
+        if (beyond := given.beyond_dtype()) is not None:
+            yield beyond
     if skipped is not None:
         yield skipped
     if given is not None:
@@ -170,6 +172,32 @@ class _Given:
             established=mended,
             remedy="leave these rows out or scale them, then recalibrate(model, x)",
         )
+
+    def beyond_dtype(self) -> Explanation | None:
+        """Whether the variance of what the layer is given is beyond the dtype that keeps it."""
+        run = self.training.run(self.data.take(slice(0, self.size)).x)
+        moments = [
+            moment
+            for call, record in zip(self.training.calls, run.records, strict=True)
+            if call.layer is self.n.layer
+            for moment in record or ()
+        ]
+        if not moments or not all_finite(moments):
+            return None
+        largest = max(float(np.abs(moment).max()) for moment in moments)
+        for name, variable in self.n.vectors.items():
+            limit = float(variable.dtype.max)
+            if largest > limit and not all_finite([variable.numpy()]):
+                return Explanation(
+                    cause=f"an overflow: {name} is kept in {variable.dtype.name}, which holds no "
+                    f"number beyond {limit:g}, and a moving average never forgets Inf",
+                    tested=f"the inputs of {self.n.path} have a variance of up to {largest:.3g} "
+                    "in this data",
+                    established=True,
+                    remedy="keep statistics in float32 (the dtype policy mixed_float16 does), or "
+                    "scale what the layer is given; then train again, or recalibrate(model, x)",
+                )
+        return None
 
     def only_what_is_stored(self) -> Explanation:
         """Whether evaluation is NaN, and finite with the population statistics of the data."""

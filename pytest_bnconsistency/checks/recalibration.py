@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import estimated
 from pytest_bnconsistency.context import door
+from pytest_bnconsistency.data.arrays import all_finite
 from pytest_bnconsistency.errors import BNConsistencyError, DataError
+from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state
-from pytest_bnconsistency.measurement.tracked_variables import tracked_candidates, write_statistics
+from pytest_bnconsistency.measurement.batch_statistics import run_from
+from pytest_bnconsistency.measurement.tracked_variables import (
+    as_stored,
+    tracked_candidates,
+    write_statistics,
+)
 from pytest_bnconsistency.models import Subject
 from pytest_bnconsistency.words import counted
+
+NOT_FINITE = "are NaN or Inf"
 
 
 def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
@@ -23,7 +34,7 @@ def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
 
     Raises:
         BNConsistencyError: nothing moves in training mode, frozen layers are in the way, or a
-            statistic of the data is NaN or infinite.
+            statistic of the data is NaN, infinite or beyond the dtype that holds it.
     """
     if context.data is None:
         raise DataError("recalibrate needs data and got none; give training data")
@@ -35,14 +46,16 @@ def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
         known = estimated(context)
         tracked, values = known.tracked, known.estimate.population
         blocked = [] if frozen else _frozen(context)
+        spoilt = "" if tracked else _not_finite(context, known.training)
+    for t, value in zip(tracked, values, strict=True):
+        if not all_finite([as_stored(t, value)]):
+            reached = float(np.abs(value).max())
+            beyond = f"reach {reached:.3g}, which {t.variable.dtype.name} does not hold"
+            raise _unusable(t.path, beyond if math.isfinite(reached) else NOT_FINITE)
+    if spoilt:
+        raise _unusable(spoilt, NOT_FINITE)
     if not tracked:
         raise _nothing_moves(subject, blocked)
-    for t, value in zip(tracked, values, strict=True):
-        if not np.isfinite(value).all():
-            raise BNConsistencyError(
-                f"the statistics of this data in {t.path} are NaN or Inf, so nothing was "
-                "written; expected data and weights that run in training mode with finite numbers"
-            )
     before = [t.variable.numpy() for t in tracked]
     write_statistics(tracked, values)
     changed = [
@@ -51,6 +64,24 @@ def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
         if not np.array_equal(t.variable.numpy(), value)
     ]
     return list(dict.fromkeys(changed))
+
+
+def _not_finite(context: CheckContext, training: Pass) -> str:
+    """The first layer whose state a pass in training mode makes NaN or Inf, "" if it does none."""
+    subject, x = context.subject, context.given.take(slice(0, context.settings.batch_size)).x
+    for layer in subject.layers():
+        variables = tracked_candidates(subject, layer)
+        if variables and not all_finite(run_from(training, x, variables, 0.0)[0]):
+            return subject.path(layer)
+    return ""
+
+
+def _unusable(path: str, why: str) -> BNConsistencyError:
+    return BNConsistencyError(
+        f"the statistics of this data in {path} {why}, so nothing was written; expected data and "
+        "weights that run in training mode with finite numbers, and a dtype that holds them "
+        "(the dtype policy mixed_float16 keeps statistics in float32)"
+    )
 
 
 def _nothing_moves(subject: Subject, blocked: list[str]) -> BNConsistencyError:

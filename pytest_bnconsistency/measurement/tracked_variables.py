@@ -155,4 +155,11 @@ def calls_by_layer(training: Pass) -> dict[int, list[Call]]:
 def write_statistics(tracked: Sequence[Tracked], values: Sequence[Array]) -> None:
     """Put statistics into the model."""
     for t, value in zip(tracked, values, strict=True):
-        t.variable.assign(value.astype(t.variable.dtype.as_numpy_dtype))
+        t.variable.assign(as_stored(t, value))
+
+
+def as_stored(t: Tracked, value: Array) -> Array:
+    """A statistic in the dtype that it is stored in: Inf where that holds no such number."""
+    with np.errstate(over="ignore"):
+        stored: Array = value.astype(t.variable.dtype.as_numpy_dtype)
+    return stored

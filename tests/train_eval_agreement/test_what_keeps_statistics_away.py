@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_keras
 from small_models import Stepping, trained_on_features_alike
 
-from pytest_bnconsistency import check_consistency, recalibrate
+from pytest_bnconsistency import BNConsistencyError, check_consistency, recalibrate
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 CHECK = "train_eval_agreement"
@@ -418,3 +418,7 @@ def test_a_variance_that_the_dtype_cannot_hold(dtype):
     finding = expect_failure(CHECK, model, x, y, rule="BN401", layer="bn")
     assert "float16 holds no number beyond 65504" in finding.cause
     assert "mixed_float16" in finding.remedy
+    cause = "an overflow: moving_variance is kept in float16"
+    expect_failure("statistics_health", model, x, y, rule="BN401", cause_contains=cause)
+    with pytest.raises(BNConsistencyError, match="nothing was written"):
+        recalibrate(model, x)
