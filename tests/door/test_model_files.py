@@ -12,7 +12,8 @@ CHECK = "--bn-check=batch_invariance"
 def model_of(k, faulty=False):
     inputs = k.Input((4,))
     bn = k.layers.BatchNormalization(name="bn")
-    return k.Model(inputs, k.layers.Dense(2)(bn(inputs, training=True if faulty else None)))
+    called_with = {"training": True} if faulty else {}
+    return k.Model(inputs, k.layers.Dense(2)(bn(inputs, **called_with)))
 
 
 @pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
