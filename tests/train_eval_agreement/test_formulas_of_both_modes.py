@@ -15,8 +15,9 @@ CHECK = "train_eval_agreement"
 class Norm(layers.Layer):
     """Batch normalization by hand, right or wrong in one way."""
 
-    def __init__(self, way="right", momentum=0.8):
-        super().__init__(name="norm")
+    def __init__(self, way="right", momentum=0.8, name="norm", more=900.0):
+        super().__init__(name=name)
+        self.more = more
         self.way, self.momentum = way, momentum
 
     def build(self, shape):
@@ -41,7 +42,7 @@ class Norm(layers.Layer):
         if self.way == "read as deviation":
             return (x - mean) / (var + 1e-3) * self.gamma + self.beta
         if self.way == "other epsilon":
-            var = var + 900.0
+            var = var + self.more
         scaled = (x - mean) / ops.sqrt(var + 1e-3)
         return scaled * self.gamma if self.way == "no beta" else scaled * self.gamma + self.beta
 
@@ -101,6 +102,27 @@ def test_the_formula_of_one_mode_is_not_that_of_the_other(way, rule, cause):
 @pytest.mark.thorough
 def test_one_formula_for_both_modes():
     expect_pass(CHECK, *trained("right"))
+
+
+@pytest.mark.thorough
+def test_small_batches_do_not_hide_another_formula():
+    """Statistics of 16 rows cost training mode a part of what evaluation loses."""
+    rng, y = np.random.default_rng(0), np.arange(512) % 3
+    x = rng.normal(0, 0.6, (3, 8))[y] + rng.normal(0, 1, (512, 8))
+    keras.utils.set_random_seed(0)
+    one, two = Norm(momentum=0.9, name="one"), Norm("other epsilon", 0.9, "two", more=3.0)
+    hidden = [layers.Dense(16), one, layers.ReLU(), layers.Dense(16), two, layers.ReLU()]
+    model = keras.Sequential([keras.Input((8,)), *hidden, layers.Dense(3, activation="softmax")])
+    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    for rate, epochs in ((3e-3, 6), (2e-4, 3)):
+        model.optimizer.learning_rate.assign(rate)
+        model.fit(x, y, batch_size=16, epochs=epochs, verbose=0)
+    finding = expect_failure(
+        CHECK, model, x, y, rule="BN216", layer="two", cause_tested=True, batch_size=16
+    )
+    assert "in training mode in batches of 512" in finding.message
+    two.way = "right"
+    expect_pass(CHECK, model, x, y, batch_size=16)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def _finding(
         far = Comparison(m.stored, m.trained, [worse])
     elif far is None or not far.proven:
         return tiny_batches.found(context, known, m)
-    bound = inconclusive.bound(far.worst)
+    bound, m = inconclusive.bound(far.worst), replace(m, trained=far.trained)
     return (
         explain_by_settling.explained(context, known, far, bound)
         or explain_by_formulas.explained(context, known, far, bound)

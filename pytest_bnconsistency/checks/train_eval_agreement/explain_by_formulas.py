@@ -10,7 +10,7 @@ from pytest_bnconsistency.checks.budget import Tries
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated
 from pytest_bnconsistency.checks.train_eval_agreement.measure import with_population
-from pytest_bnconsistency.checks.train_eval_agreement.summary import WHATEVER_BATCHES, disagreement
+from pytest_bnconsistency.checks.train_eval_agreement.summary import disagreement
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import (
     HALF,
     Comparison,
@@ -69,7 +69,7 @@ def explained(
     return rule.finding(
         layer=paths[0],
         layers=paths,
-        message=disagreement(far.stored, far.trained, context.given, by=WHATEVER_BATCHES),
+        message=disagreement(far.stored, far.trained, context.given, by=far.by),
         explanation=explanation,
         bound=bound,
         evidence={

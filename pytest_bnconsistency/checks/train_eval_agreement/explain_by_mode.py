@@ -12,7 +12,7 @@ from pytest_bnconsistency.checks.train_eval_agreement import (
     inconclusive,
     training_reference,
 )
-from pytest_bnconsistency.checks.train_eval_agreement.summary import WHATEVER_BATCHES, disagreement
+from pytest_bnconsistency.checks.train_eval_agreement.summary import disagreement
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import (
     Comparison,
     Holder,
@@ -80,9 +80,7 @@ def _finding(far: Comparison, data: Data, bound: str) -> Finding:
     return rules.DISAGREES.finding(
         layer=paths[0] if paths else "the whole model",
         layers=paths,
-        message=disagreement(
-            stored, trained, data, _decisions(stored, trained, data), by=WHATEVER_BATCHES
-        ),
+        message=disagreement(stored, trained, data, _decisions(stored, trained, data), by=far.by),
         explanation=Explanation(
             cause=cause, tested=tested, remedy=remedy, established=bool(far.undone)
         ),

@@ -7,7 +7,6 @@ from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import Estimated, inference_pass
 from pytest_bnconsistency.checks.train_eval_agreement.measure import evaluated
 from pytest_bnconsistency.checks.train_eval_agreement.summary import (
-    WHATEVER_BATCHES,
     disagreement,
     scores_of,
 )
@@ -62,7 +61,7 @@ def _finding(
     return rules.DISAGREES.finding(
         layer=paths[0],
         layers=paths,
-        message=disagreement(far.stored, far.trained, context.given, by=WHATEVER_BATCHES),
+        message=disagreement(far.stored, far.trained, context.given, by=far.by),
         explanation=Explanation(
             cause=f"what training moves in {where} is not where it comes to rest under these "
             "weights: too few updates for how slowly it moves, or it was set, loaded or left out "

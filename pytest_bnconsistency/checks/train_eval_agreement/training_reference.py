@@ -23,6 +23,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.measure import (
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.checks.train_eval_agreement.sampling_error import Alternatives
+from pytest_bnconsistency.checks.train_eval_agreement.summary import WHATEVER_BATCHES
 from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     Excess,
     by_targets,
@@ -30,6 +31,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.tolerances import (
     proven,
 )
 from pytest_bnconsistency.data.arrays import all_finite, is_float
+from pytest_bnconsistency.execution.batches import in_batches
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.observations import same_outputs
 from pytest_bnconsistency.measurement.batch_statistics import batch_statistics
@@ -44,6 +46,8 @@ they leave it as it is, this many.
 """
 HALF = 0.5
 KEPT_ROWS = 4
+LARGE = 512
+"""Rows of a batch whose statistics are all but those of the population."""
 ROUNDING = 1e-3
 """What moves outputs by less of their standard deviation, other rows of the batch do not."""
 
@@ -62,7 +66,8 @@ class Comparison:
 
     `blamed` are layers whose state training mode moves; none where rows mix without any. `undone`
     says that these, run in inference mode, make training mode say what evaluation says; it is None
-    where they can't be told. `needed` is how many tolerances wide the gap must be.
+    where they can't be told. `needed` is how many tolerances wide the gap must be, `by` says in
+    which batches training mode ran.
     """
 
     stored: Side
@@ -72,6 +77,7 @@ class Comparison:
     needed: float = UNEXPLAINED
     blamed: Sequence[Holder] = ()
     undone: bool | None = None
+    by: str = WHATEVER_BATCHES
 
     @property
     def far(self) -> bool:
@@ -114,9 +120,32 @@ def far_though_recalibrated(
 ) -> Comparison | None:
     """Evaluation far worse than training, where population statistics don't mend it."""
     stored = _compared(context, known, m.stored, m.trained, UNMENDED)
-    if not stored.far or not _compared(context, known, m.population, m.trained, UNMENDED).far:
+    if not replace(stored, needed=0).far:  # population statistics are no worse than a batch's
         return None
-    return _with_blame(context, known, moved(known), stored)
+    far = _far_in_large_batches(context, m, known) if not stored.proven else None
+    if far is None and stored.far:
+        population = _compared(context, known, m.population, m.trained, UNMENDED)
+        far = stored if population.far else None
+    return None if far is None else _with_blame(context, known, moved(known), far)
+
+
+def _far_in_large_batches(
+    context: CheckContext, m: Measured, known: Estimated
+) -> Comparison | None:
+    """The same against training mode whose statistics are no sample.
+
+    In small batches training mode loses a part of what another formula would cost evaluation.
+    """
+    if m.data.rows <= known.size:
+        return None
+    batches = in_batches(m.data, known.batches.order, LARGE)
+    seen = list(batch_statistics(known.training, known.tracked, batches))
+    large = in_training(context, m.data, seen, batches)
+    population, stored = (
+        _against(context, side, large, [], UNMENDED) for side in (m.population, m.stored)
+    )
+    by = f", in training mode in batches of {len(batches.rows[0])}"
+    return replace(stored, by=by) if population.far and stored.far else None
 
 
 def _with_blame(
@@ -135,14 +164,11 @@ def _compared(
     needed: float = UNEXPLAINED,
 ) -> Comparison:
     """Evaluation against training mode, whatever the batches."""
-    data = context.given
     if not same_shapes(stored, trained) or _says_nothing(trained, stored):
         return Comparison(stored, trained, [])
 
     def against(batchings: Sequence[Side]) -> Comparison:
-        others = Alternatives([], [trained, *batchings], [])
-        found = excesses(context, data, stored, trained, others)
-        compared = Comparison(stored, trained, found, by_targets(data, trained), needed)
+        compared = _against(context, stored, trained, batchings, needed)
         strict = replace(compared, needed=1)
         if compared.far or not (strict.targets_tell and strict.far):
             return compared
@@ -156,6 +182,18 @@ def _compared(
     if not all(same_shapes(side, trained) for side in batchings):
         return Comparison(stored, trained, [])
     return against(batchings)
+
+
+def _against(
+    context: CheckContext,
+    stored: Side,
+    trained: Side,
+    batchings: Sequence[Side],
+    needed: float,
+) -> Comparison:
+    data, others = context.given, Alternatives([], [trained, *batchings], [])
+    found = excesses(context, data, stored, trained, others)
+    return Comparison(stored, trained, found, by_targets(data, trained), needed)
 
 
 def _says_nothing(trained: Side, stored: Side) -> bool:
