@@ -38,6 +38,35 @@ def uninformed(side: Side) -> Side:
     return Side([np.broadcast_to(o.mean(axis=0), o.shape).copy() for o in side.outputs])
 
 
+def handed_on(side: Side, data: Data) -> Side | None:
+    """What hands on what it is given, or the last step of it, where that has an output's shape.
+
+    To denoise, or to say the next step, only what is better than this is learnt. Other outputs are
+    as of `uninformed`; None where that are all.
+    """
+    given = [x for x in flatten(data.x) if isinstance(x, np.ndarray) and is_float(x)]
+    found = [_alike(output, given) for output in side.outputs]
+    if all(answer is None for answer in found):
+        return None
+    rest = uninformed(side).outputs
+    return Side([r if answer is None else answer for answer, r in zip(found, rest, strict=True)])
+
+
+def _alike(output: Array, given: list[Array]) -> Array | None:
+    last = [x[:, -1] for x in given if x.ndim > 1]
+    for x in (*given, *last):
+        if is_float(output) and x.size == output.size and x.shape[1:] in _shapes_of(output):
+            answer: Array = x.reshape(output.shape).astype(output.dtype)
+            return answer
+    return None
+
+
+def _shapes_of(output: Array) -> tuple[tuple[int, ...], ...]:
+    """Its shape without the rows, and without a last axis of one."""
+    shape = output.shape[1:]
+    return (shape, shape[:-1]) if shape[-1:] == (1,) else (shape, (*shape, 1))
+
+
 @dataclass(frozen=True)
 class Gap:
     """How far two sides are apart.

@@ -30,7 +30,7 @@ def perfect(side: Side, data: Data) -> Iterator[Side]:
     for share in (SOFTENED if several else SOFTENED[:1]) if given else ():
         said = [_softened(answer, share) for answer in given]
         yield _as(side, said)
-        if shares:
+        if shares and not all(map(_are_shares, side.outputs)):
             yield _as(side, list(map(_scores, said)))
 
 

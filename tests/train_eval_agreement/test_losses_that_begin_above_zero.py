@@ -10,7 +10,7 @@ from pytest_bnconsistency.assertions import check_context
 from pytest_bnconsistency.checks.train_eval_agreement import tolerances
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.measurement.compared_outputs import Side
-from pytest_bnconsistency.testing import expect_pass
+from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 CHECK = "train_eval_agreement"
 
@@ -92,3 +92,63 @@ def test_answers_worse_than_a_constant_one_leave_the_loss_as_it_is():
     y = np.arange(60) % 3
     unit, loss = units(y, np.full((60, 3), 1 / 3), "sparse_categorical_crossentropy")
     assert unit == pytest.approx(loss, rel=1e-3)
+
+
+def test_shares_are_no_scores_of_a_loss_of_overlap():
+    """Taken for scores, targets would have a loss far below 0, and any loss would be little."""
+
+    def dice(y, p):
+        y, p = tf.cast(y, tf.float32), tf.convert_to_tensor(p)
+        return 1 - (2 * tf.reduce_sum(y * p) + 1) / (tf.reduce_sum(y) + tf.reduce_sum(p) + 1)
+
+    y = (np.arange(64) % 2).astype(np.float32)[:, None]
+    unit, loss = units(y, 0.2 + 0.5 * y, dice, "sigmoid")
+    assert unit == pytest.approx(loss, rel=1e-3)
+
+
+def negative_log_likelihood(y, output):
+    mean, log_deviation = output[:, :1], output[:, 1:]
+    return tf.square((y - mean) / tf.exp(log_deviation)) / 2 + log_deviation
+
+
+@pytest.mark.parametrize("metre", [1.0, 1e3, 1e-3])
+def test_a_density_has_no_zero(metre):
+    """In another unit of length, the loss is another one, and what a model can lose is not."""
+    rng = np.random.default_rng(0)
+    mean = rng.normal(size=(512, 1)) * metre
+    y = mean + 0.05 * metre * rng.normal(size=(512, 1))
+    answer = np.concatenate([mean, np.full_like(mean, np.log(0.05 * metre))], 1)
+    unit, loss = units(y, answer, negative_log_likelihood)
+    if loss < 0:
+        assert 0.3 < unit < 1.5  # half of a square has a deviation of 0.7
+    else:
+        assert unit >= loss
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_to_denoise_is_to_know_more_than_the_input(share):
+    """Beside a mean answer all losses vanish; beside the noisy rows themselves they do not."""
+    rng = np.random.default_rng(0)
+    clean = rng.normal(size=(512, 2)) @ rng.normal(size=(2, 16))
+    x = (clean + 0.1 * rng.normal(size=clean.shape)).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    inputs = h = keras.Input((16,))
+    for name in ("one", "two"):
+        h = keras.layers.Dense(32, use_bias=False)(h)
+        h = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9, name=name)(h))
+    model = keras.Model(inputs, inputs - keras.layers.Dense(16, kernel_initializer="zeros")(h))
+    model.compile(keras.optimizers.Adam(3e-3), "mse")
+    for rate, epochs in ((3e-3, 30), (3e-4, 10)):
+        model.optimizer.learning_rate.assign(rate)
+        model.fit(x, clean, epochs=epochs, verbose=0)
+    if not share:
+        expect_pass(CHECK, model, x, clean)
+        return
+    for name in ("one", "two"):
+        bn = model.get_layer(name)
+        bn.moving_mean.assign((1 - share) * bn.moving_mean)
+        bn.moving_variance.assign((1 - share) * bn.moving_variance + share)
+    loss = model.evaluate(x, clean, verbose=0)
+    expect_failure(CHECK, model, x, clean, rule="BN201", cause_tested=True)
+    assert loss < 0.02 * np.square(clean).mean()

@@ -18,6 +18,7 @@ from pytest_bnconsistency.measurement.compared_outputs import (
     Side,
     changed_rows,
     gap,
+    handed_on,
     number,
     right_rows,
     squared_distances,
@@ -246,8 +247,7 @@ def _losses(
     context: CheckContext, data: Data, units: dict[str, float], reference: Side
 ) -> list[Quantity]:
     """The loss, and that of each output: in a sum, a large one hides the others."""
-    rng = np.random.default_rng(context.settings.seed)
-    parts = np.array_split(rng.permutation(data.rows), min(PARTS, data.rows))
+    parts = _parts(context, data)
     known: dict[int, list[dict[str, float]]] = {}
 
     def of_parts(side: Side) -> list[dict[str, float]]:
@@ -270,6 +270,11 @@ def _losses(
     return [loss(name) for name in units]
 
 
+def _parts(context: CheckContext, data: Data) -> list[Array]:
+    rng = np.random.default_rng(context.settings.seed)
+    return np.array_split(rng.permutation(data.rows), min(PARTS, data.rows))
+
+
 def _part(data: Data, side: Side, rows: Array) -> tuple[Data, Side]:
     """Some rows of a side, and what scores them: what the model was given is not copied."""
     weight = None if data.sample_weight is None else data.sample_weight[rows]
@@ -281,17 +286,41 @@ def _part(data: Data, side: Side, rows: Array) -> tuple[Data, Side]:
 def loss_units(context: CheckContext, data: Data, reference: Side) -> dict[str, float]:
     """What a growth of each loss is compared with: as much of it as a model can lose.
 
-    A relative change of a vanishing loss harms nobody: a tenth of the loss of a model that says
-    the same for every row is the least.
+    A relative change of a vanishing loss harms nobody: a tenth of the loss without a model is the
+    least. A loss below 0 that no answer is known to be the smallest of, as that of a density, has
+    no zero: there it is what rows differ by.
     """
-    constant = losses_of(context, data, uninformed(reference))
-    least = _least(context, data, reference)
+    without_model, least = (
+        _without_model(context, data, reference),
+        _least(context, data, reference),
+    )
     units = {"loss": abs((reference.loss or 0.0) - least.get("loss", 0.0))}
-    for name, loss in constant.items():
+    for name, most in without_model.items():
         if name in reference.scores:
-            lost, most = (value - least.get(name, 0.0) for value in (reference.scores[name], loss))
-            units[name] = max(abs(lost), 0.1 * most if math.isfinite(most) else 0.0)
+            lost, most = (v - least.get(name, 0.0) for v in (reference.scores[name], most))
+            spread = _spread(context, data, reference, name) if lost < 0 else 0.0
+            units[name] = spread or max(abs(lost), 0.1 * most if math.isfinite(most) else 0.0)
     return units
+
+
+def _without_model(context: CheckContext, data: Data, reference: Side) -> dict[str, float]:
+    """Each loss of what says the same for every row, or what it is given: the smaller one, as far
+    as the reference has learnt more than that.
+    """
+    losses = losses_of(context, data, uninformed(reference))
+    if (given := handed_on(reference, data)) is not None:
+        for name, loss in losses_of(context, data, given).items():
+            if loss >= reference.scores.get(name, math.inf):
+                losses[name] = min(loss, losses[name])
+    return losses
+
+
+def _spread(context: CheckContext, data: Data, side: Side, name: str) -> float:
+    """The standard deviation of the losses of rows, as parts of them tell it; 0 where none do."""
+    parts = _parts(context, data)
+    found = [losses_of(context, *_part(data, side, rows)).get(name, math.nan) for rows in parts]
+    deviation = float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+    return deviation * math.sqrt(data.rows / len(parts)) if math.isfinite(deviation) else 0.0
 
 
 def _least(context: CheckContext, data: Data, reference: Side) -> dict[str, float]:
