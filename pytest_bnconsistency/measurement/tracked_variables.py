@@ -30,9 +30,9 @@ class Tracked:
     records hold the moments of the input, for each call: the index of the call and of the moment
     in its record; there are none where the moments are not known. `known` says that the role was
     recognised, and not guessed by its sign or by what stands beside it, `cumulative` that the
-    share depends on the number of rows: then the moments are known. `begun` is the value that runs
-    begin with, where what training says hangs on the stored values (renormalisation); else it is
-    0, which has no round-off.
+    share depends on the number of rows or of runs: then the moments are known. `begun` is the
+    value that runs begin with, where what training says hangs on the stored values
+    (renormalisation); else it is 0, which has no round-off.
     """
 
     variable: Any

@@ -26,7 +26,7 @@ from pytest_bnconsistency.checks.train_eval_agreement.causes.initial_values impo
     stale,
     uncounted,
 )
-from pytest_bnconsistency.checks.train_eval_agreement.causes.lagging import lagging
+from pytest_bnconsistency.checks.train_eval_agreement.causes.lagging import EXPONENTIAL, lagging
 from pytest_bnconsistency.checks.train_eval_agreement.causes.scaled_weights import scaled
 from pytest_bnconsistency.checks.train_eval_agreement.causes.shared_layers import shared_by_inputs
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
@@ -115,15 +115,18 @@ CAUSES = (_unusable, _written, _stale, _scaled, _lagging, _set_back, _of_before)
 def _not_established(m: Measured, tries: Tries, tested: str) -> Cause:
     """What is likely where no cause that was tried explains what is stored."""
     changed = likely(m)
+    alike = ", which averages over all of training keep of early weights" * m.slowest.cumulative
     tried = [*tries.made, *([] if m.step else ["no training step to try"])]
     explanation = Explanation(
         cause=tries.without_cause(
             "not established; the moving statistics are not those of this data under these "
-            f"weights{changed and ': '}{changed}"
+            f"weights{changed and ': '}{changed}{alike}"
         ),
         tested=tested
         + f"; none of {counted(len(tried), 'other cause')} explains what is stored" * bool(tried),
-        remedy=f"{CHANGED}; or give data as in training" if changed else uncounted(m) + OTHERWISE,
+        remedy=f"{CHANGED}; or give data as in training"
+        if changed
+        else f"{EXPONENTIAL}; or " * bool(alike) + uncounted(m) + OTHERWISE,
     )
     return Cause(rules.OTHER_WEIGHTS if changed else rules.DISAGREES, explanation, share=0.0)
 

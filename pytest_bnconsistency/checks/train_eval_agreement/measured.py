@@ -117,7 +117,12 @@ class Measured:
         return self.with_initial(self.left) if little else self.reference
 
     def left(self, t: Tracked) -> float:
-        """The share of the initial value that the updates leave, as far as these are known."""
+        """The share of the initial value that the updates leave, as far as these are known.
+
+        An average over all of them alike leaves none.
+        """
+        if t.cumulative:
+            return 0.0
         return float(np.clip(t.retention, 0.0, 1.0) ** (self.updates or 0))
 
     @property

@@ -20,6 +20,7 @@ from pytest_bnconsistency.words import digits
 
 MOST_STEPS = 200
 """Training steps that a lag is tried on, where they are cheap."""
+EXPONENTIAL = "keep exponential averages (momentum 0.9 to 0.99) in place of these"
 SAME_PLACES = 0.8
 """The cosine between distances as stored and as they open again: 0.98 and 0.99 of lags that were
 seen, 0.15 to 0.4 where a bias, or means alone, were changed.
@@ -60,15 +61,18 @@ def lagging(m: Measured) -> Cause | None:
     ):
         return None
     initial = "" if share is None else f", {share:.1%} of the initial values left"
+    average = f"the moving statistics (momentum {m.slowest.momentum:.5g}{initial})"
+    remedy = "end training with a small learning rate, or use a smaller momentum"
+    if m.slowest.cumulative:
+        last = f"the last step counts {1 - m.slowest.momentum:.2g}"
+        average, remedy = f"averages over all of training ({last})", EXPONENTIAL
     return Cause.tested(
         rules.LAGGING,
-        cause=f"the moving statistics (momentum {m.slowest.momentum:.5g}{initial}) lag behind "
-        "weights that still moved when training ended",
+        cause=f"{average} lag behind weights that still moved when training ended",
         tested=f"{steps} more training steps from the population statistics leave the moving ones "
         f"{digits(now, 2)} standard deviations behind again ({digits(then, 2)} as stored); with "
         f"the weights at rest, the same steps leave {digits(rest, 2)}",
-        remedy="end training with a small learning rate, or use a smaller momentum; or "
-        "recalibrate(model, x)",
+        remedy=f"{remedy}; or recalibrate(model, x)",
         share=1.0,
     )
 
