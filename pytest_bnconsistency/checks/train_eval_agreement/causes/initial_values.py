@@ -50,7 +50,7 @@ def stale(m: Measured) -> Iterator[Cause]:
         also = f" (for {place}, whose variance is far below the initial 1)"
     steps = f"{m.updates} updates" if t.calls == 1 else f"{m.updates} steps of {t.calls} updates"
     proof, explained = "", m.explained(m.with_initial(m.left))
-    begun = "the initial values" if certain < CERTAIN_SHARE or explained > HALF else OTHER_START
+    begun = "the initial values" if certain < CERTAIN_SHARE or explained > MOST else OTHER_START
     left = f"momentum {t.momentum:.5g} after {steps} leaves {certain:.1%} of {begun}"
     if certain < CERTAIN_SHARE:
         proof, explained, is_measured = _of_little(m, certain)
