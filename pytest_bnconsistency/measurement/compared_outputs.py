@@ -16,6 +16,10 @@ HALF = 0.5
 """The boundary of shares."""
 
 
+MUCH = 0.05
+"""Scores that differ by this share of theirs are told apart."""
+
+
 @dataclass(frozen=True)
 class Side:
     """Outputs, rows in the order of the data, and the scores that `evaluate` gives for them."""
@@ -39,22 +43,29 @@ def uninformed(side: Side) -> Side:
 
 
 def handed_on(side: Side, data: Data) -> Side | None:
-    """What hands on what it is given, or the last step of it, where that has an output's shape.
+    """What hands on what it is given, or the last step of it, or the nearest feature of that.
 
     To denoise, or to say the next step, only what is better than this is learnt. Other outputs are
     as of `uninformed`; None where that are all.
     """
     given = [x for x in flatten(data.x) if isinstance(x, np.ndarray) and is_float(x)]
-    found = [_alike(output, given) for output in side.outputs]
+    targets = flatten(data.y) if data.y is not None else []
+    pairs = itertools.zip_longest(side.outputs, targets[: len(side.outputs)])
+    found = [_alike(output, target, given) for output, target in pairs]
     if all(answer is None for answer in found):
         return None
     rest = uninformed(side).outputs
     return Side([r if answer is None else answer for answer, r in zip(found, rest, strict=True)])
 
 
-def _alike(output: Array, given: list[Array]) -> Array | None:
+def _alike(output: Array, target: Array | None, given: list[Array]) -> Array | None:
     last = [x[:, -1] for x in given if x.ndim > 1]
-    for x in (*given, *last):
+    parts = [*given, *last]
+    if target is not None and is_float(target) and target.size == len(output):
+        near = target.reshape(-1, 1)
+        features = [x for x in last if x.ndim == 2 and x.size]
+        parts += [x[:, int(((x - near) ** 2).mean(0).argmin())] for x in features]
+    for x in parts:
         if is_float(output) and x.size == output.size and x.shape[1:] in _shapes_of(output):
             answer: Array = x.reshape(output.shape).astype(output.dtype)
             return answer
@@ -162,7 +173,7 @@ def numbers(side: Side, reference: Side, data: Data) -> str:
     shared = [name for name in side.scores if name in reference.scores]
     if shared:
         return ", ".join(
-            f"{name} {number(side.scores[name])} against {number(reference.scores[name])}"
+            f"{name} {' against '.join(_unlike(side.scores[name], reference.scores[name]))}"
             for name in shared
         )
     deviation = gap(side, reference, data)
@@ -170,6 +181,14 @@ def numbers(side: Side, reference: Side, data: Data) -> str:
     if deviation.decisions is not None:
         parts.insert(0, f"{deviation.decisions:.1%} of the decisions differ")
     return ", ".join(parts)
+
+
+def _unlike(mine: float, its: float) -> tuple[str, str]:
+    """Two numbers, in as many digits as tell them apart where they differ by much."""
+    said = number(mine), number(its)
+    if said[0] == said[1] and not math.isclose(mine, its, rel_tol=MUCH):
+        return digits(mine), digits(its)
+    return said
 
 
 def number(value: float) -> str:

@@ -157,7 +157,7 @@ def test_a_loss_clears_no_decisions_that_hang_on_which_rows_there_are(close, shi
 
 
 def excess(name, amount, counting, sampling_error=0.0):
-    quantity = Quantity(name, 1.0, np.mean, np.array, "", counted=name != "loss")
+    quantity = Quantity(name, 1.0, np.mean, np.array, str, counted=name != "loss")
     return Excess(quantity, amount, counting, sampling_error)
 
 

@@ -114,7 +114,7 @@ def test_targets_tell_by_a_loss_or_by_decisions(data):
 
 
 def test_where_single_rows_cannot_be_compared(data, stored, reference):
-    unknown = tolerances.Quantity("loss", 0.5, lambda side: 0.0, lambda side: None, "")
+    unknown = tolerances.Quantity("loss", 0.5, lambda side: 0.0, lambda side: None, str)
     found = tolerances._counting(unknown, stored, reference, amount=-3, rows=ROWS, moved=1)
     assert found == pytest.approx(tolerances.UNLIKE * 3 * 0.5 / np.sqrt(ROWS))
 

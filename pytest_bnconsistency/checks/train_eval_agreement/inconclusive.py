@@ -29,10 +29,10 @@ MOST_ROWS = 20_000
 def bound(excess: Excess) -> str:
     """What fails, what chance explains, and how much was found."""
     if not math.isfinite(excess.amount):
-        return f"fails with {excess.quantity.limit}; NaN or infinity is never chance"
+        return f"fails with {excess.limit}; NaN or infinity is never chance"
     chance = DEVIATIONS * excess.noise
     said = (
-        f"fails with {excess.quantity.limit} that chance does not explain; chance explains "
+        f"fails with {excess.limit} that chance does not explain; chance explains "
         f"{_amount(excess, chance)} ({DEVIATIONS} standard errors), the excess is "
         f"{_amount(excess, excess.amount)}"
     )
@@ -61,7 +61,7 @@ def by_training(far: Comparison, data: Data) -> Unanswered:
         worst, words = far.worst, numbers(far.stored, far.trained, data)
         return Unanswered(
             f"{words} in training mode, on {data.rows} rows: beyond the tolerance "
-            f"({worst.quantity.limit}), and not by so much that it is sure where the statistics "
+            f"({worst.limit}), and not by so much that it is sure where the statistics "
             "that training mode moves are not known",
             "known are means, variances, deviations and mean squares; look at other statistics in "
             "a test of their own",
@@ -88,9 +88,9 @@ def _said(
         (worst.jitter, "the moving average's jitter"),
     )
     where = (
-        f"beyond the tolerance ({worst.quantity.limit}), but not surely"
+        f"beyond the tolerance ({worst.limit}), but not surely"
         if worst.exceeds_tolerance
-        else f"within the tolerance ({worst.quantity.limit} would fail), but not surely"
+        else f"within the tolerance ({worst.limit} would fail), but not surely"
     )
     part = by if share > MOST * worst.noise else f"most of it {by}: {_amount(worst, share)}"
     chance = f"{_amount(worst, worst.noise)} ({part})"

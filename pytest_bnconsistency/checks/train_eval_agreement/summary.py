@@ -26,10 +26,10 @@ def passed_summary(m: Measured, found: list[Excess]) -> str:
     said = numbers(m.stored, m.population, m.data)
     loss = m.trained.loss
     trained = "" if loss is None else f"; in training mode, loss {number(loss)}"
-    limits = listed([excess.quantity.limit for excess in found], "or")
+    limits = listed(list(filter(None, (excess.limit for excess in found))), "or")
     return (
         f"{said} on {m.data.rows} rows, under moving against population statistics of "
-        f"{layers_of(m.tracked)}{trained}; {limits} would fail"
+        f"{layers_of(m.tracked)}{trained}" + f"; {limits} would fail" * bool(limits)
     )
 
 

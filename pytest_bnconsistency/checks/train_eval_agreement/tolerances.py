@@ -60,14 +60,15 @@ class Quantity:
     `of` gives it for a side, `parts` for each of several parts of the rows, None where that can't
     be told; these are single rows where it is `counted`. More than `tolerance` above the reference
     may be harm, and more than `sure` tolerances is, if it is `deviations` standard errors; of more
-    than `certain` tolerances the usual number of them will do. `limit` words that.
+    than `certain` tolerances the usual number of them will do. `limit` words that
+    more than so much fails, "" where there can't be more.
     """
 
     name: str
     tolerance: float
     of: Callable[[Side], float]
     parts: Callable[[Side], Array | None]
-    limit: str
+    limit: Callable[[float], str]
     counted: bool = True
     sure: float = 1
     deviations: float = DEVIATIONS
@@ -79,6 +80,8 @@ class Quantity:
 class Excess:
     """How much more of a quantity evaluation has than the reference, in tolerances.
 
+    `reference` is what evaluation is compared with, in the quantity's own unit: the median of
+    converged averages, where such were drawn and have more than the reference itself.
     `counting` is the standard error of counting so few rows, `sampling_error` of taking statistics
     of so few, `jitter` the deviation of converged moving averages.
     """
@@ -88,6 +91,11 @@ class Excess:
     counting: float
     sampling_error: float = 0.0
     jitter: float = 0.0
+    reference: float = 0.0
+
+    @property
+    def limit(self) -> str:
+        return self.quantity.limit(self.reference + self.quantity.tolerance)
 
     @property
     def exceeds_tolerance(self) -> bool:
@@ -218,7 +226,8 @@ def excesses(
             for sides in (others.converged, others.ended, others.samples)
         )
         center = float(np.median(converged)) if converged else least / unit
-        amount = quantity.of(stored) / unit - max(least / unit, center)
+        most = max(least / unit, center)
+        amount = quantity.of(stored) / unit - most
         found.append(
             Excess(
                 quantity,
@@ -226,6 +235,7 @@ def excesses(
                 _counting(quantity, stored, reference, amount, data.rows, moved) / unit,
                 _root_mean_square(sampled, least / unit),
                 max(OF_FEW * _deviation(converged), OF_SEVERAL * _root_mean_square(ended, center)),
+                most * unit,
             )
         )
     return found
@@ -264,8 +274,10 @@ def _losses(
             return np.array([part[name] for part in found]) if all(found) else None
 
         tolerance = context.settings.loss_tolerance * units[name]
-        limit = f"{'a loss' if name == 'loss' else name} above {number(of(reference) + tolerance)}"
-        return Quantity(name, tolerance, of, by_parts, limit, counted=False)
+        said = "a loss" if name == "loss" else name
+        return Quantity(
+            name, tolerance, of, by_parts, lambda v: f"{said} above {number(v)}", counted=False
+        )
 
     return [loss(name) for name in units]
 
@@ -341,7 +353,10 @@ def _wrong_decisions(context: CheckContext, data: Data, reference: Side) -> Quan
         return np.ones(data.rows) if rows is None else 1 - rows
 
     tolerance = context.settings.decisions_tolerance
-    limit = f"more than {wrong(reference).mean() + tolerance:.1%} of the decisions wrong"
+
+    def limit(share: float) -> str:
+        return f"more than {share:.1%} of the decisions wrong" if share < 1 else ""
+
     return Quantity("wrong decisions", tolerance, lambda s: float(wrong(s).mean()), wrong, limit)
 
 
@@ -367,7 +382,7 @@ def _changes(context: CheckContext, data: Data, reference: Side) -> list[Quantit
         tolerance,
         lambda side: float(changed(side).mean()),
         changed,
-        f"more than {tolerance:.1%} of the decisions changed",
+        lambda _: f"more than {tolerance:.1%} of the decisions changed",
         deviations=1,
     )
     distance = _distance(CLEAR * context.settings.output_tolerance, data, reference)
@@ -387,7 +402,7 @@ def _distance(
         tolerance,
         lambda side: gap(side, reference, data).outputs,
         by_rows,
-        f"a gap of more than {tolerance:g} standard deviations",
+        lambda _: f"a gap of more than {tolerance:g} standard deviations",
         counted=False,
         sure=sure,
         deviations=deviations,
