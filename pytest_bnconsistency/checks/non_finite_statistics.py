@@ -19,7 +19,7 @@ from pytest_bnconsistency.data.arrays import Array, all_finite
 from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.measurement.batch_statistics import batch_statistics, run_from
-from pytest_bnconsistency.measurement.input_moments import pass_with_moments
+from pytest_bnconsistency.measurement.input_moments import pass_with_moments, variances_in
 from pytest_bnconsistency.measurement.normalization_layers import find_tracked
 from pytest_bnconsistency.measurement.observed_updates import skipped_overflow
 from pytest_bnconsistency.measurement.population import Estimate
@@ -175,16 +175,7 @@ class _Given:
 
     def beyond_dtype(self) -> Explanation | None:
         """Whether the variance of what the layer is given is beyond the dtype that keeps it."""
-        run = self.training.run(self.data.take(slice(0, self.size)).x)
-        moments = [
-            moment
-            for call, record in zip(self.training.calls, run.records, strict=True)
-            if call.layer is self.n.layer
-            for moment in record or ()
-        ]
-        if not moments or not all_finite(moments):
-            return None
-        largest = max(float(np.abs(moment).max()) for moment in moments)
+        largest = self._largest_variance()
         for name, variable in self.n.vectors.items():
             limit = float(variable.dtype.max)
             if largest > limit and not all_finite([variable.numpy()]):
@@ -198,6 +189,19 @@ class _Given:
                     "scale what the layer is given; then train again, or recalibrate(model, x)",
                 )
         return None
+
+    def _largest_variance(self) -> float:
+        """That of the layer's inputs in a batch; 0 where it is not recorded, or not finite."""
+        run = self.training.run(self.data.take(slice(0, self.size)).x)
+        calls = zip(self.training.calls, run.records, strict=True)
+        variances = [
+            variance
+            for call, record in calls
+            if call.layer is self.n.layer
+            for variance in variances_in(record)
+        ]
+        known = bool(variances) and all_finite(variances)
+        return max(float(variance.max()) for variance in variances) if known else 0.0
 
     def only_what_is_stored(self) -> Explanation:
         """Whether evaluation is NaN, and finite with the population statistics of the data."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from pytest_bnconsistency.checks.check_context import CheckContext
 from pytest_bnconsistency.checks.population_statistics import estimated
 from pytest_bnconsistency.context import door
-from pytest_bnconsistency.data.arrays import all_finite
+from pytest_bnconsistency.data.arrays import Array, all_finite
 from pytest_bnconsistency.errors import BNConsistencyError, DataError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.batch_statistics import run_from
 from pytest_bnconsistency.measurement.tracked_variables import (
+    Tracked,
     as_stored,
     tracked_candidates,
     write_statistics,
@@ -47,11 +49,7 @@ def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
         tracked, values = known.tracked, known.estimate.population
         blocked = [] if frozen else _frozen(context)
         spoilt = "" if tracked else _not_finite(context, known.training)
-    for t, value in zip(tracked, values, strict=True):
-        if not all_finite([as_stored(t, value)]):
-            reached = float(np.abs(value).max())
-            beyond = f"reach {reached:.3g}, which {t.variable.dtype.name} does not hold"
-            raise _unusable(t.path, beyond if math.isfinite(reached) else NOT_FINITE)
+    _must_fit(tracked, values)
     if spoilt:
         raise _unusable(spoilt, NOT_FINITE)
     if not tracked:
@@ -64,6 +62,14 @@ def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
         if not np.array_equal(t.variable.numpy(), value)
     ]
     return list(dict.fromkeys(changed))
+
+
+def _must_fit(tracked: Sequence[Tracked], values: Sequence[Array]) -> None:
+    for t, value in zip(tracked, values, strict=True):
+        if not all_finite([as_stored(t, value)]):
+            reached = float(np.abs(value).max())
+            beyond = f"reach {reached:.3g}, which {t.variable.dtype.name} does not hold"
+            raise _unusable(t.path, beyond if math.isfinite(reached) else NOT_FINITE)
 
 
 def _not_finite(context: CheckContext, training: Pass) -> str:

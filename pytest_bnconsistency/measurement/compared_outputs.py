@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,17 +60,20 @@ def handed_on(side: Side, data: Data) -> Side | None:
 
 
 def _alike(output: Array, target: Array | None, given: list[Array]) -> Array | None:
-    last = [x[:, -1] for x in given if x.ndim > 1]
-    parts = [*given, *last]
-    if target is not None and is_float(target) and target.size == len(output):
-        near = target.reshape(-1, 1)
-        features = [x for x in last if x.ndim == 2 and x.size]
-        parts += [x[:, int(((x - near) ** 2).mean(0).argmin())] for x in features]
-    for x in parts:
-        if is_float(output) and x.size == output.size and x.shape[1:] in _shapes_of(output):
-            answer: Array = x.reshape(output.shape).astype(output.dtype)
-            return answer
-    return None
+    """The first of what is given, or of its parts, that has the output's shape."""
+    shapes = _shapes_of(output) if is_float(output) else ()
+    fitting = (x for x in [*given, *_last(given, target)] if x.shape[1:] in shapes)
+    found = next((x for x in fitting if x.size == output.size), None)
+    return None if found is None else found.reshape(output.shape).astype(output.dtype)
+
+
+def _last(given: list[Array], target: Array | None) -> Iterator[Array]:
+    """The last steps; and where each row has one target, the features that are nearest to it."""
+    for x in (x[:, -1] for x in given if x.ndim > 1 and x.size):
+        yield x
+        if target is not None and is_float(target) and target.size == len(x) and x.ndim == 2:
+            distances = ((x - target.reshape(-1, 1)) ** 2).mean(0)
+            yield x[:, int(distances.argmin())]
 
 
 def _shapes_of(output: Array) -> tuple[tuple[int, ...], ...]:

@@ -67,6 +67,11 @@ def place_of(record: list[Array] | None, length: int) -> int | None:
     return next((place for place, mean in enumerate(means) if mean.size == length), None)
 
 
+def variances_in(record: list[Array] | None) -> list[Array]:
+    """All variances that a record holds."""
+    return (record or [])[2::3]
+
+
 def pass_with_moments(subject: Subject, x: Any, after: Pass | None = None) -> Pass:
     """A pass in training mode with every stochastic layer neutralised: no dropout, no noise."""
     return neutralised(subject, x, training=True, instrument=lambda: Moments(subject), after=after)

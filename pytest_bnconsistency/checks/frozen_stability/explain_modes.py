@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from pytest_bnconsistency.checks.frozen_stability.cause import Cause, time_for
 from pytest_bnconsistency.checks.frozen_stability.measured import Frozen, Measured
 from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.rules import catalogue as rules
 
+REPLAYED = "on the identical input, inference mode gives another output"
 STORED = (
     "frozen or not, the layer normalises by the batch in training mode; its statistics stay",
     "use a BatchNormalization of V2 behaviour (tf.keras 2.2 or later, keras 3), or call the "
@@ -26,28 +26,32 @@ def by_mode(m: Measured, layers: Sequence[Frozen]) -> Iterator[Cause]:
     """Layers that give in training mode something else on the identical input."""
     meeting = m.meeting(layers) if layers and time_for("rows one by one") else None
     by_batch = [f for f in layers if meeting is None or f in meeting]
-    tested = "on the identical input, inference mode gives another output"
-    if by_batch:
-        one_by_one = ", and so do rows that training mode gets one by one"
-        explanation = Explanation(
-            cause="",
-            tested=tested + one_by_one * (meeting is not None),
-            remedy="",
-            established=meeting is not None,
-        )
-        for stores in (True, False):
-            alike = [f for f in by_batch if bool(f.variables) == stores]
-            cause, remedy = STORED if stores else NOTHING_STORED
-            if alike:
-                named = replace(explanation, cause=cause, remedy=remedy)
-                yield Cause(rules.FROZEN_BY_BATCH, alike, named)
+    yield from _by_batch([f for f in by_batch if f.variables], meeting is not None, *STORED)
+    yield from _by_batch(
+        [f for f in by_batch if not f.variables], meeting is not None, *NOTHING_STORED
+    )
     if by_row := [f for f in layers if f not in by_batch]:
         explanation = Explanation(
             cause="frozen or not, the layer computes otherwise in training mode than in "
             "inference, each row by itself; its state stays",
-            tested=f"{tested}; rows that training mode gets one by one come out as together",
+            tested=f"{REPLAYED}; rows that training mode gets one by one come out as together",
             remedy="call the frozen part with training=False; or, where both modes are meant, "
             "accept that by the option ignore",
             established=True,
         )
         yield Cause(rules.FROZEN_BY_BATCH, by_row, explanation)
+
+
+def _by_batch(
+    layers: Sequence[Frozen], one_by_one: bool, cause: str, remedy: str
+) -> Iterator[Cause]:
+    """Layers that use their batch, as rows `one_by_one` show if these could be tried."""
+    if layers:
+        tested = f"{REPLAYED}, and so do rows that training mode gets one by one"
+        explanation = Explanation(
+            cause=cause,
+            tested=tested if one_by_one else REPLAYED,
+            remedy=remedy,
+            established=one_by_one,
+        )
+        yield Cause(rules.FROZEN_BY_BATCH, layers, explanation)
