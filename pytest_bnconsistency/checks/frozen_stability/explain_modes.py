@@ -10,6 +10,7 @@ from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.rules import catalogue as rules
 
 REPLAYED = "on the identical input, inference mode gives another output"
+ONE_BY_ONE = ", and so do rows that training mode gets one by one"
 STORED = (
     "frozen or not, the layer normalises by the batch in training mode; its statistics stay",
     "use a BatchNormalization of V2 behaviour (tf.keras 2.2 or later, keras 3), or call the "
@@ -25,11 +26,8 @@ NOTHING_STORED = (
 def by_mode(m: Measured, layers: Sequence[Frozen]) -> Iterator[Cause]:
     """Layers that give in training mode something else on the identical input."""
     meeting = m.meeting(layers) if layers and time_for("rows one by one") else None
-    by_batch = [f for f in layers if meeting is None or f in meeting]
-    yield from _by_batch([f for f in by_batch if f.variables], meeting is not None, *STORED)
-    yield from _by_batch(
-        [f for f in by_batch if not f.variables], meeting is not None, *NOTHING_STORED
-    )
+    by_batch = layers if meeting is None else meeting
+    yield from _by_batch(by_batch, one_by_one=meeting is not None)
     if by_row := [f for f in layers if f not in by_batch]:
         explanation = Explanation(
             cause="frozen or not, the layer computes otherwise in training mode than in "
@@ -42,16 +40,14 @@ def by_mode(m: Measured, layers: Sequence[Frozen]) -> Iterator[Cause]:
         yield Cause(rules.FROZEN_BY_BATCH, by_row, explanation)
 
 
-def _by_batch(
-    layers: Sequence[Frozen], one_by_one: bool, cause: str, remedy: str
-) -> Iterator[Cause]:
+def _by_batch(layers: Sequence[Frozen], *, one_by_one: bool) -> Iterator[Cause]:
     """Layers that use their batch, as rows `one_by_one` show if these could be tried."""
-    if layers:
-        tested = f"{REPLAYED}, and so do rows that training mode gets one by one"
-        explanation = Explanation(
-            cause=cause,
-            tested=tested if one_by_one else REPLAYED,
-            remedy=remedy,
-            established=one_by_one,
-        )
-        yield Cause(rules.FROZEN_BY_BATCH, layers, explanation)
+    for stores, (cause, remedy) in ((True, STORED), (False, NOTHING_STORED)):
+        if alike := [f for f in layers if bool(f.variables) == stores]:
+            explanation = Explanation(
+                cause=cause,
+                tested=REPLAYED + ONE_BY_ONE * one_by_one,
+                remedy=remedy,
+                established=one_by_one,
+            )
+            yield Cause(rules.FROZEN_BY_BATCH, alike, explanation)
