@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from pytest_bnconsistency.checks.train_eval_agreement.causes.cause import HALF, Cause
+from pytest_bnconsistency.checks.train_eval_agreement.causes.own_steps import calls_in
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
 from pytest_bnconsistency.data.arrays import Array, flatten
 from pytest_bnconsistency.execution.batches import Batches, in_batches
@@ -60,16 +61,7 @@ def in_order(m: Measured) -> Iterator[Cause]:
             if drawn < HALF
             else 0.0,
         )
-        yield Cause.tested(
-            rules.ORDER,
-            cause=f"the rows came in an order ({words}), and each batch held rows of one kind: "
-            "the stored variances are those within a kind",
-            tested=f"statistics over batches of the rows {words} are what is stored, those over "
-            "the same rows in random order are not",
-            remedy="shuffle the training data, so that every batch holds all kinds; or "
-            "recalibrate(model, x)",
-            share=m.explained(mean),
-        )
+        yield _one_kind_a_batch(m, words, m.explained(mean))
         part = _explained_by_part(m, kinds if len(kinds) > 1 else _in_parts(seen))
         yield Cause.tested(
             rules.ORDER,
@@ -80,6 +72,35 @@ def in_order(m: Measured) -> Iterator[Cause]:
             remedy=SHUFFLE,
             share=min(part, most) if part - by_luck > HALF else 0.0,
         )
+
+
+def _one_kind_a_batch(m: Measured, words: str, share: float) -> Cause:
+    """Each call of the layers saw rows of one kind: as batches came, or as a step calls them."""
+    tested = (
+        f"statistics over batches of the rows {words} are what is stored, those over the same "
+        "rows in random order are not"
+    )
+    index = max(range(len(m.tracked)), key=lambda i: calls_in(m.rested, i) - m.tracked[i].calls)
+    t, calls = m.tracked[index], calls_in(m.rested, index)
+    if calls > t.calls and share > HALF:
+        return Cause.tested(
+            rules.DOMAINS,
+            cause=f"a training step runs {t.path} {calls} times, each on rows of one kind (here "
+            f"{words}): the stored variances are those within a kind",
+            tested=tested,
+            remedy="give all kinds to the layer in one batch of the step, or each a normalization "
+            "layer of its own; or recalibrate(model, x)",
+            share=share,
+        )
+    return Cause.tested(
+        rules.ORDER,
+        cause=f"the rows came in an order ({words}), and each batch held rows of one kind: the "
+        "stored variances are those within a kind",
+        tested=tested,
+        remedy="shuffle the training data, so that every batch holds all kinds; or "
+        "recalibrate(model, x)",
+        share=share,
+    )
 
 
 def _orders(m: Measured) -> Iterator[tuple[str, Array, Array]]:
