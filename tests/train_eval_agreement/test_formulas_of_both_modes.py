@@ -155,3 +155,31 @@ def test_stock_layers_read_what_they_keep(layer):
 def test_what_reads_no_batch_statistics_tells_no_formula(layer):
     model = keras.Sequential([keras.Input((4,)), layer])
     assert formulas(subject_of(model), layer) is None
+
+
+def test_more_outputs_in_training_are_no_reference(k):
+    """An auxiliary head that only training gives, and evaluation a little worse than it may be."""
+    norm = k.layers.BatchNormalization(momentum=0.9, name="norm")
+    heads = [k.layers.Dense(1), k.layers.Dense(1)]
+
+    class Model(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.heads = norm, heads
+
+        def call(self, x, training=None):
+            h = self.norm(x, training=training)
+            said = [head(h) for head in self.heads]
+            return said if training else said[0]
+
+    k.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(2, 3, (128, 4)).astype(np.float32)
+    model = Model()
+    model(x[:2])
+    for start in [*range(0, 128, 32)] * 15:
+        model(x[start : start + 32], training=True)
+    norm.moving_mean.assign(norm.moving_mean + 0.1)
+    y = np.asarray(model(x, training=True)[0])
+    model.compile("sgd", "mse")
+    noise = np.random.default_rng(1).normal(0, 0.3 * y.std(), y.shape)
+    expect_pass(CHECK, model, x, y + noise.astype(np.float32), updates=60)

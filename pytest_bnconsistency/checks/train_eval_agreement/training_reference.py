@@ -141,6 +141,8 @@ def _far_in_large_batches(
     batches = in_batches(m.data, known.batches.order, LARGE)
     seen = list(batch_statistics(known.training, known.tracked, batches))
     large = in_training(context, m.data, seen, batches)
+    if not same_shapes(m.stored, large) or _says_nothing(large, m.stored):
+        return None
     population, stored = (
         _against(context, side, large, [], UNMENDED) for side in (m.population, m.stored)
     )
