@@ -323,7 +323,7 @@ def _without_model(context: CheckContext, data: Data, reference: Side) -> dict[s
     if (given := handed_on(reference, data)) is not None:
         for name, loss in losses_of(context, data, given).items():
             if loss >= reference.scores.get(name, math.inf):
-                losses[name] = min(loss, losses[name])
+                losses[name] = min(loss, losses.get(name, loss))
     return losses
 
 
