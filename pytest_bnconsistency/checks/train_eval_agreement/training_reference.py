@@ -136,7 +136,7 @@ def _far_in_large_batches(
 
     In small batches training mode loses a part of what another formula would cost evaluation.
     """
-    if m.data.rows <= known.size:
+    if known.size >= min(LARGE, m.data.rows):  # the usual ones are as large
         return None
     batches = in_batches(m.data, known.batches.order, LARGE)
     seen = list(batch_statistics(known.training, known.tracked, batches))
