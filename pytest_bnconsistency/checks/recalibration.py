@@ -75,11 +75,14 @@ def _must_fit(tracked: Sequence[Tracked], values: Sequence[Array]) -> None:
 def _not_finite(context: CheckContext, training: Pass) -> str:
     """The first layer whose state a pass in training mode makes NaN or Inf, "" if it does none."""
     subject, x = context.subject, context.given.take(slice(0, context.settings.batch_size)).x
-    for layer in subject.layers():
-        variables = tracked_candidates(subject, layer)
-        if variables and not all_finite(run_from(training, x, variables, 0.0)[0]):
-            return subject.path(layer)
-    return ""
+    owned = [(layer, v) for layer in subject.layers() for v in tracked_candidates(subject, layer)]
+    after, _, _ = run_from(training, x, [variable for _, variable in owned], 0.0)
+    spoilt = (
+        subject.path(layer)
+        for (layer, _), value in zip(owned, after, strict=True)
+        if not all_finite([value])
+    )
+    return next(spoilt, "")
 
 
 def _unusable(path: str, why: str) -> BNConsistencyError:

@@ -15,8 +15,6 @@ from pytest_bnconsistency.words import digits
 
 HALF = 0.5
 """The boundary of shares."""
-
-
 MUCH = 0.05
 """Scores that differ by this share of theirs are told apart."""
 

@@ -25,10 +25,34 @@ NOTHING_STORED = (
 
 def by_mode(m: Measured, layers: Sequence[Frozen]) -> Iterator[Cause]:
     """Layers that give in training mode something else on the identical input."""
-    meeting = m.meeting(layers) if layers and time_for("rows one by one") else None
-    by_batch = layers if meeting is None else meeting
-    yield from _by_batch(by_batch, one_by_one=meeting is not None)
-    if by_row := [f for f in layers if f not in by_batch]:
+    stored = [f for f in layers if f.variables]
+    meeting = m.meeting(stored) if stored and time_for("rows one by one") else None
+    by_batch = stored if meeting is None else meeting
+    yield from _by_batch(by_batch, STORED, one_by_one=meeting is not None)
+    # Layers without variables are judged only where their rows were seen to meet.
+    nothing_stored = [f for f in layers if not f.variables]
+    yield from _by_batch(nothing_stored, NOTHING_STORED, one_by_one=True)
+    yield from _by_row([f for f in stored if f not in by_batch])
+
+
+def _by_batch(
+    layers: Sequence[Frozen], said: tuple[str, str], *, one_by_one: bool
+) -> Iterator[Cause]:
+    """Layers that use their batch, as rows `one_by_one` show if these could be tried."""
+    cause, remedy = said
+    if layers:
+        explanation = Explanation(
+            cause=cause,
+            tested=REPLAYED + ONE_BY_ONE * one_by_one,
+            remedy=remedy,
+            established=one_by_one,
+        )
+        yield Cause(rules.FROZEN_BY_BATCH, layers, explanation)
+
+
+def _by_row(layers: Sequence[Frozen]) -> Iterator[Cause]:
+    """Layers that compute otherwise in training mode, each row by itself."""
+    if layers:
         explanation = Explanation(
             cause="frozen or not, the layer computes otherwise in training mode than in "
             "inference, each row by itself; its state stays",
@@ -37,17 +61,4 @@ def by_mode(m: Measured, layers: Sequence[Frozen]) -> Iterator[Cause]:
             "accept that by the option ignore",
             established=True,
         )
-        yield Cause(rules.FROZEN_BY_BATCH, by_row, explanation)
-
-
-def _by_batch(layers: Sequence[Frozen], *, one_by_one: bool) -> Iterator[Cause]:
-    """Layers that use their batch, as rows `one_by_one` show if these could be tried."""
-    for stores, (cause, remedy) in ((True, STORED), (False, NOTHING_STORED)):
-        if alike := [f for f in layers if bool(f.variables) == stores]:
-            explanation = Explanation(
-                cause=cause,
-                tested=REPLAYED + ONE_BY_ONE * one_by_one,
-                remedy=remedy,
-                established=one_by_one,
-            )
-            yield Cause(rules.FROZEN_BY_BATCH, alike, explanation)
+        yield Cause(rules.FROZEN_BY_BATCH, layers, explanation)

@@ -13,7 +13,6 @@ from pytest_bnconsistency.checks.train_eval_agreement import inconclusive, train
 from pytest_bnconsistency.checks.train_eval_agreement.measure import with_population
 from pytest_bnconsistency.checks.train_eval_agreement.never_updated import ANY_MOMENTUM, Layers
 from pytest_bnconsistency.checks.train_eval_agreement.summary import (
-    WHATEVER_BATCHES,
     disagreement,
     layers_of,
 )
@@ -68,7 +67,7 @@ def _finding(
     return rules.MOMENTUM.finding(
         layer=paths[0],
         layers=paths,
-        message=disagreement(far.stored, far.trained, data, by=WHATEVER_BATCHES),
+        message=disagreement(far.stored, far.trained, data, by=far.by),
         explanation=Explanation(
             cause=f"momentum {momentum:g} keeps all of the old value: the statistics of "
             f"{listed(paths, most=SHOWN)} stand still, and training normalises by the batch",
@@ -98,7 +97,7 @@ def _not_finite(
     return rules.NOT_FINITE.finding(
         layer=paths[0],
         layers=paths,
-        message=disagreement(far.stored, far.trained, context.given, by=WHATEVER_BATCHES),
+        message=disagreement(far.stored, far.trained, context.given, by=far.by),
         explanation=Explanation(
             cause=f"the stored statistics of {listed(paths, most=SHOWN)} hold NaN or Inf, which "
             f"stays in a moving average for ever{narrow}",

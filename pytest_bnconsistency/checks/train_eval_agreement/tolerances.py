@@ -257,12 +257,11 @@ def _losses(
     context: CheckContext, data: Data, units: dict[str, float], reference: Side
 ) -> list[Quantity]:
     """The loss, and that of each output: in a sum, a large one hides the others."""
-    parts = _parts(context, data)
     known: dict[int, list[dict[str, float]]] = {}
 
     def of_parts(side: Side) -> list[dict[str, float]]:
         if id(side) not in known:
-            known[id(side)] = [losses_of(context, *_part(data, side, rows)) for rows in parts]
+            known[id(side)] = _losses_of_parts(context, data, side)
         return known[id(side)]
 
     def loss(name: str) -> Quantity:
@@ -282,9 +281,11 @@ def _losses(
     return [loss(name) for name in units]
 
 
-def _parts(context: CheckContext, data: Data) -> list[Array]:
+def _losses_of_parts(context: CheckContext, data: Data, side: Side) -> list[dict[str, float]]:
+    """Each loss of parts of the rows, drawn alike for every side."""
     rng = np.random.default_rng(context.settings.seed)
-    return np.array_split(rng.permutation(data.rows), min(PARTS, data.rows))
+    parts = np.array_split(rng.permutation(data.rows), min(PARTS, data.rows))
+    return [losses_of(context, *_part(data, side, rows)) for rows in parts]
 
 
 def _part(data: Data, side: Side, rows: Array) -> tuple[Data, Side]:
@@ -302,12 +303,9 @@ def loss_units(context: CheckContext, data: Data, reference: Side) -> dict[str, 
     least. A loss below 0 that no answer is known to be the smallest of, as that of a density, has
     no zero: there it is what rows differ by.
     """
-    without_model, least = (
-        _without_model(context, data, reference),
-        _least(context, data, reference),
-    )
+    least = _least(context, data, reference)
     units = {"loss": abs((reference.loss or 0.0) - least.get("loss", 0.0))}
-    for name, most in without_model.items():
+    for name, most in _without_model(context, data, reference).items():
         if name in reference.scores:
             lost, most = (v - least.get(name, 0.0) for v in (reference.scores[name], most))
             spread = _spread(context, data, reference, name) if lost < 0 else 0.0
@@ -329,10 +327,9 @@ def _without_model(context: CheckContext, data: Data, reference: Side) -> dict[s
 
 def _spread(context: CheckContext, data: Data, side: Side, name: str) -> float:
     """The standard deviation of the losses of rows, as parts of them tell it; 0 where none do."""
-    parts = _parts(context, data)
-    found = [losses_of(context, *_part(data, side, rows)).get(name, math.nan) for rows in parts]
+    found = [losses.get(name, math.nan) for losses in _losses_of_parts(context, data, side)]
     deviation = float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
-    return deviation * math.sqrt(data.rows / len(parts)) if math.isfinite(deviation) else 0.0
+    return deviation * math.sqrt(data.rows / len(found)) if math.isfinite(deviation) else 0.0
 
 
 def _least(context: CheckContext, data: Data, reference: Side) -> dict[str, float]:

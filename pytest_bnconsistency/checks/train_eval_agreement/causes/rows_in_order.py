@@ -80,12 +80,11 @@ def _one_kind_a_batch(m: Measured, words: str, share: float) -> Cause:
         f"statistics over batches of the rows {words} are what is stored, those over the same "
         "rows in random order are not"
     )
-    index = max(range(len(m.tracked)), key=lambda i: calls_in(m.rested, i) - m.tracked[i].calls)
-    t, calls = m.tracked[index], calls_in(m.rested, index)
-    if calls > t.calls and share > HALF:
+    if share > HALF and (several := _called_more(m)):
+        path, calls = several
         return Cause.tested(
             rules.DOMAINS,
-            cause=f"a training step runs {t.path} {calls} times, each on rows of one kind (here "
+            cause=f"a training step runs {path} {calls} times, each on rows of one kind (here "
             f"{words}): the stored variances are those within a kind",
             tested=tested,
             remedy="give all kinds to the layer in one batch of the step, or each a normalization "
@@ -101,6 +100,14 @@ def _one_kind_a_batch(m: Measured, words: str, share: float) -> Cause:
         "recalibrate(model, x)",
         share=share,
     )
+
+
+def _called_more(m: Measured) -> tuple[str, int] | None:
+    """The layer that a step runs more often than a pass does, by the most, and how often."""
+    calls = [calls_in(m.rested, i) for i in range(len(m.tracked))]
+    index = max(range(len(calls)), key=lambda i: calls[i] - m.tracked[i].calls)
+    t = m.tracked[index]
+    return (t.path, calls[index]) if calls[index] > t.calls else None
 
 
 def _orders(m: Measured) -> Iterator[tuple[str, Array, Array]]:
