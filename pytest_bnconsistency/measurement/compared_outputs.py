@@ -17,6 +17,8 @@ HALF = 0.5
 """The boundary of shares."""
 MUCH = 0.05
 """Scores that differ by this share of theirs are told apart."""
+SAME = 1e-4
+"""Shares that differ by less are one: scores are float32, sums of batches."""
 
 
 @dataclass(frozen=True)
@@ -175,15 +177,31 @@ def numbers(side: Side, reference: Side, data: Data) -> str:
     """The two sides in a few words: scores where there are any, else decisions and outputs."""
     shared = [name for name in side.scores if name in reference.scores]
     if shared:
-        return ", ".join(
-            f"{name} {' against '.join(_unlike(side.scores[name], reference.scores[name]))}"
-            for name in shared
-        )
+        pairs = [(side.scores[name], reference.scores[name]) for name in shared]
+        said = [
+            f"{name} {' against '.join(_unlike(*pair))}"
+            for name, pair in zip(shared, pairs, strict=True)
+        ]
+        return ", ".join([*said, *_decisions(side, reference, data, pairs)])
     deviation = gap(side, reference, data)
     parts = [f"outputs {digits(deviation.outputs, 2)} standard deviations apart"]
     if deviation.decisions is not None:
         parts.insert(0, f"{deviation.decisions:.1%} of the decisions differ")
     return ", ".join(parts)
+
+
+def _decisions(
+    side: Side, reference: Side, data: Data, scores: list[tuple[float, float]]
+) -> list[str]:
+    """How many decisions are right, where that differs and none of the scores says it."""
+    if data.y is None:
+        return []
+    mine, its = right(side, data), right(reference, data)
+    if mine is None or its is None or f"{mine:.1%}" == f"{its:.1%}":
+        return []
+    if any(np.allclose(pair, (mine, its), atol=SAME) for pair in scores):
+        return []
+    return [f"{mine:.1%} of the decisions right against {its:.1%}"]
 
 
 def _unlike(mine: float, its: float) -> tuple[str, str]:

@@ -209,4 +209,19 @@ def test_what_one_number_decides_is_counted(k, loss):
     recalibrate(model, x)
     expect_pass(CHECK, model, x, y)
     bn.moving_mean.assign([1.1])
-    assert "decisions wrong" in expect_failure(CHECK, model, x, y, rule="BN209").bound
+    finding = expect_failure(CHECK, model, x, y, rule="BN209")
+    assert "decisions wrong" in finding.bound
+    assert "of the decisions right against" in finding.message
+
+
+def test_decisions_that_a_metric_says_are_told_once(k):
+    x = rows(256)
+    y = (x[:, 0] > 0).astype(np.float32)
+    bn = k.layers.BatchNormalization(name="bn", center=False, scale=False)
+    model = k.Sequential([k.Input((8,)), bn, k.layers.Dense(1, "sigmoid")])
+    model.compile("sgd", "binary_crossentropy", metrics=[k.metrics.BinaryAccuracy(name="hits")])
+    recalibrate(model, x)
+    bn.moving_mean.assign(3 * np.ones(8))
+    message = expect_failure(CHECK, model, x, y, rule="BN209").message
+    assert "hits" in message
+    assert "decisions" not in message

@@ -19,7 +19,6 @@ from pytest_bnconsistency.checks.train_eval_agreement.training_reference import 
 )
 from pytest_bnconsistency.checks.unanswered import Unanswered
 from pytest_bnconsistency.data.rows import Data
-from pytest_bnconsistency.measurement.compared_outputs import Side, right
 from pytest_bnconsistency.results import CheckResult, Explanation, Finding, Verdict
 from pytest_bnconsistency.rules import catalogue as rules
 from pytest_bnconsistency.words import listed
@@ -80,19 +79,10 @@ def _finding(far: Comparison, data: Data, bound: str) -> Finding:
     return rules.DISAGREES.finding(
         layer=paths[0] if paths else "the whole model",
         layers=paths,
-        message=disagreement(stored, trained, data, _decisions(stored, trained, data), by=far.by),
+        message=disagreement(stored, trained, data, by=far.by),
         explanation=Explanation(
             cause=cause, tested=tested, remedy=remedy, established=bool(far.undone)
         ),
         bound=bound,
         evidence={"layers": list(paths), "evaluation": stored.scores, "training": trained.scores},
     )
-
-
-def _decisions(stored: Side, trained: Side, data: Data) -> str:
-    if data.y is None or "accuracy" in trained.scores:
-        return ""
-    now, before = right(stored, data), right(trained, data)
-    if now is None or before is None:
-        return ""
-    return f", {now:.0%} of the decisions right against {before:.0%}"

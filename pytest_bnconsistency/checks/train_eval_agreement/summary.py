@@ -16,10 +16,10 @@ from pytest_bnconsistency.words import counted, listed
 WHATEVER_BATCHES = ", whatever the batches"
 
 
-def disagreement(stored: Side, reference: Side, data: Data, more: str = "", by: str = "") -> str:
-    """What evaluation says against what it should, with `more` numbers, and `by` which rows."""
+def disagreement(stored: Side, reference: Side, data: Data, by: str = "") -> str:
+    """What evaluation says against what it should, and `by` which rows."""
     said = numbers(stored, reference, data)
-    return f"evaluate disagrees with train: {said}{more} ({data.rows} rows{by})"
+    return f"evaluate disagrees with train: {said} ({data.rows} rows{by})"
 
 
 def passed_summary(m: Measured, found: list[Excess]) -> str:
