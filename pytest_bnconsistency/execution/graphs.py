@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -36,6 +37,34 @@ def names_behind(tensors: Iterable[Any]) -> set[str]:
                 behind.add(tensor.op.name)
                 stack.append(tensor.op)
     return behind
+
+
+def behind_writes(
+    graph: Any, variables: Iterable[Any], given: Iterable[Any], most: int, after: int = 0
+) -> list[Any]:
+    """The batches between `given` and what is written to variables, in the order of a graph.
+
+    They are the nearest ones to the writes, at most so many; only writes behind the graph's
+    operation of that number count.
+    """
+    operations = graph.get_operations()
+    written = {id(variable.handle) for variable in variables}
+    handles = {id(inner) for outer, inner in graph.captures if id(outer) in written}
+    queue = deque(
+        operation.inputs[1]
+        for operation in operations[after:]
+        if operation.type.startswith("Assign") and id(operation.inputs[0]) in handles
+    )
+    seen, found = {tensor.name for tensor in (*queue, *given)}, dict[str, Any]()
+    while queue and len(found) < most:
+        tensor = queue.popleft()
+        if is_batch(tensor):
+            found[tensor.op.name] = tensor
+        for source in () if tensor.op.type in SHAPES else tensor.op.inputs:
+            if source.name not in seen:
+                seen.add(source.name)
+                queue.append(source)
+    return [found[operation.name] for operation in operations if operation.name in found]
 
 
 @contextlib.contextmanager

@@ -9,14 +9,25 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.forward_pass import Pass, neutralised
+from pytest_bnconsistency.execution.graphs import (
+    behind_writes,
+    current_graph,
+    operation_count,
+    tensors_in,
+)
 from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
 from pytest_bnconsistency.measurement.population import Moment
 from pytest_bnconsistency.measurement.tracked_variables import Tracked, tracked_candidates
 from pytest_bnconsistency.models import Call, Subject
+from pytest_bnconsistency.models.owned_objects import is_of_library
 
 SMALL = 2**14
 """Inputs of at most so many elements a row have their moments taken in float64. In larger ones
 round-off averages out, and another pass over them would cost as much as the layer itself."""
+
+
+MOST_INSIDE = 8
+"""Batches inside a layer whose moments are taken, those that its statistics are computed from."""
 
 
 class Moments(Instrument):
@@ -24,22 +35,44 @@ class Moments(Instrument):
 
     For each float input and each axis as long as such a variable: the number of elements, then
     mean and variance over the other axes (float64); with a mask, once more for what it keeps.
+    Behind these the same of what a layer of the user's computes its statistics from, as where it
+    multiplies by a kernel first.
     """
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
+        self._seen: dict[int, int] = {}
+
+    def begin(self) -> None:
+        self._seen.clear()
 
     def on_call(self, call: Call, outputs: Any, replay: Replay) -> tuple[Any, list[Any] | None]:
         tracked = tracked_candidates(self._subject, call.layer) if call.is_layer else []
+        if not tracked:
+            return outputs, None
         given = call.args[0] if call.args else None
-        if not tracked or not isinstance(given, tf.Tensor) or not given.dtype.is_floating:
-            return outputs, None
-        elements = given.shape[1:].num_elements()
-        if elements is None or elements > SMALL:
-            return outputs, None
         mask = call.kwargs.get("mask")
         mask = getattr(given, "_keras_mask", None) if mask is None else mask
-        return outputs, _moments(given, tracked, mask) or None
+        record = _moments(given, tracked, mask) if _is_small(given) else []
+        for inside in self._inside(call, tracked):
+            record += _moments(inside, tracked, None)
+        return outputs, record or None
+
+    def _inside(self, call: Call, tracked: Sequence[Any]) -> list[Any]:
+        """The batches that this call of a layer computes its statistics from."""
+        if is_of_library(call.layer) or tf.executing_eagerly():
+            return []
+        graph, given = current_graph(), tensors_in([list(call.args), dict(call.kwargs)])
+        before = self._seen.get(id(call.layer), 0)
+        self._seen[id(call.layer)] = operation_count(graph)
+        return list(filter(_is_small, behind_writes(graph, tracked, given, MOST_INSIDE, before)))
+
+
+def _is_small(given: Any) -> bool:
+    if not isinstance(given, tf.Tensor) or not given.dtype.is_floating or not given.shape.rank:
+        return False
+    elements = given.shape[1:].num_elements()
+    return elements is not None and elements <= SMALL
 
 
 def _moments(given: Any, tracked: Sequence[Any], mask: Any) -> list[Any]:

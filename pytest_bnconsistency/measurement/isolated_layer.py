@@ -12,7 +12,12 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.state import Variables
-from pytest_bnconsistency.models.owned_objects import mode_argument, variables_of, with_mode
+from pytest_bnconsistency.models.owned_objects import (
+    is_of_library,
+    mode_argument,
+    variables_of,
+    with_mode,
+)
 from pytest_bnconsistency.models.predict_methods import quiet
 
 ROWS, SIDE = 16, 2
@@ -94,7 +99,10 @@ class IsolatedLayer:
             with_mode(self.layer, (given,), {}, training) if takes_mode else ((given,), {})
         )
         with quiet():
-            return self.layer(*args, **kwargs)
+            if is_of_library(self.layer):
+                return self.layer(*args, **kwargs)
+            # Kernels may end the process where they get another rank than theirs: a trace raises.
+            return tf.function(lambda: self.layer(*args, **kwargs), autograph=False)()
 
     def _row(self) -> list[int]:
         """The shape of a row, by what the layer tells of its input."""

@@ -196,13 +196,17 @@ def _role_of(statistic: Array, x: Array) -> Role | None:
 def by_behaviour(
     known: Sequence[NormalizationLayer], tracked: Sequence[Tracked]
 ) -> list[NormalizationLayer]:
-    """`known`, all other layers that track moments of their input, and momenta as measured."""
+    """`known`, all other layers that track statistics, and momenta as measured.
+
+    Of what normalises inside itself, the roles are as likely as can be told.
+    """
     found = {id(n.layer): n for n in known}
-    for layer in dict.fromkeys(t.layer for t in tracked if t.known):
+    for layer in dict.fromkeys(t.layer for t in tracked):
         own = [t for t in tracked if t.layer is layer]
+        telling = [t for t in own if t.known] or own
         n = found.get(id(layer)) or NormalizationLayer(layer, own[0].path, _by_role(own), True)
-        n = dataclasses.replace(n, known={id(t.variable): t.role for t in own if t.known})
-        found[id(layer)] = _with_momentum(n, next(t for t in own if t.known))
+        n = dataclasses.replace(n, known={id(t.variable): t.role for t in telling})
+        found[id(layer)] = _with_momentum(n, telling[0])
     return list(found.values())
 
 
@@ -220,7 +224,7 @@ def _by_role(tracked: Sequence[Tracked]) -> dict[str, Any]:
     vectors: dict[str, Any] = {}
     for t in tracked:
         names = [name for name, v in attributes(t.layer).items() if v is t.variable]
-        fitting = [n for n in names if is_variance(n) == (t.known and t.role == "variance")]
+        fitting = [n for n in names if is_variance(n) == (t.role == "variance")]
         vectors[next(iter(fitting), f"its {t.role}")] = t.variable
     return vectors
 

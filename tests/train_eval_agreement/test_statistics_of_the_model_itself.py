@@ -88,3 +88,11 @@ def test_a_variance_below_zero(k, rows):
     model.variance.assign(-model.variance)
     finding = expect_failure(AGREEMENT, model, *rows, rule="BN402", layer="net")
     assert "the stored variance of net is negative in 16 of 16 channels" in finding.cause
+
+
+@pytest.mark.thorough
+def test_a_variance_that_is_no_number(k, rows):
+    model = trained(k, *rows)
+    assert "2 statistics of 1" in expect_pass("statistics_health", model, *rows).summary
+    model.variance.assign(np.where(np.arange(16) == 3, np.nan, model.variance.numpy()))
+    expect_failure("statistics_health", model, *rows, rule="BN401", layer="net")
