@@ -83,6 +83,7 @@ class HookedCalls:
         self._remember(flatten(x))
 
     def __call__(self, call: Call, proceed: Proceed) -> Any:
+        self._subject.called.add(id(call.layer))
         if self._replaying:
             return proceed(*self._with_training(call, self._modes.get(id(call.layer))))
         if current_graph() is not self._graph:

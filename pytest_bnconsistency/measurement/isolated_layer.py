@@ -13,6 +13,7 @@ import tensorflow as tf
 from pytest_bnconsistency.data.arrays import Array
 from pytest_bnconsistency.execution.state import Variables
 from pytest_bnconsistency.models.owned_objects import (
+    as_variable,
     is_of_library,
     mode_argument,
     variables_of,
@@ -87,7 +88,9 @@ class IsolatedLayer:
 
     @functools.cached_property
     def _variables(self) -> list[Any]:
-        return [*self.statistics, *variables_of(self.layer)]
+        inside = map(as_variable, getattr(self.layer, "variables", ()))
+        every = [*self.statistics, *variables_of(self.layer), *inside]
+        return [variable for variable in every if variable is not None]
 
     def _given(self, x: Array) -> tf.Tensor:
         own = self.statistics[0].dtype if self.statistics else tf.float32

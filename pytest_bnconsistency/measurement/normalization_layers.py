@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -41,7 +41,7 @@ the median is the mean, and the mean square of a number and a zero is their unbi
 """
 UNEVEN = 0.01
 """What a variable forgets is one share: by this much of it elements and batches may differ."""
-MANY = 1000
+MANY = 2**20
 """Runs that a counter goes on by: an average of all runs alike keeps more after them."""
 FAR = 2.0**20
 """So far from zero, other random numbers in each run move a statistic by nothing."""
@@ -51,6 +51,10 @@ CLOSER = 0.5
 """What comes behind is what is tracked where it is so many times as near: what is centred has the
 same variance as before.
 """
+
+
+Owners = Mapping[int, tuple[Any, list[Call]]]
+"""Variables by identity, with the calls of the layer that each belongs to."""
 
 
 def find_tracked(training: Pass, x: Any) -> list[Tracked]:
@@ -81,29 +85,52 @@ def _found(training: Pass, x: Any) -> tuple[list[Tracked], float]:
     if not owners:
         return [], math.inf
     forgetting = _forgetting(training, x, [variable for variable, _ in owners.values()])
-    low, records, kept = forgetting.low, forgetting.records, forgetting.kept
-    declared = {
-        key: _declared(owners[key][1][0].layer, len(owners[key][1]), share)
-        for key, share in kept.items()
-    }
-    variables = [owners[key][0] for key in kept]
-    open_shares = {key: share for key, share in kept.items() if declared[key] is None}
-    cumulative = _cumulative(training, x, variables, open_shares)
-
-    def tracked(key: int, share: float) -> Tracked:
-        variable, calls = owners[key]
-        retention, times = declared[key] or (share, len(calls))
-        t = Tracked(variable, calls[0].layer, calls[0].path, "other", retention, times)
-        given = [(i, records[i]) for i, c in enumerate(training.calls) if c.layer is t.layer]
-        named = _named(t, low[key] / (1 - retention), given)
-        begun = t.stored if forgetting.tells else 0.0
-        return dataclasses.replace(named, cumulative=key in cumulative, begun=begun)
-
-    every = [tracked(key, share) for key, share in kept.items()]
+    counters = _counters(training, x, forgetting)
+    cumulative = _cumulative(training, x, forgetting, owners, counters)
+    every = _named_all(training, owners, forgetting, cumulative)
+    if counters and not all(t.known for t in every):
+        with _gone_on(counters):
+            later = _forgetting(training, x, forgetting.variables(owners))
+        every = _debiased(every, _named_all(training, owners, later, set()))
     recognised = [t for t in every if t.places or not t.cumulative]
     found = _recognisable(recognised, training.subject.model)
-    moments = [m for t in found for m in recorded_moments(t, records)]
+    moments = [m for t in found for m in recorded_moments(t, forgetting.records)]
     return found, min((m.count for m in moments), default=math.inf)
+
+
+def _named_all(
+    training: Pass, owners: Owners, forgetting: _Forgetting, cumulative: Collection[int]
+) -> list[Tracked]:
+    """The variables that forget, with what is known of each."""
+    found = []
+    for key, share in forgetting.kept.items():
+        variable, calls = owners[key]
+        layer = calls[0].layer
+        retention, times = _declared(layer, len(calls), share) or (share, len(calls))
+        t = Tracked(variable, layer, calls[0].path, "other", retention, times)
+        given = [
+            (i, forgetting.records[i]) for i, c in enumerate(training.calls) if c.layer is layer
+        ]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            statistic = forgetting.low[key] / (1 - retention)
+        begun = t.stored if forgetting.tells else 0.0
+        named = _named(t, statistic, given)
+        found.append(dataclasses.replace(named, cumulative=key in cumulative, begun=begun))
+    return found
+
+
+def _debiased(every: Sequence[Tracked], later: Sequence[Tracked]) -> list[Tracked]:
+    """With what is recognised only after many runs: an average that is divided by the share of
+    its initial value that is gone, and then the average itself tells no more.
+    """
+    known = {id(t.variable) for t in every if t.known}
+    divided = {id(t.variable): t for t in later if t.known and id(t.variable) not in known}
+    sums = [(t.layer, t.role, t.places) for t in divided.values()]
+    return [
+        divided.get(id(t.variable), t)
+        for t in every
+        if id(t.variable) in divided or (t.layer, t.role, t.places) not in sums
+    ]
 
 
 def as_declared(training: Pass, x: Any) -> bool:
@@ -127,7 +154,7 @@ def _recognisable(found: list[Tracked], model: Any) -> list[Tracked]:
     return [_with_partner(t, found) for t in found if id(t.layer) in known]
 
 
-def _written_candidates(training: Pass) -> dict[int, tuple[Any, list[Call]]]:
+def _written_candidates(training: Pass) -> Owners:
     """What may be tracked, by identity, with the calls of its layer."""
     written = {id(variable) for variable in training.written}
     return {
@@ -147,24 +174,46 @@ def _named(
     return dataclasses.replace(t, role=role or guess, places=places, known=role is not None)
 
 
+def _counters(training: Pass, x: Any, forgetting: _Forgetting) -> list[tuple[Any, Any]]:
+    """What counts the runs, with its value after one."""
+    run = training.run(x)
+    moved = [v for v in run.moved if not v.shape.rank and id(v) not in forgetting.kept]
+    return [(v, run.after[id(v)]) for v in moved]
+
+
+@contextlib.contextmanager
+def _gone_on(counters: Sequence[tuple[Any, Any]]) -> Iterator[None]:
+    """Within it, what counts the runs has gone on by `MANY`."""
+    with restored([v for v, _ in counters]):
+        for v, after in counters:
+            v.assign(v + MANY * (after - v))
+        yield
+
+
 def _cumulative(
-    training: Pass, x: Any, variables: Sequence[Any], shares: Mapping[int, float]
+    training: Pass,
+    x: Any,
+    forgetting: _Forgetting,
+    owners: Owners,
+    counters: Sequence[tuple[Any, Any]],
 ) -> set[int]:
-    """The variables, by identity, that keep another of these shares with twice as many rows, or
-    once what counts the runs has gone on.
+    """The variables, by identity, that keep another share with twice as many rows, or once what
+    counts the runs has gone on; of those whose layers do not tell the share.
     """
+    shares = {
+        key: share
+        for key, share in forgetting.kept.items()
+        if _declared(owners[key][1][0].layer, len(owners[key][1]), share) is None
+    }
     if not shares:
         return set()
+    variables = forgetting.variables(owners)
     twice = map_nest(lambda leaf: np.concatenate([leaf, leaf]), x)
     others = []
     with contextlib.suppress(DataError):  # it takes no other number of rows
         others.append(_forgetting(training, twice, variables).kept)
-    run = training.run(x)
-    counters = [v for v in run.moved if not v.shape.rank and id(v) not in shares]
     if counters:
-        with restored(counters):
-            for v in counters:
-                v.assign(v + MANY * (run.after[id(v)] - v))
+        with _gone_on(counters):
             others.append(_forgetting(training, x, variables).kept)
     return {
         key
@@ -184,6 +233,9 @@ class _Forgetting:
     kept: dict[int, float]
     records: list[list[Array] | None]
     tells: bool
+
+    def variables(self, owners: Owners) -> list[Any]:
+        return [owners[key][0] for key in self.kept]
 
 
 def _forgetting(training: Pass, x: Any, variables: Sequence[Any]) -> _Forgetting:

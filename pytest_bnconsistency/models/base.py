@@ -14,7 +14,9 @@ from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.models.calls import Call, Compiled, Hook, Part, TracedBatch
 from pytest_bnconsistency.models.owned_objects import (
     default_mode,
+    is_plain_module,
     mode_argument,
+    modules_of,
     name_of,
     referred_variables,
     variables_of,
@@ -54,6 +56,8 @@ class Subject(abc.ABC):
     def __init__(self, model: Any) -> None:
         self.model = model
         self.name = name_of(model)
+        self.called = set[int]()
+        """The layers, by identity, whose calls were seen."""
         self._hook: Hook | None = None
         self._whole: Part | None = None
 
@@ -68,7 +72,7 @@ class Subject(abc.ABC):
 
     def variables(self) -> list[Any]:
         """The `tf.Variable`s that a run reads or writes; by default those on the model itself."""
-        return variables_of(self.model)
+        return self.owned_by(self.model)
 
     @property
     def modeless(self) -> str:
@@ -243,8 +247,23 @@ class Subject(abc.ABC):
         return False
 
     def own_variables(self, layer: Any) -> list[Any]:
-        """The `tf.Variable`s that `layer` holds itself, those of its sublayers excepted."""
-        return layer.holds() if isinstance(layer, Part) else variables_of(layer)
+        """The `tf.Variable`s that `layer` holds itself, those of its sublayers excepted.
+
+        A module that no run calls is no layer, but a part of the one that uses it.
+        """
+        if isinstance(layer, Part):
+            return layer.holds()
+        return [] if self.is_part(layer) else self.owned_by(layer)
+
+    def owned_by(self, owner: Any) -> list[Any]:
+        """The `tf.Variable`s of an object, and of the modules that are a part of it."""
+        parts = [v for v in modules_of(owner) if self.is_part(v)]
+        return [*variables_of(owner), *(v for part in parts for v in self.owned_by(part))]
+
+    def is_part(self, layer: Any) -> bool:
+        """Whether it is a module that was not called where others were, and so no layer."""
+        known = not self.called or id(layer) in self.called or layer is self.model
+        return not known and is_plain_module(layer)
 
     def state_of(self, layer: Any) -> list[Any]:
         """Its own variables, and those that its class refers to in code, which none may hold."""

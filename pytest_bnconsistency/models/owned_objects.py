@@ -65,6 +65,20 @@ def variables_of(owner: Any) -> list[Any]:
     return list(found.values())
 
 
+def modules_of(owner: Any) -> list[Any]:
+    """The plain modules among the attributes of `owner`, in containers as well."""
+    attributes = list(getattr(owner, "__dict__", {}).values())
+    every = [*attributes, *(item for value in attributes for item in _contained(value) or ())]
+    return list(filter(is_plain_module, every))
+
+
+def is_plain_module(value: Any) -> bool:
+    """Whether it is a `tf.Module` that is no layer of Keras."""
+    import tensorflow as tf
+
+    return isinstance(value, tf.Module) and not hasattr(value, "call")
+
+
 def _items(value: Any) -> list[Any]:
     """What a container or a helper holds."""
     contained = _contained(value)

@@ -18,7 +18,6 @@ from pytest_bnconsistency.models.owned_objects import (
     default_mode,
     mode_argument,
     name_of,
-    variables_of,
 )
 
 
@@ -79,7 +78,7 @@ class ModuleSubject(Subject):
 
     def variables(self) -> list[Any]:
         """Those that no module inside holds."""
-        return variables_of(self.model)
+        return self.owned_by(self.model)
 
     def roots(self) -> list[Any]:
         # A plain tf.Module is an object of a library, which nothing enters.

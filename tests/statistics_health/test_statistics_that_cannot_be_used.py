@@ -265,7 +265,7 @@ def test_a_momentum_that_the_layer_does_not_use(k):
 def test_a_layer_that_does_not_run_alone_establishes_nothing(k):
     class Timid(k.layers.BatchNormalization):
         def call(self, x, **arguments):
-            if isinstance(x, tf.Tensor) and tf.executing_eagerly():
+            if isinstance(x, tf.Tensor) and x.shape[0] is not None:
                 raise ValueError("not by myself")
             return super().call(x, **arguments)
 
