@@ -53,7 +53,7 @@ class Moments(Instrument):
         given = call.args[0] if call.args else None
         mask = call.kwargs.get("mask")
         mask = getattr(given, "_keras_mask", None) if mask is None else mask
-        record = _moments(given, tracked, mask) if _is_small(given) else []
+        record = _moments(given, tracked, mask) if _is_small_batch(given) else []
         for inside in self._inside(call, tracked):
             record += _moments(inside, tracked, None)
         return outputs, record or None
@@ -65,12 +65,17 @@ class Moments(Instrument):
         graph, given = current_graph(), tensors_in([list(call.args), dict(call.kwargs)])
         before = self._seen.get(id(call.layer), 0)
         self._seen[id(call.layer)] = operation_count(graph)
-        return list(filter(_is_small, behind_writes(graph, tracked, given, MOST_INSIDE, before)))
+        return list(
+            filter(_is_small_batch, behind_writes(graph, tracked, given, MOST_INSIDE, before))
+        )
 
 
-def _is_small(given: Any) -> bool:
+def _is_small_batch(given: Any) -> bool:
+    """Whether it is a batch, of rows that are small enough."""
     if not isinstance(given, tf.Tensor) or not given.dtype.is_floating or not given.shape.rank:
         return False
+    if given.shape.is_fully_defined() and not tf.executing_eagerly():
+        return False  # as what is left of all rows
     elements = given.shape[1:].num_elements()
     return elements is not None and elements <= SMALL
 
@@ -83,7 +88,7 @@ def _moments(given: Any, tracked: Sequence[Any], mask: Any) -> list[Any]:
     record = []
     for axis in [*axes, *([rank] if 1 in lengths else [])]:
         others = [a for a in range(rank) if a != axis]
-        count = tf.reduce_prod(tf.gather(tf.shape(given), others))
+        count = tf.reduce_prod(tf.gather(tf.shape(given), tf.constant(others, tf.int32)))
         record += [tf.cast(count, tf.float64), *tf.nn.moments(given, others)]
         if isinstance(mask, tf.Tensor) and (mask.shape.rank or rank + 1) <= axis:
             ones = [1] * (rank - mask.shape.rank)

@@ -27,10 +27,14 @@ ROWS, SIDE = 16, 2
 
 @dataclass(frozen=True)
 class IsolatedLayer:
-    """A layer and those of its variables that hold statistics; all are as before after a run."""
+    """A layer and those of its variables that hold statistics; all are as before after a run.
+
+    `given` is the shape, rows first, of what it was given, for layers that do not tell.
+    """
 
     layer: Any
     statistics: Sequence[Any]
+    given: Sequence[int | None] | None = None
 
     def batch(self, mean: float = 3.0, deviation: float = 2.0) -> Array:
         """A batch of numbers of this mean and deviation: the same at every call."""
@@ -118,7 +122,7 @@ class IsolatedLayer:
             return shape[1:]
         lengths = [variable.shape.num_elements() for variable in self.statistics]
         config_of = getattr(self.layer, "get_build_config", None)
-        built = ((config_of and config_of()) or {}).get("input_shape")
+        built = ((config_of and config_of()) or {}).get("input_shape", self.given)
         if built is None:
             return lengths[:1]
         known = lengths if set(lengths) & set(built) else built

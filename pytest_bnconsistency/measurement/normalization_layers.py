@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, map_nest, rows_of, take_rows
 from pytest_bnconsistency.errors import DataError, RefusedError
@@ -108,13 +109,13 @@ def _named_all(
         layer = calls[0].layer
         retention, times = _declared(layer, len(calls), share) or (share, len(calls))
         t = Tracked(variable, layer, calls[0].path, "other", retention, times)
-        given = [
+        records = [
             (i, forgetting.records[i]) for i, c in enumerate(training.calls) if c.layer is layer
         ]
         with np.errstate(divide="ignore", invalid="ignore"):
             statistic = forgetting.low[key] / (1 - retention)
         begun = t.stored if forgetting.tells else 0.0
-        named = _named(t, statistic, given)
+        named = _named(t, statistic, records, _shape_given(calls[0]))
         found.append(dataclasses.replace(named, cumulative=key in cumulative, begun=begun))
     return found
 
@@ -165,11 +166,22 @@ def _written_candidates(training: Pass) -> Owners:
     }
 
 
+def _shape_given(call: Call) -> list[int | None] | None:
+    """The shape of what a call is given first, where a trace tells it."""
+    given = call.args[0] if call.args else None
+    if not isinstance(given, tf.Tensor) or given.shape.rank is None:
+        return None
+    return list(given.shape.as_list())
+
+
 def _named(
-    t: Tracked, statistic: Array, given: Sequence[tuple[int, list[Array] | None]]
+    t: Tracked,
+    statistic: Array,
+    records: Sequence[tuple[int, list[Array] | None]],
+    shape: Sequence[int | None] | None,
 ) -> Tracked:
     """With its role and where its moment is recorded; a guess where it is not recognised."""
-    role, places = _recognised(t, statistic, given)
+    role, places = _recognised(t, statistic, records, shape)
     guess: Role = "mean" if (statistic < 0).any() else "other"
     return dataclasses.replace(t, role=role or guess, places=places, known=role is not None)
 
@@ -294,7 +306,10 @@ def _declared(layer: Any, calls: int, measured: float) -> tuple[float, int] | No
 
 
 def _recognised(
-    t: Tracked, statistic: Array, records: Sequence[tuple[int, list[Array] | None]]
+    t: Tracked,
+    statistic: Array,
+    records: Sequence[tuple[int, list[Array] | None]],
+    shape: Sequence[int | None] | None,
 ) -> tuple[Role | None, tuple[tuple[int, int], ...]]:
     """Which moment of the layer's input the statistic is, if any, and where it is recorded.
 
@@ -314,7 +329,7 @@ def _recognised(
             best = error, role, tuple((index, place) for index, _ in records)
     if best[2]:
         return best[1], best[2]
-    return _role_by_isolated_layer(t), ()
+    return _role_by_isolated_layer(t, shape), ()
 
 
 def _moments_at(
@@ -344,11 +359,11 @@ def _errors(
             yield error, role
 
 
-def _role_by_isolated_layer(t: Tracked) -> Role | None:
+def _role_by_isolated_layer(t: Tracked, shape: Sequence[int | None] | None) -> Role | None:
     """Which moment of known numbers the layer tracks, run by itself: in a wrapper or a loop its
     own input can't be recorded.
     """
-    isolated = IsolatedLayer(t.layer, [t.variable])
+    isolated = IsolatedLayer(t.layer, [t.variable], shape)
     try:
         given = isolated.batch(mean=10)
         (after,) = isolated.trained(given, 0.0)

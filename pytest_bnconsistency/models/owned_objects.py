@@ -16,6 +16,7 @@ MODES = ("training", "is_training")
 LIBRARIES = ("tensorflow", "keras", "tf_keras", "numpy", "builtins")
 COUNTERS = ("_train_counter", "_test_counter", "_predict_counter", "_steps_per_execution")
 """On every model of tf_keras: they count its steps, or those at once, and are no layer state."""
+HANDED_ON = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 DEPTH = 3
 PLAIN = (str, int, float, bytes)
 """What most attributes are, and holds nothing."""
@@ -139,14 +140,14 @@ def _calls_library_code(value: Any) -> bool:
 
 def mode_argument(layer: Any) -> str | None:
     """The name of the argument by which `layer` is told to train, None where it takes none."""
-    return _mode_of(getattr(layer, "call", None) or layer)
+    taken = {parameter.name for parameter in parameters_of(layer)}
+    return next((name for name in MODES if name in taken), None)
 
 
 def default_mode(layer: Any) -> Any:
     """What `layer` takes `training` for where it is not told; None where it takes none."""
-    function = getattr(layer, "call", None) or layer
-    name = _mode_of(function)
-    return None if name is None else inspect.signature(function).parameters[name].default
+    name = mode_argument(layer)
+    return next((p.default for p in parameters_of(layer) if p.name == name), None)
 
 
 def given_mode(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool | None:
@@ -154,11 +155,10 @@ def given_mode(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     for name in MODES:
         if isinstance(kwargs.get(name), bool):
             return bool(kwargs[name])
-    function = getattr(layer, "call", None) or layer
-    argument = _mode_of(function) if len(args) > 1 else None
+    argument = mode_argument(layer) if len(args) > 1 else None
     if argument is None:
         return None
-    position = list(inspect.signature(function).parameters).index(argument)
+    position = _position(layer, argument)
     value = args[position] if position < len(args) else None
     return value if isinstance(value, bool) else None
 
@@ -167,20 +167,49 @@ def with_mode(
     layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """The arguments with the mode set, by position where it was given so."""
-    function = getattr(layer, "call", None) or layer
-    name = _mode_of(function) or MODES[0]
-    position = list(inspect.signature(function).parameters).index(name)
+    name = mode_argument(layer) or MODES[0]
+    position = _position(layer, name)
     if position < len(args):
         return (*args[:position], training, *args[position + 1 :]), kwargs
     return args, {**kwargs, name: training}
 
 
-def _mode_of(function: Any) -> str | None:
+def _position(layer: Any, argument: str) -> int:
+    return [parameter.name for parameter in parameters_of(layer)].index(argument)
+
+
+def parameters_of(layer: Any) -> list[inspect.Parameter]:
+    """What a call of a layer, or of a function, takes; none where that can't be told.
+
+    Of a wrapper that hands on whatever it is given, what the code takes that it wraps, if that can
+    be told a mode.
+    """
+    function = getattr(layer, "call", None) or layer
+    found = _signature(function)
+    if any(parameter.kind not in HANDED_ON for parameter in found):
+        return found
+    code = function if inspect.isroutine(function) else type(function).__call__
+    plain = getattr(code, "__func__", code)
+    return _wrapped(plain)[plain is not function :] or found
+
+
+def _wrapped(code: Any) -> list[inspect.Parameter]:
+    """The parameters of the code in the closure of a wrapper that takes a mode."""
+    for inner in cells_of(code) if isinstance(code, types.FunctionType) else ():
+        if not isinstance(inner, types.FunctionType):
+            continue
+        found = _signature(inner)
+        takes_mode = any(parameter.name in MODES for parameter in found)
+        if found := found if takes_mode else _wrapped(inner):
+            return found
+    return []
+
+
+def _signature(function: Any) -> list[inspect.Parameter]:
     try:
-        parameters = inspect.signature(function).parameters
+        return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return None
-    return next((name for name in MODES if name in parameters), None)
+        return []
 
 
 def reached(function: Any) -> list[Any]:

@@ -1,6 +1,7 @@
 """Statistics that a module keeps for a layer, without their share of the initial value."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from pytest_bnconsistency import recalibrate
@@ -34,7 +35,7 @@ class Norm(tf.Module):
     def __call__(self, x, is_training):
         mean, variance = self.means.value, self.variances.value
         if is_training:
-            mean, variance = tf.nn.moments(x, [0])
+            mean, variance = tf.nn.moments(x, [*range(x.shape.rank - 1)])
             self.means.update(mean)
             self.variances.update(variance)
         return (x - mean) * tf.math.rsqrt(variance + 1e-5)
@@ -86,3 +87,48 @@ def test_an_average_of_few_steps_is_no_smaller():
     assert "norms/0" in recalibrate(model, X)
     assert np.array_equal(average.hidden.numpy(), hidden)
     expect_pass(AGREEMENT, model, X)
+
+
+def handing_on(method):
+    """As decorators do that say nothing of what they wrap."""
+
+    def wrapper(self, *args, **kwargs):
+        with tf.name_scope("wrapped"):
+            return method(self, *args, **kwargs)
+
+    return wrapper
+
+
+class Images(tf.Module):
+    """Too large for moments of their own; its averages are called."""
+
+    def __init__(self):
+        super().__init__(name="images")
+        self.norm = Norm(8, 0.9, "norm")
+        self.loudness = Called(8, 0.9)
+
+    @handing_on
+    def __call__(self, x, is_training):
+        h = self.norm(tf.repeat(x, 4, axis=-1), is_training)
+        if is_training:
+            self.loudness(tf.reduce_max(tf.abs(h), [0, 1, 2]))
+        return tf.reduce_mean(tf.nn.relu(h), [1, 2])
+
+
+class Called(Average):
+    def __call__(self, now):
+        self.update(now)
+
+
+@pytest.mark.thorough
+def test_a_wrapper_that_hands_on_what_it_is_given():
+    images = RNG.normal(3, 2, (64, 48, 48, 2)).astype(np.float32)
+    model = Images()
+    for step in range(100):
+        model(images[step * 8 % 64 :][:8], is_training=True)
+    expect_pass("batch_invariance", model, images)
+    result = expect_pass(AGREEMENT, model, images)
+    assert "against population statistics" in result.summary
+    norm = model.norm.means.value
+    norm.assign_add(2 * tf.ones(8))
+    expect_failure(AGREEMENT, model, images, rule="BN204", layer="norm")
