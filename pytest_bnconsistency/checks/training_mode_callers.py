@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_bnconsistency.models import Call, Proceed, Subject
-from pytest_bnconsistency.models.owned_objects import is_of_library
+from pytest_bnconsistency.models.owned_objects import is_of_library, mode_argument
 from pytest_bnconsistency.results import Explanation
 from pytest_bnconsistency.words import listed
 
@@ -110,12 +110,13 @@ def _by_default(
         if not (own or undone({id(layer): False})):
             continue
         path = "the model" if own else paths.get(id(layer), type(layer).__name__)
+        mode = mode_argument(layer)
         there = (
-            f"give {path} training=False where it is called"
+            f"give {path} {mode}=False where it is called"
             if is_of_library(layer)
-            else f"give the argument training of {path}'s call the default None"
+            else f"give the argument {mode} of {path}'s call the default None"
         )
-        return Teller(f"{path}'s call defaults to training=True", there)
+        return Teller(f"{path}'s call defaults to {mode}=True", there)
     return None
 
 

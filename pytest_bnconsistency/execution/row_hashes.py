@@ -8,6 +8,7 @@ by bit.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,13 @@ import tensorflow as tf
 
 from pytest_bnconsistency.data.arrays import Array, flatten
 from pytest_bnconsistency.execution.activation_patching import open_axes
-from pytest_bnconsistency.execution.graphs import is_batch, names_behind, tensors_in
+from pytest_bnconsistency.execution.graphs import (
+    current_graph,
+    is_batch,
+    names_behind,
+    tensors_in,
+    traced_in,
+)
 from pytest_bnconsistency.execution.hooked_calls import Instrument, Replay
 from pytest_bnconsistency.models import Call
 
@@ -30,12 +37,17 @@ _SCOPE = "prints/"
 
 
 class Fingerprints(Instrument):
-    """Records, for each tensor that a layer returns, a hash for each entry of its first axis."""
+    """Records, for each tensor that a layer returns, a hash for each entry of its first axis.
+
+    In a trace, what a layer returns beside tensors that the outputs hang on, and nobody uses, is
+    left out.
+    """
 
     def __init__(self) -> None:
         self._between = tf.Variable(_ALL, trainable=False)
         self._none = False
         self._slice: dict[str, Any] = {}
+        self._several: list[tuple[list[Any], list[Any]]] = []
 
     @contextlib.contextmanager
     def only(self, start: int, stop: int) -> Iterator[None]:
@@ -52,6 +64,7 @@ class Fingerprints(Instrument):
             self._none = False
 
     def begin(self) -> None:
+        self._several.clear()
         if tf.executing_eagerly():
             return
         with tf.name_scope(_SCOPE):
@@ -64,7 +77,18 @@ class Fingerprints(Instrument):
             return outputs, [fingerprint(tensor) for tensor in tensors if not self._none]
         with tf.name_scope(_SCOPE):  # a slice of rows shares their memory
             rows = [tf.raw_ops.StridedSlice(input=tensor, **self._slice) for tensor in tensors]
-            return outputs, [fingerprint(tensor) for tensor in rows]
+            record = [fingerprint(tensor) for tensor in rows]
+        if len(tensors) > 1:
+            self._several.append((tensors, record))
+        return outputs, record
+
+    def finish(self, outputs: list[Any]) -> list[Any] | None:
+        behind = names_behind(traced_in(current_graph(), outputs)) if self._several else set()
+        for tensors, record in self._several:
+            used = [tensor.op.name in behind for tensor in tensors]
+            if any(used):
+                record[:] = itertools.compress(record, used)
+        return None
 
 
 class WithInputs(Instrument):

@@ -28,6 +28,7 @@ from pytest_bnconsistency.models.owned_objects import (
 _OPAQUE = (type, types.ModuleType, str, bytes, int, float, complex, bool, np.ndarray, tf.Tensor)
 _FOREIGN = ("numpy", "tensorflow.python", "tensorflow.core", "threading", "weakref", "optree")
 
+_TABLES = (tf.lookup.experimental.MutableHashTable, tf.lookup.experimental.DenseHashTable)
 _NATIVE = ("pybind11_builtins", "nanobind")
 
 
@@ -167,8 +168,8 @@ class _Attributes:
         if isinstance(value, tf.random.Generator):
             self.variables.append(value.state)
             return []
-        if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
-            self._restore.append(_draws_again(value))
+        if (as_now := _to_be_as_now(value)) is not None:
+            self._restore.append(as_now)
             return []
         if isinstance(value, Mapping):  # TensorFlow's own hold a dictionary, for all they hold
             value = getattr(value, "__wrapped__", getattr(value, "_storage", value))
@@ -220,6 +221,13 @@ def _is_handle(value: Any) -> bool:
     return type(type(value)).__module__.partition(".")[0] in _NATIVE
 
 
+def _to_be_as_now(value: Any) -> Callable[[], None] | None:
+    """A function that has an object of a library give what it gives now; None for any other."""
+    if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
+        return _draws_again(value)
+    return _as_filled(value) if isinstance(value, _TABLES) else None
+
+
 def _draws_again(
     generator: np.random.Generator | np.random.RandomState | random.Random,
 ) -> Callable[[], None]:
@@ -230,6 +238,19 @@ def _draws_again(
     if isinstance(generator, random.Random):
         return functools.partial(generator.setstate, generator.getstate())
     return functools.partial(generator.set_state, generator.get_state())
+
+
+def _as_filled(table: Any) -> Callable[[], None]:
+    """A function that has a lookup table hold what it holds now."""
+    before = table.export()
+
+    def restore() -> None:
+        now = table.export()
+        if not all(map(_alike, now, before)):
+            table.remove(now[0])
+            table.insert(*before)
+
+    return restore
 
 
 def _hidden_in_methods(owner: type) -> list[Any]:

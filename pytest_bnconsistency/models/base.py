@@ -112,8 +112,7 @@ class Subject(abc.ABC):
 
     def forward(self, x: Nest, training: bool | None) -> Nest:
         """The outputs for tensors `x`; `training=None` leaves the argument out."""
-        if training is None and self.mode_required:
-            training = False
+        training = self.mode_given(training)
         if self._hook is None:
             return self.call(packed(x, self.kinds), training)
         kwargs = {} if training is None else {"training": training}
@@ -129,10 +128,13 @@ class Subject(abc.ABC):
             lambda leaf: tf.constant(leaf) if type(leaf) is np.ndarray else leaf, outputs
         )
 
+    def mode_given(self, training: bool | None) -> bool | None:
+        """What a call says of the mode, where it may say nothing."""
+        return False if training is None and self.mode_required else training
+
     def call_text(self, training: bool | None) -> str:
         """How a user writes this `forward`: `model(x, training=False)`."""
-        if training is None and self.mode_required:
-            training = False
+        training = self.mode_given(training)
         argument = "" if training is None or self.mode is None else f", {self.mode}={training}"
         return f"{self.spoken}(x{argument})"
 

@@ -22,6 +22,7 @@ from pytest_bnconsistency.models.owned_objects import (
     library_objects,
     mode_argument,
     reached,
+    variables_in,
     variables_of,
 )
 from pytest_bnconsistency.words import brief_line
@@ -83,11 +84,11 @@ class FunctionSubject(Subject):
 
     def variables(self) -> list[Any]:
         """Those that its code refers to, and none of its layers holds."""
-        direct = [as_variable(value) for value in self._reached()]
+        direct = [v for value in self._reached() for v in variables_in(value)]
         layers = self._referred_layers()
         theirs = {id(v) for layer in layers for v in variables_of(layer)}
         theirs_ = [v for v in self._holders() for v in variables_of(v)]
-        found = {id(v): v for v in [*direct, *theirs_] if v is not None and id(v) not in theirs}
+        found = {id(v): v for v in [*direct, *theirs_] if id(v) not in theirs}
         return list(found.values())
 
     def layers(self) -> list[Any]:
@@ -117,7 +118,7 @@ class FunctionSubject(Subject):
     def _holders(self) -> list[Any]:
         """Objects of the user's own that may hold variables: the callable, a bound self."""
         objects = [self.model] if _is_object(self.model) else self._reached()
-        return [value for value in objects if as_variable(value) is None]
+        return [v for v in objects if as_variable(v) is None and not isinstance(v, type)]
 
     def _referred_layers(self) -> list[Any]:
         found: dict[int, Any] = {}

@@ -20,6 +20,7 @@ from pytest_bnconsistency.data.rows import Data
 from pytest_bnconsistency.errors import DataError, StepError, UnsupportedSubjectError
 from pytest_bnconsistency.models.calls import Hook, TracedBatch
 from pytest_bnconsistency.models.layer_hooks import by_names, hooked_layers
+from pytest_bnconsistency.models.owned_objects import default_mode
 from pytest_bnconsistency.models.predict_methods import PredictingSubject, fed, quiet
 from pytest_bnconsistency.models.refusals import as_sentence, lacks_call, without_call
 from pytest_bnconsistency.models.training_batches import (
@@ -65,6 +66,7 @@ class KerasModelSubject(PredictingSubject):
                 "on a batch, as in model(x[:1])"
             )
         super().__init__(model)
+        self.mode_required = default_mode(model) is inspect.Parameter.empty
         self._above: dict[int, tuple[Any, ...]] = {}
 
     @property
@@ -91,7 +93,7 @@ class KerasModelSubject(PredictingSubject):
         return map_nest(spec, structure)
 
     def forward(self, x: Nest, training: bool | None) -> Nest:
-        return self.call(packed(x, self.kinds), training)
+        return self.call(packed(x, self.kinds), self.mode_given(training))
 
     def call(self, x: Nest, training: bool | None) -> Nest:
         with quiet(), as_sentence(self.call_text(training), x):
@@ -136,9 +138,6 @@ class KerasModelSubject(PredictingSubject):
         """The classes whose calls are watched, and whether their instances are layers."""
         operations = [(cls.operation_class, False)] if cls.operation_class is not None else []
         return [(cls.layer_class, True), *operations]
-
-    def takes_training(self, layer: Any) -> bool:
-        return "training" in inspect.signature(layer.call).parameters
 
     def upstream(self, layer: Any) -> Iterable[Any]:
         inbound, seen = getattr(layer, "_inbound_nodes", []), set()

@@ -213,7 +213,8 @@ def _signature(function: Any) -> list[inspect.Parameter]:
 
 
 def reached(function: Any) -> list[Any]:
-    """The objects that a function's code refers to: closures, globals, defaults, a bound self.
+    """The objects that a function's code refers to: closures, globals, defaults, a bound self,
+    classes of the user's.
 
     Functions among them are followed; what belongs to a library is not.
     """
@@ -236,7 +237,9 @@ def reached(function: Any) -> list[Any]:
         elif isinstance(value, types.FunctionType):
             if not _is_library_code(value):
                 stack += _referred(value)
-        elif not isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
+        elif not isinstance(value, (types.ModuleType, types.BuiltinFunctionType)) and not (
+            isinstance(value, type) and _is_of_library(value)
+        ):
             found.append(value)
     return found
 
@@ -269,16 +272,38 @@ def _names(code: types.CodeType) -> set[str]:
 def methods_of(kind: type) -> Iterator[Any]:
     """The methods of a class of the user's, and of those of the user's that it is derived from."""
     for base in kind.__mro__:
-        if base.__module__.partition(".")[0] not in LIBRARIES:
+        if not _is_of_library(base):
             for value in vars(base).values():
                 if isinstance(value, types.FunctionType) or hasattr(value, "python_function"):
                     yield value
 
 
 def referred_variables(layer: Any) -> list[Any]:
-    """The `tf.Variable`s that the methods of `layer` refer to by name: globals, in closures."""
-    values = (as_variable(v) for method in methods_of(type(layer)) for v in reached(method))
-    return list({id(v): v for v in values if v is not None}.values())
+    """The `tf.Variable`s that the code of `layer` refers to, in containers and classes as well."""
+    own = filter(callable, getattr(layer, "__dict__", {}).values())
+    code = [*methods_of(type(layer)), *(v for v in own if not _calls_library_code(v))]
+    values = [v for function in code for v in reached(function)]
+    values += [v for kind in _classes_of(layer) for v in vars(kind).values()]
+    return list({id(v): v for value in values for v in variables_in(value)}.values())
+
+
+def variables_in(value: Any) -> list[Any]:
+    """The variable that `value` is, or those that it holds itself."""
+    items = [value, *(_contained(value) or ()), *(vars(value).values() if _holds(value) else ())]
+    return [v for v in map(as_variable, items) if v is not None]
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, type) or _is_helper(value)
+
+
+def _classes_of(layer: Any) -> list[type]:
+    """The class of the user's, and those of the user's that it is derived from."""
+    return [base for base in type(layer).__mro__ if not _is_of_library(base)]
+
+
+def _is_of_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in LIBRARIES
 
 
 def library_objects(function: Any) -> list[Any]:

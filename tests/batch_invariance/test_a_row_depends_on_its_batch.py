@@ -287,3 +287,23 @@ def test_a_leak_that_saturation_hides(k, x):
     assert np.ptp(model.predict(x, verbose=0)) == 0
     finding = expect_failure(CHECK, model, x, rule=ROWS_MIX, layer="leak")
     assert "saturation hides it" in finding.message
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_what_a_layer_gives_beside_what_is_used(k, used):
+    """Similarities for a loss, of all rows with all, that the outputs do not hang on."""
+
+    class Embed(k.layers.Layer):
+        def call(self, x):
+            alike = tf.matmul(x, x, transpose_b=True)
+            return x, tf.reduce_mean(tf.abs(alike), axis=-1, keepdims=True)
+
+    inputs = k.Input((6,))
+    own, alike = Embed(name="embed")(inputs)
+    outputs = k.layers.Dense(3)(own + alike if used else own)
+    model = k.Model(inputs, outputs)
+    x = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    if used:
+        expect_failure("batch_invariance", model, x, rule="BN101", layer="embed")
+    else:
+        expect_pass("batch_invariance", model, x)
