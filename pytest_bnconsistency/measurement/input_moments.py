@@ -26,7 +26,7 @@ SMALL = 2**14
 round-off averages out, and another pass over them would cost as much as the layer itself."""
 
 
-MOST_INSIDE = 8
+MOST_INSIDE = 4
 """Batches inside a layer whose moments are taken, those that its statistics are computed from."""
 
 
