@@ -281,8 +281,8 @@ def recalibrate(
 
     Raises:
         BNConsistencyError: no normalization layer moves in training mode, all are frozen, the
-            statistics of the data are not finite, or the data cannot be used. Nothing was written
-            then.
+            statistics of the data are not finite or not what evaluation reads, or the data cannot
+            be used. Nothing was written then.
 
     Source: the population statistics of Ioffe and Szegedy, 2015 (algorithm 2), aggregated over
     batches as in Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021 (PreciseBN).

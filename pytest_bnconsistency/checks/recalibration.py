@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_bnconsistency.checks.check_context import CheckContext
-from pytest_bnconsistency.checks.population_statistics import estimated
+from pytest_bnconsistency.checks.population_statistics import Estimated, estimated, inference_pass
 from pytest_bnconsistency.context import door
 from pytest_bnconsistency.data.arrays import Array, all_finite
 from pytest_bnconsistency.errors import BNConsistencyError, DataError
 from pytest_bnconsistency.execution.forward_pass import Pass
 from pytest_bnconsistency.execution.state import preserve_state
 from pytest_bnconsistency.measurement.batch_statistics import run_from
+from pytest_bnconsistency.measurement.compared_outputs import Side, gap
 from pytest_bnconsistency.measurement.tracked_variables import (
     Tracked,
     as_stored,
@@ -22,9 +23,14 @@ from pytest_bnconsistency.measurement.tracked_variables import (
     write_statistics,
 )
 from pytest_bnconsistency.models import Subject
-from pytest_bnconsistency.words import counted
+from pytest_bnconsistency.models.owned_objects import is_of_library
+from pytest_bnconsistency.words import counted, digits
 
 NOT_FINITE = "are NaN or Inf"
+FARTHER, FAR = 1.25, 0.1
+"""Population statistics that take evaluation so many times as far from training mode, and by so
+many standard deviations, are none that it reads.
+"""
 
 
 def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
@@ -35,8 +41,9 @@ def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
         frozen: whether frozen layers get the statistics, too.
 
     Raises:
-        BNConsistencyError: nothing moves in training mode, frozen layers are in the way, or a
-            statistic of the data is NaN, infinite or beyond the dtype that holds it.
+        BNConsistencyError: nothing moves in training mode, frozen layers are in the way, a
+            statistic of the data is NaN, infinite or beyond the dtype that holds it, or a layer of
+            the user's own reads statistics otherwise.
     """
     if context.data is None:
         raise DataError("recalibrate needs data and got none; give training data")
@@ -49,11 +56,14 @@ def recalibrate(context: CheckContext, frozen: bool) -> list[str]:
         tracked, values = known.tracked, known.estimate.population
         blocked = [] if frozen else _frozen(context)
         spoilt = "" if tracked else _not_finite(context, known.training)
-    _must_fit(tracked, values)
+        _must_fit(tracked, values)
+        misread = _misread(context, known) if tracked else ""
     if spoilt:
         raise _unusable(spoilt, NOT_FINITE)
     if not tracked:
         raise _nothing_moves(subject, blocked)
+    if misread:
+        raise BNConsistencyError(misread)
     before = [t.variable.numpy() for t in tracked]
     write_statistics(tracked, values)
     changed = [
@@ -70,6 +80,32 @@ def _must_fit(tracked: Sequence[Tracked], values: Sequence[Array]) -> None:
             reached = float(np.abs(value).max())
             beyond = f"reach {reached:.3g}, which {t.variable.dtype.name} does not hold"
             raise _unusable(t.path, beyond if math.isfinite(reached) else NOT_FINITE)
+
+
+def _misread(context: CheckContext, known: Estimated) -> str:
+    """Why these statistics are not what evaluation reads, "" where nothing speaks for that.
+
+    Layers of a library's own are known to read them as they are.
+    """
+    tracked, batch = known.tracked, known.batches[0]
+    trained, own = Side(known.seen[0].outputs), [t for t in tracked if not is_of_library(t.layer)]
+    if not own or not trained.outputs:
+        return ""
+
+    def distance() -> float:
+        return gap(Side(inference_pass(context).over([batch])), trained, batch).outputs
+
+    before = distance()
+    write_statistics(tracked, known.estimate.population)
+    after = distance()
+    if not after > max(FARTHER * before, FAR):
+        return ""
+    return (
+        f"with the statistics of this data, evaluation is {digits(after, 2)} standard deviations "
+        f"from training mode, and {digits(before, 2)} with the stored ones, so nothing was "
+        f"written; expected layers that read statistics as they are: {own[0].path} may divide "
+        "them by a count of the updates, or keep them in another form"
+    )
 
 
 def _not_finite(context: CheckContext, training: Pass) -> str:

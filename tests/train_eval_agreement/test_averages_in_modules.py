@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pytest_bnconsistency import recalibrate
+from pytest_bnconsistency import BNConsistencyError, recalibrate
 from pytest_bnconsistency.testing import expect_failure, expect_pass
 
 AGREEMENT, HEALTH = "train_eval_agreement", "statistics_health"
@@ -132,3 +132,44 @@ def test_a_wrapper_that_hands_on_what_it_is_given():
     norm = model.norm.means.value
     norm.assign_add(2 * tf.ones(8))
     expect_failure(AGREEMENT, model, images, rule="BN204", layer="norm")
+
+
+class Corrected(Average):
+    """What is kept is divided where it is read."""
+
+    def update(self, now):
+        self.updates.assign_add(1)
+        self.value.assign_add((now - self.value) * (1 - self.decay))
+
+    def read(self):
+        return self.value / (1 - self.decay ** tf.cast(self.updates, tf.float32))
+
+
+class Reading(tf.Module):
+    def __init__(self, decay):
+        super().__init__(name="reading")
+        self.means, self.variances = Corrected(8, decay), Corrected(8, decay)
+
+    def __call__(self, x, training=False):
+        if training:
+            mean, variance = tf.nn.moments(x, [0])
+            self.means.update(mean)
+            self.variances.update(variance)
+        else:
+            mean, variance = self.means.read(), self.variances.read()
+        return (x - mean) * tf.math.rsqrt(variance + 1e-5)
+
+
+@pytest.mark.parametrize(("decay", "fits"), [(0.5, True), (0.995, False)])
+def test_statistics_that_evaluation_reads_otherwise_are_let_be(decay, fits):
+    model = Reading(decay)
+    for step in range(32):
+        model(X[step * 16 :][:16], training=True)
+    before = [v.numpy() for v in model.variables]
+    if fits:
+        assert recalibrate(model, X) == ["reading"]
+    else:
+        with pytest.raises(BNConsistencyError, match="reading may divide them by a count"):
+            recalibrate(model, X)
+        after = [v.numpy() for v in model.variables]
+        assert all(map(np.array_equal, before, after))
