@@ -152,10 +152,12 @@ def default_mode(layer: Any) -> Any:
 
 def given_mode(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool | None:
     """What a call with these arguments says about training, None where it says nothing."""
-    for name in MODES:
+    if len(args) < 2 and kwargs.keys().isdisjoint(MODES):
+        return None
+    argument = mode_argument(layer)
+    for name in MODES if argument is None else (argument,):
         if isinstance(kwargs.get(name), bool):
             return bool(kwargs[name])
-    argument = mode_argument(layer) if len(args) > 1 else None
     if argument is None:
         return None
     position = _position(layer, argument)

@@ -222,3 +222,17 @@ def test_training_that_is_asked_for_where_inference_is_not_let_be(x):
         assert "because tower is called with training=True" in found.cause
         assert found.remedy.startswith("take training=True out of the call")
         expect_pass(check, build(), [x, -x])
+
+
+def test_a_default_of_another_name(k, x):
+    class Block(k.layers.Layer):
+        def __init__(self):
+            super().__init__(name="block")
+            self.norm = k.layers.BatchNormalization(name="norm")
+
+        def call(self, x, is_training=True):
+            return self.norm(x, training=is_training)
+
+    model = k.Sequential([k.Input((4,)), k.layers.Dense(3), Block()])
+    found = expect_failure(BATCH, model, x, rule="BN102", layer="block/norm", cause_tested=True)
+    assert "because block's call defaults to is_training=True" in found.cause

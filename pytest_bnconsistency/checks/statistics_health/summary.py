@@ -21,8 +21,9 @@ def evidence_of(
 
 
 def passed_summary(found: list[NormalizationLayer]) -> str:
+    count = sum(len(n.vectors) for n in found)
     return (
-        f"{sum(len(n.vectors) for n in found)} statistics of "
-        f"{counted(len(found), 'normalization layer')} are finite, no variance is negative, "
+        f"{counted(count, 'statistic')} of {counted(len(found), 'normalization layer')} "
+        f"{'is' if count == 1 else 'are'} finite, no variance is negative, "
         "momenta, axes and dtypes can accumulate"
     )
