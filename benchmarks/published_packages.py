@@ -420,6 +420,39 @@ def larq() -> Iterator[Sound]:
     yield Sound("larq", "binary convolutions", build, generation=OLD)
 
 
+def modules() -> Iterator[Sound]:
+    import sonnet
+
+    def pictures(rng: np.random.Generator) -> Any:
+        return rng.standard_normal((ROWS, SIDE, SIDE, 3), np.float32)
+
+    def vectors(rng: np.random.Generator) -> Any:
+        return rng.standard_normal((ROWS, 8), np.float32)
+
+    class Codes(sonnet.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.outside = sonnet.Linear(8), sonnet.Linear(3)
+            self.codes = sonnet.nets.VectorQuantizerEMA(8, 16, 0.25, 0.99)
+
+        def __call__(self, x: Any, is_training: bool) -> Any:
+            return self.outside(self.codes(self.inside(x), is_training)["quantize"])
+
+    makers: dict[str, tuple[Callable[[], Any], Any]] = {
+        "ResNet": (lambda: sonnet.nets.ResNet([1, 1, 1, 1], 3), pictures),
+        "ResNet v2": (lambda: sonnet.nets.ResNet([1, 1, 1, 1], 3, resnet_v2=True), pictures),
+        "VectorQuantizerEMA": (Codes, vectors),
+    }
+    for name, (make, rows) in makers.items():
+
+        def build(make: Callable[[], Any] = make, rows: Any = rows) -> Any:
+            model = make()
+            model(rows(np.random.default_rng(1)), is_training=True)
+            return model
+
+        yield Sound("dm-sonnet", name, build, rows, precisions=("float32",))
+
+
 PACKAGES: dict[str, Callable[[], Iterator[Sound]]] = {
     "transformers": transformers,
     "deepctr": clicks,
@@ -435,4 +468,5 @@ PACKAGES: dict[str, Callable[[], Iterator[Sound]]] = {
     "kimm": kimm,
     "keras-cv-attention-models": attention_models,
     "medicai": pictures_of_patients,
+    "dm-sonnet": modules,
 }
