@@ -86,8 +86,9 @@ def _found(training: Pass, x: Any) -> tuple[list[Tracked], float]:
     if not owners:
         return [], math.inf
     forgetting = _forgetting(training, x, [variable for variable, _ in owners.values()])
-    counters = _counters(training, x, forgetting)
-    cumulative = _cumulative(training, x, forgetting, owners, counters)
+    undeclared = _undeclared(forgetting, owners)
+    counters = _counters(training, x, forgetting) if undeclared else []
+    cumulative = _cumulative(training, x, forgetting.variables(owners), undeclared, counters)
     every = _named_all(training, owners, forgetting, cumulative)
     if counters and not all(t.known for t in every):
         with _gone_on(counters):
@@ -202,24 +203,27 @@ def _gone_on(counters: Sequence[tuple[Any, Any]]) -> Iterator[None]:
         yield
 
 
-def _cumulative(
-    training: Pass,
-    x: Any,
-    forgetting: _Forgetting,
-    owners: Owners,
-    counters: Sequence[tuple[Any, Any]],
-) -> set[int]:
-    """The variables, by identity, that keep another share with twice as many rows, or once what
-    counts the runs has gone on; of those whose layers do not tell the share.
-    """
-    shares = {
+def _undeclared(forgetting: _Forgetting, owners: Owners) -> dict[int, float]:
+    """The shares that variables keep, by identity, of those whose layers do not tell them."""
+    return {
         key: share
         for key, share in forgetting.kept.items()
         if _declared(owners[key][1][0].layer, len(owners[key][1]), share) is None
     }
+
+
+def _cumulative(
+    training: Pass,
+    x: Any,
+    variables: Sequence[Any],
+    shares: Mapping[int, float],
+    counters: Sequence[tuple[Any, Any]],
+) -> set[int]:
+    """The variables, by identity, that keep another of these shares with twice as many rows, or
+    once what counts the runs has gone on.
+    """
     if not shares:
         return set()
-    variables = forgetting.variables(owners)
     twice = map_nest(lambda leaf: np.concatenate([leaf, leaf]), x)
     others = []
     with contextlib.suppress(DataError):  # it takes no other number of rows

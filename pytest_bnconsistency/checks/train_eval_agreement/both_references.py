@@ -20,7 +20,7 @@ from pytest_bnconsistency.checks.train_eval_agreement import (
 )
 from pytest_bnconsistency.checks.train_eval_agreement.measure import measured
 from pytest_bnconsistency.checks.train_eval_agreement.measured import Measured
-from pytest_bnconsistency.checks.train_eval_agreement.tolerances import Excess
+from pytest_bnconsistency.checks.train_eval_agreement.tolerances import Excess, by_targets
 from pytest_bnconsistency.checks.train_eval_agreement.training_reference import Comparison
 from pytest_bnconsistency.data.arrays import all_finite
 from pytest_bnconsistency.results import CheckResult, Finding, Verdict
@@ -38,6 +38,8 @@ def judged(name: str, context: CheckContext, known: Estimated) -> CheckResult:
     worse, far = None, None
     if known_outputs:
         worse = population_reference.surely_worse(m, found)
+    if worse is not None and by_targets(m.data, m.population):
+        m = replace(m, harm=worse.quantity.of)
     if not worse:
         far = training_reference.far_though_recalibrated(context, m, known)
     finding = _finding(context, known, m, worse, far)

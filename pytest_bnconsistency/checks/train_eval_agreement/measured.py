@@ -58,7 +58,8 @@ class Measured:
     `stored`, `population` and `trained` are the sides under the moving and the population
     statistics, and in training mode; `again` gives the last in other batches. `seen` is what each
     of the `batches` gave. `under` gives the side under other statistics. `step` is a real training
-    step on a batch, None where there is none.
+    step on a batch, None where there is none. `harm` gives how much a side has of what evaluation
+    has too much of; by default, that is the loss.
     """
 
     subject: Subject
@@ -78,6 +79,7 @@ class Measured:
     under: Callable[..., Side]
     step: RealStep | None
     again: Callable[[], Side]
+    harm: Callable[[Side], float | None] = lambda side: side.loss
 
     @property
     def initial_share(self) -> float:
@@ -164,11 +166,12 @@ class Measured:
     def closed(self) -> float:
         """The share of the distance to training that goes with population statistics, 0 to 1.
 
-        By the loss where it is known: single outputs in training depend on their batch.
+        By the loss where it is known, or the decisions where these are worse: single outputs in
+        training depend on their batch.
         """
-        losses = (self.stored.loss, self.population.loss, self.trained.loss)
-        if None not in losses:
-            stored, population, trained = (float(loss or 0.0) for loss in losses)
+        harms = [self.harm(side) for side in (self.stored, self.population, self.trained)]
+        if None not in harms:
+            stored, population, trained = (float(harm or 0.0) for harm in harms)
             if stored > trained:
                 return min(1.0, max(0.0, (stored - population) / (stored - trained)))
             if population < stored:
