@@ -39,7 +39,7 @@ def judged(name: str, context: CheckContext, known: Estimated) -> CheckResult:
     if known_outputs:
         worse = population_reference.surely_worse(m, found)
     if worse is not None and by_targets(m.data, m.population):
-        m = replace(m, harm=worse.quantity.of)
+        m = replace(m, loss_of=worse.quantity.of)
     if not worse:
         far = training_reference.far_though_recalibrated(context, m, known)
     finding = _finding(context, known, m, worse, far)

@@ -58,7 +58,7 @@ class Measured:
     `stored`, `population` and `trained` are the sides under the moving and the population
     statistics, and in training mode; `again` gives the last in other batches. `seen` is what each
     of the `batches` gave. `under` gives the side under other statistics. `step` is a real training
-    step on a batch, None where there is none. `harm` gives how much a side has of what evaluation
+    step on a batch, None where there is none. `loss_of` gives how much a side has of what evaluation
     has too much of; by default, that is the loss.
     """
 
@@ -79,7 +79,7 @@ class Measured:
     under: Callable[..., Side]
     step: RealStep | None
     again: Callable[[], Side]
-    harm: Callable[[Side], float | None] = lambda side: side.loss
+    loss_of: Callable[[Side], float | None] = lambda side: side.loss
 
     @property
     def initial_share(self) -> float:
@@ -169,9 +169,9 @@ class Measured:
         By the loss where it is known, or the decisions where these are worse: single outputs in
         training depend on their batch.
         """
-        harms = [self.harm(side) for side in (self.stored, self.population, self.trained)]
-        if None not in harms:
-            stored, population, trained = (float(harm or 0.0) for harm in harms)
+        losses = [self.loss_of(side) for side in (self.stored, self.population, self.trained)]
+        if None not in losses:
+            stored, population, trained = (float(loss or 0.0) for loss in losses)
             if stored > trained:
                 return min(1.0, max(0.0, (stored - population) / (stored - trained)))
             if population < stored:
