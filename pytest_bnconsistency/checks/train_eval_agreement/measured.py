@@ -58,8 +58,8 @@ class Measured:
     `stored`, `population` and `trained` are the sides under the moving and the population
     statistics, and in training mode; `again` gives the last in other batches. `seen` is what each
     of the `batches` gave. `under` gives the side under other statistics. `step` is a real training
-    step on a batch, None where there is none. `loss_of` gives how much a side has of what evaluation
-    has too much of; by default, that is the loss.
+    step on a batch, None where there is none. `loss_of` gives how much a side has of what
+    evaluation has too much of; by default, that is the loss.
     """
 
     subject: Subject
